@@ -1,0 +1,110 @@
+"""flctl: federated learning from the command line, and the public API that plugins are written against.
+
+Names load on first use, so that importing flctl does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+API_VERSION = "1.0"
+
+if TYPE_CHECKING:
+    from flctl.aggregator import Aggregator as Aggregator
+    from flctl.component import Component as Component
+    from flctl.component import Options as Options
+    from flctl.data.dataset import Dataset as Dataset
+    from flctl.data.dataset import DatasetReader as DatasetReader
+    from flctl.data.dataset import Split as Split
+    from flctl.engine import Engine as Engine
+    from flctl.errors import ConfigError as ConfigError
+    from flctl.errors import DataError as DataError
+    from flctl.errors import DivergenceError as DivergenceError
+    from flctl.errors import FlctlError as FlctlError
+    from flctl.errors import IncompatibleError as IncompatibleError
+    from flctl.errors import IntegrityError as IntegrityError
+    from flctl.errors import MissingExtraError as MissingExtraError
+    from flctl.errors import PluginError as PluginError
+    from flctl.errors import PrivacyBudgetError as PrivacyBudgetError
+    from flctl.errors import ProtocolError as ProtocolError
+    from flctl.errors import RoundFailedError as RoundFailedError
+    from flctl.errors import StorageError as StorageError
+    from flctl.hookspecs import hookimpl as hookimpl
+    from flctl.models.model import DataSpec as DataSpec
+    from flctl.models.model import Model as Model
+    from flctl.partition.partitioner import Assignment as Assignment
+    from flctl.partition.partitioner import Partitioner as Partitioner
+    from flctl.partition.partitioner import Rows as Rows
+    from flctl.partition.store import Partition as Partition
+    from flctl.seeds import rng as rng
+    from flctl.seeds import secure_rng as secure_rng
+    from flctl.strategy import Strategy as Strategy
+    from flctl.transform import Transform as Transform
+    from flctl.types import Aggregate as Aggregate
+    from flctl.types import Arrays as Arrays
+    from flctl.types import Checkpoint as Checkpoint
+    from flctl.types import ClientUpdate as ClientUpdate
+    from flctl.types import Failure as Failure
+    from flctl.types import Layout as Layout
+    from flctl.types import LocalWork as LocalWork
+    from flctl.types import Reply as Reply
+    from flctl.types import Request as Request
+    from flctl.types import RoundPlan as RoundPlan
+    from flctl.types import RoundReport as RoundReport
+    from flctl.types import Work as Work
+
+_HOMES = {
+    "flctl.aggregator": ["Aggregator"],
+    "flctl.component": ["Component", "Options"],
+    "flctl.data.dataset": ["Dataset", "DatasetReader", "Split"],
+    "flctl.engine": ["Engine"],
+    "flctl.errors": [
+        "ConfigError",
+        "DataError",
+        "DivergenceError",
+        "FlctlError",
+        "IncompatibleError",
+        "IntegrityError",
+        "MissingExtraError",
+        "PluginError",
+        "PrivacyBudgetError",
+        "ProtocolError",
+        "RoundFailedError",
+        "StorageError",
+    ],
+    "flctl.hookspecs": ["hookimpl"],
+    "flctl.models.model": ["DataSpec", "Model"],
+    "flctl.partition.partitioner": ["Assignment", "Partitioner", "Rows"],
+    "flctl.partition.store": ["Partition"],
+    "flctl.seeds": ["rng", "secure_rng"],
+    "flctl.strategy": ["Strategy"],
+    "flctl.transform": ["Transform"],
+    "flctl.types": [
+        "Aggregate",
+        "Arrays",
+        "Checkpoint",
+        "ClientUpdate",
+        "Failure",
+        "Layout",
+        "LocalWork",
+        "Reply",
+        "Request",
+        "RoundPlan",
+        "RoundReport",
+        "Work",
+    ],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = ["API_VERSION", "__version__", *sorted(_HOME)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'flctl' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,55 @@
+"""Maths on named flat vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from flctl.types import Arrays, Layout
+
+__all__ = ["accumulate", "clip", "is_finite", "layout_of", "norm", "nbytes", "scale", "zeros"]
+
+
+def layout_of(arrays: Arrays) -> Layout:
+    """Name -> length of each vector."""
+    return {name: int(array.size) for name, array in arrays.items()}
+
+
+def zeros(layout: Layout, dtype: np.dtype | type = np.float32) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    """Zero vectors of a layout."""
+    return {name: np.zeros(length, dtype) for name, length in layout.items()}
+
+
+def accumulate(total: Mapping[str, np.ndarray], arrays: Arrays, weight: float = 1.0) -> None:
+    """Adds `weight * arrays` to `total` in place; one pass over memory where the weight is one."""
+    for name, target in total.items():
+        source = arrays[name]
+        target += source if weight == 1.0 else np.multiply(source, weight, dtype=target.dtype)
+
+
+def scale(arrays: Arrays, factor: float) -> dict[str, np.ndarray]:
+    """Each vector times `factor`, dtype kept."""
+    return {name: array * array.dtype.type(factor) for name, array in arrays.items()}
+
+
+def norm(arrays: Arrays) -> float:
+    """The L2 norm over all vectors together, accumulated in float64."""
+    return math.sqrt(sum(float(np.dot(a, a)) for a in (v.astype(np.float64) for v in arrays.values())))
+
+
+def clip(arrays: Arrays, bound: float) -> tuple[dict[str, np.ndarray], float]:
+    """The vectors scaled down to an L2 norm of at most `bound` together, and the norm they had."""
+    length = norm(arrays)
+    return (dict(arrays) if length <= bound else scale(arrays, bound / length)), length
+
+
+def is_finite(arrays: Arrays) -> bool:
+    """Whether no value is NaN or infinite."""
+    return all(bool(np.isfinite(array).all()) for array in arrays.values())
+
+
+def nbytes(arrays: Arrays) -> int:
+    """Bytes of all vectors together."""
+    return sum(array.nbytes for array in arrays.values())

@@ -1,0 +1,74 @@
+"""The built-in components, registered through the same hooks as everyone's. Imports happen inside the hooks,
+so that a look-up of one kind does not load the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from flctl.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from flctl.aggregator import Aggregator
+    from flctl.data.dataset import DatasetReader
+    from flctl.engine import Engine
+    from flctl.models.model import Model
+    from flctl.partition.partitioner import Partitioner
+    from flctl.strategy import Strategy
+    from flctl.transform import Transform
+
+
+@hookimpl
+def flctl_strategies() -> Iterable[type[Strategy]]:
+    from flctl.strategies import STRATEGIES
+
+    return STRATEGIES
+
+
+@hookimpl
+def flctl_transforms() -> Iterable[type[Transform]]:
+    from flctl.transforms import TRANSFORMS
+
+    return TRANSFORMS
+
+
+@hookimpl
+def flctl_aggregators() -> Iterable[type[Aggregator]]:
+    from flctl.aggregator import PlainAggregator
+
+    return [PlainAggregator]
+
+
+@hookimpl
+def flctl_engines() -> Iterable[type[Engine]]:
+    from flctl.engines import ENGINES
+
+    return ENGINES
+
+
+@hookimpl
+def flctl_models() -> Iterable[type[Model]]:
+    from flctl.models import MODELS
+
+    return MODELS
+
+
+@hookimpl
+def flctl_datasets() -> Iterable[type[DatasetReader]]:
+    from flctl.data import READERS
+
+    return READERS
+
+
+@hookimpl
+def flctl_partitioners() -> Iterable[type[Partitioner]]:
+    from flctl.partition import PARTITIONERS
+
+    return PARTITIONERS
+
+
+@hookimpl
+def flctl_commands(app: Any) -> None:
+    from flctl.cli import commands
+
+    commands.register(app)

@@ -1,0 +1,111 @@
+"""What every subcommand says: data on stdout, everything else on stderr, one JSON envelope for results and errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flctl.errors import FlctlError
+
+__all__ = ["ENVELOPE", "JsonFlag", "emit", "envelope", "fail", "note", "parse_pairs", "stderr", "stdout", "table", "warn"]
+
+ENVELOPE = 1
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON envelope on stdout.", rich_help_panel="Output")]
+
+
+def stdout() -> Console:
+    """The console for results."""
+    from rich.console import Console
+
+    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+
+def stderr() -> Console:
+    """The console for progress, notes and errors."""
+    from rich.console import Console
+
+    return Console(stderr=True, soft_wrap=not sys.stderr.isatty(), highlight=False)
+
+
+def envelope(command: str, **body: Any) -> str:
+    """One line of JSON: {"flctl": 1, "command": ..., "ok": ..., "data" or "error": ...}; NaN becomes null."""
+    return json.dumps({"flctl": ENVELOPE, "command": command, **_plain(body)}, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+
+
+def emit(command: str, data: Mapping[str, Any], as_json: bool, render: Callable[[Console], None]) -> None:
+    """Prints a result: the envelope with `--json`, else what `render` writes on stdout."""
+    if as_json:
+        print(envelope(command, ok=True, data=data))  # noqa: T201
+    else:
+        render(stdout())
+
+
+def fail(error: FlctlError, command: str, as_json: bool) -> None:
+    """Prints an error on stderr, and as an envelope on stdout with `--json`."""
+    if as_json:
+        body = {"kind": error.kind, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+        print(envelope(command, ok=False, error=body))  # noqa: T201
+        return
+    console = stderr()
+    console.print("[bold red]error:[/] ", end="")
+    console.print(error.message, markup=False)
+    if error.hint:
+        console.print("[bold]hint:[/] ", end="")
+        console.print(error.hint, markup=False)
+
+
+def note(message: str) -> None:
+    """A line for people, on stderr."""
+    stderr().print(message, markup=False)
+
+
+def warn(message: str) -> None:
+    """A warning, on stderr."""
+    console = stderr()
+    console.print("[bold yellow]warning:[/] ", end="")
+    console.print(message, markup=False)
+
+
+def table(console: Console, columns: Iterable[str], rows: Iterable[Iterable[Any]], title: str | None = None) -> None:
+    """A plain table; every column but the first is right-aligned."""
+    from rich import box
+    from rich.table import Table
+
+    grid = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for index, column in enumerate(columns):
+        grid.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        grid.add_row(*(str(cell) for cell in row))
+    console.print(grid)
+
+
+def parse_pairs(pairs: Iterable[str]) -> dict[str, str]:
+    """`["a.b=1"]` -> {"a.b": "1"}. Raises ConfigError for an item without `=`."""
+    from flctl.errors import ConfigError
+
+    result: dict[str, str] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key.strip():
+            raise ConfigError(f"-o {pair} is not KEY=VALUE", hint="Write for example -o local.lr=0.05.")
+        result[key.strip()] = value
+    return result

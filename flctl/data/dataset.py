@@ -1,0 +1,75 @@
+"""What a data set is once read, and the base class of everything that reads one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl.component import Component, Options
+from flctl.types import TaskKind
+
+__all__ = ["Dataset", "DatasetReader", "Split"]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Rows of a data set: x [n, ...] and y [n] (next character: both [n, window])."""
+
+    x: npt.NDArray[Any]
+    y: npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A data set as it was read: raw values, nothing standardised, nothing shuffled.
+
+    `x` is uint8 or float32 (missing values are NaN): [n, features], images [n, channels, height, width], or token
+    codes [n, window] (uint8/int32). `y` is int64 label codes [n], float32 targets [n], or int32 [n, window] codes
+    where -1 pads. `groups` holds the columns that `--by` asked for, as strings [n]. `numeric` are the indices of
+    features to standardise (None: all; one-hot columns are left as they are). `time_ordered`: within a group rows are in order of time,
+    so a test part is taken from the end. `test` is the source's own test part. `notes` are facts the user should
+    hear (rows dropped for a missing target, cells missing by column).
+    """
+
+    name: str
+    task: TaskKind
+    x: npt.NDArray[Any]
+    y: npt.NDArray[Any]
+    classes: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    numeric: tuple[int, ...] | None = None
+    groups: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    time_ordered: bool = False
+    test: Split | None = None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+class DatasetReader(Component):
+    """Reads one kind of source into a `Dataset`.
+
+    `flctl partition SOURCE` asks each reader `reads(SOURCE)`, built-in ones in a fixed order and then plugins; `--reader NAME` decides it.
+    Options come from flags (`--target`, `--by` ...) and are validated by `Config`; a flag that the reader does not
+    have is an error.
+    """
+
+    extensions: ClassVar[tuple[str, ...]] = ()
+
+    class Config(Options):
+        """No options."""
+
+    @classmethod
+    def reads(cls, source: str) -> bool:
+        """Whether this reader is meant for `source`; looks at the name and, where needed, the first bytes."""
+        return Path(source).name.lower().endswith(cls.extensions) if cls.extensions else False
+
+    def read(self, source: str, seed: int) -> Dataset:
+        """The data set. Raises DataError for content that cannot be used, IntegrityError for corrupt bytes."""
+        raise NotImplementedError

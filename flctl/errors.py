@@ -1,0 +1,99 @@
+"""The error tree: every error a user can meet, with what to do about it and its exit code."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "DivergenceError",
+    "FlctlError",
+    "IncompatibleError",
+    "IntegrityError",
+    "MissingExtraError",
+    "PluginError",
+    "PrivacyBudgetError",
+    "ProtocolError",
+    "RoundFailedError",
+    "StorageError",
+]
+
+
+class FlctlError(Exception):
+    """A failure that is explained to the user: what was found, what was expected, and what to do.
+
+    `hint` is one sentence on what to do; `exit_code` is what the process ends with.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    @property
+    def kind(self) -> str:
+        """The error's name as `--json` reports it, for example `config`."""
+        return type(self).__name__.removesuffix("Error").lower()
+
+
+class StorageError(FlctlError):
+    """The file system said no: read-only, full, or no permission."""
+
+
+class RoundFailedError(FlctlError):
+    """More clients failed in a round than `max_failures` allows."""
+
+
+class DivergenceError(FlctlError):
+    """The model or its loss stopped being finite."""
+
+
+class ConfigError(FlctlError):
+    """A flag, key or value that cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(FlctlError):
+    """Input data that cannot be used as asked; nothing was written."""
+
+    exit_code = 2
+
+
+class PluginError(FlctlError):
+    """A component that is unknown, clashes with another, or whose plugin does not load."""
+
+    exit_code = 2
+
+
+class IncompatibleError(FlctlError):
+    """Parts that cannot be used together, or a checkpoint that belongs to something else."""
+
+    exit_code = 3
+
+
+class ProtocolError(FlctlError):
+    """A message that breaks the protocol; the round was refused and nothing was revealed."""
+
+    exit_code = 3
+
+
+class PrivacyBudgetError(FlctlError):
+    """The next release would exceed the privacy budget."""
+
+    exit_code = 4
+
+
+class MissingExtraError(FlctlError):
+    """An optional package is needed and not installed."""
+
+    exit_code = 5
+
+
+class IntegrityError(FlctlError):
+    """Bytes on disk are not what they claim to be: a wrong digest, a bad header, a truncated file."""
+
+    exit_code = 6

@@ -1,0 +1,36 @@
+"""The base class of models: from the shape of the data to a torch module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flctl.component import Component
+from flctl.types import TaskKind
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["DataSpec", "Model"]
+
+
+@dataclass(frozen=True, slots=True)
+class DataSpec:
+    """What a model must fit: the task, one example's shape, and how many outputs the task needs.
+
+    `outputs` is the number of classes (or characters), 1 for binary and regression. Inputs arrive as float32
+    [batch, *shape], or int64 codes [batch, window] for next character; outputs are logits [batch, outputs],
+    or [batch, window, outputs] for next character, [batch, 1] for binary and regression.
+    """
+
+    task: TaskKind
+    shape: tuple[int, ...]
+    outputs: int
+
+
+class Model(Component):
+    """Builds the network; `build` runs after the seed is set, so equal seeds give equal initial weights."""
+
+    def build(self, data: DataSpec) -> torch.nn.Module:
+        """The freshly initialised module. Raises ConfigError where the data does not fit the model."""
+        raise NotImplementedError

@@ -1,0 +1,61 @@
+"""The base class of partition schemes: who owns which rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl.component import Component
+
+__all__ = ["Assignment", "Partitioner", "Rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a scheme may look at: the number of rows, their targets, and the column that `--by` named.
+
+    `labels` are int64 codes 0..len(classes)-1 (None for regression and text); `target` is the raw y; `group` is a
+    string per row, or None.
+    """
+
+    count: int
+    target: npt.NDArray[Any]
+    labels: npt.NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
+    group: npt.NDArray[Any] | None = None
+    x: npt.NDArray[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """`owner` [n] int64 is each row's client (0..clients-1), or -1 for a row that the scheme leaves out.
+
+    `client_ids` names the clients in order; None means "0".."K-1".
+    """
+
+    owner: npt.NDArray[np.int64]
+    clients: int
+    client_ids: tuple[str, ...] | None = None
+
+
+class Partitioner(Component):
+    """A scheme: deterministic given the generator; its source (paper, equation) is on the docstring's first lines."""
+
+    def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
+        """Gives each row an owner. `clients` is None where the user named no number (natural schemes).
+
+        Raises DataError where the request is impossible (more clients than rows, a minimum that cannot be met).
+        """
+        raise NotImplementedError
+
+    def alter(
+        self, x: npt.NDArray[Any], y: npt.NDArray[Any], client: int, clients: int, rng: np.random.Generator
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """One client's rows as that client sees them (feature skew, label noise); the identity by default.
+
+        Called with the client's train rows and with its test rows; dtype and shape must stay.
+        """
+        return x, y

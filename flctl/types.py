@@ -1,0 +1,162 @@
+"""Every value that crosses a boundary: frozen, slotted, and without behaviour beyond a derived property."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "Aggregate",
+    "Arrays",
+    "Checkpoint",
+    "ClientId",
+    "ClientUpdate",
+    "Failure",
+    "Layout",
+    "LocalWork",
+    "Reply",
+    "Request",
+    "RoundPlan",
+    "RoundReport",
+    "TaskKind",
+    "Work",
+]
+
+ClientId = str
+Arrays = Mapping[str, npt.NDArray[Any]]
+"""A few named FLAT vectors, never a nested tree."""
+Layout = Mapping[str, int]
+"""Name -> length: what an update must look like."""
+TaskKind = Literal["classification", "binary", "regression", "next-character"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientUpdate:
+    """What one client has to say: flat vectors and the weight they count with (its number of examples)."""
+
+    client_id: ClientId
+    arrays: Arrays
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """Sums over clients. `arrays` holds sum_k w_k * a_k, `weight` sum_k w_k, `count` how many; no ids exist here."""
+
+    arrays: Arrays
+    weight: float
+    count: int
+
+    def mean(self, name: str) -> npt.NDArray[Any]:
+        """The weighted mean of the vector `name`, sum_k (w_k / w) a_k."""
+        return np.asarray(self.arrays[name] / np.asarray(self.weight, self.arrays[name].dtype))
+
+
+@dataclass(frozen=True, slots=True)
+class LocalWork:
+    """How a client trains: an amount, a batch size and an optimiser with its learning rate already scheduled."""
+
+    epochs: int = 1
+    steps: int | None = None
+    batch_size: int = 32
+    drop_last: bool = False
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    eps: float = 1e-8
+    clip_norm: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the server asks of a client in one round; the same object for the whole cohort.
+
+    `params`: the global model ({"params": [D], "buffers": [B] where it has any}); `extra`: the strategy's
+    broadcast; `transforms`: each transform's broadcast by name; `layout`: what the update must look like.
+    """
+
+    round: int
+    params: Arrays
+    extra: Arrays
+    transforms: Mapping[str, Arrays]
+    local: LocalWork
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class RoundPlan:
+    """Who takes part in a round, in client order, and what they are asked."""
+
+    round: int
+    cohort: tuple[ClientId, ...]
+    work: Work
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One message to a client: work to do, or an aggregator's message, or both."""
+
+    round: int
+    work: Work | None = None
+    message: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A client's answer: the aggregator's message and, where the aggregator does not hide, its metrics."""
+
+    message: bytes
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+FailureKind = Literal["exception", "non-finite", "layout", "worker-died", "deadline", "protocol"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a client gave no usable reply."""
+
+    kind: FailureKind
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """One finished round, as it stands in `metrics.jsonl`. Seconds are by phase, with `total`; sizes are bytes."""
+
+    round: int
+    asked: int
+    answered: int
+    failed: Mapping[ClientId, Failure]
+    examples: int
+    loss: float | None
+    seconds: Mapping[str, float]
+    bytes_up: int
+    bytes_down: int
+    metrics: Mapping[str, float]
+    released: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything that the rounds after `round` depend on.
+
+    `states` holds the named states of the strategy and the transforms; `progress` what the stopping rules have
+    seen; the digests say which config and partition it belongs to; `ledger_head` binds a privacy ledger.
+    """
+
+    round: int
+    params: Arrays
+    states: Mapping[str, Arrays]
+    progress: Mapping[str, Any]
+    config_digest: str
+    partition_digest: str
+    ledger_head: str | None = None
