@@ -1,0 +1,264 @@
+"""The sections of a configuration: frozen, with ranges, and with a refusal of keys that would have no effect.
+
+A key "has no effect" when another key switches it off, as `momentum` under Adam. Setting such a key to anything
+but its off value (0, false, null) is an error, because a sweep over it would compare equal runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from flctl.component import Options
+from flctl.optimizer import ServerOptimizerName
+
+__all__ = [
+    "AUTO",
+    "IDLE_ERROR",
+    "CheckpointConfig",
+    "CohortConfig",
+    "ComponentConfig",
+    "EngineConfig",
+    "EvalConfig",
+    "LocalConfig",
+    "Section",
+    "ServerConfig",
+    "StopConfig",
+]
+
+IDLE_ERROR = "no_effect"
+AUTO = "auto"
+Reasons = dict[str, str]
+
+
+class Section(Options):
+    """A section whose keys can be switched off by other keys."""
+
+    NEUTRAL: ClassVar[Mapping[str, Any]] = {}
+    """Values that say what holds anyway when the key is switched off, beside 0, false and null."""
+
+    def idle(self) -> Reasons:
+        """The keys without effect under these values, each with what switches it off."""
+        return {}
+
+    @model_validator(mode="after")
+    def _refuse_idle(self) -> Self:
+        reasons = {
+            name: reason for name, reason in self.idle().items() if name in self.model_fields_set and self._claims(name)
+        }
+        if reasons:
+            sentences = "; ".join(f"{name} has no effect {reason}" for name, reason in reasons.items())
+            raise PydanticCustomError(IDLE_ERROR, "{sentences}", {"sentences": sentences, "reasons": reasons})
+        return self
+
+    def _claims(self, name: str) -> bool:
+        value = getattr(self, name)
+        return bool(value) and not (name in self.NEUTRAL and self.NEUTRAL[name] == value)
+
+
+class ComponentConfig(Options):
+    """A component by name, with its options as plain values (numbers, text, lists, mappings)."""
+
+    name: str = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+def _without(names: tuple[str, ...], reason: str) -> Reasons:
+    return dict.fromkeys(names, reason)
+
+
+class LocalConfig(Section):
+    """How each client trains in a round."""
+
+    epochs: int = Field(
+        default=1, ge=1, description="Passes over the client's rows; without effect when `steps` is set."
+    )
+    steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Minibatch steps instead of epochs, the same for each client, whatever its size.",
+    )
+    batch_size: int = Field(default=32, ge=0, description="Rows per step; 0 takes all of the client's rows at once.")
+    drop_last: bool = Field(default=False, description="Leave out the last batch of an epoch when it is smaller.")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field(
+        default="sgd", description="The client's optimiser, fresh each round."
+    )
+    lr: float = Field(
+        default=0.1, gt=0, description="Learning rate before its schedule. Default: 0.1 for sgd, 0.001 for adam, adamw."
+    )
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="Momentum of sgd.")
+    nesterov: bool = Field(default=False, description="Nesterov momentum; needs momentum above 0.")
+    weight_decay: float = Field(default=0.0, ge=0, description="L2 penalty (sgd, adam) or decoupled decay (adamw).")
+    beta_1: float = Field(default=0.9, ge=0, lt=1, description="First moment decay of adam, adamw.")
+    beta_2: float = Field(default=0.999, ge=0, lt=1, description="Second moment decay of adam, adamw.")
+    eps: float = Field(default=1e-8, gt=0, description="Added to the denominator by adam, adamw.")
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="Largest l2 norm of a minibatch gradient; null: no clipping."
+    )
+    schedule: Literal["constant", "step", "exponential", "cosine", "linear"] = Field(
+        default="constant", description="How lr changes with the round."
+    )
+    decay: float = Field(default=0.99, gt=0, le=1, description="Factor of the step and exponential schedules.")
+    decay_rounds: int = Field(
+        default=1, ge=1, description="Rounds between two decays (step), or per factor `decay` (exponential)."
+    )
+    warmup_rounds: int = Field(default=0, ge=0, description="Rounds over which lr grows linearly to its value.")
+    min_lr: float = Field(
+        default=0.0, ge=0, description="Where cosine and linear end, and the floor of step and exponential."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_lr(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("lr") is None:
+            lr = 0.001 if values.get("optimizer") in ("adam", "adamw") else 0.1
+            return {**values, "lr": lr}
+        return values
+
+    def idle(self) -> Reasons:
+        """See `Section.idle`."""
+        return {
+            **(_without(("epochs",), f"with steps {self.steps}") if self.steps else {}),
+            **self._idle_optimizer(),
+            **self._idle_schedule(),
+        }
+
+    def _idle_optimizer(self) -> Reasons:
+        reason = f"with optimizer {self.optimizer}"
+        if self.optimizer != "sgd":
+            return _without(("momentum", "nesterov"), reason)
+        nesterov = {} if self.momentum else _without(("nesterov",), "with momentum 0")
+        return {**_without(("beta_1", "beta_2", "eps"), reason), **nesterov}
+
+    def _idle_schedule(self) -> Reasons:
+        reason = f"with schedule {self.schedule}"
+        if self.schedule == "constant":
+            return _without(("decay", "decay_rounds", "min_lr"), reason)
+        return _without(("decay", "decay_rounds"), reason) if self.schedule in ("cosine", "linear") else {}
+
+
+class CohortConfig(Section):
+    """Who takes part in a round."""
+
+    sampling: Literal["fixed", "poisson", "all", "cyclic", "trace"] = Field(
+        default="fixed",
+        description="fixed: `clients` at random; poisson: each with probability `rate`; all: everyone; "
+        "cyclic: `clients` in turn; trace: up to `clients` of those that `trace` lists as available.",
+    )
+    clients: int = Field(default=10, ge=1, description="Clients per round (fixed, cyclic, trace).")
+    rate: float | None = Field(default=None, gt=0, le=1, description="Probability that a client takes part (poisson).")
+    trace: str | None = Field(
+        default=None, min_length=1, description="File with the available clients of each round (trace)."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        needed = {"poisson": "rate", "trace": "trace"}.get(self.sampling)
+        if needed and getattr(self, needed) is None:
+            raise PydanticCustomError(
+                "needs", "sampling {sampling} needs {key}", {"sampling": self.sampling, "key": needed}
+            )
+        return self
+
+    def idle(self) -> Reasons:
+        """See `Section.idle`."""
+        used = {"poisson": ("rate",), "all": (), "trace": ("clients", "trace")}.get(self.sampling, ("clients",))
+        unused = tuple(name for name in ("clients", "rate", "trace") if name not in used)
+        return _without(unused, f"with sampling {self.sampling}")
+
+
+class ServerConfig(Section):
+    """What the server does with the mean update (Reddi et al. 2021)."""
+
+    optimizer: ServerOptimizerName = Field(default="sgd", description="The server's optimiser; sgd at lr 1 is FedAvg.")
+    lr: float = Field(default=1.0, gt=0, description="Server learning rate.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Server momentum (momentum).")
+    beta_1: float = Field(default=0.9, ge=0, lt=1, description="First moment decay (adam, yogi).")
+    beta_2: float = Field(default=0.99, ge=0, lt=1, description="Second moment decay (adam, yogi).")
+    tau: float = Field(
+        default=1e-3, gt=0, description="Degree of adaptivity: added to the denominator (adagrad, adam, yogi)."
+    )
+
+    def idle(self) -> Reasons:
+        """See `Section.idle`."""
+        used = {"sgd": (), "momentum": ("momentum",), "adagrad": ("tau",)}.get(
+            self.optimizer, ("beta_1", "beta_2", "tau")
+        )
+        unused = tuple(name for name in ("momentum", "beta_1", "beta_2", "tau") if name not in used)
+        return _without(unused, f"with server optimizer {self.optimizer}")
+
+
+class EvalConfig(Section):
+    """When and how the global model is evaluated."""
+
+    every: int = Field(
+        default=1, ge=0, description="Evaluate after every so many rounds, and after the last; 0: only then."
+    )
+    batch_size: int = Field(default=1000, ge=1, description="Examples per evaluation batch.")
+    per_client: bool = Field(default=False, description="Also evaluate on each client's own test rows.")
+
+
+class StopConfig(Section):
+    """When to stop before `rounds` is reached."""
+
+    metric: str | None = Field(
+        default=None, min_length=1, description="What `target` and `patience` look at; null: `metric`."
+    )
+    target: float | None = Field(default=None, description="Stop once the metric reaches this value.")
+    patience: int | None = Field(default=None, ge=1, description="Stop after so many evaluations without improvement.")
+    min_delta: float = Field(default=0.0, ge=0, description="Smallest change that `patience` counts as an improvement.")
+    minutes: float | None = Field(
+        default=None, gt=0, description="Stop after the first round that ends later than this."
+    )
+
+    def idle(self) -> Reasons:
+        """See `Section.idle`."""
+        if self.patience is not None:
+            return {}
+        metric = _without(("metric",), "without target or patience") if self.target is None else {}
+        return {**metric, **_without(("min_delta",), "without patience")}
+
+
+class CheckpointConfig(Section):
+    """When a checkpoint is written; the last round always is."""
+
+    every: int = Field(default=10, ge=0, description="Write after every so many rounds; 0: not by rounds.")
+    seconds: float = Field(
+        default=30.0, ge=0, description="Also write once so many seconds have passed; 0: not by time."
+    )
+    keep: int | None = Field(
+        default=None, ge=1, description="Keep only so many of the latest, beside the best; null: all."
+    )
+
+
+class EngineConfig(Section):
+    """Where clients run. Keys beyond these are the named engine's own options."""
+
+    NEUTRAL: ClassVar[Mapping[str, Any]] = {"workers": 1}
+
+    name: str = Field(
+        default=AUTO, min_length=1, description="auto (pool when workers is above 1), inprocess, pool, or a plugin's."
+    )
+    workers: int = Field(default=1, ge=1, description="Processes that train clients; the numbers do not depend on it.")
+    max_failures: int = Field(default=0, ge=0, description="Clients that may fail in a round before the run stops.")
+    deadline: float | None = Field(
+        default=None, gt=0, description="Seconds after which a client's reply no longer counts."
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="The engine's own options.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_options(cls, values: Any) -> Any:
+        if isinstance(values, str):
+            return {"name": values}
+        if not isinstance(values, Mapping) or "options" in values:
+            return values
+        own = {key: item for key, item in values.items() if key in cls.model_fields}
+        return {**own, "options": {key: item for key, item in values.items() if key not in own}}
+
+    def idle(self) -> Reasons:
+        """See `Section.idle`."""
+        return _without(("workers",), "with engine inprocess") if self.name == "inprocess" else {}
