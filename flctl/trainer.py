@@ -1,0 +1,256 @@
+"""Local training in torch: one client after another, each from the model it is given.
+
+Everything that a result depends on is an argument: the model's values, the rows, the work and the generator. Who
+trained before in the process, and in which process, does not matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from flctl.errors import ConfigError, DivergenceError, IncompatibleError
+from flctl.local_optimizer import Optimizer, optimizer_for
+from flctl.tasks import Task
+from flctl.types import Arrays, Layout, LocalWork
+
+__all__ = ["Adjust", "FlatModel", "Trained", "batches", "single_thread", "train"]
+
+Adjust = Callable[[Tensor, Tensor], Tensor]
+"""`adjust(grad, params) -> grad` on flat tensors [D], called at each step before clipping; may work in place on
+`grad` and must leave `params` alone."""
+
+_CLIP_EPS = 1e-6
+
+
+def single_thread() -> None:
+    """Makes this process compute on one thread, so that sums have one order; called once by a process that trains."""
+    torch.set_num_threads(1)
+
+
+class FlatModel:
+    """A module whose trainable parameters are views of one flat float32 tensor.
+
+    `params` [D] holds each trainable parameter once, in the order of `module.named_parameters()`, tied ones under
+    their first name. `read` and `load` move it together with "buffers" [B]: the persistent buffers as float32
+    in the order of `module.named_buffers()`; integer ones (BatchNorm's counter) are rounded when loaded, and so are
+    exact up to 2^24. Parameters that do not require a gradient are constants of the model: each process builds
+    them alike, so they are neither trained nor sent, but they are part of the named state.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        """Takes the module over: its values are kept and made float32. Raises ConfigError for nothing to train."""
+        self.module = module.float()
+        self.parameters: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise ConfigError(
+                "the model has no trainable parameters", hint="Some parameter must have requires_grad set."
+            )
+        self._shapes = [p.shape for p in self.parameters]
+        self._sizes = [p.numel() for p in self.parameters]
+        self.params = torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        for parameter, view in zip(self.parameters, self._views(self.params), strict=True):
+            parameter.data = view
+        named = module.state_dict().keys()
+        self._buffer_names = [name for name, _ in module.named_buffers() if name in named]
+        self._buffer_sizes = [buffer.numel() for buffer in self._buffers()]
+
+    @property
+    def layout(self) -> Layout:
+        """{"params": D, "buffers": B}, the latter only where B > 0."""
+        buffers = sum(self._buffer_sizes)
+        return {"params": self.params.numel()} | ({"buffers": buffers} if buffers else {})
+
+    def load(self, arrays: Arrays) -> None:
+        """Copies vectors in. Raises IncompatibleError when they are not as `layout` says; then nothing changes."""
+        self._check(arrays)
+        self.params.copy_(_tensor(arrays["params"]))
+        if "buffers" in arrays:
+            parts = torch.split(_tensor(arrays["buffers"]), self._buffer_sizes)
+            for buffer, part in zip(self._buffers(), parts, strict=True):
+                exact = buffer.is_floating_point()
+                buffer.copy_((part if exact else part.round()).view(buffer.shape))
+
+    def read(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Copies of the vectors: "params" [D] and, where B > 0, "buffers" [B], float32."""
+        arrays = {"params": self.params.numpy().copy()}
+        if "buffers" in self.layout:
+            arrays["buffers"] = self._flat_buffers().numpy().copy()
+        return arrays
+
+    def state_dict_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Name -> copy of each entry of `module.state_dict()`, shapes and dtypes kept: what plain torch loads."""
+        return {name: value.numpy().copy() for name, value in self.module.state_dict().items()}
+
+    def load_state_dict_arrays(self, named: Arrays) -> None:
+        """Copies named tensors in, the reverse of `state_dict_arrays`. Raises IncompatibleError, and changes
+        nothing, when a name is missing or unknown or a shape differs."""
+        state = self.module.state_dict()
+        _check_named({name: tuple(value.shape) for name, value in state.items()}, named)
+        for name, value in state.items():
+            value.copy_(_tensor(named[name]).view(value.shape))
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        """The flat gradient [D] of a loss; zero for parameters that the loss does not depend on."""
+        return torch.cat([part.reshape(-1) for part in self.gradients(loss)])
+
+    def gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
+        """The gradient of a loss for each of `parameters`."""
+        return torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        return [part.view(s) for part, s in zip(torch.split(flat, self._sizes), self._shapes, strict=True)]
+
+    def _buffers(self) -> list[Tensor]:
+        return [self.module.get_buffer(name) for name in self._buffer_names]
+
+    def _flat_buffers(self) -> Tensor:
+        return torch.cat([buffer.detach().reshape(-1).float() for buffer in self._buffers()])
+
+    def _check(self, arrays: Arrays) -> None:
+        found = {name: array.shape for name, array in arrays.items()}
+        expected = {name: (length,) for name, length in self.layout.items()}
+        if found != expected:
+            raise IncompatibleError(
+                f"the vectors do not fit the model: found {_shapes(found)}, expected {_shapes(expected)}",
+                hint="They belong to a model with other options or other data.",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """One client's local training.
+
+    `delta`: the values after minus those before, laid out as the model; `loss`: the mean training loss over the
+    examples processed, each as the model was when it met them; `examples`: the rows of the shard, 0 where no step
+    was made; `steps`: how many.
+    """
+
+    delta: Arrays
+    loss: float
+    examples: int
+    steps: int
+
+
+def batches(rows: int, local: LocalWork, rng: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
+    """The rows of each local step, in order: a new permutation of all rows by `rng` for each epoch, cut into batches.
+
+    A batch size of 0 means all rows. The last batch of an epoch may be smaller; `drop_last` leaves such a one out
+    (a shard smaller than a batch then makes no step). With `steps`, epochs follow each other until so many
+    batches are made, and `epochs` does not count.
+    """
+    size = local.batch_size or max(rows, 1)
+    usable = rows - rows % size if local.drop_last else rows
+    per_epoch = math.ceil(usable / size)
+    left = local.epochs * per_epoch if local.steps is None else local.steps
+    while per_epoch and left > 0:
+        order = rng.permutation(rows)
+        for start in range(0, usable, size)[:left]:
+            yield order[start : min(start + size, usable)]
+        left -= per_epoch
+
+
+def train(  # noqa: PLR0917
+    model: FlatModel,
+    task: Task,
+    x: npt.NDArray[np.generic],
+    y: npt.NDArray[np.generic],
+    local: LocalWork,
+    rng: np.random.Generator,
+    adjust: Adjust | None = None,
+) -> Trained:
+    """Trains the model in place on one shard, x [n, ...] and y [n] or [n, window], and tells what changed.
+
+    One step is g = gradient of the batch's mean loss; g = adjust(g, w); g scaled to a norm of at most `clip_norm`;
+    then the optimiser's update. (A strategy's term is part of the loss that is minimised, so it is clipped
+    with it.) The optimiser starts fresh. `rng` gives a seed for the module's own randomness (dropout), then one
+    permutation per epoch. An empty shard changes nothing. Raises DivergenceError as soon as the loss, or at the
+    end the model, is not finite; the model is then in no defined state.
+    """
+    model.module.train()
+    torch.default_generator.manual_seed(int(rng.integers(2**63)))
+    before, update = model.read(), _update(model, local, adjust)
+    inputs, targets = _tensor(x), _tensor(y)
+    total, terms, steps = 0.0, 0, 0
+    for rows in batches(len(inputs), local, rng):
+        index = torch.from_numpy(rows)
+        target = targets.index_select(0, index)
+        loss = task.loss(model.module(inputs.index_select(0, index)), target)
+        value, count = loss.item(), task.terms(target)
+        steps, total, terms = steps + 1, total + value * count, terms + count
+        if not math.isfinite(value):
+            raise _diverged(f"the training loss is {value}", steps, local)
+        update(loss)
+    delta = _difference(model.read(), before)
+    if not all(np.isfinite(vector).all() for vector in delta.values()):
+        raise _diverged("the model is not finite", steps, local)
+    return Trained(delta, total / max(terms, 1), len(inputs) if steps else 0, steps)
+
+
+def _update(model: FlatModel, local: LocalWork, adjust: Adjust | None) -> Callable[[Tensor], None]:
+    """One step from a loss. Where each coordinate moves by -lr times its gradient and nothing else, the
+    parameters are updated one by one, which saves building the flat gradient; the values are the same."""
+    plain = not (local.momentum or local.weight_decay or local.clip_norm is not None or adjust)
+    if local.optimizer == "sgd" and plain:
+        return partial(_plain_step, model, local.lr)
+    return partial(_flat_step, model, local, optimizer_for(local), adjust)
+
+
+def _plain_step(model: FlatModel, lr: float, loss: Tensor) -> None:
+    with torch.no_grad():
+        torch._foreach_add_(model.parameters, model.gradients(loss), alpha=-lr)
+
+
+def _flat_step(model: FlatModel, local: LocalWork, optimizer: Optimizer, adjust: Adjust | None, loss: Tensor) -> None:
+    grad = model.gradient(loss)
+    if adjust is not None:
+        grad = adjust(grad, model.params)
+    if local.clip_norm is not None:
+        grad.mul_((local.clip_norm / (torch.linalg.vector_norm(grad) + _CLIP_EPS)).clamp_(max=1.0))
+    optimizer.step(model.params, grad)
+
+
+def _difference(
+    after: dict[str, npt.NDArray[np.float32]], before: Mapping[str, npt.NDArray[np.float32]]
+) -> dict[str, npt.NDArray[np.float32]]:
+    for name in after:
+        after[name] -= before[name]
+    return after
+
+
+def _diverged(what: str, step: int, local: LocalWork) -> DivergenceError:
+    return DivergenceError(
+        f"{what} at local step {step} (optimizer {local.optimizer}, learning rate {local.lr:g})",
+        hint="Lower local.lr, or set local.clip_norm.",
+    )
+
+
+def _tensor(array: npt.NDArray[np.generic]) -> Tensor:
+    """A tensor over the array's memory: float32, or int64 for codes; copied only where torch cannot share it."""
+    kind = np.int64 if array.dtype.kind in "iub" else np.float32
+    array = np.ascontiguousarray(array, kind)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _check_named(expected: Mapping[str, tuple[int, ...]], found: Arrays) -> None:
+    missing = sorted(expected.keys() - found.keys())
+    unknown = sorted(found.keys() - expected.keys())
+    differ = [name for name in expected.keys() & found.keys() if found[name].shape != expected[name]]
+    problems = [f"no tensor '{name}'" for name in missing] + [f"unknown tensor '{name}'" for name in unknown]
+    problems += [f"'{n}' is {found[n].shape}, expected {expected[n]}" for n in sorted(differ)]
+    if problems:
+        raise IncompatibleError(
+            f"the tensors do not fit the model: {'; '.join(problems[:5])}",
+            hint="They belong to a model with other options or other data.",
+        )
+
+
+def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items()) or "nothing"
