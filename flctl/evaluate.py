@@ -1,0 +1,163 @@
+"""A model on test rows: central, federated (every client's own rows) and per client.
+
+The model runs once over all rows in large batches, on one thread, and clients are slices of the result: 100,000
+clients cost no more than their rows. Which rows share a batch does not matter to a model in evaluation mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl.metrics import Scores, client_scores, quick_score, score
+from flctl.outcomes import Labelled, Measured, concatenate, outcomes_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flctl.tasks import Task
+    from flctl.trainer import FlatModel
+
+__all__ = ["BATCH", "ClientScores", "Evaluation", "HeldOut", "central", "clients", "evaluate", "run_model"]
+
+BATCH = 1000
+Array = npt.NDArray[Any]
+
+
+class HeldOut(Protocol):
+    """What evaluation reads of a partition; `Partition` and `flctl.align.Aligned` are such."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes or characters, in the order of their codes."""
+
+    @property
+    def client_ids(self) -> Sequence[str]:
+        """The clients in order [K]."""
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Training and test rows of each client [K, 2]."""
+
+    def central_test(self) -> tuple[Array, Array]:
+        """The central test set: x [n, ...] and y [n] or [n, window]."""
+
+    def test_bounds(self) -> tuple[Array, Array, npt.NDArray[np.int64]]:
+        """All clients' test rows in client order: x, y and offsets [K + 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientScores:
+    """Metric -> one value per client [K]; a client without test rows has NaN. `sizes` [K] are all rows of each
+    client, training and test; `rows` [K] its test rows."""
+
+    client_ids: Sequence[str]
+    sizes: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    values: Mapping[str, npt.NDArray[np.float64]]
+
+    @property
+    def without_rows(self) -> tuple[str, ...]:
+        """The clients that have no test rows, and so no say in any mean."""
+        return tuple(str(self.client_ids[int(index)]) for index in np.flatnonzero(self.rows == 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One model on one partition: the scores, and the outcomes that they were computed from.
+
+    `pooled` says that the central test set is the union of the clients' test rows.
+    """
+
+    central: Scores
+    clients: ClientScores
+    central_outcomes: Labelled | Measured
+    client_outcomes: Labelled | Measured
+    pooled: bool
+
+
+def run_model(
+    model: FlatModel, task: Task, x: Array, y: Array, batch_size: int = BATCH, *, keep_scores: bool = False
+) -> Labelled | Measured:
+    """What the model makes of rows x [n, ...], y [n] or [n, window]; the module's mode and the process's thread
+    count are as before afterwards. `keep_scores` keeps each row's log-probabilities (for AUROC)."""
+    # Zero rows still make one (empty) batch, so that the outcomes have their kind and columns.
+    starts = range(0, max(1, len(y)), batch_size)
+    with _evaluating(model):
+        parts: list[Any] = [
+            outcomes_of(
+                task.name,
+                model.module(_tensor(x[start : start + batch_size])).numpy(),
+                y[start : start + batch_size],
+                task.target_scale,
+                keep_scores=keep_scores,
+            )
+            for start in starts
+        ]
+    joined: Labelled | Measured = concatenate(parts)
+    return joined
+
+
+def central(model: FlatModel, partition: HeldOut, task: Task, batch_size: int = BATCH) -> dict[str, float]:
+    """The cheap metrics of `metrics.quick_score` on the central test set; what each round reports."""
+    x, y = partition.central_test()
+    return quick_score(run_model(model, task, x, y, batch_size))
+
+
+def clients(model: FlatModel, partition: HeldOut, task: Task, batch_size: int = BATCH) -> ClientScores:
+    """Each client's metrics on its own test rows, one pass over all of them."""
+    x, y, offsets = partition.test_bounds()
+    return _client_scores(partition, run_model(model, task, x, y, batch_size, keep_scores=True), offsets)
+
+
+def evaluate(model: FlatModel, partition: HeldOut, task: Task, batch_size: int = BATCH) -> Evaluation:
+    """Every metric, centrally and per client; one pass where the central test set is the clients' own rows."""
+    x, y, offsets = partition.test_bounds()
+    own = run_model(model, task, x, y, batch_size, keep_scores=True)
+    central_x, central_y = partition.central_test()
+    pooled = len(central_y) == len(y) and np.array_equal(central_y, y) and np.array_equal(central_x, x)
+    middle = own if pooled else run_model(model, task, central_x, central_y, batch_size, keep_scores=True)
+    return Evaluation(
+        central=score(middle, partition.classes),
+        clients=_client_scores(partition, own, offsets),
+        central_outcomes=middle,
+        client_outcomes=own,
+        pooled=pooled,
+    )
+
+
+def _client_scores(partition: HeldOut, outcomes: Labelled | Measured, offsets: npt.NDArray[np.int64]) -> ClientScores:
+    return ClientScores(
+        client_ids=partition.client_ids,
+        sizes=partition.counts.sum(axis=1),
+        rows=np.diff(offsets),
+        values=client_scores(outcomes, offsets),
+    )
+
+
+@contextmanager
+def _evaluating(model: FlatModel) -> Iterator[None]:
+    """Evaluation mode, no gradients, and one thread, so that sums inside the model have one order."""
+    import torch
+
+    training, threads = model.module.training, torch.get_num_threads()
+    torch.set_num_threads(1)
+    model.module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.module.train(training)
+        torch.set_num_threads(threads)
+
+
+def _tensor(rows: Array) -> Tensor:
+    import torch
+
+    rows = np.ascontiguousarray(rows)
+    return torch.from_numpy(rows if rows.flags.writeable else rows.copy())

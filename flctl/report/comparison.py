@@ -1,0 +1,135 @@
+"""Two models on the same test rows: differences, with intervals that know the rows are the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl import seeds
+from flctl.metrics import Scores
+from flctl.outcomes import Labelled, Measured
+
+__all__ = ["RESAMPLES", "Difference", "client_difference", "differences", "mcnemar"]
+
+RESAMPLES = 2000
+BLOCKS = 10_000
+CONFIDENCE = 0.95
+Float = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """`value` is the second model's metric minus the first's; `low` and `high` bound it with 95 % confidence (None
+    where no interval is computed); `p` is McNemar's, for accuracy."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+
+def differences(
+    first: tuple[Scores, Labelled | Measured], second: tuple[Scores, Labelled | Measured], seed: int = 0
+) -> dict[str, Difference]:
+    """Metric -> difference, for models that scored the same rows in the same order.
+
+    Metrics that are means over rows get a paired bootstrap interval (Efron and Tibshirani 1993, percentile
+    method: rows are drawn, and both models are scored on them). Rows are taken as independent; where rows of one
+    client are not, `client_difference` has the interval that allows for it. Raises ValueError when the rows differ.
+    """
+    (scores_a, a), (scores_b, b) = first, second
+    if len(a) != len(b) or not np.array_equal(a.count, b.count):
+        raise ValueError("the two models were not scored on the same rows")
+    intervals = _intervals(a, b, seed)
+    p = mcnemar(a, b) if isinstance(a, Labelled) and isinstance(b, Labelled) and a.truth.ndim == 1 else None
+    result = {}
+    for name in (name for name in scores_a.values if name in scores_b.values):
+        low, high = intervals.get(name, (None, None))
+        change = scores_b.values[name] - scores_a.values[name]
+        result[name] = Difference(change, low, high, p if name == "accuracy" else None)
+    return result
+
+
+def client_difference(first: Float, second: Float, seed: int = 0) -> Difference:
+    """The mean over clients of the second's metric minus the first's, each client counted once, with a bootstrap
+    interval that draws clients. Clients where either is NaN are left out."""
+    change = second - first
+    change = change[np.isfinite(change)]
+    if not len(change):
+        return Difference(math.nan)
+    if len(change) == 1:
+        return Difference(float(change[0]))
+    drawn = _resampled(np.stack([np.ones(len(change)), change], axis=1), seed)
+    return Difference(float(change.mean()), *_percentiles(drawn[:, 1] / drawn[:, 0]))
+
+
+def mcnemar(a: Labelled, b: Labelled) -> float:
+    """The exact two-sided p of McNemar's test (1947): under no difference, the rows that only one model has right
+    fall on either side like coin tosses."""
+    only_a = int(((a.correct == 1) & (b.correct == 0)).sum())
+    only_b = int(((b.correct == 1) & (a.correct == 0)).sum())
+    total, fewer = only_a + only_b, min(only_a, only_b)
+    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, total + 1, dtype=np.float64)))])
+    k = np.arange(fewer + 1)
+    tail = np.exp(logs[total] - logs[k] - logs[total - k] - total * math.log(2)).sum()
+    return min(1.0, 2 * float(tail))
+
+
+def _intervals(a: Labelled | Measured, b: Labelled | Measured, seed: int) -> Mapping[str, tuple[float, float]]:
+    columns_a, columns_b = _columns(a), _columns(b)
+    if len(a) < 2 or not all(np.isfinite(sums).all() for sums, _ in (*columns_a.values(), *columns_b.values())):
+        return {}
+    stack = [a.count.astype(np.float64)]
+    stack += [sums for columns in (columns_a, columns_b) for sums, _ in columns.values()]
+    drawn = _resampled(np.stack(stack, axis=1), seed)
+    means = drawn[:, 1:] / np.maximum(drawn[:, :1], 1)
+    half = len(columns_a)
+    return {
+        name: _percentiles(transform(means[:, half + index]) - transform(means[:, index]))
+        for index, (name, (_, transform)) in enumerate(columns_a.items())
+    }
+
+
+def _columns(outcomes: Labelled | Measured) -> dict[str, tuple[Float, Callable[[Float], Float]]]:
+    """Metric -> (sum over each row's targets, what leads from their mean to the metric)."""
+    if isinstance(outcomes, Measured):
+        error = outcomes.prediction - outcomes.truth
+        return {"test_loss": (outcomes.loss, _same), "mae": (np.abs(error), _same), "rmse": (error**2, np.sqrt)}
+    loss = outcomes.loss
+    columns: dict[str, tuple[Float, Callable[[Float], Float]]] = {
+        "test_loss": (loss, _same),
+        "log_loss": (loss, _same),
+        "accuracy": (outcomes.correct, _same),
+    }
+    if outcomes.truth.ndim > 1:
+        columns |= {"perplexity": (loss, np.exp), "bits_per_character": (loss / math.log(2), _same)}
+    return columns
+
+
+def _same(values: Float) -> Float:
+    return values
+
+
+def _resampled(rows: Float, seed: int) -> Float:
+    """Sums of the columns over each of `RESAMPLES` draws of rows with replacement, [RESAMPLES, columns].
+
+    More than `BLOCKS` rows are first added up in that many random blocks, which are as independent as the rows
+    and whose sums have the same variance, so the cost does not grow with the test set.
+    """
+    rng = seeds.rng(seed, "bootstrap")
+    if len(rows) > BLOCKS:
+        block = rng.permutation(len(rows)) % BLOCKS
+        rows = np.stack([np.bincount(block, column, BLOCKS) for column in rows.T], axis=1)
+    count = len(rows)
+    draws = (np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(RESAMPLES))
+    return np.stack([draw @ rows for draw in draws])
+
+
+def _percentiles(values: Float) -> tuple[float, float]:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
