@@ -2,7 +2,8 @@
 
 Everything is written under a temporary name beside the target, flushed to disk, and renamed. The writer holds a
 lock named after its temporary; a temporary whose lock is free belongs to a process that died, and the next
-writer in that directory removes it.
+writer in that directory removes it. `write_file` is done in one go, so it needs no lock: its temporary counts as
+abandoned after an hour.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ __all__ = ["new_directory", "new_file", "refuse_existing", "remove_abandoned", "
 
 PARTIAL = ".flctl-partial"
 LOCK = ".flctl-lock"
-ORPHAN_SECONDS = 60.0
+UNLOCKED = ".flctl-unlocked"
+LOCK_ORPHAN_SECONDS = 60.0
+UNLOCKED_ORPHAN_SECONDS = 3600.0
 _WRITE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 
 
@@ -32,8 +35,17 @@ def write_file(path: Path, data: bytes, *, replace: bool = True) -> None:
 
     Raises StorageError where it cannot be written, ConfigError where it exists and `replace` is False.
     """
-    with new_file(path, replace=replace) as handle:
-        handle.write(data)
+    path = Path(path)
+    if not replace:
+        refuse_existing(path)
+    with _storage_errors(path, everything=True):
+        _make_parents(path.parent)
+        partial = _temporary(path, UNLOCKED)
+        try:
+            _write_synced(partial, data)
+            _place(partial, path, replace)
+        finally:
+            _remove(partial)
 
 
 @contextmanager
@@ -50,11 +62,7 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[BinaryIO]:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        if replace:
-            partial.replace(path)
-        else:
-            _move(partial, path)
-        _sync_directory(path.parent)
+        _place(partial, path, replace)
 
 
 @contextmanager
@@ -70,8 +78,7 @@ def new_directory(path: Path) -> Iterator[Path]:
         partial.mkdir()
         yield partial
         _sync_tree(partial)
-        _move(partial, path)
-        _sync_directory(path.parent)
+        _place(partial, path, replace=False)
 
 
 def refuse_existing(path: Path) -> None:
@@ -86,11 +93,13 @@ def remove_abandoned(directory: Path) -> None:
         for entry in list(entries):
             if entry.name.startswith(".") and entry.name.endswith((PARTIAL, LOCK)):
                 _remove_if_abandoned(Path(entry.path))
+            elif entry.name.startswith(".") and entry.name.endswith(UNLOCKED):
+                _remove_if_old(Path(entry.path))
 
 
 def _remove_if_abandoned(path: Path) -> None:
     lock, partial = path.with_suffix(LOCK), path.with_suffix(PARTIAL)
-    if path == lock and (partial.exists() or _age(lock) < ORPHAN_SECONDS):
+    if path == lock and (partial.exists() or _age(lock) < LOCK_ORPHAN_SECONDS):
         return  # the partial's own turn comes, or its writer has locked it but not made it yet
     with _try_lock(lock) as owned:
         if owned:
@@ -99,11 +108,20 @@ def _remove_if_abandoned(path: Path) -> None:
         lock.unlink(missing_ok=True)
 
 
+def _remove_if_old(path: Path) -> None:
+    if _age(path) > UNLOCKED_ORPHAN_SECONDS:
+        _remove(path)
+
+
+def _temporary(path: Path, suffix: str) -> Path:
+    stem = path.name.encode()[:80].decode(errors="ignore")  # leaves room within a name's 255 bytes
+    return path.parent / f".{stem}.{secrets.token_hex(6)}{suffix}"
+
+
 @contextmanager
 def _partial(path: Path) -> Iterator[Path]:
     """A fresh temporary name beside `path`, locked; what is left there afterwards is removed."""
-    stem = path.name.encode()[:80].decode(errors="ignore")  # leaves room within a name's 255 bytes
-    partial = path.parent / f".{stem}.{secrets.token_hex(6)}{PARTIAL}"
+    partial = _temporary(path, PARTIAL)
     made: list[Path] = []
     try:
         with _storage_errors(path, everything=True):
@@ -169,15 +187,44 @@ def _make_parents(directory: Path) -> list[Path]:
     return missing
 
 
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("xb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _place(partial: Path, path: Path, replace: bool) -> None:
+    """The rename that makes it count, on disk before this returns."""
+    if replace:
+        partial.replace(path)
+    else:
+        _move(partial, path)
+    _sync_directory(path.parent)
+
+
 def _move(partial: Path, path: Path) -> None:
     """Renames without replacing: a rename alone would silently take an empty directory's or a file's place."""
     refuse_existing(path)
     try:
-        partial.rename(path)
+        if partial.is_dir() or not _link(partial, path):
+            partial.rename(path)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             refuse_existing(path)
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _link(partial: Path, path: Path) -> bool:
+    """Gives the file its name by a hard link, which the system refuses where the name is taken; False where the
+    file system has no links."""
+    try:
+        os.link(partial, path)
+    except OSError as error:
+        if error.errno == errno.EEXIST:
+            raise
+        return False
+    return True
 
 
 def _sync_tree(directory: Path) -> None:

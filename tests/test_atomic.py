@@ -95,6 +95,25 @@ def test_new_directory_never_replaces_what_came_to_exist_in_between(tmp_path, fi
     assert names(tmp_path) == ["x"]
 
 
+def test_new_file_never_replaces_what_came_to_exist_in_between(tmp_path, monkeypatch):
+    target = tmp_path / "x"
+    check = atomic.refuse_existing
+
+    def check_then_lose_the_race(path):
+        check(path)
+        target.write_bytes(b"first")
+
+    def come_second():
+        with atomic.new_file(target) as handle:
+            handle.write(b"second")
+            monkeypatch.setattr(atomic, "refuse_existing", check_then_lose_the_race)
+
+    with pytest.raises((ConfigError, StorageError), match="x"):
+        come_second()
+    assert target.read_bytes() == b"first"
+    assert names(tmp_path) == ["x"]
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_new_directory_leaves_nothing_after_any_exception_not_even_parents(tmp_path, error):
     def fail_midway():
@@ -130,12 +149,20 @@ def test_a_parent_that_is_a_file_is_a_storage_error(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
-def test_a_file_size_limit_is_a_storage_error_and_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("kind", ["directory", "file"])
+def test_a_file_size_limit_is_a_storage_error_and_leaves_nothing(tmp_path, kind):
+    def fill():
+        if kind == "file":
+            atomic.write_file(tmp_path / "x", bytes(2000))
+        else:
+            with atomic.new_directory(tmp_path / "x") as partial:
+                (partial / "a").write_bytes(bytes(2000))
+
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(StorageError, match="too large"), atomic.new_directory(tmp_path / "x") as partial:
-            (partial / "a").write_bytes(bytes(2000))
+        with pytest.raises(StorageError, match="too large"):
+            fill()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert names(tmp_path) == []
@@ -187,6 +214,16 @@ def test_a_lock_without_its_partial_is_removed_when_it_is_old(tmp_path):
     os.utime(old, (0, 0))
     atomic.remove_abandoned(tmp_path)
     assert names(tmp_path) == [fresh.name]
+
+
+def test_what_a_killed_write_file_left_is_removed_when_it_is_old(tmp_path):
+    fresh, old = tmp_path / ".a.1.flctl-unlocked", tmp_path / ".a.2.flctl-unlocked"
+    for partial in (fresh, old):
+        partial.touch()
+    os.utime(old, (0, 0))
+    with atomic.new_directory(tmp_path / "x"):
+        pass
+    assert names(tmp_path) == [fresh.name, "x"]
 
 
 def test_only_the_projects_own_temporaries_are_removed(tmp_path):
