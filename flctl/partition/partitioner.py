@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ class Rows:
     """What a scheme may look at: the number of rows, their targets, and the column that `--by` named.
 
     `labels` are int64 codes 0..len(classes)-1 (None for regression and text); `target` is the raw y; `group` is a
-    string per row, or None.
+    string per row, or None; `x` are the raw features; `numeric` the indices of those that are numbers (None: all).
     """
 
     count: int
@@ -27,6 +27,7 @@ class Rows:
     classes: tuple[str, ...] = ()
     group: npt.NDArray[Any] | None = None
     x: npt.NDArray[Any] | None = None
+    numeric: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,12 @@ class Assignment:
 
 
 class Partitioner(Component):
-    """A scheme: deterministic given the generator; its source (paper, equation) is on the docstring's first lines."""
+    """A scheme: deterministic given the generator; its source (paper, equation) is on the docstring's first lines.
+
+    `alters_test`: whether `alter` is for test rows too, as a client's instrument is, but label noise is not.
+    """
+
+    alters_test: ClassVar[bool] = True
 
     def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
         """Gives each row an owner. `clients` is None where the user named no number (natural schemes).
@@ -56,6 +62,7 @@ class Partitioner(Component):
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """One client's rows as that client sees them (feature skew, label noise); the identity by default.
 
-        Called with the client's train rows and with its test rows; dtype and shape must stay.
+        Called after `assign` with the client's train rows and, where `alters_test`, with its test rows, which may
+        be none; dtype and shape must stay.
         """
         return x, y
