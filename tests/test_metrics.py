@@ -1,5 +1,6 @@
 """Metrics: numbers that a person can check, scikit-learn's where it has them, and degenerate data."""
 
+import itertools
 import math
 import warnings
 
@@ -260,7 +261,7 @@ def test_the_federated_weighted_mean_is_the_pooled_value():
 def test_segment_sums_equal_a_loop(rows, seed):
     offsets = np.concatenate([[0], np.cumsum(rows)])
     values = np.random.default_rng(seed).normal(size=offsets[-1])
-    expected = [values[a:b].sum() for a, b in zip(offsets, offsets[1:], strict=False)]
+    expected = [values[a:b].sum() for a, b in itertools.pairwise(offsets)]
     np.testing.assert_allclose(segment_sums(values, offsets), expected, atol=1e-12)
 
 

@@ -1,0 +1,125 @@
+"""Loss and metric by round and by bytes sent, from the lines of metrics.jsonl."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flctl.metrics import METRICS
+from flctl.report.figure import DASHES, PALETTE, empty, legend, new_figure, save, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["compare_curves", "curves", "shown_metric"]
+
+Row = Mapping[str, Any]
+Series = tuple[list[float], list[float]]
+UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
+FEW = 40
+
+
+def curves(rows: Sequence[Row], out: Path, metric: str | None = None) -> Path:
+    """A PNG or SVG of one run: training and test loss, and the metric by round and by bytes.
+
+    `rows` are lines of metrics.jsonl; `metric` defaults to accuracy or RMSE, whichever they have.
+    """
+    return compare_curves({"": rows}, out, metric)
+
+
+def compare_curves(runs: Mapping[str, Sequence[Row]], out: Path, metric: str | None = None) -> Path:
+    """The same for several runs, by name, in one picture: a colour for each."""
+    shown = metric or shown_metric([row for rows in runs.values() for row in rows])
+    figure = new_figure(12.5, 3.9)
+    loss, by_round, by_bytes = figure.subplots(1, 3)
+    for index, (name, rows) in enumerate(runs.items()):
+        _draw_losses(loss, rows, name, index)
+        _draw(by_round, _series(rows, shown), name or METRICS[shown].label, index)
+        _draw(by_bytes, _by_bytes(rows, shown), name, index)
+    _finish(loss, by_round, by_bytes, METRICS[shown].label, _traffic(runs))
+    if len(runs) > 1:
+        loss.set_title("Loss (dotted: training)", fontsize=11, loc="left")
+    legend(figure, loss)
+    return save(figure, out)
+
+
+def shown_metric(rows: Sequence[Row]) -> str:
+    """What the runs are drawn by: the first that they have of accuracy, RMSE and the rest."""
+    found = {name for row in rows for name in row if name in METRICS}
+    return next((name for name in ("accuracy", "rmse", *METRICS) if name in found), "accuracy")
+
+
+def _series(rows: Sequence[Row], name: str) -> Series:
+    points = [(row["round"], row[name]) for row in rows if row.get(name) is not None]
+    return [float(x) for x, _ in points], [float(y) for _, y in points]
+
+
+def _by_bytes(rows: Sequence[Row], name: str) -> Series:
+    sent, points = 0.0, []
+    for row in rows:
+        sent += row["bytes_up"] + row["bytes_down"]
+        if row.get(name) is not None:
+            points.append((sent, float(row[name])))
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _traffic(runs: Mapping[str, Sequence[Row]]) -> float:
+    return max((sum(row["bytes_up"] + row["bytes_down"] for row in rows) for rows in runs.values()), default=0.0)
+
+
+def _draw_losses(axes: Axes, rows: Sequence[Row], name: str, index: int) -> None:
+    """Several runs: test loss solid, training loss dotted. One run: the two have names and colours of their own."""
+    if name:
+        tested = _series(rows, "test_loss")
+        _draw(axes, tested, name, index)
+        _draw(axes, _series(rows, "loss"), "" if tested[0] else name, index, dashes=":")
+        return
+    _draw(axes, _series(rows, "test_loss"), "test", 0)
+    _draw(axes, _series(rows, "loss"), "training (mean of the clients' local loss)", 1, dashes="--")
+
+
+def _draw(axes: Axes, series: Series, label: str, index: int, dashes: str | None = None) -> None:
+    x, y = series
+    if not x:
+        return
+    axes.plot(
+        x,
+        y,
+        label=label or "_",
+        color=PALETTE[index % len(PALETTE)],
+        linestyle=dashes or DASHES[index // len(PALETTE) % len(DASHES)],
+        linewidth=1.2 if dashes == ":" else 1.8,
+        marker="o" if len(x) <= FEW else None,
+        markersize=3,
+    )
+
+
+def _finish(loss: Axes, by_round: Axes, by_bytes: Axes, label: str, traffic: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    scale, unit = next(((scale, unit) for scale, unit in UNITS if traffic >= scale), UNITS[-1])
+    style(loss, x="round", y="loss", title="Loss")
+    style(by_round, x="round", y=label, title=f"{_title(label)} by round")
+    style(by_bytes, x=f"{unit} sent, up and down, all clients", y=label, title=f"{_title(label)} by traffic")
+    for axes in (loss, by_round):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    by_bytes.xaxis.set_major_formatter(lambda value, _: f"{value / scale:g}")
+    for axes in (loss, by_round, by_bytes):
+        _span(axes)
+
+
+def _title(label: str) -> str:
+    return label[:1].upper() + label[1:]
+
+
+def _span(axes: Axes) -> None:
+    """A logarithmic scale where the values span more than two orders of magnitude; a word where there are none."""
+    values = [float(y) for line in axes.get_lines() for y in np.asarray(line.get_ydata(), np.float64)]
+    if not values:
+        empty(axes, "no values yet")
+    elif min(values) > 0 and math.log10(max(values) / min(values)) > 2:
+        axes.set_yscale("log")
