@@ -1,17 +1,27 @@
-"""The configuration of a run: frozen models, and what a YAML file, the environment and flags make of them."""
+"""The configuration of a run: a frozen model, and how file, environment and flags make it, all problems at once."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
 
+from flctl import yaml_text
+from flctl.completion import Completion, Components, load_plugins, presets
 from flctl.component import Options
+from flctl.errors import ConfigError
+from flctl.explain import Complaint, complaints
+from flctl.layers import Flag, KeyPath, Layer, Merged, from_environment, from_flags, from_overrides, from_source, merge
+from flctl.problems import Place, Problem, refuse
 from flctl.sections import (
     AUTO,
+    DEFAULT_COMPONENTS,
+    SECTIONS,
     CheckpointConfig,
     CohortConfig,
     ComponentConfig,
@@ -22,6 +32,7 @@ from flctl.sections import (
     ServerConfig,
     StopConfig,
 )
+from flctl.strict_yaml import read_source
 from flctl.types import TaskKind
 
 __all__ = [
@@ -33,10 +44,17 @@ __all__ = [
     "Config",
     "EngineConfig",
     "EvalConfig",
+    "Flag",
+    "Loaded",
     "LocalConfig",
+    "Origin",
     "ServerConfig",
     "StopConfig",
     "digest",
+    "dump",
+    "effective",
+    "load",
+    "load_partition_section",
 ]
 
 DEFAULT_MODELS: Mapping[TaskKind, str] = {
@@ -72,6 +90,10 @@ def _by_name(value: tuple[ComponentConfig, ...]) -> dict[str, Any]:
     return {item.name: dict(item.options) for item in value}
 
 
+def _default(part: str) -> ComponentConfig:
+    return ComponentConfig(name=DEFAULT_COMPONENTS[part])
+
+
 Named = Annotated[ComponentConfig, BeforeValidator(component), PlainSerializer(_flat)]
 Layers = Annotated[tuple[ComponentConfig, ...], BeforeValidator(_components), PlainSerializer(_by_name)]
 
@@ -89,9 +111,9 @@ class Config(Options):
     partition: dict[str, Any] | None = Field(
         default=None, description="What `flctl partition --config` makes; not read by training."
     )
-    model: Named = Field(default=ComponentConfig(name=AUTO), description="The model; auto: by task.")
-    strategy: Named = Field(default=ComponentConfig(name="fedavg"), description="The algorithm.")
-    aggregator: Named = Field(default=ComponentConfig(name="plain"), description="How updates become their sum.")
+    model: Named = Field(default=_default("model"), description="The model; auto: by task.")
+    strategy: Named = Field(default=_default("strategy"), description="The algorithm.")
+    aggregator: Named = Field(default=_default("aggregator"), description="How updates become their sum.")
     transforms: Layers = Field(
         default=(), description="Layers around the sum, in the order that an update passes them."
     )
@@ -130,3 +152,129 @@ def digest(config: Config) -> str:
     parts = {key: value for key, value in effective(config).items() if key not in left_out}
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+
+
+OTHER_WORDS = {
+    "clients_per_round": "'cohort.clients'",
+    "sampling_rate": "'cohort.rate'",
+    "local_epochs": "'local.epochs'",
+    "local_steps": "'local.steps'",
+    "learning_rate": "'local.lr'",
+    "server_lr": "'server.lr'",
+    "target_metric": "'stop.metric'",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value came from: "x.yaml:12:5", "FLCTL__LOCAL__LR", "-o local.lr", "--lr", "fedadam", or "" (default)."""
+
+    source: Literal["default", "strategy", "file", "environment", "override", "flag"]
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and for each of its effective keys (dotted) where the value came from."""
+
+    config: Config
+    origins: Mapping[str, Origin]
+
+
+def load(
+    registry: Components,
+    *,
+    file: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Loaded:
+    """The configuration that flags > `-o` > environment > file > strategy's presets > defaults make.
+
+    `flags` is dotted key -> value, or `Flag` with the name for messages; None is a flag that was not given. Local
+    plugins that `plugins` names are loaded into `registry`. Raises ConfigError with every problem and its place.
+    """
+    layers = [
+        from_source(read_source(file)) if file else Layer([]),
+        from_environment(environ or {}, lambda: registry.offers("transform")),
+        from_overrides(overrides),
+        from_flags(flags or {}),
+    ]
+    problems = [problem for layer in layers for problem in layer.problems]
+    merged = merge(layers)
+    problems += load_plugins(registry, merged)
+    merged = merge([presets(registry, merged), *layers])
+    completion = Completion(registry)
+    config, refused = _validated(completion.complete(merged.tree()))
+    problems += [_placed(complaint, merged) for complaint in [*completion.complaints, *refused]]
+    if problems or config is None:
+        raise refuse(problems)
+    # Every effective key counts as set from here on: what was shown and recorded is what holds.
+    explicit = Config.model_validate(effective(config))
+    return Loaded(explicit, dict(_origins(effective(explicit), merged, ())))
+
+
+def dump(config: Config) -> str:
+    """YAML that `load` reads back to an equal configuration."""
+    return yaml_text.write(effective(config))
+
+
+def load_partition_section(path: Path) -> dict[str, Any]:
+    """The `partition:` section of a config file as plain values. Raises ConfigError when there is none."""
+    layer = from_source(read_source(path))
+    if layer.problems:
+        raise refuse(layer.problems)
+    section = merge([layer]).tree().get("partition")
+    if not isinstance(section, dict):
+        found = "has no `partition:` section" if section is None else "has a `partition:` that is not a mapping"
+        raise ConfigError(f"{path} {found}", hint="Write for example `partition: {source: digits, clients: 10}`.")
+    return section
+
+
+def _validated(tree: Mapping[str, Any]) -> tuple[Config | None, list[Complaint]]:
+    try:
+        # JSON mode, because strictness there takes a list for a tuple, and 10.0 or "10" for no integer.
+        return Config.model_validate_json(json.dumps(tree), strict=True), []
+    except ValidationError as error:
+        return None, list(complaints(error, Config, elsewhere=_elsewhere()))
+
+
+def _elsewhere() -> dict[str, str]:
+    homes: dict[str, list[str]] = {}
+    for section, model in SECTIONS.items():
+        for key in model.model_fields:
+            homes.setdefault(key, []).append(f"'{section}.{key}'")
+    return {**{key: " or ".join(names) for key, names in homes.items()}, **OTHER_WORDS}
+
+
+def _placed(complaint: Complaint, merged: Merged) -> Problem:
+    place, hint = _place(complaint, merged), complaint.hint
+    if place and place.source.is_file and " has no effect " in complaint.message:
+        hint = f"Leave it out, or undo it with -o {'.'.join(complaint.path)}=null."
+    return Problem(complaint.message, place, hint)
+
+
+def _place(complaint: Complaint, merged: Merged) -> Place | None:
+    path = complaint.path
+    exact = merged.key(path) if complaint.about_key else merged.place(path) or merged.key(path)
+    while exact is None and len(path) > 1:
+        path = path[:-1]
+        exact = merged.place((*path, "name")) or merged.key(path)
+    return exact
+
+
+def _origins(tree: Mapping[str, Any], merged: Merged, at: KeyPath) -> Iterator[tuple[str, Origin]]:
+    for name, value in tree.items():
+        path = (*at, name)
+        if isinstance(value, dict) and value:
+            yield from _origins(value, merged, path)
+        else:
+            yield ".".join(path), _origin(merged, path)
+
+
+def _origin(merged: Merged, path: KeyPath) -> Origin:
+    for end in range(len(path), 0, -1):
+        setting = merged.settings.get(path[:end])
+        if setting is not None and (end == len(path) or not setting.opens) and setting.node.value is not None:
+            return Origin(setting.kind, setting.key.where)
+    return Origin("default", "")

@@ -1,7 +1,7 @@
 """The sections of a configuration: frozen, with ranges, and with a refusal of keys that would have no effect.
 
 A key "has no effect" when another key switches it off, as `momentum` under Adam. Setting such a key to anything
-but its off value (0, false, null) is an error, because a sweep over it would compare equal runs.
+but its default where that says "off" (0, false, null) is an error, because a sweep over it would compare equal runs.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from flctl.component import Options
-from flctl.optimizer import ServerOptimizerName
+from flctl.server import ServerOptimizerName
 
 __all__ = [
     "AUTO",
+    "DEFAULT_COMPONENTS",
     "IDLE_ERROR",
+    "SECTIONS",
     "CheckpointConfig",
     "CohortConfig",
     "ComponentConfig",
@@ -31,6 +33,7 @@ __all__ = [
 
 IDLE_ERROR = "no_effect"
 AUTO = "auto"
+DEFAULT_COMPONENTS = {"model": AUTO, "strategy": "fedavg", "aggregator": "plain", "engine": AUTO}
 Reasons = dict[str, str]
 
 
@@ -38,7 +41,7 @@ class Section(Options):
     """A section whose keys can be switched off by other keys."""
 
     NEUTRAL: ClassVar[Mapping[str, Any]] = {}
-    """Values that say what holds anyway when the key is switched off, beside 0, false and null."""
+    """Defaults that hold anyway when the key is switched off, beside 0, false and null."""
 
     def idle(self) -> Reasons:
         """The keys without effect under these values, each with what switches it off."""
@@ -56,7 +59,9 @@ class Section(Options):
 
     def _claims(self, name: str) -> bool:
         value = getattr(self, name)
-        return bool(value) and not (name in self.NEUTRAL and self.NEUTRAL[name] == value)
+        if value != type(self).model_fields[name].default:
+            return True
+        return bool(value) and value != self.NEUTRAL.get(name)
 
 
 class ComponentConfig(Options):
@@ -240,7 +245,9 @@ class EngineConfig(Section):
     NEUTRAL: ClassVar[Mapping[str, Any]] = {"workers": 1}
 
     name: str = Field(
-        default=AUTO, min_length=1, description="auto (pool when workers is above 1), inprocess, pool, or a plugin's."
+        default=DEFAULT_COMPONENTS["engine"],
+        min_length=1,
+        description="auto (pool if workers is above 1), inprocess, pool, or a plugin's.",
     )
     workers: int = Field(default=1, ge=1, description="Processes that train clients; the numbers do not depend on it.")
     max_failures: int = Field(default=0, ge=0, description="Clients that may fail in a round before the run stops.")
@@ -262,3 +269,14 @@ class EngineConfig(Section):
     def idle(self) -> Reasons:
         """See `Section.idle`."""
         return _without(("workers",), "with engine inprocess") if self.name == "inprocess" else {}
+
+
+SECTIONS: Mapping[str, type[Section]] = {
+    "cohort": CohortConfig,
+    "local": LocalConfig,
+    "server": ServerConfig,
+    "eval": EvalConfig,
+    "stop": StopConfig,
+    "checkpoint": CheckpointConfig,
+    "engine": EngineConfig,
+}

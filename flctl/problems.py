@@ -1,0 +1,103 @@
+"""What is wrong with a configuration: places in a source, problems at those places, and all of them in one error."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from flctl.errors import ConfigError
+
+__all__ = ["Place", "Problem", "Source", "refuse"]
+
+EXCERPT = 100
+LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Text that settings come from. `label` names it ("x.yaml", "-o local.lr"); a file's places have line:column.
+
+    `shown` is what stands before a problem in a source without lines ("-o local.lr=abc").
+    """
+
+    label: str
+    text: str = ""
+    is_file: bool = False
+    shown: str = ""
+
+    def place(self, line: int = 0, column: int = 0, width: int = 1) -> Place:
+        """The place at a line and column (both from 0), `width` characters wide."""
+        return Place(self, line, column, max(1, width))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something stands: a source, a line and a column (from 0), and how many characters it takes."""
+
+    source: Source
+    line: int = 0
+    column: int = 0
+    width: int = 1
+
+    @property
+    def where(self) -> str:
+        """ "x.yaml:12:5" for a file (from 1), else the source's label."""
+        return f"{self.source.label}:{self.line + 1}:{self.column + 1}" if self.source.is_file else self.source.label
+
+    def excerpt(self) -> str:
+        """The line with a caret under the place, two lines of text; empty for a source without lines."""
+        lines = LINE_BREAK.split(self.source.text) if self.source.is_file else []
+        if self.line >= len(lines):
+            return ""
+        start = max(0, self.column - EXCERPT // 2)
+        text = lines[self.line][start : start + EXCERPT]
+        before = _cells(text[: self.column - start])
+        marked = max(1, _cells(text[self.column - start :][: self.width]))
+        number = str(self.line + 1)
+        return f"  {number} | {_printable(text)}\n  {' ' * len(number)} | {' ' * before}{'^' * marked}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, where, and what to do about it."""
+
+    message: str
+    place: Place | None = None
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        prefix = f"{self._prefix()}: " if self.place else ""
+        sentence = f"{prefix}{self.message}" + (f". {self.hint}" if self.hint else "")
+        excerpt = self.place.excerpt() if self.place else ""
+        return f"{sentence}\n{excerpt}" if excerpt else sentence
+
+    def _prefix(self) -> str:
+        if self.place is None:
+            return ""
+        return self.place.where if self.place.source.is_file else (self.place.source.shown or self.place.where)
+
+    def at(self, place: Place) -> Problem:
+        """The same problem at another place."""
+        return replace(self, place=place)
+
+
+def refuse(problems: Sequence[Problem], hint: str | None = None) -> ConfigError:
+    """One error that tells all problems, those of a file in the order of its lines."""
+    ordered = sorted(dict.fromkeys(problems), key=_order)
+    text = "\n".join(str(problem) for problem in ordered)
+    return ConfigError(text if len(ordered) == 1 else f"{len(ordered)} problems\n{text}", hint=hint)
+
+
+def _order(problem: Problem) -> tuple[bool, int, int]:
+    place = problem.place
+    return (False, -1, -1) if place is None else (not place.source.is_file, place.line, place.column)
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else " " if char == "\t" else "?" for char in text)
+
+
+def _cells(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
