@@ -1,0 +1,63 @@
+"""The base of schemes that change what a client sees, on top of another scheme that says who owns which rows."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from flctl.component import Options
+from flctl.errors import ConfigError, DataError
+from flctl.partition.partitioner import Assignment, Partitioner, Rows
+from flctl.partition.schemes.options import Pairs
+
+__all__ = ["Altering", "AlteringOptions"]
+
+
+class AlteringOptions(Options):
+    """The scheme that says who owns which rows, and its options (`alpha=0.3,min_size=5` on a command line)."""
+
+    base: Annotated[str, Field(description="The scheme that says who owns which rows")] = "iid"
+    base_options: Annotated[Pairs, Field(default_factory=dict, description="Its options")]
+
+
+class Altering(Partitioner):
+    """Rows by the scheme `base`; `alter` changes them for each client.
+
+    `assign` comes first: it looks at the data as a whole (`prepare`), which `alter` then needs.
+    """
+
+    class Config(AlteringOptions):
+        """No options of its own."""
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self.base = _base(self.name, self.config.base, self.config.base_options)
+
+    def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
+        if rows.target.ndim != 1:
+            raise DataError(f"scheme '{self.name}' does not apply to text", hint="Use natural, temporal or iid.")
+        self.prepare(rows)
+        return self.base.assign(rows, clients, rng)
+
+    def prepare(self, rows: Rows) -> None:
+        """Keeps what `alter` must know about the data as a whole. Raises DataError for data it cannot alter."""
+        raise NotImplementedError
+
+
+def _base(scheme: str, name: str, options: dict[str, Any]) -> Partitioner:
+    from flctl.partition.schemes import PARTITIONERS
+
+    known = {found.name: found for found in PARTITIONERS if not issubclass(found, Altering)}
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
+        raise ConfigError(f"'{name}' cannot be the base of scheme '{scheme}'", hint=hint)
+    try:
+        return known[name].from_options(options)
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        has = ", ".join(known[name].Config.model_fields) or "none"
+        raise ConfigError(f"base_options do not fit scheme '{name}': {found}", hint=f"Its options: {has}.") from error

@@ -1,0 +1,162 @@
+"""Label skew by Dirichlet draws: over the clients of each class, or over the classes of each client."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from flctl.component import Options
+from flctl.errors import DataError
+from flctl.partition.partitioner import Assignment, Partitioner, Rows
+from flctl.partition.schemes.deal import (
+    Floats,
+    Ints,
+    by_class,
+    class_codes,
+    client_count,
+    deal_by_class,
+    even_sizes,
+    refuse_minimum,
+    round_systematically,
+    size_array,
+)
+from flctl.partition.schemes.options import Bins, Concentration, SizeList
+
+__all__ = ["Dirichlet", "InnerDirichlet"]
+
+ATTEMPTS = 100
+
+
+class Dirichlet(Partitioner):
+    """Each class divided among the clients by a draw of Dir_K(alpha) (Yurochkin et al. 2019, section 4).
+
+    The label skew popularised by Hsu et al. 2019, section 3, whose own form fixes each client's size and draws
+    over its classes (`inner-dirichlet`). `alpha`: one concentration, or one for each client; small is skewed, large
+    tends to iid. `self_balancing` gives nothing more to a client that already has its n/K rows (Yurochkin et al.'s
+    and NIID-Bench's code). A draw in which a client has fewer than `min_size` rows is drawn again, 100 times at
+    most. A real-valued target counts by its quantile `bins`.
+    """
+
+    name = "dirichlet"
+
+    class Config(Options):
+        alpha: Annotated[Concentration, Field(description="Concentration: small is skewed")] = 0.5
+        min_size: Annotated[int, Field(ge=0, description="Fewest rows of any client")] = 0
+        self_balancing: Annotated[bool, Field(description="No more rows for clients that have their share")] = False
+        bins: Annotated[Bins, Field(description="Quantile bins of a real-valued target")] = 10
+
+    def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
+        count = client_count(rows, clients, self.name)
+        refuse_minimum(rows.count, count, self.config.min_size)
+        codes, classes = class_codes(rows, self.config.bins, self.name)
+        alpha = _spread(self.config.alpha, count, "clients")
+        order, totals = by_class(codes, classes, rng)
+        smallest = -1
+        for _ in range(ATTEMPTS):
+            counts = self._draw(totals, alpha, rng)
+            smallest = max(smallest, int(counts.sum(axis=0).min()))
+            if smallest >= self.config.min_size:
+                return deal_by_class(order, totals, counts)
+        raise DataError(
+            f"no draw of {ATTEMPTS} gave every client {self.config.min_size} rows; "
+            f"the smallest client of the best had {smallest}",
+            hint="Raise --alpha, lower --min-size or --clients, or use --scheme inner-dirichlet (fixed sizes).",
+        )
+
+    def _draw(self, totals: Ints, alpha: Floats, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+        """Rows of each class for each client, [C, K]."""
+        counts = np.zeros((len(totals), len(alpha)), np.int32)
+        sizes = np.zeros(len(alpha), np.int64)
+        for code in np.flatnonzero(totals):
+            shares = rng.dirichlet(alpha)
+            if self.config.self_balancing:
+                shares = _masked(shares, sizes < totals.sum() / len(alpha))
+            counts[code] = round_systematically(shares, int(totals[code]), rng)
+            sizes += counts[code]
+        return counts
+
+
+class InnerDirichlet(Partitioner):
+    """Each client's class mix drawn from Dir_C(alpha), its size fixed (Hsu et al. 2019, section 3; Acar et al. 2021).
+
+    `alpha`: one concentration per class (Hsu et al.'s is this times the number of classes), or one for each class;
+    `sizes`: rows of each client, or shares of all rows; equal without it. Clients are served in random order; when
+    a class is used up, the rest of a client's rows come from the classes that are left in its own proportions, so
+    that the last clients served depart most from their draw (as in Acar et al.'s code). Rows beyond the sizes are
+    left out.
+    """
+
+    name = "inner-dirichlet"
+
+    class Config(Options):
+        alpha: Annotated[Concentration, Field(description="Concentration: small is skewed")] = 0.5
+        sizes: Annotated[SizeList | None, Field(description="Rows of each client, or shares")] = None
+        bins: Annotated[Bins, Field(description="Quantile bins of a real-valued target")] = 10
+
+    def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
+        sizes = client_sizes(rows, clients, self.config.sizes, self.name)
+        codes, classes = class_codes(rows, self.config.bins, self.name)
+        alpha = _spread(self.config.alpha, classes, "classes")
+        order, totals = by_class(codes, classes, rng)
+        counts = draw_from_stock(rng.dirichlet(alpha, len(sizes)), sizes, totals, rng)
+        return deal_by_class(order, totals, counts.T)
+
+
+def client_sizes(rows: Rows, clients: int | None, sizes: SizeList | None, scheme: str) -> Ints:
+    """Rows of each client: the given sizes, else equal ones. Raises DataError where they do not fit the rows or
+    the number of clients."""
+    if sizes is None:
+        return even_sizes(rows.count, client_count(rows, clients, scheme))
+    if clients is not None and clients != len(sizes):
+        raise DataError(
+            f"{len(sizes)} sizes were given for {clients} clients",
+            hint="Give one size for each client, or leave out --clients.",
+        )
+    return size_array(sizes, rows.count)
+
+
+def draw_from_stock(mixes: Floats, sizes: Ints, stock: Ints, rng: np.random.Generator) -> Ints:
+    """Rows of each class for each client [K, C]: multinomial draws from `mixes` [K, C] that never exceed `stock` [C].
+
+    All clients draw at once and are served in random order; what a class could not give is drawn again from the
+    classes that are left. Each pass uses up a class or ends, so there are at most C + 1.
+    """
+    queue = rng.permutation(len(sizes))
+    counts = np.zeros(mixes.shape, np.int64)
+    need, left = sizes.copy(), stock.copy()
+    while need.any():
+        waiting = queue[need[queue] > 0]
+        wanted = np.cumsum(rng.multinomial(need[waiting], _open_mixes(mixes[waiting], left)), axis=0)
+        granted = np.diff(np.minimum(wanted, left), axis=0, prepend=0)
+        counts[waiting] += granted
+        need[waiting] -= granted.sum(axis=1)
+        left -= granted.sum(axis=0)
+    return counts
+
+
+def _open_mixes(mixes: Floats, left: Ints) -> Floats:
+    """Mixes over the classes that have rows left; a mix with nothing left follows what is left."""
+    weights = np.where(left > 0, mixes, 0.0)
+    total = weights.sum(axis=1, keepdims=True)
+    return np.where(total > 0, weights / np.where(total > 0, total, 1), left / left.sum())
+
+
+def _masked(shares: Floats, allowed: npt.NDArray[np.bool_]) -> Floats:
+    """The shares of the allowed clients, scaled to sum to 1; equal ones where they have none."""
+    kept = shares * allowed
+    total = kept.sum()
+    return np.asarray(kept / total if total > 0 else allowed / allowed.sum())
+
+
+def _spread(alpha: float | tuple[float, ...], length: int, what: str) -> Floats:
+    """The concentration vector. Raises DataError for a list of another length."""
+    values = np.atleast_1d(np.asarray(alpha, np.float64))
+    if len(values) not in {1, length}:
+        raise DataError(
+            f"alpha lists {len(values)} values for {length} {what}",
+            hint=f"Give one number, or one for each of the {what}.",
+        )
+    return np.resize(values, length)

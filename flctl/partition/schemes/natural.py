@@ -1,0 +1,167 @@
+"""Clients as the data have them: people, sites, stations, roles."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from flctl.component import Options
+from flctl.errors import ConfigError, DataError
+from flctl.partition.duplicates import hash_rows
+from flctl.partition.partitioner import Assignment, Partitioner, Rows
+from flctl.partition.schemes.deal import Ints, even_sizes
+
+__all__ = ["GroupedNatural", "Natural"]
+
+Missing = Annotated[Literal["refuse", "client", "leave-out"], Field(description="What to do with rows without a value")]
+MISSING = "missing"
+INTEGER = re.compile(r"-?\d+")
+
+
+class Natural(Partitioner):
+    """One client for each value of the column that `--by` names (Caldas et al. 2018, LEAF).
+
+    Clients are called by their values, in numeric order where all are integers, else in order of text. Values
+    with fewer than `min_size` rows are left out; `top` keeps the values with most rows. An empty or blank value
+    is `missing_group`: refused, a client called "missing" (unrelated rows under one roof, so never by default),
+    or left out.
+    """
+
+    name = "natural"
+
+    class Config(Options):
+        min_size: Annotated[int, Field(ge=1, description="Values with fewer rows are left out")] = 1
+        top: Annotated[int | None, Field(ge=1, description="Keep the values with most rows")] = None
+        missing_group: Missing = "refuse"
+
+    def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
+        names, codes = natural_groups(rows, self.name, self.config.missing_group)
+        kept = self._kept(names, np.bincount(codes[codes >= 0], minlength=len(names)))
+        if clients is not None and clients != len(kept):
+            raise DataError(
+                f"{clients} clients were asked for; the column has {len(kept)} values that count",
+                hint="Leave out --clients, keep the largest with --top N, or merge with --scheme grouped-natural.",
+            )
+        renumber = np.full(len(names) + 1, -1, np.int64)  # The last stands for -1.
+        renumber[kept] = np.arange(len(kept))
+        return Assignment(renumber[codes], len(kept), tuple(names[i] for i in kept))
+
+    def _kept(self, names: list[str], sizes: Ints) -> Ints:
+        large = np.flatnonzero(sizes >= self.config.min_size)
+        if not len(large):
+            raise DataError(
+                f"none of the {len(names)} values has {self.config.min_size} rows; "
+                f"the largest has {sizes.max(initial=0)}",
+                hint=f"The largest possible --min-size is {sizes.max(initial=0)}.",
+            )
+        if self.config.top is None:
+            return large
+        return np.sort(large[np.argsort(-sizes[large], kind="stable")][: self.config.top])
+
+
+class GroupedNatural(Partitioner):
+    """Several values of the `--by` column for each client (flwr-datasets, GroupedNaturalIdPartitioner).
+
+    Give `group_size` values for each client, or a number of clients, among which the values are spread evenly. The
+    values are grouped in random order, or in their own (numeric, else text) without `shuffle`. `mode` says what
+    becomes of the last, incomplete group: `allow-smaller` keeps it, `allow-bigger` spreads it over the others,
+    `drop-remainder` leaves it out, `strict` refuses.
+    """
+
+    name = "grouped-natural"
+
+    class Config(Options):
+        group_size: Annotated[int | None, Field(ge=1, description="Values for each client")] = None
+        mode: Annotated[
+            Literal["allow-smaller", "allow-bigger", "drop-remainder", "strict"],
+            Field(description="What becomes of an incomplete group"),
+        ] = "allow-smaller"
+        shuffle: Annotated[bool, Field(description="Group values in random order")] = True
+        missing_group: Missing = "refuse"
+
+    def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
+        names, codes = natural_groups(rows, self.name, self.config.missing_group)
+        members = self._members(len(names), clients)
+        order = rng.permutation(len(names)) if self.config.shuffle else np.arange(len(names))
+        client_of = np.full(len(names) + 1, -1, np.int64)  # The last stands for -1.
+        client_of[order[: int(members.sum())]] = np.repeat(np.arange(len(members)), members)
+        return Assignment(client_of[codes], len(members))
+
+    def _members(self, values: int, clients: int | None) -> Ints:
+        """How many values each client holds."""
+        size = self.config.group_size
+        if (size is None) == (clients is None):
+            raise ConfigError(
+                "scheme 'grouped-natural' needs either a group size or a number of clients",
+                hint="Give --group-size 5 or --clients 20, not both.",
+            )
+        needed = clients if clients is not None else size
+        if needed is not None and not 1 <= needed <= values:
+            raise DataError(f"{needed} was asked for; the column has {values} values", hint=f"Give 1 to {values}.")
+        return even_sizes(values, clients) if clients is not None else self._grouped(values, size or 1)
+
+    def _grouped(self, values: int, size: int) -> Ints:
+        groups, rest = divmod(values, size)
+        if rest and self.config.mode == "strict":
+            raise DataError(
+                f"{values} values do not divide into groups of {size}: {rest} are left",
+                hint="Choose a divisor, or another --mode.",
+            )
+        if self.config.mode == "allow-bigger":
+            return even_sizes(values, groups)
+        smaller = [rest] if rest and self.config.mode == "allow-smaller" else []
+        return np.array([size] * groups + smaller, np.int64)
+
+
+def natural_groups(rows: Rows, scheme: str, missing: str) -> tuple[list[str], Ints]:
+    """The values of the `--by` column in order, and each row's index among them (-1: left out).
+
+    Raises ConfigError without a column, DataError for missing values that are refused.
+    """
+    if rows.group is None:
+        raise ConfigError(
+            f"scheme '{scheme}' needs the column that says whose row it is",
+            hint="Add for example --by station.",
+        )
+    column = np.char.strip(np.asarray(rows.group, np.str_)) if rows.count else np.empty(0, np.str_)
+    blank = column == ""
+    count = int(np.count_nonzero(blank))
+    if count and missing == "refuse":
+        raise DataError(
+            f"{count} of {rows.count} rows have no value in the --by column",
+            hint="Give --missing-group leave-out, or --missing-group client to make them a client of their own.",
+        )
+    if count and missing == "client":
+        column, blank = _named(column, blank), np.zeros(len(column), bool)
+    names, inverse = _factorise(column[~blank])
+    codes = np.full(rows.count, -1, np.int64)
+    codes[~blank] = inverse
+    if not names:
+        raise DataError("the --by column has no values", hint="Name another column.")
+    return names, codes
+
+
+def _named(column: npt.NDArray[np.str_], blank: npt.NDArray[np.bool_]) -> npt.NDArray[np.str_]:
+    if (column == MISSING).any():
+        raise DataError(
+            f"the --by column already has a value '{MISSING}'", hint="Give --missing-group leave-out instead."
+        )
+    return np.where(blank, MISSING, column)
+
+
+def _factorise(column: npt.NDArray[np.str_]) -> tuple[list[str], Ints]:
+    """The distinct values in order, and each row's index among them."""
+    # By 64-bit hash and then compared: sorting millions of strings takes ten times as long.
+    _, first, inverse = np.unique(hash_rows(column), return_index=True, return_inverse=True)
+    names = column[first]
+    if not np.array_equal(names[inverse], column):
+        names, inverse = np.unique(column, return_inverse=True)
+    numeric = all(INTEGER.fullmatch(name) for name in names.tolist())
+    order = sorted(range(len(names)), key=lambda i: (int(names[i]) if numeric else 0, str(names[i])))
+    rank = np.empty(len(names), np.int64)
+    rank[order] = np.arange(len(names))
+    return [str(names[i]) for i in order], rank[inverse]
