@@ -24,8 +24,8 @@ from flctl.types import Arrays, Layout, LocalWork
 __all__ = ["Adjust", "FlatModel", "Trained", "batches", "single_thread", "train"]
 
 Adjust = Callable[[Tensor, Tensor], Tensor]
-"""`adjust(grad, params) -> grad` on flat tensors [D], called at each step before clipping; may work in place on
-`grad` and must leave `params` alone."""
+"""`adjust(grad, params) -> grad` on flat tensors [D], called at each step before clipping. It may work in
+place on `grad` and must leave `params` alone; what it returns may be overwritten."""
 
 _CLIP_EPS = 1e-6
 
@@ -39,10 +39,11 @@ class FlatModel:
     """A module whose trainable parameters are views of one flat float32 tensor.
 
     `params` [D] holds each trainable parameter once, in the order of `module.named_parameters()`, tied ones under
-    their first name. `read` and `load` move it together with "buffers" [B]: the persistent buffers as float32
-    in the order of `module.named_buffers()`; integer ones (BatchNorm's counter) are rounded when loaded, and so are
-    exact up to 2^24. Parameters that do not require a gradient are constants of the model: each process builds
-    them alike, so they are neither trained nor sent, but they are part of the named state.
+    their first name; `parameters` are they and `values` the views of `params` behind them. `read` and `load`
+    move it together with "buffers" [B]: the persistent buffers as float32 in the order of
+    `module.named_buffers()`; integer ones (BatchNorm's counter) are rounded when loaded, and so are exact up to
+    2^24. Parameters that do not require a gradient are constants of the model: each process builds them alike, so
+    they are neither trained nor sent, but they are part of the named state.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -56,8 +57,9 @@ class FlatModel:
         self._shapes = [p.shape for p in self.parameters]
         self._sizes = [p.numel() for p in self.parameters]
         self.params = torch.cat([p.detach().reshape(-1) for p in self.parameters])
-        for parameter, view in zip(self.parameters, self._views(self.params), strict=True):
-            parameter.data = view
+        self.values = self._views(self.params)
+        for parameter, value in zip(self.parameters, self.values, strict=True):
+            parameter.data = value
         named = module.state_dict().keys()
         self._buffer_names = [name for name, _ in module.named_buffers() if name in named]
         self._buffer_sizes = [buffer.numel() for buffer in self._buffers()]
@@ -157,7 +159,7 @@ def batches(rows: int, local: LocalWork, rng: np.random.Generator) -> Iterator[n
         left -= per_epoch
 
 
-def train(  # noqa: PLR0917
+def train(
     model: FlatModel,
     task: Task,
     x: npt.NDArray[np.generic],
@@ -197,15 +199,14 @@ def train(  # noqa: PLR0917
 def _update(model: FlatModel, local: LocalWork, adjust: Adjust | None) -> Callable[[Tensor], None]:
     """One step from a loss. Where each coordinate moves by -lr times its gradient and nothing else, the
     parameters are updated one by one, which saves building the flat gradient; the values are the same."""
-    plain = not (local.momentum or local.weight_decay or local.clip_norm is not None or adjust)
+    plain = not (local.momentum or local.nesterov or local.weight_decay or local.clip_norm is not None or adjust)
     if local.optimizer == "sgd" and plain:
         return partial(_plain_step, model, local.lr)
     return partial(_flat_step, model, local, optimizer_for(local), adjust)
 
 
 def _plain_step(model: FlatModel, lr: float, loss: Tensor) -> None:
-    with torch.no_grad():
-        torch._foreach_add_(model.parameters, model.gradients(loss), alpha=-lr)
+    torch._foreach_add_(model.values, model.gradients(loss), alpha=-lr)
 
 
 def _flat_step(model: FlatModel, local: LocalWork, optimizer: Optimizer, adjust: Adjust | None, loss: Tensor) -> None:
