@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from flctl.types import Arrays, Layout
 
-__all__ = ["accumulate", "clip", "is_finite", "layout_of", "norm", "nbytes", "scale", "zeros"]
+__all__ = ["accumulate", "clip", "is_finite", "layout_of", "nbytes", "norm", "scale", "zeros"]
 
 
 def layout_of(arrays: Arrays) -> Layout:
@@ -17,19 +19,19 @@ def layout_of(arrays: Arrays) -> Layout:
     return {name: int(array.size) for name, array in arrays.items()}
 
 
-def zeros(layout: Layout, dtype: np.dtype | type = np.float32) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def zeros(layout: Layout, dtype: npt.DTypeLike = np.float32) -> dict[str, npt.NDArray[Any]]:
     """Zero vectors of a layout."""
     return {name: np.zeros(length, dtype) for name, length in layout.items()}
 
 
-def accumulate(total: Mapping[str, np.ndarray], arrays: Arrays, weight: float = 1.0) -> None:
+def accumulate(total: Mapping[str, npt.NDArray[Any]], arrays: Arrays, weight: float = 1.0) -> None:
     """Adds `weight * arrays` to `total` in place; one pass over memory where the weight is one."""
     for name, target in total.items():
-        source = arrays[name]
-        target += source if weight == 1.0 else np.multiply(source, weight, dtype=target.dtype)
+        scaled = arrays[name] if weight == 1.0 else np.multiply(arrays[name], weight, dtype=target.dtype)
+        np.add(target, scaled, out=target)
 
 
-def scale(arrays: Arrays, factor: float) -> dict[str, np.ndarray]:
+def scale(arrays: Arrays, factor: float) -> dict[str, npt.NDArray[Any]]:
     """Each vector times `factor`, dtype kept."""
     return {name: array * array.dtype.type(factor) for name, array in arrays.items()}
 
@@ -39,7 +41,7 @@ def norm(arrays: Arrays) -> float:
     return math.sqrt(sum(float(np.dot(a, a)) for a in (v.astype(np.float64) for v in arrays.values())))
 
 
-def clip(arrays: Arrays, bound: float) -> tuple[dict[str, np.ndarray], float]:
+def clip(arrays: Arrays, bound: float) -> tuple[dict[str, npt.NDArray[Any]], float]:
     """The vectors scaled down to an L2 norm of at most `bound` together, and the norm they had."""
     length = norm(arrays)
     return (dict(arrays) if length <= bound else scale(arrays, bound / length)), length

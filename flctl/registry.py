@@ -93,13 +93,22 @@ class Registry:
     def __init__(self, disable: Sequence[str] = (), files: Sequence[Path] = ()) -> None:
         self.manager = pluggy.PluginManager(hookspecs.PROJECT)
         self.manager.add_hookspecs(hookspecs)
+        self.disabled = tuple(disable)
+        self.files: tuple[Path, ...] = ()
         self.broken: list[BrokenPlugin] = []
         self._plugins: dict[str, Plugin] = {}
         self._offers: dict[str, dict[str, Offer]] = {}
         self._add(builtins, Plugin("builtin", f"flctl {_version()}"))
         self._load_entry_points(frozenset(disable))
         for file in files:
+            self.add_file(file)
+
+    def add_file(self, file: Path) -> None:
+        """Loads a local plugin file, once. Raises PluginError when it cannot be loaded."""
+        if file.resolve() not in {known.resolve() for known in self.files}:
             self._add(load_file(file), Plugin(str(file), file.name))
+            self.files = (*self.files, file)
+            self._offers.clear()
 
     @property
     def plugins(self) -> Sequence[Plugin]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "WEIGHT",
     "Aggregate",
     "Arrays",
     "Checkpoint",
@@ -31,6 +32,8 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 """A few named FLAT vectors, never a nested tree."""
 Layout = Mapping[str, int]
 """Name -> length: what an update must look like."""
+WEIGHT = "weight"
+"""The summed vector [1] that holds the clients' weights; float64, so that a count of examples stays exact."""
 TaskKind = Literal["classification", "binary", "regression", "next-character"]
 
 

@@ -17,6 +17,7 @@ INTERRUPTED = 130
 def build(disable: Sequence[str] = ()) -> typer.Typer:
     """The application with the subcommands of every plugin that loads; broken plugins are warned about."""
     from flctl.cli import output
+    from flctl.cli.session import use_registry
     from flctl.registry import Registry
 
     app = typer.Typer(
@@ -27,6 +28,7 @@ def build(disable: Sequence[str] = ()) -> typer.Typer:
         help="Federated learning from the command line: partition, train, evaluate.",
     )
     registry = Registry(disable=disable)
+    use_registry(registry)
     registry.register_commands(app)
     for plugin in registry.broken:
         output.warn(f"plugin '{plugin.name}' ({plugin.origin}) did not load: {plugin.reason}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,19 @@ if TYPE_CHECKING:
 
     from flctl.errors import FlctlError
 
-__all__ = ["ENVELOPE", "JsonFlag", "emit", "envelope", "fail", "note", "parse_pairs", "stderr", "stdout", "table", "warn"]
+__all__ = [
+    "ENVELOPE",
+    "JsonFlag",
+    "emit",
+    "envelope",
+    "fail",
+    "note",
+    "parse_pairs",
+    "stderr",
+    "stdout",
+    "table",
+    "warn",
+]
 
 ENVELOPE = 1
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON envelope on stdout.", rich_help_panel="Output")]
@@ -46,7 +59,7 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
 
@@ -85,14 +98,16 @@ def warn(message: str) -> None:
     console.print(message, markup=False)
 
 
-def table(console: Console, columns: Iterable[str], rows: Iterable[Iterable[Any]], title: str | None = None) -> None:
-    """A plain table; every column but the first is right-aligned."""
+def table(
+    console: Console, columns: Iterable[str], rows: Iterable[Iterable[Any]], title: str | None = None, left: int = 1
+) -> None:
+    """A plain table; all columns but the first `left` are right-aligned."""
     from rich import box
     from rich.table import Table
 
     grid = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for index, column in enumerate(columns):
-        grid.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        grid.add_column(column, justify="left" if index < left else "right", overflow="fold")
     for row in rows:
         grid.add_row(*(str(cell) for cell in row))
     console.print(grid)

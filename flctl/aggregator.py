@@ -1,0 +1,87 @@
+"""The base class of aggregators, and the plain sum: how vectors that lie on different clients become their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from flctl import wire
+from flctl.component import Component
+from flctl.transform import ClientContext
+from flctl.types import Aggregate, Arrays, ClientId, Layout
+
+if TYPE_CHECKING:
+    from flctl.run import Run
+
+__all__ = ["AggregationContext", "Aggregator", "Phase", "PlainAggregator", "Total"]
+
+Replies = Iterable[tuple[ClientId, bytes]]
+
+
+class Total(Protocol):
+    """Where an aggregator that sees each vector puts them; adds them up in the order they come."""
+
+    def add(self, client_id: ClientId, message: bytes) -> None:
+        """Adds the vector in a client's message; one that is malformed or not finite makes the client a failed one."""
+
+    def aggregate(self) -> Aggregate:
+        """The sum of what was added."""
+
+
+@dataclass(frozen=True, slots=True)
+class AggregationContext:
+    """One round as the aggregator's server half sees it. `layout` is the vector's, the weight included."""
+
+    round: int
+    cohort: tuple[ClientId, ...]
+    layout: Layout
+    total: Callable[[], Total]
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One exchange: a message for each client, and whether the clients train before they answer it."""
+
+    messages: Mapping[ClientId, bytes]
+    trains: bool
+
+
+class Aggregator(Component):
+    """Sums vectors across clients; exactly one per run.
+
+    The server half is a sans-IO generator: it yields a `Phase` and is sent the replies as an iterator of
+    (client, message) in cohort order; a client that is absent dropped out. It returns the `Aggregate`, or raises
+    ProtocolError, after which nothing of the round is used. The client half is a pure step with memory as bytes,
+    because another process may take the next message.
+    """
+
+    hides: ClassVar[bool] = False
+    """True: the server learns the sum and nothing else, so metrics and single updates stay with the clients."""
+
+    def check(self, run: Run) -> None:
+        """Before the run: raises IncompatibleError where this aggregator cannot keep its promise."""
+
+    def server(self, ctx: AggregationContext) -> Generator[Phase, Replies, Aggregate]:
+        """Server, each round."""
+        raise NotImplementedError
+
+    def client(self, memory: bytes, message: bytes, vector: Arrays | None, ctx: ClientContext) -> tuple[bytes, bytes]:
+        """Client, each phase: (memory for the round's next phase, reply). `vector` is None unless the phase trains."""
+        raise NotImplementedError
+
+
+class PlainAggregator(Aggregator):
+    """Adds the vectors in the clear, one after the other in client order, with one accumulator."""
+
+    name = "plain"
+
+    def server(self, ctx: AggregationContext) -> Generator[Phase, Replies, Aggregate]:
+        total = ctx.total()
+        replies = yield Phase(dict.fromkeys(ctx.cohort, b""), trains=True)
+        for client_id, message in replies:
+            total.add(client_id, message)
+        return total.aggregate()
+
+    def client(self, memory: bytes, message: bytes, vector: Arrays | None, ctx: ClientContext) -> tuple[bytes, bytes]:
+        return b"", wire.pack("vector", arrays=vector or {})

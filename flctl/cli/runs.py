@@ -1,0 +1,125 @@
+"""`flctl runs`: what was trained, and a closer look at one client of one round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flctl.cli import output
+from flctl.cli.complete import complete_runs
+from flctl.cli.output import JsonFlag
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flctl.rundir import RunDirectory
+
+__all__ = ["register"]
+
+RunArgument = Annotated[Path, typer.Argument(help="The run directory.", autocompletion=complete_runs)]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `runs` to the application."""
+    runs = typer.Typer(no_args_is_help=True, help="List runs, show one, replay one client of a round.")
+    runs.command("list")(list_runs)
+    runs.command("show")(show)
+    runs.command("replay")(replay)
+    app.add_typer(runs, name="runs")
+
+
+def list_runs(
+    folder: Annotated[Path, typer.Argument(help="The folder that holds runs.")] = Path("runs"),
+    as_json: JsonFlag = False,
+) -> None:
+    """List the runs in a folder, newest last."""
+    from flctl.rundir import RUN, RunDirectory
+
+    found = sorted(folder.glob(f"*/{RUN}"), key=lambda path: path.stat().st_mtime)
+    rows = [_facts(RunDirectory(path.parent)) for path in found]
+    output.emit("runs list", {"runs": rows}, as_json, lambda console: _render_list(console, folder, rows))
+
+
+def show(run: RunArgument, as_json: JsonFlag = False) -> None:
+    """Show a run: its config, how far it is, its rounds and its checkpoints."""
+    from flctl.rundir import RunDirectory
+
+    directory = RunDirectory(run)
+    lines = directory.lines()
+    data = {
+        **_facts(directory),
+        "facts": directory.facts,
+        "config": directory.config_file.read_text(encoding="utf-8"),
+        "checkpoints": directory.checkpoints.rounds(),
+        "summary": directory.summary(),
+        "lines": lines,
+    }
+    output.emit("runs show", data, as_json, lambda console: _render_run(console, data))
+
+
+def replay(
+    run: RunArgument,
+    number: Annotated[int, typer.Option("--round", min=1, help="The round.")],
+    client: Annotated[str, typer.Option("--client", help="The client's id.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Repeat one client's work of one round in this process and say what came of it; nothing is written."""
+    from flctl.cli.replay import replay_client
+
+    data = replay_client(run, number, client)
+    output.emit("runs replay", data, as_json, lambda console: _render_replay(console, data))
+
+
+def _facts(directory: RunDirectory) -> dict[str, Any]:
+    summary = directory.summary() or {}
+    lines = directory.lines()
+    return {
+        "run": str(directory.path),
+        "rounds": len(lines),
+        "status": summary.get("status", "unfinished"),
+        "metric": summary.get("metric"),
+        "best": summary.get("best", {}).get("value"),
+        "final": summary.get("final", {}),
+    }
+
+
+def _render_list(console: Console, folder: Path, rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        console.print(f"no runs in {folder}; `flctl train` makes one", markup=False)
+        return
+    cells = ((row["run"], row["rounds"], row["status"], row["metric"] or "", _number(row["best"])) for row in rows)
+    output.table(console, ("run", "rounds", "status", "metric", "best"), cells)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _render_run(console: Console, data: dict[str, Any]) -> None:
+    console.print(f"{data['run']}: {data['status']} after round {data['rounds']}", markup=False)
+    versions = "  ".join(f"{name} {value}" for name, value in data["facts"]["versions"].items())
+    console.print(versions, markup=False)
+    console.print(f"checkpoints: {', '.join(map(str, data['checkpoints']))}", markup=False)
+    console.print()
+    console.print(data["config"].rstrip(), markup=False)
+    names = ("round", "loss", "test_loss", data["metric"] or "accuracy", "answered", "bytes_up", "seconds")
+    shown = data["lines"] if len(data["lines"]) <= 20 else [*data["lines"][:5], *data["lines"][-15:]]
+    output.table(console, names, ([_cell(line, name) for name in names] for line in shown))
+    if len(shown) < len(data["lines"]):
+        hidden = len(data["lines"]) - len(shown)
+        console.print(f"{hidden} rounds are left out here; all are in metrics.jsonl", markup=False)
+
+
+def _cell(line: dict[str, Any], name: str) -> str:
+    value = line.get(name)
+    if name == "seconds":
+        return f"{line['seconds']['total']:.2f}"
+    return f"{value:.4f}" if isinstance(value, float) else ("" if value is None else f"{value:,}")
+
+
+def _render_replay(console: Console, data: Mapping[str, Any]) -> None:
+    for name, value in data.items():
+        console.print(f"{name}: {value}", markup=False)

@@ -1,0 +1,223 @@
+"""What `flctl train` does once its arguments are parsed: config, partition, run directory, signals, progress."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from flctl.cli import output
+from flctl.cli.session import current_registry
+from flctl.config import Config, Flag, Loaded, Origin, digest, effective, load
+from flctl.errors import ConfigError, IncompatibleError
+from flctl.partition.store import Partition
+from flctl.registry import Registry
+from flctl.run import Run
+from flctl.rundir import RunDirectory
+from flctl.training import Result, train
+
+__all__ = ["Outcome", "TrainRequest", "run", "sampling_flags", "target_flags"]
+
+CHANGEABLE = ("rounds", "data", "plugins", "partition", "stop", "checkpoint", "engine")
+"""Sections that a resume may change: they say how long, where and how safely, not what is computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """The arguments of `flctl train`."""
+
+    data: Path | None
+    config: Path | None
+    overrides: Sequence[str]
+    flags: Mapping[str, Flag]
+    out: Path | None
+    resume: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A result, and how `--json` says it."""
+
+    result: Result
+
+    def data(self) -> dict[str, Any]:
+        """The summary and where the run lies."""
+        return {"run": str(self.result.directory.path), **self.result.summary}
+
+
+def sampling_flags(sampling: str | None, rate: float | None) -> dict[str, Flag]:
+    """`--sampling-rate` alone means Poisson sampling."""
+    if rate is None:
+        return {} if sampling is None else {"cohort.sampling": Flag("--sampling", sampling)}
+    return {
+        "cohort.sampling": Flag("--sampling-rate", sampling or "poisson"),
+        "cohort.rate": Flag("--sampling-rate", rate),
+    }
+
+
+def target_flags(text: str | None) -> dict[str, Flag]:
+    """`accuracy=0.97`, `accuracy>=0.97`, `rmse<=40`, or a value for the default metric."""
+    if text is None:
+        return {}
+    match = re.fullmatch(r"(?:([A-Za-z_]\w*)\s*(?:>=|<=|=|:))?\s*([-+.\deE]+)", text.strip())
+    try:
+        value = float(match[2]) if match else None
+    except ValueError:
+        value = None
+    if match is None or value is None:
+        raise ConfigError(f"--target-metric {text!r} is not NAME=VALUE", hint="Write for example accuracy=0.97.")
+    flags = {"stop.target": Flag("--target-metric", value)}
+    return flags | ({"stop.metric": Flag("--target-metric", match[1])} if match[1] else {})
+
+
+def run(request: TrainRequest, as_json: bool) -> Outcome:
+    """Trains, or goes on with a run; returns when it ended. Raises FlctlError."""
+    from flctl.report.progress import observer
+
+    registry, loaded, directory = _resumed(request) if request.resume else _new(request)
+    partition = _open_partition(loaded.config, directory)
+    prepared = Run.build(loaded.config, registry, partition, directory.memory)
+    registry.observe(observer(as_json))
+    with _interruptible() as interrupted:
+        return Outcome(train(prepared, directory, interrupted=interrupted))
+
+
+def _new(request: TrainRequest) -> tuple[Registry, Loaded, RunDirectory]:
+    if request.out is not None and os.path.lexists(request.out):
+        raise ConfigError(
+            f"{request.out} exists already",
+            hint=f"Take another --out, or go on with `flctl train --resume {request.out}`.",
+        )
+    flags = dict(request.flags)
+    if request.data is not None:
+        flags["data"] = Flag("DATA", str(request.data))
+    registry = current_registry()
+    loaded = load(registry, file=request.config, flags=flags, overrides=request.overrides, environ=os.environ)
+    if loaded.config.data is None:
+        raise ConfigError("no partition was named", hint="Write `flctl train DIR`, or `data:` in the config.")
+    partition = Partition.open(Path(loaded.config.data))
+    partition.verify_digests()
+    loaded = fit_cohort(loaded, int((partition.counts[:, 0] > 0).sum()))
+    path = request.out or _free_name(partition.path.name, loaded.config.strategy.name)
+    Run.build(loaded.config, registry, partition, path / "memory")  # refuse before anything is written
+    return registry, loaded, RunDirectory.create(path, loaded, partition)
+
+
+def _resumed(request: TrainRequest) -> tuple[Registry, Loaded, RunDirectory]:
+    """The stored config of a run, with what a resume may change. Raises IncompatibleError for anything else."""
+    directory = RunDirectory(Path(str(request.resume)))
+    if request.out is not None or request.config is not None:
+        hint = "Leave out --out and --config: a run knows its own."
+        raise ConfigError("--resume goes with neither --out nor --config", hint=hint)
+    flags = dict(request.flags)
+    if request.data is not None:
+        flags["data"] = Flag("DATA", str(request.data))
+    registry = current_registry()
+    stored = load(registry, file=directory.config_file, flags={}, overrides=(), environ={})
+    loaded = load(registry, file=directory.config_file, flags=flags, overrides=request.overrides, environ=os.environ)
+    refuse_changes(stored.config, loaded.config, directory)
+    return registry, loaded, directory
+
+
+def open_stored(path: Path) -> tuple[Run, RunDirectory]:
+    """A run as it was made, ready to compute; the partition is checked."""
+    directory = RunDirectory(path)
+    registry = current_registry()
+    config = load(registry, file=directory.config_file).config
+    return Run.build(config, registry, _open_partition(config, directory), directory.memory), directory
+
+
+def fit_cohort(loaded: Loaded, eligible: int) -> Loaded:
+    """The configuration with no more clients per round than there are, where nobody asked for a number."""
+    cohort = loaded.config.cohort
+    asked = loaded.origins.get("cohort.clients", Origin("default", "")).source != "default"
+    if asked or cohort.sampling not in ("fixed", "cyclic") or cohort.clients <= eligible:
+        return loaded
+    fitted = cohort.model_copy(update={"clients": eligible})
+    config = loaded.config.model_copy(update={"cohort": fitted})
+    return replace(
+        loaded, config=config, origins={**loaded.origins, "cohort.clients": Origin("default", "all clients")}
+    )
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """The dotted keys whose effective values differ."""
+    first, second = flatten(effective(one)), flatten(effective(other))
+    return sorted(key for key in {*first, *second} if first.get(key) != second.get(key))
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def refuse_changes(stored: Config, asked: Config, directory: RunDirectory) -> None:
+    """Raises IncompatibleError when a resume would compute something else than the run that it goes on with."""
+    recorded = directory.facts["config_digest"]
+    if digest(stored) != recorded:
+        raise IncompatibleError(
+            f"{directory.config_file} was changed since the run was made", hint="Put it back, or start a new run."
+        )
+    if digest(asked) != recorded:
+        changed = ", ".join(differences(stored, asked))
+        raise IncompatibleError(
+            f"a resume cannot change {changed}: the checkpoint belongs to another config",
+            hint=f"Start a new run with --out; a resume may change {', '.join(CHANGEABLE)}.",
+        )
+
+
+def _open_partition(config: Config, directory: RunDirectory) -> Partition:
+    """The partition where the config says it is, or where it lies relative to the run. Raises IncompatibleError
+    when it is not the one that the run was made on."""
+    named = Path(str(config.data))
+    partition = Partition.open(named if named.exists() else directory.partition_path())
+    if partition.digest != directory.facts["partition_digest"]:
+        raise IncompatibleError(
+            f"{partition.path} is not the partition that {directory.path} was made on: the digest differs",
+            hint="Give that one, or start a new run.",
+        )
+    partition.verify_digests()
+    return partition
+
+
+def _free_name(partition: str, strategy: str) -> Path:
+    """`runs/PARTITION-STRATEGY`, or the first of -2, -3 ... that is free."""
+    base = Path("runs") / f"{partition}-{strategy}"
+    number = 1
+    while os.path.lexists(base if number == 1 else Path(f"{base}-{number}")):
+        number += 1
+    return base if number == 1 else Path(f"{base}-{number}")
+
+
+@dataclass(slots=True)
+class _Signals:
+    """Counts requests to stop: the first waits for the round's end, the second does not."""
+
+    seen: list[int] = field(default_factory=list)
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        self.seen.append(number)
+        if len(self.seen) > 1:
+            raise KeyboardInterrupt
+        output.note("finishing the round; press Ctrl-C again to stop at once (a resume repeats the round)")
+
+
+@contextmanager
+def _interruptible() -> Iterator[Any]:
+    """Ctrl-C and SIGTERM end the run after the round in progress; yields the question whether one came."""
+    signals = _Signals()
+    former = {number: signal.signal(number, signals.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(signals.seen)
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

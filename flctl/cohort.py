@@ -1,0 +1,95 @@
+"""Who takes part in a round: drawn by name from the seed, so that any engine and any resume asks the same clients."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl import seeds
+from flctl.config import CohortConfig
+from flctl.errors import ConfigError, DataError
+from flctl.types import ClientId
+
+__all__ = ["expected_size", "select"]
+
+Indices = npt.NDArray[np.int64]
+
+
+def select(cohort: CohortConfig, eligible: Indices, ids: Sequence[ClientId], number: int, seed: int) -> Indices:
+    """The indices of round `number`'s clients, ascending; may be empty under `poisson` and `trace`.
+
+    `eligible` are the indices of the clients that have training rows. fixed: `clients` of them, uniformly without
+    replacement. poisson: each by itself with probability `rate`. all: all. cyclic: the next `clients` in an order
+    shuffled once. trace: `clients` of those that the trace says are available.
+    """
+    generator = seeds.rng(seed, "round", number, "cohort")
+    if cohort.sampling == "all":
+        return eligible
+    if cohort.sampling == "poisson":
+        return eligible[generator.random(len(eligible)) < float(cohort.rate or 0.0)]
+    if cohort.sampling == "cyclic":
+        return _cyclic(cohort.clients, eligible, number, seed)
+    if cohort.sampling == "trace":
+        available = eligible[_available(Path(str(cohort.trace)), tuple(ids), number)[eligible]]
+        return _without_replacement(generator, available, min(cohort.clients, len(available)))
+    return _without_replacement(generator, eligible, cohort.clients)
+
+
+def expected_size(cohort: CohortConfig, eligible: int) -> float:
+    """How many clients a round has on average. Raises ConfigError where more are asked for than there are."""
+    if cohort.sampling == "all":
+        return float(eligible)
+    if cohort.sampling == "poisson":
+        return float(cohort.rate or 0) * eligible
+    if cohort.clients > eligible:
+        raise ConfigError(
+            f"{cohort.clients} clients a round were asked for, and {eligible} clients have training rows",
+            hint=f"Give --clients-per-round {eligible} or fewer.",
+        )
+    return float(cohort.clients)
+
+
+def _without_replacement(generator: np.random.Generator, pool: Indices, size: int) -> Indices:
+    return np.sort(pool[generator.choice(len(pool), size, replace=False, shuffle=False)]) if size else pool[:0]
+
+
+def _cyclic(size: int, eligible: Indices, number: int, seed: int) -> Indices:
+    order = seeds.rng(seed, "cohort", "cyclic").permutation(eligible)
+    start = (number - 1) * size
+    return np.sort(order[np.arange(start, start + size) % len(order)])
+
+
+def _available(trace: Path, ids: tuple[ClientId, ...], number: int) -> npt.NDArray[np.bool_]:
+    first, last, owner = _read_trace(trace, ids)
+    available = np.zeros(len(ids), bool)
+    available[owner[(first <= number) & (number <= last)]] = True
+    return available
+
+
+@lru_cache(maxsize=4)
+def _read_trace(trace: Path, ids: tuple[ClientId, ...]) -> tuple[Indices, Indices, Indices]:
+    """The windows of a CSV with the columns client, first_round and last_round (both ends included)."""
+    index = {client_id: position for position, client_id in enumerate(ids)}
+    if not trace.is_file():
+        raise ConfigError(f"the availability trace {trace} does not exist")
+    with trace.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if set(reader.fieldnames or ()) != {"client", "first_round", "last_round"}:
+            raise DataError(f"{trace} has the columns {reader.fieldnames}, expected client, first_round, last_round")
+        windows = [_window(trace, reader.line_num, row, index) for row in reader]
+    columns = np.array(windows, np.int64).reshape(-1, 3)
+    return columns[:, 0], columns[:, 1], columns[:, 2]
+
+
+def _window(trace: Path, line: int, row: dict[str, str], index: dict[ClientId, int]) -> tuple[int, int, int]:
+    try:
+        return int(row["first_round"]), int(row["last_round"]), index[row["client"]]
+    except KeyError:
+        raise DataError(f"{trace}:{line}: the partition has no client '{row['client']}'") from None
+    except (ValueError, TypeError):
+        raise DataError(f"{trace}:{line}: first_round and last_round must be whole numbers") from None

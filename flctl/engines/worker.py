@@ -1,0 +1,63 @@
+"""What a worker process runs: opens the run, then answers for one client after the other until its input ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+from flctl import messages, wire
+from flctl.engines.worker_process import read_frame, write_parts
+from flctl.types import Request, Work
+
+
+def main() -> None:
+    """Speaks frames on what was standard output; prints of the user's code go to standard error instead."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides what it means
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        serve(sys.stdin.buffer, replies)
+    except (EOFError, BrokenPipeError):
+        return  # the server is gone, and so is the use of this process
+
+
+def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
+    """Answers requests until the stream ends."""
+    opening = wire.unpack(read_frame(requests), "open").meta
+    sys.path[:] = opening["path"]
+    try:
+        runtime = _open(opening)
+    except Exception as error:
+        write_parts(replies, wire.pack_parts("opened", meta={"error": f"{type(error).__name__}: {error}"}))
+        return
+    write_parts(replies, wire.pack_parts("opened", meta={"error": None}))
+    work: Work | None = None
+    while True:
+        message = read_frame(requests)
+        if wire.kind_of(message) == "work":
+            work = messages.unpack_work(message)
+            continue
+        ask = wire.unpack(message, "ask")
+        request = Request(ask.meta["round"], work if ask.meta["trains"] else None, ask.arrays["message"].tobytes())
+        answer, memory = runtime.answer(ask.meta["client"], request, ask.arrays["memory"].tobytes())
+        write_parts(replies, messages.pack_answer(answer, memory))
+
+
+def _open(opening: Any) -> Any:
+    from flctl.client import ClientRuntime
+    from flctl.config import Config
+    from flctl.partition.store import Partition
+    from flctl.registry import Registry
+    from flctl.run import Run
+
+    registry = Registry(disable=opening["disabled"], files=[Path(file) for file in opening["files"]])
+    config = Config.model_validate(opening["config"])
+    partition = Partition.open(Path(opening["partition"]))
+    return ClientRuntime(Run.build(config, registry, partition, Path(opening["memory"])))
+
+
+if __name__ == "__main__":
+    main()

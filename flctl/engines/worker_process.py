@@ -1,0 +1,113 @@
+"""A worker process as the server sees it: frames in, frames out, over pipes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+
+from flctl import messages, wire
+from flctl.config import effective
+from flctl.errors import FlctlError
+from flctl.types import ClientId, Failure, Reply, Request
+
+if TYPE_CHECKING:
+    from flctl.run import Run
+
+__all__ = ["WorkerProcess", "read_frame", "write_parts"]
+
+
+def read_frame(stream: IO[bytes]) -> bytes:
+    """The next whole frame. Raises EOFError at the end of the stream, ProtocolError for bytes that are no frame."""
+    prefix = _read(stream, wire.PREFIX.size)
+    header, body = wire.lengths(prefix)
+    return prefix + _read(stream, header + body)
+
+
+def write_parts(stream: IO[bytes], parts: list[bytes]) -> None:
+    """Writes the buffers of one frame."""
+    for part in parts:
+        stream.write(part)
+    stream.flush()
+
+
+def _read(stream: IO[bytes], size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) != size:
+        raise EOFError(f"the stream ended after {len(data)} of {size} bytes")
+    return data
+
+
+class WorkerProcess:
+    """One `python -m flctl.engines.worker`, told to open the run; `ask` is one client's turn."""
+
+    def __init__(self, run: Run) -> None:
+        command = [sys.executable, "-m", "flctl.engines.worker"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        )
+        self._sent: bytes | None = None
+        opening = {
+            "config": effective(run.config),
+            "partition": str(run.partition.path.resolve()),
+            "memory": str(run.memory_directory.resolve()),
+            "files": [str(file.resolve()) for file in run.registry.files],
+            "disabled": list(run.registry.disabled),
+            "path": sys.path,
+        }
+        write_parts(self._stdin, wire.pack_parts("open", meta=opening))
+
+    @property
+    def _stdin(self) -> IO[bytes]:
+        return self._process.stdin  # type: ignore[return-value]
+
+    @property
+    def _stdout(self) -> IO[bytes]:
+        return self._process.stdout  # type: ignore[return-value]
+
+    def wait_until_open(self) -> None:
+        """Returns when the worker can take clients. Raises FlctlError with its reason when it cannot."""
+        try:
+            frame = wire.unpack(read_frame(self._stdout), "opened")
+        except EOFError as error:
+            raise FlctlError(f"a worker process ended with code {self.exit_code()} before it was ready") from error
+        if frame.meta["error"]:
+            raise FlctlError(f"a worker process could not open the run: {frame.meta['error']}")
+
+    def ask(
+        self, client_id: ClientId, request: Request, memory: bytes, work: bytes | None
+    ) -> tuple[Reply | Failure, bytes]:
+        """One client's answer. Raises EOFError or OSError when the process is gone. `work` is sent once a round."""
+        if work is not None and work is not self._sent:
+            self._stdin.write(work)
+            self._sent = work
+        meta = {"client": client_id, "round": request.round, "trains": work is not None}
+        blobs = {"message": np.frombuffer(request.message or b"", np.uint8), "memory": np.frombuffer(memory, np.uint8)}
+        write_parts(self._stdin, wire.pack_parts("ask", meta=meta, arrays=blobs))
+        answer = read_frame(self._stdout)
+        return messages.unpack_answer(answer)
+
+    def exit_code(self) -> int | None:
+        """How the process ended; waits a moment for it to do so."""
+        try:
+            return self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        self._process.kill()
+
+    def end(self) -> None:
+        """Ends the process and frees its pipes."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._stdin, self._stdout):
+            try:
+                stream.close()
+            except OSError:  # what was not yet written to a dead process is of no use
+                continue

@@ -1,0 +1,114 @@
+"""How a training run is watched: a live line on a terminal, a plain line per round elsewhere, or JSON events."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from flctl.hookspecs import hookimpl
+from flctl.rundir import report_line
+
+if TYPE_CHECKING:
+    from flctl.training import Result, Started
+    from flctl.types import RoundReport
+
+__all__ = ["JsonEvents", "LiveProgress", "PlainLines", "observer", "round_text"]
+
+OMITTED = {"round", "asked", "answered", "failed", "examples", "loss", "bytes_up", "bytes_down", "seconds"}
+
+
+def observer(as_json: bool) -> object:
+    """The observer that fits: JSON events on stderr, a live line, or plain lines."""
+    if as_json:
+        return JsonEvents()
+    return LiveProgress() if sys.stderr.isatty() else PlainLines()
+
+
+def round_text(report: RoundReport) -> str:
+    """A round in one line: loss, metrics, clients and seconds."""
+    parts = [] if report.loss is None else [f"loss {report.loss:.4f}"]
+    parts += [f"{name} {value:.4f}" for name, value in report.metrics.items()]
+    parts.append(f"clients {report.answered}/{report.asked}")
+    parts.append(f"{report.seconds['total']:.2f} s")
+    return "  ".join(parts)
+
+
+def failures_text(report: RoundReport) -> list[str]:
+    """A sentence for each client that failed."""
+    failed = report.failed.items()
+    return [f"round {report.round}: client '{client}' failed ({f.kind}): {f.message}" for client, f in failed]
+
+
+def opening(started: Started) -> str:
+    """What is about to be trained, in one line."""
+    run = started.run
+    goes_on = f", after round {started.after_round}" if started.after_round else ""
+    layers = "".join(f" + {name}" for name in run.transforms)
+    return (
+        f"{run.strategy.name}{layers} over {run.partition.clients} clients, model {run.config.model.name} "
+        f"({run.layout['params']:,} parameters), {started.rounds} rounds{goes_on} -> {started.directory.path}"
+    )
+
+
+class PlainLines:
+    """One line per round on stderr."""
+
+    @hookimpl
+    def flctl_run_started(self, run: Started) -> None:
+        self._rounds = run.rounds
+        print(opening(run), file=sys.stderr, flush=True)
+
+    @hookimpl
+    def flctl_round_finished(self, report: RoundReport) -> None:
+        for text in failures_text(report):
+            print(f"warning: {text}", file=sys.stderr)
+        print(f"round {report.round}/{self._rounds}  {round_text(report)}", file=sys.stderr, flush=True)
+
+
+class LiveProgress:
+    """A bar with the newest round's figures; it goes away when the run ends."""
+
+    @hookimpl
+    def flctl_run_started(self, run: Started) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True, highlight=False)
+        console.print(opening(run), markup=False)
+        self._bar = Progress(
+            TextColumn("round"), MofNCompleteColumn(), BarColumn(bar_width=24), TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}", markup=False), console=console, transient=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task("rounds", total=run.rounds, completed=run.after_round, text="")
+        self._bar.start()
+
+    @hookimpl
+    def flctl_round_finished(self, report: RoundReport) -> None:
+        for text in failures_text(report):
+            self._bar.console.print(f"warning: {text}", markup=False)
+        self._bar.update(self._task, completed=report.round, text=round_text(report))
+
+    @hookimpl
+    def flctl_run_finished(self, result: Result) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives the terminal back; also when the run fails."""
+        if hasattr(self, "_bar"):
+            self._bar.stop()
+
+
+class JsonEvents:
+    """One JSON object per event on stderr; the result is the envelope on stdout."""
+
+    @hookimpl
+    def flctl_run_started(self, run: Started) -> None:
+        self._write("started", run=str(run.directory.path), after_round=run.after_round, rounds=run.rounds)
+
+    @hookimpl
+    def flctl_round_finished(self, report: RoundReport) -> None:
+        self._write("round", **report_line(report))
+
+    def _write(self, event: str, **values: Any) -> None:
+        print(json.dumps({"event": event, **values}), file=sys.stderr, flush=True)

@@ -1,0 +1,299 @@
+"""One round: plan, exchange, aggregate, step, evaluate; the only file that knows the order of these."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from flctl import cohort as cohorts
+from flctl import evaluate, messages, seeds
+from flctl.aggregator import AggregationContext, Phase
+from flctl.engine import Engine
+from flctl.errors import DivergenceError, FlctlError, RoundFailedError
+from flctl.run import Run
+from flctl.schedule import scheduled_lr
+from flctl.strategy import StepContext
+from flctl.totals import Each, Intake, Sum, mean_loss
+from flctl.trainer import single_thread
+from flctl.transform import ServerContext
+from flctl.types import (
+    WEIGHT,
+    Aggregate,
+    Arrays,
+    ClientId,
+    Failure,
+    LocalWork,
+    Reply,
+    Request,
+    RoundPlan,
+    RoundReport,
+    Work,
+)
+
+__all__ = ["Rounds", "State"]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The server's state after `round` rounds; what a checkpoint keeps of it is all that later rounds depend on."""
+
+    round: int
+    params: Arrays
+    strategy: Arrays
+    transforms: Mapping[str, Arrays]
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds by phase of one round."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the time spent inside to the phase `name`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def report(self) -> dict[str, float]:
+        """The phases, and `total`."""
+        return {"total": time.perf_counter() - self.started, **self.seconds}
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What one round moved: bytes, metrics and failures, by client."""
+
+    intake: Intake
+    bytes_up: int = 0
+    bytes_down: int = 0
+    metrics: dict[ClientId, Mapping[str, float]] = field(default_factory=dict)
+
+
+class Rounds:
+    """Runs rounds of a run over an open engine. Keeps nothing between rounds but what `State` says."""
+
+    def __init__(self, run: Run, engine: Engine) -> None:
+        single_thread()
+        self.run = run
+        self.engine = engine
+        self.model = run.build_model()
+        self.task = run.task()
+        self.ids = run.partition.client_ids
+        self.eligible = np.flatnonzero(run.partition.counts[:, 0])
+        cohorts.expected_size(run.config.cohort, len(self.eligible))
+
+    def initial(self) -> State:
+        """The state before the first round."""
+        params = self.model.read()
+        return State(
+            round=0,
+            params=params,
+            strategy=self.run.strategy.init(params),
+            transforms={name: t.init(self.run.update_layout) for name, t in self.run.transforms.items()},
+        )
+
+    def play(self, state: State, *, last: Callable[[float], bool]) -> tuple[State, RoundReport]:
+        """One round: plan, exchange, aggregate, step, evaluate. `last(seconds)` says whether to evaluate in any case.
+
+        Raises RoundFailedError or DivergenceError, and changes nothing, when the round cannot be used.
+        """
+        clock = Clock()
+        with clock.phase("select"):
+            plan = self.plan(state)
+        traffic = Traffic(Intake({**self.run.update_layout, WEIGHT: 1}))
+        aggregate = self._aggregate(plan, traffic, clock)
+        with clock.phase("aggregate"):
+            state = self._step(state, aggregate, plan)
+        metrics: dict[str, float] = {}
+        if self._evaluates(state.round) or last(clock.report()["total"]):
+            with clock.phase("evaluate"):
+                metrics = self.evaluate(state)
+        return state, self._report(plan, traffic, aggregate, metrics, clock)
+
+    def plan(self, state: State) -> RoundPlan:
+        """Who takes part in the round after `state`, and what they are asked."""
+        number, config = state.round + 1, self.run.config
+        indices = cohorts.select(config.cohort, self.eligible, self.ids, number, config.seed)
+        broadcasts = {name: t.broadcast(state.transforms[name]) for name, t in self.run.transforms.items()}
+        work = Work(
+            round=number,
+            params=state.params,
+            extra=self.run.strategy.broadcast(state.strategy),
+            transforms={name: vectors for name, vectors in broadcasts.items() if vectors},
+            local=local_work(self.run, number),
+            layout=self.run.update_layout,
+        )
+        return RoundPlan(number, tuple(str(self.ids[index]) for index in indices), work)
+
+    def evaluate(self, state: State) -> dict[str, float]:
+        """The central metrics of the state's model."""
+        self.model.load(state.params)
+        return evaluate.central(self.model, self.run.partition, self.task, self.run.config.eval.batch_size)
+
+    def _evaluates(self, number: int) -> bool:
+        every = self.run.config.eval.every
+        return every > 0 and number % every == 0
+
+    def _aggregate(self, plan: RoundPlan, traffic: Traffic, clock: Clock) -> Aggregate:
+        total = self._total(plan, traffic.intake)
+        ctx = AggregationContext(plan.round, plan.cohort, traffic.intake.layout, lambda: total)
+        protocol = self.run.aggregator.server(ctx)
+        phase = next(protocol)
+        while True:
+            replies = self._exchange(plan, phase, traffic, clock)
+            try:
+                with clock.phase("aggregate"):
+                    phase = protocol.send(_untimed(replies, clock))
+            except StopIteration as finished:
+                for _ in replies:  # what the aggregator did not ask for is received and counted all the same
+                    pass
+                self._judge(plan, traffic.intake.failed)
+                return _checked(finished.value, plan.round)
+
+    def _total(self, plan: RoundPlan, intake: Intake) -> Sum | Each:
+        if self.run.sums:
+            return Sum(intake)
+        transforms = list(self.run.transforms.items())[::-1]
+
+        def arrive(update: Any) -> Any:
+            for name, transform in transforms:
+                update = transform.on_arrival(update, self._server_context(plan, name))
+            return update
+
+        return Each(intake, arrive, self.run.strategy.combine)
+
+    def _exchange(
+        self, plan: RoundPlan, phase: Phase, traffic: Traffic, clock: Clock
+    ) -> Iterator[tuple[ClientId, bytes]]:
+        """The replies of one exchange in cohort order; a client that failed is noted, counted and left out."""
+        work = plan.work if phase.trains else None
+        requests = {client: Request(plan.round, work, message) for client, message in phase.messages.items()}
+        size = messages.work_size(plan.work) if phase.trains else 0
+        traffic.bytes_down += sum(size + len(request.message or b"") for request in requests.values())
+        answers = self.engine.exchange(requests, self.run.config.engine.deadline)
+        for client, answer in _in_order(answers, list(requests)):
+            if isinstance(answer, Failure):
+                traffic.intake.failed[client] = answer
+                self._judge(plan, traffic.intake.failed)
+                continue
+            traffic.bytes_up += len(answer.message)
+            traffic.metrics[client] = answer.metrics or traffic.metrics.get(client, {})
+            yield client, answer.message
+            self._judge(plan, traffic.intake.failed)
+
+    def _judge(self, plan: RoundPlan, failed: Mapping[ClientId, Failure]) -> None:
+        allowed = self.run.config.engine.max_failures
+        if len(failed) <= allowed:
+            return
+        client, failure = next(iter(failed.items()))
+        message = (
+            f"round {plan.round}: client '{client}' failed ({failure.kind}): {failure.message}; "
+            f"{len(failed)} failed, max_failures is {allowed}, the seed is {self.run.config.seed}"
+        )
+        replay = f"Look closer with `flctl runs replay RUN --round {plan.round} --client {client}`"
+        if all(f.kind == "non-finite" for f in failed.values()):
+            raise DivergenceError(message, hint=f"Lower local.lr (it is {plan.work.local.lr:g}). {replay}.")
+        raise RoundFailedError(message, hint=f"{replay}, or go on without such clients with --max-failures.")
+
+    def _step(self, state: State, aggregate: Aggregate, plan: RoundPlan) -> State:
+        states: dict[str, Arrays] = dict(state.transforms)
+        for name, transform in list(self.run.transforms.items())[::-1]:
+            ctx = self._server_context(plan, name)
+            aggregate, states[name] = transform.on_server(aggregate, state.transforms[name], ctx)
+        step = StepContext(plan.round, self.run.config.seed, self.run.server)
+        params, strategy = self.run.strategy.step(state.params, aggregate, state.strategy, step)
+        return State(plan.round, self._normal(params, plan.round), strategy, states)
+
+    def _normal(self, params: Arrays, number: int) -> Arrays:
+        """The model as it will be read back from a checkpoint: finite, and integer buffers rounded."""
+        for name, vector in params.items():
+            if not np.isfinite(vector).all():
+                raise DivergenceError(
+                    f"round {number}: the new global model has values in '{name}' that are NaN or infinite",
+                    hint=f"Lower local.lr or server.lr (it is {self.run.server.lr:g}).",
+                )
+        self.model.load({name: vector.astype(np.float32, copy=False) for name, vector in params.items()})
+        return self.model.read()
+
+    def _server_context(self, plan: RoundPlan, name: str) -> ServerContext:
+        generator = seeds.rng(self.run.config.seed, "round", plan.round, "server", name)
+        return ServerContext(plan.round, len(plan.cohort), generator)
+
+    def _report(
+        self, plan: RoundPlan, traffic: Traffic, aggregate: Aggregate, metrics: Mapping[str, float], clock: Clock
+    ) -> RoundReport:
+        reported = {c: m for c, m in traffic.metrics.items() if m and c not in traffic.intake.failed}
+        examples = sum(m.get("examples", 0.0) for m in reported.values())
+        return RoundReport(
+            round=plan.round,
+            asked=len(plan.cohort),
+            answered=aggregate.count,
+            failed=dict(traffic.intake.failed),
+            examples=int(examples),
+            loss=mean_loss(reported),
+            seconds=clock.report(),
+            bytes_up=traffic.bytes_up,
+            bytes_down=traffic.bytes_down,
+            metrics=metrics,
+        )
+
+
+def local_work(run: Run, number: int) -> LocalWork:
+    """The `local:` section for one round, with its learning rate scheduled."""
+    local = run.config.local
+    lr = scheduled_lr(
+        local.schedule,
+        local.lr,
+        number,
+        run.config.rounds,
+        decay=local.decay,
+        decay_rounds=local.decay_rounds,
+        warmup_rounds=local.warmup_rounds,
+        min_lr=local.min_lr,
+    )
+    return LocalWork(**{f.name: getattr(local, f.name) for f in fields(LocalWork) if f.name != "lr"}, lr=lr)
+
+
+def _in_order(
+    answers: Iterable[tuple[ClientId, Reply | Failure]], order: Sequence[ClientId]
+) -> Iterator[tuple[ClientId, Reply | Failure]]:
+    """The answers in the order of the cohort, each as soon as all before it are there."""
+    waiting: dict[ClientId, Reply | Failure] = {}
+    position = 0
+    for client, answer in answers:
+        waiting[client] = answer
+        while position < len(order) and order[position] in waiting:
+            yield order[position], waiting.pop(order[position])
+            position += 1
+    if position != len(order):
+        raise FlctlError(f"the engine gave {position} of {len(order)} answers", hint="This is a bug of the engine.")
+
+
+def _untimed(replies: Iterator[tuple[ClientId, bytes]], clock: Clock) -> Iterator[tuple[ClientId, bytes]]:
+    """The replies, with the time spent waiting for them counted as `train`, not as `aggregate`."""
+    while True:
+        start = time.perf_counter()
+        item = next(replies, None)
+        waited = time.perf_counter() - start
+        clock.seconds["train"] = clock.seconds.get("train", 0.0) + waited
+        clock.seconds["aggregate"] = clock.seconds.get("aggregate", 0.0) - waited
+        if item is None:
+            return
+        yield item
+
+
+def _checked(aggregate: Aggregate, number: int) -> Aggregate:
+    for name, vector in aggregate.arrays.items():
+        if not np.isfinite(vector).all():
+            raise DivergenceError(f"round {number}: the sum of the updates overflowed in '{name}'")
+    return aggregate

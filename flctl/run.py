@@ -1,0 +1,130 @@
+"""From config to objects. `check` refuses what cannot be kept, with a sentence that says why and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flctl import seeds
+from flctl.aggregator import Aggregator
+from flctl.config import AUTO, DEFAULT_MODELS, ComponentConfig, Config
+from flctl.errors import ConfigError, IncompatibleError
+from flctl.models.model import DataSpec
+from flctl.partition.store import Partition
+from flctl.registry import Registry
+from flctl.server import ServerOptimizer
+from flctl.strategy import Strategy
+from flctl.transform import Transform
+from flctl.types import Layout
+
+if TYPE_CHECKING:
+    from flctl.tasks import Task
+    from flctl.trainer import FlatModel
+
+__all__ = ["Run", "build_model"]
+
+
+def build_model(config: Config, partition: Partition, registry: Registry) -> FlatModel:
+    """The model that `config` names, for this partition's data, with the initial weights that the seed gives."""
+    import torch
+
+    from flctl.models.custom import resolve
+    from flctl.trainer import FlatModel
+
+    spec = DataSpec(partition.task, partition.shape, partition.outputs)
+    name = DEFAULT_MODELS[partition.task] if config.model.name == AUTO else config.model.name
+    model = resolve(registry, name, config.model.options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive(config.seed, "model") % 2**63)
+        return FlatModel(model.build(spec))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, ready to start: read-only, and the same in the server's process and in every worker's."""
+
+    config: Config
+    registry: Registry
+    partition: Partition
+    memory_directory: Path
+    layout: Layout
+    strategy: Strategy
+    transforms: Mapping[str, Transform]
+    aggregator: Aggregator
+    server: ServerOptimizer
+
+    @classmethod
+    def build(cls, config: Config, registry: Registry, partition: Partition, memory_directory: Path) -> Run:
+        """The run's objects, checked. Raises ConfigError, PluginError or IncompatibleError."""
+        strategy = _component(registry, "strategy", config.strategy)
+        run = cls(
+            config=config,
+            registry=registry,
+            partition=partition,
+            memory_directory=memory_directory,
+            layout=build_model(config, partition, registry).layout,
+            strategy=strategy,
+            transforms={chosen.name: _component(registry, "transform", chosen) for chosen in config.transforms},
+            aggregator=_component(registry, "aggregator", config.aggregator),
+            server=ServerOptimizer(**config.server.model_dump()),
+        )
+        check(run)
+        return run
+
+    def build_model(self) -> FlatModel:
+        """A fresh copy of the model, with the initial weights."""
+        return build_model(self.config, self.partition, self.registry)
+
+    def task(self) -> Task:
+        """The task that the partition's data set."""
+        from flctl.tasks import task_for
+
+        return task_for(self.partition.task, self.partition.target_scale)
+
+    @property
+    def sums(self) -> bool:
+        """Whether the server needs only the sum: no part reads single updates."""
+        return not (self.strategy.reads_each or any(t.reads_each for t in self.transforms.values()))
+
+    @cached_property
+    def update_layout(self) -> Layout:
+        """What an update looks like when it leaves the client."""
+        layout = self.strategy.sends(self.layout)
+        for transform in self.transforms.values():
+            layout = transform.sends(layout)
+        return layout
+
+
+def check(run: Run) -> None:
+    """Raises IncompatibleError or ConfigError for a combination that cannot do what it says."""
+    if run.aggregator.hides:
+        _check_hidden(run)
+    for transform in run.transforms.values():
+        transform.check(run)
+    run.aggregator.check(run)
+    if not run.partition.counts[:, 0].any():
+        raise ConfigError("the partition has no training rows", hint="Partition again with a smaller --test-fraction.")
+    stop = run.config.stop
+    if run.config.eval.every == 0 and (stop.target is not None or stop.patience is not None):
+        raise ConfigError(
+            "stop.target and stop.patience look at evaluations, and eval.every is 0",
+            hint="Set eval.every to 1 or more.",
+        )
+
+
+def _check_hidden(run: Run) -> None:
+    parts = [("strategy", run.strategy.name, run.strategy.reads_each)]
+    parts += [("transform", name, transform.reads_each) for name, transform in run.transforms.items()]
+    for kind, name, reads_each in parts:
+        if reads_each:
+            raise IncompatibleError(
+                f"{kind} '{name}' reads each client's update, and aggregator '{run.aggregator.name}' hides them",
+                hint="Take a strategy that needs only the sum (fedavg, fedprox, fedadam ...), or --aggregator plain.",
+            )
+
+
+def _component(registry: Registry, kind: str, chosen: ComponentConfig) -> Any:
+    return registry.get(kind, chosen.name).from_options(dict(chosen.options))

@@ -1,0 +1,187 @@
+"""The run directory: everything about one training, in files that are whole or absent.
+
+config.yaml and origins.json (the effective config and where each value came from), run.json (versions and digests),
+metrics.jsonl (one line per round), checkpoints/, memory/ (client memory), summary.json and curves.png.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from flctl import __version__, atomic
+from flctl.checkpoint import Checkpoints
+from flctl.config import Loaded, digest, dump
+from flctl.errors import ConfigError, IncompatibleError, IntegrityError, StorageError
+from flctl.partition.store import Partition
+from flctl.types import RoundReport
+
+__all__ = ["FORMAT", "RunDirectory", "report_line"]
+
+FORMAT = "flctl-run/1"
+CONFIG, ORIGINS, RUN, METRICS, SUMMARY, LOCK = (
+    "config.yaml",
+    "origins.json",
+    "run.json",
+    "metrics.jsonl",
+    "summary.json",
+    "lock",
+)
+
+
+class RunDirectory:
+    """One run on disk; `create` makes a new one, `RunDirectory(path)` opens one that exists."""
+
+    def __init__(self, path: Path) -> None:
+        if not (path / RUN).is_file():
+            raise ConfigError(f"{path} is not a run: it has no {RUN}", hint="`flctl runs list` shows the runs.")
+        self.path = path
+        self.facts = _read_json(path / RUN)
+        if self.facts.get("format") != FORMAT:
+            raise IncompatibleError(f"{path} has the format {self.facts.get('format')!r}; this flctl reads {FORMAT!r}")
+        self.checkpoints = Checkpoints(path / "checkpoints")
+        self.metrics = path / METRICS
+        self.memory = path / "memory"
+        self.config_file = path / CONFIG
+
+    @classmethod
+    def create(cls, path: Path, loaded: Loaded, partition: Partition) -> RunDirectory:
+        """A new run directory. Raises ConfigError when `path` exists."""
+        facts = {
+            "format": FORMAT,
+            "config_digest": digest(loaded.config),
+            "partition_digest": partition.digest,
+            "partition": _relative(partition.path, path),
+            "versions": versions(),
+        }
+        origins = {key: asdict(origin) for key, origin in loaded.origins.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.new_directory(path) as partial:
+            (partial / CONFIG).write_text(dump(loaded.config), encoding="utf-8")
+            (partial / ORIGINS).write_text(_json(origins), encoding="utf-8")
+            (partial / METRICS).touch()
+            (partial / RUN).write_text(_json(facts), encoding="utf-8")
+        return cls(path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second process from training the same run. Raises StorageError when one does."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise StorageError(f"another process is training {self.path}", hint="Wait for it, or end it.") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def partition_path(self) -> Path:
+        """Where the partition lay when the run was made: beside the run, wherever both were moved to."""
+        return (self.path / str(self.facts["partition"])).resolve()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The finished rounds' lines; a last line that a kill cut off is left out."""
+        lines = []
+        for number, text in enumerate(self.metrics.read_text(encoding="utf-8").splitlines(keepends=True), 1):
+            if not text.endswith("\n"):
+                break
+            try:
+                lines.append(json.loads(text))
+            except ValueError as error:
+                raise IntegrityError(f"{self.metrics}:{number} is not JSON") from error
+        return lines
+
+    def append(self, report: RoundReport) -> None:
+        """Adds a round's line; it is with the operating system when this returns, on disk with the next checkpoint."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(report_line(report), allow_nan=False) + "\n")
+
+    def sync_metrics(self) -> None:
+        """Puts the lines on disk; called before the checkpoint that rests on them."""
+        with self.metrics.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def rewind(self, number: int) -> None:
+        """Drops lines and client memory of rounds after `number`: they will be run again.
+
+        Raises IntegrityError when a line up to it is missing.
+        """
+        lines = self.lines()
+        kept = lines[:number]
+        if [line.get("round") for line in kept] != list(range(1, number + 1)):
+            raise IntegrityError(f"{self.metrics} lacks lines of the {number} rounds that the checkpoint rests on")
+        if len(lines) != number or self.metrics.stat().st_size != sum(_length(line) for line in kept):
+            text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in kept)
+            atomic.write_file(self.metrics, text.encode())
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Replaces summary.json."""
+        atomic.write_file(self.path / SUMMARY, _json(summary).encode())
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a run that ended; None while there is none."""
+        path = self.path / SUMMARY
+        return _read_json(path) if path.is_file() else None
+
+
+def report_line(report: RoundReport) -> dict[str, Any]:
+    """A round as a line of metrics.jsonl; evaluation metrics stand beside the round's own figures. NaN is null."""
+    failed = {client: {"kind": f.kind, "message": f.message} for client, f in report.failed.items()}
+    line = {
+        "round": report.round,
+        "asked": report.asked,
+        "answered": report.answered,
+        "failed": failed,
+        "examples": report.examples,
+        "loss": report.loss,
+        **report.metrics,
+        "bytes_up": report.bytes_up,
+        "bytes_down": report.bytes_down,
+        "seconds": {phase: round(seconds, 6) for phase, seconds in report.seconds.items()},
+    }
+    return {key: _finite(value) for key, value in line.items()}
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result may depend on."""
+    packages = {name: version(name) for name in ("torch", "numpy")}
+    return {"flctl": __version__, "python": platform.python_version(), **packages, "machine": platform.machine()}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
+def _length(line: Mapping[str, Any]) -> int:
+    return len(json.dumps(line, allow_nan=False).encode()) + 1
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path} is not JSON") from error
+    if not isinstance(value, dict):
+        raise IntegrityError(f"{path} is not a JSON object")
+    return value
+
+
+def _relative(target: Path, start: Path) -> str:
+    try:
+        return Path(os.path.relpath(target.resolve(), start.resolve())).as_posix()
+    except ValueError:  # another drive on Windows
+        return str(target.resolve())

@@ -1,0 +1,99 @@
+"""The base class of strategies. Its defaults are FedAvg; a strategy overrides only its idea."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from flctl.component import Component
+from flctl.server import ServerOptimizer
+from flctl.types import Aggregate, Arrays, ClientUpdate, Layout, Work
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flctl.trainer import Trained
+
+__all__ = ["StepContext", "Strategy"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """What `Strategy.step` may look at beside its arguments: the round (from 1), the seed, the `server:` slot."""
+
+    round: int
+    seed: int
+    server: ServerOptimizer
+
+
+class Strategy(Component):
+    """An algorithm: what clients compute, what they send, and what the server makes of the sum.
+
+    State and memory are named flat vectors: `state` is the server's and part of the checkpoint, `memory` one
+    client's, kept from one of its rounds to its next. One object serves all clients: keep nothing on `self`.
+    """
+
+    server: ClassVar[Mapping[str, Any]] = {}
+    """Defaults of the `server:` section that this strategy changes (how presets such as fedadam are made)."""
+
+    def init(self, params: Arrays) -> Arrays:
+        """Server, once: the state before the first round."""
+        return {}
+
+    def broadcast(self, state: Arrays) -> Arrays:
+        """Server, each round: extra vectors for the cohort, in `work.extra` (SCAFFOLD's c)."""
+        return {}
+
+    def sends(self, layout: Layout) -> Layout:
+        """Both sides: name -> length of what an update contains, from the model's layout."""
+        sent = {"delta": layout["params"]}
+        return {**sent, "buffers": layout["buffers"]} if "buffers" in layout else sent
+
+    def adjust(self, grad: Tensor, params: Tensor, work: Work, memory: Arrays) -> Tensor:
+        """Client, each local step: the gradient to use. Elementwise operations only: tensors are [D] for one
+        client or [K, D] for stacked ones, and the arrays in `work` and `memory` are tensors here too."""
+        return grad
+
+    def report(self, local: Trained, work: Work, memory: Arrays) -> tuple[Arrays, float, Arrays]:
+        """Client, after training: (the update's vectors, its weight, the memory to keep). The weight is n_k."""
+        arrays = {"delta": local.delta["params"]}
+        if "buffers" in local.delta:
+            arrays["buffers"] = local.delta["buffers"]
+        return arrays, float(local.examples), memory
+
+    def combine(self, updates: Sequence[ClientUpdate]) -> Arrays:
+        """Server: one value per vector from each client's own update, in client order.
+
+        Overriding it MEANS "I read each client's update", which an aggregator that hides refuses. Names left out
+        are averaged by weight. This default is the weighted mean, and is never called in a run: sums stream.
+        """
+        total = sum(update.weight for update in updates)
+        weights = [np.float32(update.weight / total) for update in updates]
+        return {
+            name: np.sum([w * u.arrays[name] for w, u in zip(weights, updates, strict=True)], axis=0)
+            for name in updates[0].arrays
+        }
+
+    def step(self, params: Arrays, aggregate: Aggregate, state: Arrays, ctx: StepContext) -> tuple[Arrays, Arrays]:
+        """Server: the next model and state. The default hands the mean delta to the `server:` optimiser:
+        w <- w + server_lr * sum_k (n_k / n) delta_k (McMahan et al. 2017, Algorithm 1, at server_lr 1)."""
+        if aggregate.weight == 0:
+            return params, state
+        weights, slots = ctx.server.step(params["params"], aggregate.mean("delta"), state)
+        new = {**params, "params": weights}
+        if "buffers" in params:
+            new["buffers"] = params["buffers"] + aggregate.mean("buffers")
+        return new, {**state, **slots}
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether local gradients are changed."""
+        return type(self).adjust is not Strategy.adjust
+
+    @property
+    def reads_each(self) -> bool:
+        """Whether the server must see each client's update by itself."""
+        return type(self).combine is not Strategy.combine

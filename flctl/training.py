@@ -1,0 +1,273 @@
+"""The loop over rounds: when to stop, when to keep a checkpoint, and how a run that was cut off goes on.
+
+Order within a round: the round's line is appended, then (when one is due) the lines are put on disk and the
+checkpoint after them. A resume takes the newest checkpoint, drops lines and client memory of later rounds, and plays
+those rounds again; since every random number is drawn by name, they come out the same.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from flctl import __version__
+from flctl.config import digest
+from flctl.engine import Engine
+from flctl.errors import FlctlError, IncompatibleError, IntegrityError
+from flctl.memory import ClientMemory
+from flctl.metrics import higher_is_better, primary_metric
+from flctl.rounds import Rounds, State
+from flctl.run import Run
+from flctl.rundir import RunDirectory, report_line, versions
+from flctl.types import Arrays, Checkpoint, RoundReport
+
+__all__ = ["Progress", "Result", "Started", "Training", "train"]
+
+Status = Literal["finished", "target", "patience", "time", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the stopping rules have seen up to a round; part of the checkpoint."""
+
+    best_round: int | None = None
+    best_value: float | None = None
+    evaluations_since_best: int = 0
+    seconds: float = 0.0
+    status: Status | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What observers hear first: the run, the round it starts after, and the rounds it may reach."""
+
+    run: Run
+    directory: RunDirectory
+    after_round: int
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run ended, as it stands in summary.json."""
+
+    directory: RunDirectory
+    status: Status
+    rounds: int
+    summary: Mapping[str, Any]
+
+
+def train(run: Run, directory: RunDirectory, *, interrupted: Callable[[], bool] = lambda: False) -> Result:
+    """Trains until a rule of `stop:` holds, `rounds` are done, or `interrupted()` is true after a round.
+
+    Starts where the directory's newest checkpoint is. Raises FlctlError, with the last good checkpoint kept, when a
+    round cannot be used; IncompatibleError when the checkpoint belongs to another config, partition or version.
+    """
+    with directory.locked():
+        engine_class = run.registry.get("engine", engine_name(run))
+        engine = engine_class.from_options(dict(run.config.engine.options))
+        with engine.open(run):
+            return Training(run, directory, engine, interrupted).finish()
+
+
+def engine_name(run: Run) -> str:
+    """The engine that `auto` stands for: a pool where more than one worker is asked for."""
+    chosen = run.config.engine
+    return chosen.name if chosen.name != "auto" else ("pool" if chosen.workers > 1 else "inprocess")
+
+
+@dataclass
+class Training:
+    """One training in progress."""
+
+    run: Run
+    directory: RunDirectory
+    engine: Engine
+    interrupted: Callable[[], bool]
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        self.rounds = Rounds(self.run, self.engine)
+        self.metric = self.run.config.metric or primary_metric(self.run.partition.task)[0]
+        self.higher = higher_is_better(self.metric)
+        self.stop_metric = self.run.config.stop.metric or self.metric
+        self._saved_at = time.monotonic()
+        self._saving = 0.0
+
+    def finish(self) -> Result:
+        """Plays the rounds that are left."""
+        state = self._start()
+        self._announce("flctl_run_started", run=Started(self.run, self.directory, state.round, self.run.config.rounds))
+        while self.progress.status is None:
+            state = self._round(state)
+        return self._end(state)
+
+    def _start(self) -> State:
+        saved = self.directory.checkpoints.rounds()
+        if not saved:
+            state = self.rounds.initial()
+            self.directory.rewind(0)
+            self._save(state)
+        else:
+            state = self._restore(saved[-1])
+        ClientMemory(self.directory.memory).forget_after(state.round)
+        if state.round >= self.run.config.rounds:
+            self.progress = replace(self.progress, status="finished")
+        elif self.progress.status in ("finished", "interrupted"):
+            self.progress = replace(self.progress, status=None)
+        return state
+
+    def _restore(self, number: int) -> State:
+        checkpoint = self.directory.checkpoints.load(number, self.rounds.model)
+        self._refuse_foreign(checkpoint)
+        self.directory.rewind(number)
+        self.progress = Progress(**checkpoint.progress)
+        return state_of(checkpoint)
+
+    def _refuse_foreign(self, checkpoint: Checkpoint) -> None:
+        where = f"the checkpoint of round {checkpoint.round}"
+        if checkpoint.config_digest != digest(self.run.config):
+            raise IncompatibleError(f"{where} belongs to another config", hint="Start a new run with --out.")
+        if checkpoint.partition_digest != self.run.partition.digest:
+            hint = "Give the partition that the run was started on, or start a new run."
+            raise IncompatibleError(f"{where} belongs to another partition", hint=hint)
+        recorded = self.directory.facts["versions"]
+        if recorded["flctl"] != __version__:
+            hint = f"Install flctl {recorded['flctl']} to go on, or start a new run."
+            raise IncompatibleError(f"{where} was made by flctl {recorded['flctl']}, this is {__version__}", hint=hint)
+
+    def _round(self, state: State) -> State:
+        started = time.monotonic()
+
+        def last(seconds: float) -> bool:
+            number = state.round + 1
+            return number >= self.run.config.rounds or self._out_of_time(self.progress.seconds + seconds)
+
+        state, report = self.rounds.play(state, last=last)
+        report = replace(report, seconds={**report.seconds, "checkpoint": self._saving})
+        self._saving = 0.0
+        seconds = self.progress.seconds + time.monotonic() - started
+        self.progress = self._judge(state.round, replace(self.progress, seconds=seconds), report.metrics)
+        self.directory.append(report)
+        if self._save_is_due(state.round):
+            self._save(state)
+        self._announce("flctl_round_finished", report=report)
+        return state
+
+    def _judge(self, number: int, progress: Progress, metrics: Mapping[str, float]) -> Progress:
+        """The progress after a round's metrics, with the status that ends the run, if one does."""
+        progress = self._rank(number, progress, metrics)
+        stop = self.run.config.stop
+        if stop.target is not None and self._reaches(metrics.get(self.stop_metric), stop.target):
+            return replace(progress, status="target")
+        if stop.patience is not None and progress.evaluations_since_best >= stop.patience:
+            return replace(progress, status="patience")
+        if number >= self.run.config.rounds:
+            return replace(progress, status="finished")
+        if self._out_of_time(progress.seconds):
+            return replace(progress, status="time")
+        return replace(progress, status="interrupted") if self.interrupted() else progress
+
+    def _rank(self, number: int, progress: Progress, metrics: Mapping[str, float]) -> Progress:
+        if not metrics:
+            return progress
+        if self.metric not in metrics:
+            known = ", ".join(metrics)
+            raise FlctlError(f"metric '{self.metric}' is not measured in training", hint=f"Measured: {known}.")
+        value, best = metrics[self.metric], progress.best_value
+        gain = math.inf if best is None else (value - best if self.higher else best - value)
+        if math.isfinite(value) and gain > self.run.config.stop.min_delta:
+            return replace(progress, best_round=number, best_value=value, evaluations_since_best=0)
+        return replace(progress, evaluations_since_best=progress.evaluations_since_best + 1)
+
+    def _reaches(self, value: float | None, target: float) -> bool:
+        if value is None:
+            return False
+        return value >= target if higher_is_better(self.stop_metric) else value <= target
+
+    def _out_of_time(self, seconds: float) -> bool:
+        minutes = self.run.config.stop.minutes
+        return minutes is not None and seconds >= 60 * minutes
+
+    def _save_is_due(self, number: int) -> bool:
+        rule = self.run.config.checkpoint
+        due = bool(rule.every) and number % rule.every == 0
+        late = bool(rule.seconds) and time.monotonic() - self._saved_at >= rule.seconds
+        return due or late or self.progress.status is not None or self.progress.best_round == number
+
+    def _save(self, state: State) -> None:
+        started = time.perf_counter()
+        self.directory.sync_metrics()
+        checkpoint = Checkpoint(
+            round=state.round,
+            params=state.params,
+            states=states_of(state),
+            progress=asdict(self.progress),
+            config_digest=digest(self.run.config),
+            partition_digest=self.run.partition.digest,
+        )
+        self.directory.checkpoints.save(checkpoint, self.rounds.model)
+        self._drop_old(state.round)
+        ClientMemory(self.directory.memory).settle(state.round)
+        self._saved_at = time.monotonic()
+        self._saving += time.perf_counter() - started
+
+    def _drop_old(self, newest: int) -> None:
+        """Removes checkpoints that were kept for time or as the best so far, and those beyond `keep`."""
+        rule = self.run.config.checkpoint
+        saved = [number for number in self.directory.checkpoints.rounds() if number < newest]
+        regular = [number for number in saved if number == 0 or (rule.every and number % rule.every == 0)]
+        kept = set(regular if rule.keep is None else regular[len(regular) + 1 - rule.keep :])
+        for number in saved:
+            if number not in kept and number != self.progress.best_round:
+                self.directory.checkpoints.remove(number)
+
+    def _end(self, state: State) -> Result:
+        status = self.progress.status or "finished"
+        lines = self.directory.lines()
+        if len(lines) != state.round:
+            raise IntegrityError(f"{self.directory.metrics} has {len(lines)} lines after {state.round} rounds")
+        summary = summarise(self, state, status, lines)
+        self.directory.write_summary(summary)
+        result = Result(self.directory, status, state.round, summary)
+        self._announce("flctl_run_finished", result=result)
+        return result
+
+    def _announce(self, event: str, **values: Any) -> None:
+        getattr(self.run.registry.hook, event)(**values)
+
+
+def summarise(training: Training, state: State, status: Status, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of a run that ended; all but `seconds` are the same for a run that was cut off and resumed."""
+    evaluated = [line for line in lines if training.metric in line]
+    known = set(report_line(_EMPTY))
+    return {
+        "format": "flctl-summary/1",
+        "status": status,
+        "rounds": state.round,
+        "metric": training.metric,
+        "best": {"round": training.progress.best_round, "value": training.progress.best_value},
+        "final": {key: value for key, value in evaluated[-1].items() if key not in known} if evaluated else {},
+        "bytes_up": sum(line["bytes_up"] for line in lines),
+        "bytes_down": sum(line["bytes_down"] for line in lines),
+        "failures": sum(len(line["failed"]) for line in lines),
+        "seconds": round(sum(line["seconds"]["total"] for line in lines), 3),
+        "versions": versions(),
+    }
+
+
+_EMPTY = RoundReport(0, 0, 0, {}, 0, None, {}, 0, 0, {})
+
+
+def states_of(state: State) -> dict[str, Arrays]:
+    """The states as a checkpoint names them: "strategy", "transform.NAME"."""
+    return {"strategy": state.strategy, **{f"transform.{name}": s for name, s in state.transforms.items()}}
+
+
+def state_of(checkpoint: Checkpoint) -> State:
+    """The server's state that a checkpoint holds."""
+    transforms = {n.removeprefix("transform."): s for n, s in checkpoint.states.items() if n.startswith("transform.")}
+    return State(checkpoint.round, checkpoint.params, checkpoint.states["strategy"], transforms)
