@@ -1,0 +1,94 @@
+"""The JSON Schema of a configuration file, with the options of every installed component; editors can use it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from flctl.completion import Components
+from flctl.config import Config
+from flctl.layers import LAYERED, NAMED
+
+__all__ = ["schema"]
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+Schema = dict[str, Any]
+
+
+def schema(registry: Components) -> Schema:
+    """What a file may hold: keys, types, ranges, defaults and meanings. Raises PluginError where names clash."""
+    whole = Config.model_json_schema()
+    definitions: Schema = whole["$defs"]
+    engine = definitions.pop("EngineConfig")
+    definitions.pop("ComponentConfig", None)
+    for part in NAMED:
+        meaning = _meaning(whole["properties"][part])
+        fixed = (
+            {k: v for k, v in engine["properties"].items() if k not in ("name", "options")} if part == "engine" else {}
+        )
+        whole["properties"][part] = {**meaning, **_component(registry, part, fixed, definitions)}
+    whole["properties"][LAYERED] = {**_meaning(whole["properties"][LAYERED]), **_layers(registry, definitions)}
+    return {"$schema": DIALECT, **whole, "title": "flctl configuration", "description": "A flctl configuration file."}
+
+
+def _meaning(property_: Mapping[str, Any]) -> Schema:
+    return {key: property_[key] for key in ("description",) if key in property_}
+
+
+def _component(registry: Components, kind: str, fixed: Schema, definitions: Schema) -> Schema:
+    default = Config.model_fields[kind].default.name
+    names = sorted(registry.offers(kind))
+    short: Schema = {"type": "string", "examples": names} if kind == "model" else {"enum": _with(default, names)}
+    forms = [_long(name, registry.offers(kind)[name].component.Config, kind, fixed, definitions) for name in names]
+    if default not in names:
+        forms.append(
+            {"type": "object", "properties": {"name": {"const": default}, **fixed}, "additionalProperties": False}
+        )
+    if kind == "model":  # the user's own function, which takes what it takes
+        own = {"type": "string", "pattern": ":"}
+        forms.append({"type": "object", "properties": {"name": own}, "required": ["name"]})
+    return {"default": default, "anyOf": [short, *forms]}
+
+
+def _with(default: str, names: list[str]) -> list[str]:
+    return names if default in names else [default, *names]
+
+
+def _long(name: str, declared: type[BaseModel], kind: str, fixed: Schema, definitions: Schema) -> Schema:
+    form = _options(name, declared, kind, definitions)
+    form["properties"] = {"name": {"const": name}, **fixed, **form.get("properties", {})}
+    required = [] if name == Config.model_fields[kind].default.name else ["name"]
+    return {**form, "required": [*required, *form.get("required", [])]}
+
+
+def _layers(registry: Components, definitions: Schema) -> Schema:
+    offers = registry.offers("transform")
+    forms = {name: _options(name, offers[name].component.Config, "transform", definitions) for name in sorted(offers)}
+    nullable = {
+        name: form if form.get("required") else {"anyOf": [form, {"type": "null"}]} for name, form in forms.items()
+    }
+    mapping = {"type": "object", "properties": nullable, "additionalProperties": False}
+    listed = {"type": "array", "items": {"anyOf": [{"enum": sorted(offers)}, {"type": "object", "required": ["name"]}]}}
+    return {"default": {}, "anyOf": [mapping, listed]}
+
+
+def _options(name: str, declared: type[BaseModel], kind: str, definitions: Schema) -> Schema:
+    """One component's options; what they refer to moves to the common definitions under the component's name."""
+    form: Schema = copy.deepcopy(declared.model_json_schema())
+    prefix = f"{kind}.{name}."
+    for key, definition in form.pop("$defs", {}).items():
+        definitions[prefix + key] = _moved(definition, prefix)
+    form.pop("title", None)
+    return _moved(form, prefix)  # type: ignore[no-any-return]
+
+
+def _moved(value: Any, prefix: str) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: item.replace("#/$defs/", f"#/$defs/{prefix}") if key == "$ref" else _moved(item, prefix)
+            for key, item in value.items()
+        }
+    return [_moved(item, prefix) for item in value] if isinstance(value, list) else value
