@@ -96,6 +96,7 @@ class Training:
         self.stop_metric = self.run.config.stop.metric or self.metric
         self._saved_at = time.monotonic()
         self._saving = 0.0
+        self._best: tuple[State, Progress] | None = None
 
     def finish(self) -> Result:
         """Plays the rounds that are left."""
@@ -151,6 +152,8 @@ class Training:
         self._saving = 0.0
         seconds = self.progress.seconds + time.monotonic() - started
         self.progress = self._judge(state.round, replace(self.progress, seconds=seconds), report.metrics)
+        if self.progress.best_round == state.round:
+            self._best = (state, replace(self.progress, status=None))
         self.directory.append(report)
         if self._save_is_due(state.round):
             self._save(state)
@@ -196,24 +199,31 @@ class Training:
         rule = self.run.config.checkpoint
         due = bool(rule.every) and number % rule.every == 0
         late = bool(rule.seconds) and time.monotonic() - self._saved_at >= rule.seconds
-        return due or late or self.progress.status is not None or self.progress.best_round == number
+        return due or late or self.progress.status is not None
 
     def _save(self, state: State) -> None:
+        """Writes the state, and before it the best one since the last time: the disk is asked once for both."""
         started = time.perf_counter()
         self.directory.sync_metrics()
-        checkpoint = Checkpoint(
-            round=state.round,
-            params=state.params,
-            states=states_of(state),
-            progress=asdict(self.progress),
-            config_digest=digest(self.run.config),
-            partition_digest=self.run.partition.digest,
-        )
-        self.directory.checkpoints.save(checkpoint, self.rounds.model)
+        if self._best is not None and self._best[0].round != state.round:
+            self._write(*self._best)
+        self._best = None
+        self._write(state, self.progress)
         self._drop_old(state.round)
         ClientMemory(self.directory.memory).settle(state.round)
         self._saved_at = time.monotonic()
         self._saving += time.perf_counter() - started
+
+    def _write(self, state: State, progress: Progress) -> None:
+        checkpoint = Checkpoint(
+            round=state.round,
+            params=state.params,
+            states=states_of(state),
+            progress=asdict(progress),
+            config_digest=digest(self.run.config),
+            partition_digest=self.run.partition.digest,
+        )
+        self.directory.checkpoints.save(checkpoint, self.rounds.model)
 
     def _drop_old(self, newest: int) -> None:
         """Removes checkpoints that were kept for time or as the best so far, and those beyond `keep`."""
