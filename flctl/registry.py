@@ -10,15 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from flctl import builtins, hookspecs
-from flctl.component import Component
 from flctl.errors import PluginError
 
-__all__ = ["KINDS", "BrokenPlugin", "Offer", "Plugin", "Registry", "load_file", "suggest"]
+if TYPE_CHECKING:
+    from flctl.component import Component
+
+__all__ = ["KINDS", "BrokenPlugin", "Offer", "Plugin", "Registry", "load_file", "plugin_names", "suggest"]
 
 KINDS: Mapping[str, str] = {
     "strategy": "flctl_strategies",
@@ -61,6 +63,11 @@ def suggest(name: str, known: Iterable[str]) -> str | None:
     """A did-you-mean sentence, or None when nothing is close."""
     close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     return f"Did you mean '{close[0]}'?" if close else None
+
+
+def plugin_names() -> list[str]:
+    """The names of the installed plugins, whether they load or not."""
+    return sorted({entry.name for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)})
 
 
 def load_file(path: Path) -> ModuleType:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flctl.errors import FlctlError, StorageError
+if TYPE_CHECKING:
+    from flctl.registry import Registry
 
-__all__ = ["build", "main"]
+__all__ = ["build", "main", "run"]
 
-INTERRUPTED = 130
+COMPLETION = "_FLCTL_COMPLETE"
+DEBUG = "FLCTL_DEBUG"
 
 
 def build(disable: Sequence[str] = ()) -> typer.Typer:
-    """The application with the subcommands of every plugin that loads; broken plugins are warned about."""
+    """The application with the subcommands of every plugin that loads; broken plugins are warned about.
+
+    Raises PluginError for a name in `disable` that no plugin has.
+    """
     from flctl.cli import output
     from flctl.cli.session import use_registry
     from flctl.registry import Registry
@@ -23,49 +32,149 @@ def build(disable: Sequence[str] = ()) -> typer.Typer:
     app = typer.Typer(
         name="flctl",
         no_args_is_help=True,
-        pretty_exceptions_show_locals=False,
+        pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
         help="Federated learning from the command line: partition, train, evaluate.",
     )
+    app.callback()(_root)
     registry = Registry(disable=disable)
+    _check_disabled(disable)
     use_registry(registry)
     registry.register_commands(app)
-    for plugin in registry.broken:
-        output.warn(f"plugin '{plugin.name}' ({plugin.origin}) did not load: {plugin.reason}")
+    if COMPLETION not in os.environ:
+        _warn_about_broken(registry, output)
     return app
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with the exit code of conventions: 0, 1..6, 130, 143."""
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def run(arguments: list[str]) -> int:
-    """Runs the command line in this process and returns the exit code."""
-    from flctl.cli import output
-
-    as_json = "--json" in arguments
-    command = next((word for word in arguments if not word.startswith("-")), "")
+    """Runs the command line in this process and returns the exit code; nothing but a bug in here is raised."""
+    words: list[str] = []
     try:
-        return _invoke(arguments)
-    except FlctlError as error:
-        output.fail(error, command, as_json)
-        return error.exit_code
-    except OSError as error:
-        output.fail(_storage(error), command, as_json)
-        return StorageError.exit_code
-    except KeyboardInterrupt:
-        output.note("interrupted")
-        return INTERRUPTED
+        code = _invoke(arguments, words)
+        sys.stdout.flush()
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BrokenPipeError:
+        return _hang_up()
+    except BaseException as error:
+        return _tell(error, arguments, " ".join(words))
+    return code
 
 
-def _invoke(arguments: list[str]) -> int:
+def _invoke(arguments: list[str], words: list[str]) -> int:
+    """Runs the command; `words` receives its name ("config show") for the JSON envelope of an error."""
     from flctl.cli.arguments import take_disabled
 
     disabled, rest = take_disabled(arguments)
-    return int(build(disabled)(rest, prog_name="flctl", standalone_mode=False) or 0)
+    command = typer.main.get_command(build(disabled))
+    if COMPLETION in os.environ:
+        command.main(args=rest, prog_name="flctl", standalone_mode=False)
+        return 0
+    words += _command_words(command, rest)
+    try:
+        with command.make_context("flctl", rest or ["--help"]) as context:
+            command.invoke(context)
+    except typer.Exit as ending:
+        return ending.exit_code
+    except Exception as error:
+        if type(error).__name__ != "NoArgsIsHelpError":
+            raise
+        print(error.format_message(), end="")  # type: ignore[attr-defined]  # noqa: T201
+    return 0
 
 
-def _storage(error: OSError) -> StorageError:
-    name = f" ({error.filename})" if error.filename else ""
-    return StorageError(f"{error.strerror or error}{name}", hint="Check the path, its permissions and the free space.")
+def _command_words(command: Any, arguments: Sequence[str]) -> list[str]:
+    """The words of `arguments` that name a command and its subcommand."""
+    words: list[str] = []
+    for word in arguments:
+        inner = getattr(command, "commands", {}).get(word)
+        if inner is None and not word.startswith("-"):
+            break
+        if inner is not None:
+            words, command = [*words, word], inner
+    return words
+
+
+def _tell(error: BaseException, arguments: Sequence[str], command: str) -> int:
+    from flctl.cli import output
+    from flctl.cli.failures import failure
+
+    told = failure(error)
+    if os.environ.get(DEBUG) == "1":
+        _print_traceback(error)
+    try:
+        output.fail(told, command, "--json" in _before_dashes(arguments))
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):
+        _hang_up()
+    return told.exit_code
+
+
+def _before_dashes(arguments: Sequence[str]) -> Sequence[str]:
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
+
+
+def _print_traceback(error: BaseException) -> None:
+    import traceback
+
+    # Without locals: they can hold patients' rows or keys.
+    traceback.print_exception(error, file=sys.stderr)
+
+
+def _hang_up() -> int:
+    """Whoever read our output has gone; say nothing more, also not when Python flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    from flctl.cli.failures import Terminated
+
+    raise Terminated
+
+
+def _version(asked: bool) -> None:
+    from flctl import __version__
+
+    if asked:
+        typer.echo(f"flctl {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True),
+    ] = False,
+    disable_plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--disable-plugin", metavar="NAME", help="Leave a plugin out; may stand anywhere, and be repeated."
+        ),
+    ] = None,
+) -> None:
+    """Federated learning from the command line: partition, train, evaluate."""
+
+
+def _check_disabled(names: Sequence[str]) -> None:
+    from flctl.errors import PluginError
+    from flctl.registry import plugin_names, suggest
+
+    known = plugin_names() if names else []
+    for name in names:
+        if name not in known:
+            raise PluginError(
+                f"there is no plugin '{name}' to disable",
+                hint=suggest(name, known) or f"Installed: {', '.join(known) or 'none'}.",
+            )
+
+
+def _warn_about_broken(registry: Registry, output: Any) -> None:
+    for plugin in registry.broken:
+        output.warn(f"plugin '{plugin.name}' ({plugin.origin}) did not load: {plugin.reason}")

@@ -1,0 +1,99 @@
+"""Every way a command can end badly, as an error with a message, a hint and an exit code."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import typer
+
+from flctl.errors import FlctlError, StorageError
+
+__all__ = ["BugError", "InterruptedRunError", "Terminated", "TerminatedRunError", "UsageError", "failure"]
+
+
+class UsageError(FlctlError):
+    """A command line that cannot be parsed."""
+
+    exit_code = 2
+
+
+class InterruptedRunError(FlctlError):
+    """Ctrl-C."""
+
+    exit_code = 130
+
+
+class TerminatedRunError(FlctlError):
+    """SIGTERM."""
+
+    exit_code = 143
+
+
+class BugError(FlctlError):
+    """An exception that nobody foresaw."""
+
+
+class Terminated(BaseException):
+    """Raised in the main thread by SIGTERM; like KeyboardInterrupt, no `except Exception` stops it."""
+
+
+def failure(error: BaseException) -> FlctlError:
+    """What to tell about any exception that left a command."""
+    if isinstance(error, FlctlError):
+        return error
+    if isinstance(error, OSError) and error.errno is not None:
+        return _storage(error)
+    # Typer's own usage errors: Typer vendors Click from 0.26 on, so they are known by what they can do.
+    if callable(getattr(error, "format_message", None)) and hasattr(error, "exit_code"):
+        return _usage(error)
+    return next((told for kind, told in _foreseen() if isinstance(error, kind)), None) or _bug(error)
+
+
+def _foreseen() -> Sequence[tuple[type[BaseException] | tuple[type[BaseException], ...], FlctlError]]:
+    return [
+        (KeyboardInterrupt, InterruptedRunError("interrupted")),
+        (Terminated, TerminatedRunError("terminated")),
+        ((typer.Abort, EOFError), FlctlError("aborted: a question was left without an answer")),
+        (MemoryError, FlctlError("out of memory", hint="Take fewer workers, a smaller batch or a smaller model.")),
+    ]
+
+
+def _bug(error: BaseException) -> BugError:
+    hint = "This is a bug in flctl or in a plugin; run it again with FLCTL_DEBUG=1 to see where."
+    return BugError(f"{type(error).__name__}: {error}".rstrip(": "), hint=hint)
+
+
+def _storage(error: OSError) -> StorageError:
+    name = f" ({error.filename})" if error.filename else ""
+    return StorageError(f"{error.strerror or error}{name}", hint="Check the path, its permissions and the free space.")
+
+
+def _usage(error: Any) -> UsageError:
+    context = getattr(error, "ctx", None)
+    message = str(error.format_message())
+    option, command = getattr(error, "option_name", None), re.match(r"No such command '(.+?)'", message)
+    if command:
+        message, close = f"no such command '{command[1]}'", _close(command[1], _commands(context))
+    elif option and type(error).__name__ == "NoSuchOption":
+        message, close = f"no such option {option}", _close(option, _options(context))
+    else:
+        close = None
+    path = getattr(context, "command_path", None) or "flctl"
+    return UsageError(message, hint=close or f"`{path} --help` shows how to call it.")
+
+
+def _commands(context: Any) -> Iterable[str]:
+    return getattr(getattr(context, "command", None), "commands", {})
+
+
+def _options(context: Any) -> Iterable[str]:
+    parameters = getattr(getattr(context, "command", None), "params", [])
+    return [name for parameter in parameters for name in parameter.opts if name.startswith("--")]
+
+
+def _close(word: str, known: Iterable[str]) -> str | None:
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f"Did you mean {close[0]}?" if close else None
