@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flctl.models.model import Model
     from flctl.partition.partitioner import Partitioner
     from flctl.strategy import Strategy
+    from flctl.training import Result
     from flctl.transform import Transform
 
 
@@ -72,3 +73,12 @@ def flctl_commands(app: Any) -> None:
     from flctl.cli import commands
 
     commands.register(app)
+
+
+@hookimpl
+def flctl_run_finished(result: Result) -> None:
+    from flctl.report.curves import curves
+
+    lines = result.directory.lines()
+    if lines:
+        curves(lines, result.directory.path / "curves.png")

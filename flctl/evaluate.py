@@ -9,46 +9,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from flctl.metrics import Scores, client_scores, quick_score, score
+from flctl.fairness import spread
+from flctl.metrics import Scores, client_scores, primary_metric, quick_score, score
 from flctl.outcomes import Labelled, Measured, concatenate, outcomes_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from flctl.partition.store import Partition
     from flctl.tasks import Task
     from flctl.trainer import FlatModel
 
-__all__ = ["BATCH", "ClientScores", "Evaluation", "HeldOut", "central", "clients", "evaluate", "run_model"]
+__all__ = ["BATCH", "ClientScores", "Evaluation", "central", "clients", "evaluate", "run_model", "spread_over_clients"]
 
 BATCH = 1000
 Array = npt.NDArray[Any]
-
-
-class HeldOut(Protocol):
-    """What evaluation reads of a partition; `Partition` and `flctl.align.Aligned` are such."""
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Names of the classes or characters, in the order of their codes."""
-
-    @property
-    def client_ids(self) -> Sequence[str]:
-        """The clients in order [K]."""
-
-    @property
-    def counts(self) -> npt.NDArray[np.int64]:
-        """Training and test rows of each client [K, 2]."""
-
-    def central_test(self) -> tuple[Array, Array]:
-        """The central test set: x [n, ...] and y [n] or [n, window]."""
-
-    def test_bounds(self) -> tuple[Array, Array, npt.NDArray[np.int64]]:
-        """All clients' test rows in client order: x, y and offsets [K + 1]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,25 +83,24 @@ def run_model(
     return joined
 
 
-def central(model: FlatModel, partition: HeldOut, task: Task, batch_size: int = BATCH) -> dict[str, float]:
+def central(model: FlatModel, partition: Partition, task: Task, batch_size: int = BATCH) -> dict[str, float]:
     """The cheap metrics of `metrics.quick_score` on the central test set; what each round reports."""
     x, y = partition.central_test()
     return quick_score(run_model(model, task, x, y, batch_size))
 
 
-def clients(model: FlatModel, partition: HeldOut, task: Task, batch_size: int = BATCH) -> ClientScores:
-    """Each client's metrics on its own test rows, one pass over all of them."""
+def clients(model: FlatModel, partition: Partition, task: Task, batch_size: int = BATCH) -> ClientScores:
+    """Each client's metrics on its own test rows, one pass over all of them; `report.fairness` sums them up."""
     x, y, offsets = partition.test_bounds()
     return _client_scores(partition, run_model(model, task, x, y, batch_size, keep_scores=True), offsets)
 
 
-def evaluate(model: FlatModel, partition: HeldOut, task: Task, batch_size: int = BATCH) -> Evaluation:
+def evaluate(model: FlatModel, partition: Partition, task: Task, batch_size: int = BATCH) -> Evaluation:
     """Every metric, centrally and per client; one pass where the central test set is the clients' own rows."""
     x, y, offsets = partition.test_bounds()
     own = run_model(model, task, x, y, batch_size, keep_scores=True)
-    central_x, central_y = partition.central_test()
-    pooled = len(central_y) == len(y) and np.array_equal(central_y, y) and np.array_equal(central_x, x)
-    middle = own if pooled else run_model(model, task, central_x, central_y, batch_size, keep_scores=True)
+    pooled = partition.manifest.central_test == "clients"
+    middle = own if pooled else run_model(model, task, *partition.central_test(), batch_size, keep_scores=True)
     return Evaluation(
         central=score(middle, partition.classes),
         clients=_client_scores(partition, own, offsets),
@@ -131,7 +110,7 @@ def evaluate(model: FlatModel, partition: HeldOut, task: Task, batch_size: int =
     )
 
 
-def _client_scores(partition: HeldOut, outcomes: Labelled | Measured, offsets: npt.NDArray[np.int64]) -> ClientScores:
+def _client_scores(partition: Partition, outcomes: Labelled | Measured, offsets: npt.NDArray[np.int64]) -> ClientScores:
     return ClientScores(
         client_ids=partition.client_ids,
         sizes=partition.counts.sum(axis=1),
@@ -161,3 +140,12 @@ def _tensor(rows: Array) -> Tensor:
 
     rows = np.ascontiguousarray(rows)
     return torch.from_numpy(rows if rows.flags.writeable else rows.copy())
+
+
+def spread_over_clients(model: FlatModel, partition: HeldOut, task: Task, batch_size: int = BATCH) -> dict[str, float]:
+    """The task's main metric over clients: `accuracy_mean`, `accuracy_worst_decile`, `accuracy_best_decile`."""
+    name, higher = primary_metric(task.name)
+    scores = clients(model, partition, task, batch_size)
+    found = spread(scores.values[name], scores.rows.astype(np.float64), higher)
+    parts = {"mean": found.mean, "worst_decile": found.worst_decile, "best_decile": found.best_decile}
+    return {f"{name}_{part}": value for part, value in parts.items()}

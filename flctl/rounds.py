@@ -136,9 +136,16 @@ class Rounds:
         return RoundPlan(number, tuple(str(self.ids[index]) for index in indices), work)
 
     def evaluate(self, state: State) -> dict[str, float]:
-        """The central metrics of the state's model."""
+        """The central metrics of the state's model, and their spread over clients where it is asked for; nothing
+        where the partition has no test rows."""
+        chosen, partition = self.run.config.eval, self.run.partition
+        if not partition.manifest.rows.central_test:
+            return {}
         self.model.load(state.params)
-        return evaluate.central(self.model, self.run.partition, self.task, self.run.config.eval.batch_size)
+        metrics = evaluate.central(self.model, partition, self.task, chosen.batch_size)
+        if chosen.per_client:
+            metrics |= evaluate.spread_over_clients(self.model, partition, self.task, chosen.batch_size)
+        return metrics
 
     def _evaluates(self, number: int) -> bool:
         every = self.run.config.eval.every

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-EXIT_CODES = {"interrupted": 130}
 SETUP, LOCAL, COHORT, STOP, WHERE = "What", "Local work", "Cohort", "Stopping", "Where it runs"
 
 HELP = """
@@ -133,9 +132,9 @@ def train(
     flags |= training.sampling_flags(sampling, sampling_rate) | training.target_flags(target_metric)
     flags |= {f"transforms.{name}": Flag("--transform", {}) for name in transform or ()}
     request = training.TrainRequest(data, config, tuple(override or ()), flags, out, resume)
-    result = training.run(request, as_json)
-    output.emit("train", result.data(), as_json, lambda console: _render(console, result.result))
-    raise typer.Exit(EXIT_CODES.get(result.result.status, 0))
+    outcome = training.run(request, as_json)
+    output.emit("train", outcome.data(), as_json, lambda console: _render(console, outcome.result))
+    raise typer.Exit(outcome.exit_code)
 
 
 def _render(console: Console, result: Result) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -42,9 +42,10 @@ class TrainRequest:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A result, and how `--json` says it."""
+    """A result, how `--json` says it, and what the process ends with."""
 
     result: Result
+    exit_code: int
 
     def data(self) -> dict[str, Any]:
         """The summary and where the run lies."""
@@ -83,9 +84,12 @@ def run(request: TrainRequest, as_json: bool) -> Outcome:
     registry, loaded, directory = _resumed(request) if request.resume else _new(request)
     partition = _open_partition(loaded.config, directory)
     prepared = Run.build(loaded.config, registry, partition, directory.memory)
-    registry.observe(observer(as_json))
-    with _interruptible() as interrupted:
-        return Outcome(train(prepared, directory, interrupted=interrupted))
+    watching = observer(as_json)
+    registry.observe(watching)
+    signals = _Signals()
+    with _receiving(signals), closing(watching):
+        result = train(prepared, directory, interrupted=lambda: bool(signals.seen))
+    return Outcome(result, 128 + signals.seen[0] if result.status == "interrupted" else 0)
 
 
 def _new(request: TrainRequest) -> tuple[Registry, Loaded, RunDirectory]:
@@ -212,12 +216,11 @@ class _Signals:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Any]:
-    """Ctrl-C and SIGTERM end the run after the round in progress; yields the question whether one came."""
-    signals = _Signals()
+def _receiving(signals: _Signals) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run after the round in progress."""
     former = {number: signal.signal(number, signals.receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(signals.seen)
+        yield
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)

@@ -23,7 +23,9 @@ FEW = 60
 
 
 def draw_clients(runs: Mapping[str, ClientScores], metric: str, out: Path) -> Path:
-    """A PNG or SVG of a metric's spread, a colour for each run, with each run's mean over clients dotted."""
+    """A PNG or SVG of a metric's spread, a colour for each run, with each run's mean over clients dotted.
+
+    Raises ConfigError where `out` exists."""
     figure = new_figure(11, 4.2)
     order, size = figure.subplots(1, 2, width_ratios=(3, 2))
     for index, (name, scores) in enumerate(runs.items()):
@@ -42,7 +44,7 @@ def draw_clients(runs: Mapping[str, ClientScores], metric: str, out: Path) -> Pa
     if not order.get_lines():
         empty(order, "no client has this metric")
     legend(figure, order)
-    return save(figure, out)
+    return save(figure, out, replace=False)
 
 
 def _draw_order(axes: Axes, scores: ClientScores, metric: str, name: str, colour: str) -> None:

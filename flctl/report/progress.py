@@ -10,7 +10,7 @@ from flctl.hookspecs import hookimpl
 from flctl.rundir import report_line
 
 if TYPE_CHECKING:
-    from flctl.training import Result, Started
+    from flctl.training import Started
     from flctl.types import RoundReport
 
 __all__ = ["JsonEvents", "LiveProgress", "PlainLines", "observer", "round_text"]
@@ -18,7 +18,7 @@ __all__ = ["JsonEvents", "LiveProgress", "PlainLines", "observer", "round_text"]
 OMITTED = {"round", "asked", "answered", "failed", "examples", "loss", "bytes_up", "bytes_down", "seconds"}
 
 
-def observer(as_json: bool) -> object:
+def observer(as_json: bool) -> JsonEvents | LiveProgress | PlainLines:
     """The observer that fits: JSON events on stderr, a live line, or plain lines."""
     if as_json:
         return JsonEvents()
@@ -51,7 +51,14 @@ def opening(started: Started) -> str:
     )
 
 
-class PlainLines:
+class Watching:
+    """An observer that is closed when the run ends or fails."""
+
+    def close(self) -> None:
+        """Gives back what it holds."""
+
+
+class PlainLines(Watching):
     """One line per round on stderr."""
 
     @hookimpl
@@ -66,7 +73,7 @@ class PlainLines:
         print(f"round {report.round}/{self._rounds}  {round_text(report)}", file=sys.stderr, flush=True)
 
 
-class LiveProgress:
+class LiveProgress(Watching):
     """A bar with the newest round's figures; it goes away when the run ends."""
 
     @hookimpl
@@ -89,17 +96,13 @@ class LiveProgress:
             self._bar.console.print(f"warning: {text}", markup=False)
         self._bar.update(self._task, completed=report.round, text=round_text(report))
 
-    @hookimpl
-    def flctl_run_finished(self, result: Result) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Gives the terminal back; also when the run fails."""
+        """Gives the terminal back."""
         if hasattr(self, "_bar"):
             self._bar.stop()
 
 
-class JsonEvents:
+class JsonEvents(Watching):
     """One JSON object per event on stderr; the result is the envelope on stdout."""
 
     @hookimpl
