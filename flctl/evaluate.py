@@ -90,7 +90,7 @@ def central(model: FlatModel, partition: Partition, task: Task, batch_size: int 
 
 
 def clients(model: FlatModel, partition: Partition, task: Task, batch_size: int = BATCH) -> ClientScores:
-    """Each client's metrics on its own test rows, one pass over all of them; `report.fairness` sums them up."""
+    """Each client's metrics on its own test rows, one pass over all of them; `fairness.spread` sums them up."""
     x, y, offsets = partition.test_bounds()
     return _client_scores(partition, run_model(model, task, x, y, batch_size, keep_scores=True), offsets)
 
@@ -108,6 +108,17 @@ def evaluate(model: FlatModel, partition: Partition, task: Task, batch_size: int
         client_outcomes=own,
         pooled=pooled,
     )
+
+
+def spread_over_clients(
+    model: FlatModel, partition: Partition, task: Task, batch_size: int = BATCH
+) -> dict[str, float]:
+    """The task's main metric over clients: `accuracy_mean`, `accuracy_worst_decile`, `accuracy_best_decile`."""
+    name, higher = primary_metric(task.name)
+    scores = clients(model, partition, task, batch_size)
+    found = spread(scores.values[name], scores.rows.astype(np.float64), higher)
+    parts = {"mean": found.mean, "worst_decile": found.worst_decile, "best_decile": found.best_decile}
+    return {f"{name}_{part}": value for part, value in parts.items()}
 
 
 def _client_scores(partition: Partition, outcomes: Labelled | Measured, offsets: npt.NDArray[np.int64]) -> ClientScores:
@@ -140,12 +151,3 @@ def _tensor(rows: Array) -> Tensor:
 
     rows = np.ascontiguousarray(rows)
     return torch.from_numpy(rows if rows.flags.writeable else rows.copy())
-
-
-def spread_over_clients(model: FlatModel, partition: HeldOut, task: Task, batch_size: int = BATCH) -> dict[str, float]:
-    """The task's main metric over clients: `accuracy_mean`, `accuracy_worst_decile`, `accuracy_best_decile`."""
-    name, higher = primary_metric(task.name)
-    scores = clients(model, partition, task, batch_size)
-    found = spread(scores.values[name], scores.rows.astype(np.float64), higher)
-    parts = {"mean": found.mean, "worst_decile": found.worst_decile, "best_decile": found.best_decile}
-    return {f"{name}_{part}": value for part, value in parts.items()}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["DASHES", "PALETTE", "empty", "legend", "new_figure", "save", "style"]
+__all__ = ["DASHES", "PALETTE", "empty", "format_of", "legend", "new_figure", "save", "style"]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
 """Okabe and Ito's colours (2008), the strong ones first; yellow is too faint on white."""
@@ -56,19 +56,25 @@ def legend(figure: Figure, axes: Axes) -> None:
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
-def save(figure: Figure, out: Path) -> Path:
+def format_of(out: Path) -> str:
+    """The ending of a picture's name, in lower case. Raises ConfigError when no picture ends so."""
+    suffix = out.suffix.lower()
+    if suffix not in FORMATS:
+        raise ConfigError(f"{out.name} does not end in {' or '.join(FORMATS)}", hint="Name the picture x.png or x.svg.")
+    return suffix
+
+
+def save(figure: Figure, out: Path, *, replace: bool = True) -> Path:
     """Writes PNG or SVG by the ending of `out`, whole or not at all; equal figures give equal bytes.
 
     Raises ConfigError for another ending and StorageError where the file cannot be written.
     """
-    suffix = out.suffix.lower()
-    if suffix not in FORMATS:
-        raise ConfigError(f"{out.name} does not end in {' or '.join(FORMATS)}", hint="Name the picture x.png or x.svg.")
+    suffix = format_of(out)
     import matplotlib as mpl
 
     buffer = io.BytesIO()
     metadata = {"Software": None} if suffix == ".png" else {"Date": None}
     with mpl.rc_context({"svg.hashsalt": "flctl", "svg.fonttype": "none"}):
         figure.savefig(buffer, format=suffix[1:], metadata=metadata)
-    atomic.write_file(out, buffer.getvalue())
+    atomic.write_file(out, buffer.getvalue(), replace=replace)
     return out

@@ -1,0 +1,133 @@
+"""Evaluations of several models: differences, spreads over clients, and all of it as plain data for `--json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flctl.evaluate import ClientScores, Evaluation
+from flctl.fairness import SizeGroup, Spread, by_size, spread
+from flctl.metrics import METRICS
+from flctl.report.comparison import Difference, client_difference, differences
+
+__all__ = ["Comparison", "Evaluated", "as_data", "client_metrics", "client_rows", "compare", "size_groups", "spreads"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """One model's evaluation and what it was of: the run's (or file's) name, the round, the partition and its
+    classes. Models of equal `rows_digest` were scored on the same central rows in the same order."""
+
+    name: str
+    round: int | None
+    data: Path
+    partition_digest: str
+    rows_digest: str
+    classes: Sequence[str]
+    evaluation: Evaluation
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How `second` differs from `first`, by metric; `paired` says that the test rows are the same, without which
+    differences have no intervals and clients are not compared."""
+
+    first: str
+    second: str
+    paired: bool
+    central: Mapping[str, Difference]
+    clients: Mapping[str, Difference]
+
+
+def client_metrics(scores: ClientScores) -> list[str]:
+    """The metrics that clients have, in the order of `METRICS`, without a second name for one value."""
+    hidden = {"test_loss"} if "log_loss" in scores.values else set()
+    return [name for name in METRICS if name in scores.values and name not in hidden]
+
+
+def spreads(scores: ClientScores) -> dict[str, Spread]:
+    """The spread over clients of each metric."""
+    weights = scores.values["targets"]
+    return {
+        name: spread(scores.values[name], weights, METRICS[name].higher_is_better) for name in client_metrics(scores)
+    }
+
+
+def compare(first: Evaluated, second: Evaluated, seed: int = 0) -> Comparison:
+    """The second's metrics minus the first's, centrally and as the mean over clients."""
+    a, b = first.evaluation, second.evaluation
+    paired = first.rows_digest == second.rows_digest
+    if paired:
+        central = differences((a.central, a.central_outcomes), (b.central, b.central_outcomes), seed)
+    else:
+        both = (name for name in a.central.values if name in b.central.values)
+        central = {name: Difference(b.central.values[name] - a.central.values[name]) for name in both}
+    same_clients = first.partition_digest == second.partition_digest
+    clients = {
+        name: client_difference(a.clients.values[name], b.clients.values[name], seed)
+        for name in (client_metrics(a.clients) if same_clients else ())
+    }
+    return Comparison(first.name, second.name, paired, central, clients)
+
+
+def as_data(
+    models: Sequence[Evaluated], comparisons: Sequence[Comparison], metric: str, *, per_client: bool, confusion: bool
+) -> dict[str, Any]:
+    """What `--json` prints: {"metric", "runs": [...], "differences": [...]}."""
+    return {
+        "metric": metric,
+        "runs": [_model_data(model, metric, per_client=per_client, confusion=confusion) for model in models],
+        "differences": [asdict(comparison) for comparison in comparisons],
+    }
+
+
+def _model_data(model: Evaluated, metric: str, *, per_client: bool, confusion: bool) -> dict[str, Any]:
+    evaluation, scores = model.evaluation, model.evaluation.clients
+    central = evaluation.central
+    data: dict[str, Any] = {
+        "run": model.name,
+        "round": model.round,
+        "data": str(model.data),
+        "partition_digest": model.partition_digest,
+        "notes": list(model.notes),
+        "central": {
+            "rows": central.rows,
+            "targets": central.targets,
+            "non_finite": central.non_finite,
+            **central.values,
+        },
+        "central_rows": "clients" if evaluation.pooled else "own",
+        "undefined": dict(central.notes),
+        "federated": {name: _spread_data(spread) for name, spread in spreads(scores).items()},
+        "clients": len(scores.rows),
+        "clients_without_test_rows": list(scores.without_rows),
+        "by_size": [asdict(group) for group in size_groups(scores, metric)],
+    }
+    if confusion and central.confusion is not None:
+        data["confusion"] = {"classes": list(model.classes), "counts": central.confusion}
+    if per_client:
+        data["per_client"] = list(client_rows(scores))
+    return data
+
+
+def _spread_data(spread: Spread) -> dict[str, Any]:
+    data = asdict(spread)
+    return {**data, "quantiles": {f"{q:g}": value for q, value in spread.quantiles.items()}}
+
+
+def size_groups(scores: ClientScores, metric: str) -> tuple[SizeGroup, ...]:
+    """Clients in up to five groups by size, with the metric in each."""
+    return by_size(scores.values[metric], scores.sizes, METRICS[metric].higher_is_better)
+
+
+def client_rows(scores: ClientScores) -> Iterator[dict[str, Any]]:
+    """Each client's numbers in client order: client, size, test_rows, targets and its metrics (NaN: undefined)."""
+    names = client_metrics(scores)
+    columns = [scores.values[name].tolist() for name in names]
+    fixed = (scores.client_ids, scores.sizes.tolist(), scores.rows.tolist(), scores.values["targets"].tolist())
+    for client, size, rows, targets, *values in zip(*fixed, *columns, strict=True):
+        row = {"client": str(client), "size": size, "test_rows": rows, "targets": int(targets)}
+        yield row | dict(zip(names, values, strict=True))
