@@ -1,0 +1,247 @@
+"""What a partition says about itself: `manifest.json`, format "flctl-partition/1"."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from flctl.errors import IncompatibleError, IntegrityError
+from flctl.types import TaskKind
+
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "Column",
+    "DatasetInfo",
+    "Manifest",
+    "Preprocess",
+    "RowCounts",
+    "TargetScale",
+    "parse",
+    "serialise",
+]
+
+FORMAT = "flctl-partition/1"
+MANIFEST = "manifest.json"
+MAX_BYTES = 64 << 20
+REQUIRED = frozenset({"x", "y", "bounds", "client_ids", "source_row"})
+OWN_TEST = frozenset({"test_x", "test_y"})
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_X_TYPES = {"next-character": ("|u1", "<i4", "<i8")}
+_Y_TYPES = {"regression": "<f4", "next-character": "<i4"}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One packed `.npy` file: its bare name, little-endian dtype, shape and SHA-256."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInfo:
+    """The data set that was partitioned. `source` is a base name; `digest` is over the rows as they were read;
+    `shape` is one example's; `numeric` are the features to standardise (None: all)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    name: str
+    task: TaskKind
+    source: str
+    digest: str
+    classes: tuple[str, ...]
+    features: tuple[str, ...]
+    shape: tuple[int, ...]
+    numeric: tuple[int, ...] | None
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RowCounts:
+    """Rows of clients for training and for testing, of the source's own test part, and those nobody owns."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    train: int
+    test: int
+    central_test: int
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class TargetScale:
+    """Regression targets: y' = (y - shift) / scale."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    shift: float
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """x' = (x - shift) / scale by feature (`shift` has one entry a feature) or by image channel."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    kind: Literal["feature", "channel", "none"]
+    shift: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+    target: TargetScale | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything about a partition but its rows. `scheme` holds the scheme's name and parameters."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    format: str
+    flctl: str
+    dataset: DatasetInfo
+    scheme: dict[str, Any]
+    seed: int
+    clients: int
+    test_fraction: float
+    test_split: Literal["random", "last"]
+    rows: RowCounts
+    preprocess: Preprocess
+    central_test: Literal["own", "clients"]
+    columns: dict[str, Column]
+
+
+def serialise(manifest: Manifest) -> bytes:
+    """The bytes of `manifest.json`: the same for equal manifests."""
+    return (json.dumps(asdict(manifest), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def parse(data: bytes) -> Manifest:
+    """The manifest that `data` holds, checked against itself.
+
+    Raises IntegrityError where it is damaged, IncompatibleError where its format is one of another version.
+    """
+    if len(data) > MAX_BYTES:
+        raise IntegrityError(f"{MANIFEST} has {len(data):,} bytes; at most {MAX_BYTES:,} are read")
+    _check_format(_loaded(data))
+    try:
+        manifest = _adapter().validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise _damaged(f"{place}: {first['msg']}") from error
+    _check(manifest)
+    return manifest
+
+
+def _loaded(data: bytes) -> Mapping[str, Any]:
+    try:
+        loaded = json.loads(data, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(str(error) or "not JSON") from error
+    if not isinstance(loaded, dict):
+        raise _damaged("not a JSON object")
+    return loaded
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return result
+
+
+def _check_format(loaded: Mapping[str, Any]) -> None:
+    found = loaded.get("format")
+    if found == FORMAT:
+        return
+    if isinstance(found, str) and re.fullmatch(r"flctl-partition/\d{1,9}", found):
+        raise IncompatibleError(
+            f"the partition has format '{found}'; this version of flctl reads '{FORMAT}'",
+            hint="Partition the data again, or use the version of flctl that wrote it.",
+        )
+    raise _damaged(f"'format' is not '{FORMAT}'")
+
+
+@cache
+def _adapter() -> TypeAdapter[Manifest]:
+    return TypeAdapter(Manifest)
+
+
+def _damaged(reason: str) -> IntegrityError:
+    return IntegrityError(f"{MANIFEST} is damaged: {reason[:300]}", hint="Partition the data again.")
+
+
+def _require(holds: bool, reason: str) -> None:
+    if not holds:
+        raise _damaged(reason)
+
+
+def _check(manifest: Manifest) -> None:
+    rows = manifest.rows
+    _require(min(rows.train, rows.test, rows.central_test, rows.left_out) >= 0, "a row count is negative")
+    _require(manifest.clients >= 1, "there are no clients")
+    _require(0 <= manifest.test_fraction < 1, "test_fraction is outside [0, 1)")
+    _require(all(size >= 1 for size in manifest.dataset.shape), "an example has no values")
+    _check_columns(manifest)
+    _check_types(manifest)
+    _check_shapes(manifest)
+    _check_preprocess(manifest)
+
+
+def _check_columns(manifest: Manifest) -> None:
+    wanted = REQUIRED | OWN_TEST if manifest.central_test == "own" else REQUIRED
+    _require(set(manifest.columns) == wanted, f"columns must be {', '.join(sorted(wanted))}")
+    for name, column in manifest.columns.items():
+        if not _NAME.fullmatch(column.file) or not column.file.endswith(".npy"):
+            raise IntegrityError(
+                f"{MANIFEST}: column {name} names the file {column.file[:200]!r}, which is not a bare .npy name",
+                hint="A partition's files lie in its own directory; do not use this one.",
+            )
+        _require(bool(_SHA256.fullmatch(column.sha256)), f"column {name}: sha256 is not 64 hex digits")
+    files = [column.file for column in manifest.columns.values()]
+    _require(len(set(files)) == len(files), "two columns share a file")
+
+
+def _check_types(manifest: Manifest) -> None:
+    columns, task = manifest.columns, manifest.dataset.task
+    x_types, y_type = _X_TYPES.get(task, ("|u1", "<f4")), _Y_TYPES.get(task, "<i8")
+    expected = {"x": x_types, "y": (y_type,), "bounds": ("<i8",), "source_row": ("<i8",)}
+    expected |= {"test_x": x_types, "test_y": (y_type,)}
+    for name, types in expected.items():
+        if name in columns:
+            found = columns[name].dtype
+            _require(found in types, f"column {name} has dtype {found!r}, expected {' or '.join(types)}")
+    _require(bool(re.fullmatch(r"<U[1-9]\d{0,3}", columns["client_ids"].dtype)), "client_ids is not text")
+
+
+def _check_shapes(manifest: Manifest) -> None:
+    info, clients = manifest.dataset, manifest.clients
+    rows = manifest.rows.train + manifest.rows.test
+    label = info.shape if info.task == "next-character" else ()
+    expected = {"x": (rows, *info.shape), "y": (rows, *label), "source_row": (rows,)}
+    expected |= {"bounds": (clients, 3), "client_ids": (clients,)}
+    if manifest.central_test == "own":
+        own = manifest.rows.central_test
+        expected |= {"test_x": (own, *info.shape), "test_y": (own, *label)}
+    for name, shape in expected.items():
+        found = manifest.columns[name].shape
+        _require(found == shape, f"column {name} has shape {found}, expected {shape}")
+
+
+def _check_preprocess(manifest: Manifest) -> None:
+    info, done = manifest.dataset, manifest.preprocess
+    sizes = {"none": 0, "feature": math.prod(info.shape), "channel": info.shape[0] if info.shape else 0}
+    size = sizes[done.kind]
+    _require(done.kind != "channel" or len(info.shape) == 3, "channel statistics without images")
+    _require(len(done.shift) == len(done.scale) == size, f"preprocess needs {size} shifts and scales")
+    _require(all(scale > 0 for scale in done.scale), "a scale is not positive")
+    target = done.target
+    _require(target is None or (info.task == "regression" and target.scale > 0), "the target's scale is wrong")

@@ -1,0 +1,107 @@
+"""From who owns which row to the order of rows in the store: by client, training rows before test rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl.errors import DataError, PluginError
+from flctl.partition.partitioner import Assignment
+
+__all__ = ["Plan", "check_assignment", "plan", "test_counts"]
+
+Ints = npt.NDArray[np.int64]
+Mode = Literal["random", "last"]
+MAX_ID = 256
+MAX_DENOMINATOR = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`order` [m]: the source row of each stored row. `bounds` [K, 3]: each client's start, end of training rows,
+    end. `client_ids` [K]: text. `left_out`: rows without an owner."""
+
+    order: Ints
+    bounds: Ints
+    client_ids: npt.NDArray[np.str_]
+    left_out: int
+
+
+def plan(assignment: Assignment, rows: int, test_fraction: float, mode: Mode, rng: np.random.Generator) -> Plan:
+    """The stored order. A client's test rows are drawn at random (`mode` random) or are its last rows (`last`);
+    both parts keep the order of the source.
+
+    Raises PluginError where the scheme broke its contract, DataError where no row would be left for training.
+    """
+    client_ids = check_assignment(assignment, rows)
+    owned = np.flatnonzero(assignment.owner >= 0)
+    order = owned[_stable_order(assignment.owner[owned], assignment.clients)]
+    sizes = np.bincount(assignment.owner[order], minlength=assignment.clients)
+    held_out = test_counts(sizes, test_fraction)
+    ends = np.cumsum(sizes)
+    bounds = np.stack([ends - sizes, ends - held_out, ends], axis=1).astype(np.int64)
+    if not len(order):
+        raise DataError("the scheme leaves out every row", hint="Loosen the scheme's limits.")
+    if mode == "random" and held_out.any():
+        order = _test_rows_last(order, bounds, rng.random(rows)[order])
+    return Plan(order, bounds, client_ids, rows - len(order))
+
+
+def test_counts(sizes: Ints, test_fraction: float) -> Ints:
+    """How many of `sizes` [K] rows each client holds out: test_fraction x rows to the nearest, halves up, but at
+    least one row stays for training. Exact: the fraction counts as a ratio of integers, 0.29 as 29/100."""
+    ratio = Fraction(test_fraction).limit_denominator(MAX_DENOMINATOR)
+    nearest = (2 * sizes * ratio.numerator + ratio.denominator) // (2 * ratio.denominator)
+    return np.minimum(nearest, np.maximum(sizes - 1, 0)).astype(np.int64)
+
+
+def check_assignment(assignment: Assignment, rows: int) -> npt.NDArray[np.str_]:
+    """The ids of the clients as an array. Raises PluginError for an assignment that is not one."""
+    owner, clients = assignment.owner, assignment.clients
+    if owner.shape != (rows,) or owner.dtype.kind != "i":
+        raise PluginError(f"the scheme gave owners {owner.dtype} {owner.shape}, expected integers ({rows},)")
+    if clients < 1 or (rows and (int(owner.min()) < -1 or int(owner.max()) >= clients)):
+        raise PluginError(f"the scheme gave an owner outside -1..{clients - 1}")
+    if assignment.client_ids is None:
+        return np.arange(clients).astype(f"<U{len(str(clients - 1))}")
+    return _checked_ids(assignment.client_ids, clients)
+
+
+def _checked_ids(client_ids: tuple[str, ...], clients: int) -> npt.NDArray[np.str_]:
+    if len(client_ids) != clients or len(set(client_ids)) != clients:
+        raise PluginError(f"the scheme gave {len(set(client_ids))} different ids for {clients} clients")
+    for client_id in client_ids:
+        if not client_id or len(client_id) > MAX_ID or "\0" in client_id:
+            raise DataError(
+                f"a client cannot have the id {client_id[:60]!r} of {len(client_id)} characters",
+                hint=f"Ids have 1 to {MAX_ID} characters; name another column with --by.",
+            )
+    return np.array(client_ids, np.str_)
+
+
+def _stable_order(owner: Ints, clients: int) -> npt.NDArray[np.intp]:
+    """A stable argsort by owner: a radix sort where owners fit 16 bits."""
+    small = owner.astype(np.uint16) if clients <= 1 << 16 else owner
+    return np.argsort(small, kind="stable")
+
+
+def _test_rows_last(order: Ints, bounds: Ints, key: npt.NDArray[np.float64]) -> Ints:
+    """Moves each client's test rows, those of the largest keys, behind its others without reordering either."""
+    sizes = bounds[:, 2] - bounds[:, 0]
+    client = np.repeat(np.arange(len(bounds)), sizes)
+    ranked = np.lexsort((key, client))
+    is_test = np.zeros(len(order), np.bool_)
+    is_test[ranked[np.arange(len(order)) >= np.repeat(bounds[:, 1], sizes)]] = True
+    # Where a row goes: its client's start of that part, and how many of its kind came before it.
+    tests_before: Ints = np.cumsum(is_test) - is_test
+    first_test = np.concatenate([np.zeros(1, np.int64), np.cumsum(bounds[:, 2] - bounds[:, 1])])[:-1]
+    test_rank = tests_before - first_test[client]
+    train_rank = np.arange(len(order)) - bounds[client, 0] - test_rank
+    place = np.where(is_test, bounds[client, 1] + test_rank, bounds[client, 0] + train_rank)
+    moved = np.empty_like(order)
+    moved[place] = order
+    return moved

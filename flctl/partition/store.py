@@ -1,0 +1,252 @@
+"""The read side of the partition store: packed columns, memory-mapped, any client in microseconds.
+
+A store is untrusted until it was opened: paths, headers, sizes and bounds are checked first (`verify_digests`
+reads every byte as well). Nothing here keeps an object per client, and reading gives memory back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl.errors import DataError, IntegrityError
+from flctl.partition.manifest import MANIFEST, MAX_BYTES, Manifest, parse
+from flctl.partition.npy import StoredColumn, file_digest, open_column
+from flctl.partition.preprocess import Standardiser
+from flctl.registry import suggest
+from flctl.types import TaskKind
+
+__all__ = ["ClientIds", "Manifest", "Partition"]
+
+Rows = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+CHUNK_BYTES = 8 << 20
+SUGGEST_AMONG = 10_000
+
+
+class ClientIds(Sequence[str]):
+    """The ids in client order; made into strings one by one as they are asked for."""
+
+    def __init__(self, array: npt.NDArray[np.str_]) -> None:
+        self._array = array
+        self._order: npt.NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    @overload
+    def __getitem__(self, item: int) -> str: ...
+    @overload
+    def __getitem__(self, item: slice) -> Sequence[str]: ...
+    def __getitem__(self, item: int | slice) -> str | Sequence[str]:
+        found = self._array[item]
+        return found.tolist() if isinstance(item, slice) else str(found)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._array.tolist())
+
+    def __contains__(self, client_id: object) -> bool:
+        return isinstance(client_id, str) and self.find(client_id) is not None
+
+    def find(self, client_id: str) -> int | None:
+        """The client's number, or None. Ids "0".."K-1" need no search; others are sorted once."""
+        number = int(client_id) if client_id.isdecimal() and len(client_id) < 19 else len(self)
+        if number < len(self) and self._array[number] == client_id:
+            return number
+        if self._order is None:
+            self._order = np.argsort(self._array, kind="stable")
+        place = int(np.searchsorted(self._array, client_id, sorter=self._order))
+        if place < len(self) and self._array[self._order[place]] == client_id:
+            return int(self._order[place])
+        return None
+
+
+class Partition:
+    """Who owns which rows, and the rows. Made by `Partition.open`.
+
+    x is float32 as models take it (int64 codes [n, window] for next character); y is int64 codes, float32
+    standardised targets, or int64 codes with -1 padding.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, digest: str, columns: dict[str, StoredColumn]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.digest = digest
+        self._columns = columns
+        self._x, self._y = columns["x"], columns["y"]
+        self._bounds = columns["bounds"].array
+        self._standardiser = Standardiser(manifest.preprocess, self.shape)
+        self.client_ids: ClientIds = ClientIds(columns["client_ids"].array)
+
+    @classmethod
+    def open(cls, path: Path | str) -> Partition:
+        """Opens a store after checking its manifest, paths, headers, sizes and bounds, but not its digests.
+
+        Raises DataError where `path` is no partition, IntegrityError where it is damaged, IncompatibleError
+        where another version's format stands in it.
+        """
+        path = Path(path)
+        data = _manifest_bytes(path)
+        manifest = parse(data)
+        columns = {name: open_column(path, column) for name, column in manifest.columns.items()}
+        _check_bounds(manifest, columns["bounds"].array)
+        _check_ids(columns["client_ids"].array)
+        return cls(path, manifest, f"sha256:{hashlib.sha256(data).hexdigest()}", columns)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Partition.open, (self.path,))
+
+    def verify_digests(self) -> None:
+        """Reads every file. Raises IntegrityError naming those whose SHA-256 is not the manifest's."""
+        wrong = [
+            column.file
+            for column in self.manifest.columns.values()
+            if file_digest(self.path / column.file) != column.sha256
+        ]
+        if wrong:
+            raise IntegrityError(
+                f"partition {self.path.name}: {', '.join(wrong)} changed since it was written (SHA-256 differs)",
+                hint="Partition the data again, or copy the directory again from where it came.",
+            )
+
+    @property
+    def clients(self) -> int:
+        """How many clients there are; they are numbered from 0."""
+        return self.manifest.clients
+
+    @property
+    def task(self) -> TaskKind:
+        """What is learned."""
+        return self.manifest.dataset.task
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """One example's shape."""
+        return self.manifest.dataset.shape
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes (or characters) in code order."""
+        return self.manifest.dataset.classes
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs a model needs: classes or characters; 1 for binary and regression."""
+        return 1 if self.task in ("binary", "regression") else len(self.classes)
+
+    @property
+    def target_scale(self) -> tuple[float, float]:
+        """(shift, scale) of regression targets in the data's units; (0, 1) where nothing was standardised."""
+        target = self.manifest.preprocess.target
+        return (0.0, 1.0) if target is None else (target.shift, target.scale)
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Rows [K, 2] of each client: for training, for testing."""
+        return np.diff(self._bounds, axis=1)
+
+    @property
+    def bounds(self) -> npt.NDArray[np.int64]:
+        """[K, 3]: where a client's rows start, its training rows end, and its rows end. Read-only."""
+        return self._bounds
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """The raw memory-mapped column `name`, read-only: rows as they were in the source."""
+        return self._columns[name].array
+
+    def index(self, client_id: str) -> int:
+        """The number of the client `client_id`. Raises DataError where there is none."""
+        found = self.client_ids.find(client_id)
+        if found is None:
+            close = suggest(client_id, self.client_ids) if self.clients <= SUGGEST_AMONG else None
+            hint = close or f"The first clients are {', '.join(self.client_ids[:5])}."
+            raise DataError(f"partition {self.path.name} has no client '{client_id}'", hint=hint)
+        return found
+
+    def train(self, index: int) -> Rows:
+        """The training rows (x, y) of client number `index`; may be empty."""
+        return self._slice(self._bounds[self._checked(index), :2])
+
+    def test(self, index: int) -> Rows:
+        """The test rows (x, y) of client number `index`; may be empty."""
+        return self._slice(self._bounds[self._checked(index), 1:])
+
+    def central_test(self) -> Rows:
+        """The central test rows (x, y): the source's own test part, else all clients' test rows together."""
+        if self.manifest.central_test == "clients":
+            return self.test_bounds()[:2]
+        x, y = self._columns["test_x"], self._columns["test_y"]
+        return self._gather(x, y, np.arange(y.rows))
+
+    def test_bounds(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """(x, y, offsets [K + 1]): all clients' test rows in client order; client k's are
+        `offsets[k]:offsets[k + 1]`."""
+        starts, sizes = self._bounds[:, 1], self.counts[:, 1]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+        rows = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], sizes)
+        return (*self._gather(self._x, self._y, rows), offsets)
+
+    def _checked(self, index: int) -> int:
+        if not 0 <= index < self.clients:
+            raise DataError(f"client number {index} is outside 0..{self.clients - 1}")
+        return index
+
+    def _slice(self, bounds: npt.NDArray[np.int64]) -> Rows:
+        start, stop = bounds.tolist()
+        return self._converted(self._x.read(start, stop), self._y.read(start, stop))
+
+    def _gather(self, x: StoredColumn, y: StoredColumn, rows: npt.NDArray[np.int64]) -> Rows:
+        """Rows by ascending number. The column is read through in runs, so that no more than a run of it stands
+        beside the result."""
+        result = tuple(
+            np.empty((len(rows), *part.shape[1:]), part.dtype) for part in self._converted(x.read(0, 0), y.read(0, 0))
+        )
+        step = max(1, CHUNK_BYTES // max(1, result[0].itemsize * math.prod(result[0].shape[1:])))
+        for start in range(0, x.rows, step):
+            stop = min(start + step, x.rows)
+            first, last = np.searchsorted(rows, [start, stop]).tolist()
+            if first < last:
+                wanted = rows[first:last] - start
+                part = self._converted(x.read(start, stop)[wanted], y.read(start, stop)[wanted])
+                result[0][first:last], result[1][first:last] = part
+        return result[0], result[1]
+
+    def _converted(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Rows:
+        """Raw rows as models take them."""
+        if self.task == "next-character":
+            return x.astype(np.int64), y.astype(np.int64)
+        converted = self._standardiser.target(y) if self.task == "regression" else y.astype(np.int64, copy=False)
+        return self._standardiser.x(x), converted
+
+
+def _manifest_bytes(path: Path) -> bytes:
+    file = path / MANIFEST
+    if not path.is_dir() or file.is_symlink() or not file.is_file():
+        what = "holds no manifest.json" if path.is_dir() else "is no directory"
+        hint = "Make one with: flctl partition SOURCE --out DIR"
+        raise DataError(f"{path} is not a partition: it {what}", hint=hint)
+    with file.open("rb") as handle:
+        return handle.read(MAX_BYTES + 1)
+
+
+def _check_bounds(manifest: Manifest, bounds: npt.NDArray[np.int64]) -> None:
+    start, train_end, end = bounds[:, 0], bounds[:, 1], bounds[:, 2]
+    total = manifest.rows.train + manifest.rows.test
+    sound = start[0] == 0 and end[-1] == total and bool((start[1:] == end[:-1]).all())
+    sound = sound and bool((start <= train_end).all()) and bool((train_end <= end).all())
+    if not sound or int((train_end - start).sum()) != manifest.rows.train:
+        raise IntegrityError(
+            "the bounds of the partition are not increasing within its rows, or do not add up to its counts",
+            hint="The partition is damaged: partition the data again.",
+        )
+
+
+def _check_ids(client_ids: npt.NDArray[np.str_]) -> None:
+    if int(client_ids.view("<u4").max(initial=0)) > sys.maxunicode:
+        raise IntegrityError("client_ids of the partition hold what is not text", hint="Partition the data again.")

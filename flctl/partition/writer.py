@@ -1,0 +1,269 @@
+"""The write side of the partition store: a data set and a scheme become packed columns, whole or not at all.
+
+Rows stream to disk in chunks, so that nothing of the size of the data is held beside the data itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl import __version__, atomic, seeds
+from flctl.data.dataset import Dataset, Split
+from flctl.errors import ConfigError, DataError, PluginError
+from flctl.partition import manifest as manifests
+from flctl.partition.manifest import Column, DatasetInfo, Manifest, RowCounts
+from flctl.partition.npy import ColumnWriter, write_column
+from flctl.partition.partitioner import Partitioner, Rows
+from flctl.partition.preprocess import Standardise, Statistics, kind_of
+from flctl.partition.split import Mode, Plan, plan
+from flctl.partition.store import Partition
+
+__all__ = ["Origin", "dataset_digest", "rows_of", "write_partition"]
+
+CHUNK_BYTES = 4 << 20
+Y_TYPES = {"regression": "<f4", "next-character": "<i4"}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a data set came from, as the manifest records it: a source and the reader's options."""
+
+    source: str = ""
+    options: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Stored rows that follow each other: values, and for each its client and whether it is for training."""
+
+    x: npt.NDArray[Any]
+    y: npt.NDArray[Any]
+    client: npt.NDArray[np.int64]
+    train: npt.NDArray[np.bool_]
+
+
+def write_partition(
+    out: Path,
+    dataset: Dataset,
+    partitioner: Partitioner,
+    *,
+    clients: int | None,
+    test_fraction: float,
+    seed: int,
+    standardise: Standardise = "auto",
+    by: str | Sequence[str] | None = None,
+    test_split: Literal["auto", "random", "last"] = "auto",
+    origin: Origin | None = None,
+) -> Partition:
+    """Partitions `dataset` by `partitioner` into the new directory `out`, and opens it.
+
+    `by` names the groups of the data set that a natural scheme goes by. A fraction of each client's rows is held out
+    for testing (see `split.test_counts`): its last rows where the data set is in order of time, else random ones.
+    Equal arguments give equal bytes. Raises ConfigError for arguments that cannot be (also where `out` exists),
+    DataError for an impossible request, StorageError where `out` cannot be written; then nothing is left there.
+    """
+    atomic.refuse_existing(out)
+    _check_request(dataset, clients, test_fraction)
+    kind = kind_of(dataset, standardise)
+    mode: Mode = test_split if test_split != "auto" else "last" if dataset.time_ordered else "random"
+    assignment = partitioner.assign(rows_of(dataset, by), clients, seeds.rng(seed, "partition", "assign"))
+    planned = plan(assignment, len(dataset), test_fraction, mode, seeds.rng(seed, "partition", "test"))
+    with atomic.new_directory(out) as directory:
+        statistics = Statistics(dataset, kind)
+        columns = _write_columns(directory, dataset, planned, partitioner, seed, statistics)
+        manifest = Manifest(
+            format=manifests.FORMAT,
+            flctl=__version__,
+            dataset=_describe(dataset, origin or Origin()),
+            scheme=_scheme(partitioner, by),
+            seed=seed,
+            clients=assignment.clients,
+            test_fraction=test_fraction,
+            test_split=mode,
+            rows=_row_counts(dataset, planned),
+            preprocess=statistics.result(),
+            central_test="clients" if dataset.test is None else "own",
+            columns=columns,
+        )
+        (directory / manifests.MANIFEST).write_bytes(manifests.serialise(manifest))
+    return Partition.open(out)
+
+
+def _check_request(dataset: Dataset, clients: int | None, test_fraction: float) -> None:
+    if not 0 <= test_fraction < 1:
+        raise ConfigError(
+            f"--test-fraction is {test_fraction}; it must be at least 0 and below 1",
+            hint="Use for example --test-fraction 0.2.",
+        )
+    if clients is not None and clients < 1:
+        raise ConfigError(f"--clients is {clients}; it must be at least 1")
+    if not len(dataset):
+        raise DataError(f"'{dataset.name}' has no rows")
+    if clients is not None and clients > len(dataset):
+        raise DataError(
+            f"--clients {clients} is more than the {len(dataset)} rows of '{dataset.name}'",
+            hint=f"Use at most --clients {len(dataset)}.",
+        )
+    _check_types(dataset)
+
+
+def _check_types(dataset: Dataset) -> None:
+    """A reader that breaks its contract is named here, not by whoever trains on its rows."""
+    x_types = ("<u1", "<i4", "<i8") if dataset.task == "next-character" else ("<u1", "<f4")
+    y_type = Y_TYPES.get(dataset.task, "<i8")
+    parts = [Split(dataset.x, dataset.y), *([dataset.test] if dataset.test else [])]
+    for part in parts:
+        if part.x.dtype not in [np.dtype(name) for name in x_types] or part.y.dtype != np.dtype(y_type):
+            raise PluginError(f"the reader of '{dataset.name}' gave x {part.x.dtype} and y {part.y.dtype}")
+        if part.x.shape[1:] != dataset.x.shape[1:] or len(part.x) != len(part.y):
+            raise PluginError(f"the reader of '{dataset.name}' gave x {part.x.shape} with y {part.y.shape}")
+
+
+def rows_of(dataset: Dataset, by: str | Sequence[str] | None = None) -> Rows:
+    """What a scheme may look at. Without `by`, a data set that knows only one group column offers that one."""
+    labelled = dataset.task in ("classification", "binary")
+    return Rows(
+        count=len(dataset),
+        target=dataset.y,
+        labels=dataset.y if labelled else None,
+        classes=dataset.classes,
+        group=_group(dataset, [by] if isinstance(by, str) else list(by or ())),
+        x=dataset.x,
+    )
+
+
+def _group(dataset: Dataset, by: list[str]) -> npt.NDArray[Any] | None:
+    if not by:
+        return next(iter(dataset.groups.values())) if len(dataset.groups) == 1 else None
+    for name in by:
+        if name not in dataset.groups:
+            known = ", ".join(dataset.groups) or "none"
+            raise DataError(f"'{dataset.name}' has no group column '{name}'", hint=f"It has: {known}.")
+    group = dataset.groups[by[0]]
+    for name in by[1:]:
+        group = np.char.add(np.char.add(group.astype(np.str_), " / "), dataset.groups[name].astype(np.str_))
+    return group
+
+
+def _write_columns(
+    directory: Path, dataset: Dataset, planned: Plan, partitioner: Partitioner, seed: int, statistics: Statistics
+) -> dict[str, Column]:
+    rows = len(planned.order)
+    with ExitStack() as stack:
+        x = stack.enter_context(ColumnWriter(directory / "x.npy", dataset.x.dtype, rows, dataset.x.shape[1:]))
+        y = stack.enter_context(ColumnWriter(directory / "y.npy", dataset.y.dtype, rows, dataset.y.shape[1:]))
+        for chunk in _chunks(dataset, planned, partitioner, seed):
+            x.write(chunk.x)
+            y.write(chunk.y)
+            statistics.add(chunk.x[chunk.train], chunk.y[chunk.train], chunk.client[chunk.train])
+    small = {"bounds": planned.bounds, "client_ids": planned.client_ids, "source_row": planned.order}
+    if dataset.test is not None:
+        small |= {"test_x": dataset.test.x, "test_y": dataset.test.y}
+    written = {name: write_column(directory / f"{name}.npy", array) for name, array in small.items()}
+    return {"x": x.column, "y": y.column, **written}
+
+
+def _chunks(dataset: Dataset, planned: Plan, partitioner: Partitioner, seed: int) -> Iterator[Chunk]:
+    """The stored rows in order; a scheme that alters rows is asked client by client, others are not asked."""
+    if type(partitioner).alter is Partitioner.alter:
+        yield from _plain_chunks(dataset, planned)
+    else:
+        yield from _altered_chunks(dataset, planned, partitioner, seed)
+
+
+def _plain_chunks(dataset: Dataset, planned: Plan) -> Iterator[Chunk]:
+    row_bytes = max(1, dataset.x[:1].nbytes + dataset.y[:1].nbytes)
+    step = max(1, CHUNK_BYTES // row_bytes)
+    starts, train_ends = planned.bounds[:, 0], planned.bounds[:, 1]
+    for start in range(0, len(planned.order), step):
+        rows = planned.order[start : start + step]
+        stored = np.arange(start, start + len(rows))
+        # The last client that starts at or before the row: empty clients start there too, but come before it.
+        client = np.searchsorted(starts, stored, side="right") - 1
+        yield Chunk(dataset.x[rows], dataset.y[rows], client, stored < train_ends[client])
+
+
+def _altered_chunks(dataset: Dataset, planned: Plan, partitioner: Partitioner, seed: int) -> Iterator[Chunk]:
+    for client, (start, train_end, end) in enumerate(planned.bounds.tolist()):
+        for name, first, last in (("train", start, train_end), ("test", train_end, end)):
+            if first == last:
+                continue
+            rows = planned.order[first:last]
+            random = seeds.rng(seed, "partition", "alter", client, name)
+            x, y = partitioner.alter(dataset.x[rows], dataset.y[rows], client, len(planned.bounds), random)
+            _check_altered(partitioner, dataset, rows, x, y)
+            yield Chunk(x, y, np.full(len(rows), client), np.full(len(rows), name == "train"))
+
+
+def _check_altered(
+    partitioner: Partitioner,
+    dataset: Dataset,
+    rows: npt.NDArray[np.int64],
+    x: npt.NDArray[Any],
+    y: npt.NDArray[Any],
+) -> None:
+    for name, before, after in (("x", dataset.x, x), ("y", dataset.y, y)):
+        if after.dtype != before.dtype or after.shape != (len(rows), *before.shape[1:]):
+            raise PluginError(
+                f"scheme '{partitioner.name}' altered {name} to {after.dtype} {after.shape}; "
+                f"{before.dtype} {(len(rows), *before.shape[1:])} must stay"
+            )
+
+
+def _row_counts(dataset: Dataset, planned: Plan) -> RowCounts:
+    train = int((planned.bounds[:, 1] - planned.bounds[:, 0]).sum())
+    own = 0 if dataset.test is None else len(dataset.test.y)
+    held_out = len(planned.order) - train
+    return RowCounts(train, held_out, held_out if dataset.test is None else own, planned.left_out)
+
+
+def _describe(dataset: Dataset, origin: Origin) -> DatasetInfo:
+    return DatasetInfo(
+        name=dataset.name,
+        task=dataset.task,
+        source=Path(origin.source).name,
+        digest=dataset_digest(dataset),
+        classes=tuple(dataset.classes),
+        features=tuple(dataset.features),
+        shape=tuple(dataset.x.shape[1:]),
+        numeric=None if dataset.numeric is None else tuple(int(index) for index in dataset.numeric),
+        options=_without_paths(origin.options or {}),
+    )
+
+
+def _without_paths(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values; an absolute path says where somebody's files are, so only its last part is kept."""
+    plain = json.loads(json.dumps(dict(options), default=str))
+    return {
+        key: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        for key, value in plain.items()
+    }
+
+
+def _scheme(partitioner: Partitioner, by: str | Sequence[str] | None) -> dict[str, Any]:
+    scheme = {"name": partitioner.name, **partitioner.config.model_dump(mode="json")}
+    return scheme if by is None else {**scheme, "by": by if isinstance(by, str) else list(by)}
+
+
+def dataset_digest(dataset: Dataset) -> str:
+    """SHA-256 over the rows as they were read, in their order, with their types, classes and features."""
+    parts = {"x": dataset.x, "y": dataset.y}
+    if dataset.test is not None:
+        parts |= {"test_x": dataset.test.x, "test_y": dataset.test.y}
+    head = {name: [array.dtype.str, list(array.shape)] for name, array in parts.items()}
+    meta = [dataset.task, list(dataset.classes), list(dataset.features), head]
+    digest = hashlib.sha256(json.dumps(meta, separators=(",", ":")).encode())
+    for array in parts.values():
+        step = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
+        for start in range(0, len(array), step):
+            digest.update(np.ascontiguousarray(array[start : start + step]).reshape(-1).view(np.uint8).data)
+    return f"sha256:{digest.hexdigest()}"
