@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flctl.data.windows import PADDING
 from flctl.errors import ConfigError
 from flctl.types import TaskKind
 
-__all__ = ["PADDING", "Task", "task_for"]
-
-PADDING = -1
-"""The code that stands for no character in the targets of next-character prediction."""
+__all__ = ["Task", "task_for"]
 
 
 @dataclass(frozen=True, slots=True)
