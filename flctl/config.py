@@ -16,7 +16,7 @@ from flctl.completion import Completion, Components, load_plugins, presets
 from flctl.component import Options
 from flctl.errors import ConfigError
 from flctl.explain import Complaint, complaints
-from flctl.layers import Flag, KeyPath, Layer, Merged, from_environment, from_flags, from_overrides, from_source, merge
+from flctl.layers import LAYERED, Flag, KeyPath, Layer, Merged, from_environment, from_flags, from_overrides, from_source, merge
 from flctl.problems import Place, Problem, refuse
 from flctl.sections import (
     AUTO,
@@ -150,6 +150,7 @@ def digest(config: Config) -> str:
     horizon = config.local.schedule in ("cosine", "linear")
     left_out = WITHOUT_INFLUENCE - {"rounds"} if horizon else WITHOUT_INFLUENCE
     parts = {key: value for key, value in effective(config).items() if key not in left_out}
+    parts[LAYERED] = list(parts[LAYERED].items())  # their order counts
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -91,6 +91,8 @@ def parse(source: Source) -> tuple[Node, list[Problem]]:
         raise refuse([_unreadable(source, error)]) from error
     except yaml.MarkedYAMLError as error:
         raise refuse([_syntax(source, error)]) from error
+    except (ValueError, OverflowError) as error:  # an escape beyond Unicode, a version number without end
+        raise refuse([Problem(f"this is not YAML: {error}", source.place())]) from error
 
 
 class _Loader(yaml.SafeLoader):

@@ -11,7 +11,7 @@ import typer
 
 from flctl.errors import FlctlError, StorageError
 
-__all__ = ["BugError", "InterruptedRunError", "Terminated", "TerminatedRunError", "UsageError", "failure"]
+__all__ = ["BugError", "InterruptionError", "Terminated", "TerminationError", "UsageError", "failure"]
 
 
 class UsageError(FlctlError):
@@ -20,13 +20,13 @@ class UsageError(FlctlError):
     exit_code = 2
 
 
-class InterruptedRunError(FlctlError):
+class InterruptionError(FlctlError):
     """Ctrl-C."""
 
     exit_code = 130
 
 
-class TerminatedRunError(FlctlError):
+class TerminationError(FlctlError):
     """SIGTERM."""
 
     exit_code = 143
@@ -54,8 +54,8 @@ def failure(error: BaseException) -> FlctlError:
 
 def _foreseen() -> Sequence[tuple[type[BaseException] | tuple[type[BaseException], ...], FlctlError]]:
     return [
-        (KeyboardInterrupt, InterruptedRunError("interrupted")),
-        (Terminated, TerminatedRunError("terminated")),
+        (KeyboardInterrupt, InterruptionError("interrupted")),
+        (Terminated, TerminationError("terminated")),
         ((typer.Abort, EOFError), FlctlError("aborted: a question was left without an answer")),
         (MemoryError, FlctlError("out of memory", hint="Take fewer workers, a smaller batch or a smaller model.")),
     ]
@@ -63,7 +63,8 @@ def _foreseen() -> Sequence[tuple[type[BaseException] | tuple[type[BaseException
 
 def _bug(error: BaseException) -> BugError:
     hint = "This is a bug in flctl or in a plugin; run it again with FLCTL_DEBUG=1 to see where."
-    return BugError(f"{type(error).__name__}: {error}".rstrip(": "), hint=hint)
+    first = str(error).partition("\n")[0]
+    return BugError(f"{type(error).__name__}: {first}".rstrip(": "), hint=hint)
 
 
 def _storage(error: OSError) -> StorageError:

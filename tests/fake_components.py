@@ -1,0 +1,106 @@
+"""A registry of a few small components, for tests of what reads a configuration."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from flctl.component import Component, Options
+from flctl.errors import PluginError
+from flctl.registry import suggest
+
+
+class Fedavg(Component):
+    name = "fedavg"
+    server: ClassVar[dict[str, object]] = {}
+
+
+class Fedprox(Fedavg):
+    name = "fedprox"
+
+    class Config(Options):
+        proximal_mu: float = Field(default=0.01, ge=0)
+        variant: Literal["plain", "decayed"] = "plain"
+        layers: tuple[int, ...] = ()
+        verbose: bool = False
+
+
+class Fedadam(Fedavg):
+    name = "fedadam"
+    server: ClassVar[dict[str, object]] = {"optimizer": "adam", "lr": 0.01}
+
+
+class Picky(Fedavg):
+    name = "picky"
+
+    class Config(Options):
+        even: int
+
+        @field_validator("even")
+        @classmethod
+        def _even(cls, value: int) -> int:
+            if value % 2:
+                raise ValueError(f"{value} is odd")
+            return value
+
+
+class Mlp(Component):
+    name = "mlp"
+
+    class Config(Options):
+        hidden: tuple[int, ...] = (64,)
+        dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class Plain(Component):
+    name = "plain"
+
+
+class Clip(Component):
+    name = "clip"
+
+    class Config(Options):
+        norm: float = Field(gt=0)
+
+
+class TopK(Component):
+    name = "top-k"
+
+    class Config(Options):
+        k: int = 10
+
+
+class Pool(Component):
+    name = "pool"
+
+
+class Ray(Component):
+    name = "ray"
+
+    class Config(Options):
+        address: str = "auto"
+
+
+class FakeRegistry:
+    """Six components, and plugin files that only need to exist."""
+
+    def __init__(self):
+        offered = {"strategy": [Fedavg, Fedprox, Fedadam, Picky], "model": [Mlp], "aggregator": [Plain],
+                   "transform": [Clip, TopK], "engine": [Pool, Ray]}  # fmt: skip
+        self.kinds = {kind: {c.name: SimpleNamespace(component=c) for c in found} for kind, found in offered.items()}
+        self.files = []
+
+    def offers(self, kind):
+        return self.kinds[kind]
+
+    def get(self, kind, name):
+        if name not in self.kinds[kind]:
+            raise PluginError(f"unknown {kind} '{name}'", hint=suggest(name, self.kinds[kind]))
+        return self.kinds[kind][name].component
+
+    def add_file(self, file):
+        if not file.is_file():
+            raise PluginError(f"plugin file {file} does not exist")
+        self.files.append(file)
