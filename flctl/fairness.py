@@ -12,6 +12,8 @@ import numpy.typing as npt
 __all__ = ["QUANTILES", "SizeGroup", "Spread", "by_size", "jain_index", "spread"]
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+FEWEST = 4
+"""Clients that make a group."""
 Float = npt.NDArray[np.float64]
 
 
@@ -88,12 +90,14 @@ def _nothing(undefined: int) -> Spread:
 def by_size(
     values: Float, sizes: npt.NDArray[np.int64], higher_is_better: bool, groups: int = 5
 ) -> tuple[SizeGroup, ...]:
-    """At most `groups` groups of about equally many clients, from small to large; clients of one size stay together."""
+    """At most `groups` groups of about equally many clients and at least four, from small to large; clients of one
+    size stay together."""
     defined = np.isfinite(values)
     kept, size = values[defined], sizes[defined]
     if not len(kept):
         return ()
-    edges = np.unique(np.quantile(size, np.linspace(0, 1, groups + 1)[1:-1], method="higher"))
+    count = min(groups, max(1, len(kept) // FEWEST))
+    edges = np.unique(np.quantile(size, np.linspace(0, 1, count + 1)[1:-1], method="higher"))
     group = np.searchsorted(edges, size, side="left")
     return tuple(_group(kept[group == g], size[group == g], higher_is_better) for g in np.unique(group))
 

@@ -54,7 +54,7 @@ class Metric:
 
 
 _ALL = (
-    Metric("test_loss", "loss (mean squared error, standardised)", False, (*LABELS, "regression")),
+    Metric("test_loss", "MSE (standardised)", False, (*LABELS, "regression")),
     Metric("log_loss", "log loss (nats)", False, LABELS),
     Metric("accuracy", "accuracy", True, LABELS),
     Metric("balanced_accuracy", "balanced accuracy", True, LABELS),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,13 +91,18 @@ def assess(subject: Subject, batch_size: int | None = None) -> Evaluated:
     return Evaluated(
         name=subject.name,
         round=subject.round,
-        data=partition.path,
+        data=_shown(partition.path),
         partition_digest=partition.digest,
         rows_digest=_rows_digest(partition),
         classes=partition.classes,
         evaluation=evaluate(subject.model, partition, task, batch_size or subject.batch_size),
         notes=subject.notes,
     )
+
+
+def _shown(path: Path) -> Path:
+    """A path as a person here would write it."""
+    return Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
 
 
 def _own_partition(config: Config, directory: RunDirectory) -> Partition | None:

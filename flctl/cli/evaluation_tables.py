@@ -36,17 +36,28 @@ def render(
     per_client: bool,
     confusion: bool,
 ) -> None:
-    """Prints everything as tables: central, federated, by size, and on request per client and confusions."""
+    """Prints everything as tables: central, over clients, by size, and on request per client and confusions."""
     for model in models:
         _render_head(console, model)
     _render_central(console, models, comparisons)
-    _render_federated(console, models, comparisons)
-    for model in models:
-        _render_sizes(console, model, metric, len(models) > 1)
-        if confusion:
-            _render_confusion(console, model)
+    if len(models) == 1:
+        _render_spreads(console, models[0])
+    else:
+        _render_spread_of(console, models, comparisons, metric)
+    for group in _same_clients(models):
+        _render_sizes(console, group, metric)
         if per_client:
-            _render_clients(console, model, metric)
+            _render_clients(console, group, metric)
+    for model in models if confusion else ():
+        _render_confusion(console, model)
+
+
+def _same_clients(models: Sequence[Evaluated]) -> list[list[Evaluated]]:
+    """The models grouped by the partition they were evaluated on, so that their clients can share a table."""
+    groups: dict[str, list[Evaluated]] = {}
+    for model in models:
+        groups.setdefault(model.partition_digest, []).append(model)
+    return list(groups.values())
 
 
 def _render_head(console: Console, model: Evaluated) -> None:
@@ -97,61 +108,77 @@ def _shared(models: Sequence[Evaluated]) -> list[str]:
     return [name for name in METRICS if name in first and all(name in other for other in rest)]
 
 
-def _render_federated(console: Console, models: Sequence[Evaluated], comparisons: Sequence[Comparison]) -> None:
-    columns = ["metric", "weighted mean", "mean", "std", "worst", "worst 10%", "median", "best 10%", "best", "Jain"]
-    for model in models:
-        found = spreads(model.evaluation.clients)
-        clients = len(model.evaluation.clients.rows) - len(model.evaluation.clients.without_rows)
-        title = f"Over {clients:,} clients" + (f", {model.name}" if len(models) > 1 else "")
-        table(console, columns, (_spread_cells(name, spread) for name, spread in found.items()), title=title)
-        for name, spread in found.items():
-            if spread.undefined:
-                console.print(
-                    f"{METRICS[name].label}: undefined for {spread.undefined:,} clients, left out", markup=False
-                )
-    for comparison in comparisons:
-        if comparison.clients:
-            rows = ([METRICS[name].label, _change(change)] for name, change in comparison.clients.items())
-            title = f"Mean over clients: {comparison.second} - {comparison.first}"
-            table(console, ("metric", "difference"), rows, title=title)
+STATISTICS = ("weighted mean", "mean", "std", "worst", "worst 10%", "median", "best 10%", "best", "Jain index")
 
 
-def _spread_cells(name: str, spread: Spread) -> list[str]:
-    q, higher = spread.quantiles, METRICS[name].higher_is_better
+def _statistics(spread: Spread, higher: bool) -> tuple[float, ...]:
+    """The values of `STATISTICS`."""
+    q = spread.quantiles
     worst, best = (q[0.0], q[1.0]) if higher else (q[1.0], q[0.0])
-    values = (
-        spread.weighted_mean,
-        spread.mean,
-        spread.std,
-        worst,
-        spread.worst_decile,
-        q[0.5],
-        spread.best_decile,
-        best,
-    )
-    return [METRICS[name].label, *map(number, values), number(spread.jain)]
+    middle = (worst, spread.worst_decile, q[0.5], spread.best_decile, best)
+    return (spread.weighted_mean, spread.mean, spread.std, *middle, spread.jain)
 
 
-def _render_sizes(console: Console, model: Evaluated, metric: str, named: bool) -> None:
-    groups = size_groups(model.evaluation.clients, metric)
-    if len(groups) < 2:
+def _render_spreads(console: Console, model: Evaluated) -> None:
+    """One model: every metric has a column."""
+    found = spreads(model.evaluation.clients)
+    columns = [_statistics(spread, METRICS[name].higher_is_better) for name, spread in found.items()]
+    rows = ([name, *map(number, values)] for name, *values in zip(STATISTICS, *columns, strict=True))
+    clients = len(model.evaluation.clients.rows) - len(model.evaluation.clients.without_rows)
+    table(console, ["", *(METRICS[name].label for name in found)], rows, title=f"Over {clients:,} clients")
+    for name, spread in found.items():
+        if spread.undefined:
+            console.print(f"{METRICS[name].label}: undefined for {spread.undefined:,} clients, left out", markup=False)
+
+
+def _render_spread_of(
+    console: Console, models: Sequence[Evaluated], comparisons: Sequence[Comparison], metric: str
+) -> None:
+    """Several models: one metric, and every model has a column; then the differences of all metrics."""
+    higher = METRICS[metric].higher_is_better
+    columns = [_statistics(spreads(model.evaluation.clients)[metric], higher) for model in models]
+    rows = ([name, *map(number, values)] for name, *values in zip(STATISTICS, *columns, strict=True))
+    names = [model.name for model in models]
+    table(console, ["", *names], rows, title=f"Over clients, {METRICS[metric].label}")
+    compared = [comparison for comparison in comparisons if comparison.clients]
+    if compared:
+        shared = [name for name in compared[0].clients if all(name in other.clients for other in compared)]
+        changes = ([METRICS[name].label, *(_change(c.clients[name]) for c in compared)] for name in shared)
+        title = f"Mean over clients, difference from {compared[0].first}"
+        table(console, ["metric", *(c.second for c in compared)], changes, title=title)
+
+
+def _render_sizes(console: Console, models: Sequence[Evaluated], metric: str) -> None:
+    groups = [size_groups(model.evaluation.clients, metric) for model in models]
+    sizes = [(group.smallest, group.largest, group.clients) for group in groups[0]]
+    if len(sizes) < 2 or any([(g.smallest, g.largest, g.clients) for g in other] != sizes for other in groups):
         return
-    label = METRICS[metric].label
-    title = f"By size of the client, {label}" + (f", {model.name}" if named else "")
-    rows = ([f"{g.smallest:,} to {g.largest:,}", f"{g.clients:,}", number(g.mean), number(g.worst)] for g in groups)
-    table(console, ("rows", "clients", "mean", "worst"), rows, title=title)
+    rows = (
+        [
+            f"{low:,} to {high:,}",
+            f"{clients:,}",
+            *(cell for group in same for cell in (number(group.mean), number(group.worst))),
+        ]
+        for (low, high, clients), *same in zip(sizes, *groups, strict=True)
+    )
+    alone = len(models) == 1
+    heads = [f"{part}" if alone else f"{model.name} {part}" for model in models for part in ("mean", "worst")]
+    table(console, ["rows", "clients", *heads], rows, title=f"By size of the client, {METRICS[metric].label}")
 
 
-def _render_clients(console: Console, model: Evaluated, metric: str) -> None:
-    scores = model.evaluation.clients
-    names = client_metrics(scores)
-    order = _worst_first(scores, metric)
-    shown = list(range(len(order)))
+def _render_clients(console: Console, models: Sequence[Evaluated], metric: str) -> None:
+    """One model: every metric; several on the same clients: one metric of each. Worst first, by the first model."""
+    first = models[0].evaluation.clients
+    names = client_metrics(first) if len(models) == 1 else [metric]
+    values = [model.evaluation.clients.values[name] for model in models for name in names]
+    heads = [METRICS[name].label for name in names] if len(models) == 1 else [model.name for model in models]
+    order = _worst_first(first, metric)
+    shown = order
     if len(order) > SHOWN_CLIENTS:
-        shown = [*range(SHOWN_EACH_END), *range(len(order) - SHOWN_EACH_END, len(order))]
-    rows = (_client_cells(scores, int(order[index]), names) for index in shown)
-    columns = ["client", "rows", "test rows", *(METRICS[name].label for name in names)]
-    table(console, columns, rows, title=f"Clients by {METRICS[metric].label}, worst first: {model.name}")
+        shown = np.concatenate([order[:SHOWN_EACH_END], order[-SHOWN_EACH_END:]])
+    rows = (_client_cells(first, int(index), values) for index in shown)
+    title = f"Clients by {METRICS[metric].label}, worst first"
+    table(console, ["client", "rows", "test rows", *heads], rows, title=title)
     if len(shown) < len(order):
         hidden = len(order) - len(shown)
         console.print(f"{hidden:,} clients in between are not shown; --csv FILE and --json have all", markup=False)
@@ -164,9 +191,9 @@ def _worst_first(scores: ClientScores, metric: str) -> np.ndarray[Any, np.dtype[
     return order[scores.rows[order] > 0]
 
 
-def _client_cells(scores: ClientScores, index: int, names: Sequence[str]) -> list[str]:
+def _client_cells(scores: ClientScores, index: int, columns: Sequence[np.ndarray[Any, Any]]) -> list[str]:
     sizes = (f"{int(scores.sizes[index]):,}", f"{int(scores.rows[index]):,}")
-    return [str(scores.client_ids[index]), *sizes, *(number(float(scores.values[name][index])) for name in names)]
+    return [str(scores.client_ids[index]), *sizes, *(number(float(column[index])) for column in columns)]
 
 
 def _render_confusion(console: Console, model: Evaluated) -> None:
@@ -200,7 +227,7 @@ def _change(change: Difference | None) -> str:
     if change is None or math.isnan(change.value):
         return "-"
     interval = "" if change.low is None or change.high is None else f" [{change.low:+.4f}, {change.high:+.4f}]"
-    return f"{change.value:+.4f}{interval}"
+    return f"{round(change.value, 4) + 0.0:+.4f}{interval}"  # no "-0.0000"
 
 
 def number(value: float) -> str:
