@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from flctl.partition.duplicates import Duplicates
+from flctl.partition.duplicates import Duplicates, count_duplicates
 from flctl.partition.schemes.deal import quantile_codes
+
+if TYPE_CHECKING:
+    from flctl.partition.store import Partition
 
 __all__ = [
     "Divergence",
@@ -23,6 +26,8 @@ __all__ = [
     "label_counts",
     "label_distance",
     "report_skew",
+    "row_clients",
+    "skew_of",
     "wasserstein",
 ]
 
@@ -50,7 +55,7 @@ class SkewReport:
     Sizes are rows. `kind` says what the label measures are over: `classes`, quantile `bins` of a real-valued target,
     or `none` (text), where they are None. Measures compare each client with the distribution of all rows:
     `jensen_shannon` is the divergence in bits (Lin 1991; 0..1), `hellinger` the distance (0..1),
-    `earth_mover` for classes the sum of |p_k(c) - p(c)| that Zhao et al. 2018, section 3.2, call by this name (0..2,
+    `earth_mover` for classes the sum of |p_k(c) - p(c)| that Zhao et al. 2018, section 3, call by this name (0..2,
     twice the total variation) and for a real-valued target the 1-Wasserstein distance in its own units;
     `effective_classes` is exp(entropy) of a client's labels (Hill 1973, order 1), the mean weighted by rows.
     `per_client` holds each measure for each client (NaN where it has no rows), and is left out of `to_json`.
@@ -119,7 +124,7 @@ def hellinger(p: Floats, q: Floats) -> Floats:
 
 
 def label_distance(p: Floats, q: Floats) -> Floats:
-    """The sum of |p - q| over classes for each row of p [K, C], 0..2 (the "EMD" of Zhao et al. 2018, section 3.2).
+    """The sum of |p - q| over classes for each row of p [K, C], 0..2 (the "EMD" of Zhao et al. 2018, section 3).
 
     Earth mover's distance with a ground distance of 2 between any two classes: labels have no order.
     """
@@ -147,7 +152,7 @@ def wasserstein(client: Ints, values: npt.NDArray[np.floating], clients: int) ->
     # The distance does not change with an offset, but digits would be lost to a large one.
     values = values.astype(np.float64) - np.median(values)
     by_value = np.argsort(values)
-    everything = values[by_value]
+    everything = np.asarray(values[by_value], np.float64)
     by_client = np.argsort(client[by_value], kind="stable")
     a, owner = everything[by_client], client[by_value][by_client]
     share_below = np.searchsorted(everything, everything, side="right")[by_client] / len(a)
@@ -172,6 +177,36 @@ def _quantile_integral(ordered: Floats) -> Callable[[Floats], Floats]:
         return np.asarray(prefix[whole] + (place - whole) * ordered[whole] / n)
 
     return integral
+
+
+def skew_of(partition: Partition, *, duplicates: bool = True, bins: int = 10) -> SkewReport:
+    """The skew of a stored partition's training rows; `duplicates` reads every row's features as well."""
+    client, is_test = row_clients(partition)
+    y = partition.column("y")
+    return report_skew(
+        np.where(is_test, -1, client),
+        partition.clients,
+        labels=y if partition.task in ("classification", "binary") else None,
+        classes=len(partition.classes),
+        target=y if partition.task == "regression" else None,
+        bins=bins,
+        client_ids=partition.client_ids,
+        duplicates=_duplicates(partition, client, is_test) if duplicates else None,
+    )
+
+
+def row_clients(partition: Partition) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """For each stored row its client [n] and whether it is a test row [n]."""
+    counts = partition.counts
+    client = np.repeat(np.arange(partition.clients), counts.sum(axis=1))
+    return client, np.repeat(np.tile([False, True], partition.clients), counts.ravel())
+
+
+def _duplicates(partition: Partition, client: Ints, is_test: npt.NDArray[np.bool_]) -> Duplicates:
+    table = [partition.column("x"), partition.column("y")]
+    own = partition.manifest.central_test == "own"
+    central = [partition.column("test_x"), partition.column("test_y")] if own else None
+    return count_duplicates(table, client, is_test, central)
 
 
 def report_skew(

@@ -18,6 +18,7 @@ __all__ = [
     "deal_by_class",
     "even_sizes",
     "quantile_codes",
+    "quantile_edges",
     "refuse_minimum",
     "round_rows",
     "round_systematically",
@@ -73,9 +74,15 @@ def class_codes(rows: Rows, bins: int, scheme: str) -> tuple[Ints, int]:
 
 def quantile_codes(values: npt.NDArray[np.floating], bins: int) -> tuple[Ints, int]:
     """The quantile bin of each value and the number of bins; ties share a bin, so there may be fewer than asked."""
+    edges = quantile_edges(values, bins)
+    return np.searchsorted(edges, values.astype(np.float64), side="right").astype(np.int64), len(edges) + 1
+
+
+def quantile_edges(values: npt.NDArray[np.floating], bins: int) -> Floats:
+    """The inner edges of the quantile bins; a value on an edge belongs to the bin above it. No two bins are alike,
+    and none is empty."""
     inner = np.unique(np.quantile(values.astype(np.float64), np.arange(1, bins) / bins))
-    codes = np.searchsorted(inner, values.astype(np.float64), side="right").astype(np.int64)
-    return codes, len(inner) + 1
+    return inner[inner > values.min()] if len(values) else inner[:0]
 
 
 def by_class(codes: Ints, classes: int, rng: np.random.Generator) -> tuple[Ints, Ints]:

@@ -27,7 +27,7 @@ from flctl.partition.schemes.options import Bins, Concentration, SizeList
 
 __all__ = ["Dirichlet", "InnerDirichlet"]
 
-ATTEMPTS = 100
+ATTEMPTS, EASY_ATTEMPTS = 100, 10
 
 
 class Dirichlet(Partitioner):
@@ -37,34 +37,48 @@ class Dirichlet(Partitioner):
     over its classes (`inner-dirichlet`). `alpha`: one concentration, or one for each client; small is skewed, large
     tends to iid. `self_balancing` gives nothing more to a client that already has its n/K rows (Yurochkin et al.'s
     and NIID-Bench's code). A draw in which a client has fewer than `min_size` rows is drawn again, 100 times at
-    most. A real-valued target counts by its quantile `bins`.
+    most, and then refused; without it, of up to 10 draws the first without empty clients is taken, else the one
+    with fewest. A real-valued target counts by its quantile `bins`.
     """
 
     name = "dirichlet"
 
     class Config(Options):
         alpha: Annotated[Concentration, Field(description="Concentration: small is skewed")] = 0.5
-        min_size: Annotated[int, Field(ge=0, description="Fewest rows of any client")] = 0
+        min_size: Annotated[int | None, Field(ge=0, description="Fewest rows of any client")] = None
         self_balancing: Annotated[bool, Field(description="No more rows for clients that have their share")] = False
         bins: Annotated[Bins, Field(description="Quantile bins of a real-valued target")] = 10
 
     def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
         count = client_count(rows, clients, self.name)
-        refuse_minimum(rows.count, count, self.config.min_size)
+        refuse_minimum(rows.count, count, self.config.min_size or 0)
         codes, classes = class_codes(rows, self.config.bins, self.name)
         alpha = _spread(self.config.alpha, count, "clients")
         order, totals = by_class(codes, classes, rng)
+        if self.config.min_size is None:
+            return deal_by_class(order, totals, self._fewest_empty(totals, alpha, rng))
+        return deal_by_class(order, totals, self._with_minimum(totals, alpha, rng))
+
+    def _with_minimum(self, totals: Ints, alpha: Floats, rng: np.random.Generator) -> npt.NDArray[np.int32]:
         smallest = -1
         for _ in range(ATTEMPTS):
             counts = self._draw(totals, alpha, rng)
             smallest = max(smallest, int(counts.sum(axis=0).min()))
             if smallest >= self.config.min_size:
-                return deal_by_class(order, totals, counts)
+                return counts
         raise DataError(
             f"no draw of {ATTEMPTS} gave every client {self.config.min_size} rows; "
             f"the smallest client of the best had {smallest}",
             hint="Raise --alpha, lower --min-size or --clients, or use --scheme inner-dirichlet (fixed sizes).",
         )
+
+    def _fewest_empty(self, totals: Ints, alpha: Floats, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+        best = self._draw(totals, alpha, rng)
+        for _ in range(EASY_ATTEMPTS - 1):
+            if not _empty(best):
+                break
+            best = min(best, self._draw(totals, alpha, rng), key=_empty)
+        return best
 
     def _draw(self, totals: Ints, alpha: Floats, rng: np.random.Generator) -> npt.NDArray[np.int32]:
         """Rows of each class for each client, [C, K]."""
@@ -77,6 +91,10 @@ class Dirichlet(Partitioner):
             counts[code] = round_systematically(shares, int(totals[code]), rng)
             sizes += counts[code]
         return counts
+
+
+def _empty(counts: npt.NDArray[np.int32]) -> int:
+    return int(np.count_nonzero(counts.sum(axis=0) == 0))
 
 
 class InnerDirichlet(Partitioner):

@@ -15,7 +15,7 @@ __all__ = ["Iid", "Temporal"]
 
 
 class Iid(Partitioner):
-    """Rows at random, clients of equal size (McMahan et al. 2017, section 3: "shuffled, then partitioned").
+    """Rows at random, clients of equal size (McMahan et al. 2017, section 3).
 
     Sizes differ by at most one row.
     """
