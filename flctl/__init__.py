@@ -12,7 +12,9 @@ __version__ = "0.1.0"
 API_VERSION = "1.0"
 
 if TYPE_CHECKING:
+    from flctl.aggregator import AggregationContext as AggregationContext
     from flctl.aggregator import Aggregator as Aggregator
+    from flctl.aggregator import Phase as Phase
     from flctl.component import Component as Component
     from flctl.component import Options as Options
     from flctl.data.dataset import Dataset as Dataset
@@ -40,7 +42,11 @@ if TYPE_CHECKING:
     from flctl.partition.store import Partition as Partition
     from flctl.seeds import rng as rng
     from flctl.seeds import secure_rng as secure_rng
+    from flctl.strategy import StepContext as StepContext
     from flctl.strategy import Strategy as Strategy
+    from flctl.trainer import Trained as Trained
+    from flctl.transform import ClientContext as ClientContext
+    from flctl.transform import ServerContext as ServerContext
     from flctl.transform import Transform as Transform
     from flctl.types import Aggregate as Aggregate
     from flctl.types import Arrays as Arrays
@@ -56,7 +62,7 @@ if TYPE_CHECKING:
     from flctl.types import Work as Work
 
 _HOMES = {
-    "flctl.aggregator": ["Aggregator"],
+    "flctl.aggregator": ["AggregationContext", "Aggregator", "Phase"],
     "flctl.component": ["Component", "Options"],
     "flctl.data.dataset": ["Dataset", "DatasetReader", "Split"],
     "flctl.engine": ["Engine"],
@@ -79,8 +85,9 @@ _HOMES = {
     "flctl.partition.partitioner": ["Assignment", "Partitioner", "Rows"],
     "flctl.partition.store": ["Partition"],
     "flctl.seeds": ["rng", "secure_rng"],
-    "flctl.strategy": ["Strategy"],
-    "flctl.transform": ["Transform"],
+    "flctl.strategy": ["StepContext", "Strategy"],
+    "flctl.trainer": ["Trained"],
+    "flctl.transform": ["ClientContext", "ServerContext", "Transform"],
     "flctl.types": [
         "Aggregate",
         "Arrays",
