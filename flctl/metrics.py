@@ -214,9 +214,12 @@ def auroc(scores: npt.NDArray[Any], positive: npt.NDArray[np.bool_], offsets: Co
     The Mann-Whitney form, (R - p (p + 1) / 2) / (p q), with R the sum of the positives' mid-ranks, p positives
     and q negatives (Hanley and McNeil 1982); NaN where one of the two is missing.
     """
-    offsets = np.array([0, len(scores)]) if offsets is None else offsets
-    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    order = np.lexsort((scores, owner))
+    if offsets is None:
+        offsets = np.array([0, len(scores)])
+        owner, order = np.zeros(len(scores), np.int64), np.argsort(scores)
+    else:
+        owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        order = np.lexsort((scores, owner))
     positives = segment_sums(positive.astype(np.int64), offsets)
     negatives = np.diff(offsets) - positives
     ranks = _mid_ranks(scores[order], owner[order]) - offsets[owner]
@@ -230,10 +233,9 @@ def _mid_ranks(scores: npt.NDArray[Any], owner: Counts) -> Float:
     """Ranks 1..n of scores sorted within owners; equal scores of one owner share the mean of their ranks."""
     if not len(scores):
         return np.zeros(0)
-    new = np.concatenate([[True], (scores[1:] != scores[:-1]) | (owner[1:] != owner[:-1])])
-    starts = np.flatnonzero(new)
-    ends = np.concatenate([starts[1:], [len(scores)]])
-    return np.asarray(((starts + 1 + ends) / 2)[np.cumsum(new) - 1])
+    starts = np.flatnonzero(np.concatenate([[True], (scores[1:] != scores[:-1]) | (owner[1:] != owner[:-1])]))
+    sizes = np.diff(starts, append=len(scores))
+    return np.repeat(starts + (sizes + 1) / 2, sizes)
 
 
 def macro_auroc(log_probability: npt.NDArray[Any], truth: npt.NDArray[np.integer[Any]]) -> float:
