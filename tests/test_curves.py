@@ -1,0 +1,102 @@
+"""Pictures are drawn from whatever a run has, are the same for the same numbers, and show those numbers."""
+
+import math
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from flctl.errors import ConfigError
+from flctl.evaluate import ClientScores
+from flctl.report.clients import draw_clients
+from flctl.report.curves import compare_curves, curves, shown_metric
+
+
+def rows(count, every=1, metric="accuracy", scale=1.0):
+    for number in range(1, count + 1):
+        row = {"round": number, "loss": scale / number, "bytes_up": 1000, "bytes_down": 2000}
+        if number % every == 0:
+            row |= {"test_loss": scale * 1.1 / number, metric: 1 - 1 / (number + 1)}
+        yield row
+
+
+def text(path):
+    return path.read_text(encoding="utf-8")
+
+
+def test_one_run_has_its_losses_its_metric_and_its_bytes(tmp_path):
+    out = curves(list(rows(5)), tmp_path / "c.svg")
+    drawn = text(out)
+    for words in (">round<", ">loss<", ">accuracy<", ">test<", "kB sent", "Accuracy by round", "Accuracy by traffic"):
+        assert words in drawn
+
+
+def test_several_runs_are_named(tmp_path):
+    runs = {"runs/one": list(rows(5)), "runs/two": list(rows(50, every=10))}
+    drawn = text(compare_curves(runs, tmp_path / "c.svg"))
+    assert ">runs/one<" in drawn
+    assert ">runs/two<" in drawn
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        [{"round": 1, "loss": None, "bytes_up": 0, "bytes_down": 0}],
+        [{"round": 1, "loss": 1.0, "bytes_up": 5, "bytes_down": 5, "test_loss": None, "accuracy": None}],
+        list(rows(3, every=7)),
+    ],
+)
+def test_what_is_missing_is_said_not_crashed_on(tmp_path, lines):
+    assert "no values yet" in text(curves(lines, tmp_path / "c.svg"))
+
+
+def test_losses_over_orders_of_magnitude_get_a_logarithmic_scale(tmp_path):
+    flat = imread(curves(list(rows(9)), tmp_path / "flat.png"))
+    steep = [{**row, "loss": 10.0 ** -row["round"]} for row in rows(9)]
+    assert "mathdefault{10^{" in text(curves(steep, tmp_path / "steep.svg"))
+    assert flat.shape[1] > 1000
+
+
+def test_equal_numbers_give_equal_bytes(tmp_path):
+    for ending in ("png", "svg"):
+        one = curves(list(rows(4)), tmp_path / f"one.{ending}").read_bytes()
+        assert one == curves(list(rows(4)), tmp_path / f"two.{ending}").read_bytes()
+        assert one != curves(list(rows(4, scale=2)), tmp_path / f"three.{ending}").read_bytes()
+
+
+def test_the_metric_follows_the_task():
+    assert shown_metric(list(rows(2, metric="rmse"))) == "rmse"
+    assert shown_metric([{"test_loss": 1.0}]) == "test_loss"
+    assert shown_metric([]) == "accuracy"
+
+
+def test_an_unknown_ending_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"does not end in \.png or \.svg"):
+        curves(list(rows(2)), tmp_path / "c.jpg")
+
+
+def scores(values):
+    values = np.array(values, np.float64)
+    count = len(values)
+    return ClientScores(
+        [str(k) for k in range(count)], np.arange(count) * 30 + 1, np.full(count, 5), {"accuracy": values}
+    )
+
+
+def test_clients_are_drawn_for_each_run(tmp_path):
+    runs = {"one": scores([0.1, 0.9, math.nan, 0.5]), "two": scores([0.4] * 4)}
+    drawn = text(draw_clients(runs, "accuracy", tmp_path / "c.svg"))
+    for words in (">one<", ">two<", "worst", "clients, from worst to best"):
+        assert words in drawn
+
+
+def test_clients_without_the_metric_leave_a_sentence(tmp_path):
+    assert "no client has this metric" in text(draw_clients({"x": scores([math.nan])}, "accuracy", tmp_path / "c.svg"))
+
+
+def test_a_picture_of_clients_replaces_nothing(tmp_path):
+    (tmp_path / "c.png").write_text("mine")
+    with pytest.raises(ConfigError, match="exists already"):
+        draw_clients({"x": scores([0.5])}, "accuracy", tmp_path / "c.png")
+    assert (tmp_path / "c.png").read_text() == "mine"
