@@ -138,6 +138,7 @@ def rows_of(dataset: Dataset, by: str | Sequence[str] | None = None) -> Rows:
         classes=dataset.classes,
         group=_group(dataset, [by] if isinstance(by, str) else list(by or ())),
         x=dataset.x,
+        numeric=dataset.numeric,
     )
 
 
@@ -198,9 +199,11 @@ def _altered_chunks(dataset: Dataset, planned: Plan, partitioner: Partitioner, s
             if first == last:
                 continue
             rows = planned.order[first:last]
-            random = seeds.rng(seed, "partition", "alter", client, name)
-            x, y = partitioner.alter(dataset.x[rows], dataset.y[rows], client, len(planned.bounds), random)
-            _check_altered(partitioner, dataset, rows, x, y)
+            x, y = dataset.x[rows], dataset.y[rows]
+            if name == "train" or partitioner.alters_test:
+                random = seeds.rng(seed, "partition", "alter", client, name)
+                x, y = partitioner.alter(x, y, client, len(planned.bounds), random)
+                _check_altered(partitioner, dataset, rows, x, y)
             yield Chunk(x, y, np.full(len(rows), client), np.full(len(rows), name == "train"))
 
 

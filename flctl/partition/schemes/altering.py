@@ -6,7 +6,7 @@ import difflib
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_serializer
 
 from flctl.component import Options
 from flctl.errors import ConfigError, DataError
@@ -22,6 +22,11 @@ class AlteringOptions(Options):
     base: Annotated[str, Field(description="The scheme that says who owns which rows")] = "iid"
     base_options: Annotated[Pairs, Field(default_factory=dict, description="Its options")]
 
+    @field_serializer("base_options")
+    def _as_the_base_says(self, options: dict[str, Any]) -> dict[str, Any]:
+        """All options of the base in effect, without the folders of files."""
+        return dict(_base(self.base, options).config.model_dump(mode="json"))
+
 
 class Altering(Partitioner):
     """Rows by the scheme `base`; `alter` changes them for each client.
@@ -34,7 +39,7 @@ class Altering(Partitioner):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self.base = _base(self.name, self.config.base, self.config.base_options)
+        self.base = _base(self.config.base, self.config.base_options)
 
     def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
         if rows.target.ndim != 1:
@@ -47,14 +52,14 @@ class Altering(Partitioner):
         raise NotImplementedError
 
 
-def _base(scheme: str, name: str, options: dict[str, Any]) -> Partitioner:
+def _base(name: str, options: dict[str, Any]) -> Partitioner:
     from flctl.partition.schemes import PARTITIONERS
 
     known = {found.name: found for found in PARTITIONERS if not issubclass(found, Altering)}
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
-        raise ConfigError(f"'{name}' cannot be the base of scheme '{scheme}'", hint=hint)
+        raise ConfigError(f"'{name}' cannot be the base of a scheme that alters rows", hint=hint)
     try:
         return known[name].from_options(options)
     except ValidationError as error:
