@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 
-from flctl.sections import IDLE_ERROR
+from flctl.sections import IDLE_ERROR, KEY_ERROR
 
 __all__ = ["Complaint", "coerced", "complaints", "did_you_mean", "expectation", "found"]
 
@@ -61,8 +61,8 @@ def complaints(
         kind, path = item["type"], (*at, *loc)
         if kind == IDLE_ERROR:
             yield from _without_effect(path, item["ctx"]["reasons"])
-        elif kind == "needs":
-            yield _missing_partner(path, item["ctx"])
+        elif kind == KEY_ERROR:
+            yield _about_key(path, item["ctx"])
         elif kind == "extra_forbidden":
             yield _unknown(path, _walk(root, loc[:-1])[0], named, elsewhere or {})
         else:
@@ -75,10 +75,9 @@ def _without_effect(path: Path, reasons: Mapping[str, str]) -> Iterator[Complain
         yield Complaint(key, f"{'.'.join(key)} has no effect {reason}", "Leave it out.", about_key=True)
 
 
-def _missing_partner(path: Path, context: Mapping[str, Any]) -> Complaint:
-    section = ".".join(path)
-    message = f"{section}.{context['key']} is missing: {section}.sampling is {context['sampling']}, which needs it"
-    return Complaint((*path, "sampling"), message, f"Set it, for example -o {section}.{context['key']}=...")
+def _about_key(path: Path, context: Mapping[str, str]) -> Complaint:
+    sentence, hint = (context[part].format(at=".".join(path)) for part in ("sentence", "hint"))
+    return Complaint((*path, context["key"]), sentence, hint)
 
 
 def _unknown(path: Path, owner: Schema, named: str, elsewhere: Mapping[str, str]) -> Complaint:

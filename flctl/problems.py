@@ -11,7 +11,7 @@ from flctl.errors import ConfigError
 
 __all__ = ["Place", "Problem", "Source", "refuse"]
 
-EXCERPT = 100
+EXCERPT = 70
 LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "AUTO",
     "DEFAULT_COMPONENTS",
     "IDLE_ERROR",
+    "KEY_ERROR",
     "SECTIONS",
     "CheckpointConfig",
     "CohortConfig",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 IDLE_ERROR = "no_effect"
+KEY_ERROR = "about_key"
 AUTO = "auto"
 DEFAULT_COMPONENTS = {"model": AUTO, "strategy": "fedavg", "aggregator": "plain", "engine": AUTO}
 Reasons = dict[str, str]
@@ -73,6 +75,11 @@ class ComponentConfig(Options):
 
 def _without(names: tuple[str, ...], reason: str) -> Reasons:
     return dict.fromkeys(names, reason)
+
+
+def _about(key: str, sentence: str, hint: str) -> PydanticCustomError:
+    """An error of a section that stands at one of its keys; `{at}` in the texts is the section's name."""
+    return PydanticCustomError(KEY_ERROR, "{sentence}", {"key": key, "sentence": sentence, "hint": hint})
 
 
 class LocalConfig(Section):
@@ -123,6 +130,14 @@ class LocalConfig(Section):
             return {**values, "lr": lr}
         return values
 
+    @model_validator(mode="after")
+    def _check_floor(self) -> Self:
+        if self.schedule != "constant" and self.min_lr > self.lr:
+            raise _about(
+                "min_lr", f"{{at}}.min_lr {self.min_lr:g} is above {{at}}.lr {self.lr:g}", "Lower one of them."
+            )
+        return self
+
     def idle(self) -> Reasons:
         """See `Section.idle`."""
         return {
@@ -163,9 +178,8 @@ class CohortConfig(Section):
     def _complete(self) -> Self:
         needed = {"poisson": "rate", "trace": "trace"}.get(self.sampling)
         if needed and getattr(self, needed) is None:
-            raise PydanticCustomError(
-                "needs", "sampling {sampling} needs {key}", {"sampling": self.sampling, "key": needed}
-            )
+            sentence = f"{{at}}.{needed} is missing: {{at}}.sampling is {self.sampling}, which needs it"
+            raise _about("sampling", sentence, f"Set it, for example -o {{at}}.{needed}=...")
         return self
 
     def idle(self) -> Reasons:
@@ -232,7 +246,7 @@ class CheckpointConfig(Section):
 
     every: int = Field(default=10, ge=0, description="Write after every so many rounds; 0: not by rounds.")
     seconds: float = Field(
-        default=30.0, ge=0, description="Also write once so many seconds have passed; 0: not by time."
+        default=30.0, ge=0, description="Also write once so many seconds have passed, until the next; 0: not by time."
     )
     keep: int | None = Field(
         default=None, ge=1, description="Keep only so many of the latest, beside the best; null: all."

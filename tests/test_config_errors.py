@@ -109,6 +109,7 @@ def test_what_is_wrong_is_named_with_its_place(text, sentence):
         ("cohort: {trace: t.csv}", "cohort.trace has no effect with sampling fixed"),
         ("cohort: {sampling: poisson}", "x.yaml:1:20: cohort.rate is missing: cohort.sampling is poisson"),
         ("cohort: {sampling: trace}", "cohort.trace is missing: cohort.sampling is trace"),
+        ("local: {schedule: step, min_lr: 1}", "x.yaml:1:33: local.min_lr 1 is above local.lr 0.1. Lower one of them."),
         ("server: {momentum: 0.5}", "server.momentum has no effect with server optimizer sgd"),
         ("server: {optimizer: momentum, tau: 1}", "server.tau has no effect with server optimizer momentum"),
         ("server: {optimizer: adagrad, beta_2: 0.5}", "server.beta_2 has no effect with server optimizer adagrad"),
