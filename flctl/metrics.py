@@ -168,11 +168,11 @@ def _labelled_values(
     }
     if outcomes.truth.ndim > 1:
         values |= {"perplexity": _exp(loss), "bits_per_character": loss / math.log(2)}
-    notes = _absent_note(confusion, classes)
     if outcomes.log_probability is not None:
         values["auroc"] = macro_auroc(outcomes.log_probability, outcomes.truth)
-        if math.isnan(values["auroc"]):
-            notes["auroc"] = "undefined: the test rows hold one class only"
+    notes = {name: why for name, why in _absent_note(confusion, classes).items() if name in values}
+    if math.isnan(values.get("auroc", 0.0)):
+        notes["auroc"] = "undefined: the test rows hold one class only"
     return values, notes
 
 

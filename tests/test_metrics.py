@@ -95,6 +95,12 @@ def test_next_character_counts_unpadded_positions_only():
     assert result.values["bits_per_character"] == pytest.approx(loss / LN2, rel=1e-6)
     assert result.confusion.sum() == 4
     assert "auroc" not in result.values
+    assert dict(result.notes) == {}
+
+
+def test_notes_are_only_about_metrics_that_the_task_has():
+    result = scores_of("next-character", np.zeros((1, 2, 3)), [[0, 1]], "xyz")
+    assert set(result.notes) == {"balanced_accuracy"}
 
 
 def test_calibration_bins_are_closed_on_the_right():
