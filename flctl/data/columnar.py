@@ -1,0 +1,207 @@
+"""Parquet, and Arrow IPC or Feather: typed columns, read batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from flctl.data.columns import CellError
+from flctl.data.extras import optional
+from flctl.data.files import existing, expand
+from flctl.data.schema import Plan, refuse_duplicates
+from flctl.data.table import Batch, Sheets, TableReader
+from flctl.errors import DataError, FlctlError, IntegrityError
+
+__all__ = ["ArrowReader", "ParquetReader"]
+
+ROWS = 65_536
+MAGIC_PARQUET, MAGIC_ARROW = b"PAR1", b"ARROW1"
+
+
+class _Columnar(TableReader):
+    """What the readers of typed tables share."""
+
+    magic: ClassVar[bytes]
+
+    @classmethod
+    def reads(cls, source: str) -> bool:
+        """Whether there is such a file, or one in the folder or glob."""
+        return any(path.name.lower().endswith(cls.extensions) for path in expand(source, cls.extensions))
+
+    def open(self, source: str) -> Sheets:
+        """The opened files; only their schemas are read."""
+        optional("pyarrow", "pyarrow", f"{self.name} files")
+        paths = expand(source, self.extensions) or (existing(source),)
+        files = tuple(_open_file(existing(str(path)), self.magic) for path in paths)
+        refuse_duplicates(files[0].names, files[0].path.name)
+        _refuse_other_schema(files)
+        return _TypedSheets(files)
+
+
+class ParquetReader(_Columnar):
+    """Parquet tables: one file, a folder or a glob of one schema; nulls and NaN are missing (parquet.apache.org)."""
+
+    name = "parquet"
+    extensions = (".parquet", ".pq")
+    magic = MAGIC_PARQUET
+
+
+class ArrowReader(_Columnar):
+    """Arrow IPC files and Feather version 2: as Parquet (arrow.apache.org, columnar format)."""
+
+    name = "arrow"
+    extensions = (".arrow", ".feather", ".ipc")
+    magic = MAGIC_ARROW
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    magic: bytes
+    schema: Any
+    names: tuple[str, ...]
+
+    def batches(self, names: Sequence[str]) -> Iterator[Any]:
+        """Record batches of the named columns, in that order."""
+        with _corruption_refused(self.path):
+            if self.magic == MAGIC_PARQUET:
+                parquet = optional("pyarrow.parquet", "pyarrow", "Parquet files").ParquetFile(self.path)
+                # One row group after another: asked for all at once, they would all be read ahead into memory.
+                for group in range(parquet.num_row_groups):
+                    for batch in parquet.iter_batches(ROWS, row_groups=[group], columns=list(names)):
+                        yield _validated(batch)
+                return
+            pa = optional("pyarrow", "pyarrow", "Arrow files")
+            with pa.memory_map(str(self.path)) as stream:
+                reader = pa.ipc.open_file(stream)
+                for index in range(reader.num_record_batches):
+                    yield _validated(reader.get_batch(index).select(list(names)))
+
+
+def _validated(batch: Any) -> Any:
+    # Offsets, indices and text inside the buffers are as little to be believed as any other byte.
+    batch.validate(full=True)
+    return batch
+
+
+def _open_file(path: Path, magic: bytes) -> _File:
+    with path.open("rb") as stream:
+        start = stream.read(len(magic))
+    if start != magic:
+        raise IntegrityError(
+            f"{path.name} begins with {start.hex(' ') or 'nothing'}, expected {magic.decode()}",
+            hint="Is it truncated, or another format? Feather version 1 must be converted first.",
+        )
+    with _corruption_refused(path):
+        schema = _read_schema(path, magic)
+        # Names are decoded when they are asked for, and may be as corrupt as all else.
+        return _File(path, magic, schema, tuple(schema.names))
+
+
+def _read_schema(path: Path, magic: bytes) -> Any:
+    if magic == MAGIC_PARQUET:
+        return optional("pyarrow.parquet", "pyarrow", "Parquet files").read_schema(path)
+    with optional("pyarrow", "pyarrow", "Arrow files").memory_map(str(path)) as stream:
+        return optional("pyarrow.ipc", "pyarrow", "Arrow files").open_file(stream).schema
+
+
+@contextmanager
+def _corruption_refused(path: Path) -> Iterator[None]:
+    """Turns what pyarrow raises for bytes that it does not understand into IntegrityError."""
+    pa = optional("pyarrow", "pyarrow", "tables")
+    try:
+        yield
+    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise IntegrityError(f"{path.name} is truncated or corrupt: {reason}", hint="Fetch it again.") from error
+
+
+def _refuse_other_schema(files: Sequence[_File]) -> None:
+    for other in files[1:]:
+        if not other.schema.equals(files[0].schema, check_metadata=False):
+            raise DataError(
+                f"{other.path.name} has another schema than {files[0].path.name}",
+                hint="Files of one folder or glob must have one schema; name fewer of them.",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _TypedSheets:
+    files: tuple[_File, ...]
+    missing: tuple[str, ...] = ()
+    declared: frozenset[int] = frozenset()
+    advice: str = ""
+
+    @property
+    def where(self) -> str:
+        """What the table is called in messages."""
+        return self.files[0].path.name + (f" and {len(self.files) - 1} more files" if len(self.files) > 1 else "")
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The columns' names."""
+        return self.files[0].names
+
+    def batches(self, plan: Plan, as_text: bool) -> Iterator[Batch]:
+        """The planned columns; they are typed, so `as_text` changes nothing."""
+        columns = sorted({*plan.features, *plan.texts})
+        words = self._words(plan)
+        for file in self.files:
+            for batch in file.batches([self.names[c] for c in columns]):
+                arrays = dict(zip(columns, batch.columns, strict=True))
+                yield {c: _as_word(a) if c in words else _without_nan(a) for c, a in arrays.items()}
+
+    def explain(self, fault: CellError) -> FlctlError:
+        """The sentence for a cell, with its row (from 0) and column."""
+        name = self.names[fault.column]
+        return DataError(
+            f"{self.where}, row {fault.row}, column '{name}': a cell is {fault.reason}",
+            hint=f"--categorical {name} if it is a category, else --drop {name}.",
+        )
+
+    def _words(self, plan: Plan) -> frozenset[int]:
+        """The columns to read as text. Raises DataError for types that are neither numbers nor text."""
+        words = frozenset((*plan.categorical, *plan.by))
+        if not self._is_number(plan.target):
+            words |= {plan.target}
+        for column in sorted({*plan.features, *words}):
+            kind = self.files[0].schema.field(column).type
+            if _is_nested(kind) or not (column in words or self._is_number(column) or str(kind) == "bool"):
+                name = self.names[column]
+                raise DataError(
+                    f"{self.where}: column '{name}' has type {kind}, and a feature needs numbers",
+                    hint=f"--categorical {name} if it is a category, else --drop {name}.",
+                )
+        return words
+
+    def _is_number(self, column: int) -> bool:
+        types = optional("pyarrow", "pyarrow", "tables").types
+        kind = self.files[0].schema.field(column).type
+        known = (types.is_integer, types.is_floating, types.is_decimal)
+        return any(is_kind(kind) for is_kind in known)
+
+
+def _is_nested(kind: Any) -> bool:
+    types = optional("pyarrow", "pyarrow", "tables").types
+    return any(is_kind(kind) for is_kind in (types.is_nested, types.is_binary, types.is_large_binary))
+
+
+def _without_nan(array: Any) -> Any:
+    """NaN as null: a typed table has no other way to say that a number is missing."""
+    pa, pc = optional("pyarrow", "pyarrow", "tables"), optional("pyarrow.compute", "pyarrow", "tables")
+    if not pa.types.is_floating(array.type):
+        return array
+    array = pc.cast(array, pa.float64())
+    return pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
+
+
+def _as_word(array: Any) -> Any:
+    pa, pc = optional("pyarrow", "pyarrow", "tables"), optional("pyarrow.compute", "pyarrow", "tables")
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    return pc.cast(_without_nan(array), pa.string())

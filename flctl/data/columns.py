@@ -1,0 +1,257 @@
+"""Columns that grow batch by batch: numbers, levels of text, and a target that is one or the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl.data.extras import optional
+from flctl.data.options import Task
+from flctl.data.targets import MAX_CLASSES, Target, from_levels, from_numbers
+from flctl.errors import DataError
+
+__all__ = [
+    "CellError",
+    "Growing",
+    "Levels",
+    "Numbers",
+    "TargetColumn",
+    "as_numbers",
+    "is_missing",
+    "is_number",
+    "refuse_too_many",
+]
+
+MISSING = -1
+Array = Any  # a pyarrow array
+
+
+class CellError(Exception):
+    """A cell that cannot be used, by its place; the source turns it into a sentence with file and line."""
+
+    def __init__(self, column: int, row: int, reason: str) -> None:
+        super().__init__(reason)
+        self.column, self.row, self.reason = column, row, reason
+
+
+class Growing:
+    """An array that grows in place by rows: a quarter at a time, so at most a quarter of it lies idle."""
+
+    def __init__(self, width: int | None, dtype: npt.DTypeLike) -> None:
+        self._array: npt.NDArray[Any] = np.empty((0,) if width is None else (0, width), dtype)
+        self._rows = 0
+
+    def extend(self, rows: int) -> npt.NDArray[Any]:
+        """The view of `rows` new rows to fill; it must be let go before the next call."""
+        start, self._rows = self._rows, self._rows + rows
+        if self._rows > len(self._array):
+            self._resize(max(self._rows, int(self._rows * 1.25)))
+        return self._array[start : self._rows]
+
+    def finish(self) -> npt.NDArray[Any]:
+        """The array, cut to its rows; nothing is copied."""
+        self._resize(self._rows)
+        return self._array
+
+    def _resize(self, rows: int) -> None:
+        # Views of earlier batches are gone by contract; realloc moves pages instead of copying them.
+        self._array.resize((rows, *self._array.shape[1:]), refcheck=False)
+
+
+def as_numbers(array: Array, missing: Sequence[str]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_] | None]:
+    """A pyarrow array as float64 [n], and where cells are missing (None: nowhere). Text is trimmed and parsed.
+
+    Raises CellError (column 0) for the first cell of text that is no number.
+    """
+    pa, pc = _arrow()
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        array = _trimmed(array, missing)
+        if not _parses(array):
+            raise CellError(0, _first_unparsed(array), "not a number")
+    array = pc.cast(array, pa.float64(), safe=False)
+    absent = None if array.null_count == 0 else array.is_null().to_numpy(zero_copy_only=False)
+    return array.to_numpy(zero_copy_only=False), absent
+
+
+class Numbers:
+    """The numeric features of a table, float32 [n, k] with NaN where a cell is missing."""
+
+    def __init__(self, columns: Sequence[int], missing: Sequence[str]) -> None:
+        self.columns = tuple(columns)
+        self.absent = np.zeros(len(columns), np.int64)
+        self._missing = missing
+        self._values = Growing(len(columns), np.float32)
+
+    def add(self, arrays: Mapping[int, Array], rows: int) -> None:
+        """Takes a batch. Raises CellError for a cell that is no finite 32-bit number."""
+        block = self._values.extend(rows)
+        for place, column in enumerate(self.columns):
+            try:
+                values, absent = as_numbers(arrays[column], self._missing)
+            except CellError as fault:
+                raise CellError(column, fault.row, fault.reason) from fault
+            with np.errstate(over="ignore"):
+                block[:, place] = values
+            self.absent[place] += _count_absent(column, block[:, place], absent)
+
+    def finish(self) -> npt.NDArray[np.float32]:
+        """The matrix [n, k]."""
+        return self._values.finish()
+
+
+class Levels:
+    """A column of text as codes into `names`, in order of appearance; -1 where a cell is missing."""
+
+    def __init__(self, column: int, missing: Sequence[str], limit: int | None = None) -> None:
+        self.column, self.limit = column, limit
+        self._missing = frozenset(["", *missing])
+        self._codes = Growing(None, np.int32)
+        self._index: dict[str, int] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """The distinct values."""
+        return list(self._index)
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether there are more levels than the limit."""
+        return self.limit is not None and len(self._index) > self.limit
+
+    def add(self, array: Array) -> None:
+        """Takes a batch. Past the limit the codes mean nothing any more."""
+        encoded = _encoded(array)
+        local = np.array([*map(self._code, encoded.dictionary.to_pylist()), MISSING], np.int32)
+        indices = encoded.indices.fill_null(len(local) - 1).to_numpy(zero_copy_only=False)
+        self._codes.extend(len(array))[:] = local[indices]
+
+    def _code(self, value: Any) -> int:
+        word = "" if value is None else str(value).strip()
+        if word in self._missing or self.overflowed:
+            return MISSING
+        return self._index.setdefault(word, len(self._index))
+
+    @property
+    def codes(self) -> npt.NDArray[np.int32]:
+        """The codes [n]; asked once all batches are in."""
+        return self._codes.finish()
+
+
+class TargetColumn:
+    """A target whose kind its values decide: numbers while every cell is one, levels while they are few."""
+
+    def __init__(self, column: int, missing: Sequence[str]) -> None:
+        self.column = column
+        self._missing = missing
+        self._levels = Levels(column, missing, MAX_CLASSES)
+        self._numbers: Growing | None = Growing(None, np.float64)
+        self._fault: CellError | None = None
+
+    def add(self, array: Array, rows: npt.NDArray[np.int64]) -> None:
+        """Takes a batch without missing cells; `rows` are their numbers in the source.
+
+        Raises CellError where the column is neither numbers nor labels.
+        """
+        if not self._levels.overflowed:
+            self._levels.add(array)
+        if self._numbers is not None:
+            self._add_numbers(self._numbers, array, rows)
+        if self._numbers is None and self._levels.overflowed and self._fault is not None:
+            raise self._fault
+
+    def _add_numbers(self, numbers: Growing, array: Array, rows: npt.NDArray[np.int64]) -> None:
+        try:
+            values, absent = as_numbers(array, self._missing)
+            _count_absent(self.column, values, absent)
+        except CellError as fault:
+            self._numbers = None
+            self._fault = CellError(self.column, int(rows[fault.row]), fault.reason)
+        else:
+            numbers.extend(len(values))[:] = values
+
+    def finish(self, task: Task, name: str) -> Target:
+        """The encoded target. Raises CellError for a column of numbers with a cell among them that is none."""
+        if self._numbers is not None:
+            return from_numbers(self._numbers.finish(), task, name)
+        if self._fault is not None and (task == "regression" or (task == "auto" and self._mostly_numbers())):
+            raise self._fault
+        return from_levels(self._levels.codes.astype(np.int64), self._levels.names, task, name)
+
+    def _mostly_numbers(self) -> bool:
+        # 0, 1 and NA are not three classes: a token for a missing cell was forgotten.
+        parsed = sum(is_number(name) for name in self._levels.names)
+        return 2 * parsed >= len(self._levels.names)
+
+
+def is_missing(array: Array, missing: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Which cells [n] hold nothing: null, blank or one of the words that `--na` named."""
+    pa, _ = _arrow()
+    text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
+    absent = (_trimmed(array, missing) if text else array).is_null().to_numpy(zero_copy_only=False)
+    return np.asarray(absent, np.bool_)
+
+
+def refuse_too_many(levels: Levels, name: str) -> None:
+    """Raises DataError for a category with too many levels to one-hot encode."""
+    if levels.overflowed:
+        raise DataError(
+            f"--categorical column '{name}' has more than {levels.limit:,} distinct values",
+            hint="Is it an identifier? Leave it out with --drop.",
+        )
+
+
+def _count_absent(column: int, values: npt.NDArray[Any], absent: npt.NDArray[np.bool_] | None) -> int:
+    finite = np.isfinite(values)
+    allowed = finite if absent is None else finite | absent
+    if not allowed.all():
+        raise CellError(column, int(np.argmin(allowed)), "not a finite 32-bit number")
+    return len(values) - int(finite.sum())
+
+
+def _arrow() -> tuple[Any, Any]:
+    return optional("pyarrow", "pyarrow", "tables"), optional("pyarrow.compute", "pyarrow", "tables")
+
+
+def _trimmed(array: Array, missing: Sequence[str]) -> Array:
+    pa, pc = _arrow()
+    array = pc.utf8_trim_whitespace(array)
+    absent = pc.is_in(array, value_set=pa.array(["", *missing], array.type))
+    return pc.if_else(absent, pa.scalar(None, array.type), array)
+
+
+def _encoded(array: Array) -> Array:
+    pa, pc = _arrow()
+    return array if pa.types.is_dictionary(array.type) else pc.dictionary_encode(array)
+
+
+def _parses(array: Array) -> bool:
+    pa, pc = _arrow()
+    try:
+        pc.cast(array, pa.float64())
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _first_unparsed(array: Array) -> int:
+    """The index of the first cell that is no number, by halving: a slice parses or it does not."""
+    start, stop = 0, len(array)
+    while stop - start > 1:
+        middle = (start + stop) // 2
+        if _parses(array.slice(start, middle - start)):
+            start = middle
+        else:
+            stop = middle
+    return start
+
+
+def is_number(word: str) -> bool:
+    """Whether Python reads it as a number, NaN and infinity among them."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,232 @@
+"""CSV and its kin: read fast by pyarrow, and once more, slowly, to say what is wrong and where."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flctl.data.columns import CellError
+from flctl.data.dialect import Dialect, Record, records, refuse_undecoded, sniff
+from flctl.data.extras import optional
+from flctl.data.files import existing, expand, is_gzip
+from flctl.data.options import Header, Tokens
+from flctl.data.schema import Plan, named_columns, refuse_duplicates
+from flctl.data.table import Batch, Sheets, TableReader, UnparsedCellError
+from flctl.errors import DataError, FlctlError, IntegrityError
+
+__all__ = ["CsvReader", "TextSheets", "refuse_other_schema"]
+
+BLOCK = 1 << 20
+_EXTENSIONS = tuple(f"{stem}{packed}" for stem in (".csv", ".tsv", ".tab", ".data") for packed in ("", ".gz"))
+
+
+class CsvReader(TableReader):
+    """Text tables: CSV and TSV, plain or .gz, one file, a folder or a glob of one schema (RFC 4180)."""
+
+    name = "csv"
+    extensions = _EXTENSIONS
+
+    class Config(TableReader.Config):
+        """`na`: words that mean missing, besides the empty cell. `header`: whether the first row is names
+        (auto, yes, no). `delimiter`: one character, or tab (default: found in the first line)."""
+
+        na: Tokens = ()
+        header: Header = "auto"
+        delimiter: str | None = None
+
+    @classmethod
+    def reads(cls, source: str) -> bool:
+        """Whether there is such a file, or one in the folder or glob."""
+        return any(path.name.lower().endswith(cls.extensions) for path in expand(source, cls.extensions))
+
+    def open(self, source: str) -> Sheets:
+        """The opened files; only their first rows are read."""
+        optional("pyarrow.csv", "pyarrow", "CSV files")
+        paths = expand(source, self.extensions) or (existing(source),)
+        options: CsvReader.Config = self.config
+        mentioned = named_columns(options)
+        files = [sniff(existing(str(p)), options.delimiter, options.header, mentioned) for p in paths]
+        refuse_duplicates(files[0].names, files[0].where)
+        refuse_other_schema(files)
+        return TextSheets(tuple(files), frozenset(), options.na)
+
+
+def refuse_other_schema(files: Sequence[Dialect]) -> None:
+    """Raises DataError for the first file whose columns differ from the first file's."""
+    first = files[0]
+    for other in files[1:]:
+        if other.names != first.names:
+            differing = sorted(set(first.names) ^ set(other.names)) or ["their order"]
+            raise DataError(
+                f"{other.where} has other columns than {first.where}: {', '.join(differing[:5])}",
+                hint="Files of one folder or glob must have one schema; name fewer of them.",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class TextSheets:
+    """Text tables of one schema, opened: rows in the order of the files."""
+
+    files: tuple[Dialect, ...]
+    declared: frozenset[int]
+    missing: tuple[str, ...]
+
+    @property
+    def where(self) -> str:
+        """What the table is called in messages."""
+        return self.files[0].where + (f" and {len(self.files) - 1} more files" if len(self.files) > 1 else "")
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The columns' names."""
+        return self.files[0].names
+
+    @property
+    def advice(self) -> str:
+        """What to try where a column is not found."""
+        if self.files[0].header:
+            return ""
+        return f"It has no names: columns are c0 to c{len(self.names) - 1}, or --header yes to take the first row."
+
+    def batches(self, plan: Plan, as_text: bool) -> Iterator[Batch]:
+        """The planned columns, block by block."""
+        numeric = frozenset(() if as_text else plan.numeric) - {*plan.texts}
+        columns = sorted({*plan.features, *plan.texts})
+        for file in self.files:
+            yield from _read_file(file, columns, numeric, self.missing)
+
+    def explain(self, fault: CellError) -> FlctlError:
+        """The sentence for a cell, with its file, line, column and text."""
+        file, record = self._locate(fault.row)
+        name, cell = self.names[fault.column], record.cells[fault.column].strip()
+        return DataError(
+            f"{file.where}, line {record.line}, column '{name}': '{cell}' is {fault.reason}",
+            hint=f"--na {cell} if it means missing, --categorical {name} if it is a category, else --drop {name}.",
+        )
+
+    def _locate(self, row: int) -> tuple[Dialect, Record]:
+        for file in self.files:
+            for index, record in enumerate(records(file)):
+                if index - file.header == row:
+                    return file, record
+            row -= index + 1 - file.header
+        raise IntegrityError(f"{self.where} changed while it was read")
+
+
+def _read_file(
+    file: Dialect, columns: Sequence[int], numeric: frozenset[int], missing: tuple[str, ...]
+) -> Iterator[Batch]:
+    pa = optional("pyarrow", "pyarrow", "CSV files")
+    watched = None
+    try:
+        with _open_stream(file) as stream:
+            watched = _Watched(stream, file)
+            for batch in _open_csv(pa.PythonFile(watched, "r"), file, columns, numeric, missing):
+                yield dict(zip(columns, batch.columns, strict=True))
+    except pa.ArrowInvalid as error:
+        raise _explain_file(file, numeric, str(error)) from error
+    except OSError as error:
+        raise _storage_or_integrity(file, error) from error
+    if watched.quotes % 2:
+        # A quote that never closes would have swallowed the rows behind it without a word.
+        _check_rows(file)
+
+
+class _Watched:
+    """A stream of bytes on its way to pyarrow: it counts quotes, and leaves out lines of comment."""
+
+    def __init__(self, stream: Any, file: Dialect) -> None:
+        self.quotes = 0
+        self.closed = False
+        self._stream, self._quote = stream, file.quote.encode()
+        self._comment: Any = file.comment and re.compile(rb"(?m)^[ \t]*" + re.escape(file.comment.encode()) + rb".*\n?")
+        self._tail = self._ready = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes, none only at the end."""
+        data: bytes = self._uncommented(size) if self._comment else self._stream.read(size)
+        self.quotes += data.count(self._quote)
+        return data
+
+    def _uncommented(self, size: int) -> bytes:
+        # A byte more than pyarrow asked for would be written past its buffer, so what is left over waits.
+        while not self._ready and (data := self._stream.read(size)):
+            lines, self._tail = _whole_lines(self._tail + data)
+            self._ready = self._comment.sub(b"", lines)
+        if not self._ready:
+            self._ready, self._tail = self._comment.sub(b"", self._tail), b""
+        given, self._ready = (self._ready, b"") if size < 0 else (self._ready[:size], self._ready[size:])
+        return given
+
+    def close(self) -> None:
+        """Nothing: the stream belongs to the one who opened it."""
+        self.closed = True
+
+
+def _whole_lines(data: bytes) -> tuple[bytes, bytes]:
+    """The lines that are complete, and the beginning of the next."""
+    end = data.rfind(b"\n") + 1
+    return data[:end], data[end:]
+
+
+def _open_stream(file: Dialect) -> Any:
+    pa = optional("pyarrow", "pyarrow", "CSV files")
+    return pa.input_stream(str(file.path), compression="gzip" if is_gzip(file.path) else None)
+
+
+def _open_csv(
+    stream: Any, file: Dialect, columns: Sequence[int], numeric: frozenset[int], missing: tuple[str, ...]
+) -> Any:
+    pa, csv = optional("pyarrow", "pyarrow", "CSV files"), optional("pyarrow.csv", "pyarrow", "CSV files")
+    types = {str(c): pa.float64() if c in numeric else pa.string() for c in columns}
+    return csv.open_csv(
+        stream,
+        read_options=csv.ReadOptions(
+            column_names=[str(i) for i in range(len(file.names))],
+            skip_rows=file.skip,
+            skip_rows_after_names=int(file.header),
+            block_size=max(BLOCK, 16 * file.width),
+        ),
+        parse_options=csv.ParseOptions(
+            delimiter=file.delimiter,
+            quote_char=file.quote,
+            newlines_in_values=True,
+        ),
+        convert_options=csv.ConvertOptions(
+            column_types=types,
+            include_columns=list(types),
+            null_values=["", *missing],
+            strings_can_be_null=True,
+        ),
+    )
+
+
+def _explain_file(file: Dialect, numeric: frozenset[int], reason: str) -> Exception:
+    """What to raise where pyarrow gave up: the fault's place, or that the file is to be read as text."""
+    if numeric and "conversion error to double" in reason:
+        return UnparsedCellError(reason)
+    try:
+        _check_rows(file)
+    except FlctlError as fault:
+        return fault
+    return DataError(f"{file.where} cannot be read: {reason}", hint="Is it another format? Name it with --reader.")
+
+
+def _check_rows(file: Dialect) -> None:
+    """Raises DataError for the first row with too few or too many cells, or text that is not UTF-8."""
+    for record in records(file):
+        refuse_undecoded(record, file.names, file.where)
+        if len(record.cells) != len(file.names):
+            expected = "the header has" if file.header else "the first row has"
+            raise DataError(
+                f"{file.where}, line {record.line}: {len(record.cells)} cells where {expected} {len(file.names)}",
+                hint="Mend the row; a cell that holds the delimiter must be quoted.",
+            )
+
+
+def _storage_or_integrity(file: Dialect, error: OSError) -> Exception:
+    if error.errno is not None:
+        return error
+    return IntegrityError(f"{file.where} is truncated or corrupt: {error}", hint="Fetch the file again.")

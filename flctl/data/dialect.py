@@ -1,0 +1,162 @@
+"""How a text table is written: delimiter, quotes, header, and its columns' names, found in its first lines."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import itertools
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TextIO, cast
+
+from flctl.data.columns import is_number
+from flctl.data.files import corrupt_gzip_refused, is_gzip
+from flctl.errors import ConfigError, DataError
+
+__all__ = ["Dialect", "Record", "open_text", "records", "sniff"]
+
+DELIMITERS = (",", ";", "\t", "|")
+_NAMED_DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
+_UNDECODED = re.compile("[\udc80-\udcff]")
+LONGEST_LINE = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What is known of one file. `skip` lines come before the first record, which is the header where there is one."""
+
+    path: Path
+    names: tuple[str, ...]
+    delimiter: str
+    header: bool
+    skip: int = 0
+    quote: str = '"'
+    comment: str | None = None
+    width: int = 0
+
+    @property
+    def where(self) -> str:
+        """What the file is called in messages."""
+        return self.path.name
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row as it is written, with the number of the line it begins on."""
+
+    line: int
+    cells: list[str]
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """The file as text, unpacked where it is a .gz; bytes that are not UTF-8 come as lone surrogates."""
+    with corrupt_gzip_refused(path):
+        opened = gzip.open if is_gzip(path) else open
+        with opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+            yield cast(TextIO, stream)
+
+
+def records(dialect: Dialect) -> Iterator[Record]:
+    """All rows, the header too, read slowly and strictly. Raises DataError for quotes that do not close."""
+    with open_text(dialect.path) as stream:
+        yield from _parse(stream, dialect)
+
+
+def _parse(stream: TextIO, dialect: Dialect) -> Iterator[Record]:
+    for _ in range(dialect.skip):
+        stream.readline(LONGEST_LINE)
+    lines = _without_comments(stream, dialect.comment)
+    reader = csv.reader(lines, delimiter=dialect.delimiter, quotechar=dialect.quote, skipinitialspace=True, strict=True)
+    line = dialect.skip
+    try:
+        for cells in reader:
+            begins, line = line + 1, dialect.skip + reader.line_num
+            if cells:
+                yield Record(begins, cells)
+    except csv.Error as error:
+        raise _quote_fault(dialect.where, line + 1, str(error)) from error
+
+
+def _without_comments(stream: TextIO, comment: str | None) -> Iterator[str]:
+    for line in stream:
+        # A blank line in place of a comment keeps the line numbers right.
+        yield "\n" if comment and line.lstrip().startswith(comment) else line
+
+
+def _quote_fault(where: str, line: int, reason: str) -> DataError:
+    if "unexpected end" in reason or "field larger" in reason:
+        return DataError(f"{where}, line {line}: a quote opens here and does not close", hint="Close or drop it.")
+    return DataError(f"{where}, line {line}: {reason}", hint="Quote a cell as a whole, and double quotes inside it.")
+
+
+def refuse_undecoded(record: Record, names: tuple[str, ...], where: str) -> None:
+    """Raises DataError naming line, column and byte of text that is not UTF-8."""
+    for index, cell in enumerate(record.cells):
+        if found := _UNDECODED.search(cell):
+            column = f"column '{names[index]}'" if index < len(names) else f"column {index}"
+            raise DataError(
+                f"{where}, line {record.line}, {column}: byte 0x{ord(found[0]) - 0xDC00:02x} is not UTF-8 text",
+                hint=f"Convert it first: iconv -f latin1 -t utf-8 {where}",
+            )
+
+
+def sniff(path: Path, delimiter: str | None, header: Literal["auto", "yes", "no"], mentioned: set[str]) -> Dialect:
+    """The dialect of a file; `mentioned` are the column names that options use.
+
+    Raises DataError for an empty file, bytes that are not UTF-8, and a first row that may be names or data.
+    """
+    found = _delimiter_of(path, delimiter)
+    bare = Dialect(path, (), found, header=False)
+    first = list(itertools.islice(records(bare), 2))
+    if not first:
+        raise DataError(f"{path.name} is empty")
+    for record in first:
+        refuse_undecoded(record, (), path.name)
+    cells = [cell.strip() for cell in first[0].cells]
+    named = header == "yes" or (header == "auto" and _is_header(cells, first[1:], mentioned, path.name))
+    names = tuple(cell or f"c{i}" for i, cell in enumerate(cells)) if named else _numbered(len(cells))
+    width = sum(len(cell) + 1 for cell in cells)
+    return Dialect(path, names, found, named, skip=first[0].line - 1, width=width)
+
+
+def _delimiter_of(path: Path, asked: str | None) -> str:
+    if asked is not None:
+        delimiter = _NAMED_DELIMITERS.get(asked, asked)
+        if len(delimiter) != 1 or delimiter in '"\r\n':
+            raise ConfigError(f"--delimiter {asked!r} is not one character", hint="For example ';' or tab.")
+        return delimiter
+    if path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab")):
+        return "\t"
+    unquoted = re.sub('"[^"]*"', "", _first_line(path))
+    return max(DELIMITERS, key=unquoted.count)
+
+
+def _first_line(path: Path) -> str:
+    with open_text(path) as stream:
+        line = stream.readline(LONGEST_LINE)
+        while line and not line.strip():
+            line = stream.readline(LONGEST_LINE)
+    if line.startswith(("\udcff\udcfe", "\udcfe\udcff")):
+        raise DataError(f"{path.name} is UTF-16 text", hint=f"Convert it first: iconv -f utf-16 -t utf-8 {path.name}")
+    return line
+
+
+def _is_header(cells: list[str], second: list[Record], mentioned: set[str], where: str) -> bool:
+    if mentioned.intersection(cells):
+        return True
+    if any(is_number(cell) for cell in cells):
+        return False
+    if second and not any(is_number(cell.strip()) for cell in second[0].cells):
+        raise DataError(
+            f"{where}: neither of the first two rows has a number, so the first may be names or data",
+            hint="Say --header yes or --no-header.",
+        )
+    return True
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(f"c{index}" for index in range(count))

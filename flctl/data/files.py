@@ -1,0 +1,112 @@
+"""Which files a source means, and what may be believed about them before they are read."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from flctl.errors import DataError, IntegrityError
+from flctl.registry import suggest
+
+__all__ = [
+    "DEFLATE_RATIO",
+    "corrupt_gzip_refused",
+    "existing",
+    "expand",
+    "find_one",
+    "is_gzip",
+    "list_folder",
+    "read_utf8",
+    "require_memory",
+    "short_name",
+]
+
+DEFLATE_RATIO = 1032
+"""Deflate cannot shrink data by more than this factor, so a larger declared size is a lie (zlib, technical details)."""
+_SUFFIX = re.compile(r"(\.[A-Za-z][A-Za-z0-9]*){1,2}$")
+
+
+def existing(source: str) -> Path:
+    """The path of a source that must be there. Raises DataError, with the closest name beside it."""
+    path = Path(source)
+    if path.exists():
+        return path
+    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise DataError(f"{source}: no such file or folder", hint=suggest(path.name, beside) or "Check the path.")
+
+
+def expand(source: str, extensions: tuple[str, ...]) -> tuple[Path, ...]:
+    """The files of a source in file-name order: a file itself, a folder's files with these extensions, or a glob's."""
+    path = Path(source)
+    if path.is_dir():
+        return list_folder(path, extensions)
+    if path.exists() or not glob.has_magic(source):
+        return (path,)
+    return tuple(sorted(found for found in map(Path, glob.glob(source, recursive=True)) if found.is_file()))
+
+
+def list_folder(folder: Path, extensions: tuple[str, ...]) -> tuple[Path, ...]:
+    """A folder's own files with these extensions, sorted by name; hidden files are not data."""
+    names = (p for p in folder.iterdir() if not p.name.startswith(".") and p.name.lower().endswith(extensions))
+    return tuple(sorted(p for p in names if p.is_file()))
+
+
+def short_name(source: str) -> str:
+    """What a data set is called: the base name without its extensions, never a path."""
+    name = Path(source).name or "data"
+    return _SUFFIX.sub("", name) or name
+
+
+def require_memory(nbytes: int, what: str) -> None:
+    """Raises DataError where `nbytes` cannot fit this machine's memory, before anything is allocated."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if nbytes > total:
+        raise DataError(
+            f"{what} needs {nbytes / 2**30:,.1f} GiB and this machine has {total / 2**30:,.1f} GiB",
+            hint="Split the file, or keep fewer columns.",
+        )
+
+
+def read_utf8(path: Path) -> str:
+    """A whole text file, line ends as \\n. Raises DataError naming the line that is not UTF-8."""
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path.name}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8 text",
+            hint=f"Convert it first: iconv -f latin1 -t utf-8 {path.name}",
+        ) from error
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether the file begins as a .gz does, whatever its name."""
+    with path.open("rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
+
+
+@contextmanager
+def corrupt_gzip_refused(path: Path) -> Iterator[None]:
+    """Turns what a broken .gz raises while it is read into IntegrityError."""
+    try:
+        yield
+    except EOFError as error:
+        raise IntegrityError(f"{path.name} is truncated: the .gz ends early", hint="Fetch the file again.") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise IntegrityError(f"{path.name} is not a sound .gz: {error}", hint="Fetch the file again.") from error
+
+
+def find_one(folder: Path, accept: Callable[[str], object], what: str) -> Path | None:
+    """The one file of a folder that `accept` takes, None where there is none. Raises DataError for several."""
+    found: Sequence[Path] = sorted(p for p in folder.iterdir() if p.is_file() and accept(p.name))
+    if len(found) > 1:
+        names = ", ".join(p.name for p in found[:5])
+        raise DataError(f"{folder.name} holds {len(found)} files of {what}: {names}", hint="Name one of them.")
+    return found[0] if found else None

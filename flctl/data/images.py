@@ -1,0 +1,206 @@
+"""Pictures in folders, a folder per class."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from flctl.component import Options
+from flctl.data.dataset import Dataset, DatasetReader, Split
+from flctl.data.extras import optional
+from flctl.data.files import existing, require_memory, short_name
+from flctl.data.options import Columns, Pixels
+from flctl.data.schema import refuse_other_groups
+from flctl.data.targets import encode_labels
+from flctl.errors import DataError, IntegrityError
+
+__all__ = ["ImageFolderReader"]
+
+_EXTENSIONS = (".png", ".jpg", ".jpeg")
+_GREY, _COLOUR = ("1", "L"), ("LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+MAX_PIXELS = 64 << 20
+"""More pixels in one picture than this is a decompression bomb, or a scan to be cut up first."""
+MAX_DEPTH = 8
+
+
+class ImageFolderReader(DatasetReader):
+    """PNG or JPEG pictures, a folder per class, and test/ beside train/ where there is one (layout of ImageNet)."""
+
+    name = "image-folder"
+
+    class Config(Options):
+        """`image_size`: HEIGHTxWIDTH to resize to (bilinear), needed where sizes differ. `channels`: 1, 3 or auto.
+
+        `class_level`: which folder level, from 1 at the top, is the class (default: the one that holds the
+        pictures). `by`: other levels to keep as groups, as `folder1`, `folder2` ...
+        """
+
+        image_size: Pixels | None = None
+        channels: Literal["auto", "1", "3"] = "auto"
+        class_level: int | None = Field(default=None, ge=1, le=MAX_DEPTH)
+        by: Columns = ()
+
+    @classmethod
+    def reads(cls, source: str) -> bool:
+        """Whether `source` is a folder whose subfolders hold pictures."""
+        path = Path(source)
+        return path.is_dir() and next(_walk(path, 1), None) is not None
+
+    def read(self, source: str, seed: int) -> Dataset:
+        """x uint8 [n, channels, height, width], y int64 codes [n], classes in the order of their folders' names."""
+        folder = existing(source)
+        optional("PIL.Image", "Pillow", "pictures")
+        train, test = _parts(folder)
+        level = self.config.class_level or len(train[0].folders)
+        words = np.array([p.folder(level) for p in (*train, *test)])
+        form = self._form((*train, *test))
+        target = encode_labels(words, folder.name)
+        count = len(train)
+        split = Split(_decode(test, form), target.y[count:]) if test else None
+        groups = self._groups(train, level)
+        x = _decode(train, form)
+        return Dataset(
+            short_name(source), "classification", x, target.y[:count], target.classes, groups=groups, test=split
+        )
+
+    def _groups(self, pictures: Sequence[_Picture], level: int) -> dict[str, npt.NDArray[Any]]:
+        levels = [i for i in range(1, len(pictures[0].folders) + 1) if i != level]
+        refuse_other_groups(self.config.by, [f"folder{i}" for i in levels], "this folder")
+        return {f"folder{i}": np.array([p.folder(i) for p in pictures]) for i in levels}
+
+    def _form(self, pictures: Sequence[_Picture]) -> _Form:
+        headers = [_header(picture) for picture in pictures]
+        size = self.config.image_size or headers[0].size
+        for picture, header in zip(pictures, headers, strict=True):
+            if header.size != size and self.config.image_size is None:
+                found, first = _times(header.size), _times(size)
+                raise DataError(
+                    f"{picture.shown} is {found} and {pictures[0].shown} is {first}: sizes differ",
+                    hint=f"--image-size {first} resizes all.",
+                )
+        colour = any(header.mode in _COLOUR for header in headers)
+        channels = int(self.config.channels) if self.config.channels != "auto" else 3 if colour else 1
+        return _Form(channels, *size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    path: Path
+    folders: tuple[str, ...]
+
+    @property
+    def shown(self) -> str:
+        return "/".join((*self.folders, self.path.name))
+
+    def folder(self, level: int) -> str:
+        if level > len(self.folders):
+            raise DataError(
+                f"{self.shown} lies {len(self.folders)} folders deep, and level {level} is asked for",
+                hint="Every picture must lie as deep as the others.",
+            )
+        return self.folders[level - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    size: tuple[int, int]
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    channels: int
+    height: int
+    width: int
+
+
+def _walk(folder: Path, least: int) -> Iterator[_Picture]:
+    """The pictures below a folder in name order, at least `least` folders deep; hidden ones are left out."""
+    for place, folders, names in os.walk(folder, followlinks=True):
+        inner = Path(place).relative_to(folder).parts
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if len(inner) < MAX_DEPTH else []
+        if len(inner) >= least:
+            for name in sorted(names):
+                if name.lower().endswith(_EXTENSIONS) and not name.startswith("."):
+                    yield _Picture(Path(place, name), inner)
+
+
+def _parts(folder: Path) -> tuple[list[_Picture], list[_Picture]]:
+    """The training and the test pictures. Raises DataError where folders are not all equally deep."""
+    if (folder / "train").is_dir() and (folder / "test").is_dir():
+        train, test = list(_walk(folder / "train", 1)), list(_walk(folder / "test", 1))
+    else:
+        train, test = list(_walk(folder, 1)), []
+    if not train:
+        raise DataError(f"{folder.name} has no PNG or JPEG pictures in folders, one per class")
+    for picture in (*train, *test):
+        if len(picture.folders) != len(train[0].folders):
+            raise DataError(
+                f"{picture.shown} and {train[0].shown} do not lie equally deep",
+                hint="Every picture must lie in a folder of the same level, the class.",
+            )
+    return train, test
+
+
+@contextmanager
+def _opened(picture: _Picture) -> Iterator[Any]:
+    """The picture, its header read. Raises IntegrityError for what does not decode or would unpack into a bomb."""
+    image = optional("PIL.Image", "Pillow", "pictures")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", image.DecompressionBombWarning)
+            with image.open(picture.path, formats=("PNG", "JPEG")) as opened:
+                yield opened
+    except (image.DecompressionBombError, image.DecompressionBombWarning) as error:
+        raise _bomb(picture, str(error)) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise IntegrityError(f"{picture.shown} is truncated or no picture: {error}", hint="Fetch it again.") from error
+
+
+def _header(picture: _Picture) -> _Header:
+    with _opened(picture) as opened:
+        width, height = opened.size
+        if width * height > MAX_PIXELS:
+            raise _bomb(picture, f"{height:,} x {width:,}")
+        if opened.mode not in (*_GREY, *_COLOUR):
+            raise DataError(
+                f"{picture.shown} has pixels of type {opened.mode}; expected 8 bits a channel",
+                hint="Convert it first.",
+            )
+        return _Header((height, width), str(opened.mode))
+
+
+def _bomb(picture: _Picture, found: str) -> IntegrityError:
+    return IntegrityError(
+        f"{picture.shown} declares too many pixels ({found}; at most {MAX_PIXELS:,} are read)",
+        hint="Cut or shrink it first.",
+    )
+
+
+def _decode(pictures: Sequence[_Picture], form: _Form) -> npt.NDArray[np.uint8]:
+    shape = (len(pictures), form.channels, form.height, form.width)
+    require_memory(int(np.prod(shape, dtype=object)), f"{len(pictures):,} pictures")
+    x = np.empty(shape, np.uint8)
+    for row, picture in enumerate(pictures):
+        with _opened(picture) as opened:
+            pixels = opened.convert("L" if form.channels == 1 else "RGB")
+            if pixels.size != (form.width, form.height):
+                bilinear = optional("PIL.Image", "Pillow", "pictures").Resampling.BILINEAR
+                pixels = pixels.resize((form.width, form.height), bilinear)
+            x[row] = np.asarray(pixels).reshape(form.height, form.width, form.channels).transpose(2, 0, 1)
+    return x
+
+
+def _times(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

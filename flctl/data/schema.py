@@ -1,0 +1,124 @@
+"""Which columns of a table are what: target, features, categories, groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from flctl.data.options import TabularOptions
+from flctl.errors import ConfigError, DataError
+from flctl.registry import suggest
+
+__all__ = ["Plan", "named_columns", "plan_columns", "refuse_duplicates", "refuse_other_groups"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The part each column plays, by its index."""
+
+    names: tuple[str, ...]
+    target: int
+    features: tuple[int, ...]
+    categorical: tuple[int, ...]
+    by: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def numeric(self) -> tuple[int, ...]:
+        """The features that are numbers, in order."""
+        return tuple(i for i in self.features if i not in self.categorical)
+
+    @property
+    def texts(self) -> tuple[int, ...]:
+        """The columns that are read as text: the target, the categories and the groups."""
+        return tuple(sorted({self.target, *self.categorical, *self.by}))
+
+
+def plan_columns(
+    names: Sequence[str], options: TabularOptions, declared: frozenset[int], where: str, advice: str = ""
+) -> Plan:
+    """The plan for columns `names`; `declared` are those that the file itself says are categories.
+
+    Raises DataError for a column that is not there, ConfigError where the parts contradict each other.
+    """
+    table = _Names(names, where, advice)
+    if options.target is None:
+        raise ConfigError(f"{where}: which column is to be predicted?", hint=f"--target, one of {_listed(names)}")
+    target, by = table.find(options.target, "target"), table.find_all(options.by, "by")
+    dropped = {target, *by, *table.find_all(options.drop, "drop")}
+    features = table.find_all(options.features, "features") or tuple(i for i in range(len(names)) if i not in dropped)
+    asked = table.find_all(options.categorical, "categorical")
+    categorical = tuple(i for i in features if i in asked or i in declared)
+    grouped = [names[i] for i in asked if i in by and i not in features]
+    plan = Plan(tuple(names), target, features, categorical, by, tuple(map(_no_feature, grouped)))
+    _refuse_contradictions(plan, asked, where)
+    return plan
+
+
+def refuse_duplicates(names: Sequence[str], where: str) -> None:
+    """Raises DataError where two columns have one name."""
+    first: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if name in first:
+            raise DataError(
+                f"{where}: columns {first[name]} and {index} are both called '{name}'",
+                hint="Rename one; if the first row is data and not names, say --no-header.",
+            )
+        first[name] = index
+
+
+def named_columns(options: TabularOptions) -> set[str]:
+    """Every column that the options mention by something that is no index."""
+    mentioned = (options.target or "", *options.features, *options.drop, *options.categorical, *options.by)
+    return {word for word in mentioned if word and not _is_index(word)}
+
+
+def refuse_other_groups(by: Iterable[str], known: Sequence[str], data: str) -> None:
+    """Raises DataError where `by` names a group that the data does not have."""
+    for name in by:
+        if name not in known:
+            given = " and ".join(f"'{k}'" for k in known)
+            raise DataError(f"--by {name}: {data} has no such column", hint=f"It has {given or 'none'}.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    names: Sequence[str]
+    where: str
+    advice: str
+
+    def find(self, word: str, flag: str) -> int:
+        if word in self.names:
+            return list(self.names).index(word)
+        if _is_index(word) and -len(self.names) <= int(word) < len(self.names):
+            return int(word) % len(self.names)
+        hint = suggest(word, self.names) or self.advice or f"It has {_listed(self.names)}."
+        raise DataError(f"{self.where} has no column '{word}' (--{flag})", hint=hint)
+
+    def find_all(self, words: Iterable[str], flag: str) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(self.find(word, flag) for word in words))
+
+
+def _refuse_contradictions(plan: Plan, asked: Sequence[int], where: str) -> None:
+    names = plan.names
+    if plan.target in plan.features:
+        raise ConfigError(f"'{names[plan.target]}' is the target and cannot be a feature too")
+    if not plan.features:
+        raise DataError(f"{where}: no column is left to learn from")
+    for index in asked:
+        if index == plan.target:
+            raise ConfigError(f"--categorical names the target '{names[index]}'", hint="Classes need no flag.")
+        if index not in plan.features and index not in plan.by:
+            raise ConfigError(f"--categorical names '{names[index]}', which is not a feature")
+
+
+def _no_feature(name: str) -> str:
+    return f"'{name}' is a --by column and so no feature; name it in --features to learn from it too"
+
+
+def _is_index(word: str) -> bool:
+    return word.removeprefix("-").isdecimal()
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:12]) + (f", ... ({len(names)} columns)" if len(names) > 12 else "")

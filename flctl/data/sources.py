@@ -1,0 +1,106 @@
+"""From the word that a user writes to a data set: which reader it is, with which options."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from flctl.data.dataset import Dataset, DatasetReader
+from flctl.errors import ConfigError, DataError, FlctlError
+from flctl.registry import Registry, suggest
+
+__all__ = ["find_reader", "open_source"]
+
+UNDERSTOOD = (
+    ".csv, .tsv and .data (plain or .gz), .arff, .parquet, .arrow and .feather, .npz, .npy, IDX, CIFAR .bin, "
+    "LEAF .json, .txt with a NAME: line before each speech, and folders of pictures"
+)
+
+
+def open_source(
+    source: str, reader: str | None, options: Mapping[str, Any], registry: Registry, seed: int = 0
+) -> Dataset:
+    """Reads `source` by the reader called `reader`, or by the first that is meant for it.
+
+    Options that are None were not given and are left out. Raises ConfigError for an option that the reader does not
+    have or cannot use, PluginError for an unknown reader, DataError for a source that nothing reads, and what the
+    reader raises.
+    """
+    kind = find_reader(source, reader, registry)
+    given = {key: value for key, value in options.items() if value is not None}
+    _refuse_unknown(kind, given)
+    try:
+        component = kind.from_options(given)
+    except ValidationError as error:
+        raise _bad_options(kind, error) from error
+    dataset = component.read(source, seed)
+    _check(dataset, kind.name)
+    return dataset
+
+
+def find_reader(source: str, name: str | None, registry: Registry) -> type[DatasetReader]:
+    """The reader called `name`, or the first that is meant for `source`.
+
+    Raises PluginError for an unknown name, DataError for a source that nothing reads.
+    """
+    if name:
+        found: type[DatasetReader] = registry.get("dataset", name)
+        return found
+    readers: list[type[DatasetReader]] = [
+        offer.component for offer in registry.offers("dataset").values() if issubclass(offer.component, DatasetReader)
+    ]
+    for reader in readers:
+        if reader.reads(source):
+            return reader
+    built_in = [reader.name for reader in readers if reader.reads(reader.name)]
+    raise _nothing_reads(source, built_in)
+
+
+def _nothing_reads(source: str, built_in: list[str]) -> FlctlError:
+    known = f"Understood are {', '.join(built_in)}, and {UNDERSTOOD}."
+    if Path(source).is_dir():
+        return DataError(f"{source}: no reader knows this folder", hint=f"Name a file in it. {known}")
+    if Path(source).exists() or glob.glob(source):
+        return DataError(f"{source}: nothing reads this", hint=f"{known} --reader NAME decides it.")
+    if "/" in source or "." in source or glob.has_magic(source):
+        return DataError(f"{source}: no such file or folder", hint=suggest(source, built_in) or "Check the path.")
+    return DataError(f"{source} is neither a built-in data set nor a file", hint=suggest(source, built_in) or known)
+
+
+def _refuse_unknown(reader: type[DatasetReader], given: Mapping[str, Any]) -> None:
+    known = reader.Config.model_fields
+    flags = [_flag(key) for key in known]
+    for key in given:
+        if key not in known:
+            raise ConfigError(
+                f"{_flag(key)} is not an option of the {reader.name} reader",
+                hint=suggest(_flag(key), flags) or f"It has {', '.join(flags) or 'no options'}.",
+            )
+
+
+def _bad_options(reader: type[DatasetReader], error: ValidationError) -> ConfigError:
+    reasons = []
+    for item in error.errors(include_url=False):
+        place = _flag(str(item["loc"][0])) if item["loc"] else reader.name
+        reasons.append(f"{place} {item['input']!r}: {item['msg'].removeprefix('Value error, ')}")
+    return ConfigError(f"the {reader.name} reader cannot use " + "; ".join(reasons))
+
+
+def _flag(key: str) -> str:
+    return "--" + key.replace("_", "-")
+
+
+def _check(dataset: Dataset, reader: str) -> None:
+    """Raises DataError for a data set whose columns do not pair up; a reader may be a plugin's."""
+    rows = len(dataset.y)
+    if not rows or len(dataset.x) != rows:
+        raise DataError(f"the {reader} reader gave {len(dataset.x):,} examples and {rows:,} targets")
+    for name, group in dataset.groups.items():
+        if len(group) != rows:
+            raise DataError(f"the {reader} reader gave {rows:,} rows and a group '{name}' of {len(group):,}")
+    if dataset.test is not None and len(dataset.test.x) != len(dataset.test.y):
+        raise DataError(f"the {reader} reader gave a test part whose examples and targets do not pair up")

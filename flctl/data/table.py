@@ -1,0 +1,237 @@
+"""From batches of columns to a data set: the one place where tables of every format become x, y and groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl.data.columns import MISSING, CellError, Levels, Numbers, TargetColumn, is_missing, refuse_too_many
+from flctl.data.dataset import Dataset, DatasetReader
+from flctl.data.extras import optional
+from flctl.data.files import require_memory, short_name
+from flctl.data.options import TabularOptions, Task
+from flctl.data.schema import Plan, plan_columns
+from flctl.errors import DataError, FlctlError
+
+__all__ = ["MAX_LEVELS", "Sheets", "TableReader", "read_table"]
+
+MAX_LEVELS = 4096
+"""A category with more levels than this is an identifier; one-hot columns of it would not fit."""
+ABSENT = "(missing)"
+"""The name of the level, and of the group, of rows whose cell is missing."""
+Batch = Mapping[int, Any]
+
+
+class Sheets(Protocol):
+    """An opened table: one file or several of one schema, rows in file-name order."""
+
+    @property
+    def where(self) -> str:
+        """What the table is called in messages."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The columns' names."""
+
+    @property
+    def declared(self) -> frozenset[int]:
+        """The columns that the file itself says are categories."""
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The words, besides the empty cell, that mean a missing one."""
+
+    @property
+    def advice(self) -> str:
+        """What to try where a column is not found."""
+
+    def batches(self, plan: Plan, as_text: bool) -> Iterator[Batch]:
+        """The planned columns as pyarrow arrays of equal length; with `as_text` numbers come as they are written."""
+
+    def explain(self, fault: CellError) -> FlctlError:
+        """The sentence for a cell that cannot be used."""
+
+
+class UnparsedCellError(Exception):
+    """A numeric column did not parse on the fast path: read again as text, where blanks are trimmed and cells named."""
+
+
+class TableReader(DatasetReader):
+    """What all readers of tables share: they open `Sheets`, and one builder makes the data set."""
+
+    class Config(TabularOptions):
+        """What every table reader can be told."""
+
+    def open(self, source: str) -> Sheets:
+        """The opened table; only its schema is read."""
+        raise NotImplementedError
+
+    def read(self, source: str, seed: int) -> Dataset:
+        """x float32 [n, features], categories one-hot, missing numbers NaN; rows without a target left out."""
+        sheets = self.open(source)
+        plan = plan_columns(sheets.names, self.config, sheets.declared, sheets.where, sheets.advice)
+        return read_table(sheets, plan, self.config.task, short_name(source))
+
+
+def read_table(sheets: Sheets, plan: Plan, task: Task, name: str) -> Dataset:
+    """Reads the planned columns. Raises DataError for a cell that cannot be used, with its place."""
+    try:
+        dataset = _read_fast(sheets, plan, task, name)
+        return _read(sheets, plan, task, name, as_text=True) if dataset is None else dataset
+    except CellError as fault:
+        raise sheets.explain(fault) from fault
+
+
+def _read_fast(sheets: Sheets, plan: Plan, task: Task, name: str) -> Dataset | None:
+    # None rather than an exception in flight: its traceback would keep the half-read table in memory.
+    try:
+        return _read(sheets, plan, task, name, as_text=False)
+    except UnparsedCellError:
+        return None
+
+
+def _read(sheets: Sheets, plan: Plan, task: Task, name: str, as_text: bool) -> Dataset:
+    builder = _Builder(plan, sheets.missing)
+    for batch in sheets.batches(plan, as_text):
+        builder.add(batch)
+    return builder.finish(task, name, sheets.where)
+
+
+class _Builder:
+    def __init__(self, plan: Plan, missing: tuple[str, ...]) -> None:
+        self.plan = plan
+        self.target = TargetColumn(plan.target, missing)
+        self.numbers = Numbers(plan.numeric, missing)
+        self.categories = {c: Levels(c, missing, MAX_LEVELS) for c in plan.categorical}
+        self.groups = {c: Levels(c, missing) for c in plan.by}
+        self.missing = missing
+        self.seen = self.kept = 0
+
+    def add(self, batch: Batch) -> None:
+        """Takes a batch, less its rows without a target. Raises CellError with the row number in the source."""
+        batch, rows = self._with_target(batch)
+        try:
+            self.numbers.add(batch, len(rows))
+        except CellError as fault:
+            raise CellError(fault.column, int(rows[fault.row]), fault.reason) from fault
+        self.target.add(batch[self.plan.target], rows)
+        for column, levels in (*self.categories.items(), *self.groups.items()):
+            levels.add(batch[column])
+            refuse_too_many(levels, self.plan.names[column])
+        self.kept += len(rows)
+
+    def _with_target(self, batch: Batch) -> tuple[Batch, npt.NDArray[np.int64]]:
+        absent = is_missing(batch[self.plan.target], self.missing)
+        rows = np.arange(self.seen, self.seen + len(absent))
+        self.seen += len(rows)
+        if not absent.any():
+            return batch, rows
+        keep = optional("pyarrow", "pyarrow", "tables").array(~absent)
+        return {column: array.filter(keep) for column, array in batch.items()}, rows[~absent]
+
+    def finish(self, task: Task, name: str, where: str) -> Dataset:
+        """The data set."""
+        if not self.kept:
+            raise DataError(f"{where} has no rows" + (" with a target" if self.seen else ""))
+        target = self.target.finish(task, self.plan.names[self.plan.target])
+        self._refuse_all_missing(where)
+        x, features, numeric = self._features()
+        return Dataset(
+            name,
+            target.task,
+            x,
+            target.y,
+            target.classes,
+            features,
+            numeric,
+            groups={self.plan.names[c]: _as_groups(levels) for c, levels in self.groups.items()},
+            notes=self._notes(),
+        )
+
+    def _refuse_all_missing(self, where: str) -> None:
+        for place, column in enumerate(self.numbers.columns):
+            if self.numbers.absent[place] == self.kept:
+                raise _all_missing(where, self.plan.names[column], self.kept)
+        for column, levels in self.categories.items():
+            if not levels.names:
+                raise _all_missing(where, self.plan.names[column], self.kept)
+
+    def _features(self) -> tuple[npt.NDArray[np.float32], tuple[str, ...], tuple[int, ...] | None]:
+        names = self.plan.names
+        if not self.categories:
+            return self.numbers.finish(), tuple(names[c] for c in self.plan.features), None
+        blocks = {c: _OneHot.of(names[c], levels) for c, levels in self.categories.items()}
+        return _assemble(self.plan, self.numbers.finish(), blocks)
+
+    def _notes(self) -> tuple[str, ...]:
+        names, notes = self.plan.names, list(self.plan.notes)
+        if self.seen > self.kept:
+            notes.append(f"{_rows(self.seen - self.kept)} without '{names[self.plan.target]}' left out")
+        counts = [(names[c], int(n)) for c, n in zip(self.numbers.columns, self.numbers.absent, strict=True) if n]
+        if counts:
+            notes.append("missing cells: " + ", ".join(f"{name} {count:,}" for name, count in counts))
+        for column, levels in self.groups.items():
+            if absent := int((levels.codes == MISSING).sum()):
+                notes.append(f"{_rows(absent)} without '{names[column]}' made the group '{ABSENT}'")
+        return tuple(notes)
+
+
+@dataclass(frozen=True, slots=True)
+class _OneHot:
+    """One category: its codes [n] into the column names, missing last."""
+
+    codes: npt.NDArray[np.int64]
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, column: str, levels: Levels) -> _OneHot:
+        ranks, ordered = _sorted_levels(levels)
+        names = ordered if (levels.codes != MISSING).all() else [*ordered, ABSENT]
+        return cls(ranks[levels.codes], tuple(f"{column}={name}" for name in names))
+
+
+def _assemble(
+    plan: Plan, numbers: npt.NDArray[np.float32], blocks: Mapping[int, _OneHot]
+) -> tuple[npt.NDArray[np.float32], tuple[str, ...], tuple[int, ...]]:
+    rows, width = len(numbers), numbers.shape[1] + sum(len(b.names) for b in blocks.values())
+    require_memory(4 * rows * width, f"{rows:,} rows of {width:,} one-hot columns")
+    x = np.zeros((rows, width), np.float32)
+    features: list[str] = []
+    numeric: list[int] = []
+    for column in plan.features:
+        if column in blocks:
+            x[np.arange(rows), len(features) + blocks[column].codes] = 1
+            features += blocks[column].names
+        else:
+            x[:, len(features)] = numbers[:, len(numeric)]
+            numeric.append(len(features))
+            features.append(plan.names[column])
+    return x, tuple(features), tuple(numeric)
+
+
+def _sorted_levels(levels: Levels) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """The rank of each code in sorted order, with the missing code's rank last, and the sorted names."""
+    names = levels.names
+    order = sorted(range(len(names)), key=names.__getitem__)
+    ranks = np.empty(len(names) + 1, np.int64)
+    ranks[order] = np.arange(len(names))
+    ranks[MISSING] = len(names)
+    return ranks, [names[i] for i in order]
+
+
+def _as_groups(levels: Levels) -> npt.NDArray[Any]:
+    # Code -1 picks the last name, which is that of missing cells; it widens the strings only where it is used.
+    names = [*levels.names, ABSENT] if (levels.codes == MISSING).any() else levels.names
+    return np.array(names)[levels.codes]
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' if count > 1 else ''}"
+
+
+def _all_missing(where: str, column: str, rows: int) -> DataError:
+    return DataError(f"{where}: column '{column}' has no value in any of {_rows(rows)}", hint=f"--drop {column}")

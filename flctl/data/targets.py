@@ -1,0 +1,119 @@
+"""From a target's values to what it means: label codes with class names, or numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl.data.options import Task
+from flctl.errors import DataError
+from flctl.types import TaskKind
+
+__all__ = ["MAX_CLASSES", "Target", "encode", "encode_labels", "from_levels", "from_numbers"]
+
+AUTO_CLASSES = 20
+"""With `task: auto`, whole numbers with more distinct values than this are a quantity and not a label."""
+MAX_CLASSES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An encoded target: int64 codes [n] with class names, or float32 numbers [n]."""
+
+    task: TaskKind
+    y: npt.NDArray[Any]
+    classes: tuple[str, ...] = ()
+
+
+def encode(values: npt.NDArray[Any], task: Task, name: str) -> Target:
+    """Encodes an array [n] of numbers, booleans or text. Raises DataError where the task does not fit it."""
+    if values.dtype.kind in "USb":
+        levels, codes = np.unique(_as_text(values), return_inverse=True)
+        return from_levels(codes.astype(np.int64), [str(level) for level in levels], task, name)
+    if values.dtype.kind in "iuf":
+        return from_numbers(values, task, name)
+    raise DataError(f"{name}: values of type {values.dtype} are neither numbers nor text")
+
+
+def encode_labels(values: npt.NDArray[Any], name: str) -> Target:
+    """Encodes whole numbers that are labels whatever their number, as image formats store them."""
+    return encode(values, "classification", name)
+
+
+def from_levels(codes: npt.NDArray[np.int64], levels: Sequence[str], task: Task, name: str) -> Target:
+    """Encodes text: `codes` index `levels`; classes are the levels in sorted order."""
+    _refuse_wrong_count(len(levels), task, name)
+    if task == "regression":
+        raise DataError(f"target '{name}' holds text ({_some(levels)}), and regression needs numbers")
+    if task == "auto" and len(levels) > AUTO_CLASSES:
+        raise DataError(
+            f"target '{name}' holds text with {len(levels):,} distinct values ({_some(levels)})",
+            hint="If these are labels, say --task classification; if not, name another --target.",
+        )
+    order = sorted(range(len(levels)), key=levels.__getitem__)
+    rank = np.empty(len(levels), np.int64)
+    rank[order] = np.arange(len(levels))
+    return Target(_label_task(len(levels), task), rank[codes], tuple(levels[i] for i in order))
+
+
+def from_numbers(values: npt.NDArray[Any], task: Task, name: str) -> Target:
+    """Encodes finite numbers: labels where the task says so or, with `auto`, where they are few whole numbers."""
+    if task == "regression" or (task == "auto" and not _few_whole_numbers(values)):
+        return _regression(values, name)
+    levels, codes = np.unique(values, return_inverse=True)
+    _refuse_wrong_count(len(levels), task, name)
+    return Target(_label_task(len(levels), task), codes.astype(np.int64), tuple(_label(v) for v in levels.tolist()))
+
+
+def _regression(values: npt.NDArray[Any], name: str) -> Target:
+    with np.errstate(over="ignore"):
+        y = values.astype(np.float32)
+    if not np.isfinite(y).all():
+        row = int(np.flatnonzero(~np.isfinite(y))[0])
+        raise DataError(f"target '{name}', row {row}: {values[row]} is not a finite 32-bit number")
+    if len(y) and (y == y[0]).all():
+        raise DataError(f"target '{name}' is {values[0]} in every row: there is nothing to learn")
+    return Target("regression", y)
+
+
+def _few_whole_numbers(values: npt.NDArray[Any]) -> bool:
+    # A look at the first rows settles most columns without sorting millions of values.
+    for part in (values[:10_000], values):
+        distinct = np.unique(part)
+        if len(distinct) > AUTO_CLASSES or not (distinct == np.floor(distinct)).all():
+            return False
+    return True
+
+
+def _label_task(count: int, task: Task) -> TaskKind:
+    return "binary" if task == "binary" or (task == "auto" and count == 2) else "classification"
+
+
+def _refuse_wrong_count(count: int, task: Task, name: str) -> None:
+    if count < 2:
+        raise DataError(
+            f"target '{name}' holds one class only: there is nothing to learn", hint="Name another --target."
+        )
+    if task == "binary" and count != 2:
+        raise DataError(f"target '{name}' holds {count:,} classes, and binary needs 2")
+    if count > MAX_CLASSES:
+        raise DataError(
+            f"target '{name}' holds {count:,} distinct values, more than the {MAX_CLASSES:,} classes that fit",
+            hint="Is it a quantity? Say --task regression.",
+        )
+
+
+def _label(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else str(value)
+
+
+def _some(levels: Sequence[str]) -> str:
+    return ", ".join(repr(level) for level in levels[:3]) + (", ..." if len(levels) > 3 else "")
+
+
+def _as_text(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values.astype(np.str_)
