@@ -164,7 +164,7 @@ def _labelled_values(
         "balanced_accuracy": balanced_accuracy(confusion),
         "macro_f1": macro_f1(confusion),
         "calibration_error": calibration_error(bins),
-        "brier": _mean(outcomes.brier, outcomes) / (2 if len(classes) == 2 else 1),
+        "brier": _mean(outcomes.brier, outcomes),
     }
     if outcomes.truth.ndim > 1:
         values |= {"perplexity": _exp(loss), "bits_per_character": loss / math.log(2)}

@@ -42,7 +42,7 @@ class Labelled(Outcomes):
     """Classification, binary and next character. Losses are in nats.
 
     `correct` [n] float64 counts right targets (NaN: outputs not finite); `brier` [n] float64 sums
-    sum_k (p_k - 1[y = k])^2; `truth` and `prediction` [n] or [n, window] int32 codes, -1 where padded or not
+    sum_k (p_k - 1[y = k])^2, halved for two classes; `truth` and `prediction` [n] or [n, window] int32 codes, -1 where padded or not
     finite; `confidence` likewise, float32, the probability of the prediction. `log_probability` [n, classes]
     float32 is kept on request only.
     """
@@ -175,6 +175,8 @@ def _targets(logits: npt.NDArray[Any], truth: npt.NDArray[np.int32], keep_scores
     p_truth = odds[row, truth] / total
     loss = np.log(total) - z[row, truth]
     brier = np.einsum("ij,ij->i", odds, odds) / total**2 - 2 * p_truth + 1
+    if z.shape[1] == 2:
+        brier /= 2  # both classes say the same; (p_1 - y)^2 is what Brier scores of two classes usually mean
     correct = (prediction == truth).astype(np.float64)
     confidence = (1 / total).astype(np.float32)
     for values in (loss, brier, correct, confidence):

@@ -104,6 +104,7 @@ def _columns(outcomes: Labelled | Measured) -> dict[str, tuple[Float, Callable[[
         "test_loss": (loss, _same),
         "log_loss": (loss, _same),
         "accuracy": (outcomes.correct, _same),
+        "brier": (outcomes.brier, _same),
     }
     if outcomes.truth.ndim > 1:
         columns |= {"perplexity": (loss, np.exp), "bits_per_character": (loss / math.log(2), _same)}
