@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,26 +16,16 @@ from flctl.layers import LAYERED, NAMED, KeyPath, Layer, Merged, from_values
 from flctl.problems import Problem
 from flctl.sections import AUTO, DEFAULT_COMPONENTS, SECTIONS, EngineConfig
 
-__all__ = ["Completion", "Components", "load_plugins", "presets"]
+if TYPE_CHECKING:
+    from flctl.registry import Registry
+
+__all__ = ["Completion", "load_plugins", "presets"]
 
 PLAIN = frozenset({"seed", "rounds", "data", "plugins", "metric", "partition", LAYERED, *SECTIONS})
 """Keys for which null means the default."""
 
 
-class Components(Protocol):
-    """What loading a configuration needs of a `Registry`."""
-
-    def get(self, kind: str, name: str) -> type[Any]:
-        """The class of a component. Raises PluginError."""
-
-    def offers(self, kind: str) -> Mapping[str, Any]:
-        """The components of a kind by name."""
-
-    def add_file(self, file: Path) -> None:
-        """Loads a local plugin. Raises PluginError."""
-
-
-def load_plugins(registry: Components, merged: Merged) -> Iterator[Problem]:
+def load_plugins(registry: Registry, merged: Merged) -> Iterator[Problem]:
     """Loads the local files that `plugins` names; yields what does not load."""
     setting = merged.settings.get(("plugins",))
     if setting is None or not isinstance(setting.node.value, list):
@@ -48,7 +38,7 @@ def load_plugins(registry: Components, merged: Merged) -> Iterator[Problem]:
                 yield Problem(error.message, item.place, error.hint)
 
 
-def presets(registry: Components, merged: Merged) -> Layer:
+def presets(registry: Registry, merged: Merged) -> Layer:
     """What the strategy presets in the `server:` section; nothing where another server optimiser was asked for."""
     chosen = merged.settings.get(("strategy", "name"))
     name = str(chosen.node.value) if chosen else DEFAULT_COMPONENTS["strategy"]
@@ -66,19 +56,26 @@ def presets(registry: Components, merged: Merged) -> Layer:
 class Completion:
     """Collects what is wrong while it completes."""
 
-    registry: Components
+    registry: Registry
     complaints: list[Complaint] = field(default_factory=list)
 
     def complete(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values with components in long form, and without the nulls that mean "the default"."""
         tree = {name: _without_nulls(name, value) for name, value in values.items()}
         tree |= {part: self._component(part, tree.get(part, {})) for part in NAMED}
+        self._check_partition(tree.get("partition"))
         layers = tree.get(LAYERED)
         if isinstance(layers, dict):
             tree[LAYERED] = {
                 name: self._options("transform", name, options, (LAYERED, name)) for name, options in layers.items()
             }
         return {name: value for name, value in tree.items() if value is not None or name not in PLAIN}
+
+    def _check_partition(self, section: Any) -> None:
+        if isinstance(section, dict):
+            from flctl import partition_section
+
+            self.complaints += partition_section.check(section, self.registry)
 
     def _component(self, part: str, value: Any) -> dict[str, Any]:
         name = DEFAULT_COMPONENTS[part]

@@ -7,16 +7,27 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
 
 from flctl import yaml_text
-from flctl.completion import Completion, Components, load_plugins, presets
+from flctl.completion import Completion, load_plugins, presets
 from flctl.component import Options
 from flctl.errors import ConfigError
 from flctl.explain import Complaint, complaints
-from flctl.layers import LAYERED, Flag, KeyPath, Layer, Merged, from_environment, from_flags, from_overrides, from_source, merge
+from flctl.layers import (
+    LAYERED,
+    Flag,
+    KeyPath,
+    Layer,
+    Merged,
+    from_environment,
+    from_flags,
+    from_overrides,
+    from_source,
+    merge,
+)
 from flctl.problems import Place, Problem, refuse
 from flctl.sections import (
     AUTO,
@@ -34,6 +45,9 @@ from flctl.sections import (
 )
 from flctl.strict_yaml import read_source
 from flctl.types import TaskKind
+
+if TYPE_CHECKING:
+    from flctl.registry import Registry
 
 __all__ = [
     "AUTO",
@@ -183,7 +197,7 @@ class Loaded:
 
 
 def load(
-    registry: Components,
+    registry: Registry,
     *,
     file: Path | None = None,
     flags: Mapping[str, Any] | None = None,
@@ -220,12 +234,22 @@ def dump(config: Config) -> str:
     return yaml_text.write(effective(config))
 
 
-def load_partition_section(path: Path) -> dict[str, Any]:
-    """The `partition:` section of a config file as plain values. Raises ConfigError when there is none."""
+def load_partition_section(path: Path, registry: Registry | None = None) -> dict[str, Any]:
+    """The `partition:` section of a config file as plain values, checked where `registry` is given.
+
+    Raises ConfigError when there is none, and for what is wrong with it.
+    """
     layer = from_source(read_source(path))
-    if layer.problems:
-        raise refuse(layer.problems)
-    section = merge([layer]).tree().get("partition")
+    merged = merge([layer])
+    section = merged.tree().get("partition")
+    problems = list(layer.problems)
+    if registry is not None and isinstance(section, dict):
+        from flctl import partition_section
+
+        problems += load_plugins(registry, merged)
+        problems += [_placed(complaint, merged) for complaint in partition_section.check(section, registry)]
+    if problems:
+        raise refuse(problems)
     if not isinstance(section, dict):
         found = "has no `partition:` section" if section is None else "has a `partition:` that is not a mapping"
         raise ConfigError(f"{path} {found}", hint="Write for example `partition: {source: digits, clients: 10}`.")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from flctl.completion import Components
 from flctl.config import Config
 from flctl.layers import LAYERED, NAMED
+
+if TYPE_CHECKING:
+    from flctl.registry import Registry
 
 __all__ = ["schema"]
 
@@ -18,7 +20,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]
 
 
-def schema(registry: Components) -> Schema:
+def schema(registry: Registry) -> Schema:
     """What a file may hold: keys, types, ranges, defaults and meanings. Raises PluginError where names clash."""
     whole = Config.model_json_schema()
     definitions: Schema = whole["$defs"]
@@ -38,7 +40,7 @@ def _meaning(property_: Mapping[str, Any]) -> Schema:
     return {key: property_[key] for key in ("description",) if key in property_}
 
 
-def _component(registry: Components, kind: str, fixed: Schema, definitions: Schema) -> Schema:
+def _component(registry: Registry, kind: str, fixed: Schema, definitions: Schema) -> Schema:
     default = Config.model_fields[kind].default.name
     names = sorted(registry.offers(kind))
     short: Schema = {"type": "string", "examples": names} if kind == "model" else {"enum": _with(default, names)}
@@ -64,7 +66,7 @@ def _long(name: str, declared: type[BaseModel], kind: str, fixed: Schema, defini
     return {**form, "required": [*required, *form.get("required", [])]}
 
 
-def _layers(registry: Components, definitions: Schema) -> Schema:
+def _layers(registry: Registry, definitions: Schema) -> Schema:
     offers = registry.offers("transform")
     forms = {name: _options(name, offers[name].component.Config, "transform", definitions) for name in sorted(offers)}
     nullable = {

@@ -51,8 +51,7 @@ class Place:
         lines = LINE_BREAK.split(self.source.text) if self.source.is_file else []
         if self.line >= len(lines):
             return ""
-        start = max(0, self.column - EXCERPT // 2)
-        text = lines[self.line][start : start + EXCERPT]
+        start, text = _window(lines[self.line], self.column)
         before = _cells(text[: self.column - start])
         marked = max(1, _cells(text[self.column - start :][: self.width]))
         number = str(self.line + 1)
@@ -93,6 +92,14 @@ def refuse(problems: Sequence[Problem], hint: str | None = None) -> ConfigError:
 def _order(problem: Problem) -> tuple[bool, int, int]:
     place = problem.place
     return (False, -1, -1) if place is None else (not place.source.is_file, place.line, place.column)
+
+
+def _window(line: str, column: int) -> tuple[int, str]:
+    """The part of a line around a column, and where it starts; `…` stands where the line was cut."""
+    start = max(0, min(column - EXCERPT // 2, len(line) - EXCERPT))
+    text = line[start : start + EXCERPT]
+    text = f"…{text[1:]}" if start else text
+    return start, f"{text[:-1]}…" if start + EXCERPT < len(line) else text
 
 
 def _printable(text: str) -> str:

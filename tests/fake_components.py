@@ -83,12 +83,35 @@ class Ray(Component):
         address: str = "auto"
 
 
+class Dirichlet(Component):
+    name = "dirichlet"
+
+    class Config(Options):
+        alpha: float = Field(default=0.5, gt=0)
+
+
+class Shard(Component):
+    name = "shard"
+
+    class Config(Options):
+        shards_per_client: int = 2
+
+
+class Csv(Component):
+    name = "csv"
+
+    class Config(Options):
+        target: str
+        header: Literal["auto", "yes", "no"] = "auto"
+
+
 class FakeRegistry:
-    """Six components, and plugin files that only need to exist."""
+    """A few components of each kind, and plugin files that only need to exist."""
 
     def __init__(self):
         offered = {"strategy": [Fedavg, Fedprox, Fedadam, Picky], "model": [Mlp], "aggregator": [Plain],
-                   "transform": [Clip, TopK], "engine": [Pool, Ray]}  # fmt: skip
+                   "transform": [Clip, TopK], "engine": [Pool, Ray],
+                   "partitioner": [Dirichlet, Shard], "dataset": [Csv]}  # fmt: skip
         self.kinds = {kind: {c.name: SimpleNamespace(component=c) for c in found} for kind, found in offered.items()}
         self.files = []
 

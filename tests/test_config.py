@@ -221,7 +221,7 @@ COMPONENTS = st.fixed_dictionaries(
         "engine": st.just({"name": "ray", "workers": 3}),
         "local": st.sampled_from(LOCAL),
         "cohort": st.sampled_from(COHORT),
-        "partition": st.fixed_dictionaries({"source": TEXT, "alpha": st.floats(0, 1)}),
+        "partition": st.fixed_dictionaries({"source": TEXT.filter(bool), "alpha": st.floats(0, 1)}),
     },
 )
 

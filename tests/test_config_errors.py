@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fake_components import FakeRegistry
 
-from flctl.config import Flag, load
+from flctl.config import Flag, load, load_partition_section
 from flctl.errors import ConfigError
 from flctl.sections import CohortConfig, EngineConfig, LocalConfig, ServerConfig
 
@@ -185,3 +185,50 @@ def test_the_message_shows_the_line_and_a_caret():
     assert refused("# fast\nlocal:\n  lr: fast\n") == (
         "x.yaml:3:7: local.lr must be a number above 0, not the text 'fast'\n  3 |   lr: fast\n    |       ^^^^"
     )
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ("sourc: digits", "x.yaml:2:3: unknown key 'sourc' in partition. Did you mean 'source'?"),
+        ("scheme: dirichlt", "x.yaml:2:11: unknown partitioner 'dirichlt'. Did you mean 'dirichlet'?"),
+        ("reader: cvs", "x.yaml:2:11: unknown dataset 'cvs'. Did you mean 'csv'?"),
+        ("test-fraction: 2", "x.yaml:2:18: partition.test_fraction must be a number of at least 0 and below 1"),
+        ("clients: 0", "x.yaml:2:12: partition.clients must be a whole number of at least 1, or null"),
+        ("{scheme: dirichlet, alpha: -1}", "x.yaml:2:30: partition.alpha must be a number above 0, not the number -1"),
+        ("{scheme: dirichlet, shards_per_client: 3}", "x.yaml:2:23: unknown key 'shards_per_client' in partition."),
+        ("scheme: {name: dirichlet, alpha: 0}", "x.yaml:2:36: partition.scheme.alpha must be a number above 0"),
+        ("scheme: {name: dirichlet, alhpa: 1}", "x.yaml:2:29: unknown key 'alhpa' in partition.scheme. Did you mean"),
+        ("{reader: csv, header: maybe}", "x.yaml:2:25: partition.header must be one of auto, yes, no"),
+    ],
+)
+def test_the_partition_section_is_checked_in_place(section, sentence):
+    text = f"partition:\n  {section}\n"
+    assert sentence in refused(text)
+    with pytest.raises(ConfigError) as caught:
+        load_partition_section(Path("x.yaml"), FakeRegistry())
+    assert sentence in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "source: a.csv",
+        "scheme: dirichlet",
+        "reader: csv",
+        "{alpha: 1, shards_per_client: 2, header: yes}",
+        "seed: null",
+    ],
+)
+def test_a_partition_section_may_leave_the_rest_to_flags(section):
+    text = f"partition:\n  {section}\n"
+    assert loaded(text).config.partition == load_partition_section(Path("x.yaml"), FakeRegistry())
+
+
+def test_a_long_line_is_cut_around_the_caret():
+    line = f"plugins: [{', '.join(['a.py'] * 10)}, 3, {', '.join(['b.py'] * 30)}]"
+    _, excerpt, caret = next(p for p in refused(line).split("x.yaml:") if "not the number 3" in p).splitlines()
+    assert excerpt[caret.index("^")] == "3"
+    assert excerpt.startswith("  1 | …")
+    assert excerpt.endswith("…")
+    assert len(excerpt) < 80
