@@ -160,6 +160,10 @@ class Partition:
         """The raw memory-mapped column `name`, read-only: rows as they were in the source."""
         return self._columns[name].array
 
+    def read_raw(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """A copy of the stored rows `start:stop` of the column `name`, as they were in the source."""
+        return self._columns[name].read(start, stop)
+
     def index(self, client_id: str) -> int:
         """The number of the client `client_id`. Raises DataError where there is none."""
         found = self.client_ids.find(client_id)

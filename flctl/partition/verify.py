@@ -1,0 +1,82 @@
+"""Whether a stored partition is what it says: its bytes, who owns which row, and the values of the targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flctl.errors import IntegrityError
+from flctl.partition.store import Partition
+
+__all__ = ["Verified", "verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was checked and found right: `files` with `bytes` have their digests, each of `owned` source rows is owned
+    once, and these and the `left_out` ones are all `rows` of the source."""
+
+    files: int
+    bytes: int
+    rows: int
+    owned: int
+    left_out: int
+
+
+def verify(partition: Partition) -> Verified:
+    """Checks digests, overlap, coverage and values.
+
+    Raises IntegrityError that names what is wrong. What the counts by client say was checked on opening.
+    """
+    partition.verify_digests()
+    counts = partition.manifest.rows
+    owned, total = counts.train + counts.test, counts.train + counts.test + counts.left_out
+    _check_owners(partition, total)
+    _check_ids(partition)
+    _check_values(partition)
+    paths = [partition.path / column.file for column in partition.manifest.columns.values()]
+    return Verified(len(paths), sum(path.stat().st_size for path in paths), total, owned, counts.left_out)
+
+
+def _check_owners(partition: Partition, total: int) -> None:
+    source = np.sort(partition.column("source_row"))
+    twice = np.flatnonzero(source[1:] == source[:-1])
+    if len(twice):
+        others = f", and {len(twice) - 1:,} others" if len(twice) > 1 else ""
+        raise _wrong(partition, f"row {source[twice[0]]} of the source is owned more than once{others}")
+    if len(source) and not (source[0] >= 0 and source[-1] < total):
+        raise _wrong(partition, f"a row outside the {total:,} rows of the source is owned")
+
+
+def _check_ids(partition: Partition) -> None:
+    ids = partition.column("client_ids")
+    if not (ids != "").all():
+        raise _wrong(partition, "a client has no id")
+    if len(np.unique(ids)) < len(ids):
+        raise _wrong(partition, "two clients have the same id")
+
+
+def _check_values(partition: Partition) -> None:
+    """A label that no output stands for would fail only in training, and far from its cause."""
+    text = partition.task == "next-character"
+    for name in ("y", "test_y"):
+        if name not in partition.manifest.columns:
+            continue
+        y = partition.column(name)
+        if partition.task != "regression":
+            _check_codes(partition, name, least=-1 if text else 0)
+        elif not np.isfinite(y).all():
+            raise _wrong(partition, f"{name} has targets that are not finite")
+    if text:
+        _check_codes(partition, "x", least=0)
+
+
+def _check_codes(partition: Partition, name: str, least: int) -> None:
+    codes, classes = partition.column(name), len(partition.classes)
+    if codes.size and not (int(codes.min()) >= least and int(codes.max()) < classes):
+        raise _wrong(partition, f"{name} has codes outside the {classes} classes")
+
+
+def _wrong(partition: Partition, reason: str) -> IntegrityError:
+    return IntegrityError(f"partition {partition.path.name}: {reason}", hint="Partition the data again.")
