@@ -42,9 +42,9 @@ class Labelled(Outcomes):
     """Classification, binary and next character. Losses are in nats.
 
     `correct` [n] float64 counts right targets (NaN: outputs not finite); `brier` [n] float64 sums
-    sum_k (p_k - 1[y = k])^2, halved for two classes; `truth` and `prediction` [n] or [n, window] int32 codes, -1 where padded or not
-    finite; `confidence` likewise, float32, the probability of the prediction. `log_probability` [n, classes]
-    float32 is kept on request only.
+    sum_k (p_k - 1[y = k])^2, halved for two classes; `truth` and `prediction` [n] or [n, window] int32 codes, -1
+    where padded or not finite; `confidence` likewise, float32, the probability of the prediction.
+    `log_probability` [n, classes] float32 is kept on request only.
     """
 
     correct: Float

@@ -3,7 +3,9 @@
 import csv
 import json
 import pickle
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -331,3 +333,11 @@ def test_a_flipped_byte_is_an_integrity_error(refused, home, tmp_path):
     model.write_bytes(damaged)
     code, message, _ = refused(tmp_path / "run", "--data", "parts/toy")
     assert (code, "model.safetensors" in message) == (6, True)
+
+
+def test_every_option_is_documented(run):
+    _, out, _ = run("--help")
+    options = set(re.findall(r"--[a-z][a-z-]+", out)) - {"--help", "--override"}
+    text = (Path(__file__).parent.parent / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    assert {"--predictions", "--model-file"} <= options
+    assert sorted(option for option in options if option not in text) == []

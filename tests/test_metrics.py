@@ -3,6 +3,7 @@
 import itertools
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -373,3 +374,8 @@ def test_names_and_directions():
     with pytest.raises(ConfigError, match="unknown metric 'acuracy'") as caught:
         higher_is_better("acuracy")
     assert caught.value.hint == "Did you mean 'accuracy'?"
+
+
+def test_every_metric_is_documented():
+    text = (Path(__file__).parent.parent / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    assert [name for name in METRICS if f"`{name}`" not in text] == []

@@ -109,6 +109,7 @@ def _finish(loss: Axes, by_round: Axes, by_bytes: Axes, label: str, traffic: flo
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     by_bytes.xaxis.set_major_formatter(lambda value, _: f"{value / scale:g}")
     for axes in (loss, by_round, by_bytes):
+        axes.set_xlim(left=0)
         _span(axes)
 
 
