@@ -29,13 +29,15 @@ def demo(
     out: Annotated[Path | None, typer.Option("--out", help="A folder to make for the demo's files.")] = None,
 ) -> None:
     """Partition, train and evaluate handwritten digits, showing each command as it runs."""
+    from rich.markup import escape
+
     from flctl.cli import run
 
     folder = out or _free_folder()
     parts, trained = folder / "parts" / "digits", folder / "runs" / "digits"
     for step, template in enumerate(COMMANDS, 1):
         command = template.format(parts=parts.as_posix(), run=trained.as_posix())
-        output.stdout().print(f"\n[bold]{step}/3 $ {command}[/]\n", soft_wrap=True)
+        output.stdout().print(f"\n[bold]{step}/3 $ {escape(command)}[/]\n", soft_wrap=True)
         code = run(shlex.split(command)[1:])
         if code:
             raise typer.Exit(code)

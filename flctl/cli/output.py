@@ -101,15 +101,16 @@ def warn(message: str) -> None:
 def table(
     console: Console, columns: Iterable[str], rows: Iterable[Iterable[Any]], title: str | None = None, left: int = 1
 ) -> None:
-    """A plain table; all columns but the first `left` are right-aligned."""
+    """A plain table; all columns but the first `left` are right-aligned. Brackets in names mean themselves."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
-    grid = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    grid = Table(title=title and escape(title), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for index, column in enumerate(columns):
-        grid.add_column(column, justify="left" if index < left else "right", overflow="fold")
+        grid.add_column(escape(column), justify="left" if index < left else "right", overflow="fold")
     for row in rows:
-        grid.add_row(*(str(cell) for cell in row))
+        grid.add_row(*(escape(str(cell)) for cell in row))
     console.print(grid)
 
 
