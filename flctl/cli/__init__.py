@@ -10,6 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from flctl.registry import Registry
@@ -18,6 +19,16 @@ __all__ = ["build", "main", "run"]
 
 COMPLETION = "_FLCTL_COMPLETE"
 DEBUG = "FLCTL_DEBUG"
+ORDER = ("partition", "train", "eval", "runs", "demo", "config", "plugins", "doctor")
+
+
+class _Commands(TyperGroup):
+    """The subcommands in the order in which one meets them, then those of plugins."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """What `--help` lists."""
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
 
 def build(disable: Sequence[str] = ()) -> typer.Typer:
@@ -31,6 +42,7 @@ def build(disable: Sequence[str] = ()) -> typer.Typer:
 
     app = typer.Typer(
         name="flctl",
+        cls=_Commands,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
