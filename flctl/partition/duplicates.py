@@ -166,7 +166,7 @@ def _word_count(column: Column) -> int:
 
 def _words(rows: Column) -> Words:
     """Rows as 8-byte words [n, w], the last one filled up with zeros."""
-    flat = np.ascontiguousarray(rows).reshape(len(rows), -1)
+    flat = np.ascontiguousarray(rows).reshape(len(rows), int(np.prod(rows.shape[1:])))
     if np.issubdtype(flat.dtype, np.floating):
         # One bit pattern for every zero and every missing value.
         flat = np.where(np.isnan(flat), np.asarray(np.nan, flat.dtype), flat + np.zeros(1, flat.dtype))

@@ -53,7 +53,7 @@ def render(heatmap: Heatmap, console: Console, *, most: int = MOST_CLIENTS) -> N
     A cell is a number of training rows, its colour the share of the client's rows; "·" is none. `eff.` is the
     effective number of labels, exp(entropy). Where the console is too narrow the rarest labels share a column.
     """
-    _print(console, _plain(heatmap.title), "bold")
+    console.print(_plain(heatmap.title), style="bold", markup=False)
     if not heatmap.labels:
         _render_sizes(heatmap, console, most)
         return
@@ -188,10 +188,11 @@ def _render_sizes(heatmap: Heatmap, console: Console, most: int) -> None:
     """A bar for each client, where there are no labels."""
     largest = max(1, int(heatmap.sizes.max(initial=0)))
     width = min(max((len(str(name)) for name in heatmap.client_ids), default=1), NAME_WIDTH)
+    longest = min(BAR_WIDTH, max(1, console.width - width - SIZE_WIDTH - 2))
     for note, clients in _chosen(heatmap.sizes, most):
         if note:
             _print(console, note, "dim italic")
         for client in clients.tolist():
             size = int(heatmap.sizes[client])
-            bar = "█" * max(round(BAR_WIDTH * size / largest), int(size > 0))
+            bar = "█" * max(round(longest * size / largest), int(size > 0))
             _print(console, f"{_name(heatmap, client, width):<{width}} {size:>{SIZE_WIDTH},} {bar}", "")

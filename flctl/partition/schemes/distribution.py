@@ -189,6 +189,8 @@ def _load_npy(path: Path) -> Floats:
     try:
         # Mapped, so that a header that declares more than the file holds is refused before memory is taken.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"its values are {array.dtype}")
         return np.asarray(array, np.float64)
     except (ValueError, TypeError, EOFError) as error:
         raise DataError(f"{path.name} is not a .npy file of numbers: {error}") from error

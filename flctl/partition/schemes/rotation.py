@@ -22,8 +22,9 @@ def rotate(images: Images, degrees: float) -> Images:
     turns, rest = divmod(degrees % 360, 90)
     if rest == 0 and (turns % 2 == 0 or images.shape[2] == images.shape[3]):
         return np.ascontiguousarray(np.rot90(images, int(turns), axes=(2, 3)))
-    flat = images.reshape(len(images), images.shape[1], -1)
-    corners, weights = _bilinear(images.shape[2], images.shape[3], degrees)
+    height, width = images.shape[2:]
+    flat = images.reshape(*images.shape[:2], height * width)
+    corners, weights = _bilinear(height, width, degrees)
     result = np.empty_like(flat)
     for start in range(0, len(flat), BLOCK):
         block = flat[start : start + BLOCK]
