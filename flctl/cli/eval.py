@@ -102,20 +102,8 @@ def evaluate(
     as_json: JsonFlag = False,
 ) -> None:
     """See HELP."""
-    request = EvalRequest(
-        runs or (),
-        checkpoint,
-        data,
-        batch_size,
-        metric,
-        model_file,
-        model,
-        config,
-        override or (),
-        predictions,
-        csv,
-        plot,
-    )
+    asked = (runs or (), checkpoint, data, batch_size, metric)
+    request = EvalRequest(*asked, model_file, model, config, override or (), predictions, csv, plot)
     _refuse_early(request)
     subjects = _subjects(request)
     _print(request, subjects, as_json, per_client=per_client, confusion=confusion)
