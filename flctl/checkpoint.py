@@ -99,6 +99,13 @@ class Checkpoints:
             ledger_head=manifest["ledger_head"],
         )
 
+    def sweep(self) -> None:
+        """Deletes the halves of checkpoints whose removal was cut off."""
+        if self.directory.is_dir():
+            for folder in self.directory.iterdir():
+                if _NAME.match(folder.name) and not (folder / MANIFEST).is_file():
+                    shutil.rmtree(folder)
+
     def remove(self, number: int) -> None:
         """Deletes the checkpoint of a round, if there is one; the manifest first, so that no half passes for whole."""
         folder = self.path(number)

@@ -110,6 +110,11 @@ class Registry:
         for file in files:
             self.add_file(file)
 
+    def add(self, module: object, name: str) -> None:
+        """Registers a plugin object of this process. Raises PluginError for a hook that does not exist."""
+        self._add(module, Plugin(name, "this process"))
+        self._offers.clear()
+
     def add_file(self, file: Path) -> None:
         """Loads a local plugin file, once. Raises PluginError when it cannot be loaded."""
         if file.resolve() not in {known.resolve() for known in self.files}:

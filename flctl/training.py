@@ -115,6 +115,7 @@ class Training:
         else:
             state = self._restore(saved[-1])
         ClientMemory(self.directory.memory).forget_after(state.round)
+        self._tidy(state.round)
         if state.round >= self.run.config.rounds:
             self.progress = replace(self.progress, status="finished")
         elif self.progress.status in ("finished", "interrupted"):
@@ -209,8 +210,7 @@ class Training:
             self._write(*self._best)
         self._best = None
         self._write(state, self.progress)
-        self._drop_old(state.round)
-        ClientMemory(self.directory.memory).settle(state.round)
+        self._tidy(state.round)
         self._saved_at = time.monotonic()
         self._saving += time.perf_counter() - started
 
@@ -225,8 +225,11 @@ class Training:
         )
         self.directory.checkpoints.save(checkpoint, self.rounds.model)
 
-    def _drop_old(self, newest: int) -> None:
-        """Removes checkpoints that were kept for time or as the best so far, and those beyond `keep`."""
+    def _tidy(self, newest: int) -> None:
+        """Removes what the checkpoint of round `newest` made superfluous: checkpoints that were kept for time or as
+        the best so far, those beyond `keep`, halves that a kill left behind, and old client memory."""
+        ClientMemory(self.directory.memory).settle(newest)
+        self.directory.checkpoints.sweep()
         rule = self.run.config.checkpoint
         saved = [number for number in self.directory.checkpoints.rounds() if number < newest]
         regular = [number for number in saved if number == 0 or (rule.every and number % rule.every == 0)]

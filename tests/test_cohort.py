@@ -1,0 +1,77 @@
+"""Cohorts: as many as asked, only eligible ones, the same for the same round."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flctl import cohort as cohorts
+from flctl.config import CohortConfig
+from flctl.errors import ConfigError, DataError
+
+IDS = [str(n) for n in range(50)]
+
+
+@given(st.integers(1, 50), st.integers(1, 30), st.integers(0, 3), st.sampled_from(["fixed", "cyclic"]))
+def test_a_fixed_number_is_drawn_from_the_eligible(size, number, seed, sampling):
+    eligible = np.arange(0, 50)
+    chosen = cohorts.select(CohortConfig(sampling=sampling, clients=size), eligible, IDS, number, seed)
+    assert len(set(chosen.tolist())) == len(chosen) == size
+    assert list(chosen) == sorted(chosen)
+    again = cohorts.select(CohortConfig(sampling=sampling, clients=size), eligible, IDS, number, seed)
+    np.testing.assert_array_equal(chosen, again)
+
+
+def test_clients_without_rows_are_never_asked():
+    eligible = np.array([3, 7, 9, 20])
+    drawn = {int(c) for n in range(1, 40) for c in cohorts.select(CohortConfig(clients=2), eligible, IDS, n, 0)}
+    assert drawn == {3, 7, 9, 20}
+
+
+def test_cyclic_asks_everyone_once_before_anyone_twice():
+    eligible = np.arange(50)
+    rounds = [cohorts.select(CohortConfig(sampling="cyclic", clients=10), eligible, IDS, n, 1) for n in range(1, 6)]
+    assert sorted(np.concatenate(rounds)) == list(range(50))
+
+
+def test_poisson_draws_each_client_by_itself():
+    eligible = np.arange(2000)
+    config = CohortConfig(sampling="poisson", rate=0.1)
+    sizes = [len(cohorts.select(config, eligible, IDS, n, 5)) for n in range(1, 201)]
+    assert abs(np.mean(sizes) - 200) < 4 * np.sqrt(2000 * 0.1 * 0.9 / 200)
+    assert abs(np.var(sizes) - 180) < 80
+    assert cohorts.expected_size(config, 2000) == pytest.approx(200)
+
+
+def test_fixed_sampling_is_uniform():
+    eligible = np.arange(10)
+    chosen = [cohorts.select(CohortConfig(clients=3), eligible, IDS, n, 2) for n in range(1, 3001)]
+    counts = np.bincount(np.concatenate(chosen), minlength=10)
+    assert np.abs(counts - 900).max() < 5 * np.sqrt(3000 * 0.3 * 0.7)
+
+
+def test_a_trace_says_who_is_available(tmp_path):
+    trace = tmp_path / "trace.csv"
+    trace.write_text("client,first_round,last_round\n1,1,2\n2,2,3\n40,3,3\n")
+    config = CohortConfig(sampling="trace", clients=2, trace=str(trace))
+    rounds = [cohorts.select(config, np.arange(50), IDS, n, 0).tolist() for n in range(1, 5)]
+    assert rounds == [[1], [1, 2], [2, 40], []]
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "says"),
+    [
+        ("client,round\n1,2\n", DataError, "expected client, first_round, last_round"),
+        ("client,first_round,last_round\nnobody,1,2\n", DataError, "trace.csv:2: the partition has no client 'nobody'"),
+        ("client,first_round,last_round\n1,one,2\n", DataError, "trace.csv:2: .* whole numbers"),
+        ("client,first_round,last_round\n1,2\n", DataError, "trace.csv:2: .* whole numbers"),
+        (None, ConfigError, "does not exist"),
+    ],
+)
+def test_a_bad_trace_is_refused(tmp_path, text, error, says):
+    trace = tmp_path / "trace.csv"
+    if text is not None:
+        trace.write_text(text)
+    config = CohortConfig(sampling="trace", clients=2, trace=str(trace))
+    with pytest.raises(error, match=says):
+        cohorts.select(config, np.arange(50), IDS, 1, 0)

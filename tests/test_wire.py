@@ -1,0 +1,104 @@
+"""Frames come back as they were packed, and nothing else is taken for one."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays_of
+
+from flctl import messages, wire
+from flctl.errors import ProtocolError
+from flctl.types import Failure, LocalWork, Reply, Work
+
+vectors = st.dictionaries(
+    st.text(max_size=5),
+    arrays_of.arrays(st.sampled_from([np.float32, np.float64, np.int64, np.uint8]), st.integers(0, 20)),
+    max_size=4,
+)
+
+
+@given(vectors, st.dictionaries(st.text(max_size=4), st.integers(), max_size=3))
+def test_a_frame_comes_back_as_it_was_packed(arrays, meta):
+    packed = wire.pack("vector", meta=meta, arrays=arrays)
+    frame = wire.unpack(packed, "vector")
+    assert wire.size("vector", meta=meta, arrays=arrays) == len(packed)
+    assert frame.meta == meta
+    assert list(frame.arrays) == list(arrays)
+    for name, array in arrays.items():
+        assert frame.arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(frame.arrays[name], array)
+
+
+FRAME = wire.pack("vector", arrays={"delta": np.arange(3, dtype=np.float32)})
+
+
+@given(st.integers(0, len(FRAME) - 1))
+def test_a_truncated_frame_is_refused(length):
+    with pytest.raises(ProtocolError):
+        wire.unpack(FRAME[:length], "vector")
+
+
+@given(st.binary(max_size=80))
+def test_bytes_that_are_no_frame_are_refused(data):
+    with pytest.raises(ProtocolError):
+        wire.unpack(data, "vector")
+
+
+@given(st.integers(0, len(FRAME) - 13), st.integers(1, 255))
+def test_a_changed_byte_before_the_numbers_never_crashes(position, change):
+    changed = bytearray(FRAME)
+    changed[position] ^= change
+    try:
+        wire.unpack(bytes(changed), "vector")
+    except ProtocolError:
+        return
+
+
+def declared(header: bytes, body: bytes = b"", version: int = 1) -> bytes:
+    return wire.PREFIX.pack(b"FLCW", version, len(header), len(body)) + header + body
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        (declared(b"{}"), "lacks kind"),
+        (declared(b"[" * 100_000), "not JSON"),
+        (declared(b'{"kind":"vector","meta":{},"arrays":[["a","<f4",4611686018427387904]]}'), "longer than its body"),
+        (declared(b'{"kind":"vector","meta":{},"arrays":[["a","<f4",-1]]}'), "bad name, dtype or length"),
+        (declared(b'{"kind":"vector","meta":{},"arrays":[["a",["<f4"],1]]}', b"1234"), "bad name, dtype or length"),
+        (declared(b'{"kind":"vector","meta":{},"arrays":[["a","|O",1]]}', b"12345678"), "bad name, dtype or length"),
+        (declared(b'{"kind":"vector","meta":{},"arrays":[["a","<f4",1],["a","<f4",1]]}', b"12345678"), "twice"),
+        (declared(b'{"kind":"vector","meta":{},"arrays":[]}', b"1234"), "belong to no array"),
+        (declared(b'{"kind":"vector","meta":{},"arrays":[]}', version=2), "version 2"),
+        (wire.PREFIX.pack(b"FLCW", 1, 1 << 31, 0), "header of 2147483648 bytes"),
+        (wire.PREFIX.pack(b"FLCW", 1, 2, 1 << 60) + b"{}", "declares"),
+        (wire.pack("work"), "kind 'work'"),
+    ],
+)
+def test_a_malformed_frame_is_refused_with_a_reason(message, says):
+    with pytest.raises(ProtocolError, match=says):
+        wire.unpack(message, "vector")
+
+
+def test_work_comes_back_as_it_was_packed():
+    work = Work(
+        round=3,
+        params={"params": np.arange(4, dtype=np.float32), "buffers": np.ones(2, np.float32)},
+        extra={"c": np.zeros(4, np.float32)},
+        transforms={"clip": {"bound": np.array([2.0], np.float32)}},
+        local=LocalWork(epochs=2, lr=0.05, clip_norm=1.0),
+        layout={"delta": 4, "buffers": 2},
+    )
+    back = messages.unpack_work(messages.pack_work(work))
+    assert messages.work_size(work) == len(messages.pack_work(work))
+    assert (back.round, back.local, back.layout) == (work.round, work.local, work.layout)
+    np.testing.assert_array_equal(back.params["params"], work.params["params"])
+    np.testing.assert_array_equal(back.extra["c"], work.extra["c"])
+    np.testing.assert_array_equal(back.transforms["clip"]["bound"], work.transforms["clip"]["bound"])
+
+
+@pytest.mark.parametrize("answer", [Reply(b"abc", {"loss": 0.5}), Reply(b""), Failure("exception", "boom")])
+def test_an_answer_comes_back_as_it_was_packed(answer):
+    back, memory = messages.unpack_answer(b"".join(bytes(part) for part in messages.pack_answer(answer, b"kept")))
+    assert back == answer
+    assert memory == (b"kept" if isinstance(answer, Reply) else b"")
