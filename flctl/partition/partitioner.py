@@ -46,9 +46,11 @@ class Partitioner(Component):
     """A scheme: deterministic given the generator; its source (paper, equation) is on the docstring's first lines.
 
     `alters_test`: whether `alter` is for test rows too, as a client's instrument is, but label noise is not.
+    `sets_clients`: whether the number of clients follows from the data or from an option, so that none is assumed.
     """
 
     alters_test: ClassVar[bool] = True
+    sets_clients: ClassVar[bool] = False
 
     def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
         """Gives each row an owner. `clients` is None where the user named no number (natural schemes).

@@ -23,8 +23,6 @@ from flctl.registry import Registry, suggest
 __all__ = ["DEFAULT_CLIENTS", "Made", "PartitionSettings", "Request", "make", "parse"]
 
 DEFAULT_CLIENTS = 10
-COUNT_THEMSELVES = frozenset({"natural", "grouped-natural", "sizes"})
-"""Schemes whose number of clients follows from the data or from an option."""
 
 
 class PartitionSettings(Options):
@@ -140,10 +138,9 @@ def _default_scheme(dataset: Dataset, registry: Registry) -> type[Partitioner]:
 
 
 def _default_clients(partitioner: Partitioner) -> int | None:
-    config = partitioner.config
-    scheme = getattr(config, "base", partitioner.name)
-    counts_itself = scheme in COUNT_THEMSELVES or getattr(config, "sizes", None) is not None
-    return None if counts_itself else DEFAULT_CLIENTS
+    deals: Partitioner = getattr(partitioner, "base", partitioner)
+    sets_clients = deals.sets_clients or getattr(deals.config, "sizes", None) is not None
+    return None if sets_clients else DEFAULT_CLIENTS
 
 
 def _share_out(

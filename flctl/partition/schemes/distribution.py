@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field, field_serializer
@@ -49,6 +49,7 @@ class Distribution(Partitioner):
     """
 
     name = "distribution"
+    sets_clients: ClassVar[bool] = True
 
     class Config(Options):
         matrix: Annotated[Matrix, Field(description="[clients, classes]: inline, .csv or .npy")]

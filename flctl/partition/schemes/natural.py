@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ class Natural(Partitioner):
     """
 
     name = "natural"
+    sets_clients: ClassVar[bool] = True
 
     class Config(Options):
         min_size: Annotated[int, Field(ge=1, description="Values with fewer rows are left out")] = 1
@@ -73,6 +74,7 @@ class GroupedNatural(Partitioner):
     """
 
     name = "grouped-natural"
+    sets_clients: ClassVar[bool] = True
 
     class Config(Options):
         group_size: Annotated[int | None, Field(ge=1, description="Values for each client")] = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -146,6 +146,7 @@ class Sizes(Partitioner):
     """
 
     name = "sizes"
+    sets_clients: ClassVar[bool] = True
 
     class Config(Options):
         sizes: Annotated[SizeList, Field(description="Rows of each client, or shares")]
