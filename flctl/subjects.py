@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from flctl import run as runs
 from flctl.config import Config, Flag, load
-from flctl.errors import ConfigError, IncompatibleError
+from flctl.errors import ConfigError, DataError, IncompatibleError
 from flctl.evaluate import evaluate
 from flctl.partition.align import align
 from flctl.partition.store import Partition
@@ -85,8 +85,14 @@ def from_weights(
 
 
 def assess(subject: Subject, batch_size: int | None = None) -> Evaluated:
-    """The subject's evaluation; `batch_size` defaults to the run's own, with which it evaluated in training."""
+    """The subject's evaluation; `batch_size` defaults to the run's own, with which it evaluated in training.
+
+    Raises DataError for a partition without test rows.
+    """
     partition = subject.partition
+    if not partition.manifest.rows.central_test and not partition.manifest.rows.test:
+        hint = "Partition the data with --test-fraction above 0, or name another partition with --data."
+        raise DataError(f"{partition.path} has no test rows", hint=hint)
     task = task_for(partition.task, partition.target_scale)
     return Evaluated(
         name=subject.name,

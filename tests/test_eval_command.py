@@ -325,6 +325,24 @@ def test_bad_arguments_are_named(refused, home, arguments, message):
     assert not list(home.glob("p.*"))
 
 
+def test_a_partition_without_test_rows_is_refused(refused, home, tmp_path):
+    write_partition(tmp_path / "p", toy_dataset(40), Given(np.arange(40) % 4), clients=4, test_fraction=0.0, seed=1)
+    code, message, hint = refused("runs/one", "--data", tmp_path / "p")
+    assert (code, "has no test rows" in message, "--test-fraction" in hint) == (2, True, True)
+
+
+def test_a_model_that_diverged_is_said_once_and_scored_null(run, data, weights, tmp_path):
+    save_file({name: np.full_like(value, np.nan) for name, value in weights.items()}, tmp_path / "m.safetensors")
+    asked = ("--model-file", tmp_path / "m.safetensors", "--model", "logreg", "--data", "parts/toy")
+    (found,) = data(*asked, "--per-client")["runs"]
+    assert found["central"]["non_finite"] == found["central"]["rows"]
+    assert found["central"]["accuracy"] is None
+    assert found["federated"]["accuracy"]["undefined"] == 10
+    code, out, _ = run(*asked, "--per-client", "--confusion")
+    assert code == 0
+    assert out.count("have outputs that are not finite") == 1
+
+
 def test_a_flipped_byte_is_an_integrity_error(refused, home, tmp_path):
     shutil.copytree(home / "runs/one", tmp_path / "run")
     model = tmp_path / "run/checkpoints/round-00004/model.safetensors"

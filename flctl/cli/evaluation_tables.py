@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,8 +73,15 @@ def _render_head(console: Console, model: Evaluated) -> None:
         console.print(
             f"  {len(scores.without_rows)} of {len(scores.rows)} clients have no test rows: {named}", markup=False
         )
-    for sentence in (*model.notes, *(f"{METRICS[name].label}: {why}" for name, why in central.notes.items())):
+    for sentence in (*model.notes, *_reasons(central.notes)):
         console.print(f"  {sentence}", markup=False)
+
+
+def _reasons(notes: Mapping[str, str]) -> Iterator[str]:
+    """Each reason once, after the metrics that it is about."""
+    for reason in dict.fromkeys(notes.values()):
+        about = [METRICS[name].label for name, why in notes.items() if why == reason and name != "test_loss"]
+        yield f"{', '.join(about)}: {reason}"
 
 
 def _render_central(console: Console, models: Sequence[Evaluated], comparisons: Sequence[Comparison]) -> None:
