@@ -68,7 +68,7 @@ def _option(*names: str, help: str, panel: str, **extra: Any) -> Any:  # noqa: A
 
 def evaluate(
     runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run directories.", autocompletion=complete_runs)
+        list[Path] | None, typer.Argument(metavar="RUN", help="Run directories.", autocompletion=complete_runs)
     ] = None,
     checkpoint: Annotated[str, _option("--checkpoint", help="A round, best or last (default).", panel=WHAT)] = "last",
     data: Annotated[
