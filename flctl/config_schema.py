@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from flctl.config import Config
+from flctl.explain import schema_of
 from flctl.layers import LAYERED, NAMED
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _layers(registry: Registry, definitions: Schema) -> Schema:
 
 def _options(name: str, declared: type[BaseModel], kind: str, definitions: Schema) -> Schema:
     """One component's options; what they refer to moves to the common definitions under the component's name."""
-    form: Schema = copy.deepcopy(declared.model_json_schema())
+    form: Schema = {"type": "object", **copy.deepcopy(schema_of(declared))}
     prefix = f"{kind}.{name}."
     for key, definition in form.pop("$defs", {}).items():
         definitions[prefix + key] = _moved(definition, prefix)

@@ -12,7 +12,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 
 from flctl.sections import IDLE_ERROR, KEY_ERROR
 
-__all__ = ["Complaint", "coerced", "complaints", "did_you_mean", "expectation", "found"]
+__all__ = ["Complaint", "coerced", "complaints", "did_you_mean", "expectation", "found", "schema_of"]
 
 TEXT_BOOLEANS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 NOUNS = {
@@ -55,7 +55,7 @@ def complaints(
 
     `named` is what the model's options belong to; `elsewhere` is word -> the dotted key that it is in a section.
     """
-    root = _schema(model)
+    root = schema_of(model)
     for item in error.errors(include_url=False):
         loc = tuple(str(part) for part in item["loc"])
         kind, path = item["type"], (*at, *loc)
@@ -91,7 +91,7 @@ def _unknown(path: Path, owner: Schema, named: str, elsewhere: Mapping[str, str]
 
 
 def _bad_value(item: Mapping[str, Any], at: Path, root: Schema, loc: Path) -> Complaint:
-    schema, depth = _walk(root, loc)
+    schema, depth = _walk(root, loc) if root else ({}, len(loc))
     path = (*at, *loc[:depth])
     name = ".".join(path)
     expected = expectation(schema)
@@ -169,7 +169,7 @@ def coerced(model: BaseModel, given: Mapping[str, Any], at: Path) -> Iterator[Co
 
     A component's own validators may read text as they like; only text that looks like the number counts.
     """
-    root = _schema(type(model))
+    root = schema_of(type(model))
     kept = model.model_dump(mode="json")
     for name, value in given.items():
         for loc, item in _changes(value, kept.get(name), (name,)):
@@ -198,7 +198,8 @@ def _differ_in_kind(given: Any, kept: Any) -> bool:
     return isinstance(given, float) and type(kept) is int
 
 
-def _schema(model: type[BaseModel]) -> Schema:
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON Schema of a model; one that allows anything where an option's type has none."""
     try:
         return model.model_json_schema()
     except PydanticInvalidForJsonSchema:

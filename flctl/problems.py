@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from flctl.errors import ConfigError
 
@@ -67,19 +67,11 @@ class Problem:
     hint: str | None = None
 
     def __str__(self) -> str:
-        prefix = f"{self._prefix()}: " if self.place else ""
-        sentence = f"{prefix}{self.message}" + (f". {self.hint}" if self.hint else "")
-        excerpt = self.place.excerpt() if self.place else ""
-        return f"{sentence}\n{excerpt}" if excerpt else sentence
-
-    def _prefix(self) -> str:
+        sentence = self.message + (f". {self.hint}" if self.hint else "")
         if self.place is None:
-            return ""
-        return self.place.where if self.place.source.is_file else (self.place.source.shown or self.place.where)
-
-    def at(self, place: Place) -> Problem:
-        """The same problem at another place."""
-        return replace(self, place=place)
+            return sentence
+        shown = self.place.source.shown or self.place.where
+        return "\n".join(filter(None, [f"{shown}: {sentence}", self.place.excerpt()]))
 
 
 def refuse(problems: Sequence[Problem], hint: str | None = None) -> ConfigError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import ClassVar, Literal
 
@@ -44,6 +45,30 @@ class Picky(Fedavg):
             if value % 2:
                 raise ValueError(f"{value} is odd")
             return value
+
+
+class Inner(Options):
+    size: int = 1
+    mode: Literal["only"] = "only"
+
+
+class Nested(Fedavg):
+    name = "nested"
+
+    class Config(Options):
+        inner: Inner = Inner()
+        items: tuple[Inner, ...] = ()
+        table: dict[str, int] = Field(default_factory=dict)
+
+
+class Odd(Fedavg):
+    """Has an option that no JSON Schema describes."""
+
+    name = "odd"
+
+    class Config(Options):
+        rule: Callable[[int], int] | None = None
+        count: int = 1
 
 
 class Mlp(Component):
@@ -109,7 +134,7 @@ class FakeRegistry:
     """A few components of each kind, and plugin files that only need to exist."""
 
     def __init__(self):
-        offered = {"strategy": [Fedavg, Fedprox, Fedadam, Picky], "model": [Mlp], "aggregator": [Plain],
+        offered = {"strategy": [Fedavg, Fedprox, Fedadam, Picky, Nested, Odd], "model": [Mlp], "aggregator": [Plain],
                    "transform": [Clip, TopK], "engine": [Pool, Ray],
                    "partitioner": [Dirichlet, Shard], "dataset": [Csv]}  # fmt: skip
         self.kinds = {kind: {c.name: SimpleNamespace(component=c) for c in found} for kind, found in offered.items()}

@@ -114,6 +114,7 @@ def test_the_envelope_names_the_subcommand(run):
         (["zzz"], "no such command 'zzz'", "`flctl --help` shows how to call it."),
         (["config", "shw"], "no such command 'shw'", "Did you mean show?"),
         (["add", "1", "--local-epoch", "3"], "no such option --local-epoch", "Did you mean --local-epochs?"),
+        (["add", "1", "--bogus"], "no such option --bogus", "`flctl add --help` shows how to call it."),
         (["--vrsion"], "no such option --vrsion", "Did you mean --version?"),
         (["add"], "Missing argument", "`flctl add --help` shows how to call it."),
         (["add", "x"], "Invalid value for", "`flctl add --help` shows how to call it."),

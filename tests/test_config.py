@@ -66,6 +66,12 @@ def test_the_users_own_model_takes_any_option():
     assert (found.name, found.options) == ("nets.py:make", {"depth": 3, "widths": {"a": [1, 2]}})
 
 
+def test_options_may_be_nested_and_are_merged_by_key():
+    found = config("strategy: {name: nested, table: {a: 1}}", overrides=["strategy.table.b=2", "strategy.inner.size=3"])
+    assert found.strategy.options["table"] == {"a": 1, "b": 2}
+    assert found.strategy.options["inner"] == {"size": 3, "mode": "only"}
+
+
 def test_an_engines_own_options_stand_beside_the_common_keys():
     engine = config("engine: {name: ray, workers: 4, address: local}").engine
     assert (engine.name, engine.workers, engine.options) == ("ray", 4, {"address": "local"})

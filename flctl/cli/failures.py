@@ -96,5 +96,6 @@ def _options(context: Any) -> Iterable[str]:
 
 
 def _close(word: str, known: Iterable[str]) -> str | None:
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
-    return f"Did you mean {close[0]}?" if close else None
+    bare = {name.lstrip("-"): name for name in sorted(known)}
+    close = difflib.get_close_matches(word.lstrip("-"), bare, n=1, cutoff=0.6)
+    return f"Did you mean {bare[close[0]]}?" if close else None
