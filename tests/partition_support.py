@@ -38,9 +38,9 @@ class Doubled(Owners):
         return x + np.float32(100 * client), np.full_like(y, client)
 
 
-def table(rows=10, features=2, **fields) -> Dataset:
-    x = np.arange(rows * features, dtype=np.float32).reshape(rows, features)
-    names = tuple(f"f{index}" for index in range(features))
+def table(rows=10, columns=2, **fields) -> Dataset:
+    x = np.arange(rows * columns, dtype=np.float32).reshape(rows, columns)
+    names = tuple(f"f{index}" for index in range(columns))
     given_fields = {"y": np.arange(rows) % 2, "classes": ("no", "yes"), "features": names} | fields
     return Dataset("table", "classification", x, **given_fields)
 

@@ -126,6 +126,11 @@ def _site(partition: Partition, index: int, part: Part) -> _Site:
 
 
 def _write_npz(site: _Site, handle: BinaryIO) -> None:
+    if site.x.dtype.kind == "f" and np.isnan(site.x).any():
+        raise DataError(
+            f"client '{site.client_id}' has missing cells, which an .npz to be read back may not have",
+            hint="Export to .csv or .parquet, where a cell can be empty.",
+        )
     # Training and test rows by the names that the reader of .npz knows; alone, either is simply x and y.
     cut = site.trained or len(site.y)
     arrays = {"x": site.x[:cut], "y": site.y[:cut]}
