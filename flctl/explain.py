@@ -127,10 +127,10 @@ def expectation(schema: Schema) -> str:
     """What a JSON schema allows, in words; empty where it allows anything."""
     if "anyOf" in schema:
         return ", or ".join(filter(None, dict.fromkeys(expectation(part) for part in schema["anyOf"])))
-    if "enum" in schema:
-        return "one of " + ", ".join(str(value) for value in schema["enum"])
     if "const" in schema:
         return str(schema["const"])
+    if "enum" in schema:
+        return "one of " + ", ".join(str(value) for value in schema["enum"])
     noun = NOUNS.get(schema.get("type", ""), "")
     if schema.get("minLength"):
         return f"non-empty {noun}"
