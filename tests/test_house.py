@@ -1,0 +1,303 @@
+"""The house rules: public API, import direction, what `--help` may import, sizes, and words that stay out."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import flctl
+
+ROOT = Path(__file__).resolve().parent.parent
+FILE_LINES, FUNCTION_LINES, MEDIAN_LINES = 400, 50, 10
+
+LAYERS = (
+    # Values and what touches only them.
+    """__init__ types arrays seeds errors wire component hookspecs atomic problems schedule server outcomes fairness
+    messages local_optimizer weights""",
+    # What a plugin may offer, and how names become classes.
+    """strategy transform aggregator engine trainer tasks metrics checkpoint memory totals builtins registry strategies
+    transforms models data partition""",
+    # Configuration, and one run's objects.
+    "strict_yaml yaml_text layers sections explain completion config config_schema partition_section cohort run rundir evaluate",
+    # One client, and where clients run.
+    "client engines",
+    # The rounds, and everything around them.
+    "rounds training subjects report",
+    "cli",
+)
+"""From the bottom up: a module imports from its own line and from lines above it here, never from one below."""
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    files = (ROOT / "flctl").rglob("*.py")
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def imports_of(node: ast.AST, functions: bool) -> Iterator[str]:
+    """What a module imports at run time; `functions`: also what its functions import when they are called."""
+    if is_type_checking(node) or (isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not functions):
+        return
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    if isinstance(node, ast.ImportFrom):
+        for alias in node.names:
+            full = f"{node.module}.{alias.name}"
+            yield full if full in modules() else str(node.module)
+    for child in ast.iter_child_nodes(node):
+        yield from imports_of(child, functions)
+
+
+@cache
+def graph() -> dict[str, frozenset[str]]:
+    """Module -> modules of flctl that importing it imports."""
+    trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in modules().items()}
+    return {
+        name: frozenset(found for found in imports_of(tree, functions=False) if found in modules() and found != name)
+        for name, tree in trees.items()
+    }
+
+
+def layer_of(module: str) -> int | None:
+    """The line of LAYERS that names the module, or the folder it lies in."""
+    part = module.split(".")[1] if "." in module else "__init__"
+    return next((number for number, names in enumerate(LAYERS) if part in names.split()), None)
+
+
+def test_the_public_api_is_what_the_documentation_lists() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(flctl.__all__)
+
+
+@pytest.mark.parametrize("name", flctl.__all__)
+def test_every_public_name_imports(name: str) -> None:
+    found = getattr(flctl, name)
+    assert getattr(found, "__module__", "flctl").startswith("flctl") or name in ("Arrays", "Layout", "hookimpl")
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Strategie'"):
+        getattr(flctl, "Strategie")  # noqa: B009
+
+
+def test_every_module_has_a_place_in_the_layers() -> None:
+    assert [module for module in modules() if layer_of(module) is None] == []
+
+
+def test_imports_go_one_way() -> None:
+    upward = [
+        f"{module} imports {found}"
+        for module, all_found in graph().items()
+        for found in sorted(all_found)
+        if (layer_of(found) or 0) > (layer_of(module) or 0)
+    ]
+    assert upward == []
+
+
+def test_modules_import_without_a_cycle() -> None:
+    ordered = list(TopologicalSorter(graph()).static_order())
+    assert set(ordered) == set(modules())
+
+
+def test_only_torch_code_imports_torch_when_it_is_imported() -> None:
+    """`flctl train --help`, `flctl partition` and the configuration never wait for torch."""
+    trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in modules().items()}
+    importing = {
+        name for name, tree in trees.items() if any(i.split(".")[0] == "torch" for i in imports_of(tree, False))
+    }
+    allowed = {"flctl.trainer", "flctl.tasks", "flctl.local_optimizer", "flctl.weights"}
+    assert {name for name in importing if not name.startswith("flctl.models.")} <= allowed
+
+
+HELP_PROGRAM = """
+import contextlib, io, json, sys
+from typer.main import get_command
+from flctl.cli import build, run
+
+HEAVY = ("torch", "numpy", "sklearn", "scipy", "matplotlib", "pyarrow", "PIL", "pandas")
+
+def paths(command, at=()):
+    yield at
+    for name, child in sorted(getattr(command, "commands", {}).items()):
+        if not child.hidden:
+            yield from paths(child, (*at, name))
+
+found = {}
+for path in paths(get_command(build())):
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        code = run([*path, "--help"])
+    heavy = [name for name in HEAVY if name in sys.modules]
+    found[" ".join(path)] = [code, heavy, "Usage: flctl" in shown.getvalue()]
+print(json.dumps(found))
+"""
+
+
+@cache
+def help_pages() -> dict[str, list[object]]:
+    """Command -> [exit code, heavy modules in memory after its --help, whether usage was shown]."""
+    done = subprocess.run(
+        [sys.executable, "-c", HELP_PROGRAM], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_help_of_every_command_imports_neither_torch_nor_numpy() -> None:
+    assert {"", "partition", "train", "eval", "demo", "config show", "plugins list", "runs list"} <= set(help_pages())
+    assert {command: page for command, page in help_pages().items() if page != [0, [], True]} == {}
+
+
+def test_every_command_is_documented() -> None:
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    missing = [command for command in help_pages() if command and f"`flctl {command}" not in text]
+    assert missing == []
+
+
+def test_every_documented_command_exists() -> None:
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ `flctl ([a-z ]+)`", text, re.MULTILINE)
+    assert headings
+    assert [heading for heading in headings if heading not in help_pages()] == []
+
+
+def test_every_hook_is_documented_for_plugin_authors() -> None:
+    tree = ast.parse((ROOT / "flctl" / "hookspecs.py").read_text(encoding="utf-8"))
+    hooks = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    assert len(hooks) == 11
+    assert [hook for hook in hooks if f"| `{hook}(" not in text] == []
+
+
+@cache
+def functions() -> dict[str, int]:
+    """`file:line name` -> lines, of every function of the package."""
+    return {
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
+        for path in modules().values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+
+
+def test_no_function_is_longer_than_its_budget() -> None:
+    assert {name: lines for name, lines in functions().items() if lines > FUNCTION_LINES} == {}
+
+
+def test_the_median_function_is_short() -> None:
+    assert statistics.median(functions().values()) <= MEDIAN_LINES
+
+
+def test_no_file_is_longer_than_its_budget() -> None:
+    lines = {str(path): len(path.read_text(encoding="utf-8").splitlines()) for path in modules().values()}
+    assert {path: count for path, count in lines.items() if count > FILE_LINES} == {}
+
+
+def tracked() -> list[Path]:
+    """The files that are part of the project, as far as they are text."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git work tree")
+    suffixes = {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".csv", ".sh", ".txt", ""}
+    paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    return [path for path in paths if path.suffix in suffixes and path.is_file()]
+
+
+HOSTS = "|".join(("py" + "pi", "python" + "hosted", "pytorch", "anaconda", "npm" + "js"))
+FORBIDDEN = {
+    "a path of one machine": re.compile(r"(?<![\w.~:{}-])/(?:tmp|home|root|opt|mnt|srv|Users|work)/\w"),
+    "a package index": re.compile(rf"(?:{HOSTS})\.(?:org|com|io)\b|--(?:extra-)?" + r"index-url|--find-" + "links"),
+    "a file of other people's": re.compile(r"\.\./" + "shared"),
+}
+
+
+@pytest.mark.parametrize("kind", FORBIDDEN)
+def test_no_file_names(kind: str) -> None:
+    allowed = {"a file of other people's": {ROOT / ".ci" / "run"}}.get(kind, set())
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}"
+        for path in tracked()
+        if path not in allowed
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1)
+        if FORBIDDEN[kind].search(line)
+    ]
+    assert found == []
+
+
+PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def importing(names: set[str], tests: bool) -> list[str]:
+    """The tracked files that import one of `names`."""
+    return [
+        f"{path.relative_to(ROOT)} imports {found}"
+        for path in tracked()
+        if path.suffix == ".py" and (tests or "tests" not in path.relative_to(ROOT).parts)
+        for found in imports_of(ast.parse(path.read_text(encoding="utf-8")), functions=True)
+        if found.split(".")[0] in names
+    ]
+
+
+def test_no_code_imports_pickle() -> None:
+    """A pickle runs code that the file brings along. Tests may make one, to see it refused."""
+    assert importing(PICKLES, tests=False) == []
+    assert "allow_pickle=" + "True" not in "".join(path.read_text(encoding="utf-8") for path in modules().values())
+
+
+def test_no_code_imports_click() -> None:
+    """Typer 0.26 and later bring a Click of their own, and the package need not be there."""
+    assert importing({"click"}, tests=True) == []
+
+
+def test_product_code_has_no_assert_and_swallows_no_error() -> None:
+    found = []
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Assert):
+                found.append(f"{name}:{node.lineno} asserts")
+            if isinstance(node, ast.ExceptHandler) and node.type is None:
+                found.append(f"{name}:{node.lineno} excepts everything")
+    assert found == []
+
+
+def test_every_page_of_the_documentation_is_in_its_menu() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert [page for page in pages if f": {page}\n" not in menu] == []
+
+
+def test_the_documentation_builds(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="mkdocs is in the extra `docs`")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "site" / "index.html").is_file()
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_local_links_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_version_is_told_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == flctl.__version__
+    assert f"## [{flctl.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
