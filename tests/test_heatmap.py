@@ -12,6 +12,7 @@ from partition_support import Owners, store, table
 from rich.console import Console
 
 from flctl.data.dataset import Dataset
+from flctl.partition import PARTITIONERS
 from flctl.report.heatmap import Heatmap, _figure, bin_labels, draw, full_colour, heatmap_of, lines, write_csv
 from flctl.report.heatmap_terminal import render
 
@@ -224,6 +225,15 @@ def test_a_stored_regression(tmp_path):
     assert (shown.kind, shown.labels) == ("bins", ("< 9.75", "9.75 to 19.5", "19.5 to 29.2", "≥ 29.2"))
     assert shown.counts.tolist() == [[10, 10, 0, 0], [0, 0, 10, 10]]
     assert "Labels: < 9.75, 9.75 to 19.5" in printed(shown)
+
+
+def test_the_title_tells_what_was_chosen_and_not_every_default(tmp_path):
+    scheme = next(scheme for scheme in PARTITIONERS if scheme.name == "dirichlet")
+    data = table(40)
+    plain = store(tmp_path / "plain", data, scheme.from_options({}), clients=4, test_fraction=0)
+    assert heatmap_of(plain).title == "table, dirichlet (alpha 0.5): 4 clients, 40 training rows"
+    chosen = store(tmp_path / "chosen", data, scheme.from_options({"alpha": 9, "bins": 7}), clients=1, test_fraction=0)
+    assert heatmap_of(chosen).title == "table, dirichlet (alpha 9, bins 7): 1 client, 40 training rows"
 
 
 def test_stored_text(tmp_path):

@@ -1,6 +1,7 @@
 """Every partition scheme: each row has one owner or is left out as stated, and a seed decides everything."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from flctl.data.table import ABSENT
 from flctl.errors import ConfigError, DataError
 from flctl.partition import PARTITIONERS
 from flctl.partition.partitioner import Rows
 from flctl.partition.schemes.deal import even_sizes, round_rows, round_systematically
+from flctl.partition.schemes.natural import MISSING
 from flctl.seeds import rng
 
 quick = settings(deadline=None, max_examples=40)
@@ -511,21 +514,26 @@ class TestNatural:
 
     @pytest.mark.parametrize("name", ["natural", "grouped-natural"])
     def test_missing_values(self, name):
-        rows = self.rows(np.array(["a", "", "b", " ", "a"]))
+        rows = self.rows(np.array(["a", "", "b", "(missing)", "a"]))
         with pytest.raises(DataError, match="2 of 5 rows") as caught:
-            assign(name, rows, 2)
+            assign(name, rows, 2, missing_group="refuse")
         assert "--missing-group" in caught.value.hint
         out = assign(name, rows, 2, missing_group="leave-out")
         assert (out.owner < 0).tolist() == [False, True, False, True, False]
-        own = assign(name, rows, 3, missing_group="client")
+        own = assign(name, rows, 3)
         assert own.owner[1] == own.owner[3]
         assert len(set(own.owner.tolist())) == 3
         if name == "natural":
-            assert own.client_ids == ("a", "b", "missing")
+            assert own.client_ids == ("(missing)", "a", "b")
 
-    def test_a_client_called_missing_is_not_mixed_with_missing_values(self):
-        with pytest.raises(DataError, match="already has"):
-            assign("natural", self.rows(np.array(["missing", ""])), None, missing_group="client")
+    def test_readers_call_missing_values_the_same(self):
+        assert MISSING == ABSENT
+
+    def test_only_missing_values(self):
+        rows = self.rows(np.array(["", " "]))
+        assert assign("natural", rows, None).client_ids == ("(missing)",)
+        with pytest.raises(DataError, match="no values"):
+            assign("natural", rows, None, missing_group="leave-out")
 
     @pytest.mark.parametrize("name", ["natural", "grouped-natural"])
     def test_without_a_column_it_is_refused(self, name):
@@ -599,3 +607,22 @@ class TestTemporal:
         owner = assign("temporal", rows_of(rows, 2), rows, shuffle_within=window).owner
         assert sorted(owner.tolist()) == list(range(rows))
         assert abs(owner - np.arange(rows)).max() < max(window, 1)
+
+
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "schemes.md").read_text()
+LINES = {line.split("|")[1].strip(" `"): line for line in DOCUMENT.splitlines() if line.startswith("| `")}
+
+
+class TestDocumentation:
+    def test_every_scheme_has_a_line(self):
+        assert set(LINES) == set(SCHEMES)
+
+    @pytest.mark.parametrize("name", SCHEMES)
+    def test_every_option_is_in_the_schemes_line(self, name):
+        assert [option for option in SCHEMES[name].Config.model_fields if f"`{option}`" not in LINES[name]] == []
+
+    @pytest.mark.parametrize("name", SCHEMES)
+    def test_the_source_is_the_docstrings(self, name):
+        source = LINES[name].rstrip(" |").rsplit("| ", 1)[1]
+        author = source.split(" ")[0].strip(",")
+        assert author in SCHEMES[name].__doc__

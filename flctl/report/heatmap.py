@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +35,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 BETWEEN = " to "
+KNOWN_BY = frozenset({"alpha", "by", "classes_per_client", "strictness", "sigma", "rate"})
 NAMED = 40
 """Up to so many clients have a line with their name, in client order; more are ordered by label."""
 MOST_LINES = 400
@@ -120,11 +121,31 @@ def bin_labels(edges: Floats) -> tuple[str, ...]:
 
 def _title(partition: Partition) -> str:
     scheme = dict(partition.manifest.scheme)
-    name = scheme.pop("name", "")
-    options = [f"{key} {value}" for key, value in scheme.items() if isinstance(value, (int, float, str))]
-    told = f" ({', '.join(options)})" if 0 < len(options) <= 4 else ""
+    name = str(scheme.pop("name", ""))
+    told = _telling(name, scheme)
     size = f"{_number(partition.clients, 'client')}, {_number(partition.manifest.rows.train, 'training row')}"
-    return f"{partition.manifest.dataset.name}, {name}{told}: {size}"
+    return f"{partition.manifest.dataset.name}, {name}{f' ({told})' if told else ''}: {size}"
+
+
+def _telling(name: str, options: Mapping[str, Any]) -> str:
+    """The options worth a title: those that a scheme is known by, and those that were changed."""
+    from flctl.partition import PARTITIONERS
+
+    fields = next((scheme.Config.model_fields for scheme in PARTITIONERS if scheme.name == name), {})
+    changed = {
+        key: value
+        for key, value in options.items()
+        if key in KNOWN_BY or key not in fields or value != fields[key].get_default(call_default_factory=True)
+    }
+    told = [(key.replace("_", " "), _told(value)) for key, value in changed.items()]
+    return ", ".join([f"{key} {value}" for key, value in told if 0 < len(value) <= NAME_LENGTH][:4])
+
+
+def _told(value: Any) -> str:
+    """A number or a word as it is, columns of `--by` joined; nothing for what is longer."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return " / ".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value) if isinstance(value, (int, str)) else ""
 
 
 def _number(count: int, noun: str) -> str:

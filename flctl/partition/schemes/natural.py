@@ -18,7 +18,8 @@ from flctl.partition.schemes.deal import Ints, even_sizes
 __all__ = ["GroupedNatural", "Natural"]
 
 Missing = Annotated[Literal["refuse", "client", "leave-out"], Field(description="What to do with rows without a value")]
-MISSING = "missing"
+MISSING = "(missing)"
+"""What readers, too, call the group of rows without a value."""
 INTEGER = re.compile(r"-?\d+")
 
 
@@ -26,9 +27,8 @@ class Natural(Partitioner):
     """One client for each value of the column that `--by` names (Caldas et al. 2018, LEAF).
 
     Clients are called by their values, in numeric order where all are integers, else in order of text. Values
-    with fewer than `min_size` rows are left out; `top` keeps the values with most rows. An empty or blank value
-    is `missing_group`: refused, a client called "missing" (unrelated rows under one roof, so never by default),
-    or left out.
+    with fewer than `min_size` rows are left out; `top` keeps the values with most rows. Rows without a value are
+    a client of their own called "(missing)", are left out, or are refused, as `missing_group` says.
     """
 
     name = "natural"
@@ -37,7 +37,7 @@ class Natural(Partitioner):
     class Config(Options):
         min_size: Annotated[int, Field(ge=1, description="Values with fewer rows are left out")] = 1
         top: Annotated[int | None, Field(ge=1, description="Keep the values with most rows")] = None
-        missing_group: Missing = "refuse"
+        missing_group: Missing = "client"
 
     def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
         names, codes = natural_groups(rows, self.name, self.config.missing_group)
@@ -83,7 +83,7 @@ class GroupedNatural(Partitioner):
             Field(description="What becomes of an incomplete group"),
         ] = "allow-smaller"
         shuffle: Annotated[bool, Field(description="Group values in random order")] = True
-        missing_group: Missing = "refuse"
+        missing_group: Missing = "client"
 
     def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
         names, codes = natural_groups(rows, self.name, self.config.missing_group)
@@ -130,7 +130,7 @@ def natural_groups(rows: Rows, scheme: str, missing: str) -> tuple[list[str], In
             hint="Add for example --by station.",
         )
     column = np.char.strip(np.asarray(rows.group, np.str_)) if rows.count else np.empty(0, np.str_)
-    blank = column == ""
+    blank = (column == "") | (column == MISSING)
     count = int(np.count_nonzero(blank))
     if count and missing == "refuse":
         raise DataError(
@@ -138,21 +138,13 @@ def natural_groups(rows: Rows, scheme: str, missing: str) -> tuple[list[str], In
             hint="Give --missing-group leave-out, or --missing-group client to make them a client of their own.",
         )
     if count and missing == "client":
-        column, blank = _named(column, blank), np.zeros(len(column), bool)
+        column, blank = np.where(blank, MISSING, column), np.zeros(len(column), bool)
     names, inverse = _factorise(column[~blank])
     codes = np.full(rows.count, -1, np.int64)
     codes[~blank] = inverse
     if not names:
         raise DataError("the --by column has no values", hint="Name another column.")
     return names, codes
-
-
-def _named(column: npt.NDArray[np.str_], blank: npt.NDArray[np.bool_]) -> npt.NDArray[np.str_]:
-    if (column == MISSING).any():
-        raise DataError(
-            f"the --by column already has a value '{MISSING}'", hint="Give --missing-group leave-out instead."
-        )
-    return np.where(blank, MISSING, column)
 
 
 def _factorise(column: npt.NDArray[np.str_]) -> tuple[list[str], Ints]:
