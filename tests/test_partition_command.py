@@ -33,8 +33,8 @@ def told(capsys) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-def make(capsys, *words: str) -> tuple[Partition, dict]:
-    assert partition(*words, "--json") == 0
+def make(capsys, *words: str, report: bool = False) -> tuple[Partition, dict]:
+    assert partition(*words, "--json", *([] if report else ["--no-report"])) == 0
     data = told(capsys)["data"]
     return Partition.open(data["path"]), data
 
@@ -49,7 +49,7 @@ CENSUS = "age,work,income\n" + "".join(
 
 def test_the_issues_own_command(capsys):
     words = "digits --scheme dirichlet --alpha 0.3 --clients 20 --test-fraction 0.2 --seed 7 --out parts/x"
-    made, data = make(capsys, *words.split())
+    made, data = make(capsys, *words.split(), report=True)
     assert (made.clients, made.task, made.shape, made.outputs) == (20, "classification", (1, 8, 8), 10)
     assert made.manifest.scheme["name"] == "dirichlet"
     assert made.manifest.scheme["alpha"] == 0.3
@@ -74,7 +74,7 @@ def test_what_people_read(capsys):
 
 
 def test_the_report_is_not_part_of_the_digest(capsys):
-    _, data = make(capsys, "iris", "--out", "x")
+    _, data = make(capsys, "iris", "--out", "x", report=True)
     for file in Path("x/report").iterdir():
         file.unlink()
     assert Partition.open("x").digest == data["digest"]
@@ -138,13 +138,13 @@ def test_an_option_of_scheme_and_reader_goes_to_the_scheme_that_was_named(capsys
 def test_no_absolute_path_is_recorded(capsys, here):
     (here / "folder").mkdir()
     (here / "folder" / "census.csv").write_text(CENSUS)
-    make(capsys, str(here / "folder" / "census.csv"), "--target", "income", "--drop", "work", "--out", "x")
+    make(capsys, str(here / "folder" / "census.csv"), "--target", "income", "--drop", "work", "--out", "x", report=True)
     for file in Path("x").rglob("*.json"):
         assert str(here) not in file.read_text()
 
 
 def test_pictures_and_numbers_elsewhere(capsys):
-    make(capsys, "iris", "--out", "x", "--picture", "a.png", "--picture", "b.svg", "--csv", "c.csv")
+    make(capsys, "iris", "--out", "x", "--picture", "a.png", "--picture", "b.svg", "--csv", "c.csv", report=True)
     assert Path("a.png").read_bytes() == Path("x/report/heatmap.png").read_bytes()
     assert Path("b.svg").read_text().startswith("<?xml")
     assert Path("c.csv").read_bytes() == Path("x/report/heatmap.csv").read_bytes()

@@ -116,6 +116,9 @@ def partition(
         Path | None,
         typer.Option("--csv", metavar="FILE", help="Also write rows by client and label.", rich_help_panel=OUTPUT),
     ] = None,
+    report: Annotated[
+        bool, typer.Option(help="Keep the heatmap and the numbers in the partition.", rich_help_panel=OUTPUT)
+    ] = True,
     duplicates: Annotated[
         bool, typer.Option(help="Look for exact copies of rows among clients.", rich_help_panel=OUTPUT)
     ] = True,
@@ -169,5 +172,5 @@ def partition(
         flags={**flags, "source": source, "out": None if out is None else str(out)},
     )
     copies = partitioning.Copies(tuple(picture or ()), table)
-    told = partitioning.run(given, copies, duplicates=duplicates)
+    told = partitioning.run(given, copies, report=report, duplicates=duplicates)
     output.emit("partition", told.data(), as_json, told.render)

@@ -149,15 +149,16 @@ class Checked:
             console.print(line, markup=False, soft_wrap=True)
 
 
-def run(given: Given, copies: Copies, *, duplicates: bool) -> Told:
-    """Makes the partition, and its report beside it."""
+def run(given: Given, copies: Copies, *, report: bool, duplicates: bool) -> Told:
+    """Makes the partition, and its report in it."""
     request = given.request()
     copies.check()
     made = requests.make(request, current_registry())
     path = made.partition.path
     told = tell(made.partition, made.notes, f"flctl train {shlex.quote(path.as_posix())}", duplicates=duplicates)
     try:
-        _write_report(told)
+        if report:
+            _write_report(told)
         copies.write(told.heatmap)
     except StorageError as error:
         # The partition is whole without its pictures.
