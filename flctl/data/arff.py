@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from flctl.data.delimited import TextSheets, refuse_other_schema
 from flctl.data.dialect import LONGEST_LINE, Dialect, open_text
 from flctl.data.extras import optional
-from flctl.data.files import existing, expand
+from flctl.data.files import expand, files_of
 from flctl.data.options import Tokens
 from flctl.data.schema import refuse_duplicates
 from flctl.data.table import Sheets, TableReader
@@ -18,6 +19,8 @@ from flctl.errors import DataError
 __all__ = ["ArffReader"]
 
 _ATTRIBUTE = re.compile(r"""@attribute\s+(?:"([^"]*)"|'([^']*)'|([^\s{]+))\s*(.*)""", re.IGNORECASE)
+LOOKED_AT = 100
+"""How many lines of rows are looked at to see how they are quoted."""
 _SINGLE_QUOTED = re.compile(r"(^|,)\s*'")
 
 
@@ -40,8 +43,8 @@ class ArffReader(TableReader):
     def open(self, source: str) -> Sheets:
         """The opened files; only their headers are read."""
         optional("pyarrow.csv", "pyarrow", "ARFF files")
-        paths = expand(source, self.extensions) or (existing(source),)
-        headers = [_read_header(existing(str(path))) for path in paths]
+        paths = files_of(source, self.extensions)
+        headers = [_read_header(path) for path in paths]
         files = tuple(header.dialect for header in headers)
         refuse_duplicates(files[0].names, files[0].where)
         refuse_other_schema(files)
@@ -63,7 +66,8 @@ def _read_header(path: Path) -> _Header:
             skip += 1
             word = line.strip()
             if word.lower().startswith("@data"):
-                return _Header(_dialect(path, names, skip, stream.readline(LONGEST_LINE)), frozenset(nominal))
+                rows = [row for row in itertools.islice(stream, LOOKED_AT) if not row.lstrip().startswith("%")]
+                return _Header(_dialect(path, names, skip, rows), frozenset(nominal))
             if word.lower().startswith("@attribute"):
                 name, kind = _attribute(word, path.name, skip)
                 if kind.lstrip().startswith("{"):
@@ -80,10 +84,11 @@ def _attribute(line: str, where: str, number: int) -> tuple[str, str]:
     return next(group for group in match.groups()[:3] if group is not None).strip(), match[4]
 
 
-def _dialect(path: Path, names: list[str], skip: int, first: str) -> Dialect:
-    if first.lstrip().startswith("{"):
+def _dialect(path: Path, names: list[str], skip: int, rows: list[str]) -> Dialect:
+    if any(row.lstrip().startswith("{") for row in rows):
         raise DataError(f"{path.name} has sparse rows", hint="Convert it to dense ARFF or to CSV first.")
     if not names:
         raise DataError(f"{path.name} declares no @attribute before @data")
-    quote = "'" if _SINGLE_QUOTED.search(first) else '"'
-    return Dialect(path, tuple(names), ",", header=False, skip=skip, quote=quote, comment="%", width=len(first))
+    quote = "'" if any(map(_SINGLE_QUOTED.search, rows)) else '"'
+    width = max(map(len, rows), default=0)
+    return Dialect(path, tuple(names), ",", header=False, skip=skip, quote=quote, comment="%", width=width)

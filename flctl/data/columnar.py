@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from flctl.data.columns import CellError
 from flctl.data.extras import optional
-from flctl.data.files import existing, expand
+from flctl.data.files import expand, files_of
 from flctl.data.schema import Plan, refuse_duplicates
 from flctl.data.table import Batch, Sheets, TableReader
 from flctl.errors import DataError, FlctlError, IntegrityError
@@ -34,8 +34,8 @@ class _Columnar(TableReader):
     def open(self, source: str) -> Sheets:
         """The opened files; only their schemas are read."""
         optional("pyarrow", "pyarrow", f"{self.name} files")
-        paths = expand(source, self.extensions) or (existing(source),)
-        files = tuple(_open_file(existing(str(path)), self.magic) for path in paths)
+        paths = files_of(source, self.extensions)
+        files = tuple(_open_file(path, self.magic) for path in paths)
         refuse_duplicates(files[0].names, files[0].path.name)
         _refuse_other_schema(files)
         return _TypedSheets(files)

@@ -10,7 +10,7 @@ from typing import Any
 from flctl.data.columns import CellError
 from flctl.data.dialect import Dialect, Record, records, refuse_undecoded, sniff
 from flctl.data.extras import optional
-from flctl.data.files import existing, expand, is_gzip
+from flctl.data.files import expand, files_of, is_gzip
 from flctl.data.options import Header, Tokens
 from flctl.data.schema import Plan, named_columns, refuse_duplicates
 from flctl.data.table import Batch, Sheets, TableReader, UnparsedCellError
@@ -44,10 +44,10 @@ class CsvReader(TableReader):
     def open(self, source: str) -> Sheets:
         """The opened files; only their first rows are read."""
         optional("pyarrow.csv", "pyarrow", "CSV files")
-        paths = expand(source, self.extensions) or (existing(source),)
+        paths = files_of(source, self.extensions)
         options: CsvReader.Config = self.config
         mentioned = named_columns(options)
-        files = [sniff(existing(str(p)), options.delimiter, options.header, mentioned) for p in paths]
+        files = [sniff(p, options.delimiter, options.header, mentioned) for p in paths]
         refuse_duplicates(files[0].names, files[0].where)
         refuse_other_schema(files)
         return TextSheets(tuple(files), frozenset(), options.na)
@@ -135,34 +135,48 @@ def _read_file(
 
 
 class _Watched:
-    """A stream of bytes on its way to pyarrow: it counts quotes, and leaves out lines of comment."""
+    """The rows of a file on their way to pyarrow, and how many quotes there were in them."""
 
     def __init__(self, stream: Any, file: Dialect) -> None:
         self.quotes = 0
         self.closed = False
-        self._stream, self._quote = stream, file.quote.encode()
-        self._comment: Any = file.comment and re.compile(rb"(?m)^[ \t]*" + re.escape(file.comment.encode()) + rb".*\n?")
-        self._tail = self._ready = b""
+        self._quote = file.quote.encode()
+        pieces = _after_lines(stream, file.skip)
+        self._pieces = _uncommented(pieces, file.comment) if file.comment else pieces
+        self._ready = b""
 
     def read(self, size: int = -1) -> bytes:
         """At most `size` bytes, none only at the end."""
-        data: bytes = self._uncommented(size) if self._comment else self._stream.read(size)
-        self.quotes += data.count(self._quote)
-        return data
-
-    def _uncommented(self, size: int) -> bytes:
         # A byte more than pyarrow asked for would be written past its buffer, so what is left over waits.
-        while not self._ready and (data := self._stream.read(size)):
-            lines, self._tail = _whole_lines(self._tail + data)
-            self._ready = self._comment.sub(b"", lines)
-        if not self._ready:
-            self._ready, self._tail = self._comment.sub(b"", self._tail), b""
+        self._ready = self._ready or next(self._pieces, b"")
         given, self._ready = (self._ready, b"") if size < 0 else (self._ready[:size], self._ready[size:])
+        self.quotes += given.count(self._quote)
         return given
 
     def close(self) -> None:
         """Nothing: the stream belongs to the one who opened it."""
         self.closed = True
+
+
+def _after_lines(stream: Any, lines: int) -> Iterator[bytes]:
+    """The bytes that follow the first lines, in pieces that are not empty."""
+    while piece := stream.read(BLOCK):
+        *before, rest = piece.split(b"\n", lines)
+        lines -= len(before)
+        if rest and not lines:
+            yield rest
+
+
+def _uncommented(pieces: Iterator[bytes], comment: str) -> Iterator[bytes]:
+    """The pieces less the lines that begin with `comment`, in pieces that are not empty."""
+    line = re.compile(rb"(?m)^[ \t]*" + re.escape(comment.encode()) + rb".*\n?")
+    tail = b""
+    for piece in pieces:
+        whole, tail = _whole_lines(tail + piece)
+        if kept := line.sub(b"", whole):
+            yield kept
+    if kept := line.sub(b"", tail):
+        yield kept
 
 
 def _whole_lines(data: bytes) -> tuple[bytes, bytes]:
@@ -185,7 +199,6 @@ def _open_csv(
         stream,
         read_options=csv.ReadOptions(
             column_names=[str(i) for i in range(len(file.names))],
-            skip_rows=file.skip,
             skip_rows_after_names=int(file.header),
             block_size=max(BLOCK, 16 * file.width),
         ),

@@ -18,7 +18,9 @@ __all__ = [
     "DEFLATE_RATIO",
     "corrupt_gzip_refused",
     "existing",
+    "existing_file",
     "expand",
+    "files_of",
     "find_one",
     "is_gzip",
     "list_folder",
@@ -41,14 +43,35 @@ def existing(source: str) -> Path:
     raise DataError(f"{source}: no such file or folder", hint=suggest(path.name, beside) or "Check the path.")
 
 
+def existing_file(source: str) -> Path:
+    """The path of a file that must be there. Raises DataError also for a folder."""
+    path = existing(source)
+    if path.is_dir():
+        raise DataError(f"{source} is a folder, and this reader reads one file", hint="Name a file in it.")
+    return path
+
+
 def expand(source: str, extensions: tuple[str, ...]) -> tuple[Path, ...]:
-    """The files of a source in file-name order: a file itself, a folder's files with these extensions, or a glob's."""
+    """The files of a source in file-name order: a file itself, a folder's files with these extensions, or a glob's.
+
+    Of what a glob matches, files without these extensions are taken only where there is none with them.
+    """
     path = Path(source)
     if path.is_dir():
         return list_folder(path, extensions)
     if path.exists() or not glob.has_magic(source):
         return (path,)
-    return tuple(sorted(found for found in map(Path, glob.glob(source, recursive=True)) if found.is_file()))
+    found = sorted(match for match in map(Path, glob.glob(source, recursive=True)) if match.is_file())
+    return tuple(match for match in found if match.name.lower().endswith(extensions)) or tuple(found)
+
+
+def files_of(source: str, extensions: tuple[str, ...]) -> tuple[Path, ...]:
+    """The files of a source, at least one. Raises DataError where there is none."""
+    if files := expand(source, extensions):
+        return tuple(existing(str(file)) for file in files)
+    if Path(source).is_dir():
+        raise DataError(f"{source} holds no file that ends in {', '.join(extensions)}")
+    raise DataError(f"{source}: no file matches")
 
 
 def list_folder(folder: Path, extensions: tuple[str, ...]) -> tuple[Path, ...]:

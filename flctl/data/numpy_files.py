@@ -16,7 +16,7 @@ import numpy.typing as npt
 from flctl.component import Options
 from flctl.data.dataset import Dataset, DatasetReader, Split
 from flctl.data.examples import Layout, as_examples, refuse_nonfinite, same_count, to_float32
-from flctl.data.files import DEFLATE_RATIO, existing, require_memory, short_name
+from flctl.data.files import DEFLATE_RATIO, existing_file, require_memory, short_name
 from flctl.data.npy import NpyHeader, read_header, read_values
 from flctl.data.options import Column, Columns, Task
 from flctl.data.targets import Target, encode
@@ -54,7 +54,7 @@ class NpzReader(DatasetReader):
 
     def read(self, source: str, seed: int) -> Dataset:
         """x uint8 or float32 [n, ...], images channels first; y codes or numbers [n]; only named arrays are read."""
-        path = existing(source)
+        path = existing_file(source)
         with _archive_opened(path) as archive:
             members = _Members(archive, path.name)
             x_name, y_name = _pair(members.names, self.config.x, self.config.y, path.name)
@@ -106,7 +106,7 @@ class NpyReader(DatasetReader):
 
     def read(self, source: str, seed: int) -> Dataset:
         """x float32 [n, columns - 1], y codes or numbers [n]."""
-        path = existing(source)
+        path = existing_file(source)
         with path.open("rb") as stream:
             header = read_header(stream, path.stat().st_size, path.name)
         if len(header.shape) != 2 or header.shape[1] < 2 or header.dtype.kind not in "biuf":
@@ -115,10 +115,12 @@ class NpyReader(DatasetReader):
                 hint="Examples of another shape go into a .npz, as x and y.",
             )
         index = self._index(header, path.name)
+        require_memory(4 * header.shape[0] * header.shape[1], path.name)
         order = "F" if header.fortran_order else "C"
         table = np.memmap(path, header.dtype, "r", header.offset, header.shape, order)  # type: ignore[call-overload]
+        x = _without(table, index, path.name)
         target = encode(np.array(table[:, index]), self.config.task, f"column {index}")
-        return Dataset(short_name(source), target.task, _without(table, index, path.name), target.y, target.classes)
+        return Dataset(short_name(source), target.task, x, target.y, target.classes)
 
     def _index(self, header: NpyHeader, where: str) -> int:
         columns, word = header.shape[1], self.config.target
@@ -132,7 +134,6 @@ class NpyReader(DatasetReader):
 def _without(table: npt.NDArray[Any], index: int, name: str) -> npt.NDArray[np.float32]:
     """The table less one column, float32, copied a slice at a time. Raises DataError for NaN and infinity."""
     rows, columns = table.shape
-    require_memory(4 * rows * (columns - 1), name)
     out = np.empty((rows, columns - 1), np.float32)
     step = max(1, SLICE // columns)
     for start in range(0, rows, step):
@@ -150,7 +151,9 @@ def _archive_opened(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except OSError as error:
         # A corrupt directory makes zipfile seek to places that cannot be.
-        raise _unsound(path, error) if error.errno == errno.EINVAL else error from error
+        if error.errno != errno.EINVAL:
+            raise
+        raise _unsound(path, error) from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise _unsound(path, error) from error
 

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from flctl.component import Options
 from flctl.data.dataset import Dataset, DatasetReader
-from flctl.data.files import existing, read_utf8, short_name
+from flctl.data.files import existing_file, read_utf8, short_name
 from flctl.data.options import Columns
 from flctl.data.schema import refuse_other_groups
 from flctl.data.windows import Vocabulary, stacked
@@ -56,7 +56,7 @@ class TextReader(DatasetReader):
         A speaker's speeches follow each other in the order of the text, a line end between them; codes are places
         in the sorted characters of the whole text.
         """
-        path = existing(source)
+        path = existing_file(source)
         refuse_other_groups(self.config.by, ("speaker",), path.name)
         text = read_utf8(path)
         roles = _roles(text, path.name)
