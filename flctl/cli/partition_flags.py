@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flctl.cli.flags import with_parameters
+
 __all__ = ["FLAGS", "Flag", "with_flags"]
 
 SOURCE, SCHEME, SPLIT, MORE = "Reading the source", "Scheme", "Clients and test rows", "Other options of schemes"
@@ -114,16 +116,4 @@ FLAGS = (
 
 def with_flags(command: Callable[..., Any], flags: Iterable[Flag] = FLAGS) -> Callable[..., Any]:
     """`command` with a keyword parameter for each flag in place of its `**flags`."""
-
-    def with_signature(*arguments: Any, **values: Any) -> Any:
-        return command(*arguments, **values)
-
-    signature = inspect.signature(command, eval_str=True)
-    source, *own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    # The order of parameters is the order of panels in the help.
-    parameters = [source, *(flag.parameter for flag in flags), *own]
-    keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-    with_signature.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
-    with_signature.__annotations__ = {p.name: p.annotation for p in keyword}
-    with_signature.__doc__ = command.__doc__
-    return with_signature
+    return with_parameters(command, (flag.parameter for flag in flags))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +12,7 @@ import typer
 
 from flctl.cli import output
 from flctl.cli.complete import complete_models, complete_partitions, complete_runs, complete_strategies
+from flctl.cli.flags import with_parameters
 from flctl.cli.output import JsonFlag
 
 if TYPE_CHECKING:
@@ -33,13 +37,57 @@ Examples:
 """
 
 
-def register(app: typer.Typer) -> None:
-    """Adds `train` to the application."""
-    app.command("train", help=HELP)(train)
+@dataclass(frozen=True, slots=True)
+class KeyFlag:
+    """A flag that sets one key of the configuration: `--local-epochs` is `local.epochs`."""
+
+    spelling: str
+    key: str
+    kind: type
+    panel: str
+    help: str
+    complete: Callable[[str], Iterable[str]] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its parameter."""
+        return self.spelling.removeprefix("--").replace("-", "_")
+
+    @property
+    def parameter(self) -> inspect.Parameter:
+        """The flag as a parameter of the command; None where it is not given."""
+        option = _option(self.spelling, help=self.help, panel=self.panel, autocompletion=self.complete)
+        kind: Any = self.kind | None
+        annotation: Any = Annotated[kind, option]
+        return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _option(*names: str, help: str, panel: str, **extra: Any) -> Any:  # noqa: A002
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **extra)
+
+
+CUSTOM = "A model's name, module:function or file.py:function."
+FLAGS = (
+    KeyFlag("--model", "model.name", str, SETUP, CUSTOM, complete_models),
+    KeyFlag("--strategy", "strategy.name", str, SETUP, "The algorithm.", complete_strategies),
+    KeyFlag("--aggregator", "aggregator.name", str, SETUP, "How updates become their sum."),
+    KeyFlag("--seed", "seed", int, SETUP, "Every random number follows from it."),
+    KeyFlag("--local-epochs", "local.epochs", int, LOCAL, "Passes over a client's rows."),
+    KeyFlag("--local-steps", "local.steps", int, LOCAL, "Minibatch steps, in place of epochs."),
+    KeyFlag("--batch-size", "local.batch_size", int, LOCAL, "Rows per step; 0: all."),
+    KeyFlag("--optimizer", "local.optimizer", str, LOCAL, "sgd, adam or adamw."),
+    KeyFlag("--lr", "local.lr", float, LOCAL, "The clients' learning rate."),
+    KeyFlag("--clients-per-round", "cohort.clients", int, COHORT, "How many clients a round asks."),
+    KeyFlag("--rounds", "rounds", int, STOP, "Rounds to train."),
+    KeyFlag("--engine", "engine.name", str, WHERE, "inprocess or pool."),
+    KeyFlag("--workers", "engine.workers", int, WHERE, "Worker processes; same numbers for any."),
+    KeyFlag("--max-failures", "engine.max_failures", int, WHERE, "Clients that may fail in a round."),
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `train` to the application."""
+    app.command("train", help=HELP)(with_parameters(train, (flag.parameter for flag in FLAGS)))
 
 
 def train(
@@ -57,36 +105,8 @@ def train(
         Path | None,
         _option("--resume", metavar="RUN", help="Go on with a run.", panel=SETUP, autocompletion=complete_runs),
     ] = None,
-    model: Annotated[
-        str | None,
-        _option(
-            "--model",
-            help="A model's name, module:function or file.py:function.",
-            panel=SETUP,
-            autocompletion=complete_models,
-        ),
-    ] = None,
-    strategy: Annotated[
-        str | None, _option("--strategy", help="The algorithm.", panel=SETUP, autocompletion=complete_strategies)
-    ] = None,
-    aggregator: Annotated[
-        str | None, _option("--aggregator", help="How updates become their sum.", panel=SETUP)
-    ] = None,
     transform: Annotated[
         list[str] | None, _option("--transform", help="A layer around the sum; may be repeated.", panel=SETUP)
-    ] = None,
-    seed: Annotated[int | None, _option("--seed", help="Every random number follows from it.", panel=SETUP)] = None,
-    local_epochs: Annotated[
-        int | None, _option("--local-epochs", help="Passes over a client's rows.", panel=LOCAL)
-    ] = None,
-    local_steps: Annotated[
-        int | None, _option("--local-steps", help="Minibatch steps, in place of epochs.", panel=LOCAL)
-    ] = None,
-    batch_size: Annotated[int | None, _option("--batch-size", help="Rows per step; 0: all.", panel=LOCAL)] = None,
-    optimizer: Annotated[str | None, _option("--optimizer", help="sgd, adam or adamw.", panel=LOCAL)] = None,
-    lr: Annotated[float | None, _option("--lr", help="The clients' learning rate.", panel=LOCAL)] = None,
-    clients_per_round: Annotated[
-        int | None, _option("--clients-per-round", help="How many clients a round asks.", panel=COHORT)
     ] = None,
     sampling_rate: Annotated[
         float | None, _option("--sampling-rate", help="Poisson: each client's probability.", panel=COHORT)
@@ -94,41 +114,18 @@ def train(
     sampling: Annotated[
         str | None, _option("--sampling", help="fixed, poisson, all, cyclic or trace.", panel=COHORT)
     ] = None,
-    rounds: Annotated[int | None, _option("--rounds", help="Rounds to train.", panel=STOP)] = None,
     target_metric: Annotated[
         str | None,
         _option("--target-metric", metavar="[NAME=]VALUE", help="Stop when reached: accuracy=0.97.", panel=STOP),
     ] = None,
-    engine: Annotated[str | None, _option("--engine", help="inprocess or pool.", panel=WHERE)] = None,
-    workers: Annotated[
-        int | None, _option("--workers", help="Worker processes; same numbers for any.", panel=WHERE)
-    ] = None,
-    max_failures: Annotated[
-        int | None, _option("--max-failures", help="Clients that may fail in a round.", panel=WHERE)
-    ] = None,
     as_json: JsonFlag = False,
+    **keys: Any,
 ) -> None:
     """See HELP."""
     from flctl.cli import training
     from flctl.config import Flag
 
-    named = {
-        "--model": ("model.name", model),
-        "--strategy": ("strategy.name", strategy),
-        "--aggregator": ("aggregator.name", aggregator),
-        "--seed": ("seed", seed),
-        "--local-epochs": ("local.epochs", local_epochs),
-        "--local-steps": ("local.steps", local_steps),
-        "--batch-size": ("local.batch_size", batch_size),
-        "--optimizer": ("local.optimizer", optimizer),
-        "--lr": ("local.lr", lr),
-        "--clients-per-round": ("cohort.clients", clients_per_round),
-        "--rounds": ("rounds", rounds),
-        "--engine": ("engine.name", engine),
-        "--workers": ("engine.workers", workers),
-        "--max-failures": ("engine.max_failures", max_failures),
-    }
-    flags = {key: Flag(name, value) for name, (key, value) in named.items() if value is not None}
+    flags = {flag.key: Flag(flag.spelling, keys[flag.name]) for flag in FLAGS if keys[flag.name] is not None}
     flags |= training.sampling_flags(sampling, sampling_rate) | training.target_flags(target_metric)
     flags |= {f"transforms.{name}": Flag("--transform", {}) for name in transform or ()}
     request = training.TrainRequest(data, config, tuple(override or ()), flags, out, resume)
