@@ -171,7 +171,8 @@ def lines(heatmap: Heatmap, most: int = MOST_LINES) -> Lines:
         return Lines(heatmap.shares, heatmap.sizes.astype(np.float64), tuple(members), True)
     order = _by_main_label(heatmap)
     parts = np.array_split(order, min(clients, most))
-    shares = np.stack([_mean_shares(heatmap.shares[part], heatmap.sizes[part]) for part in parts])
+    each = heatmap.shares
+    shares = np.stack([_mean_shares(each[part], heatmap.sizes[part]) for part in parts])
     return Lines(shares, np.array([heatmap.sizes[part].mean() for part in parts]), tuple(parts), False)
 
 
