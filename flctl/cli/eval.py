@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flctl.cli import output
 from flctl.cli.complete import complete_models, complete_partitions, complete_runs
+from flctl.cli.flags import option
 from flctl.cli.output import JsonFlag
 from flctl.cli.session import current_registry
 
@@ -62,42 +63,38 @@ def register(app: typer.Typer) -> None:
     app.command("eval", help=HELP)(evaluate)
 
 
-def _option(*names: str, help: str, panel: str, **extra: Any) -> Any:  # noqa: A002
-    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **extra)
-
-
 def evaluate(
     runs: Annotated[
         list[Path] | None, typer.Argument(metavar="RUN", help="Run directories.", autocompletion=complete_runs)
     ] = None,
-    checkpoint: Annotated[str, _option("--checkpoint", help="A round, best or last (default).", panel=WHAT)] = "last",
+    checkpoint: Annotated[str, option("--checkpoint", help="A round, best or last (default).", panel=WHAT)] = "last",
     data: Annotated[
         Path | None,
-        _option("--data", help="Another partition to evaluate on.", panel=WHAT, autocompletion=complete_partitions),
+        option("--data", help="Another partition to evaluate on.", panel=WHAT, autocompletion=complete_partitions),
     ] = None,
-    batch_size: Annotated[int | None, _option("--batch-size", min=1, help="Rows at once.", panel=WHAT)] = None,
+    batch_size: Annotated[int | None, option("--batch-size", min=1, help="Rows at once.", panel=WHAT)] = None,
     metric: Annotated[
-        str | None, _option("--metric", help="What clients are ordered by (default: accuracy or rmse).", panel=SHOWN)
+        str | None, option("--metric", help="What clients are ordered by (default: accuracy or rmse).", panel=SHOWN)
     ] = None,
-    per_client: Annotated[bool, _option("--per-client", help="Each client's numbers.", panel=SHOWN)] = False,
-    confusion: Annotated[bool, _option("--confusion", help="The confusion matrix.", panel=SHOWN)] = False,
+    per_client: Annotated[bool, option("--per-client", help="Each client's numbers.", panel=SHOWN)] = False,
+    confusion: Annotated[bool, option("--confusion", help="The confusion matrix.", panel=SHOWN)] = False,
     predictions: Annotated[
-        Path | None, _option("--predictions", help="Write each row's prediction: .csv or .npz.", panel=SHOWN)
+        Path | None, option("--predictions", help="Write each row's prediction: .csv or .npz.", panel=SHOWN)
     ] = None,
-    csv: Annotated[Path | None, _option("--csv", help="Write each client's numbers.", panel=SHOWN)] = None,
+    csv: Annotated[Path | None, option("--csv", help="Write each client's numbers.", panel=SHOWN)] = None,
     plot: Annotated[
-        Path | None, _option("--plot", help="Draw the spread over clients: .png or .svg.", panel=SHOWN)
+        Path | None, option("--plot", help="Draw the spread over clients: .png or .svg.", panel=SHOWN)
     ] = None,
-    model_file: Annotated[Path | None, _option("--model-file", help="A .safetensors file.", panel=ELSEWHERE)] = None,
+    model_file: Annotated[Path | None, option("--model-file", help="A .safetensors file.", panel=ELSEWHERE)] = None,
     model: Annotated[
-        str | None, _option("--model", help="The model it holds.", panel=ELSEWHERE, autocompletion=complete_models)
+        str | None, option("--model", help="The model it holds.", panel=ELSEWHERE, autocompletion=complete_models)
     ] = None,
     config: Annotated[
-        Path | None, _option("--config", help="A YAML file whose `model:` it is.", panel=ELSEWHERE)
+        Path | None, option("--config", help="A YAML file whose `model:` it is.", panel=ELSEWHERE)
     ] = None,
     override: Annotated[
         list[str] | None,
-        _option("-o", "--override", metavar="KEY=VALUE", help="Its options: model.hidden=64.", panel=ELSEWHERE),
+        option("-o", "--override", metavar="KEY=VALUE", help="Its options: model.hidden=64.", panel=ELSEWHERE),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:

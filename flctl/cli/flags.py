@@ -6,7 +6,14 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["with_parameters"]
+import typer
+
+__all__ = ["option", "with_parameters"]
+
+
+def option(*names: str, help: str, panel: str, **extra: Any) -> Any:  # noqa: A002
+    """An option on a panel of the help, without its default, which the help text tells where it matters."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **extra)
 
 
 def with_parameters(command: Callable[..., Any], parameters: Iterable[inspect.Parameter]) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from flctl.cli import output, partition_store
+from flctl.cli.flags import option
 from flctl.cli.output import JsonFlag
 from flctl.cli.partition_flags import with_flags
 
@@ -17,6 +18,8 @@ __all__ = ["register"]
 MAKE = "SOURCE"
 NOUNS = ("inspect", "verify", "export")
 OUTPUT, MORE = "What is written", "Settings from elsewhere"
+CONFIG_HELP = "A YAML file with a `partition:` section; flags win over it."
+OVERRIDE_HELP = "Any key of that section, also an option of a plugin's scheme or reader."
 HELP = """
 Divide a data set among clients, and keep it as a partition to train on.
 
@@ -103,55 +106,28 @@ def partition(
         typer.Argument(metavar="SOURCE", help="A built-in data set, a file or a folder.", show_default=False),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", help="The directory to make. Default parts/NAME.", rich_help_panel=OUTPUT, show_default=False
-        ),
+        Path | None, option("--out", help="The directory to make. Default parts/NAME.", panel=OUTPUT)
     ] = None,
     picture: Annotated[
         list[Path] | None,
-        typer.Option("--picture", metavar="FILE", help="Also draw the heatmap: .png, .svg.", rich_help_panel=OUTPUT),
+        option("--picture", metavar="FILE", help="Also draw the heatmap: .png, .svg.", panel=OUTPUT),
     ] = None,
     table: Annotated[
-        Path | None,
-        typer.Option("--csv", metavar="FILE", help="Also write rows by client and label.", rich_help_panel=OUTPUT),
+        Path | None, option("--csv", metavar="FILE", help="Also write rows by client and label.", panel=OUTPUT)
     ] = None,
-    report: Annotated[
-        bool, typer.Option(help="Keep the heatmap and the numbers in the partition.", rich_help_panel=OUTPUT)
-    ] = True,
-    duplicates: Annotated[
-        bool, typer.Option(help="Look for exact copies of rows among clients.", rich_help_panel=OUTPUT)
-    ] = True,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE",
-            help="A YAML file with a `partition:` section; flags win over it.",
-            rich_help_panel=MORE,
-        ),
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-o",
-            "--option",
-            metavar="KEY=VALUE",
-            help="Any key of that section, also an option of a plugin's scheme or reader.",
-            rich_help_panel=MORE,
-        ),
+    report: Annotated[bool, option(help="Keep the heatmap and the numbers in the partition.", panel=OUTPUT)] = True,
+    duplicates: Annotated[bool, option(help="Look for exact copies of rows among clients.", panel=OUTPUT)] = True,
+    config: Annotated[Path | None, option("--config", metavar="FILE", help=CONFIG_HELP, panel=MORE)] = None,
+    override: Annotated[
+        list[str] | None, option("-o", "--option", metavar="KEY=VALUE", help=OVERRIDE_HELP, panel=MORE)
     ] = None,
     scheme_option: Annotated[
         list[str] | None,
-        typer.Option(
-            "--scheme-option", metavar="KEY=VALUE", help="An option for the scheme alone.", rich_help_panel=MORE
-        ),
+        option("--scheme-option", metavar="KEY=VALUE", help="An option for the scheme alone.", panel=MORE),
     ] = None,
     reader_option: Annotated[
         list[str] | None,
-        typer.Option(
-            "--reader-option", metavar="KEY=VALUE", help="An option for the reader alone.", rich_help_panel=MORE
-        ),
+        option("--reader-option", metavar="KEY=VALUE", help="An option for the reader alone.", panel=MORE),
     ] = None,
     no_header: Annotated[bool, typer.Option("--no-header", hidden=True, help="As --header no.")] = False,
     as_json: JsonFlag = False,
@@ -162,14 +138,13 @@ def partition(
 
     if source in NOUNS:
         raise partitioning.misplaced(source)
-    if no_header:
-        flags = {**flags, "header": "no"}
+    named = {**flags, "source": source, "out": None if out is None else str(out)}
     given = partitioning.Given(
         config=config,
-        overrides=tuple(option or ()),
+        overrides=tuple(override or ()),
         scheme_options=tuple(scheme_option or ()),
         reader_options=tuple(reader_option or ()),
-        flags={**flags, "source": source, "out": None if out is None else str(out)},
+        flags={**named, "header": "no"} if no_header else named,
     )
     copies = partitioning.Copies(tuple(picture or ()), table)
     told = partitioning.run(given, copies, report=report, duplicates=duplicates)

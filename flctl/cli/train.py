@@ -12,7 +12,7 @@ import typer
 
 from flctl.cli import output
 from flctl.cli.complete import complete_models, complete_partitions, complete_runs, complete_strategies
-from flctl.cli.flags import with_parameters
+from flctl.cli.flags import option, with_parameters
 from flctl.cli.output import JsonFlag
 
 if TYPE_CHECKING:
@@ -56,14 +56,10 @@ class KeyFlag:
     @property
     def parameter(self) -> inspect.Parameter:
         """The flag as a parameter of the command; None where it is not given."""
-        option = _option(self.spelling, help=self.help, panel=self.panel, autocompletion=self.complete)
+        declared = option(self.spelling, help=self.help, panel=self.panel, autocompletion=self.complete)
         kind: Any = self.kind | None
-        annotation: Any = Annotated[kind, option]
+        annotation: Any = Annotated[kind, declared]
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
-def _option(*names: str, help: str, panel: str, **extra: Any) -> Any:  # noqa: A002
-    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **extra)
 
 
 CUSTOM = "A model's name, module:function or file.py:function."
@@ -95,28 +91,28 @@ def train(
         Path | None, typer.Argument(help="The partition directory.", autocompletion=complete_partitions)
     ] = None,
     config: Annotated[
-        Path | None, _option("--config", help="A YAML file; flags and -o win over it.", panel=SETUP)
+        Path | None, option("--config", help="A YAML file; flags and -o win over it.", panel=SETUP)
     ] = None,
     override: Annotated[
-        list[str] | None, _option("-o", "--override", metavar="KEY=VALUE", help="Any config key.", panel=SETUP)
+        list[str] | None, option("-o", "--override", metavar="KEY=VALUE", help="Any config key.", panel=SETUP)
     ] = None,
-    out: Annotated[Path | None, _option("--out", help="The run directory to make.", panel=SETUP)] = None,
+    out: Annotated[Path | None, option("--out", help="The run directory to make.", panel=SETUP)] = None,
     resume: Annotated[
         Path | None,
-        _option("--resume", metavar="RUN", help="Go on with a run.", panel=SETUP, autocompletion=complete_runs),
+        option("--resume", metavar="RUN", help="Go on with a run.", panel=SETUP, autocompletion=complete_runs),
     ] = None,
     transform: Annotated[
-        list[str] | None, _option("--transform", help="A layer around the sum; may be repeated.", panel=SETUP)
+        list[str] | None, option("--transform", help="A layer around the sum; may be repeated.", panel=SETUP)
     ] = None,
     sampling_rate: Annotated[
-        float | None, _option("--sampling-rate", help="Poisson: each client's probability.", panel=COHORT)
+        float | None, option("--sampling-rate", help="Poisson: each client's probability.", panel=COHORT)
     ] = None,
     sampling: Annotated[
-        str | None, _option("--sampling", help="fixed, poisson, all, cyclic or trace.", panel=COHORT)
+        str | None, option("--sampling", help="fixed, poisson, all, cyclic or trace.", panel=COHORT)
     ] = None,
     target_metric: Annotated[
         str | None,
-        _option("--target-metric", metavar="[NAME=]VALUE", help="Stop when reached: accuracy=0.97.", panel=STOP),
+        option("--target-metric", metavar="[NAME=]VALUE", help="Stop when reached: accuracy=0.97.", panel=STOP),
     ] = None,
     as_json: JsonFlag = False,
     **keys: Any,
