@@ -39,7 +39,7 @@ format: setup ## put the code into the format that lint asks for
 	$(BIN)/ruff check --fix .
 
 docs: setup ## build the documentation into site/
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/mkdocs build --strict
 
 bench: setup ## the quick form of every benchmark (scripts/bench.py --help: one, or the full form)
 	@$(BIN)/python scripts/bench.py
