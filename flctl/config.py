@@ -237,7 +237,8 @@ def dump(config: Config) -> str:
 def load_partition_section(path: Path, registry: Registry | None = None) -> dict[str, Any]:
     """The `partition:` section of a config file as plain values, checked where `registry` is given.
 
-    Raises ConfigError when there is none, and for what is wrong with it.
+    Where it does not say `out`, the partition goes where the file's `data` will look for it. Raises ConfigError when
+    there is no section, and for what is wrong with it.
     """
     layer = from_source(read_source(path))
     merged = merge([layer])
@@ -253,7 +254,8 @@ def load_partition_section(path: Path, registry: Registry | None = None) -> dict
     if not isinstance(section, dict):
         found = "has no `partition:` section" if section is None else "has a `partition:` that is not a mapping"
         raise ConfigError(f"{path} {found}", hint="Write for example `partition: {source: digits, clients: 10}`.")
-    return section
+    data = merged.tree().get("data")
+    return {"out": data, **section} if isinstance(data, str) else section
 
 
 def _validated(tree: Mapping[str, Any]) -> tuple[Config | None, list[Complaint]]:

@@ -161,6 +161,38 @@ def test_the_configs_section_with_flags_winning(capsys):
     assert (made.clients, made.manifest.scheme["alpha"], made.manifest.test_fraction) == (5, 2.0, 0.5)
 
 
+def test_a_config_that_says_where_training_looks_says_where_the_partition_goes(capsys):
+    Path("c.yaml").write_text("data: parts/iris-a\npartition: {source: iris}\n")
+    assert make(capsys, "--config", "c.yaml")[1]["path"] == "parts/iris-a"
+    assert make(capsys, "--config", "c.yaml", "--out", "b")[1]["path"] == "b"
+
+
+def test_a_config_with_a_wrong_key_is_refused_with_its_place(capsys, here):
+    Path("c.yaml").write_text("partition:\n  source: iris\n  clinets: 4\n")
+    assert partition("--config", "c.yaml") == 2
+    shown = capsys.readouterr().err
+    assert "c.yaml:3:3" in shown
+    assert "clients" in shown
+    assert os.listdir(here) == ["c.yaml"]
+
+
+def test_a_local_plugin_of_the_config_is_loaded(capsys):
+    Path("mine.py").write_text(
+        "import numpy as np, flctl\n"
+        "class Halves(flctl.Partitioner):\n"
+        "    'Two halves.'\n"
+        "    name = 'halves'\n"
+        "    sets_clients = True\n"
+        "    def assign(self, rows, clients, rng):\n"
+        "        return flctl.Assignment(np.arange(rows.count) * 2 // rows.count, 2)\n"
+        "@flctl.hookimpl\n"
+        "def flctl_partitioners():\n"
+        "    return [Halves]\n"
+    )
+    Path("c.yaml").write_text("plugins: [./mine.py]\npartition: {source: iris, scheme: halves, out: x}\n")
+    assert make(capsys, "--config", "c.yaml")[0].counts.sum(axis=1).tolist() == [75, 75]
+
+
 def test_a_scheme_with_its_options_as_a_mapping(capsys):
     Path("c.yaml").write_text("partition: {source: iris, scheme: {name: dirichlet, alpha: 7}, out: x}\n")
     made, _ = make(capsys, "--config", "c.yaml")

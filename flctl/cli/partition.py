@@ -40,7 +40,7 @@ Examples:
 
     flctl partition plays.txt --by speaker --window 80 --out parts/plays
 
-    flctl partition --config sample_configs/mnist.yaml
+    flctl partition --config sample_configs/medicine.yaml
 
     flctl partition inspect parts/x
 """

@@ -204,7 +204,7 @@ def misplaced(word: str) -> ConfigError:
 def _section(config: Path) -> dict[str, Any]:
     from flctl.config import load_partition_section
 
-    section = load_partition_section(config)
+    section = load_partition_section(config, current_registry())
     return {key.replace("-", "_"): value for key, value in section.items()}
 
 
