@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(f"{name:24}{title(path)}" for name, path in found.items()))
         return 0
+    if not found:
+        print(f"there are no benchmarks in {FOLDER.name}/", file=sys.stderr)
+        return 0
     failed = [name for name in options.names or found if not run(found[name], options.full)]
     print(f"failed: {', '.join(failed)}" if failed else "every benchmark ran", file=sys.stderr)
     return 1 if failed else 0

@@ -27,6 +27,8 @@ EXTRAS = "data,dev,docs"
 PIP = ["-m", "pip", "--disable-pip-version-check", "--no-input"]
 SHOWN_LINES = 6
 """How many of pip's last lines a failure repeats."""
+SHOWN_WORK = ("Building", "Collecting", "Downloading", "Installing", "Obtaining", "Preparing", "Processing", "Using")
+"""How the lines of pip begin that a terminal shows while they are news."""
 
 
 class SetupError(Exception):
@@ -157,7 +159,7 @@ def _step(what: str) -> Iterator[None]:
 
 
 def _status(line: str) -> None:
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and line.strip().startswith(SHOWN_WORK):
         width = shutil.get_terminal_size().columns - 4
         print(f"\r\033[K    {line.strip()[:width]}", end="", flush=True)
 
