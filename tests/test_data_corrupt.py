@@ -104,6 +104,15 @@ def test_hints_say_what_to_do(tmp_path: Path) -> None:
     assert "--na a" in caught.value.hint
 
 
+def test_a_word_in_a_target_of_numbers_is_no_category_and_no_class(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("v,y\n" + "".join(f"1,{i / 7}\n" for i in range(50)) + "1,n/a\n")
+    with pytest.raises(DataError, match="line 52, column 'y': 'n/a' is not a number") as caught:
+        read("csv", tmp_path / "a.csv", target="y")
+    assert caught.value.hint is not None
+    assert "--na n/a" in caught.value.hint
+    assert "--categorical" not in caught.value.hint
+
+
 def test_a_category_that_is_an_identifier_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,y\n" + "".join(f"k{i},{i % 2}\n" for i in range(5000)))
     with pytest.raises(DataError, match="'id' has more than 4,096 distinct values"):

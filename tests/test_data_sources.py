@@ -75,6 +75,8 @@ def test_synthetic_is_a_function_of_its_seed_and_a_device_of_its_number() -> Non
     assert first.x.shape != other.x.shape or not np.array_equal(first.x, other.x)
     by_option = opened("synthetic", seed=5, alpha=1, beta=1, devices=30)
     np.testing.assert_array_equal(first.y, by_option.y)
+    fewer = opened("synthetic(1,1,7)", seed=5)
+    np.testing.assert_array_equal(fewer.x, first.x[: len(fewer)])
 
 
 @pytest.mark.parametrize(
@@ -158,6 +160,16 @@ def test_each_format_finds_its_reader(tmp_path: Path) -> None:
     }  # fmt: skip
     found = {source: next((r.name for r in READERS if r.reads(source)), None) for source in expected}
     assert expected == found
+
+
+def test_a_stray_json_does_not_make_a_folder_leaf(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("v,w\n1,0.5\n2,1.5\n")
+    (tmp_path / "about.json").write_text('{"title": "users of things"}')
+    assert opened(str(tmp_path), target="w").name == tmp_path.name
+    (tmp_path / "about.json").write_text(
+        '{"users": ["a"], "num_samples": [2], "user_data": {"a": {"x": [1, 2], "y": [0, 1]}}}'
+    )
+    assert opened(str(tmp_path)).groups["user"].tolist() == ["a", "a"]
 
 
 def test_listing_readers_imports_no_heavy_package() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import gzip
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
@@ -186,6 +188,13 @@ def test_a_folder_and_a_glob_are_their_files_in_name_order(tmp_path: Path) -> No
         np.testing.assert_array_equal(read_csv(source).x[:, 0], [1, 2, 3])
 
 
+def test_a_table_is_called_after_its_file_or_folder(tmp_path: Path) -> None:
+    (tmp_path / "air.2").mkdir()
+    (tmp_path / "air.2" / "v1.0_a.csv.gz").write_bytes(gzip.compress(b"v,income\n1,0\n2,1\n"))
+    folder = tmp_path / "air.2"
+    assert [read_csv(source).name for source in (folder / "v1.0_a.csv.gz", folder / "*.gz")] == ["v1.0_a", "air.2"]
+
+
 def test_a_bad_cell_in_the_third_file_is_named_with_its_own_line(tmp_path: Path) -> None:
     for name, value in (("a", "1"), ("b", "2"), ("c", "oops")):
         (tmp_path / f"{name}.csv").write_text(f"v,income\n0,0\n\n{value},1\n")
@@ -316,3 +325,45 @@ def test_without_pyarrow_the_command_that_installs_it_is_named(
         read_csv(people)
     assert caught.value.exit_code == 5
     assert caught.value.hint == "pip install 'flctl[data]'"
+
+
+MEASURE = """
+import resource, sys
+from flctl.data.{module} import {reader}
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def read(path):
+    return {reader}.from_options({{"target": "y"}}).read(path, 0)
+read(sys.argv[1])
+before = peak()
+data = read(sys.argv[2])
+print(peak() - before, data.x.nbytes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("suffix", "module", "reader"),
+    [("csv", "delimited", "CsvReader"), ("parquet", "columnar", "ParquetReader"), ("npy", "numpy_files", "NpyReader")],
+)
+def test_reading_takes_at_most_three_times_the_memory_of_the_values(
+    tmp_path: Path, suffix: str, module: str, reader: str
+) -> None:
+    columns = {f"f{i}": np.random.default_rng(i).normal(size=1_000_000).round(5) for i in range(20)}
+    table = pa.table({**columns, "y": np.arange(1_000_000) % 2})
+    for name, part in (("small", table.slice(0, 1000)), ("large", table)):
+        path = tmp_path / f"{name}.{suffix}"
+        if suffix == "csv":
+            pa.csv.write_csv(part, path)
+        elif suffix == "parquet":
+            pa.parquet.write_table(part, path)
+        else:
+            np.save(path, np.column_stack([column.to_numpy() for column in part.columns]))
+    code = MEASURE.format(module=module, reader=reader)
+    if suffix == "npy":
+        code = code.replace('"target": "y"', '"target": "-1"')
+    command = [sys.executable, "-c", code, str(tmp_path / f"small.{suffix}"), str(tmp_path / f"large.{suffix}")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    grown, size = map(int, done.stdout.split())
+    assert size == 80_000_000
+    assert grown < 3 * size

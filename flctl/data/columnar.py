@@ -161,7 +161,7 @@ class _TypedSheets:
         name = self.names[fault.column]
         return DataError(
             f"{self.where}, row {fault.row}, column '{name}': a cell is {fault.reason}",
-            hint=f"--categorical {name} if it is a category, else --drop {name}.",
+            hint=fault.advice(name),
         )
 
     def _words(self, plan: Plan) -> frozenset[int]:

@@ -32,9 +32,16 @@ Array = Any  # a pyarrow array
 class CellError(Exception):
     """A cell that cannot be used, by its place; the source turns it into a sentence with file and line."""
 
-    def __init__(self, column: int, row: int, reason: str) -> None:
+    def __init__(self, column: int, row: int, reason: str, *, of_target: bool = False) -> None:
         super().__init__(reason)
-        self.column, self.row, self.reason = column, row, reason
+        self.column, self.row, self.reason, self.of_target = column, row, reason, of_target
+
+    def advice(self, name: str, cell: str | None = None) -> str:
+        """What to do about it, for the column `name` and the cell as it is written, where that is known."""
+        missing = [f"--na {cell} if it means missing"] if cell is not None else []
+        if self.of_target:
+            return ", ".join([*missing, "--task classification if these are labels, else another --target."])
+        return ", ".join([*missing, f"--categorical {name} if it is a category, else --drop {name}."])
 
 
 class Growing:
@@ -168,7 +175,7 @@ class TargetColumn:
             _count_absent(self.column, values, absent)
         except CellError as fault:
             self._numbers = None
-            self._fault = CellError(self.column, int(rows[fault.row]), fault.reason)
+            self._fault = CellError(self.column, int(rows[fault.row]), fault.reason, of_target=True)
         else:
             numbers.extend(len(values))[:] = values
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import numpy.typing as npt
 
 from flctl.component import Component, Options
@@ -31,9 +30,9 @@ class Dataset:
     `x` is uint8 or float32 (missing values are NaN): [n, features], images [n, channels, height, width], or token
     codes [n, window] (uint8/int32). `y` is int64 label codes [n], float32 targets [n], or int32 [n, window] codes
     where -1 pads. `groups` holds the columns that `--by` asked for, as strings [n]. `numeric` are the indices of
-    features to standardise (None: all; one-hot columns are left as they are). `time_ordered`: within a group rows are in order of time,
-    so a test part is taken from the end. `test` is the source's own test part. `notes` are facts the user should
-    hear (rows dropped for a missing target, cells missing by column).
+    features to standardise (None: all; one-hot columns are left as they are). `time_ordered`: within a group rows
+    are in order of time, so a test part is taken from the end. `test` is the source's own test part. `notes` are
+    facts the user should hear (rows dropped for a missing target, cells missing by column).
     """
 
     name: str
@@ -55,9 +54,9 @@ class Dataset:
 class DatasetReader(Component):
     """Reads one kind of source into a `Dataset`.
 
-    `flctl partition SOURCE` asks each reader `reads(SOURCE)`, built-in ones in a fixed order and then plugins; `--reader NAME` decides it.
-    Options come from flags (`--target`, `--by` ...) and are validated by `Config`; a flag that the reader does not
-    have is an error.
+    `flctl partition SOURCE` asks each reader `reads(SOURCE)`, built-in ones in a fixed order and then plugins;
+    `--reader NAME` decides it. Options come from flags (`--target`, `--by` ...) and are validated by `Config`; a
+    flag that the reader does not have is an error.
     """
 
     extensions: ClassVar[tuple[str, ...]] = ()

@@ -103,7 +103,7 @@ class TextSheets:
         name, cell = self.names[fault.column], record.cells[fault.column].strip()
         return DataError(
             f"{file.where}, line {record.line}, column '{name}': '{cell}' is {fault.reason}",
-            hint=f"--na {cell} if it means missing, --categorical {name} if it is a category, else --drop {name}.",
+            hint=fault.advice(name, cell),
         )
 
     def _locate(self, row: int) -> tuple[Dialect, Record]:

@@ -81,13 +81,16 @@ def list_folder(folder: Path, extensions: tuple[str, ...]) -> tuple[Path, ...]:
 
 
 def short_name(source: str) -> str:
-    """What a data set is called: the base name without its extensions, never a path."""
-    name = Path(source).name or "data"
-    return _SUFFIX.sub("", name) or name
+    """What a data set is called: the base name without its extensions, of a glob the folder's; never a path."""
+    path = Path(source)
+    name = path.parent.name if glob.has_magic(path.name) else path.name
+    return _SUFFIX.sub("", name) or name or "data"
 
 
 def require_memory(nbytes: int, what: str) -> None:
     """Raises DataError where `nbytes` cannot fit this machine's memory, before anything is allocated."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if nbytes > total:
         raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from flctl.data.windows import PADDING, Vocabulary
 from flctl.errors import DataError, IntegrityError
 
 __all__ = ["LeafReader"]
+
+_KEYS = re.compile(rb'"(users|num_samples|user_data)"\s*:')
 
 
 class LeafReader(DatasetReader):
@@ -47,9 +50,11 @@ class LeafReader(DatasetReader):
     def reads(cls, source: str) -> bool:
         """Whether `source` is a .json file, or a folder with such files or with train/ of such files."""
         path = Path(source)
-        if path.is_dir():
-            return bool(_json_files(path))
-        return super().reads(source)
+        if not path.is_dir():
+            return super().reads(source)
+        # Many folders of data have some .json about them; LEAF's begins with its keys.
+        files = _json_files(path)
+        return bool(files) and _KEYS.search(_start_of(files[0])) is not None
 
     def read(self, source: str, seed: int) -> Dataset:
         """x float32 [n, ...] or codes [n, window]; y codes, numbers or int32 [n, window]; group `user`."""
@@ -151,6 +156,11 @@ class _User:
                     f"{self.where}, sample {index}: expected a string x and one character y, found {y!r:.40}",
                     hint="Text of other tasks than next character is not read.",
                 )
+
+
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(4096)
 
 
 def _json_files(folder: Path) -> tuple[Path, ...]:
