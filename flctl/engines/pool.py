@@ -124,6 +124,7 @@ class PoolEngine(Engine):
             answer, kept = seat.process.ask(client_id, request, memory, work)
         except (EOFError, OSError):
             failure = _death(seat, time.monotonic() - seat.busy_since)
+            seat.busy_since = None  # the deadline is the client's, not the start of the next process
             seat.process.end()
             seat.process = WorkerProcess(self._run)
             seat.process.wait_until_open()
