@@ -48,6 +48,8 @@ def test_counts_are_row_numbers():
 def test_client_shares_are_label_distributions():
     # Dogs are the scarce ones: 4 rows for a demand of 0.5 bound each client to 8.
     assert dealt(matrix=[[1, 1, 0], [1, 0, 1]], values="client-shares") == [[4, 4, 0], [4, 0, 4]]
+    # 4 dogs for a demand of 1/3 + 1/4 bound each client to 6.86, and parts of rows are not given.
+    assert dealt(matrix=[[1, 1, 1], [1, 1, 2]], values="client-shares") == [[2, 2, 2], [1, 1, 3]]
     sized = dealt(matrix=[[1, 1, 0], [2, 0, 1]], values="client-shares", sizes=[2, 9])
     assert sized == [[1, 1, 0], [6, 0, 3]]
     with pytest.raises(DataError, match="6 rows of class 1"):

@@ -608,6 +608,10 @@ class TestTemporal:
         assert sorted(owner.tolist()) == list(range(rows))
         assert abs(owner - np.arange(rows)).max() < max(window, 1)
 
+    def test_some_row_of_many_moves_as_far_as_it_may(self):
+        owner = assign("temporal", rows_of(5000), 5000, shuffle_within=4).owner
+        assert abs(owner - np.arange(5000)).max() == 3
+
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "schemes.md").read_text()
 LINES = {line.split("|")[1].strip(" `"): line for line in DOCUMENT.splitlines() if line.startswith("| `")}

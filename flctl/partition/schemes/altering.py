@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -63,6 +64,10 @@ def _base(name: str, options: dict[str, Any]) -> Partitioner:
     try:
         return known[name].from_options(options)
     except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        found = "; ".join(_reason(item) for item in error.errors())
         has = ", ".join(known[name].Config.model_fields) or "none"
         raise ConfigError(f"base_options do not fit scheme '{name}': {found}", hint=f"Its options: {has}.") from error
+
+
+def _reason(item: Mapping[str, Any]) -> str:
+    return f"{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}"
