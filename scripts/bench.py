@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"there are no benchmarks in {FOLDER.name}/", file=sys.stderr)
         return 0
     failed = [name for name in options.names or found if not run(found[name], options.full)]
-    print(f"failed: {', '.join(failed)}" if failed else "every benchmark ran", file=sys.stderr)
+    print(f"failed: {', '.join(failed)}" if failed else "no benchmark failed", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -29,7 +29,8 @@ LAYERS = (
     """strategy transform aggregator engine trainer tasks metrics checkpoint memory totals builtins registry strategies
     transforms models data partition""",
     # Configuration, and one run's objects.
-    "strict_yaml yaml_text layers sections explain completion config config_schema partition_section cohort run rundir evaluate",
+    """strict_yaml yaml_text layers sections explain completion config config_schema partition_section cohort run rundir
+    evaluate""",
     # One client, and where clients run.
     "client engines",
     # The rounds, and everything around them.
@@ -138,19 +139,27 @@ def paths(command, at=()):
         if not child.hidden:
             yield from paths(child, (*at, name))
 
+def command_at(path):
+    command = get_command(build())
+    for name in path:
+        command = command.commands[name]
+    return getattr(command, "commands", {}).get("SOURCE", command)
+
 found = {}
 for path in paths(get_command(build())):
+    options = [opt for p in command_at(path).params if not getattr(p, "hidden", False) for opt in p.opts]
     with contextlib.redirect_stdout(io.StringIO()) as shown:
         code = run([*path, "--help"])
     heavy = [name for name in HEAVY if name in sys.modules]
-    found[" ".join(path)] = [code, heavy, "Usage: flctl" in shown.getvalue()]
+    page = {"code": code, "heavy": heavy, "usage": "Usage: flctl" in shown.getvalue(), "options": options}
+    found[" ".join(path)] = page
 print(json.dumps(found))
 """
 
 
 @cache
-def help_pages() -> dict[str, list[object]]:
-    """Command -> [exit code, heavy modules in memory after its --help, whether usage was shown]."""
+def help_pages() -> dict[str, dict[str, object]]:
+    """Command -> its --help's exit code, heavy modules in memory after it, whether usage was shown; its options."""
     done = subprocess.run(
         [sys.executable, "-c", HELP_PROGRAM], capture_output=True, text=True, check=False, timeout=120
     )
@@ -161,13 +170,23 @@ def help_pages() -> dict[str, list[object]]:
 
 def test_help_of_every_command_imports_neither_torch_nor_numpy() -> None:
     assert {"", "partition", "train", "eval", "demo", "config show", "plugins list", "runs list"} <= set(help_pages())
-    assert {command: page for command, page in help_pages().items() if page != [0, [], True]} == {}
+    for command, page in help_pages().items():
+        assert (command, page["code"], page["heavy"], page["usage"]) == (command, 0, [], True)
 
 
 def test_every_command_is_documented() -> None:
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     missing = [command for command in help_pages() if command and f"`flctl {command}" not in text]
     assert missing == []
+
+
+def test_every_option_is_documented() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text))
+    named |= {f"--{key.replace('_', '-')}" for key in re.findall(r"`([a-z][a-z0-9_]*)`", text)}  # as a YAML key
+    options = {(command, word) for command, page in help_pages().items() for word in page["options"] if "--" in word}
+    assert ("partition", "--alpha") in options
+    assert sorted((command, word) for command, word in options if word not in named) == []
 
 
 def test_every_documented_command_exists() -> None:
