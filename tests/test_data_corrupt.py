@@ -92,6 +92,40 @@ def test_csv_options(tmp_path: Path, options: dict[str, str], message: str, kind
     assert message in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("task", "y", "message"),
+    [
+        ("binary", [0, 1, 2], "holds 3 classes, and binary needs 2"),
+        ("classification", [0, 1, np.nan], "row 2: nan is not a finite"),
+        ("regression", ["a", "b", "a"], "holds text ('a', 'b'), and regression needs numbers"),
+        ("auto", [1 + 2j, 1, 1], "neither numbers nor text"),
+        ("classification", np.arange(10_001), "more than the 10,000 classes that fit"),
+        ("auto", [b"a", b"a", b"a"], "one class only"),
+    ],
+)
+def test_targets_that_do_not_fit_the_task(tmp_path: Path, task: str, y: list, message: str) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((len(y), 2)), y=np.array(y))
+    with pytest.raises(DataError) as caught:
+        read("npz", tmp_path / "a.npz", task=task)
+    assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"target": "9"}, "no column '9'"), ({"target": "a"}, "no column 'a'")]
+)
+def test_npy_columns_that_are_not_there(tmp_path: Path, options: dict[str, str], message: str) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((4, 3)))
+    with pytest.raises(DataError, match=message) as caught:
+        read("npy", tmp_path / "a.npy", **options)
+    assert caught.value.hint == "It has 0 to 2."
+
+
+def test_an_npz_group_must_have_a_word_a_row(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((4, 2)), y=[0, 1, 0, 1], site=np.zeros(3))
+    with pytest.raises(DataError, match="--by site: float64 of shape"):
+        read("npz", tmp_path / "a.npz", by="site")
+
+
 def test_hints_say_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(GOOD)
     with pytest.raises(DataError) as caught:
@@ -441,6 +475,7 @@ LEAF = [
     (_leaf(lambda c: c["user_data"]["v"].update(x=[[1]])), "user 'v': samples of shape (1,)", DataError),
     (_leaf(lambda c: c["user_data"]["v"].update(x=[[1, float("nan")]])), "user 'v', row 0, column 1", DataError),
     (_leaf(lambda c: c["user_data"]["v"].update(x=[[1, 1e300]])), "user 'v', row 0, column 1", DataError),
+    (_leaf(lambda c: c["user_data"]["v"].update(y=[float("nan")])), "target 'y', row 2: nan is not", DataError),
     (_leaf(lambda c: c["user_data"]["v"].update(y=[[1]])), "sample 0: y is [1]", DataError),
     (
         _leaf(lambda c: c["user_data"]["u"].update(x=["ab", "cd"], y=["ef", "g"])),

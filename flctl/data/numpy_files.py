@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from flctl.component import Options
 from flctl.data.dataset import Dataset, DatasetReader, Split
-from flctl.data.examples import Layout, as_examples, refuse_nonfinite, same_count, to_float32
+from flctl.data.examples import Layout, as_examples, same_count, to_float32
 from flctl.data.files import DEFLATE_RATIO, existing_file, require_memory, short_name
 from flctl.data.npy import NpyHeader, read_header, read_values
 from flctl.data.options import Column, Columns, Task
@@ -194,11 +194,8 @@ class _Members:
 
 def _pair(names: tuple[str, ...], x: str | None, y: str | None, where: str) -> tuple[str, str]:
     for x_name, y_name in PAIRS:
-        x_found, y_found = x or x_name, y or y_name
         if (x or x_name in names) and (y or y_name in names):
-            return x_found, y_found
-    if x and y:
-        return x, y
+            return x or x_name, y or y_name
     raise DataError(
         f"{where} has the arrays {', '.join(names[:12])}, and none of the usual names for examples and targets",
         hint="Name them: --x NAME --y NAME.",
@@ -212,13 +209,11 @@ def _test_name(name: str, names: tuple[str, ...]) -> str | None:
 
 
 def _flat(y: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-    """Targets [n] or [n, 1] as [n], finite."""
+    """Targets [n] or [n, 1] as [n]."""
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1:
         raise DataError(f"{name} has shape {y.shape}; expected one target a row", hint="One-hot? Save its argmax.")
-    if y.dtype.kind == "f":
-        refuse_nonfinite(to_float32(y, name), name)
     return y
 
 

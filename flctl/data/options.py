@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from flctl.component import Options
 
@@ -39,8 +39,8 @@ def _pixels(value: Any) -> Any:
     return value
 
 
-def _positive(value: tuple[int, int] | None) -> tuple[int, int] | None:
-    if value is not None and min(value) < 1:
+def _positive(value: tuple[int, int]) -> tuple[int, int]:
+    if min(value) < 1:
         raise ValueError("expected a height and a width of at least 1")
     return value
 
@@ -52,7 +52,7 @@ Tokens = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Column = Annotated[str, BeforeValidator(_word)]
 """One column, by name or 0-based index."""
 Header = Annotated[Literal["auto", "yes", "no"], BeforeValidator(_header)]
-Pixels = Annotated[tuple[int, int], BeforeValidator(_pixels)]
+Pixels = Annotated[tuple[int, int], BeforeValidator(_pixels), AfterValidator(_positive)]
 """Height and width: `28x28`, `28` or a pair."""
 
 

@@ -61,7 +61,11 @@ def from_levels(codes: npt.NDArray[np.int64], levels: Sequence[str], task: Task,
 
 
 def from_numbers(values: npt.NDArray[Any], task: Task, name: str) -> Target:
-    """Encodes finite numbers: labels where the task says so or, with `auto`, where they are few whole numbers."""
+    """Encodes numbers: labels where the task says so or, with `auto`, where they are few whole numbers.
+
+    Raises DataError for NaN and for what is infinite as a 32-bit number.
+    """
+    _refuse_nonfinite(values, name)
     if task == "regression" or (task == "auto" and not _few_whole_numbers(values)):
         return _regression(values, name)
     levels, codes = np.unique(values, return_inverse=True)
@@ -70,14 +74,18 @@ def from_numbers(values: npt.NDArray[Any], task: Task, name: str) -> Target:
 
 
 def _regression(values: npt.NDArray[Any], name: str) -> Target:
-    with np.errstate(over="ignore"):
-        y = values.astype(np.float32)
-    if not np.isfinite(y).all():
-        row = int(np.flatnonzero(~np.isfinite(y))[0])
-        raise DataError(f"target '{name}', row {row}: {values[row]} is not a finite 32-bit number")
+    y = values.astype(np.float32)
     if len(y) and (y == y[0]).all():
         raise DataError(f"target '{name}' is {values[0]} in every row: there is nothing to learn")
     return Target("regression", y)
+
+
+def _refuse_nonfinite(values: npt.NDArray[Any], name: str) -> None:
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(values.astype(np.float32))
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise DataError(f"target '{name}', row {row}: {values[row]} is not a finite 32-bit number")
 
 
 def _few_whole_numbers(values: npt.NDArray[Any]) -> bool:
