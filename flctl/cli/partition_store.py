@@ -64,12 +64,15 @@ def inspect(
     as_json: JsonFlag = False,
 ) -> None:
     """Show who has how much of what in a partition."""
+    from flctl import atomic
     from flctl.cli import partitioning
     from flctl.partition.store import Partition
 
     copies = partitioning.Copies(tuple(picture or ()), table)
     copies.check()
     told = partitioning.tell(Partition.open(directory), duplicates=duplicates)
+    # What a process that was killed while it drew the report left behind.
+    atomic.remove_abandoned(directory)
     copies.write(told.heatmap)
     output.emit("partition inspect", told.data(), as_json, told.render)
 
