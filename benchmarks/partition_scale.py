@@ -27,6 +27,19 @@ import numpy as np
 RESULTS = Path(__file__).parent / "results"
 LIMITS = {"seconds": 60.0, "peak_mib": 4096.0, "read_seconds": 1.0}
 
+TABLE = """
+import sys
+import numpy as np
+rows, features = int(sys.argv[2]), int(sys.argv[3])
+table = np.lib.format.open_memmap(sys.argv[1], "w+", np.float32, (rows, features + 1))
+rng = np.random.default_rng(7)
+for start in range(0, rows, 1 << 18):
+    part = table[start : start + (1 << 18)]
+    part[:, :features] = rng.standard_normal((len(part), features), dtype=np.float32)
+    part[:, features] = rng.integers(0, 10, len(part))
+table.flush()
+"""
+
 BASELINE = """
 import sys
 import numpy as np
@@ -39,12 +52,14 @@ np.save(sys.argv[2] + "-bounds.npy", np.searchsorted(owner[order], np.arange(int
 """
 
 READ = """
-import json, resource, sys, time
+import json, sys, time
 import numpy as np
 from flctl.partition.store import Partition
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss: that of the process which started this one counts in it.
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 
 start, before = time.perf_counter(), peak()
 partition = Partition.open(sys.argv[1])
@@ -99,17 +114,6 @@ def read(script: str, path: Path) -> dict[str, Any]:
     command = [sys.executable, "-c", script, str(path)]
     found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     return found
-
-
-def make_table(path: Path, rows: int, features: int) -> None:
-    """Seeded normal features and ten classes in the last column, float32, written in parts."""
-    table = np.lib.format.open_memmap(path, "w+", np.float32, (rows, features + 1))
-    rng = np.random.default_rng(7)
-    for start in range(0, rows, 1 << 18):
-        part = table[start : start + (1 << 18)]
-        part[:, :features] = rng.standard_normal((len(part), features), dtype=np.float32)
-        part[:, features] = rng.integers(0, 10, len(part))
-    table.flush()
 
 
 def measure(folder: Path, clients: int, features: int) -> dict[str, Any]:
@@ -200,7 +204,9 @@ def main() -> int:
     clients = asked.clients or ([10_000] if asked.quick else [100_000, 1_000_000])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_table(folder / "table.npy", rows, asked.features)
+        # In a process of its own: a parent's memory would count as its children's.
+        size = [str(rows), str(asked.features)]
+        subprocess.run([sys.executable, "-c", TABLE, str(folder / "table.npy"), *size], check=True)
         results = [measure(folder, count, asked.features) for count in clients]
     command = " ".join(["python benchmarks/partition_scale.py", *sys.argv[1:]])
     report = {"command": command, "machine": machine(), "rows": rows, "features": asked.features}

@@ -20,6 +20,7 @@ from flctl.types import TaskKind
 
 __all__ = [
     "METRICS",
+    "QUICK",
     "Metric",
     "Scores",
     "auroc",
@@ -69,6 +70,13 @@ _ALL = (
     Metric("r2", "R2", True, ("regression",)),
 )
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
+QUICK: Mapping[TaskKind, tuple[str, ...]] = {
+    "classification": ("test_loss", "accuracy"),
+    "binary": ("test_loss", "accuracy"),
+    "next-character": ("test_loss", "accuracy", "perplexity"),
+    "regression": ("test_loss", "mae", "rmse", "r2"),
+}
+"""What `quick_score` gives, and so what a run may stop by or be best in."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,6 @@ class Rounds:
         self.task = run.task()
         self.ids = run.partition.client_ids
         self.eligible = np.flatnonzero(run.partition.counts[:, 0])
-        cohorts.expected_size(run.config.cohort, len(self.eligible))
 
     def initial(self) -> State:
         """The state before the first round."""

@@ -8,13 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flctl import cohort as cohorts
 from flctl import seeds
 from flctl.aggregator import Aggregator
 from flctl.config import AUTO, DEFAULT_MODELS, ComponentConfig, Config
 from flctl.errors import ConfigError, IncompatibleError
+from flctl.metrics import QUICK
 from flctl.models.model import DataSpec
 from flctl.partition.store import Partition
-from flctl.registry import Registry
+from flctl.registry import Registry, suggest
 from flctl.server import ServerOptimizer
 from flctl.strategy import Strategy
 from flctl.transform import Transform
@@ -107,7 +109,16 @@ def check(run: Run) -> None:
     run.aggregator.check(run)
     if not run.partition.counts[:, 0].any():
         raise ConfigError("the partition has no training rows", hint="Partition again with a smaller --test-fraction.")
-    stop = run.config.stop
+    cohorts.expected_size(run.config.cohort, int((run.partition.counts[:, 0] > 0).sum()))
+    _check_stop(run)
+
+
+def _check_stop(run: Run) -> None:
+    stop, measured = run.config.stop, QUICK[run.partition.task]
+    for name in filter(None, (run.config.metric, stop.metric)):
+        if name not in measured:
+            hint = suggest(name, measured) or f"Measured: {', '.join(measured)}."
+            raise ConfigError(f"'{name}' is not measured while a {run.partition.task} model trains", hint=hint)
     if run.config.eval.every == 0 and (stop.target is not None or stop.patience is not None):
         raise ConfigError(
             "stop.target and stop.patience look at evaluations, and eval.every is 0",

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from flctl import __version__
 from flctl.config import digest
 from flctl.engine import Engine
-from flctl.errors import FlctlError, IncompatibleError, IntegrityError
+from flctl.errors import IncompatibleError, IntegrityError
 from flctl.memory import ClientMemory
 from flctl.metrics import higher_is_better, primary_metric
 from flctl.rounds import Rounds, State
@@ -178,9 +178,6 @@ class Training:
     def _rank(self, number: int, progress: Progress, metrics: Mapping[str, float]) -> Progress:
         if not metrics:
             return progress
-        if self.metric not in metrics:
-            known = ", ".join(metrics)
-            raise FlctlError(f"metric '{self.metric}' is not measured in training", hint=f"Measured: {known}.")
         value, best = metrics[self.metric], progress.best_value
         gain = math.inf if best is None else (value - best if self.higher else best - value)
         if math.isfinite(value) and gain > self.run.config.stop.min_delta:

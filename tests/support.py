@@ -55,7 +55,9 @@ def toy_partition(path: Path, clients: int = 10) -> Partition:
     return write_partition(path, dataset, Given(owner), clients=clients, test_fraction=0.2, seed=3)
 
 
-def make_run(partition: Partition, path: Path, *overrides: str, registry: Registry | None = None) -> tuple[Run, RunDirectory]:
+def make_run(
+    partition: Partition, path: Path, *overrides: str, registry: Registry | None = None
+) -> tuple[Run, RunDirectory]:
     """A run over `partition` in the new directory `path`."""
     registry = registry or Registry()
     cohort = [] if any(text.startswith("cohort.") for text in overrides) else ["cohort.clients=4"]
@@ -82,7 +84,9 @@ def untimed_lines(path: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
-def flctl(*arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def flctl(
+    *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own."""
     command = [sys.executable, "-c", "from flctl.cli import main; main()", *arguments]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=240, check=False)

@@ -58,7 +58,9 @@ def test_one_client_is_plain_centralised_training(tmp_path):
     """Rounds of one client are a plain torch loop with torch.optim over the same batches."""
     dataset = toy_dataset(60)
     one = write_partition(tmp_path / "p", dataset, Given([0] * 60), clients=1, test_fraction=0.2, seed=1)
-    run, _ = make_run(one, tmp_path / "run", "cohort.clients=1", "local.batch_size=7", "local.epochs=2", "local.momentum=0")
+    run, _ = make_run(
+        one, tmp_path / "run", "cohort.clients=1", "local.batch_size=7", "local.epochs=2", "local.momentum=0"
+    )
     state, _ = play(run, rounds=2)
     model = run.build_model()
     optimizer = torch.optim.SGD(model.module.parameters(), lr=0.1)
@@ -69,9 +71,7 @@ def test_one_client_is_plain_centralised_training(tmp_path):
         generator.integers(2**63)  # the seed of the module's own randomness comes first
         for rows in batches(len(y), work.local, generator):
             optimizer.zero_grad()
-            loss = torch.nn.functional.cross_entropy(
-                model.module(torch.from_numpy(x[rows])), torch.from_numpy(y[rows])
-            )
+            loss = torch.nn.functional.cross_entropy(model.module(torch.from_numpy(x[rows])), torch.from_numpy(y[rows]))
             loss.backward()
             optimizer.step()
     np.testing.assert_allclose(state.params["params"], model.read()["params"], rtol=1e-5, atol=1e-6)
@@ -233,7 +233,10 @@ def test_layers_run_in_order_on_the_client_and_in_reverse_on_the_server(toy, tmp
 
 @pytest.mark.parametrize(
     ("part", "says"),
-    [("strategy=fedmedian", "strategy 'fedmedian' reads each"), ("transforms.first={}", "transform 'first' reads each")],
+    [
+        ("strategy=fedmedian", "strategy 'fedmedian' reads each"),
+        ("transforms.first={}", "transform 'first' reads each"),
+    ],
 )
 def test_parts_that_read_single_updates_are_refused_where_they_are_hidden(toy, tmp_path, part, says):
     registry, _ = logging_registry()
@@ -242,9 +245,8 @@ def test_parts_that_read_single_updates_are_refused_where_they_are_hidden(toy, t
 
 
 def test_more_clients_a_round_than_there_are_is_refused(toy, tmp_path):
-    run, _ = make_run(toy, tmp_path / "run", "cohort.clients=11")
     with pytest.raises(ConfigError, match="11 clients a round were asked for, and 10"):
-        play(run)
+        make_run(toy, tmp_path / "run", "cohort.clients=11")
 
 
 def test_float_and_integer_buffers_travel(toy, tmp_path):

@@ -60,7 +60,9 @@ def test_fedprox_without_pull_is_fedavg_bit_for_bit(toy, tmp_path):
 
 def test_fedprox_stays_nearer_to_the_global_model(toy, tmp_path):
     free = train_run(toy, tmp_path / "a", "rounds=1", "local.epochs=20", "strategy=fedavg")
-    held = train_run(toy, tmp_path / "b", "rounds=1", "local.epochs=20", "strategy.name=fedprox", "strategy.proximal_mu=5")
+    held = train_run(
+        toy, tmp_path / "b", "rounds=1", "local.epochs=20", "strategy.name=fedprox", "strategy.proximal_mu=5"
+    )
     assert held.summary["final"]["test_loss"] > free.summary["final"]["test_loss"]
 
 

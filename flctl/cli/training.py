@@ -172,7 +172,7 @@ def refuse_changes(stored: Config, asked: Config, directory: RunDirectory) -> No
             f"{directory.config_file} was changed since the run was made", hint="Put it back, or start a new run."
         )
     if digest(asked) != recorded:
-        changed = ", ".join(differences(stored, asked))
+        changed = ", ".join(differences(stored, asked)) or "the order of transforms"
         raise IncompatibleError(
             f"a resume cannot change {changed}: the checkpoint belongs to another config",
             hint=f"Start a new run with --out; a resume may change {', '.join(CHANGEABLE)}.",

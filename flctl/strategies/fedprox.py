@@ -23,4 +23,4 @@ class FedProx(Strategy):
 
     def adjust(self, grad: Tensor, params: Tensor, work: Work, memory: Arrays) -> Tensor:
         anchor: Any = work.params["params"]  # a tensor here
-        return grad + float(self.config.proximal_mu) * (params - anchor)
+        return grad.add(params - anchor, alpha=self.config.proximal_mu)
