@@ -1,6 +1,4 @@
-"""Runs the benchmarks: each is a script of its own in benchmarks/.
-
-A line `quick: ARGUMENTS` in a script's docstring is its quick form; that writes under build/, never over results.
+"""Runs the benchmarks: each is a script of its own in benchmarks/ that takes `--quick`, and then writes no results.
 
 python scripts/bench.py                 the quick form of every benchmark
 python scripts/bench.py --list          what there is
@@ -11,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import re
-import shlex
 import subprocess
 import sys
 import time
@@ -49,31 +45,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def document(path: Path) -> str:
-    """A script's docstring."""
-    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-
-
 def title(path: Path) -> str:
     """The first line of a script's docstring."""
-    return document(path).partition("\n")[0]
-
-
-def quick_arguments(path: Path) -> list[str] | None:
-    """What a script is called with for its quick form; None where it has none."""
-    found = re.search(r"^\s*quick: (.*)$", document(path), re.MULTILINE)
-    return shlex.split(found[1]) if found else None
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
 def run(path: Path, full: bool) -> bool:
     """Runs one benchmark with its output shown; whether it succeeded."""
     print(f"== {path.stem}: {title(path)}", flush=True)
-    arguments = [] if full else quick_arguments(path)
-    if arguments is None:
-        print(f"== {path.stem}: left out, it has no quick form\n")
-        return True
     started = time.monotonic()
-    code = subprocess.run([sys.executable, path, *arguments], cwd=FOLDER.parent, check=False).returncode
+    command = [sys.executable, str(path), *([] if full else ["--quick"])]
+    code = subprocess.run(command, cwd=FOLDER.parent, check=False).returncode
     print(f"== {path.stem}: {'done' if code == 0 else f'failed ({code})'} in {time.monotonic() - started:.0f} s\n")
     return code == 0
 

@@ -1,7 +1,8 @@
 """Trains runs that are killed (SIGKILL, no clean-up) at every n-th durable operation, and resumes them; run by
 test_resume.py in a process of its own, because it forks.
 
-Arguments: PARTITION FOLDER STRATEGY STRIDE (every so many operations). Prints a JSON list of the runs that were killed and finished.
+Arguments: PARTITION FOLDER STRATEGY STRIDE (every so many operations). Prints a JSON list of the runs that were
+killed and finished.
 """
 
 from __future__ import annotations

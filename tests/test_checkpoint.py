@@ -97,7 +97,7 @@ def test_another_format_is_refused_with_a_sentence(saved):
     checkpoints, _, model = saved
     path = checkpoints.path(20) / "manifest.json"
     path.write_text(path.read_text().replace("flctl-checkpoint/1", "flctl-checkpoint/2"))
-    with pytest.raises(IncompatibleError, match="flctl-checkpoint/2.*reads 'flctl-checkpoint/1'"):
+    with pytest.raises(IncompatibleError, match=r"flctl-checkpoint/2.*reads 'flctl-checkpoint/1'"):
         checkpoints.load(20, model)
 
 
