@@ -104,6 +104,23 @@ def test_a_file_of_ones_own_by_site(capsys):
     assert made.manifest.dataset.options["reader"] == "csv"
 
 
+def test_clients_by_pairs_of_columns(capsys):
+    lines = [f"{row},{'ab'[row % 2]},{'xy'[row // 15]},{'high' if row % 3 else 'low'}" for row in range(30)]
+    Path("t.csv").write_text("age,site,ward,income\n" + "\n".join(lines) + "\n")
+    made, _ = make(capsys, "t.csv", "--target", "income", "--by", "site,ward", "--out", "p")
+    assert list(made.client_ids) == ["a / x", "a / y", "b / x", "b / y"]
+    assert made.manifest.dataset.features == ("age",)
+
+
+def test_ids_that_look_like_markup_or_move_the_cursor_are_shown_as_text(capsys):
+    lines = [f"{row},{'[/]' if row % 2 else chr(27) + '[2J'},{'high' if row % 3 else 'low'}" for row in range(30)]
+    Path("t.csv").write_text("age,site,income\n" + "\n".join(lines) + "\n")
+    assert partition("t.csv", "--target", "income", "--by", "site", "--out", "p", "--no-report") == 0
+    shown = capsys.readouterr().out
+    assert "[/]" in shown
+    assert chr(27) + "[2J" not in shown
+
+
 def test_columns_by_index_and_no_header(capsys):
     Path("census.data").write_text(CENSUS.partition("\n")[2])
     made, _ = make(capsys, "census.data", "--no-header", "--target", "2", "--by", "1", "--out", "x")
@@ -377,3 +394,27 @@ def test_help_imports_nothing_heavy(here):
 
 def test_partitioning_imports_no_torch(here):
     assert imported_by(["partition", "iris"], here) == {"numpy", "sklearn", "matplotlib"}
+
+
+# Real data
+
+
+def test_the_census_by_class_of_employer(capsys, data_root):
+    words = "--header no --target 14 --by 1 --drop 2 --categorical 3,5,6,7,8,9,13 --na ? --missing-group leave-out"
+    made, data = make(capsys, str(data_root / "adult" / "adult.data.gz"), *words.split(), "--out", "x")
+    sizes = dict(zip(made.client_ids, made.counts.sum(axis=1).tolist(), strict=True))
+    assert sizes["Private"] == 22_696
+    assert sizes["Federal-gov"] == 960
+    assert data["rows"]["left_out"] == 1836
+    assert sum(sizes.values()) + 1836 == 32_561
+
+
+def test_mnist_in_two_shards_for_each_of_100_clients(capsys, data_root):
+    words = "--scheme shard --shards-per-client 2 --clients 100 --test-fraction 0 --no-duplicates --seed 1 --out x"
+    made, data = make(capsys, str(data_root / "mnist"), *words.split())
+    assert made.counts.tolist() == [[600, 0]] * 100
+    assert max(len(set(made.train(client)[1].tolist())) for client in range(100)) <= 4
+    assert (data["central_test"], data["rows"]["central_test"]) == ("own", 10_000)
+    (shift,), (scale,) = made.manifest.preprocess.shift, made.manifest.preprocess.scale
+    assert shift / 255 == pytest.approx(0.13066, abs=1e-5)
+    assert scale / 255 == pytest.approx(0.30811, abs=1e-5)
