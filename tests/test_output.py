@@ -24,6 +24,11 @@ def test_brackets_in_a_table_mean_themselves(name: str) -> None:
     assert text.count(name) == 3
 
 
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    assert "\x1b" not in printed(["client"], [["\x1b[2Jsite"]])
+    assert " [2Jsite" in printed(["client"], [["\x1b[2Jsite"]])
+
+
 def test_the_envelope_says_null_for_what_json_cannot_say() -> None:
     line = output.envelope(
         "eval", ok=True, data={"loss": float("nan"), "rows": np.int64(3), "x": np.array([1.5, np.inf])}

@@ -101,17 +101,25 @@ def warn(message: str) -> None:
 def table(
     console: Console, columns: Iterable[str], rows: Iterable[Iterable[Any]], title: str | None = None, left: int = 1
 ) -> None:
-    """A plain table; all columns but the first `left` are right-aligned. Brackets in names mean themselves."""
+    """A plain table; all columns but the first `left` are right-aligned.
+
+    Cells and headings may come from data: neither markup nor control characters of theirs reach the terminal.
+    """
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
-    grid = Table(title=title and escape(title), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    grid = Table(title=title and _inert(title), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for index, column in enumerate(columns):
-        grid.add_column(escape(column), justify="left" if index < left else "right", overflow="fold")
+        grid.add_column(_inert(column), justify="left" if index < left else "right", overflow="fold")
     for row in rows:
-        grid.add_row(*(escape(str(cell)) for cell in row))
+        grid.add_row(*(_inert(str(cell)) for cell in row))
     console.print(grid)
+
+
+def _inert(text: str) -> str:
+    from rich.markup import escape
+
+    return escape("".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text))
 
 
 def parse_pairs(pairs: Iterable[str]) -> dict[str, str]:
