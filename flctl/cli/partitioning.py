@@ -233,11 +233,7 @@ def _divergences(skew: SkewReport) -> list[tuple[str, str, str, str]]:
 
 
 def _divergence(name: str, value: Divergence) -> tuple[str, str, str, str]:
-    from rich.markup import escape
-
-    # An id comes from the data: neither markup nor control characters of it may reach the terminal.
-    worst = "".join(letter if letter.isprintable() else " " for letter in value.worst)
-    return name, f"{value.mean:.4g}", f"{value.max:.4g}", escape(worst)
+    return name, f"{value.mean:.4g}", f"{value.max:.4g}", value.worst
 
 
 def _sizes(partition: Partition, skew: SkewReport) -> list[str]:
