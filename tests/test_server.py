@@ -47,7 +47,7 @@ def test_adam_is_torchs_adam_without_bias_correction():
     deltas = [rng.normal(size=3).astype(np.float32) for _ in range(20)]
     weights, state = W, {"server.v": np.zeros(3, np.float32)}
     parameter = torch.nn.Parameter(torch.tensor(W))
-    saved = {}
+    oracle = torch.optim.Adam([parameter], betas=(0.9, 0.99), eps=1e-6)
     for step, delta in enumerate(deltas, 1):
         weights, state = optimizer.step(weights, delta, state)
         correction = np.sqrt(1 - 0.99**step)
