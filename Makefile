@@ -9,7 +9,7 @@ TESTS = tests $(wildcard plugins/*/tests)
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 .DEFAULT_GOAL := all
-.PHONY: all setup demo test test-all lint format docs bench clean distclean help
+.PHONY: all setup demo test test-slow lint format docs bench clean distclean help
 
 all: demo ## set up, then run the demo (the default)
 
@@ -25,8 +25,8 @@ demo: setup ## partition, train and evaluate handwritten digits, in build/demo
 test: setup ## the quick tests
 	$(PYTEST) -m "not slow"
 
-test-all: setup ## every test (what CI runs)
-	$(PYTEST)
+test-slow: setup ## the slow tests; CI runs both
+	$(PYTEST) -m slow
 
 lint: setup ## style, format and types
 	$(BIN)/ruff check .
