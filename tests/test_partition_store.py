@@ -228,6 +228,14 @@ def test_images_are_standardised_by_channel(tmp_path):
     assert partition.column("x").dtype == np.uint8, "raw values are stored"
 
 
+def test_pixels_come_between_0_and_1_on_request(tmp_path):
+    x = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1) * 85
+    dataset = Dataset("images", "classification", x, np.array([0, 1, 0, 1]), ("a", "b"))
+    partition = store(tmp_path / "x", dataset, Owners([0, 0, 1, 1]), standardise="unit", test_fraction=0)
+    np.testing.assert_allclose(partition.train(0)[0].ravel(), [0, 1 / 3], rtol=1e-6)
+    np.testing.assert_allclose(partition.train(1)[0].ravel(), [2 / 3, 1], rtol=1e-6)
+
+
 def test_text_is_codes_with_padding(tmp_path):
     x = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
     y = np.array([[1, 2, -1], [1, 0, -1]], np.int32)
@@ -248,7 +256,10 @@ def test_infinite_values_are_refused_with_the_features_name(tmp_path, bad):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(("kind", "match"), [("channel", "needs images"), ("feature", "does not apply to text")])
+@pytest.mark.parametrize(
+    ("kind", "match"),
+    [("channel", "needs images"), ("unit", "needs images of bytes"), ("feature", "does not apply to text")],
+)
 def test_a_standardisation_that_the_data_lacks_is_refused(tmp_path, kind, match):
     text = Dataset("t", "next-character", np.zeros((4, 2), np.uint8), np.zeros((4, 2), np.int32), ("a",))
     with pytest.raises(ConfigError, match=match):

@@ -66,7 +66,12 @@ FLAGS = (
     Flag("by", "COLUMN", SPLIT, "The column that says whose row it is: a site, a person."),
     Flag("test_fraction", "SHARE", SPLIT, "Share of each client's rows held out for testing, in [0, 1). Default 0.2."),
     Flag("test_split", "HOW", SPLIT, "random, last, or auto (last where rows are in order of time). Default auto."),
-    Flag("standardise", "HOW", SPLIT, "feature, channel, none, or auto (tables by feature, images by channel)."),
+    Flag(
+        "standardise",
+        "HOW",
+        SPLIT,
+        "feature, channel, unit (pixels / 255), none, or auto (tables by feature, images by channel).",
+    ),
     Flag("seed", "N", SPLIT, "Equal seeds give equal bytes. Default 0."),
     Flag("reader", "NAME", SOURCE, "Which reader; by default the one that knows the file."),
     Flag("target", "NAME|INDEX", SOURCE, "The column to predict."),

@@ -16,8 +16,9 @@ from flctl.partition.manifest import Preprocess, TargetScale
 __all__ = ["Kind", "Moments", "Standardise", "Standardiser", "Statistics", "kind_of", "moments_of"]
 
 Float64 = npt.NDArray[np.float64]
-Kind = Literal["feature", "channel", "none"]
-Standardise = Literal["auto", "feature", "channel", "none"]
+Kind = Literal["feature", "channel", "unit", "none"]
+Standardise = Literal["auto", "feature", "channel", "unit", "none"]
+PIXEL_MAX = 255.0
 CONSTANT = 1e-7
 """A spread below this part of the mean is below what float32 resolves: the value counts as constant."""
 
@@ -103,6 +104,12 @@ def kind_of(dataset: Dataset, standardise: Standardise) -> Kind:
             f"--standardise channel needs images; '{dataset.name}' has examples of shape {dataset.x.shape[1:]}",
             hint="Use --standardise feature, or none.",
         )
+    if standardise == "unit" and not (images and dataset.x.dtype == np.uint8):
+        raise ConfigError(
+            f"--standardise unit needs images of bytes; '{dataset.name}' has {dataset.x.dtype} examples of shape "
+            f"{dataset.x.shape[1:]}",
+            hint="Use --standardise auto.",
+        )
     if standardise == "feature" and text:
         raise ConfigError("--standardise feature does not apply to text", hint="Use --standardise none.")
     return standardise
@@ -120,7 +127,7 @@ class Statistics:
     def __post_init__(self) -> None:
         shape = self.dataset.x.shape[1:]
         sizes = {"feature": math.prod(shape), "channel": shape[0] if shape else 0}
-        self._x = None if self.kind == "none" else Moments(sizes[self.kind])
+        self._x = Moments(sizes[self.kind]) if self.kind in sizes else None
         self._y = Moments(1) if self.kind != "none" and self.dataset.task == "regression" else None
 
     def add(self, x: npt.NDArray[Any], y: npt.NDArray[Any], client: npt.NDArray[np.int64]) -> None:
@@ -135,7 +142,10 @@ class Statistics:
     def result(self) -> Preprocess:
         """The statistics. Raises DataError where values are infinite or too large for float32."""
         target = self._target()
-        if self._x is None:
+        if self.kind == "unit":
+            channels = self.dataset.x.shape[1]
+            return Preprocess("channel", (0.0,) * channels, (PIXEL_MAX,) * channels, target)
+        if self._x is None or self.kind == "none":
             return Preprocess("none", target=target)
         shift, scale = self._x.shift_and_scale()
         self._refuse_infinite(shift, scale)

@@ -36,7 +36,7 @@ class PartitionSettings(Options):
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
     test_split: Literal["auto", "random", "last"] = "auto"
     seed: int = 0
-    standardise: Literal["auto", "feature", "channel", "none"] = "auto"
+    standardise: Literal["auto", "feature", "channel", "unit", "none"] = "auto"
     by: Columns = ()
     reader_options: dict[str, Any] = Field(default_factory=dict)
     scheme_options: dict[str, Any] = Field(default_factory=dict)
