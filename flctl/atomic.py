@@ -30,9 +30,10 @@ UNLOCKED_ORPHAN_SECONDS = 3600.0
 _WRITE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 
 
-def write_file(path: Path, data: bytes, *, replace: bool = True) -> None:
+def write_file(path: Path, data: bytes, *, replace: bool = True, flush: bool = True) -> None:
     """Puts `data` at `path`, which holds either its old bytes or all of the new ones at any moment.
 
+    With `flush` False that holds when this process is killed, but not when the machine loses power.
     Raises StorageError where it cannot be written, ConfigError where it exists and `replace` is False.
     """
     path = Path(path)
@@ -42,8 +43,12 @@ def write_file(path: Path, data: bytes, *, replace: bool = True) -> None:
         _make_parents(path.parent)
         partial = _temporary(path, UNLOCKED)
         try:
-            _write_synced(partial, data)
-            _place(partial, path, replace)
+            if flush:
+                _write_synced(partial, data)
+                _place(partial, path, replace)
+            else:
+                partial.write_bytes(data)
+                partial.replace(path) if replace else _move(partial, path)
         finally:
             _remove(partial)
 

@@ -7,6 +7,7 @@ before r. So a round that is run again after a kill reads what it read the first
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from flctl import atomic, wire
@@ -34,10 +35,18 @@ class ClientMemory:
             raise IntegrityError(f"client memory {path.name} is damaged: {error.message}") from error
 
     def write(self, client_id: ClientId, number: int, arrays: Arrays) -> None:
-        """Keeps the vectors as of round `number`."""
+        """Keeps the vectors as of round `number`: with the operating system when this returns, on disk after `sync`."""
         folder = self._folder(client_id)
         folder.mkdir(parents=True, exist_ok=True)
-        atomic.write_file(self._file(client_id, number), wire.pack("memory", arrays=arrays))
+        atomic.write_file(self._file(client_id, number), wire.pack("memory", arrays=arrays), flush=False)
+
+    def sync(self) -> None:
+        """Puts what was written on disk, by whatever process; called before the checkpoint that rests on it.
+
+        One call for all: a flush for each client would cost more than training a small model.
+        """
+        if self.directory.is_dir():
+            _flush_all(self.directory)
 
     def forget_after(self, number: int) -> None:
         """Drops what rounds after `number` wrote: they will be run again."""
@@ -62,6 +71,15 @@ class ClientMemory:
 
     def _file(self, client_id: ClientId, number: int) -> Path:
         return self._folder(client_id) / f"{number}.bin"
+
+
+def _flush_all(directory: Path) -> None:
+    if hasattr(os, "sync"):
+        os.sync()
+        return
+    for path in directory.glob("*/*/*.bin"):  # Windows
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
 
 
 def _numbers(folder: Path) -> list[int]:

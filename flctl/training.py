@@ -118,8 +118,11 @@ class Training:
         self._tidy(state.round)
         if state.round >= self.run.config.rounds:
             self.progress = replace(self.progress, status="finished")
-        elif self.progress.status in ("finished", "interrupted"):
-            self.progress = replace(self.progress, status=None)
+        elif self.progress.status is not None:
+            # The rules are asked again: a resume may have changed them, and an interruption is over.
+            lines = self.directory.lines()
+            status = self._verdict(state.round, self.progress, lines[-1] if lines else {})
+            self.progress = replace(self.progress, status=status)
         return state
 
     def _restore(self, number: int) -> State:
@@ -164,16 +167,19 @@ class Training:
     def _judge(self, number: int, progress: Progress, metrics: Mapping[str, float]) -> Progress:
         """The progress after a round's metrics, with the status that ends the run, if one does."""
         progress = self._rank(number, progress, metrics)
+        return replace(progress, status=self._verdict(number, progress, metrics))
+
+    def _verdict(self, number: int, progress: Progress, metrics: Mapping[str, float]) -> Status | None:
         stop = self.run.config.stop
         if stop.target is not None and self._reaches(metrics.get(self.stop_metric), stop.target):
-            return replace(progress, status="target")
+            return "target"
         if stop.patience is not None and progress.evaluations_since_best >= stop.patience:
-            return replace(progress, status="patience")
+            return "patience"
         if number >= self.run.config.rounds:
-            return replace(progress, status="finished")
+            return "finished"
         if self._out_of_time(progress.seconds):
-            return replace(progress, status="time")
-        return replace(progress, status="interrupted") if self.interrupted() else progress
+            return "time"
+        return "interrupted" if self.interrupted() else None
 
     def _rank(self, number: int, progress: Progress, metrics: Mapping[str, float]) -> Progress:
         if not metrics:
@@ -203,6 +209,7 @@ class Training:
         """Writes the state, and before it the best one since the last time: the disk is asked once for both."""
         started = time.perf_counter()
         self.directory.sync_metrics()
+        ClientMemory(self.directory.memory).sync()
         if self._best is not None and self._best[0].round != state.round:
             self._write(*self._best)
         self._best = None
@@ -230,7 +237,7 @@ class Training:
         rule = self.run.config.checkpoint
         saved = [number for number in self.directory.checkpoints.rounds() if number < newest]
         regular = [number for number in saved if number == 0 or (rule.every and number % rule.every == 0)]
-        kept = set(regular if rule.keep is None else regular[len(regular) + 1 - rule.keep :])
+        kept = set(regular if rule.keep is None else regular[max(0, len(regular) + 1 - rule.keep) :])
         for number in saved:
             if number not in kept and number != self.progress.best_round:
                 self.directory.checkpoints.remove(number)

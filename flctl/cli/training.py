@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from flctl.cli import output
+from flctl.cli.failures import Terminated
 from flctl.cli.session import current_registry
 from flctl.config import Config, Flag, Loaded, Origin, digest, effective, load
 from flctl.errors import ConfigError, IncompatibleError
@@ -87,7 +89,8 @@ def run(request: TrainRequest, as_json: bool) -> Outcome:
     watching = observer(as_json)
     registry.observe(watching)
     signals = _Signals()
-    with _receiving(signals), closing(watching):
+    # What the user's code prints goes where notes go: standard output is for the result.
+    with _receiving(signals), closing(watching), redirect_stdout(sys.stderr):
         result = train(prepared, directory, interrupted=lambda: bool(signals.seen))
     return Outcome(result, 128 + signals.seen[0] if result.status == "interrupted" else 0)
 
@@ -211,7 +214,7 @@ class _Signals:
     def receive(self, number: int, frame: FrameType | None) -> None:
         self.seen.append(number)
         if len(self.seen) > 1:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
         output.note("finishing the round; press Ctrl-C again to stop at once (a resume repeats the round)")
 
 

@@ -1,0 +1,78 @@
+"""What a resume may change is asked anew: stopping rules, and how many checkpoints are kept."""
+
+import os
+import signal
+
+import pytest
+from support import checkpoint_digests, make_run, train_run, untimed_lines
+
+from flctl.cli.failures import Terminated
+from flctl.cli.training import _Signals
+from flctl.config import load
+from flctl.memory import ClientMemory
+from flctl.registry import Registry
+from flctl.run import Run
+from flctl.rundir import RunDirectory
+from flctl.training import train
+
+
+def resume(partition, path, *overrides):
+    """Goes on with a run whose config has these overrides."""
+    directory, registry = RunDirectory(path), Registry()
+    loaded = load(registry, file=directory.config_file, overrides=overrides)
+    return train(Run.build(loaded.config, registry, partition, directory.memory), directory)
+
+
+@pytest.mark.parametrize(
+    ("rule", "status", "lifted"),
+    [
+        (("stop.target=0.01",), "target", "stop.target=1.1"),
+        (("stop.patience=1", "stop.min_delta=2"), "patience", "stop.patience=100"),
+        (("stop.minutes=1e-9",), "time", "stop.minutes=60"),
+    ],
+)
+def test_a_resume_goes_on_where_the_rule_that_ended_the_run_is_lifted(toy, tmp_path, rule, status, lifted):
+    stopped = train_run(toy, tmp_path / "run", *rule, "rounds=4")
+    assert (stopped.status, stopped.rounds < 4) == (status, True)
+    assert resume(toy, tmp_path / "run").rounds == stopped.rounds
+    went_on = resume(toy, tmp_path / "run", lifted)
+    assert (went_on.status, went_on.rounds) == ("finished", 4)
+    train_run(toy, tmp_path / "straight", "rounds=4")
+    last = [name for name in checkpoint_digests(tmp_path / "run") if name.startswith("round-00004")]
+    for name in last:
+        assert checkpoint_digests(tmp_path / "run")[name] == checkpoint_digests(tmp_path / "straight")[name]
+    if status != "time":
+        assert untimed_lines(tmp_path / "run") == untimed_lines(tmp_path / "straight")
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(1, 1), (3, 3), (5, 5), (6, 6), (7, 7), (100, 7)])
+def test_keep_says_how_many_regular_checkpoints_stay(toy, tmp_path, keep, kept):
+    """Six rounds and the start make seven; a number beyond them keeps all."""
+    rule = ("checkpoint.every=1", f"checkpoint.keep={keep}", "rounds=6", "eval.every=0")
+    run, directory = make_run(toy, tmp_path / "run", *rule)
+    train(run, directory)
+    assert directory.checkpoints.rounds() == list(range(7 - kept, 7))
+
+
+def test_client_memory_is_put_on_disk_once_a_checkpoint(tmp_path, monkeypatch):
+    """Not at every write: two flushes for each client of each round cost far more than training small models."""
+    flushed = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    monkeypatch.setattr(os, "sync", lambda: flushed.append("all"), raising=False)
+    memory = ClientMemory(tmp_path / "memory")
+    memory.sync()
+    for number in range(5):
+        memory.write("a", number, {})
+    assert flushed == []
+    memory.sync()
+    assert flushed == ["all"]
+    assert [path.name for path in tmp_path.glob("memory/*/*/*")] != []
+    assert not list(tmp_path.glob("memory/*/*/.*"))
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_a_second_signal_ends_at_once_as_what_it_is(number, error):
+    signals = _Signals()
+    signals.receive(number, None)
+    with pytest.raises(error):
+        signals.receive(number, None)
