@@ -11,12 +11,36 @@ import numpy.typing as npt
 
 from flctl.types import Arrays, Layout
 
-__all__ = ["accumulate", "clip", "is_finite", "layout_of", "nbytes", "norm", "scale", "zeros"]
+__all__ = ["accumulate", "clip", "frozen", "is_finite", "layout_of", "misfit", "nbytes", "norm", "scale", "zeros"]
 
 
 def layout_of(arrays: Arrays) -> Layout:
     """Name -> length of each vector."""
     return {name: int(array.size) for name, array in arrays.items()}
+
+
+def frozen(arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
+    """Read-only views: who changes them in place is stopped, in whatever process it runs."""
+    views = {name: array.view() for name, array in arrays.items()}
+    for view in views.values():
+        view.flags.writeable = False
+    return views
+
+
+def misfit(arrays: Any, layout: Layout | None = None) -> str | None:
+    """What keeps a plugin's value from being named flat vectors of numbers, laid out as `layout` where one is given;
+    None where nothing does."""
+    if not isinstance(arrays, Mapping):
+        return f"{type(arrays).__name__}, expected named vectors"
+    for name, array in arrays.items():
+        if not (isinstance(name, str) and isinstance(array, np.ndarray)):
+            return f"{type(array).__name__} under {name!r}, expected a numpy vector under a name"
+        if array.ndim != 1 or array.dtype.kind not in "fiu" or array.dtype.itemsize > 8:
+            return f"'{name}' of shape {array.shape} and dtype {array.dtype}, expected one dimension and numbers"
+    found = layout_of(arrays)
+    if layout is not None and found != dict(layout):
+        return f"the vectors {found}, expected {dict(layout)}"
+    return None
 
 
 def zeros(layout: Layout, dtype: npt.DTypeLike = np.float32) -> dict[str, npt.NDArray[Any]]:

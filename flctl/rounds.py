@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
+from flctl import arrays, evaluate, messages, seeds
 from flctl import cohort as cohorts
-from flctl import evaluate, messages, seeds
 from flctl.aggregator import AggregationContext, Phase
 from flctl.engine import Engine
-from flctl.errors import DivergenceError, FlctlError, RoundFailedError
+from flctl.errors import DivergenceError, FlctlError, PluginError, RoundFailedError
 from flctl.run import Run
 from flctl.schedule import scheduled_lr
 from flctl.strategy import StepContext
@@ -104,8 +105,9 @@ class Rounds:
     def play(self, state: State, *, last: Callable[[float], bool]) -> tuple[State, RoundReport]:
         """One round: plan, exchange, aggregate, step, evaluate. `last(seconds)` says whether to evaluate in any case.
 
-        Raises RoundFailedError or DivergenceError, and changes nothing, when the round cannot be used.
+        Raises RoundFailedError, DivergenceError or PluginError, and changes nothing, when the round cannot be used.
         """
+        state = _frozen(state)
         clock = Clock()
         with clock.phase("select"):
             plan = self.plan(state)
@@ -126,9 +128,9 @@ class Rounds:
         broadcasts = {name: t.broadcast(state.transforms[name]) for name, t in self.run.transforms.items()}
         work = Work(
             round=number,
-            params=state.params,
-            extra=self.run.strategy.broadcast(state.strategy),
-            transforms={name: vectors for name, vectors in broadcasts.items() if vectors},
+            params=arrays.frozen(state.params),
+            extra=arrays.frozen(self.run.strategy.broadcast(state.strategy)),
+            transforms={name: arrays.frozen(vectors) for name, vectors in broadcasts.items() if vectors},
             local=local_work(self.run, number),
             layout=self.run.update_layout,
         )
@@ -154,17 +156,48 @@ class Rounds:
         total = self._total(plan, traffic.intake)
         ctx = AggregationContext(plan.round, plan.cohort, traffic.intake.layout, lambda: total)
         protocol = self.run.aggregator.server(ctx)
-        phase = next(protocol)
-        while True:
-            replies = self._exchange(plan, phase, traffic, clock)
-            try:
-                with clock.phase("aggregate"):
-                    phase = protocol.send(_untimed(replies, clock))
-            except StopIteration as finished:
-                for _ in replies:  # what the aggregator did not ask for is received and counted all the same
+        step = self._advance(protocol, None, plan, clock)
+        while isinstance(step, Phase):
+            replies = self._exchange(plan, step, traffic, clock)
+            step = self._advance(protocol, _untimed(replies, clock), plan, clock)
+            with clock.phase("train"):
+                for _ in replies:  # what the aggregator did not ask for takes place and is counted all the same
                     pass
-                self._judge(plan, traffic.intake.failed)
-                return _checked(finished.value, plan.round)
+        self._judge(plan, traffic.intake.failed)
+        return self._checked(step, {name: n for name, n in traffic.intake.layout.items() if name != WEIGHT}, plan.round)
+
+    def _advance(
+        self,
+        protocol: Generator[Phase, Iterable[tuple[ClientId, bytes]], Aggregate],
+        replies: Iterator[tuple[ClientId, bytes]] | None,
+        plan: RoundPlan,
+        clock: Clock,
+    ) -> Phase | Aggregate:
+        """The aggregator's next phase, or its result."""
+        try:
+            with clock.phase("aggregate"):
+                # A generator that has not started takes None.
+                phase = protocol.send(replies)  # type: ignore[arg-type]
+        except StopIteration as finished:
+            return finished.value  # type: ignore[no-any-return]
+        name = self.run.aggregator.name
+        if not isinstance(phase, Phase):
+            raise PluginError(f"aggregator '{name}' yielded {type(phase).__name__}, expected a Phase")
+        if not phase.messages.keys() <= set(plan.cohort):
+            strangers = ", ".join(sorted(phase.messages.keys() - set(plan.cohort))[:3])
+            raise PluginError(f"aggregator '{name}' has messages for clients that are not in the cohort: {strangers}")
+        return phase
+
+    def _checked(self, aggregate: Aggregate, layout: Mapping[str, int], number: int) -> Aggregate:
+        whose = f"aggregator '{self.run.aggregator.name}'"
+        if not isinstance(aggregate, Aggregate):
+            raise PluginError(f"{whose} returned {type(aggregate).__name__}, expected an Aggregate")
+        combined = f"strategy '{self.run.strategy.name}' combined" if self.run.strategy.reads_each else f"{whose} gave"
+        _require(aggregate.arrays, layout, combined, number)
+        for name, vector in aggregate.arrays.items():
+            if not np.isfinite(vector).all():
+                raise DivergenceError(f"round {number}: the sum of the updates overflowed in '{name}'")
+        return aggregate
 
     def _total(self, plan: RoundPlan, intake: Intake) -> Sum | Each:
         if self.run.sums:
@@ -183,7 +216,8 @@ class Rounds:
     ) -> Iterator[tuple[ClientId, bytes]]:
         """The replies of one exchange in cohort order; a client that failed is noted, counted and left out."""
         work = plan.work if phase.trains else None
-        requests = {client: Request(plan.round, work, message) for client, message in phase.messages.items()}
+        asked = (client for client in plan.cohort if client in phase.messages)
+        requests = {client: Request(plan.round, work, phase.messages[client]) for client in asked}
         size = messages.work_size(plan.work) if phase.trains else 0
         traffic.bytes_down += sum(size + len(request.message or b"") for request in requests.values())
         answers = self.engine.exchange(requests, self.run.config.engine.deadline)
@@ -206,7 +240,7 @@ class Rounds:
             f"round {plan.round}: client '{client}' failed ({failure.kind}): {failure.message}; "
             f"{len(failed)} failed, max_failures is {allowed}, the seed is {self.run.config.seed}"
         )
-        replay = f"Look closer with `flctl runs replay RUN --round {plan.round} --client {client}`"
+        replay = f"Look closer with `flctl runs replay RUN --round {plan.round} --client {shlex.quote(client)}`"
         if all(f.kind == "non-finite" for f in failed.values()):
             raise DivergenceError(message, hint=f"Lower local.lr (it is {plan.work.local.lr:g}). {replay}.")
         raise RoundFailedError(message, hint=f"{replay}, or go on without such clients with --max-failures.")
@@ -216,8 +250,12 @@ class Rounds:
         for name, transform in list(self.run.transforms.items())[::-1]:
             ctx = self._server_context(plan, name)
             aggregate, states[name] = transform.on_server(aggregate, state.transforms[name], ctx)
+            _require(states[name], None, f"transform '{name}' returned a state with", plan.round)
         step = StepContext(plan.round, self.run.config.seed, self.run.server)
         params, strategy = self.run.strategy.step(state.params, aggregate, state.strategy, step)
+        whose = f"strategy '{self.run.strategy.name}' returned"
+        _require(params, self.run.layout, f"{whose} a model with", plan.round)
+        _require(strategy, None, f"{whose} a state with", plan.round)
         return State(plan.round, self._normal(params, plan.round), strategy, states)
 
     def _normal(self, params: Arrays, number: int) -> Arrays:
@@ -298,8 +336,13 @@ def _untimed(replies: Iterator[tuple[ClientId, bytes]], clock: Clock) -> Iterato
         yield item
 
 
-def _checked(aggregate: Aggregate, number: int) -> Aggregate:
-    for name, vector in aggregate.arrays.items():
-        if not np.isfinite(vector).all():
-            raise DivergenceError(f"round {number}: the sum of the updates overflowed in '{name}'")
-    return aggregate
+def _require(vectors: Any, layout: Mapping[str, int] | None, what: str, number: int) -> None:
+    wrong = arrays.misfit(vectors, layout)
+    if wrong:
+        raise PluginError(f"round {number}: {what} {wrong}")
+
+
+def _frozen(state: State) -> State:
+    """The state with vectors that no component can change in place: a failed round leaves it as it was."""
+    transforms = {name: arrays.frozen(vectors) for name, vectors in state.transforms.items()}
+    return State(state.round, arrays.frozen(state.params), arrays.frozen(state.strategy), transforms)

@@ -60,15 +60,23 @@ class Sum:
             return
         self._count += 1
         if self._total is None:
-            self._total = {name: np.array(array) for name, array in vector.items()}
-        else:
-            arrays.accumulate(self._total, vector)
+            self._total = {name: np.array(array, _wide(array.dtype)) for name, array in vector.items()}
+            return
+        for name, array in vector.items():  # whatever dtype a client sends, no other client's numbers lose by it
+            wide = np.result_type(self._total[name], array)
+            self._total[name] = self._total[name].astype(wide, copy=False)
+        arrays.accumulate(self._total, vector)
 
     def aggregate(self) -> Aggregate:
         """sum_k w_k a_k, sum_k w_k and the count; zeros when nobody answered."""
         total = self._total if self._total is not None else arrays.zeros(self.intake.layout)
         vectors = {name: array for name, array in total.items() if name != WEIGHT}
         return Aggregate(vectors, float(total[WEIGHT][0]), self._count)
+
+
+def _wide(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    """The dtype to sum in: at least float32 for fractions, integers as they are."""
+    return np.result_type(dtype, np.float32) if dtype.kind == "f" else dtype
 
 
 class Each:

@@ -73,7 +73,7 @@ class FlatModel:
     def load(self, arrays: Arrays) -> None:
         """Copies vectors in. Raises IncompatibleError when they are not as `layout` says; then nothing changes."""
         self._check(arrays)
-        self.params.copy_(_tensor(arrays["params"]))
+        self.params.numpy()[:] = arrays["params"]
         if "buffers" in arrays:
             parts = torch.split(_tensor(arrays["buffers"]), self._buffer_sizes)
             for buffer, part in zip(self._buffers(), parts, strict=True):

@@ -21,12 +21,13 @@ class InProcessEngine(Engine):
     name = "inprocess"
     _runtime: ClientRuntime
     _memories: dict[ClientId, bytes]
+    _round: int
 
     @contextmanager
     def open(self, run: Run) -> Iterator[InProcessEngine]:
         from flctl.client import ClientRuntime
 
-        self._runtime, self._memories = ClientRuntime(run), {}
+        self._runtime, self._memories, self._round = ClientRuntime(run), {}, 0
         yield self
 
     def clients(self) -> Sequence[ClientId]:
@@ -36,6 +37,8 @@ class InProcessEngine(Engine):
         self, requests: Mapping[ClientId, Request], deadline: float | None = None
     ) -> Iterator[tuple[ClientId, Reply | Failure]]:
         for client_id, request in requests.items():
+            if request.round != self._round:  # memory is for a round's next phase, not for the next round
+                self._round, self._memories = request.round, {}
             started = time.monotonic()
             answer, memory = self._runtime.answer(client_id, request, self._memories.pop(client_id, b""))
             if memory:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from flctl import messages
 from flctl.engine import Engine
 from flctl.engines.worker_process import WorkerProcess
+from flctl.errors import ProtocolError
 from flctl.types import ClientId, Failure, Reply, Request, Work
 
 if TYPE_CHECKING:
@@ -41,10 +42,12 @@ class PoolEngine(Engine):
     _run: Run
     _seats: list[Seat]
     _memories: dict[ClientId, bytes]
+    _round: int
+    _closing: bool
 
     @contextmanager
     def open(self, run: Run) -> Iterator[PoolEngine]:
-        self._run, self._memories = run, {}
+        self._run, self._memories, self._round, self._closing = run, {}, 0, False
         self._work: tuple[Work, bytes] | None = None
         self._seats = [Seat(WorkerProcess(run)) for _ in range(run.config.engine.workers)]
         try:
@@ -52,6 +55,7 @@ class PoolEngine(Engine):
                 seat.process.wait_until_open()
             yield self
         finally:
+            self._closing = True
             for seat in self._seats:
                 seat.process.end()
 
@@ -61,6 +65,9 @@ class PoolEngine(Engine):
     def exchange(
         self, requests: Mapping[ClientId, Request], deadline: float | None = None
     ) -> Iterator[tuple[ClientId, Reply | Failure]]:
+        number = next((request.round for request in requests.values()), self._round)
+        if number != self._round:  # memory is for a round's next phase, not for the next round
+            self._round, self._memories = number, {}
         todo: queue.SimpleQueue[tuple[ClientId, Request]] = queue.SimpleQueue()
         for item in requests.items():
             todo.put(item)
@@ -84,10 +91,11 @@ class PoolEngine(Engine):
     def _next(self, done: queue.SimpleQueue[Answer | BaseException], deadline: float | None) -> Answer:
         """The next answer; meanwhile ends workers whose client is past the deadline."""
         while True:
+            if deadline is not None:  # also while answers of others keep coming
+                self._end_overdue(deadline)
             try:
                 item = done.get(timeout=None if deadline is None else POLL_SECONDS)
             except queue.Empty:
-                self._end_overdue(deadline or 0.0)
                 continue
             if isinstance(item, BaseException):
                 raise item
@@ -124,14 +132,22 @@ class PoolEngine(Engine):
             answer, kept = seat.process.ask(client_id, request, memory, work)
         except (EOFError, OSError):
             failure = _death(seat, time.monotonic() - seat.busy_since)
-            seat.busy_since = None  # the deadline is the client's, not the start of the next process
-            seat.process.end()
-            seat.process = WorkerProcess(self._run)
-            seat.process.wait_until_open()
+            self._replace(seat)
             return client_id, failure, b""
+        except ProtocolError as error:
+            self._replace(seat)
+            return client_id, Failure("protocol", error.message), b""
         finally:
             seat.busy_since = None
         return client_id, answer, kept
+
+    def _replace(self, seat: Seat) -> None:
+        """A new process in a seat whose process died or cannot be understood; none when the engine closes."""
+        seat.busy_since = None  # the deadline is the client's, not the start of the next process
+        seat.process.end()
+        if not self._closing:
+            seat.process = WorkerProcess(self._run)
+            seat.process.wait_until_open()
 
 
 def _death(seat: Seat, seconds: float) -> Failure:

@@ -14,12 +14,15 @@ from flctl.types import Request, Work
 
 
 def main() -> None:
-    """Speaks frames on what was standard output; prints of the user's code go to standard error instead."""
+    """Speaks frames on what were standard input and output; the user's code reads nothing, and prints to standard
+    error instead."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides what it means
-    replies = os.fdopen(os.dup(1), "wb")
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
     try:
-        serve(sys.stdin.buffer, replies)
+        serve(requests, replies)
     except (EOFError, BrokenPipeError):
         return  # the server is gone, and so is the use of this process
 
