@@ -34,6 +34,8 @@ CONFIG, ORIGINS, RUN, METRICS, SUMMARY, LOCK = (
     "summary.json",
     "lock",
 )
+FACTS = ("config_digest", "partition_digest", "partition", "versions")
+EACH_ROUND = ("round", "asked", "answered", "failed", "examples", "loss", "bytes_up", "bytes_down", "seconds")
 
 
 class RunDirectory:
@@ -46,6 +48,9 @@ class RunDirectory:
         self.facts = _read_json(path / RUN)
         if self.facts.get("format") != FORMAT:
             raise IncompatibleError(f"{path} has the format {self.facts.get('format')!r}; this flctl reads {FORMAT!r}")
+        missing = [key for key in FACTS if key not in self.facts]
+        if missing or not isinstance(self.facts["versions"], dict):
+            raise IntegrityError(f"{path / RUN} has no '{(missing or ['versions'])[0]}'")
         self.checkpoints = Checkpoints(path / "checkpoints")
         self.metrics = path / METRICS
         self.memory = path / "memory"
@@ -90,16 +95,14 @@ class RunDirectory:
         return (self.path / str(self.facts["partition"])).resolve()
 
     def lines(self) -> list[dict[str, Any]]:
-        """The finished rounds' lines; a last line that a kill cut off is left out."""
-        lines = []
-        for number, text in enumerate(self.metrics.read_text(encoding="utf-8").splitlines(keepends=True), 1):
-            if not text.endswith("\n"):
-                break
-            try:
-                lines.append(json.loads(text))
-            except ValueError as error:
-                raise IntegrityError(f"{self.metrics}:{number} is not JSON") from error
-        return lines
+        """The finished rounds' lines; a last line that a kill cut off is left out.
+
+        Raises IntegrityError for a file that is gone, and for a line that is none of a round.
+        """
+        if not self.metrics.is_file():
+            raise IntegrityError(f"{self.metrics} is missing", hint="Put it back; nothing else holds what it held.")
+        texts = self.metrics.read_bytes().split(b"\n")[:-1]
+        return [_line(f"{self.metrics}:{number}", text) for number, text in enumerate(texts, 1)]
 
     def append(self, report: RoundReport) -> None:
         """Adds a round's line; it is with the operating system when this returns, on disk with the next checkpoint."""
@@ -156,6 +159,17 @@ def versions() -> dict[str, str]:
     """The versions that a result may depend on."""
     packages = {name: version(name) for name in ("torch", "numpy")}
     return {"flctl": __version__, "python": platform.python_version(), **packages, "machine": platform.machine()}
+
+
+def _line(where: str, text: bytes) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{where} is not JSON") from error
+    missing = [key for key in EACH_ROUND if not isinstance(line, dict) or key not in line]
+    if missing:
+        raise IntegrityError(f"{where} is not the line of a round: it has no '{missing[0]}'")
+    return dict(line)
 
 
 def _finite(value: Any) -> Any:

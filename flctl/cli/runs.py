@@ -36,10 +36,16 @@ def list_runs(
     as_json: JsonFlag = False,
 ) -> None:
     """List the runs in a folder, newest last."""
+    from flctl.errors import FlctlError
     from flctl.rundir import RUN, RunDirectory
 
     found = sorted(folder.glob(f"*/{RUN}"), key=lambda path: path.stat().st_mtime)
-    rows = [_facts(RunDirectory(path.parent)) for path in found]
+    rows = []
+    for path in found:
+        try:
+            rows.append(_facts(RunDirectory(path.parent)))
+        except FlctlError as error:  # one damaged run must not hide the others
+            output.warn(f"{path.parent} cannot be read: {error.message}")
     output.emit("runs list", {"runs": rows}, as_json, lambda console: _render_list(console, folder, rows))
 
 
@@ -52,7 +58,7 @@ def show(run: RunArgument, as_json: JsonFlag = False) -> None:
     data = {
         **_facts(directory),
         "facts": directory.facts,
-        "config": directory.config_file.read_text(encoding="utf-8"),
+        "config": _config_text(directory.config_file),
         "checkpoints": directory.checkpoints.rounds(),
         "summary": directory.summary(),
         "lines": lines,
@@ -71,6 +77,11 @@ def replay(
 
     data = replay_client(run, number, client)
     output.emit("runs replay", data, as_json, lambda console: _render_replay(console, data))
+
+
+def _config_text(path: Path) -> str:
+    """The stored configuration, to be looked at: a damaged one too."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else f"# {path.name} is missing"
 
 
 def _facts(directory: RunDirectory) -> dict[str, Any]:
