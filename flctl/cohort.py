@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from flctl.config import CohortConfig
 from flctl.errors import ConfigError, DataError
 from flctl.types import ClientId
 
-__all__ = ["expected_size", "select"]
+__all__ = ["check_trace", "expected_size", "select"]
 
 Indices = npt.NDArray[np.int64]
 
@@ -54,6 +55,12 @@ def expected_size(cohort: CohortConfig, eligible: int) -> float:
     return float(cohort.clients)
 
 
+def check_trace(cohort: CohortConfig, ids: Sequence[ClientId]) -> None:
+    """Raises ConfigError or DataError where the cohort follows a trace that cannot be read."""
+    if cohort.sampling == "trace":
+        _read_trace(Path(str(cohort.trace)), tuple(ids))
+
+
 def _without_replacement(generator: np.random.Generator, pool: Indices, size: int) -> Indices:
     return np.sort(pool[generator.choice(len(pool), size, replace=False, shuffle=False)]) if size else pool[:0]
 
@@ -77,11 +84,14 @@ def _read_trace(trace: Path, ids: tuple[ClientId, ...]) -> tuple[Indices, Indice
     index = {client_id: position for position, client_id in enumerate(ids)}
     if not trace.is_file():
         raise ConfigError(f"the availability trace {trace} does not exist")
-    with trace.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if set(reader.fieldnames or ()) != {"client", "first_round", "last_round"}:
-            raise DataError(f"{trace} has the columns {reader.fieldnames}, expected client, first_round, last_round")
-        windows = [_window(trace, reader.line_num, row, index) for row in reader]
+    try:
+        text = trace.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{trace} is not UTF-8: byte {error.start}", hint="Save it as UTF-8.") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    if set(reader.fieldnames or ()) != {"client", "first_round", "last_round"}:
+        raise DataError(f"{trace} has the columns {reader.fieldnames}, expected client, first_round, last_round")
+    windows = [_window(trace, reader.line_num, row, index) for row in reader]
     columns = np.array(windows, np.int64).reshape(-1, 3)
     return columns[:, 0], columns[:, 1], columns[:, 2]
 

@@ -110,6 +110,7 @@ def check(run: Run) -> None:
     if not run.partition.counts[:, 0].any():
         raise ConfigError("the partition has no training rows", hint="Partition again with a smaller --test-fraction.")
     cohorts.expected_size(run.config.cohort, int((run.partition.counts[:, 0] > 0).sum()))
+    cohorts.check_trace(run.config.cohort, run.partition.client_ids)
     _check_stop(run)
 
 
@@ -119,6 +120,11 @@ def _check_stop(run: Run) -> None:
         if name not in measured:
             hint = suggest(name, measured) or f"Measured: {', '.join(measured)}."
             raise ConfigError(f"'{name}' is not measured while a {run.partition.task} model trains", hint=hint)
+    if not run.partition.manifest.rows.central_test and (stop.target is not None or stop.patience is not None):
+        raise ConfigError(
+            "stop.target and stop.patience look at evaluations, and the partition has no test rows",
+            hint="Partition with --test-fraction above 0.",
+        )
     if run.config.eval.every == 0 and (stop.target is not None or stop.patience is not None):
         raise ConfigError(
             "stop.target and stop.patience look at evaluations, and eval.every is 0",

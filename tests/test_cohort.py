@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flctl import cohort as cohorts
+from flctl.cli import run
 from flctl.config import CohortConfig
 from flctl.errors import ConfigError, DataError
 
@@ -75,3 +76,13 @@ def test_a_bad_trace_is_refused(tmp_path, text, error, says):
     config = CohortConfig(sampling="trace", clients=2, trace=str(trace))
     with pytest.raises(error, match=says):
         cohorts.select(config, np.arange(50), IDS, 1, 0)
+
+
+@pytest.mark.parametrize("content", [b"client,first_round,last_round\n\xff,1,2\n", b"a,b\n", None])
+def test_a_trace_that_cannot_be_read_is_refused_before_the_run_is_made(toy, tmp_path, content):
+    trace = tmp_path / "trace.csv"
+    if content is not None:
+        trace.write_bytes(content)
+    arguments = ["train", str(toy.path), "--sampling", "trace", "-o", f"cohort.trace={trace.as_posix()}"]
+    assert run([*arguments, "--out", str(tmp_path / "run")]) == 2
+    assert not (tmp_path / "run").exists()

@@ -4,12 +4,14 @@ import os
 import signal
 
 import pytest
-from support import checkpoint_digests, make_run, train_run, untimed_lines
+from support import Given, checkpoint_digests, make_run, toy_dataset, train_run, untimed_lines
 
 from flctl.cli.failures import Terminated
 from flctl.cli.training import _Signals
 from flctl.config import load
+from flctl.errors import ConfigError
 from flctl.memory import ClientMemory
+from flctl.partition.writer import write_partition
 from flctl.registry import Registry
 from flctl.run import Run
 from flctl.rundir import RunDirectory
@@ -76,3 +78,10 @@ def test_a_second_signal_ends_at_once_as_what_it_is(number, error):
     signals.receive(number, None)
     with pytest.raises(error):
         signals.receive(number, None)
+
+
+@pytest.mark.parametrize("rule", ["stop.patience=1", "stop.target=0.5"])
+def test_a_rule_that_nothing_can_meet_is_refused(tmp_path, rule):
+    untested = write_partition(tmp_path / "p", toy_dataset(60), Given([0] * 60), clients=1, test_fraction=0.0, seed=1)
+    with pytest.raises(ConfigError, match="no test rows"):
+        make_run(untested, tmp_path / "run", "cohort.clients=1", rule)
