@@ -10,6 +10,9 @@ import pytest
 from rich.console import Console
 
 from flctl.cli import output
+from flctl.errors import FlctlError
+from flctl.report.progress import failures_text
+from flctl.types import Failure, RoundReport
 
 
 def printed(columns: list[str], rows: list[list[object]], title: str | None = None) -> str:
@@ -39,3 +42,15 @@ def test_the_envelope_says_null_for_what_json_cannot_say() -> None:
         "ok": True,
         "data": {"loss": None, "rows": 3, "x": [1.5, None]},
     }
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Client ids come from data; an escape sequence in one would act on the terminal of whoever trains."""
+    hostile = "\x1b[31mred\x07"
+    output.fail(FlctlError(f"client '{hostile}' failed", hint=f"look at {hostile}"), "train", False)
+    output.warn(hostile)
+    output.note(hostile)
+    report = RoundReport(1, 1, 0, {hostile: Failure("exception", hostile)}, 0, None, {"total": 0.0}, 0, 0, {})
+    told = capsys.readouterr().err + "".join(failures_text(report))
+    assert "red" in told
+    assert all(letter.isprintable() or letter == "\n" for letter in told)

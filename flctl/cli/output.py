@@ -23,6 +23,7 @@ __all__ = [
     "fail",
     "note",
     "parse_pairs",
+    "plain",
     "stderr",
     "stdout",
     "table",
@@ -80,22 +81,22 @@ def fail(error: FlctlError, command: str, as_json: bool) -> None:
         return
     console = stderr()
     console.print("[bold red]error:[/] ", end="")
-    console.print(error.message, markup=False)
+    console.print(plain(error.message), markup=False)
     if error.hint:
         console.print("[bold]hint:[/] ", end="")
-        console.print(error.hint, markup=False)
+        console.print(plain(error.hint), markup=False)
 
 
 def note(message: str) -> None:
     """A line for people, on stderr."""
-    stderr().print(message, markup=False)
+    stderr().print(plain(message), markup=False)
 
 
 def warn(message: str) -> None:
     """A warning, on stderr."""
     console = stderr()
     console.print("[bold yellow]warning:[/] ", end="")
-    console.print(message, markup=False)
+    console.print(plain(message), markup=False)
 
 
 def table(
@@ -119,7 +120,12 @@ def table(
 def _inert(text: str) -> str:
     from rich.markup import escape
 
-    return escape("".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text))
+    return escape(plain(text))
+
+
+def plain(text: str) -> str:
+    """The text without control characters but line ends: names in it may come from data."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)
 
 
 def parse_pairs(pairs: Iterable[str]) -> dict[str, str]:

@@ -37,7 +37,9 @@ def round_text(report: RoundReport) -> str:
 def failures_text(report: RoundReport) -> list[str]:
     """A sentence for each client that failed."""
     failed = report.failed.items()
-    return [f"round {report.round}: client '{client}' failed ({f.kind}): {f.message}" for client, f in failed]
+    texts = (f"round {report.round}: client '{client}' failed ({f.kind}): {f.message}" for client, f in failed)
+    # Ids come from data, messages from clients: neither may act on the terminal.
+    return ["".join(letter if letter.isprintable() else " " for letter in text) for text in texts]
 
 
 def opening(started: Started) -> str:
