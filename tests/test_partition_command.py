@@ -297,6 +297,8 @@ def test_every_option_of_built_in_schemes_and_readers_has_a_flag():
         ("iris --target 3", 2, "--target belongs to"),
         ("iris --by site", 2, "no group column 'site'"),
         ("iris --scheme natural", 2, "needs the column"),
+        ("iris --scheme sizes", 2, "scheme 'sizes' needs --sizes"),
+        ("iris --scheme distribution", 2, "scheme 'distribution' needs --matrix"),
         ("iris --config nothere.yaml", 2, "does not exist"),
         ("iris --picture x.gif", 2, "x.gif does not end in"),
         ("census.csv --target salary", 2, "salary"),

@@ -140,6 +140,29 @@ def test_verify_finds_what_digests_cannot(name, change, message):
         verify(wrong)
 
 
+@pytest.mark.parametrize("code", [2, -1])
+@pytest.mark.parametrize("words", [("inspect", "x"), ("export", "x", "--client", "0", "--out", "site.csv")])
+def test_a_label_without_a_class_is_damage_to_whoever_reads_it(capsys, words, code):
+    wrong = rewrite(store(Path("x")), "y", put(0, code))
+    assert run(["partition", *words]) == 6
+    assert "y has codes outside the 2 classes" in capsys.readouterr().err
+    assert not Path("site.csv").exists()
+    with pytest.raises(IntegrityError, match="y has codes outside the 2 classes"):
+        wrong.train(0)
+
+
+def test_verify_finds_values_that_are_infinite_and_not_missing_cells():
+    assert verify(rewrite(store(Path("missing")), "x", put((0, 0), np.nan))).owned == 10
+    with pytest.raises(IntegrityError, match="x has values that are not finite"):
+        verify(rewrite(store(Path("infinite")), "x", put((9, 1), -np.inf)))
+
+
+def test_an_id_of_half_a_character_is_damage():
+    named = store(Path("x"), scheme=Owners(np.arange(10) % 2, 2, ("ab", "c")))
+    with pytest.raises(IntegrityError, match="client_ids of the partition hold what is not text"):
+        rewrite(named, "client_ids", put(0, "\ud800"))
+
+
 def test_verify_checks_text_and_regression_targets():
     text = Dataset("t", "next-character", np.zeros((4, 2), np.uint8), np.full((4, 2), -1, np.int32), ("a", "b"))
     partition = store(Path("text"), text, Owners([0, 0, 1, 1]))
@@ -230,6 +253,8 @@ def test_export_refuses(capsys, here):
         ("export", "x", "--client", "north", "--out", "a.xls"): (2, "'.xls' is no format"),
         ("export", "x", "--client", "north", "--out", "a.txt"): (2, ".txt holds text"),
         ("export", "x", "--out", "a.npz"): (2, "whose rows?"),
+        ("export", "x", "--client", "north", "--all", "--out", "a"): (2, "contradict each other"),
+        ("export", "x", "--all", "--format", "xls", "--out", "a"): (2, "'--format': 'xls' is not one of"),
         ("export", "nowhere", "--client", "a", "--out", "a.npz"): (2, "is not a partition"),
     }
     for words, (code, message) in refusals.items():

@@ -74,7 +74,7 @@ def _storage(error: OSError) -> StorageError:
 
 def _usage(error: Any) -> UsageError:
     context = getattr(error, "ctx", None)
-    message = str(error.format_message())
+    message = str(error.format_message()).replace("Value error, ", "")
     option, command = getattr(error, "option_name", None), re.match(r"No such command '(.+?)'", message)
     if command:
         message, close = f"no such command '{command[1]}'", _close(command[1], _commands(context))

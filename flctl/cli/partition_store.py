@@ -104,5 +104,5 @@ def export(
     """See EXPORT_HELP."""
     from flctl.cli import partitioning
 
-    told = partitioning.export(directory, out, None if everyone else client, everyone, f".{format_.value}", rows.value)
+    told = partitioning.export(directory, out, client, everyone, f".{format_.value}", rows.value)
     output.emit("partition export", told, as_json, lambda console: console.print(f"wrote {out}", markup=False))

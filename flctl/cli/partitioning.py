@@ -111,7 +111,7 @@ class Told:
         console.print()
         output.table(console, ("", "mean", "worst", "at client"), _divergences(self.skew))
         for line in (*_sizes(self.partition, self.skew), *_copies(self.skew.duplicates), *self.notes):
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, markup=False)
         if self.next:
             console.print(f"next: {self.next}", markup=False, soft_wrap=True)
 
@@ -185,6 +185,8 @@ def export(
     """Writes one client's file, or all of them."""
     if client is None and not everyone:
         raise ConfigError("whose rows?", hint="Name a client with --client ID, or take --all.")
+    if client is not None and everyone:
+        raise ConfigError(f"--client {client} and --all contradict each other", hint="Give one of them.")
     partition = Partition.open(directory)
     if client is None:
         exports.export_all(partition, out, suffix, part)

@@ -190,10 +190,22 @@ def _check(manifest: Manifest) -> None:
     _require(manifest.clients >= 1, "there are no clients")
     _require(0 <= manifest.test_fraction < 1, "test_fraction is outside [0, 1)")
     _require(all(size >= 1 for size in manifest.dataset.shape), "an example has no values")
+    _check_dataset(manifest.dataset)
     _check_columns(manifest)
     _check_types(manifest)
     _check_shapes(manifest)
     _check_preprocess(manifest)
+
+
+def _check_dataset(info: DatasetInfo) -> None:
+    """Names and numbers of features and classes; what reads the rows goes by them."""
+    table = len(info.shape) == 1 and info.task != "next-character"
+    _require(not info.features or not table or len(info.features) == info.shape[0], "features are not one for each")
+    size = math.prod(info.shape)
+    numeric = info.numeric or (0,)
+    _require(min(numeric) >= 0 and max(numeric) < size, "numeric names a feature that is not there")
+    _require(info.task != "binary" or len(info.classes) == 2, "a binary task needs two classes")
+    _require(info.task == "regression" or bool(info.classes), "there are no classes")
 
 
 def _check_columns(manifest: Manifest) -> None:

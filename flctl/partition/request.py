@@ -163,6 +163,9 @@ def _configured(
     for key in options:
         if key not in scheme.Config.model_fields:
             raise _unknown(key, scheme, reader, registry)
+    for key, field_ in scheme.Config.model_fields.items():
+        if field_.is_required() and key not in options:
+            raise ConfigError(f"scheme '{scheme.name}' needs {_flag(key)}", hint=field_.description)
     try:
         return scheme.from_options(options)
     except ValidationError as error:

@@ -28,6 +28,7 @@ __all__ = ["ClientIds", "Manifest", "Partition"]
 Rows = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 CHUNK_BYTES = 8 << 20
 SUGGEST_AMONG = 10_000
+SURROGATES = 0xD800
 
 
 class ClientIds(Sequence[str]):
@@ -157,12 +158,18 @@ class Partition:
         return self._bounds
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """The raw memory-mapped column `name`, read-only: rows as they were in the source."""
-        return self._columns[name].array
+        """The raw memory-mapped column `name`, read-only: rows as they were in the source.
+
+        Raises IntegrityError where it holds codes that stand for no class.
+        """
+        return self._sound(name, self._columns[name].array)
 
     def read_raw(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
-        """A copy of the stored rows `start:stop` of the column `name`, as they were in the source."""
-        return self._columns[name].read(start, stop)
+        """A copy of the stored rows `start:stop` of the column `name`, as they were in the source.
+
+        Raises IntegrityError where they hold codes that stand for no class.
+        """
+        return self._sound(name, self._columns[name].read(start, stop))
 
     def index(self, client_id: str) -> int:
         """The number of the client `client_id`. Raises DataError where there is none."""
@@ -221,8 +228,27 @@ class Partition:
                 result[0][first:last], result[1][first:last] = part
         return result[0], result[1]
 
+    def _sound(self, name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """`values` of the column `name`. A code beyond the classes would count for another client, or fail far from
+        its cause, in training."""
+        text = self.task == "next-character"
+        if name in ("y", "test_y") and self.task != "regression":
+            self._check_codes(name, values, least=-1 if text else 0)
+        elif text and name in ("x", "test_x"):
+            self._check_codes(name, values, least=0)
+        return values
+
+    def _check_codes(self, name: str, codes: npt.NDArray[Any], least: int) -> None:
+        classes = len(self.classes)
+        if codes.size and not (int(codes.min()) >= least and int(codes.max()) < classes):
+            raise IntegrityError(
+                f"partition {self.path.name}: {name} has codes outside the {classes} classes",
+                hint="The partition is damaged: partition the data again.",
+            )
+
     def _converted(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Rows:
         """Raw rows as models take them."""
+        x, y = self._sound("x", x), self._sound("y", y)
         if self.task == "next-character":
             return x.astype(np.int64), y.astype(np.int64)
         converted = self._standardiser.target(y) if self.task == "regression" else y.astype(np.int64, copy=False)
@@ -252,5 +278,7 @@ def _check_bounds(manifest: Manifest, bounds: npt.NDArray[np.int64]) -> None:
 
 
 def _check_ids(client_ids: npt.NDArray[np.str_]) -> None:
-    if int(client_ids.view("<u4").max(initial=0)) > sys.maxunicode:
+    letters = client_ids.view("<u4")
+    # Surrogates are no characters: nothing could print them, or write them as UTF-8.
+    if int(letters.max(initial=0)) > sys.maxunicode or bool((letters >> 11 == SURROGATES >> 11).any()):
         raise IntegrityError("client_ids of the partition hold what is not text", hint="Partition the data again.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -126,6 +127,27 @@ def _check_types(dataset: Dataset) -> None:
             raise PluginError(f"the reader of '{dataset.name}' gave x {part.x.dtype} and y {part.y.dtype}")
         if part.x.shape[1:] != dataset.x.shape[1:] or len(part.x) != len(part.y):
             raise PluginError(f"the reader of '{dataset.name}' gave x {part.x.shape} with y {part.y.shape}")
+        _check_codes(dataset, part)
+    _check_names(dataset)
+
+
+def _check_codes(dataset: Dataset, part: Split) -> None:
+    if dataset.task == "regression" or not part.y.size:
+        return
+    least, classes = -1 if dataset.task == "next-character" else 0, len(dataset.classes)
+    if int(part.y.min()) < least or int(part.y.max()) >= classes:
+        raise PluginError(f"the reader of '{dataset.name}' gave y with codes outside its {classes} classes")
+
+
+def _check_names(dataset: Dataset) -> None:
+    shape = dataset.x.shape[1:]
+    table = len(shape) == 1 and dataset.task != "next-character"
+    if table and dataset.features and len(dataset.features) != shape[0]:
+        raise PluginError(f"the reader of '{dataset.name}' named {len(dataset.features)} of {shape[0]} features")
+    if dataset.numeric and not 0 <= min(dataset.numeric) <= max(dataset.numeric) < math.prod(shape):
+        raise PluginError(f"the reader of '{dataset.name}' gave numeric features that are not there")
+    if dataset.task == "binary" and len(dataset.classes) != 2:
+        raise PluginError(f"the reader of '{dataset.name}' gave {len(dataset.classes)} classes for a binary task")
 
 
 def rows_of(dataset: Dataset, by: str | Sequence[str] | None = None) -> Rows:
