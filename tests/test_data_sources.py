@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -191,3 +192,13 @@ def test_a_reader_whose_columns_do_not_pair_up_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr(Iris, "read", read)
     with pytest.raises(DataError, match="3 examples and 2 targets"):
         opened("iris")
+
+
+def test_a_pipe_and_a_link_to_nothing_are_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.csv")
+    os.symlink("gone", "link.csv")
+    with pytest.raises(DataError, match=r"pipe\.csv is neither a file nor a folder"):
+        opened("pipe.csv", target="y")
+    with pytest.raises(DataError, match=r"link\.csv is a link to what is not there"):
+        opened("link.csv", target="y")

@@ -38,7 +38,12 @@ def existing(source: str) -> Path:
     """The path of a source that must be there. Raises DataError, with the closest name beside it."""
     path = Path(source)
     if path.exists():
+        if not (path.is_file() or path.is_dir()):
+            # Opening a pipe would wait for a writer for ever.
+            raise DataError(f"{source} is neither a file nor a folder", hint="Write what it yields to a file first.")
         return path
+    if path.is_symlink():
+        raise DataError(f"{source} is a link to what is not there", hint="Mend the link, or fetch what it points to.")
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     raise DataError(f"{source}: no such file or folder", hint=suggest(path.name, beside) or "Check the path.")
 
