@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from flctl.cli import run
 from flctl.cli.partition_flags import FLAGS
+from flctl.cli.partitioning import tell
 from flctl.partition.request import PartitionSettings
 from flctl.partition.store import Partition
 from flctl.registry import Registry
@@ -374,3 +377,13 @@ def test_mnist_in_two_shards_for_each_of_100_clients(capsys, data_root):
     (shift,), (scale,) = made.manifest.preprocess.shift, made.manifest.preprocess.scale
     assert shift / 255 == pytest.approx(0.13066, abs=1e-5)
     assert scale / 255 == pytest.approx(0.30811, abs=1e-5)
+
+
+def test_a_narrow_terminal_breaks_lines_between_words(capsys):
+    made, _ = make(capsys, "iris", "--clients", "4", "--out", "x")
+    shown = StringIO()
+    tell(made, duplicates=True).render(Console(file=shown, width=62))
+    lines = [line.rstrip() for line in shown.getvalue().splitlines()]
+    first = next(place for place, line in enumerate(lines) if line.startswith("training rows by client"))
+    assert lines[first].endswith("0 of 4 clients")
+    assert lines[first + 1] == "have none"
