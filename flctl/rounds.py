@@ -240,7 +240,8 @@ class Rounds:
             f"round {plan.round}: client '{client}' failed ({failure.kind}): {failure.message}; "
             f"{len(failed)} failed, max_failures is {allowed}, the seed is {self.run.config.seed}"
         )
-        replay = f"Look closer with `flctl runs replay RUN --round {plan.round} --client {shlex.quote(client)}`"
+        run = shlex.quote(self.run.memory_directory.parent.as_posix())
+        replay = f"Look closer with `flctl runs replay {run} --round {plan.round} --client {shlex.quote(client)}`"
         if all(f.kind == "non-finite" for f in failed.values()):
             raise DivergenceError(message, hint=f"Lower local.lr (it is {plan.work.local.lr:g}). {replay}.")
         raise RoundFailedError(message, hint=f"{replay}, or go on without such clients with --max-failures.")

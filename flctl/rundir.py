@@ -6,6 +6,7 @@ metrics.jsonl (one line per round), checkpoints/, memory/ (client memory), summa
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -18,7 +19,7 @@ from typing import Any
 
 from flctl import __version__, atomic
 from flctl.checkpoint import Checkpoints
-from flctl.config import Loaded, digest, dump
+from flctl.config import Config, Loaded, digest, dump
 from flctl.errors import ConfigError, IncompatibleError, IntegrityError, StorageError
 from flctl.partition.store import Partition
 from flctl.types import RoundReport
@@ -65,6 +66,7 @@ class RunDirectory:
             "partition_digest": partition.digest,
             "partition": _relative(partition.path, path),
             "versions": versions(),
+            "files": named_files(loaded.config),
         }
         origins = {key: asdict(origin) for key, origin in loaded.origins.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,6 +155,14 @@ def report_line(report: RoundReport) -> dict[str, Any]:
         "seconds": {phase: round(seconds, 6) for phase, seconds in report.seconds.items()},
     }
     return {key: _finite(value) for key, value in line.items()}
+
+
+def named_files(config: Config) -> dict[str, str]:
+    """SHA-256 of each file that the config names and the numbers depend on: trace, plugin files, the model's file."""
+    model = config.model.name.rpartition(":")[0]
+    names = [*config.plugins, *([config.cohort.trace] if config.cohort.trace else [])]
+    names += [model] if model.endswith(".py") else []
+    return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in names}
 
 
 def versions() -> dict[str, str]:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from flctl import __version__
 from flctl.config import digest
 from flctl.engine import Engine
 from flctl.errors import IncompatibleError, IntegrityError
@@ -139,10 +138,11 @@ class Training:
         if checkpoint.partition_digest != self.run.partition.digest:
             hint = "Give the partition that the run was started on, or start a new run."
             raise IncompatibleError(f"{where} belongs to another partition", hint=hint)
-        recorded = self.directory.facts["versions"]
-        if recorded["flctl"] != __version__:
-            hint = f"Install flctl {recorded['flctl']} to go on, or start a new run."
-            raise IncompatibleError(f"{where} was made by flctl {recorded['flctl']}, this is {__version__}", hint=hint)
+        made, here = self.directory.facts["versions"], versions()
+        for name in ("flctl", "torch", "numpy"):
+            if made.get(name) != here[name]:
+                hint = f"Numbers may differ between versions: install {name} {made.get(name)}, or start a new run."
+                raise IncompatibleError(f"{where} was made by {name} {made.get(name)}, this is {here[name]}", hint=hint)
 
     def _round(self, state: State) -> State:
         started = time.monotonic()

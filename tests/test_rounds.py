@@ -118,7 +118,7 @@ def test_more_failures_than_allowed_stop_the_round_and_name_the_client(toy, tmp_
     run, _ = make_run(toy, tmp_path / "run", "cohort.sampling=all", "seed=11")
     with pytest.raises(RoundFailedError, match=r"round 1: client '7' failed .exception.: boom.*seed is 11") as caught:
         play(run, {"7": Failure("exception", "boom")})
-    assert "flctl runs replay RUN --round 1 --client 7" in caught.value.hint
+    assert f"flctl runs replay {(tmp_path / 'run').as_posix()} --round 1 --client 7" in caught.value.hint
 
 
 def test_a_learning_rate_that_diverges_is_named(toy, tmp_path):

@@ -375,3 +375,16 @@ def test_what_a_run_may_stop_by_is_what_is_measured(task, toy):
     y = {"next-character": np.zeros((2, 3), np.int64), "regression": np.array([0.0, 1.0], np.float32)}
     made = outcomes_of(task, outputs.get(task, np.zeros((2, 4), np.float32)), y.get(task, np.zeros(2, np.int64)))
     assert tuple(quick_score(made)) == QUICK[task]
+
+
+def test_a_plugin_file_or_trace_that_changed_is_not_resumed(toy, tmp_path, capsys):
+    (tmp_path / "own.py").write_text("import flctl\n")
+    (tmp_path / "trace.csv").write_text("client,first_round,last_round\n1,1,9\n")
+    flags = ["-o", "plugins=[own.py]", "-o", "cohort.sampling=trace", "-o", "cohort.trace=trace.csv"]
+    assert cli(["train", str(toy.path), "--model", "logreg", "--rounds", "2", *flags, "--out", "x"]) == 0
+    assert cli(["train", "--resume", "x", "--rounds", "3"]) == 0
+    (tmp_path / "trace.csv").write_text("client,first_round,last_round\n2,1,9\n")
+    capsys.readouterr()
+    error = refused(capsys, "train", "--resume", "x", "--rounds", "4")
+    assert error["exit_code"] == 3
+    assert "trace.csv changed since the run was made" in error["message"]

@@ -21,7 +21,7 @@ from flctl.errors import ConfigError, IncompatibleError
 from flctl.partition.store import Partition
 from flctl.registry import Registry
 from flctl.run import Run
-from flctl.rundir import RunDirectory
+from flctl.rundir import RunDirectory, named_files
 from flctl.training import Result, train
 
 __all__ = ["Outcome", "TrainRequest", "run", "sampling_flags", "target_flags"]
@@ -173,6 +173,13 @@ def refuse_changes(stored: Config, asked: Config, directory: RunDirectory) -> No
     if digest(stored) != recorded:
         raise IncompatibleError(
             f"{directory.config_file} was changed since the run was made", hint="Put it back, or start a new run."
+        )
+    found = named_files(stored)
+    edited = [name for name, sha256 in directory.facts.get("files", {}).items() if found.get(name) != sha256]
+    if edited:
+        raise IncompatibleError(
+            f"{', '.join(edited)} changed since the run was made, and the numbers depend on it",
+            hint="Put it back, or start a new run.",
         )
     if digest(asked) != recorded:
         changed = ", ".join(differences(stored, asked)) or "the order of transforms"
