@@ -41,7 +41,7 @@ format: setup ## put the code into the format that lint asks for
 docs: setup ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
-bench: setup ## the quick form of every benchmark (scripts/bench.py --help: one, or the full form)
+bench: setup ## the quick form of every benchmark
 	@$(BIN)/python scripts/bench.py
 
 clean: ## remove what the build, tests and demo wrote
