@@ -388,3 +388,12 @@ def test_a_plugin_file_or_trace_that_changed_is_not_resumed(toy, tmp_path, capsy
     error = refused(capsys, "train", "--resume", "x", "--rounds", "4")
     assert error["exit_code"] == 3
     assert "trace.csv changed since the run was made" in error["message"]
+
+
+def test_the_demo_does_the_main_job(tmp_path, capsys):
+    assert cli(["demo", "--out", "shown", "--json"]) == 0
+    data = said(capsys)["data"]
+    assert len(data["commands"]) == 3
+    summary = json.loads((tmp_path / data["run"] / "summary.json").read_text())
+    assert summary["final"]["accuracy"] > 0.8
+    assert refused(capsys, "partition", "digits", "--out", data["partition"])["exit_code"] == 2

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flctl.cli import output
+from flctl.cli.output import JsonFlag
 
 __all__ = ["register"]
 
@@ -27,21 +31,29 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     out: Annotated[Path | None, typer.Option("--out", help="A folder to make for the demo's files.")] = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Partition, train and evaluate handwritten digits, showing each command as it runs."""
-    from rich.markup import escape
-
-    from flctl.cli import run
 
     folder = out or _free_folder()
     parts, trained = folder / "parts" / "digits", folder / "runs" / "digits"
-    for step, template in enumerate(COMMANDS, 1):
-        command = template.format(parts=parts.as_posix(), run=trained.as_posix())
-        output.stdout().print(f"\n[bold]{step}/3 $ {escape(command)}[/]\n", soft_wrap=True)
+    commands = [template.format(parts=parts.as_posix(), run=trained.as_posix()) for template in COMMANDS]
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        _run(commands)
+    data = {"folder": folder.as_posix(), "partition": parts.as_posix(), "run": trained.as_posix(), "commands": commands}
+    end = f"\nEverything is in {folder}. The same three commands work on your own files."
+    output.emit("demo", data, as_json, lambda console: console.print(end, markup=False))
+
+
+def _run(commands: Sequence[str]) -> None:
+    """Runs the commands one after the other; ends with the first exit code that is not 0."""
+    from flctl.cli import run
+
+    for step, command in enumerate(commands, 1):
+        output.stdout().print(f"\n[bold]{step}/{len(commands)} $ {command}[/]\n", soft_wrap=True)
         code = run(shlex.split(command)[1:])
         if code:
             raise typer.Exit(code)
-    output.stdout().print(f"\nEverything is in {folder}. The same three commands work on your own files.", markup=False)
 
 
 def _free_folder() -> Path:
