@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from support import toy_partition
 
 from flctl.partition.store import Partition
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # run in the background, where tests of Ctrl-C would hear nothing
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
