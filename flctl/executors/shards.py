@@ -1,0 +1,69 @@
+"""The training rows of a chunk of clients, as executors read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from flctl.order import Arrangement, Keys, arrange
+from flctl.partition.store import Partition, Rows
+from flctl.types import LocalWork
+
+__all__ = ["Shards", "Stack"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The batches of K clients side by side, in memory that torch allocated: a product over operands that lie
+    elsewhere in their cache lines may round otherwise.
+
+    `x` [K, S * B, ...], `y` [K, S * B] and `share` [K, S * B], one over the batch's rows and 0 where there is padding,
+    are as `arrangement.positions`.
+    """
+
+    arrangement: Arrangement
+    x: Tensor
+    y: Tensor
+    share: Tensor
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Clients number `clients` [K] of the partition, each with the key [K] of its batch order."""
+
+    partition: Partition
+    clients: npt.NDArray[np.int64]
+    keys: Keys
+
+    @cached_property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Training rows [K]."""
+        bounds = self.partition.bounds[self.clients]
+        return bounds[:, 1] - bounds[:, 0]
+
+    def one(self, place: int) -> Rows:
+        """The rows (x, y) of one of the clients."""
+        return self.partition.train(int(self.clients[place]))
+
+    def stack(self, local: LocalWork) -> Stack:
+        """All batches of all clients."""
+        arranged = arrange(self.sizes, local, self.keys)
+        starts = self.partition.bounds[self.clients[arranged.clients], 0]
+        x, y = self.partition.take((starts[:, None] + arranged.positions).reshape(-1))
+        leading = arranged.positions.shape
+        return Stack(
+            arranged,
+            owned(x).view(*leading, *x.shape[1:]),
+            owned(y).view(leading + y.shape[1:]),
+            owned(arranged.shares()),
+        )
+
+
+def owned(array: npt.NDArray[np.generic]) -> Tensor:
+    """A copy in torch's own, aligned memory."""
+    return torch.from_numpy(array).clone()

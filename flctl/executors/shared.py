@@ -1,0 +1,345 @@
+"""Shared execution: client models that are never built.
+
+Every client starts from the same W0, and after t steps of gradient descent its linear layer is
+
+    W_t = alpha_t W0 - lr * sum_{j < t} beta_{t, j} D_j^T H_j,
+
+with H_j [B, in] the inputs of step j, D_j [B, out] the gradients at its outputs, and alpha, beta numbers that
+momentum and weight decay alone decide. So a product with any client's weights is one product with W0, shared by all
+clients of the chunk, plus small products among the client's own rows; and the weighted sum of all updates is one product
+per layer. It pays while a client's rows are fewer than the layer is wide; layers where they are not have weights of
+their own (as in `stacked`), as have all biases.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flctl.executors.chain import ACTIVATIONS, Activation, Chain, Dense
+from flctl.executors.heads import Head
+from flctl.executors.shards import Shards, Stack
+from flctl.executors.stacked import StackedUpdates, facts_of
+from flctl.executors.updates import Facts, Float64, Updates, Vectors
+from flctl.local_optimizer import Optimizer, optimizer_for
+from flctl.trainer import CLIP_EPS, Trained
+from flctl.types import LocalWork
+
+__all__ = ["LowRank", "Own", "SharedUpdates", "recurrence", "train_shared"]
+
+
+def recurrence(local: LocalWork, steps: int) -> tuple[Tensor, Tensor]:
+    """(alpha [S + 1], beta [S + 1, S]): what S steps of SGD make of a start w0 and gradients g_j,
+    w_t = alpha_t w0 - lr * sum_j beta_{t, j} g_j; momentum, Nesterov and weight decay as in `local_optimizer.Sgd`.
+
+    SGD is linear in (w0, g_0 ... g_{S-1}), so it is run on the unit vectors.
+    """
+    unit = torch.eye(steps + 1, dtype=torch.float64)
+    weights, velocity = unit[0].clone(), torch.zeros(steps + 1, dtype=torch.float64)
+    rows = [weights.clone()]
+    for step in range(steps):
+        grad = unit[step + 1] + local.weight_decay * weights
+        velocity = grad if step == 0 else local.momentum * velocity + grad
+        direction = grad + local.momentum * velocity if local.nesterov else velocity
+        weights = weights - local.lr * (direction if local.momentum else grad)
+        rows.append(weights)
+    table = torch.stack(rows)
+    return table[:, 0].float(), (table[:, 1:] / -local.lr).float()
+
+
+class LowRank:
+    """A linear layer of K clients as W0 and the rows that moved it; see the module's formula.
+
+    `inputs` [K, T, in] are the layer's inputs where they are known beforehand (the first layer's): products with
+    them are then made once for all steps.
+    """
+
+    def __init__(self, weight: Tensor, stack: Stack, local: LocalWork, inputs: Tensor | None) -> None:
+        self.weight, self._stack, self._lr = weight, stack, local.lr
+        clients, rows = stack.y.shape[:2]
+        self._width = stack.arrangement.width
+        self._known = inputs is not None
+        self._h = inputs if inputs is not None else torch.zeros(clients, rows, weight.shape[1])
+        self._d = torch.zeros(clients, rows, weight.shape[0])
+        self.alpha, self.beta = recurrence(local, len(stack.arrangement.active))
+        self._plain = not (local.momentum or local.weight_decay)
+        if inputs is not None:
+            self._first = (inputs.view(-1, inputs.shape[2]) @ weight.T).view(clients, rows, -1)
+            self._gram = torch.bmm(inputs, inputs.mT) if len(stack.arrangement.active) > 1 else None
+
+    def forward(self, step: int, active: int, h: Tensor) -> Tensor:
+        """The outputs [a, B, out] of the active clients for the inputs h [a, B, in]."""
+        here, past = self._here(step), slice(0, step * self._width)
+        if self._known:
+            start = self._first[:active, here]
+        else:
+            self._h[:active, here] = h
+            start = (h.reshape(-1, h.shape[2]) @ self.weight.T).view(*h.shape[:2], -1)
+        if step == 0:
+            return start
+        if self._known and self._gram is not None:
+            gram = self._gram[:active, here, past]
+        else:
+            gram = torch.bmm(h, self._h[:active, past].mT)
+        return self._corrected(step, start, gram, self._d[:active, past])
+
+    def backward(self, step: int, active: int, d: Tensor) -> Tensor:
+        """The gradient at the inputs [a, B, in] for that at the outputs d [a, B, out]."""
+        start = (d.reshape(-1, d.shape[2]) @ self.weight).view(*d.shape[:2], -1)
+        if step == 0:
+            return start
+        past = slice(0, step * self._width)
+        return self._corrected(step, start, torch.bmm(d, self._d[:active, past].mT), self._h[:active, past])
+
+    def keep(self, step: int, active: int, d: Tensor) -> None:
+        """Makes the step: d [a, B, out] is what moves the weights."""
+        self._d[:active, self._here(step)] = d
+
+    def square(self, step: int, active: int, d: Tensor) -> Tensor:
+        """The squared norm [a] of this step's weight gradient: sum_{i, j} <d_i, d_j> <h_i, h_j>."""
+        h = self._h[:active, self._here(step)]
+        return (torch.bmm(d, d.mT) * torch.bmm(h, h.mT)).sum((1, 2))
+
+    def settle(self) -> Tensor:
+        """After the last step: whether each client [K] is finite. From here on `_d` holds each row times its
+        coefficient at the client's end."""
+        steps = torch.from_numpy(self._stack.arrangement.steps)
+        self._shrunk = self.alpha[steps] - 1
+        if not self._plain:
+            self._d *= self.beta[steps].repeat_interleave(self._width, 1).unsqueeze(2)
+        return torch.isfinite(self._d.sum((1, 2)))
+
+    def forget(self, gone: Tensor) -> None:
+        """Makes the changes of these clients [K] zero."""
+        self._d[gone] = 0
+        self._h = self._h.masked_fill(gone.view(-1, 1, 1), 0)
+        self._shrunk = self._shrunk.masked_fill(gone, 0)
+
+    def squares(self) -> Tensor:
+        """The squared norm [K] of each client's change."""
+        total = (torch.bmm(self._d, self._d.mT) * torch.bmm(self._h, self._h.mT)).sum((1, 2), dtype=torch.float64)
+        total *= self._lr**2
+        if not self._plain:
+            crossed = (self._d * (self._h @ self.weight.T)).sum((1, 2), dtype=torch.float64)
+            total += self._shrunk**2 * self.weight.square().sum().double() - 2 * self._lr * self._shrunk * crossed
+        return total.clamp_(min=0)
+
+    def sum(self, factors: Tensor) -> Tensor:
+        """sum_k factors[k] * change_k, [out, in]: one product over all rows of all clients."""
+        scaled = (self._d * factors.view(-1, 1, 1)).view(-1, self._d.shape[2])
+        total = torch.mm(scaled.T, self._h.view(-1, self._h.shape[2])).mul_(-self._lr)
+        return total if self._plain else total.add_(self.weight, alpha=float(factors @ self._shrunk))
+
+    def each(self, out: Tensor) -> None:
+        """Writes each client's change into `out` [K, out, in]."""
+        out.baddbmm_(self._d.mT, self._h, beta=0, alpha=-self._lr)
+        if not self._plain:
+            out.add_(self.weight * self._shrunk.view(-1, 1, 1))
+
+    def _here(self, step: int) -> slice:
+        return slice(step * self._width, (step + 1) * self._width)
+
+    def _corrected(self, step: int, start: Tensor, gram: Tensor, rows: Tensor) -> Tensor:
+        if self._plain:
+            return torch.baddbmm(start, gram, rows, alpha=-self._lr)
+        gram = gram * self.beta[step, :step].repeat_interleave(self._width)
+        return torch.baddbmm(start, gram, rows, beta=float(self.alpha[step]), alpha=-self._lr)
+
+
+class Own:
+    """Values [K, ...] that each client has for itself, moved by its own optimiser."""
+
+    def __init__(self, start: Tensor, clients: int, local: LocalWork) -> None:
+        self._start = start
+        self.values = start.expand(clients, *start.shape).clone()
+        self._lr = local.lr
+        plain = not (local.momentum or local.weight_decay)
+        self._optimizer: Optimizer | None = None if plain else optimizer_for(local)
+
+    def move(self, active: int, grad: Tensor) -> None:
+        """One step along grad [a, ...]."""
+        if self._optimizer is None:
+            self.values[:active].sub_(grad, alpha=self._lr)
+        else:
+            self._optimizer.step(self.values[:active], grad)
+
+    def descend(self, active: int, d: Tensor, h: Tensor) -> None:
+        """One step along the weight gradient d^T h."""
+        if self._optimizer is None:
+            self.values[:active].baddbmm_(d.mT, h, alpha=-self._lr)
+        else:
+            self._optimizer.step(self.values[:active], torch.bmm(d.mT, h))
+
+    def settle(self) -> Tensor:
+        """As `LowRank.settle`; from here on `values` are the changes."""
+        return torch.isfinite(self.values.sub_(self._start).view(len(self.values), -1).sum(1))
+
+    def forget(self, gone: Tensor) -> None:
+        """As `LowRank.forget`."""
+        self.values[gone] = 0
+
+    def squares(self) -> Tensor:
+        return self.values.view(len(self.values), -1).square().sum(1, dtype=torch.float64)
+
+    def sum(self, factors: Tensor) -> Tensor:
+        return torch.mv(self.values.view(len(self.values), -1).T, factors)
+
+
+class OwnWeight(Own):
+    """The weight of a linear layer that each client has for itself; takes the place of `LowRank`."""
+
+    def forward(self, step: int, active: int, h: Tensor) -> Tensor:
+        self._inputs = h
+        return torch.bmm(h, self.values[:active].mT)
+
+    def backward(self, step: int, active: int, d: Tensor) -> Tensor:
+        return torch.bmm(d, self.values[:active])
+
+    def keep(self, step: int, active: int, d: Tensor) -> None:
+        self.descend(active, d, self._inputs)
+
+    def square(self, step: int, active: int, d: Tensor) -> Tensor:
+        h = self._inputs
+        return (torch.bmm(d, d.mT) * torch.bmm(h, h.mT)).sum((1, 2))
+
+    def each(self, out: Tensor) -> None:
+        out.copy_(self.values)
+
+
+class SharedPass:
+    """The layers of K clients, and one step of them."""
+
+    def __init__(
+        self, chain: Chain, head: Head, params: Tensor, stack: Stack, local: LocalWork, low_rank: frozenset[int]
+    ) -> None:
+        self._head, self._stack, self._local = head, stack, local
+        self.layers = [layer for layer in chain.layers if isinstance(layer, Dense | Activation)]
+        clients = len(stack.arrangement.clients)
+        self._x = stack.x.view(clients, stack.y.shape[1], -1)
+        self.weights: dict[int, LowRank | OwnWeight] = {}
+        self.biases: dict[int, Own] = {}
+        for place, layer in enumerate(self.layers):
+            if isinstance(layer, Dense):
+                start = params[layer.weight].view(layer.outputs, layer.inputs)
+                inputs = self._x if place == 0 else None
+                low = place in low_rank
+                self.weights[place] = (
+                    LowRank(start, stack, local, inputs) if low else OwnWeight(start, clients, local)
+                )
+                if layer.bias is not None:
+                    self.biases[place] = Own(params[layer.bias], clients, local)
+
+    def step(self, number: int, active: int) -> Tensor:
+        """One step of the first `active` clients: forwards, backwards, move. Returns the rows' losses [a, B]."""
+        width = self._stack.arrangement.width
+        here = slice(number * width, (number + 1) * width)
+        h, seen = self._x[:active, here], []
+        for place in range(len(self.layers)):
+            before, h = h, self._forward(place, number, active, h)
+            seen.append((before, h))
+        losses, d = self._head(h, self._stack.y[:active, here])
+        share = self._stack.share[:active, here]
+        above = self._backward(number, active, d * share.unsqueeze(2), seen)
+        self._move(number, active, above)
+        return losses.masked_fill_(share == 0, 0)
+
+    def _forward(self, place: int, number: int, active: int, h: Tensor) -> Tensor:
+        layer = self.layers[place]
+        if isinstance(layer, Activation):
+            return ACTIVATIONS[layer.name].forward(h)
+        z = self.weights[place].forward(number, active, h)
+        bias = self.biases.get(place)
+        return z if bias is None else z + bias.values[:active].unsqueeze(1)
+
+    def _backward(
+        self, number: int, active: int, d: Tensor, seen: list[tuple[Tensor, Tensor]]
+    ) -> dict[int, Tensor]:
+        """The gradient at each linear layer's outputs."""
+        above: dict[int, Tensor] = {}
+        for place in range(len(self.layers) - 1, -1, -1):
+            layer = self.layers[place]
+            if isinstance(layer, Activation):
+                d = ACTIVATIONS[layer.name].backward(d, *seen[place])
+                continue
+            above[place] = d
+            if place:
+                d = self.weights[place].backward(number, active, d)
+        return above
+
+    def _move(self, number: int, active: int, above: dict[int, Tensor]) -> None:
+        if self._local.clip_norm is not None:
+            square = sum(self._square(place, number, active, d) for place, d in above.items())
+            norm = torch.sqrt(torch.as_tensor(square))
+            factor = (self._local.clip_norm / (norm + CLIP_EPS)).clamp_(max=1.0).view(-1, 1, 1)
+            above = {place: d * factor for place, d in above.items()}
+        for place, d in above.items():
+            self.weights[place].keep(number, active, d)
+            if place in self.biases:
+                self.biases[place].move(active, d.sum(1))
+
+    def _square(self, place: int, number: int, active: int, d: Tensor) -> Tensor:
+        weight = self.weights[place].square(number, active, d)
+        return weight + d.sum(1).square().sum(1) if place in self.biases else weight
+
+
+def train_shared(
+    chain: Chain, head: Head, params: Tensor, shards: Shards, local: LocalWork, low_rank: frozenset[int]
+) -> SharedUpdates:
+    """Trains K clients from `params` [D] by SGD; the layers at the places `low_rank` share their start's weight.
+
+    Places count linear layers and activations. A client whose loss or change is not finite is told in `failures`.
+    """
+    stack = shards.stack(local)
+    work = SharedPass(chain, head, params, stack, local, low_rank)
+    total = torch.zeros(len(stack.arrangement.clients), dtype=torch.float64)
+    for number, active in enumerate(stack.arrangement.active):
+        total[:active] += work.step(number, active).sum(1, dtype=torch.float64)
+    parts = [*work.weights.values(), *work.biases.values()]
+    finite = torch.isfinite(total)
+    for part in parts:
+        finite = finite & part.settle()
+    if not bool(finite.all()):
+        for part in parts:
+            part.forget(~finite)
+    return SharedUpdates(chain, work, facts_of(stack, total, finite, shards, local), stack.arrangement.clients)
+
+
+class SharedUpdates(Updates):
+    """Changes as the rows that made them, in the arrangement's order."""
+
+    def __init__(
+        self, chain: Chain, work: SharedPass, facts: Facts, clients: np.ndarray[tuple[int], np.dtype[np.int64]]
+    ) -> None:
+        self.facts = facts
+        self._chain, self._work, self._clients = chain, work, clients
+        self._back = np.argsort(clients)
+
+    def norms(self) -> Float64:
+        parts = [*self._work.weights.values(), *self._work.biases.values()]
+        total = torch.stack([part.squares() for part in parts]).sum(0)
+        return total.sqrt().numpy()[self._back]
+
+    def sum(self, factors: Float64) -> Vectors:
+        ordered = torch.from_numpy(factors[self._clients]).float()
+        total = torch.zeros(self._chain.parameters)
+        for place, layer in self._dense():
+            total[layer.weight] = self._work.weights[place].sum(ordered).view(-1)
+            if layer.bias is not None:
+                total[layer.bias] = self._work.biases[place].sum(ordered)
+        return {"params": total.numpy()}
+
+    def each(self) -> list[Trained | None]:
+        return self.materialised().each()
+
+    def materialised(self) -> StackedUpdates:
+        """The same as one block [K, D]."""
+        block = torch.empty(len(self._clients), self._chain.parameters)
+        for place, layer in self._dense():
+            self._work.weights[place].each(block[:, layer.weight].view(-1, layer.outputs, layer.inputs))
+            if layer.bias is not None:
+                block[:, layer.bias] = self._work.biases[place].values
+        return StackedUpdates(block, self.facts, self._clients)
+
+    def _dense(self) -> list[tuple[int, Dense]]:
+        return [(place, layer) for place, layer in enumerate(self._work.layers) if isinstance(layer, Dense)]
