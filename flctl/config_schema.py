@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["schema"]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+FILE = r"\.py(:\w+)?$"
+"""How a class in a file of one's own is named: `./mine.py:Name`."""
 Schema = dict[str, Any]
 
 
@@ -44,15 +46,16 @@ def _meaning(property_: Mapping[str, Any]) -> Schema:
 def _component(registry: Registry, kind: str, fixed: Schema, definitions: Schema) -> Schema:
     default = Config.model_fields[kind].default.name
     names = sorted(registry.offers(kind))
-    short: Schema = {"type": "string", "examples": names} if kind == "model" else {"enum": _with(default, names)}
+    own: Schema = {"type": "string", "pattern": ":" if kind == "model" else FILE}
+    listed = {"type": "string", "examples": names} if kind == "model" else {"enum": _with(default, names)}
+    short: Schema = {"anyOf": [listed, own]}
     forms = [_long(name, registry.offers(kind)[name].component.Config, kind, fixed, definitions) for name in names]
     if default not in names:
         forms.append(
             {"type": "object", "properties": {"name": {"const": default}, **fixed}, "additionalProperties": False}
         )
-    if kind == "model":  # the user's own function, which takes what it takes
-        own = {"type": "string", "pattern": ":"}
-        forms.append({"type": "object", "properties": {"name": own}, "required": ["name"]})
+    # The user's own function or class, which takes what it takes.
+    forms.append({"type": "object", "properties": {"name": own}, "required": ["name"]})
     return {"default": default, "anyOf": [short, *forms]}
 
 
@@ -73,8 +76,10 @@ def _layers(registry: Registry, definitions: Schema) -> Schema:
     nullable = {
         name: form if form.get("required") else {"anyOf": [form, {"type": "null"}]} for name, form in forms.items()
     }
-    mapping = {"type": "object", "properties": nullable, "additionalProperties": False}
-    listed = {"type": "array", "items": {"anyOf": [{"enum": sorted(offers)}, {"type": "object", "required": ["name"]}]}}
+    own = {FILE: {"type": ["object", "null"]}}
+    mapping = {"type": "object", "properties": nullable, "patternProperties": own, "additionalProperties": False}
+    names = [{"enum": sorted(offers)}, {"type": "string", "pattern": FILE}]
+    listed = {"type": "array", "items": {"anyOf": [*names, {"type": "object", "required": ["name"]}]}}
     return {"default": {}, "anyOf": [mapping, listed]}
 
 

@@ -118,7 +118,9 @@ def from_flags(flags: Mapping[str, Any]) -> Layer:
         flag = given if isinstance(given, Flag) else Flag(f"the flag for {key}", given)
         if flag.value is not None:
             place = Source(flag.name).place()
-            settings += _flatten(_node(flag.value, place), tuple(key.split(".")), place, "flag")
+            # A transform may be a file's, and then its name has dots of its own.
+            path = key.split(".", 1) if key.startswith(f"{LAYERED}.") else key.split(".")
+            settings += _flatten(_node(flag.value, place), tuple(path), place, "flag")
     return _spelt_out(settings, [])
 
 

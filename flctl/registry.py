@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 import importlib.metadata
-import importlib.util
-import sys
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from flctl import builtins, hookspecs
+from flctl.api_version import STATEMENT, check_statement, source_of, stated_in
 from flctl.errors import PluginError
+from flctl.plugin_files import FILE_KINDS, base_of, component_in, file_of, load_file
+from flctl.spelling import suggest
 
 if TYPE_CHECKING:
     from flctl.component import Component
 
-__all__ = ["KINDS", "BrokenPlugin", "Offer", "Plugin", "Registry", "load_file", "plugin_names", "suggest"]
+__all__ = ["KINDS", "BrokenPlugin", "Offer", "Plugin", "Registry", "plugin_names", "suggest"]
 
 KINDS: Mapping[str, str] = {
     "strategy": "flctl_strategies",
@@ -36,10 +38,17 @@ ENTRY_POINTS = "flctl"
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """A plugin that loaded: its name, and where it came from ("flctl 0.1.0", "flctl-dp 0.1.0", "./mine.py")."""
+    """A plugin that loaded: its name, and where it came from ("flctl 0.1.0", "flctl-dp 0.1.0", "mine.py").
+
+    `distribution` and `version` are those of an installed package; `api` is the version of the plugin API that the
+    plugin states, if it does.
+    """
 
     name: str
     origin: str
+    distribution: str | None = None
+    version: str | None = None
+    api: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,34 +68,14 @@ class Offer:
     plugin: Plugin
 
 
-def suggest(name: str, known: Iterable[str]) -> str | None:
-    """A did-you-mean sentence, or None when nothing is close."""
-    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    return f"Did you mean '{close[0]}'?" if close else None
-
-
 def plugin_names() -> list[str]:
     """The names of the installed plugins, whether they load or not."""
     return sorted({entry.name for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)})
 
 
-def load_file(path: Path) -> ModuleType:
-    """The module that a local `.py` file defines. Raises PluginError when it cannot be loaded."""
-    if not path.is_file():
-        raise PluginError(f"plugin file {path} does not exist", hint="Give a path relative to where you are.")
-    spec = importlib.util.spec_from_file_location(f"flctl_file_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"{path} is not a Python file", hint="A plugin file ends in .py.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise PluginError(f"plugin file {path} failed to load: {_reason(error)}") from error
-    return module
-
-
 def _reason(error: BaseException) -> str:
+    if isinstance(error, PluginError):
+        return f"{error.message}. {error.hint}" if error.hint else error.message
     return f"{type(error).__name__}: {error}"
 
 
@@ -105,7 +94,8 @@ class Registry:
         self.broken: list[BrokenPlugin] = []
         self._plugins: dict[str, Plugin] = {}
         self._offers: dict[str, dict[str, Offer]] = {}
-        self._add(builtins, Plugin("builtin", f"flctl {_version()}"))
+        self._modules: dict[Path, ModuleType] = {}
+        self._add(builtins, Plugin("builtin", f"flctl {_version()}", "flctl", _version()))
         self._load_entry_points(frozenset(disable))
         for file in files:
             self.add_file(file)
@@ -118,9 +108,13 @@ class Registry:
     def add_file(self, file: Path) -> None:
         """Loads a local plugin file, once. Raises PluginError when it cannot be loaded."""
         if file.resolve() not in {known.resolve() for known in self.files}:
-            self._add(load_file(file), Plugin(str(file), file.name))
+            self._add(self._module(file), Plugin(str(file), file.name))
             self.files = (*self.files, file)
             self._offers.clear()
+
+    def plugin(self, name: str) -> Any:
+        """The module or object of a plugin that loaded; None for others."""
+        return self.manager.get_plugin(name)
 
     @property
     def plugins(self) -> Sequence[Plugin]:
@@ -143,7 +137,13 @@ class Registry:
         return self._offers[kind]
 
     def get(self, kind: str, name: str) -> type[Any]:
-        """The class of the component `name`. Raises PluginError with a suggestion when there is none."""
+        """The class of the component `name`, or of `file.py:Class` for the kinds that may be a file of one's own.
+
+        Raises PluginError with a suggestion when there is none.
+        """
+        file = file_of(name) if kind in FILE_KINDS else None
+        if file is not None:
+            return component_in(self._module(file), kind, name)
         offers = self.offers(kind)
         if name in offers:
             return offers[name].component
@@ -151,7 +151,8 @@ class Registry:
         message = f"unknown {kind} '{name}'"
         if self.broken:
             message += "".join(f"; plugin '{b.name}' ({b.origin}) did not load: {b.reason}" for b in self.broken)
-        raise PluginError(message, hint=suggest(name, offers) or f"Known: {known}.")
+        own = " A class of your own is file.py:Class." if ":" in name and kind in FILE_KINDS else ""
+        raise PluginError(message, hint=(suggest(name, offers) or f"Known: {known}.") + own)
 
     def register_commands(self, app: Any) -> None:
         """Lets each plugin add its subcommands; one that fails is marked broken."""
@@ -159,7 +160,7 @@ class Registry:
             try:
                 function(app)
             except Exception as error:
-                self.broken.append(BrokenPlugin(plugin.name, plugin.origin, _reason(error)))
+                self._mark_broken(plugin, _reason(error))
 
     def _collect(self, kind: str) -> dict[str, Offer]:
         found: dict[str, Offer] = {}
@@ -167,12 +168,21 @@ class Registry:
             try:
                 components = list(function())
             except Exception as error:
-                self.broken.append(BrokenPlugin(plugin.name, plugin.origin, _reason(error)))
+                self._mark_broken(plugin, _reason(error))
                 continue
             for component in components:
+                wrong = _misfit(component, kind)
+                if wrong:
+                    self._mark_broken(plugin, f"{KINDS[kind]}() gave {wrong}")
+                    continue
                 _refuse_clash(kind, found, Offer(component, plugin))
                 found[component.name] = Offer(component, plugin)
         return found
+
+    def _mark_broken(self, plugin: Plugin, reason: str) -> None:
+        broken = BrokenPlugin(plugin.name, plugin.origin, reason)
+        if broken not in self.broken:
+            self.broken.append(broken)
 
     def _implementations(self, hook: str) -> Iterable[tuple[Plugin, Any]]:
         for name, plugin in self._plugins.items():
@@ -180,19 +190,25 @@ class Registry:
             if function is not None:
                 yield plugin, function
 
+    def _module(self, file: Path) -> ModuleType:
+        """The module of a local file; each file runs once."""
+        key = file.resolve()
+        if key not in self._modules:
+            self._modules[key] = load_file(file)
+        return self._modules[key]
+
     def _load_entry_points(self, disable: frozenset[str]) -> None:
         for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-            origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown distribution"
+            plugin = _plugin_of(entry)
             if entry.name in disable:
                 continue
             if entry.name in self._plugins:
-                reason = f"the name '{entry.name}' is taken by {self._plugins[entry.name].origin}"
-                self.broken.append(BrokenPlugin(entry.name, origin, reason))
+                self._mark_broken(plugin, f"the name '{entry.name}' is taken by {self._plugins[entry.name].origin}")
                 continue
             try:
-                self._add(entry.load(), Plugin(entry.name, origin))
-            except Exception as error:
-                self.broken.append(BrokenPlugin(entry.name, origin, _reason(error)))
+                self._add(_loaded(entry), plugin)
+            except (Exception, SystemExit) as error:
+                self._mark_broken(plugin, _reason(error))
 
     def _add(self, module: object, plugin: Plugin) -> None:
         self.manager.register(module, name=plugin.name)
@@ -201,7 +217,37 @@ class Registry:
         except pluggy.PluginValidationError as error:
             self.manager.unregister(module)
             raise PluginError(f"plugin '{plugin.name}' ({plugin.origin}): {error}") from error
-        self._plugins[plugin.name] = plugin
+        stated = getattr(module, STATEMENT, None)
+        self._plugins[plugin.name] = dataclasses.replace(plugin, api=stated if isinstance(stated, str) else None)
+
+
+def _misfit(component: object, kind: str) -> str | None:
+    """What keeps a hook's value from being a component; None where nothing does."""
+    base = base_of(kind)
+    if not (inspect.isclass(component) and issubclass(component, base)):
+        return f"{component!r:.80}, expected a class that extends flctl.{base.__name__}"
+    if not isinstance(getattr(component, "name", None), str):
+        return f"class {component.__name__}, which has no name"
+    return None
+
+
+def _plugin_of(entry: importlib.metadata.EntryPoint) -> Plugin:
+    if entry.dist is None:
+        return Plugin(entry.name, "unknown distribution")
+    distribution, version = entry.dist.name, entry.dist.version
+    return Plugin(entry.name, f"{distribution} {version}", distribution, version)
+
+
+def _loaded(entry: importlib.metadata.EntryPoint) -> Any:
+    """What an entry point names. Raises PluginError where it states another version of the API."""
+    file = source_of(entry.module)
+    stated = stated_in(file) if file is not None else None
+    if stated is not None:
+        check_statement(stated)  # before it runs: what it imports from flctl may not exist here
+    module = entry.load()
+    if getattr(module, STATEMENT, None) is not None:
+        check_statement(getattr(module, STATEMENT))
+    return module
 
 
 def _refuse_clash(kind: str, found: Mapping[str, Offer], offer: Offer) -> None:

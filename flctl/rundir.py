@@ -22,6 +22,7 @@ from flctl.checkpoint import Checkpoints
 from flctl.config import Config, Loaded, digest, dump
 from flctl.errors import ConfigError, IncompatibleError, IntegrityError, StorageError
 from flctl.partition.store import Partition
+from flctl.plugin_files import file_of
 from flctl.types import RoundReport
 
 __all__ = ["FORMAT", "RunDirectory", "report_line"]
@@ -158,10 +159,11 @@ def report_line(report: RoundReport) -> dict[str, Any]:
 
 
 def named_files(config: Config) -> dict[str, str]:
-    """SHA-256 of each file that the config names and the numbers depend on: trace, plugin files, the model's file."""
-    model = config.model.name.rpartition(":")[0]
+    """SHA-256 of each file that the config names and the numbers depend on: trace, plugin files, and the files of
+    components that are spelt `file.py:Name`."""
     names = [*config.plugins, *([config.cohort.trace] if config.cohort.trace else [])]
-    names += [model] if model.endswith(".py") else []
+    components = (config.model, config.strategy, config.aggregator, *config.transforms, config.engine)
+    names += [file.as_posix() for file in (file_of(chosen.name) for chosen in components) if file is not None]
     return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in names}
 
 

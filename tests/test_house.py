@@ -24,6 +24,7 @@ FILE_LINES, FUNCTION_LINES, MEDIAN_LINES = 400, 50, 10
 LAYERS = (
     # Values and what touches only them.
     """__init__ types arrays seeds errors wire component hookspecs atomic problems schedule server outcomes fairness
+    spelling api_version plugin_files
     messages local_optimizer weights""",
     # What a plugin may offer, and how names become classes.
     """strategy transform aggregator engine trainer executors tasks metrics checkpoint memory totals builtins registry

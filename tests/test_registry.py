@@ -50,6 +50,8 @@ class Distribution:
 
 
 class Entry:
+    module = "no_such_module_of_acme"
+
     def __init__(self, name, target):
         self.name, self.target, self.dist = name, target, Distribution
 

@@ -65,8 +65,8 @@ class KeyFlag:
 CUSTOM = "A model's name, module:function or file.py:function."
 FLAGS = (
     KeyFlag("--model", "model.name", str, SETUP, CUSTOM, complete_models),
-    KeyFlag("--strategy", "strategy.name", str, SETUP, "The algorithm.", complete_strategies),
-    KeyFlag("--aggregator", "aggregator.name", str, SETUP, "How updates become their sum."),
+    KeyFlag("--strategy", "strategy.name", str, SETUP, "The algorithm: a name or file.py:Class.", complete_strategies),
+    KeyFlag("--aggregator", "aggregator.name", str, SETUP, "How updates become their sum: a name or file.py:Class."),
     KeyFlag("--seed", "seed", int, SETUP, "Every random number follows from it."),
     KeyFlag("--local-epochs", "local.epochs", int, LOCAL, "Passes over a client's rows."),
     KeyFlag("--local-steps", "local.steps", int, LOCAL, "Minibatch steps, in place of epochs."),
@@ -75,7 +75,7 @@ FLAGS = (
     KeyFlag("--lr", "local.lr", float, LOCAL, "The clients' learning rate."),
     KeyFlag("--clients-per-round", "cohort.clients", int, COHORT, "How many clients a round asks."),
     KeyFlag("--rounds", "rounds", int, STOP, "Rounds to train."),
-    KeyFlag("--engine", "engine.name", str, WHERE, "inprocess or pool."),
+    KeyFlag("--engine", "engine.name", str, WHERE, "inprocess, pool or file.py:Class."),
     KeyFlag("--workers", "engine.workers", int, WHERE, "Worker processes; same numbers for any."),
     KeyFlag("--max-failures", "engine.max_failures", int, WHERE, "Clients that may fail in a round."),
 )
@@ -102,7 +102,8 @@ def train(
         option("--resume", metavar="RUN", help="Go on with a run.", panel=SETUP, autocompletion=complete_runs),
     ] = None,
     transform: Annotated[
-        list[str] | None, option("--transform", help="A layer around the sum; may be repeated.", panel=SETUP)
+        list[str] | None,
+        option("--transform", help="A layer around the sum: a name or file.py:Class; may be repeated.", panel=SETUP),
     ] = None,
     sampling_rate: Annotated[
         float | None, option("--sampling-rate", help="Poisson: each client's probability.", panel=COHORT)

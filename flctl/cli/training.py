@@ -19,6 +19,7 @@ from flctl.cli.session import current_registry
 from flctl.config import Config, Flag, Loaded, Origin, digest, effective, load
 from flctl.errors import ConfigError, IncompatibleError
 from flctl.partition.store import Partition
+from flctl.plugin_files import short_name
 from flctl.registry import Registry
 from flctl.run import Run
 from flctl.rundir import RunDirectory, named_files
@@ -111,7 +112,7 @@ def _new(request: TrainRequest) -> tuple[Registry, Loaded, RunDirectory]:
     partition = Partition.open(Path(loaded.config.data))
     partition.verify_digests()
     loaded = fit_cohort(loaded, int((partition.counts[:, 0] > 0).sum()))
-    path = request.out or _free_name(partition.path.name, loaded.config.strategy.name)
+    path = request.out or _free_name(partition.path.name, short_name(loaded.config.strategy.name))
     Run.build(loaded.config, registry, partition, path / "memory")  # refuse before anything is written
     return registry, loaded, RunDirectory.create(path, loaded, partition)
 

@@ -14,7 +14,8 @@ from pydantic import Field
 from flctl.component import Options
 from flctl.errors import ConfigError, FlctlError, PluginError
 from flctl.models.model import DataSpec, Model
-from flctl.registry import load_file, suggest
+from flctl.plugin_files import load_file
+from flctl.registry import suggest
 
 if TYPE_CHECKING:
     import torch
