@@ -12,6 +12,7 @@ import numpy as np
 from flctl import arrays, seeds
 from flctl.errors import DivergenceError, FlctlError
 from flctl.memory import ClientMemory
+from flctl.order import local_keys
 from flctl.run import Run
 from flctl.trainer import Trained, single_thread, train
 from flctl.transform import ClientContext
@@ -83,7 +84,7 @@ class ClientRuntime:
     def _train(self, client_id: ClientId, work: Work, memory: Arrays) -> Trained:
         x, y = self.run.partition.train(self.run.partition.index(client_id))
         self.model.load(work.params)
-        generator = seeds.rng(self.run.config.seed, "round", work.round, "client", client_id, "local")
+        key = local_keys(self.run.config.seed, work.round, np.array([client_id]))[0]
         adjust = None
         if self.run.strategy.adjusts:
             # Copies for each client: what one changes in place is gone before the next, in whatever process that is.
@@ -93,7 +94,7 @@ class ClientRuntime:
             def adjust(grad: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
                 return self.run.strategy.adjust(grad, params, tensor_work, tensor_memory)
 
-        return train(self.model, self.task, x, y, work.local, generator, adjust)
+        return train(self.model, self.task, x, y, work.local, key, adjust)
 
     def _context(self, client_id: ClientId, number: int, component: str, broadcast: Arrays) -> ClientContext:
         names = ("round", number, "client", client_id, component)

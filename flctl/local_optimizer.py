@@ -2,7 +2,8 @@
 
 The updates are those of `torch.optim` (equal within float rounding; the tests compare them step by step), without
 its import, which takes longer than many short runs. `step` changes `params` and may overwrite `grad`; both are
-float32 of one shape, [D] for one client or [K, D] for stacked ones.
+float32 of one shape, [D] for one client or [K, D] for stacked ones. Of stacked clients, later steps may move fewer:
+the first so many.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Sgd(Optimizer):
         if self._velocity is None:
             self._velocity = grad.clone()
         else:
+            self._velocity = self._velocity[: len(grad)]
             self._velocity.mul_(self.local.momentum).add_(grad)
         return grad.add_(self._velocity, alpha=self.local.momentum) if self.local.nesterov else self._velocity
 
@@ -66,6 +68,7 @@ class Adam(Optimizer):
         self._decay(params, grad)
         if self._mean is None or self._square is None:
             self._mean, self._square = torch.zeros_like(grad), torch.zeros_like(grad)
+        self._mean, self._square = self._mean[: len(grad)], self._square[: len(grad)]
         self._count += 1
         self._mean.lerp_(grad, 1 - local.beta_1)
         self._square.mul_(local.beta_2).addcmul_(grad, grad, value=1 - local.beta_2)

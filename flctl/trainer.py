@@ -7,7 +7,7 @@ trained before in the process, and in which process, does not matter.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,16 +18,18 @@ from torch import Tensor, nn
 
 from flctl.errors import ConfigError, DivergenceError, IncompatibleError
 from flctl.local_optimizer import Optimizer, optimizer_for
+from flctl.order import batches, module_seed
 from flctl.tasks import Task
 from flctl.types import Arrays, Layout, LocalWork
 
-__all__ = ["Adjust", "FlatModel", "Trained", "batches", "single_thread", "train"]
+__all__ = ["CLIP_EPS", "Adjust", "FlatModel", "Trained", "is_plain", "not_finite", "single_thread", "train"]
 
 Adjust = Callable[[Tensor, Tensor], Tensor]
 """`adjust(grad, params) -> grad` on flat tensors [D], called at each step before clipping. It may work in
 place on `grad` and must leave `params` alone; what it returns may be overwritten."""
 
-_CLIP_EPS = 1e-6
+CLIP_EPS = 1e-6
+"""Added to a gradient's norm before it divides, as `torch.nn.utils.clip_grad_norm_` does."""
 
 
 def single_thread() -> None:
@@ -141,66 +143,53 @@ class Trained:
     steps: int
 
 
-def batches(rows: int, local: LocalWork, rng: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
-    """The rows of each local step, in order: a new permutation of all rows by `rng` for each epoch, cut into batches.
-
-    A batch size of 0 means all rows. The last batch of an epoch may be smaller; `drop_last` leaves such a one out
-    (a shard smaller than a batch then makes no step). With `steps`, epochs follow each other until so many
-    batches are made, and `epochs` does not count.
-    """
-    size = local.batch_size or max(rows, 1)
-    usable = rows - rows % size if local.drop_last else rows
-    per_epoch = math.ceil(usable / size)
-    left = local.epochs * per_epoch if local.steps is None else local.steps
-    while per_epoch and left > 0:
-        order = rng.permutation(rows)
-        for start in range(0, usable, size)[:left]:
-            yield order[start : min(start + size, usable)]
-        left -= per_epoch
-
-
 def train(
     model: FlatModel,
     task: Task,
     x: npt.NDArray[np.generic],
     y: npt.NDArray[np.generic],
     local: LocalWork,
-    rng: np.random.Generator,
+    key: np.uint64,
     adjust: Adjust | None = None,
 ) -> Trained:
     """Trains the model in place on one shard, x [n, ...] and y [n] or [n, window], and tells what changed.
 
     One step is g = gradient of the batch's mean loss; g = adjust(g, w); g scaled to a norm of at most `clip_norm`;
     then the optimiser's update. (A strategy's term is part of the loss that is minimised, so it is clipped
-    with it.) The optimiser starts fresh. `rng` gives a seed for the module's own randomness (dropout), then one
-    permutation per epoch. An empty shard changes nothing. Raises DivergenceError as soon as the loss, or at the
-    end the model, is not finite; the model is then in no defined state.
+    with it.) The optimiser starts fresh. `key` decides the module's own randomness (dropout) and the order of the
+    rows in each epoch (see `order.batches`). An empty shard changes nothing. Raises DivergenceError as soon as
+    the loss, or at the end the model, is not finite; the model is then in no defined state.
     """
     model.module.train()
-    torch.default_generator.manual_seed(int(rng.integers(2**63)))
+    torch.default_generator.manual_seed(module_seed(key))
     before, update = model.read(), _update(model, local, adjust)
     inputs, targets = _tensor(x), _tensor(y)
     total, terms, steps = 0.0, 0, 0
-    for rows in batches(len(inputs), local, rng):
+    for rows in batches(len(inputs), local, key):
         index = torch.from_numpy(rows)
         target = targets.index_select(0, index)
         loss = task.loss(model.module(inputs.index_select(0, index)), target)
         value, count = loss.item(), task.terms(target)
         steps, total, terms = steps + 1, total + value * count, terms + count
         if not math.isfinite(value):
-            raise _diverged(f"the training loss is {value}", steps, local)
+            raise not_finite(f"the training loss is {value}", steps, local)
         update(loss)
     delta = _difference(model.read(), before)
     if not all(np.isfinite(vector).all() for vector in delta.values()):
-        raise _diverged("the model is not finite", steps, local)
+        raise not_finite("the model is not finite", steps, local)
     return Trained(delta, total / max(terms, 1), len(inputs) if steps else 0, steps)
+
+
+def is_plain(local: LocalWork, adjust: object) -> bool:
+    """Whether a step moves each coordinate by -lr times its gradient, and nothing else."""
+    more = local.momentum or local.weight_decay or local.clip_norm is not None or adjust is not None
+    return local.optimizer == "sgd" and not more
 
 
 def _update(model: FlatModel, local: LocalWork, adjust: Adjust | None) -> Callable[[Tensor], None]:
     """One step from a loss. Where each coordinate moves by -lr times its gradient and nothing else, the
     parameters are updated one by one, which saves building the flat gradient; the values are the same."""
-    plain = not (local.momentum or local.nesterov or local.weight_decay or local.clip_norm is not None or adjust)
-    if local.optimizer == "sgd" and plain:
+    if is_plain(local, adjust):
         return partial(_plain_step, model, local.lr)
     return partial(_flat_step, model, local, optimizer_for(local), adjust)
 
@@ -214,7 +203,7 @@ def _flat_step(model: FlatModel, local: LocalWork, optimizer: Optimizer, adjust:
     if adjust is not None:
         grad = adjust(grad, model.params)
     if local.clip_norm is not None:
-        grad.mul_((local.clip_norm / (torch.linalg.vector_norm(grad) + _CLIP_EPS)).clamp_(max=1.0))
+        grad.mul_((local.clip_norm / (torch.linalg.vector_norm(grad) + CLIP_EPS)).clamp_(max=1.0))
     optimizer.step(model.params, grad)
 
 
@@ -226,7 +215,8 @@ def _difference(
     return after
 
 
-def _diverged(what: str, step: int, local: LocalWork) -> DivergenceError:
+def not_finite(what: str, step: int, local: LocalWork) -> DivergenceError:
+    """The error of local training that left the finite numbers by step `step`."""
     return DivergenceError(
         f"{what} at local step {step} (optimizer {local.optimizer}, learning rate {local.lr:g})",
         hint="Lower local.lr, or set local.clip_norm.",

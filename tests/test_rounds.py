@@ -11,11 +11,10 @@ from flctl import hookimpl, wire
 from flctl.aggregator import Aggregator
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import ConfigError, DivergenceError, FlctlError, IncompatibleError, RoundFailedError
+from flctl.order import batches, local_keys
 from flctl.partition.writer import write_partition
 from flctl.registry import Registry
 from flctl.rounds import Rounds
-from flctl.seeds import rng
-from flctl.trainer import batches
 from flctl.transform import Transform
 from flctl.types import Failure
 
@@ -67,9 +66,8 @@ def test_one_client_is_plain_centralised_training(tmp_path):
     x, y = one.train(0)
     for number in (1, 2):
         work = Rounds(run, InProcessEngine()).plan(replace(state, round=number - 1)).work
-        generator = rng(run.config.seed, "round", number, "client", "0", "local")
-        generator.integers(2**63)  # the seed of the module's own randomness comes first
-        for rows in batches(len(y), work.local, generator):
+        key = local_keys(run.config.seed, number, np.array(["0"]))[0]
+        for rows in batches(len(y), work.local, key):
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(model.module(torch.from_numpy(x[rows])), torch.from_numpy(y[rows]))
             loss.backward()

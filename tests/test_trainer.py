@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn import functional
 
 from flctl.errors import ConfigError, DivergenceError, IncompatibleError
+from flctl.order import batches, local_keys, orders
 from flctl.tasks import task_for
-from flctl.trainer import FlatModel, batches, single_thread, train
+from flctl.trainer import FlatModel, single_thread, train
 from flctl.types import LocalWork
 
 CLASSES = task_for("classification")
@@ -37,7 +38,7 @@ def network(seed=0, **parts):
 
 
 def rng(seed=0):
-    return np.random.default_rng(seed)
+    return local_keys(seed, 1, np.array(["client"]))[0]
 
 
 # FedAvg's identities (McMahan et al. 2017, section 2).
@@ -72,7 +73,7 @@ WORKS = [
 ]
 
 
-def plain_torch(module, x, y, work, generator):
+def plain_torch(module, x, y, work, key):
     """Centralised training as a torch tutorial writes it; the losses of its batches."""
     options = {"lr": work.lr, "weight_decay": work.weight_decay}
     if work.optimizer == "sgd":
@@ -81,10 +82,9 @@ def plain_torch(module, x, y, work, generator):
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[work.optimizer](
             module.parameters(), **options
         )
-    generator.integers(2**63)
     size, losses, steps = work.batch_size or len(x), [], 0
-    for _ in range(work.epochs if work.steps is None else 1000):
-        order = torch.from_numpy(generator.permutation(len(x)))
+    for epoch in range(work.epochs if work.steps is None else 1000):
+        order = torch.from_numpy(orders(np.array([key]), np.array([len(x)]), epoch)[0])
         for rows in order.split(size):
             if (work.drop_last and len(rows) < size) or steps == work.steps:
                 continue

@@ -6,8 +6,8 @@ Every client starts from the same W0, and after t steps of gradient descent its 
 
 with H_j [B, in] the inputs of step j, D_j [B, out] the gradients at its outputs, and alpha, beta numbers that
 momentum and weight decay alone decide. So a product with any client's weights is one product with W0, shared by all
-clients of the chunk, plus small products among the client's own rows; and the weighted sum of all updates is one product
-per layer. It pays while a client's rows are fewer than the layer is wide; layers where they are not have weights of
+clients of the chunk, plus small products among the client's own rows; and the weighted sum of all updates is one
+product per layer. It pays while a client's rows are fewer than the layer is wide; layers where they are not have weights of
 their own (as in `stacked`), as have all biases.
 """
 
@@ -65,7 +65,7 @@ class LowRank:
         self.alpha, self.beta = recurrence(local, len(stack.arrangement.active))
         self._plain = not (local.momentum or local.weight_decay)
         if inputs is not None:
-            self._first = (inputs.view(-1, inputs.shape[2]) @ weight.T).view(clients, rows, -1)
+            self._first = (inputs.flatten(0, 1) @ weight.T).view(clients, rows, weight.shape[0])
             self._gram = torch.bmm(inputs, inputs.mT) if len(stack.arrangement.active) > 1 else None
 
     def forward(self, step: int, active: int, h: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class LowRank:
             start = self._first[:active, here]
         else:
             self._h[:active, here] = h
-            start = (h.reshape(-1, h.shape[2]) @ self.weight.T).view(*h.shape[:2], -1)
+            start = (h.flatten(0, 1) @ self.weight.T).view(*h.shape[:2], self.weight.shape[0])
         if step == 0:
             return start
         if self._known and self._gram is not None:
@@ -86,7 +86,7 @@ class LowRank:
 
     def backward(self, step: int, active: int, d: Tensor) -> Tensor:
         """The gradient at the inputs [a, B, in] for that at the outputs d [a, B, out]."""
-        start = (d.reshape(-1, d.shape[2]) @ self.weight).view(*d.shape[:2], -1)
+        start = (d.flatten(0, 1) @ self.weight).view(*d.shape[:2], self.weight.shape[1])
         if step == 0:
             return start
         past = slice(0, step * self._width)
@@ -127,8 +127,8 @@ class LowRank:
 
     def sum(self, factors: Tensor) -> Tensor:
         """sum_k factors[k] * change_k, [out, in]: one product over all rows of all clients."""
-        scaled = (self._d * factors.view(-1, 1, 1)).view(-1, self._d.shape[2])
-        total = torch.mm(scaled.T, self._h.view(-1, self._h.shape[2])).mul_(-self._lr)
+        scaled = (self._d * factors.view(-1, 1, 1)).flatten(0, 1)
+        total = torch.mm(scaled.T, self._h.flatten(0, 1)).mul_(-self._lr)
         return total if self._plain else total.add_(self.weight, alpha=float(factors @ self._shrunk))
 
     def each(self, out: Tensor) -> None:
@@ -216,7 +216,7 @@ class SharedPass:
         self._head, self._stack, self._local = head, stack, local
         self.layers = [layer for layer in chain.layers if isinstance(layer, Dense | Activation)]
         clients = len(stack.arrangement.clients)
-        self._x = stack.x.view(clients, stack.y.shape[1], -1)
+        self._x = stack.x.flatten(2) if stack.x.dim() > 2 else stack.x.unsqueeze(2)
         self.weights: dict[int, LowRank | OwnWeight] = {}
         self.biases: dict[int, Own] = {}
         for place, layer in enumerate(self.layers):
@@ -224,9 +224,7 @@ class SharedPass:
                 start = params[layer.weight].view(layer.outputs, layer.inputs)
                 inputs = self._x if place == 0 else None
                 low = place in low_rank
-                self.weights[place] = (
-                    LowRank(start, stack, local, inputs) if low else OwnWeight(start, clients, local)
-                )
+                self.weights[place] = LowRank(start, stack, local, inputs) if low else OwnWeight(start, clients, local)
                 if layer.bias is not None:
                     self.biases[place] = Own(params[layer.bias], clients, local)
 
@@ -252,9 +250,7 @@ class SharedPass:
         bias = self.biases.get(place)
         return z if bias is None else z + bias.values[:active].unsqueeze(1)
 
-    def _backward(
-        self, number: int, active: int, d: Tensor, seen: list[tuple[Tensor, Tensor]]
-    ) -> dict[int, Tensor]:
+    def _backward(self, number: int, active: int, d: Tensor, seen: list[tuple[Tensor, Tensor]]) -> dict[int, Tensor]:
         """The gradient at each linear layer's outputs."""
         above: dict[int, Tensor] = {}
         for place in range(len(self.layers) - 1, -1, -1):

@@ -43,7 +43,9 @@ def train_stacked(
     if descend is not None and is_plain(local, adjusts):
         losses = _steps(stack, lambda rows, x, y, share: descend(values[:rows], x, y, share, local.lr))
     else:
-        losses = _steps(stack, _moving(values, local, gradient, adjusts and adjusts(torch.from_numpy(arranged.clients))))
+        losses = _steps(
+            stack, _moving(values, local, gradient, adjusts and adjusts(torch.from_numpy(arranged.clients)))
+        )
     delta = values.sub_(params)
     return StackedUpdates(delta, facts_of(stack, losses, torch.isfinite(delta.sum(1)), shards, local), arranged.clients)
 
@@ -58,6 +60,13 @@ def _steps(stack: Stack, step: Callable[[int, Tensor, Tensor, Tensor], Tensor]) 
         losses = step(rows, stack.x[:rows, here], stack.y[:rows, here], share)
         total[:rows] += losses.masked_fill_(share == 0, 0).sum(1, dtype=torch.float64)
     return total
+
+
+def _descending(
+    values: Tensor, local: LocalWork, gradient: ChainGradient
+) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:
+    """One step of plain gradient descent."""
+    return lambda rows, x, y, share: gradient.descend(values[:rows], x, y, share, local.lr)
 
 
 def _moving(
@@ -163,7 +172,8 @@ class StackedUpdates(Updates):
             delta[torch.from_numpy(self._back[sorted(facts.failures)])] = 0
 
     def norms(self) -> Float64:
-        return torch.linalg.vector_norm(self._delta, dim=1, dtype=torch.float64).numpy()[self._back]
+        norms: Float64 = torch.linalg.vector_norm(self._delta, dim=1, dtype=torch.float64).numpy()
+        return norms[self._back]
 
     def sum(self, factors: Float64) -> Vectors:
         ordered = torch.from_numpy(factors[self._clients]).float()

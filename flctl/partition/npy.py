@@ -28,6 +28,8 @@ __all__ = ["ColumnWriter", "StoredColumn", "file_digest", "open_column", "write_
 MAGIC = b"\x93NUMPY\x01\x00"
 ALIGNMENT = 64
 MAX_HEADER = 4096
+KEPT_BYTES = 256 << 20
+"""How much of a column `take` touches, at the most, before it gives the pages back."""
 _HEADER = re.compile(
     rb"\{'descr': '([<|][a-zA-Z]\d{1,4})', 'fortran_order': False, "
     rb"'shape': \(((?:\d{1,18}, ){0,8}\d{0,18},?)\), \} *\n"
@@ -98,13 +100,29 @@ class StoredColumn:
         self.rows = column.shape[0]
         self._path, self._file, self._offset = path, file, offset
         self._dtype, self._shape = np.dtype(column.dtype), column.shape
+        self._taken = 0
         self._row_bytes = self._dtype.itemsize * math.prod(column.shape[1:])
+
+    @cached_property
+    def _map(self) -> mmap.mmap:
+        return mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
 
     @cached_property
     def array(self) -> npt.NDArray[Any]:
         """The whole column, memory-mapped and read-only."""
-        mapping = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-        return np.ndarray(self._shape, self._dtype, buffer=mapping, offset=self._offset)
+        return np.ndarray(self._shape, self._dtype, buffer=self._map, offset=self._offset)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """A copy of the rows with these numbers, which must lie within the column.
+
+        Goes through the map, which beats a read for each of many short runs, and gives the pages back now and then.
+        """
+        result = self.array[rows]
+        self._taken += max(result.nbytes, len(rows) * mmap.PAGESIZE)
+        if self._taken > KEPT_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._taken = 0
+        return result
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """A copy of the rows `start:stop`, which must lie within the column."""

@@ -184,6 +184,10 @@ class Partition:
         """The training rows (x, y) of client number `index`; may be empty."""
         return self._slice(self._bounds[self._checked(index), :2])
 
+    def take(self, rows: npt.NDArray[np.int64]) -> Rows:
+        """The stored rows (x, y) with these numbers [n], in this order; `bounds` says whose they are."""
+        return self._converted(self._x.take(rows), self._y.take(rows))
+
     def test(self, index: int) -> Rows:
         """The test rows (x, y) of client number `index`; may be empty."""
         return self._slice(self._bounds[self._checked(index), 1:])

@@ -1,0 +1,171 @@
+"""Every executor against training one client after another, which is the oracle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from flctl.executors.chain import Activation, Dense, chain_of
+from flctl.executors.heads import head_for
+from flctl.executors.shards import Shards
+from flctl.executors.shared import recurrence, train_shared
+from flctl.executors.stacked import ChainGradient, train_stacked
+from flctl.order import local_keys
+from flctl.tasks import task_for
+from flctl.trainer import FlatModel, single_thread, train
+from flctl.types import LocalWork
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "sigmoid": nn.Sigmoid}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    single_thread()
+
+
+@dataclass
+class Rows:
+    """A partition in memory: what `Shards` reads of one."""
+
+    x: np.ndarray
+    y: np.ndarray
+    bounds: np.ndarray
+
+    def train(self, client):
+        start, stop, _ = self.bounds[client]
+        return self.x[start:stop], self.y[start:stop]
+
+    def take(self, rows):
+        return self.x[rows], self.y[rows]
+
+
+def shards(sizes, features, task, classes, seed=0):
+    rng = np.random.default_rng(seed)
+    ends = np.cumsum(sizes)
+    bounds = np.stack([ends - sizes, ends, ends], axis=1)
+    x = rng.standard_normal((int(ends[-1]) + 1, *features), np.float32)
+    y = {
+        "classification": lambda: rng.integers(0, classes, len(x)),
+        "binary": lambda: rng.integers(0, 2, len(x)),
+        "regression": lambda: rng.standard_normal(len(x)).astype(np.float32),
+    }[task]()
+    clients = np.arange(len(sizes))
+    return Shards(Rows(x, y, bounds), clients, local_keys(seed, 1, clients.astype(str)))
+
+
+def network(inputs, hidden, outputs, activation="relu", bias=True, seed=0):
+    torch.manual_seed(seed)
+    layers, width = [nn.Flatten()], inputs
+    for units in hidden:
+        layers += [nn.Linear(width, units, bias=bias), ACTIVATIONS[activation]()]
+        width = units
+    return nn.Sequential(*layers, nn.Linear(width, outputs, bias=bias))
+
+
+def one_by_one(module, task, data, local, adjust=None):
+    model = FlatModel(module)
+    start = model.read()
+    found = []
+    for place in range(len(data.clients)):
+        model.load(start)
+        found.append(train(model, task, *data.one(place), local, data.keys[place], adjust))
+    return found
+
+
+SIZES = st.lists(st.integers(0, 13), min_size=1, max_size=5)
+HIDDEN = st.lists(st.integers(1, 9), max_size=2)
+PLAIN = {"batch_size": st.integers(0, 6), "epochs": st.integers(1, 2), "drop_last": st.booleans()}
+SGD = st.builds(
+    LocalWork,
+    lr=st.sampled_from([0.05, 0.3]),
+    momentum=st.sampled_from([0.0, 0.9]),
+    weight_decay=st.sampled_from([0.0, 0.1]),
+    clip_norm=st.none() | st.sampled_from([0.1, 1.0]),
+    **PLAIN,
+)
+STEPS = st.builds(LocalWork, steps=st.integers(1, 5), batch_size=st.integers(0, 6))
+NESTEROV = st.builds(LocalWork, momentum=st.just(0.8), nesterov=st.just(True), weight_decay=st.just(0.05), **PLAIN)
+ADAM = st.builds(LocalWork, optimizer=st.sampled_from(["adam", "adamw"]), lr=st.just(0.01), **PLAIN)
+TASKS = st.sampled_from([("classification", 4), ("binary", 1), ("regression", 1)])
+
+
+def equal(updates, expected, tolerance=2e-5):
+    """The same facts, changes, norms and sum as the oracle's."""
+    facts = updates.facts
+    assert not facts.failures
+    np.testing.assert_allclose(facts.loss, [e.loss for e in expected], rtol=1e-4, atol=1e-5)
+    assert facts.examples.tolist() == [e.examples for e in expected]
+    assert facts.steps.tolist() == [e.steps for e in expected]
+    change = np.stack([e.delta["params"] for e in expected]).astype(np.float64)
+    norms, factors = updates.norms(), np.linspace(0.5, 2.0, len(expected))
+    np.testing.assert_allclose(norms, np.linalg.norm(change, axis=1), rtol=1e-3, atol=5e-5)
+    np.testing.assert_allclose(updates.sum(factors)["params"], factors @ change, rtol=1e-3, atol=tolerance * 5)
+    found = np.stack([e.delta["params"] for e in updates.each()])
+    np.testing.assert_allclose(found, change, rtol=1e-3, atol=tolerance)
+
+
+@settings(deadline=None, max_examples=60)
+@given(SIZES, HIDDEN, TASKS, st.sampled_from(sorted(ACTIVATIONS)), st.booleans(), SGD | STEPS | NESTEROV | ADAM)
+def test_stacked_clients_train_as_alone(sizes, hidden, kind, activation, bias, local):
+    name, outputs = kind
+    task, data = task_for(name), shards(sizes, (3, 2), name, outputs)
+    module = network(6, hidden, outputs, activation, bias)
+    params = FlatModel(module).params.clone()
+    gradient = ChainGradient(chain_of(module), head_for(task))
+    equal(train_stacked(params, data, local, gradient, None), one_by_one(module, task, data, local))
+
+
+@settings(deadline=None, max_examples=100)
+@given(SIZES, HIDDEN, TASKS, st.sampled_from(sorted(ACTIVATIONS)), SGD | STEPS | NESTEROV, st.data())
+def test_clients_that_share_their_start_train_as_alone(sizes, hidden, kind, activation, local, draw):
+    name, outputs = kind
+    task, data = task_for(name), shards(sizes, (6,), name, outputs)
+    module = network(6, hidden, outputs, activation)
+    chain = chain_of(module)
+    layers = [layer for layer in chain.layers if isinstance(layer, Dense | Activation)]
+    low_rank = frozenset(
+        place for place, layer in enumerate(layers) if isinstance(layer, Dense) and draw.draw(st.booleans())
+    )
+    params = FlatModel(module).params.clone()
+    found = train_shared(chain, head_for(task), params, data, local, low_rank)
+    equal(found, one_by_one(module, task, data, local))
+
+
+@pytest.mark.parametrize("kind", ["stacked", "shared"])
+def test_clients_whose_numbers_overflow_fail_alone(kind):
+    task, data = task_for("regression"), shards([4, 6, 5], (6,), "regression", 1)
+    data.partition.x[4:10] *= np.float32(1e25)
+    module, local = network(6, [5], 1), LocalWork(batch_size=2, epochs=2)
+    params = FlatModel(module).params.clone()
+    if kind == "stacked":
+        found = train_stacked(params, data, local, ChainGradient(chain_of(module), head_for(task)), None)
+    else:
+        found = train_shared(chain_of(module), head_for(task), params, data, local, frozenset({0, 2}))
+    assert list(found.facts.failures) == [1]
+    assert found.facts.failures[1].kind == "non-finite"
+    honest = [one_by_one(module, task, data, local)[0] for data in (shards([4, 6, 5], (6,), "regression", 1),)]
+    total = found.sum(np.ones(3))["params"]
+    assert np.isfinite(total).all()
+    np.testing.assert_allclose(found.each()[0].delta["params"], honest[0].delta["params"], rtol=1e-3, atol=1e-5)
+    assert found.each()[1] is None
+    assert found.norms()[1] == 0
+
+
+def test_the_recurrence_of_momentum_by_hand():
+    """w1 = w0 - lr g0; w2 = w1 - lr (m g0 + g1): beta is (1 + m, 1) after two steps."""
+    alpha, beta = recurrence(LocalWork(lr=0.1, momentum=0.5), 2)
+    assert alpha.tolist() == [1, 1, 1]
+    np.testing.assert_allclose(beta.numpy(), [[0, 0], [1, 0], [1.5, 1]], rtol=1e-6)
+
+
+def test_the_recurrence_of_weight_decay_by_hand():
+    """w1 = (1 - lr d) w0 - lr g0; w2 = (1 - lr d)^2 w0 - lr ((1 - lr d) g0 + g1), at lr d = 0.02."""
+    alpha, beta = recurrence(LocalWork(lr=0.1, weight_decay=0.2), 2)
+    np.testing.assert_allclose(alpha.numpy(), [1, 0.98, 0.9604], rtol=1e-6)
+    np.testing.assert_allclose(beta.numpy(), [[0, 0], [1, 0], [0.98, 1]], rtol=1e-6)
