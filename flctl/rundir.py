@@ -162,8 +162,9 @@ def named_files(config: Config) -> dict[str, str]:
     """SHA-256 of each file that the config names and the numbers depend on: trace, plugin files, and the files of
     components that are spelt `file.py:Name`."""
     names = [*config.plugins, *([config.cohort.trace] if config.cohort.trace else [])]
-    components = (config.model, config.strategy, config.aggregator, *config.transforms, config.engine)
-    names += [file.as_posix() for file in (file_of(chosen.name) for chosen in components) if file is not None]
+    chosen = (config.model.name, config.strategy.name, config.aggregator.name, config.engine.name)
+    components = (*chosen, *(transform.name for transform in config.transforms))
+    names += [file.as_posix() for file in map(file_of, components) if file is not None]
     return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in names}
 
 
