@@ -39,17 +39,21 @@ def load_plugins(registry: Registry, merged: Merged) -> Iterator[Problem]:
 
 
 def presets(registry: Registry, merged: Merged) -> Layer:
-    """What the strategy presets in the `server:` section; nothing where another server optimiser was asked for."""
+    """What the strategy presets in the sections `local` and `server`; nothing in the latter where another server
+    optimiser was asked for."""
     chosen = merged.settings.get(("strategy", "name"))
     name = str(chosen.node.value) if chosen else DEFAULT_COMPONENTS["strategy"]
     try:
-        preset = dict(registry.get("strategy", name).server)
+        strategy = registry.get("strategy", name)
     except FlctlError:
         return Layer([])  # the unknown name is told when the component is looked up
+    server = dict(strategy.server)
     asked = merged.settings.get(("server", "optimizer"))
-    if asked is not None and asked.node.value not in (None, preset.get("optimizer")):
-        return Layer([])
-    return from_values(preset, ("server",), name, "strategy") if preset else Layer([])
+    if asked is not None and asked.node.value not in (None, server.get("optimizer")):
+        server = {}
+    sections = {"local": dict(strategy.local), "server": server}
+    preset = {section: values for section, values in sections.items() if values}
+    return from_values(preset, (), name, "strategy") if preset else Layer([])
 
 
 @dataclass(slots=True)

@@ -91,6 +91,16 @@ class Run:
         """Whether the server needs only the sum: no part reads single updates."""
         return not (self.strategy.reads_each or any(t.reads_each for t in self.transforms.values()))
 
+    @property
+    def eligible(self) -> int:
+        """How many clients have training rows."""
+        return int((self.partition.counts[:, 0] > 0).sum())
+
+    @property
+    def cohort_size(self) -> float:
+        """How many clients a round asks: always, or on average where that is drawn."""
+        return cohorts.expected_size(self.config.cohort, self.eligible)
+
     @cached_property
     def update_layout(self) -> Layout:
         """What an update looks like when it leaves the client."""
@@ -109,8 +119,9 @@ def check(run: Run) -> None:
     run.aggregator.check(run)
     if not run.partition.counts[:, 0].any():
         raise ConfigError("the partition has no training rows", hint="Partition again with a smaller --test-fraction.")
-    cohorts.expected_size(run.config.cohort, int((run.partition.counts[:, 0] > 0).sum()))
+    cohorts.expected_size(run.config.cohort, run.eligible)
     cohorts.check_trace(run.config.cohort, run.partition.client_ids)
+    run.strategy.check(run)
     _check_stop(run)
 
 

@@ -15,6 +15,7 @@ from flctl.types import Aggregate, Arrays, ClientUpdate, Layout, Work
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from flctl.run import Run
     from flctl.trainer import Trained
 
 __all__ = ["StepContext", "Strategy"]
@@ -38,6 +39,12 @@ class Strategy(Component):
 
     server: ClassVar[Mapping[str, Any]] = {}
     """Defaults of the `server:` section that this strategy changes (how presets such as fedadam are made)."""
+
+    local: ClassVar[Mapping[str, Any]] = {}
+    """Defaults of the `local:` section that this strategy changes (how fedsgd is made)."""
+
+    def check(self, run: Run) -> None:
+        """Before the run: raises IncompatibleError where this strategy cannot keep its promise."""
 
     def init(self, params: Arrays) -> Arrays:
         """Server, once: the state before the first round."""

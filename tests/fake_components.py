@@ -16,6 +16,7 @@ from flctl.registry import suggest
 class Fedavg(Component):
     name = "fedavg"
     server: ClassVar[dict[str, object]] = {}
+    local: ClassVar[dict[str, object]] = {}
 
 
 class Fedprox(Fedavg):

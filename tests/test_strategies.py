@@ -1,27 +1,74 @@
 """Every registered strategy holds what the base class promises; new ones are tested by existing."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from support import train_run
+from support import checkpoint_digests, flctl, make_run, train_run, untimed_lines
 
+from flctl.cli import run as run_command
+from flctl.config import load
+from flctl.errors import IncompatibleError
 from flctl.registry import Registry
+from flctl.run import Run
+from flctl.rundir import RunDirectory
 from flctl.server import ServerOptimizer
+from flctl.strategies.fednova import accumulation
 from flctl.strategy import StepContext, Strategy
 from flctl.trainer import Trained
+from flctl.training import train
 from flctl.types import Aggregate, ClientUpdate, LocalWork, Work
 
 STRATEGIES = sorted(Registry().offers("strategy"))
+NEEDED = {"fltrust": ({"root": "0"}, ["strategy.root=0", "cohort.sampling=all"])}
+"""Of strategies that cannot do without: options, and overrides of a run."""
 CTX = StepContext(round=1, seed=0, server=ServerOptimizer())
+LAYOUT = {"params": 5, "buffers": 2}
+DOCS = Path(__file__).parent.parent / "docs" / "strategies.md"
+
+
+def make(name: str, **options) -> Strategy:
+    return Registry().get("strategy", name).from_options({**NEEDED.get(name, ({}, []))[0], **options})
+
+
+def overrides(name: str, *others: str) -> list[str]:
+    """A run of a strategy with as many clients as each of them needs."""
+    needed = NEEDED.get(name, ({}, ["cohort.clients=7"]))[1]
+    return [f"strategy.name={name}", *needed, *others]
 
 
 def update(client: str, delta: list[float], weight: float) -> ClientUpdate:
     return ClientUpdate(client, {"delta": np.array(delta, np.float32)}, weight)
 
 
+def trained(steps: int = 1, examples: int = 7, value: float = 1.0) -> Trained:
+    delta = {"params": np.full(5, value, np.float32), "buffers": np.full(2, value, np.float32)}
+    return Trained(delta, 0.5, examples, steps)
+
+
+def work_of(strategy: Strategy, local: LocalWork = LocalWork()) -> Work:  # noqa: B008
+    params = {name: np.zeros(length, np.float32) for name, length in LAYOUT.items()}
+    extra = strategy.broadcast(strategy.init(params))
+    return Work(1, params, extra, {}, local, strategy.sends(LAYOUT))
+
+
+def summed(strategy: Strategy, reports: list[tuple[Trained, LocalWork]]) -> Aggregate:
+    """The sum over clients of what each reports, as an aggregator makes it."""
+    sent = [strategy.report(local, work_of(strategy, work), {})[:2] for local, work in reports]
+    total = {name: sum(weight * arrays[name] for arrays, weight in sent) for name in sent[0][0]}
+    return Aggregate(total, sum(weight for _, weight in sent), len(sent))
+
+
 @pytest.fixture(params=STRATEGIES)
-def strategy(request) -> Strategy:
-    return Registry().get("strategy", request.param).from_options()
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def strategy(name) -> Strategy:
+    return make(name)
 
 
 def test_two_clients_and_three_weights_by_hand():
@@ -33,12 +80,6 @@ def test_two_clients_and_three_weights_by_hand():
     new, _ = fedavg.step(params, Aggregate({"delta": total}, 40.0, 2), {}, CTX)
     np.testing.assert_allclose(new["params"], [0.5, 5.0, 3.5])
     np.testing.assert_allclose(fedavg.combine(clients)["delta"], [-0.5, 3.0, 0.5])
-
-
-def test_median_by_hand():
-    median = Registry().get("strategy", "fedmedian").from_options()
-    clients = [update("a", [1, 0, 9], 1), update("b", [2, 5, -9], 100), update("c", [3, 4, 0], 1)]
-    np.testing.assert_allclose(median.combine(clients)["delta"], [2.0, 4.0, 0.0])
 
 
 def test_proximal_term_by_hand():
@@ -67,33 +108,94 @@ def test_fedprox_stays_nearer_to_the_global_model(toy, tmp_path):
 
 
 def test_a_report_fits_what_the_strategy_says_it_sends(strategy):
-    trained = Trained({"params": np.ones(5, np.float32), "buffers": np.ones(2, np.float32)}, 0.5, 7, 1)
-    layout = {"params": 5, "buffers": 2}
-    work = Work(1, {"params": np.zeros(5, np.float32)}, {}, {}, LocalWork(), strategy.sends(layout))
-    arrays, weight, _ = strategy.report(trained, work, {})
-    assert {name: a.size for name, a in arrays.items()} == dict(strategy.sends(layout))
+    arrays, weight, memory = strategy.report(trained(), work_of(strategy), {})
+    assert {name: a.size for name, a in arrays.items()} == dict(strategy.sends(LAYOUT))
+    assert {a.dtype for a in arrays.values()} == {np.dtype(np.float32)}
     assert weight == 7.0
+    again, _, kept = strategy.report(trained(), work_of(strategy), memory)
+    assert (again.keys(), kept.keys()) == (arrays.keys(), memory.keys())
+
+
+def test_a_client_that_made_no_step_has_nothing_to_say(strategy):
+    arrays, weight, _ = strategy.report(trained(steps=0, examples=0, value=0.0), work_of(strategy), {})
+    assert weight == 0.0
+    assert all(np.array_equal(a, np.zeros(a.size)) for a in arrays.values())
 
 
 def test_nobody_answering_changes_nothing(strategy):
-    params = {"params": np.arange(3, dtype=np.float32)}
+    params = {"params": np.arange(5, dtype=np.float32), "buffers": np.ones(2, np.float32)}
     state = strategy.init(params)
-    new, _ = strategy.step(params, Aggregate({"delta": np.zeros(3, np.float32)}, 0.0, 0), state, CTX)
-    np.testing.assert_array_equal(new["params"], params["params"])
+    nothing = {name: np.zeros(length, np.float32) for name, length in strategy.sends(LAYOUT).items()}
+    new, after = strategy.step(params, Aggregate(nothing, 0.0, 0), state, CTX)
+    assert after.keys() == state.keys()
+    for kept, given in ((new, params), (after, state)):
+        for vector in given:
+            np.testing.assert_array_equal(kept[vector], given[vector])
+
+
+def test_a_step_moves_parameters_and_buffers_and_leaves_its_arguments_alone(strategy):
+    params = {"params": np.arange(5, dtype=np.float32), "buffers": np.ones(2, np.float32)}
+    state = strategy.init(params)
+    aggregate = summed(strategy, [(trained(), LocalWork())])
+    for vectors in (params, state, aggregate.arrays):
+        for vector in vectors.values():
+            vector.flags.writeable = False
+    new, _ = strategy.step(params, aggregate, state, CTX)
+    np.testing.assert_allclose(new["params"], params["params"] + 1, rtol=1e-6)
+    np.testing.assert_allclose(new["buffers"], 2.0, rtol=1e-6)
 
 
 def test_combining_does_not_depend_on_the_order_of_clients(strategy):
+    """Bit for bit where a strategy reads each update; a plain sum rounds by its order."""
     rng = np.random.default_rng(1)
-    clients = [update(str(i), rng.normal(size=4).tolist(), float(i + 1)) for i in range(6)]
-    np.testing.assert_allclose(
-        strategy.combine(clients)["delta"], strategy.combine(clients[::-1])["delta"], rtol=1e-5, atol=1e-6
-    )
+    clients = [update(str(i), rng.normal(size=4).tolist(), float(i + 1)) for i in range(9)]
+    orders = [[clients[i] for i in rng.permutation(len(clients))] for _ in range(5)]
+    found = [strategy.combine(order)["delta"] for order in [clients, *orders]]
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=1e-5, atol=1e-6)
+        if strategy.reads_each:
+            np.testing.assert_array_equal(other, found[0])
 
 
-def test_it_trains(strategy, toy, tmp_path):
-    result = train_run(toy, tmp_path / "run", f"strategy.name={strategy.name}", "rounds=6", "local.epochs=3")
+def test_its_first_line_says_what_it_does_and_who_published_it(strategy):
+    first = type(strategy).__doc__.splitlines()[0]
+    assert re.fullmatch(r"\S.*\([^()]*\b(19|20)\d\d[a-z]?\b.*\)\.", first), first
+
+
+def test_it_trains(name, toy, tmp_path):
+    result = train_run(toy, tmp_path / "run", *overrides(name, "rounds=6", "local.lr=0.3"))
     assert result.status == "finished"
-    assert result.summary["best"]["value"] > 0.5
+    assert result.summary["best"]["value"] > 0.6
+
+
+def test_it_resumes_as_if_it_had_never_stopped_and_its_config_reads_back(name, toy, tmp_path):
+    chosen = overrides(name, "rounds=4")
+    train_run(toy, tmp_path / "whole", *chosen)
+    train_run(toy, tmp_path / "cut", *chosen, "rounds=2")
+    directory = RunDirectory(tmp_path / "cut")
+    config = load(Registry(), file=directory.config_file, overrides=["rounds=4"]).config
+    run = Run.build(config, Registry(), toy, directory.memory)
+    train(run, directory)
+    assert untimed_lines(tmp_path / "cut") == untimed_lines(tmp_path / "whole")
+    whole = checkpoint_digests(tmp_path / "whole")
+    assert whole.items() <= checkpoint_digests(tmp_path / "cut").items()
+    assert load(Registry(), file=tmp_path / "whole" / "config.yaml").config == config
+    options = NEEDED.get(name, ({}, []))[0]
+    assert run.strategy.config == make(name).config
+    assert config.strategy.options == {**make(name).config.model_dump(), **options}
+
+
+def test_it_is_documented_with_its_options_and_its_source():
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \|(.*)\|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE))
+    for name in STRATEGIES:
+        component = Registry().get("strategy", name)
+        row = rows.pop(name)
+        for option, field in component.Config.model_fields.items():
+            default = "" if field.is_required() else f" ({'null' if field.default is None else field.default})".lower()
+            assert f"`{option}`{default}" in row, (name, option)
+        cited = re.search(r"\(((?:[^()]|\([^()]*\))*\d{4}[a-z]?)", component.__doc__.splitlines()[0]).group(1)
+        assert cited.removeprefix("RFA, ") in row, (name, cited)
+    assert not rows
 
 
 def test_presets_of_the_server_can_be_overridden(toy, tmp_path):
@@ -101,3 +203,82 @@ def test_presets_of_the_server_can_be_overridden(toy, tmp_path):
     changed = train_run(toy, tmp_path / "b", "strategy=fedadam", "server.lr=0.5")
     assert "lr: 0.01" in (tmp_path / "a" / "config.yaml").read_text()
     assert preset.summary["final"] != changed.summary["final"]
+
+
+def test_fedsgd_is_fedavg_of_one_full_step(toy, tmp_path):
+    train_run(toy, tmp_path / "a", "strategy=fedsgd")
+    train_run(toy, tmp_path / "b", "strategy=fedavg", "local.batch_size=0", "local.epochs=1")
+    assert checkpoint_digests(tmp_path / "a") == checkpoint_digests(tmp_path / "b")
+
+
+@pytest.mark.parametrize("key", ["epochs=5", "steps=2", "batch_size=32", "optimizer=adam"])
+def test_fedsgd_refuses_anything_but_one_full_step(toy, tmp_path, key):
+    with pytest.raises(IncompatibleError, match="one step of sgd on all rows"):
+        make_run(toy, tmp_path / "run", "strategy=fedsgd", f"local.{key}")
+
+
+def test_fednova_by_hand():
+    """w = (1, 2, 3). a: 2 steps, delta (1, 0, 2), 10 rows; b: 4 steps, delta (-1, 4, 0), 30 rows. By step, weighted:
+    (0.5, 0, 1) / 4 + 3 (-0.25, 1, 0) / 4 = (-0.0625, 0.75, 0.25); tau_eff = 2 / 4 + 3 * 4 / 4 = 3.5."""
+    nova = make("fednova")
+    clients = [
+        (Trained({"params": np.array([1, 0, 2], np.float32)}, 0.5, 10, 2), LocalWork()),
+        (Trained({"params": np.array([-1, 4, 0], np.float32)}, 0.5, 30, 4), LocalWork()),
+    ]
+    new, _ = nova.step({"params": np.array([1, 2, 3], np.float32)}, summed(nova, clients), {}, CTX)
+    np.testing.assert_allclose(new["params"], [0.78125, 4.625, 3.875])
+    assert not nova.reads_each
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 7, 40])
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.5, False), (0.9, False), (0.9, True)])
+def test_fednova_counts_gradients_as_torch_adds_them(steps, momentum, nesterov):
+    """The gradient of step s is the unit vector e_s, so that -w / lr ends as the vector a itself."""
+    w = torch.nn.Parameter(torch.zeros(max(steps, 1), dtype=torch.float64))
+    sgd = torch.optim.SGD([w], lr=1.0, momentum=momentum, nesterov=nesterov)
+    for step in range(steps):
+        w.grad = torch.zeros_like(w)
+        w.grad[step] = 1.0
+        sgd.step()
+    found = accumulation(steps, LocalWork(momentum=momentum, nesterov=nesterov))
+    assert found == pytest.approx(-w.detach().sum().item(), rel=1e-12)
+
+
+def test_fednova_with_equal_steps_is_fedavg(toy, tmp_path):
+    """Up to rounding; with steps that differ it is another model."""
+    losses = {}
+    for local in ("local.steps=3", "local.epochs=3"):
+        for name in ("fednova", "fedavg"):
+            result = train_run(toy, tmp_path / f"{name}-{local}", f"strategy={name}", local, "local.batch_size=8")
+            losses[name, local] = result.summary["final"]["test_loss"]
+    assert losses["fednova", "local.steps=3"] == pytest.approx(losses["fedavg", "local.steps=3"], rel=1e-5)
+    assert losses["fednova", "local.epochs=3"] != pytest.approx(losses["fedavg", "local.epochs=3"], rel=1e-5)
+
+
+def test_fednova_refuses_an_optimizer_whose_gradients_do_not_add_up(toy, tmp_path):
+    with pytest.raises(IncompatibleError, match=r"`local\.optimizer` is adam"):
+        make_run(toy, tmp_path / "run", "strategy=fednova", "local.optimizer=adam")
+
+
+def test_the_command_line_trains_with_a_strategy_and_its_options(toy, tmp_path):
+    flags = ["--strategy", "krum", "-o", "strategy.num_malicious=2", "--clients-per-round", "7", "--rounds", "2"]
+    done = flctl("train", str(toy.path), "--model", "logreg", *flags, "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert "num_malicious: 2" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_the_command_line_shows_a_strategy(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert run_command(["plugins", "show", "krum"]) == 0
+    shown = capsys.readouterr().out
+    assert "Blanchard et al. 2017" in shown
+    assert re.search(r"num_malicious +int +1 +How many clients of a cohort may be malicious", shown)
+
+
+def test_the_command_line_refuses_a_cohort_that_a_rule_cannot_bear_before_it_trains(toy, tmp_path, capsys):
+    flags = ["--strategy", "bulyan", "-o", "strategy.num_malicious=2", "--clients-per-round", "10"]
+    assert run_command(["train", str(toy.path), *flags, "--out", str(tmp_path / "run")]) == 3
+    said = " ".join(capsys.readouterr().err.split())
+    assert "bulyan needs at least 11 updates (4 num_malicious + 3, with num_malicious 2)" in said
+    assert "a cohort is 10 clients" in said
+    assert not (tmp_path / "run").exists()

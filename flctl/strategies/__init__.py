@@ -1,9 +1,34 @@
 """The built-in strategies."""
 
+from flctl.strategies.centered_clipping import CenteredClipping
 from flctl.strategies.fedavg import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
-from flctl.strategies.fedmedian import FedMedian
+from flctl.strategies.fedmedian import FedMedian, FedTrimmedAvg
+from flctl.strategies.fednova import FedNova
 from flctl.strategies.fedprox import FedProx
+from flctl.strategies.fedsgd import FedSGD
+from flctl.strategies.fltrust import FLTrust
+from flctl.strategies.geometric_median import GeometricMedian
+from flctl.strategies.krum import Bulyan, Krum, MultiKrum
+from flctl.strategies.norm_bounding import NormBounding
 
 __all__ = ["STRATEGIES"]
 
-STRATEGIES = [FedAvg, FedProx, FedMedian, FedAvgM, FedAdagrad, FedAdam, FedYogi]
+STRATEGIES = [
+    FedAvg,
+    FedSGD,
+    FedAvgM,
+    FedAdagrad,
+    FedAdam,
+    FedYogi,
+    FedProx,
+    FedNova,
+    FedMedian,
+    FedTrimmedAvg,
+    Krum,
+    MultiKrum,
+    Bulyan,
+    GeometricMedian,
+    CenteredClipping,
+    NormBounding,
+    FLTrust,
+]
