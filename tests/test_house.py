@@ -27,7 +27,8 @@ LAYERS = (
     spelling api_version plugin_files
     messages local_optimizer weights""",
     # What a plugin may offer, and how names become classes.
-    """strategy transform aggregator engine trainer executors tasks metrics checkpoint memory totals builtins registry
+    """strategy transform aggregator engine trainer executors tasks metrics checkpoint memory memory_files
+    memory_store totals builtins registry
     strategies transforms models data partition""",
     # Configuration, and one run's objects.
     """strict_yaml yaml_text layers sections explain completion config config_schema partition_section cohort run rundir

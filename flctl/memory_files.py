@@ -1,0 +1,296 @@
+"""The files of a client memory: fixed-size records, and an entry (round, CRC-32) for each, read and written at
+given places by several processes at once.
+
+memory.json says what the two others hold. records.bin has a record for each slot and client, [3, clients, L]
+float32, the layout's vectors one after the other; it is sparse: what was never written takes no space (where the
+file system knows holes). stamps.bin has the round that was settled last (u64), then the entries, [3, clients].
+Everything is little-endian.
+
+Nothing is mapped: pages of a map that were touched count as a process's memory, and a disk that is full kills
+the process that writes to a map, where a write raises an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl import atomic
+from flctl.errors import IncompatibleError, IntegrityError, StorageError
+from flctl.types import Layout
+
+__all__ = ["ENTRY", "RECORD", "SLOTS", "Dimensions", "MemoryFiles", "Numbers", "byte_rows"]
+
+FORMAT = "flctl-memory/1"
+MANIFEST, STAMPS, RECORDS = "memory.json", "stamps.bin", "records.bin"
+MAX_MANIFEST = 1 << 20
+SLOTS = 3
+ENTRY = np.dtype([("round", "<u4"), ("crc", "<u4")])
+"""8 bytes at a multiple of 8: within one sector of a disk, so that a power loss leaves it old or new."""
+RECORD = np.dtype("<f4")
+WORD = np.dtype("<u8")
+"""An entry as one number, and the round that was settled last."""
+NEAR = 512
+"""Entries that are so close (a page) are read in one go, with what lies between them."""
+MOST_VIEWS = 1024
+"""How many buffers a system call takes (IOV_MAX of Linux, macOS and the BSDs)."""
+POSITIONED = hasattr(os, "preadv") and hasattr(os, "pwritev")
+"""Whether the system reads and writes at a place in one call; Windows seeks first."""
+
+Numbers = npt.NDArray[np.int64]
+Entries = npt.NDArray[np.void]
+ByteRows = Sequence[tuple[memoryview, int]]
+_Some = Callable[[int, Sequence[memoryview], int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Dimensions:
+    """How many clients, and the vectors that each remembers (name -> length, sorted by name)."""
+
+    clients: int
+    layout: Layout
+
+    @property
+    def record_bytes(self) -> int:
+        """The size of one record."""
+        return RECORD.itemsize * sum(self.layout.values())
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """File -> bytes."""
+        slots = SLOTS * self.clients
+        return {STAMPS: WORD.itemsize + slots * ENTRY.itemsize, RECORDS: slots * self.record_bytes}
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What memory.json says."""
+        return {"format": FORMAT, "clients": self.clients, "layout": dict(self.layout)}
+
+
+class MemoryFiles:
+    """The open files of one process. Numbers of clients and slots are int64 [K] and within bounds."""
+
+    def __init__(self, directory: Path, dimensions: Dimensions) -> None:
+        """Raises IntegrityError where something is missing, too long or too short; IncompatibleError where it is
+        for other clients or vectors."""
+        _check_manifest(directory, dimensions)
+        sizes = dimensions.sizes
+        self._dimensions = dimensions
+        self._stamps = _File(directory / STAMPS, sizes[STAMPS])
+        self._records = _File(directory / RECORDS, sizes[RECORDS])
+
+    @staticmethod
+    def create(directory: Path, dimensions: Dimensions) -> None:
+        """Makes `directory` with empty files, on disk when this returns. Raises ConfigError where it exists, and
+        StorageError where it cannot be made."""
+        with atomic.new_directory(directory) as partial:
+            (partial / MANIFEST).write_text(json.dumps(dimensions.manifest, indent=1) + "\n", encoding="utf-8")
+            for name, size in dimensions.sizes.items():
+                with (partial / name).open("xb") as file:
+                    file.truncate(size)
+
+    @property
+    def settled(self) -> int:
+        """The round that was settled last; 0 before any was."""
+        word = np.zeros(1, WORD)
+        self._stamps.read([_view(word)], 0)
+        return int(word[0])
+
+    def set_settled(self, number: int) -> None:
+        """Replaces `settled`."""
+        self._stamps.write([_view(np.array([number], WORD))], 0)
+
+    def entries(self, clients: Numbers) -> Entries:
+        """The clients' entries, [3, K]."""
+        words = np.empty((SLOTS, len(clients)), WORD)  # structured values would be copied one field at a time
+        order = np.argsort(clients, kind="stable")
+        ascending = clients[order]
+        for start, stop in _stretches(len(clients), np.diff(ascending) > NEAR):
+            first, last = int(ascending[start]), int(ascending[stop - 1])
+            span = np.empty(last - first + 1, WORD)
+            for slot in range(SLOTS):
+                self._stamps.read([_view(span)], self._entry_place(slot * self._dimensions.clients + first))
+                words[slot, order[start:stop]] = span[ascending[start:stop] - first]
+        return words.view(ENTRY)
+
+    def set_entries(self, slots: Numbers, clients: Numbers, entries: Entries) -> None:
+        """Writes one entry [K] for each slot and client, and none of a client that is not named: another process
+        may be writing that one."""
+        numbers = slots * self._dimensions.clients + clients
+        order = np.argsort(numbers, kind="stable")
+        numbers, view = numbers[order], _view(entries.view(WORD)[order])
+        for start, stop in _stretches(len(numbers), np.diff(numbers) != 1):
+            part = view[start * ENTRY.itemsize : stop * ENTRY.itemsize]
+            self._stamps.write([part], self._entry_place(int(numbers[start])))
+
+    def read_records(self, slots: Numbers, clients: Numbers, into: ByteRows, rows: Numbers) -> None:
+        """Fills the rows `rows` of `into` with the records, one for each slot and client."""
+        self._move(self._records.read, slots, clients, into, rows)
+
+    def write_records(self, slots: Numbers, clients: Numbers, source: ByteRows) -> None:
+        """Writes row i of `source` as the record of the i-th slot and client."""
+        self._move(self._records.write, slots, clients, source, np.arange(len(clients)))
+
+    def sync(self) -> None:
+        """Puts on disk what was written, by whatever process."""
+        self._records.sync()
+        self._stamps.sync()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._records.close()
+        self._stamps.close()
+
+    def _move(
+        self,
+        move: Callable[[Sequence[memoryview], int], None],
+        slots: Numbers,
+        clients: Numbers,
+        data: ByteRows,
+        rows: Numbers,
+    ) -> None:
+        """One call for each stretch of records that lie one after the other, on disk as in `data`."""
+        numbers = slots * self._dimensions.clients + clients
+        size = self._dimensions.record_bytes
+        places, firsts = (numbers * size).tolist(), rows.tolist()
+        for start, stop in _stretches(len(rows), (np.diff(numbers) != 1) | (np.diff(rows) != 1)):
+            move(_views(data, firsts[start], firsts[start] + stop - start), places[start])
+
+    def _entry_place(self, number: int) -> int:
+        return WORD.itemsize + number * ENTRY.itemsize
+
+
+def byte_rows(arrays: Mapping[str, npt.NDArray[Any]], layout: Layout) -> ByteRows:
+    """The bytes of each contiguous [K, length] array in the layout's order, with the bytes of a row."""
+    return [(_view(arrays[name]), RECORD.itemsize * length) for name, length in layout.items() if length]
+
+
+def _view(array: npt.NDArray[Any]) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _views(data: ByteRows, first: int, last: int) -> list[memoryview]:
+    """The buffers of the rows from `first` to before `last`, in the order of the records."""
+    if len(data) == 1:
+        view, size = data[0]
+        return [view[first * size : last * size]]
+    return [view[row * size : (row + 1) * size] for row in range(first, last) for view, size in data]
+
+
+def _stretches(count: int, breaks: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the stretches of `count` items; breaks[i] tells that one ends between item i and item i + 1."""
+    return pairwise([0, *(np.flatnonzero(breaks) + 1).tolist(), count] if count else [])
+
+
+class _File:
+    """A file of known size, read and written at given places; each call handles all of its bytes or raises."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        if path.is_symlink() or not path.is_file():
+            raise _damaged(path, "is missing, or is not a plain file")
+        self._path = path
+        self._lock = threading.Lock()
+        self._writable = os.access(path, os.W_OK)  # a finished run may lie where nothing can be written
+        try:
+            self._file = path.open("r+b" if self._writable else "rb", buffering=0)
+        except OSError as error:
+            raise self._refused("open", error) from error
+        self._descriptor = self._file.fileno()
+        found = os.fstat(self._descriptor).st_size
+        if found != size:
+            self.close()
+            raise _damaged(path, f"has {found:,} bytes, expected {size:,}")
+
+    def read(self, views: Sequence[memoryview], place: int) -> None:
+        """Fills the buffers, none of them empty, one after the other with what lies from `place` on."""
+        try:
+            self._all(os.preadv if POSITIONED else self._seek_and_read, views, place)
+        except OSError as error:
+            raise self._refused("read", error) from error
+
+    def write(self, views: Sequence[memoryview], place: int) -> None:
+        """Writes the buffers, none of them empty, one after the other from `place` on: with the operating system
+        when this returns."""
+        try:
+            self._all(os.pwritev if POSITIONED else self._seek_and_write, views, place)
+        except OSError as error:
+            raise self._refused("write", error) from error
+
+    def sync(self) -> None:
+        """Puts on disk what any process wrote."""
+        try:
+            if self._writable:
+                os.fsync(self._descriptor)
+        except OSError as error:
+            raise self._refused("write", error) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _all(self, some: _Some, views: Sequence[memoryview], place: int) -> None:
+        """Calls `some` until every byte has gone: it may take fewer buffers, and handle fewer bytes, than there are."""
+        left = sum(map(len, views))
+        while left:
+            done = some(self._descriptor, views[:MOST_VIEWS], place)
+            if done == 0:
+                raise _damaged(self._path, "became shorter while it was open")
+            left, place = left - done, place + done
+            if left:
+                views = _without(views, done)
+
+    def _seek_and_read(self, _: int, views: Sequence[memoryview], place: int) -> int:
+        with self._lock:
+            self._file.seek(place)
+            return self._file.readinto(views[0]) or 0
+
+    def _seek_and_write(self, _: int, views: Sequence[memoryview], place: int) -> int:
+        with self._lock:
+            self._file.seek(place)
+            return self._file.write(views[0]) or 0
+
+    def _refused(self, verb: str, error: OSError) -> StorageError:
+        hint = "Free some space or mend the permissions, then resume: what the checkpoint rests on is as it was."
+        return StorageError(f"cannot {verb} client memory {self._path}: {error.strerror or error}", hint=hint)
+
+
+def _without(views: Sequence[memoryview], done: int) -> list[memoryview]:
+    """The buffers that are left after the first `done` bytes."""
+    for index, view in enumerate(views):
+        if done < len(view):
+            return [view[done:], *views[index + 1 :]]
+        done -= len(view)
+    return []
+
+
+def _check_manifest(directory: Path, dimensions: Dimensions) -> None:
+    path = directory / MANIFEST
+    if path.is_symlink() or not path.is_file():
+        raise _damaged(path, "is missing, or is not a plain file")
+    with path.open("rb") as file:
+        text = file.read(MAX_MANIFEST + 1)
+    try:
+        found = json.loads(text) if len(text) <= MAX_MANIFEST else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not dimensions.manifest.keys() <= found.keys():
+        raise _damaged(path, "does not say what the memory holds")
+    if found["format"] != FORMAT:
+        raise IncompatibleError(f"{path} has the format {found['format']!r}; this flctl reads {FORMAT!r}")
+    for key, expected in dimensions.manifest.items():
+        if found[key] != expected:
+            hint = "It belongs to another run, or the strategy remembers other vectors now: start a new run."
+            raise IncompatibleError(f"{path} has the {key} {found[key]!r:.200}, expected {expected!r:.200}", hint=hint)
+
+
+def _damaged(path: Path, reason: str) -> IntegrityError:
+    hint = f"Put {path.parent.name}/ back as it was beside its checkpoint, or start a new run."
+    return IntegrityError(f"client memory {path} {reason}", hint=hint)
