@@ -1,0 +1,131 @@
+"""The floor: the loop that one would write by hand, in processes that are started once.
+
+`Floor` keeps the processes; `Floor.open` gives a `FloorJob`, which plays the rounds that were written for it and ends
+at a model [D] that can be compared. The same clients, rows, batches and order as flctl, written down beforehand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from _floor_worker import Job
+
+__all__ = ["Floor", "FloorJob"]
+
+WORKER = Path(__file__).with_name("_floor_worker.py")
+MEMORY_FILES = Path("/dev/shm")
+
+
+class Floor:
+    """Processes of one thread each, which wait on a pipe between rounds; a context, which ends them."""
+
+    def __init__(self, processes: int = 2) -> None:
+        memory = MEMORY_FILES if os.access(MEMORY_FILES, os.W_OK) else None
+        self._folder = tempfile.TemporaryDirectory(dir=memory)
+        self.folder = Path(self._folder.name)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        self._processes = [
+            subprocess.Popen(
+                [sys.executable, str(WORKER), str(number)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+                text=True,
+            )
+            for number in range(processes)
+        ]
+        self._hear("ready")
+        self._jobs = 0
+
+    def __enter__(self) -> Floor:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                if stream:
+                    stream.close()
+        self._folder.cleanup()
+
+    def open(self, start: npt.NDArray[np.float32], **fields: Any) -> FloorJob:
+        """A job from the model `start` [D]; `fields` are those of `_floor_worker.Job`."""
+        folder = self.folder / f"job-{self._jobs}"
+        folder.mkdir()
+        self._jobs += 1
+        job = Job(str(folder), parameters=len(start), processes=len(self._processes), **fields)
+        return FloorJob(self, job, start)
+
+    def order(self, do: str, **details: Any) -> None:
+        """Tells every process, and waits until all have done it. Raises RuntimeError when one ended."""
+        line = json.dumps({"do": do, **details}) + "\n"
+        for process in self._processes:
+            process.stdin.write(line)  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+        self._hear("done")
+
+    def _hear(self, word: str) -> None:
+        for process in self._processes:
+            heard = process.stdout.readline().strip()  # type: ignore[union-attr]
+            if heard != word:
+                raise RuntimeError(f"a process of the floor said {heard!r}, expected {word!r}")
+
+
+class FloorJob:
+    """One training on the floor; `play` is what is timed."""
+
+    def __init__(self, floor: Floor, job: Job, start: npt.NDArray[np.float32]) -> None:
+        self.floor, self.job, self.round = floor, job, 0
+        self.model = self._mapped("model", 1)[0]
+        self.partial = self._mapped("partial", job.processes)
+        if job.scaffold:
+            self.control = self._mapped("control", 1)[0]
+            self.controls = self._mapped("controls", job.clients)
+            self.control_partial = self._mapped("control_partial", job.processes)
+        self.model[:] = start
+        fields = {name: getattr(job, name) for name in Job.__dataclass_fields__}
+        floor.order("open", **fields)
+
+    def _mapped(self, name: str, rows: int) -> npt.NDArray[np.float32]:
+        shape = (rows, self.job.parameters)
+        return np.memmap(Path(self.job.folder) / f"{name}.bin", np.float32, "w+", shape=shape)
+
+    def prepare(self, rounds: Sequence[int]) -> None:
+        """Has the processes read the plans of rounds, which lie beside the data as `round-N.npz`."""
+        self.floor.order("prepare", folder=self.job.folder, rounds=list(rounds))
+
+    def play(self, count: int) -> float:
+        """Seconds that the next `count` rounds take."""
+        started = time.perf_counter()
+        for _ in range(count):
+            self.round += 1
+            self.floor.order("play", folder=self.job.folder, number=self.round)
+            self._step()
+        return time.perf_counter() - started
+
+    def _step(self) -> None:
+        if self.job.clip is None:
+            np.sum(self.partial, axis=0, out=self.model)
+        else:
+            self.model += self.partial.sum(axis=0)
+        if self.job.scaffold:
+            self.control += self.control_partial.sum(axis=0) / np.float32(self.job.clients)
+
+    def params(self) -> npt.NDArray[np.float32]:
+        """The global model [D] after the rounds played so far."""
+        return np.array(self.model)
+
+    def close(self) -> None:
+        """Has the processes forget the job and its data."""
+        self.floor.order("close", folder=self.job.folder)

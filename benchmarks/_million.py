@@ -1,0 +1,92 @@
+"""A large federation's rounds, in a process of its own: seconds a round, and the memory of all its processes.
+
+python benchmarks/_million.py --clients 1000000 --cohort 10000      prints what was measured as JSON
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _measure import family, peak_bytes
+from _ours import build_run, executor_of, opened
+from _workloads import FEATURES, SEED, W3, Dealt
+
+from flctl.data.dataset import Dataset, Split
+from flctl.partition.store import Partition
+from flctl.partition.writer import write_partition
+
+CHUNK = 1 << 18
+
+
+def make(path: Path, clients: int, rows: int) -> None:
+    """Partitions `rows` seeded rows for each client into `path`, by flctl's own writer, from a file beside it."""
+    rng, total = np.random.default_rng(SEED), clients * rows
+    table = np.lib.format.open_memmap(path.with_suffix(".npy"), "w+", np.float32, (total, *FEATURES))
+    y = rng.integers(0, 10, total)
+    for start in range(0, total, CHUNK):
+        part = table[start : start + CHUNK]
+        part[:] = rng.standard_normal(part.shape, np.float32)
+        part[:, :10] += np.eye(10, dtype=np.float32)[y[start : start + CHUNK]]
+    test = Split(rng.standard_normal((100, *FEATURES), np.float32), rng.integers(0, 10, 100))
+    names = tuple(f"f{number}" for number in range(FEATURES[0]))
+    dataset = Dataset("gaussians", "classification", table, y, tuple("0123456789"), names, test=test)
+    sizes = np.full(clients, rows, np.int64)
+    write_partition(path, dataset, Dealt(sizes), clients=clients, test_fraction=0.0, seed=SEED)
+    path.with_suffix(".npy").unlink()
+
+
+def measure(path: Path, cohort: int, rounds: int, workers: int, executor: str | None) -> dict[str, Any]:
+    """Seconds to open, of the first round, and of each later one; peak MiB of each process."""
+    started = time.perf_counter()
+    partition = Partition.open(path)
+    workload = replace(W3, clients=partition.clients, cohort=cohort)
+    run = build_run(partition, path.parent / "run", workload.settings(), workers=workers, executor=executor)
+    with opened(run) as ours:
+        ready = time.perf_counter() - started
+        first = ours.play(1)
+        times = [ours.play(1) for _ in range(rounds)]
+        peaks = [peak_bytes(pid) / 2**20 for pid in family(os.getpid())]
+        return {
+            "open_seconds": ready,
+            "first_seconds": first,
+            "times": times,
+            "peak_mib": peaks,
+            "executor": executor_of(ours),
+            "phases": {name: seconds / (rounds + 1) for name, seconds in ours.phases.items()},
+        }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--clients", type=int, default=1_000_000)
+    parser.add_argument("--rows", type=int, default=20, help="of each client")
+    parser.add_argument("--cohort", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--executor")
+    parser.add_argument("--make", type=Path, help="only partition, into this directory")
+    asked = parser.parse_args(arguments)
+    if asked.make:
+        make(asked.make, asked.clients, asked.rows)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        path, size = Path(name) / "parts", ["--clients", str(asked.clients), "--rows", str(asked.rows)]
+        # In a process of its own: its memory is not the rounds'.
+        subprocess.run([sys.executable, __file__, *size, "--make", str(path)], check=True)
+        print(json.dumps(measure(path, asked.cohort, asked.rounds, asked.workers, asked.executor)))
+
+
+if __name__ == "__main__":
+    main()

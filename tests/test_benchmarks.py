@@ -1,0 +1,211 @@
+"""The benchmarks' own arithmetic: the floor computes what it says, and a difference or a missed target is seen."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+import _floor
+import _floor_worker
+import _measure
+import _peers
+import _results
+import _rows
+import _workloads
+
+SIZES, BATCH, LR, FEATURES, CLASSES = (5, 7, 12), 4, 0.5, 60, 10
+ROUNDS = ((0, 2), (1, 2))
+"""Two rounds of two clients each; client 2 is in both, so that SCAFFOLD's memory counts."""
+
+
+@pytest.fixture(scope="module")
+def floor():
+    with _floor.Floor(2) as processes:
+        yield processes
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Rows, and the two rounds in an order of rows that is not theirs."""
+    folder, rng = tmp_path_factory.mktemp("floor"), np.random.default_rng(3)
+    bounds = np.r_[0, np.cumsum(SIZES)]
+    np.save(folder / "x.npy", rng.standard_normal((bounds[-1], FEATURES), np.float32))
+    np.save(folder / "y.npy", rng.integers(0, CLASSES, bounds[-1]))
+    for number, clients in enumerate(ROUNDS, 1):
+        orders = [bounds[client] + rng.permutation(SIZES[client]) for client in clients]
+        sizes = np.array([len(order) for order in orders])
+        plan = {"rows": np.concatenate(orders), "offsets": np.r_[0, np.cumsum(sizes)]}
+        np.savez(folder / f"round-{number}.npz", **plan, weights=sizes / sizes.sum(), clients=np.array(clients))
+    return folder
+
+
+def _gradient(model, x, y):
+    """The gradient of softmax regression's mean cross-entropy, by hand; the model is [W.ravel(), b]."""
+    weight, bias = model[: FEATURES * CLASSES].reshape(CLASSES, FEATURES), model[FEATURES * CLASSES :]
+    logits = x @ weight.T + bias
+    share = np.exp(logits - logits.max(axis=1, keepdims=True))
+    share /= share.sum(axis=1, keepdims=True)
+    share[np.arange(len(y)), y] -= 1
+    return np.concatenate([(share.T @ x).ravel(), share.sum(axis=0)]) / len(y)
+
+
+def _client(start, x, y, momentum=0.0, mu=0.0, term=0.0):
+    model, velocity, steps = start.copy(), 0.0, 0
+    for first in range(0, len(y), BATCH):
+        part = slice(first, first + BATCH)
+        velocity = momentum * velocity + _gradient(model, x[part], y[part]) + mu * (model - start) + term
+        model -= LR * velocity
+        steps += 1
+    return model, steps
+
+
+def _expected(data, start, clip=None, scaffold=False, kind="ordinary", **local):
+    """The global model after both rounds in float64 (McMahan et al. 2017, Algorithm 1; Karimireddy et al. 2020)."""
+    x, y = np.load(data / "x.npy").astype(np.float64), np.load(data / "y.npy")
+    model, control, own = start.astype(np.float64), np.zeros(start.size), np.zeros((len(SIZES), start.size))
+    for number in (1, 2):
+        plan = np.load(data / f"round-{number}.npz")
+        total, change = np.zeros(start.size), np.zeros(start.size)
+        for k, client in enumerate(plan["clients"]):
+            rows = plan["rows"][plan["offsets"][k] : plan["offsets"][k + 1]]
+            term = control - own[client] if scaffold else 0.0
+            trained, steps = _client(model, x[rows], y[rows], term=term, **local)
+            delta = trained - model
+            delta *= min(1.0, clip / np.linalg.norm(delta)) if clip else 1.0
+            total += plan["weights"][k] * delta
+            new = own[client] - control + (model - trained) / (steps * LR)
+            change, own[client] = change + new - own[client], new if scaffold else own[client]
+        model = model + total
+        control = control + change / len(SIZES) if scaffold else control
+    return model
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [{}, {"kind": "lean"}, {"mu": 0.3}, {"momentum": 0.9}, {"clip": 0.2}, {"scaffold": True}],
+    ids=["ordinary", "lean", "fedprox", "momentum", "clip", "scaffold"],
+)
+def test_the_floor_computes_the_algorithm_that_it_names(floor, data, variant):
+    start = np.random.default_rng(4).normal(0, 0.1, FEATURES * CLASSES + CLASSES).astype(np.float32)
+    fields = {"model": "logreg", "options": {}, "clients": len(SIZES), "lr": LR, "batch_size": BATCH}
+    job = floor.open(start, data=str(data), **fields, **variant)
+    job.prepare([1, 2])
+    assert job.play(2) > 0
+    expected = _expected(data, start, **variant)
+    assert np.abs(expected - start).max() > 0.02
+    np.testing.assert_allclose(job.params(), expected, atol=2e-6)
+    job.close()
+
+
+def test_the_parts_of_a_round_hold_each_client_once_and_are_of_like_size(tmp_path):
+    sizes = _workloads.ragged_sizes(200)
+    offsets = np.r_[0, np.cumsum(sizes)]
+    plan = {"rows": np.arange(offsets[-1]), "offsets": offsets, "weights": sizes / sizes.sum()}
+    np.savez(tmp_path / "round.npz", **plan, clients=np.arange(200))
+    parts = _floor_worker.parts(tmp_path / "round.npz", 2)
+    assert [client for part in parts for client in part.clients] == list(range(200))
+    assert np.concatenate([part.rows for part in parts]).tolist() == list(range(offsets[-1]))
+    assert abs(len(parts[0].rows) - len(parts[1].rows)) <= sizes.max()
+
+
+class Scripted:
+    """A contender that takes a second longer in each block, and notes when it was asked."""
+
+    def __init__(self, name, asked, model):
+        self.name, self.asked, self.model, self.seconds = name, asked, np.array(model, np.float32), 0.0
+
+    def play(self, count):
+        self.asked.append((self.name, count))
+        self.seconds += 1
+        return self.seconds * count
+
+    def params(self):
+        return self.model
+
+
+def test_contenders_warm_up_and_then_take_turns():
+    asked = []
+    contenders = {name: Scripted(name, asked, [0]) for name in "ab"}
+    times = _measure.paired(contenders, blocks=3, rounds=5)
+    assert asked[:2] == [("a", 1), ("b", 1)]
+    assert [name for name, _ in asked[2:]] == ["a", "b", "b", "a", "a", "b"]
+    assert times == {"a": [2.0, 3.0, 4.0], "b": [2.0, 3.0, 4.0]}
+
+
+def test_ratios_are_those_of_pairs():
+    times = {"floor": [4.0, 6.0, 9.0], "flctl": [2.0, 2.0, 9.0]}
+    assert _measure.ratios(times, "floor", "flctl") == _measure.Spread(2.0, 1.0, 3.0)
+
+
+@pytest.mark.parametrize("model", [[1.0, 2.01], [1.0, np.nan]])
+def test_models_that_differ_are_refused(model):
+    contenders = {name: Scripted(name, [], values) for name, values in (("floor", [1.0, 2.0]), ("flctl", model))}
+    with pytest.raises(_measure.ChecksumError, match=r"'flctl' is .* from 'floor'"):
+        _measure.compare(contenders, np.zeros(2, np.float32))
+
+
+def test_models_that_did_not_move_prove_nothing():
+    contenders = {name: Scripted(name, [], [1.0]) for name in ("floor", "flctl")}
+    with pytest.raises(_measure.ChecksumError):
+        _measure.compare(contenders, np.ones(1, np.float32))
+
+
+def test_models_within_the_tolerance_pass():
+    contenders = {name: Scripted(name, [], [value]) for name, value in (("floor", 2.0), ("flctl", 2.0005))}
+    check = _measure.compare(contenders, np.ones(1, np.float32))
+    assert (check.tolerance, check.moved) == (1e-3, 1.0)
+    assert check.difference == pytest.approx(5e-4, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "verdict"),
+    [
+        (_results.Target(5, 8), 4.9, "NOT met"),
+        (_results.Target(5, 8), 5.0, "met"),
+        (_results.Target(5, 8), 8.5, "met, hoped too"),
+        (_results.Target(6, 4, smaller=True), 6.1, "NOT met"),
+        (_results.Target(6, 4, smaller=True), 5.0, "met"),
+        (_results.Target(1.25, smaller=True), 1.0, "met"),
+    ],
+)
+def test_a_verdict_follows_from_the_median(target, value, verdict):
+    result = _results.Result("row", "title", "figure", target, _measure.Spread(value, 0.0, 100.0))
+    assert result.verdict() == verdict
+    assert verdict in result.line()
+    assert verdict not in result.line(judged=False)
+
+
+def test_a_row_that_could_not_be_measured_says_why():
+    result = _results.Result("row", "title", "figure", _results.Target(1), skipped="no such strategy")
+    assert result.line() == "row            skipped: no such strategy"
+    assert "| skipped: no such strategy |" in _results.markdown(_results.report([result]), [result])
+
+
+def test_peers_stand_beside_the_floor():
+    spread = _measure.Spread(2.0, 2.0, 2.0)
+    seconds = {"floor": spread, "flctl": _measure.Spread(0.5, 0.5, 0.5)}
+    result = _results.Result("w2", "title", "faster than the floor", _results.Target(1), spread, seconds)
+    measured = _peers.Measured(_measure.Spread(8.0, 8.0, 8.0), 20.0, "1 process")
+    peers = {"pfl": _peers.PeerReport("pfl==0.6.0", {"w2": measured, "w3": _peers.Measured(failed="code 1: no")})}
+    assert _peers.relative(peers, [result]) == {"pfl": {"w2": 0.25}}
+    assert "| w2 | pfl (pfl==0.6.0) | 1 process | 8 (8-8) | 20.0 s | 16x |" in _peers.page(peers, [result])
+
+
+def test_no_peer_is_installed_where_there_is_nothing(tmp_path):
+    assert [peer.name for peer in _peers.PEERS if _peers.is_installed(peer, tmp_path)] == []
+
+
+def test_ragged_sizes_are_log_normal_within_bounds():
+    sizes = _workloads.ragged_sizes(10_000)
+    assert (sizes.min(), sizes.max()) == (5, 500)
+    assert abs(np.median(sizes) - 20) <= 1
+    # A log-normal law's quartiles are its median times exp(-+0.6745 sigma): 10.2 and 39.3.
+    assert np.abs(np.quantile(sizes, [0.25, 0.75]) - [10.2, 39.3]).max() < 1.5
+
+
+def test_rows_have_names_of_their_own():
+    names = [row.name for row in _rows.ROWS]
+    assert len(set(names)) == len(names) == 14
