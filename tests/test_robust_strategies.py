@@ -1,20 +1,22 @@
 """Robust rules: against numbers by hand, against a straightforward oracle, and against clients that lie."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from support import ScriptedEngine, make_run
 
-from flctl import wire
+from flctl import arrays, wire
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import IncompatibleError
 from flctl.registry import Registry
 from flctl.rounds import Rounds
 from flctl.server import ServerOptimizer
-from flctl.strategies import centered_clipping, rows
+from flctl.strategies import centered_clipping, krum, rows
 from flctl.strategy import StepContext, Strategy
-from flctl.totals import Each, Intake
 from flctl.trainer import Trained
 from flctl.types import WEIGHT, Aggregate, ClientUpdate, Failure, LocalWork, Work
 
@@ -197,6 +199,16 @@ def test_trimmed_mean_and_median_are_the_oracles(x, percent):
     np.testing.assert_array_equal(result(make("fedmedian"), updates(x, split=1)), np.median(x, axis=0))
 
 
+@pytest.mark.parametrize("n", [2, 3, 50, 101])
+def test_trimming_many_is_what_scipy_does(n):
+    values = np.random.default_rng(n).normal(size=(n, 30)).astype(np.float32)
+    for trim in (0.0, 0.1, 0.25, 0.49):
+        if trim * n >= 1 or trim == 0:
+            found = result(make("fedtrimmedavg", trim=trim), updates(values))
+            np.testing.assert_allclose(found, stats.trim_mean(values.astype(np.float64), trim), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(result(make("fedmedian"), updates(values)), np.median(values, axis=0))
+
+
 @quick
 @given(cohorts(least=3), st.data())
 def test_krum_and_multikrum_are_the_oracles(x, data):
@@ -255,6 +267,24 @@ def test_norm_bounding_is_the_oracle(x, bound, data):
         expected += weight / sum(weights) * np.array(one) * (limit / length if length > limit else 1)
     found = result(make("norm-bounding", bound=bound), updates(x, weights, split=1))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_of_many_equal_scores_the_first_are_taken():
+    level = np.ones((40, 40)) - np.eye(40)
+    assert krum.best(level, 1, 7).tolist() == list(range(7))
+    assert krum.one_by_one(level, 1, 7) == list(range(7))
+
+
+@pytest.mark.parametrize("name", ROBUST)
+def test_a_rule_takes_little_more_memory_than_the_updates(name, monkeypatch):
+    """Its share is that of a few blocks of columns and of the result, however many clients there are."""
+    monkeypatch.setattr(rows, "_ELEMENTS", 1 << 16)
+    clients = updates(np.random.default_rng(0).normal(size=(40, 100_000)))
+    tracemalloc.start()
+    result(make(name), clients)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.25 * 40 * 100_000 * 4
 
 
 @pytest.mark.parametrize("name", ROBUST)
@@ -358,19 +388,25 @@ def test_a_majority_of_updates_that_agree_far_away_wins_as_it_must():
 
 
 @pytest.mark.parametrize("name", ROBUST)
-def test_values_that_are_not_finite_never_reach_a_rule(name):
-    """The server's intake names the client and leaves it out; the rule is given the others."""
-    layout = {"delta": 3, WEIGHT: 1}
-    intake, strategy = Intake(layout), make(name)
-    each = Each(intake, lambda update: update, strategy.combine)
-    honest = np.random.default_rng(2).normal(size=(9, 3)).astype(np.float32)
-    for i, line in enumerate([*honest, np.array([1, np.nan, 1]), np.array([1, np.inf, 1])]):
-        each.add(f"{i:02d}", wire.pack("vector", arrays={"delta": line, WEIGHT: np.ones(1)}))
-    np.testing.assert_array_equal(each.aggregate().arrays["delta"], result(strategy, updates(honest)))
-    assert {client: failure.kind for client, failure in intake.failed.items()} == {
-        "09": "non-finite",
-        "10": "non-finite",
-    }
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_never_reach_a_rule(name, value, toy, tmp_path):
+    """The round of a client that sends them is, bit for bit, the round of a client that did not answer."""
+    chosen = [f"strategy={{name: {name}{', root: 0' if name == 'fltrust' else ''}}}", "cohort.sampling=all"]
+    run, _ = make_run(toy, tmp_path / "run", *chosen, "engine.max_failures=1")
+    vector = {vector: np.full(length, value, np.float32) for vector, length in run.update_layout.items()}
+    said = {"bad": wire.pack("vector", arrays={**vector, WEIGHT: np.ones(1)}), "gone": Failure("deadline", "gone")}
+    played = {kind: play(run, {"5": answer}) for kind, answer in said.items()}
+    np.testing.assert_array_equal(played["bad"][0].params["params"], played["gone"][0].params["params"])
+    assert played["bad"][1].failed["5"].kind == "non-finite"
+    assert played["bad"][1].answered == 9
+
+
+def play(run, failures):
+    """The first round of a run in which some clients answer as scripted."""
+    engine = ScriptedEngine(InProcessEngine(), failures)
+    with engine.open(run):
+        rounds = Rounds(run, engine)
+        return rounds.play(rounds.initial(), last=lambda seconds: False)
 
 
 def test_buffers_are_not_left_to_whoever_lies():
@@ -410,7 +446,7 @@ def test_too_few_updates_are_refused_with_the_numbers(name):
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("trim", [0.29, 0.1, 0.05, 0.49, 0.3])
+@pytest.mark.parametrize("trim", [0.29, 0.1, 0.05, 0.49, 0.3, 1 / 49])
 def test_the_share_that_is_left_out_is_that_of_exact_arithmetic(trim):
     """0.29 of 100 are 29, and of as few updates as it takes to leave one out, one."""
     line = np.zeros((100, 1))
@@ -433,11 +469,8 @@ def test_a_round_in_which_too_few_answered_is_refused(toy, tmp_path):
     """Ten are asked, two of them fail, which the run would bear; krum would not."""
     chosen = ("strategy={name: krum, num_malicious: 3}", "cohort.sampling=all", "engine.max_failures=2")
     run, _ = make_run(toy, tmp_path / "run", *chosen)
-    engine = ScriptedEngine(InProcessEngine(), dict.fromkeys(("0", "7"), Failure("deadline", "gone")))
-    with engine.open(run):
-        rounds = Rounds(run, engine)
-        with pytest.raises(IncompatibleError, match=r"krum needs at least 9 updates .* and 8 arrived"):
-            rounds.play(rounds.initial(), last=lambda seconds: False)
+    with pytest.raises(IncompatibleError, match=r"krum needs at least 9 updates .* and 8 arrived"):
+        play(run, dict.fromkeys(("0", "7"), Failure("deadline", "gone")))
 
 
 # Parts of single strategies
@@ -456,7 +489,8 @@ def test_clipping_is_around_the_last_result_and_clients_send_their_momenta():
     """Three rounds of two clients by hand, tau = 1: what is sent, what is remembered, and where the model goes."""
     strategy = make("centered-clipping", tau=1.0, momentum=0.5)
     params = {"params": np.zeros(2, np.float32)}
-    state, memories, center, momenta = strategy.init(params), [{}, {}], np.zeros(2), [None, None]
+    remembered = strategy.remembers({"params": 2})
+    state, memories, center, momenta = strategy.init(params), [arrays.zeros(remembered)] * 2, np.zeros(2), [None] * 2
     deltas = [[[3, 4], [0.3, 0.4]], [[1, 0], [0, 0.5]], [[0, 0], [-2, 1]]]
     expected = np.zeros(2)
     for round_number, pair in enumerate(deltas, 1):
@@ -465,10 +499,11 @@ def test_clipping_is_around_the_last_result_and_clients_send_their_momenta():
         for k, delta in enumerate(pair):
             local = Trained({"params": np.array(delta, np.float32)}, 0.0, 10, 1)
             work = Work(round_number, params, extra, {}, LocalWork(), {"delta": 2})
-            arrays, weight, memories[k] = strategy.report(local, work, memories[k])
-            sent.append(ClientUpdate(str(k), arrays, weight))
+            vectors, weight, memories[k] = strategy.report(local, work, memories[k])
+            assert arrays.layout_of(memories[k]) == remembered
+            sent.append(ClientUpdate(str(k), vectors, weight))
             momenta[k] = np.array(delta) if momenta[k] is None else 0.5 * momenta[k] + 0.5 * np.array(delta)
-            np.testing.assert_allclose(arrays["delta"], momenta[k] - center, atol=1e-6)
+            np.testing.assert_allclose(vectors["delta"], momenta[k] - center, atol=1e-6)
         away = [m - center for m in momenta]
         center = center + sum(a * min(1, 1 / np.linalg.norm(a)) for a in away) / 2
         expected = expected + center
@@ -482,9 +517,9 @@ def test_without_momentum_clients_remember_nothing():
     params = {"params": np.zeros(2, np.float32)}
     work = Work(1, params, strategy.broadcast(strategy.init(params)), {}, LocalWork(), {"delta": 2})
     local = Trained({"params": np.ones(2, np.float32)}, 0.0, 10, 1)
-    arrays, _, memory = strategy.report(local, work, {})
-    np.testing.assert_array_equal(arrays["delta"], [1, 1])
-    assert memory == {}
+    vectors, _, memory = strategy.report(local, work, {})
+    np.testing.assert_array_equal(vectors["delta"], [1, 1])
+    assert memory == strategy.remembers({"params": 2}) == {}
 
 
 @quick

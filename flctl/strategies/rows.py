@@ -154,9 +154,7 @@ def products(rows: Sequence[ClientUpdate]) -> Vector:
 def distances(gram: Vector) -> Vector:
     """Squared distances ||u_i - u_j||^2 [n, n] from inner products; never below zero."""
     squares = np.diagonal(gram)
-    found = np.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0)
-    np.fill_diagonal(found, 0)
-    return found
+    return np.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0)
 
 
 def trimmed(block: Block, cut: int) -> npt.NDArray[Any]:
