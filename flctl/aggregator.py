@@ -59,6 +59,9 @@ class Aggregator(Component):
     hides: ClassVar[bool] = False
     """True: the server learns the sum and nothing else, so metrics and single updates stay with the clients."""
 
+    transparent: ClassVar[bool] = False
+    """True: a client's reply is its vector and nothing more, so that vectors may be added up where clients train."""
+
     def check(self, run: Run) -> None:
         """Before the run: raises IncompatibleError where this aggregator cannot keep its promise."""
 
@@ -75,6 +78,7 @@ class PlainAggregator(Aggregator):
     """Adds the vectors in the clear, one after the other in client order, with one accumulator."""
 
     name = "plain"
+    transparent = True
 
     def server(self, ctx: AggregationContext) -> Generator[Phase, Replies, Aggregate]:
         total = ctx.total()

@@ -1,138 +1,283 @@
-"""One request in, one reply out: what every engine runs for a client."""
+"""The client side of a run: work in, replies out, for one client or for a chunk of them; every engine uses it."""
 
 from __future__ import annotations
 
 import dataclasses
-import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flctl import arrays, seeds
+from flctl.clock import Clock
 from flctl.errors import DivergenceError, FlctlError
-from flctl.memory import ClientMemory
+from flctl.executors.executor import Executor
+from flctl.executors.shards import Shards
+from flctl.executors.updates import Updates
+from flctl.memory_store import MemoryStore
 from flctl.order import local_keys
+from flctl.replies import (
+    check_update,
+    failed_alone,
+    failure_of,
+    guarded,
+    is_ours,
+    merged,
+    nothing,
+    unguarded,
+    weighted,
+)
 from flctl.run import Run
-from flctl.trainer import Trained, single_thread, train
+from flctl.trainer import Trained, single_thread
 from flctl.transform import ClientContext
-from flctl.types import WEIGHT, Arrays, ClientId, ClientUpdate, Failure, Layout, Reply, Request, Work
+from flctl.types import WEIGHT, Arrays, ClientId, ClientUpdate, Failure, Gathered, Numbers, Reply, Request, Work
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 __all__ = ["ClientRuntime"]
 
-_LONGEST = 400
+Answer = tuple[Reply | Failure, bytes]
+"""A client's reply, and the aggregator's memory for the round's next phase."""
+Said = tuple[ClientUpdate, Mapping[str, float]]
+"""What a client has to say, and its metrics."""
+Guard = Callable[[Callable[[], Any]], Any]
 
 
 class ClientRuntime:
-    """The client side of a run: the model, and each component's client half, ready to answer for any client.
+    """The model, and each component's client half, ready to answer for any clients.
 
-    Nothing is kept from one client to the next but the model's buffer, which each request overwrites.
+    Nothing is kept from one chunk of clients to the next but buffers that each overwrites.
     """
 
     def __init__(self, run: Run) -> None:
         single_thread()
         self.run = run
-        self.model = run.build_model()
-        self.task = run.task()
-        self.memory = ClientMemory(run.memory_directory)
+        self.executor = Executor(run.execution, run.build_model(), run.task())
+        self.memory = MemoryStore(run.memory_directory, run.partition.clients, run.memory_layout)
+        self.clock = Clock()
 
-    def answer(self, client_id: ClientId, request: Request, memory: bytes) -> tuple[Reply | Failure, bytes]:
-        """The client's reply and the aggregator's memory for the round's next phase; a `Failure` for any exception."""
+    def gather(self, numbers: Numbers, work: Work, each: bool) -> Gathered:
+        """What a chunk of clients replies, together. A client that fails is told in `failed`. Raises MemoryError, or
+        torch's error, where there is no memory for so many at once."""
+        self.clock = Clock()
         try:
-            return self.reply(client_id, request, memory)
-        except DivergenceError as error:
-            return Failure("non-finite", error.message), b""
-        except FlctlError as error:
-            return Failure("exception", error.message), b""
-        except (Exception, SystemExit) as error:  # a client that calls sys.exit must not end the server
-            return Failure("exception", _last_line(error)), b""
+            with self.clock.phase("transform"):
+                return self._gather(numbers, work, each)
+        except (Exception, SystemExit) as error:
+            if is_ours(error):
+                raise
+            if len(numbers) == 1:
+                return failed_alone(int(numbers[0]), failure_of(error), work, each)
+        # The one that is to blame is found by asking each alone.
+        return merged([self.gather(numbers[place : place + 1], work, each) for place in range(len(numbers))], each)
+
+    def answers(self, ids: Sequence[ClientId], requests: Sequence[Request], memories: Sequence[bytes]) -> list[Answer]:
+        """Each client's answer, a `Failure` for any exception; those with work train together, and have the same."""
+        work = requests[0].work
+        said: Sequence[Said | Failure | None] = [None] * len(ids)
+        if work is not None:
+            said = self._said(self._numbers(ids), work)
+        return [self._answer(*one) for one in zip(ids, requests, memories, said, strict=True)]
+
+    def answer(self, client_id: ClientId, request: Request, memory: bytes) -> Answer:
+        """One client's answer; a `Failure` for any exception."""
+        return self.answers([client_id], [request], [memory])[0]
 
     def reply(self, client_id: ClientId, request: Request, memory: bytes) -> tuple[Reply, bytes]:
         """As `answer`, but raises what the client raises."""
-        vector: Arrays | None = None
-        metrics: Mapping[str, float] = {}
+        said: Any = [None]
         if request.work is not None:
-            update, metrics = self._work(client_id, request.work)
-            vector = weighted(update, self.run.sums)
+            said = self._listed(self._numbers([client_id]), request.work, guard=unguarded)
+        return self._reply(client_id, request, memory, said[0])
+
+    def _gather(self, numbers: Numbers, work: Work, each: bool) -> Gathered:
+        if self._adds_up and not each:
+            return self._added(numbers, work, self._train(numbers, work, {}))
+        said = self._listed(numbers, work, guarded)
+        failed = {int(n): one for n, one in zip(numbers, said, strict=True) if isinstance(one, Failure)}
+        done = [one for one in said if not isinstance(one, Failure)]
+        updates = [update for update, _ in done]
+        if not done:
+            vectors = nothing(work, each)
+        else:
+            vectors = _rows(updates) if each else self._total(updates)
+        told = {name: np.array([metrics[name] for _, metrics in done]) for name in ("loss", "examples", "steps")}
+        answered = np.array([n for n, one in zip(numbers, said, strict=True) if not isinstance(one, Failure)], np.int64)
+        weights = np.array([update.weight for update in updates], np.float64)
+        return Gathered(vectors, answered, weights, failed=failed, seconds=self.clock.seconds, **told)
+
+    @property
+    def _adds_up(self) -> bool:
+        """Whether a chunk's sum follows from its changes and their norms: no part looks at an update by itself."""
+        strategy, transforms = self.run.strategy, self.run.transforms.values()
+        plain = not (strategy.reports or self.run.memory_layout or self.executor.one_by_one)
+        return plain and all(transform.scales for transform in transforms)
+
+    def _added(self, numbers: Numbers, work: Work, updates: Updates) -> Gathered:
+        facts = updates.facts
+        done = np.array([place for place in range(len(numbers)) if place not in facts.failures], np.int64)
+        weights = np.zeros(len(numbers))
+        weights[done] = facts.examples[done]
+        factors = np.ones(len(numbers))
+        if self.run.transforms:
+            norms = updates.norms()
+            for name, transform in self.run.transforms.items():
+                factors *= transform.factors(norms * factors, work.transforms.get(name, {}))
+        total = updates.sum(weights * factors)
+        renamed = {"delta" if name == "params" else name: vector for name, vector in total.items()}
+        return Gathered(
+            vectors={**renamed, WEIGHT: np.array([weights.sum()])},
+            numbers=numbers[done],
+            weights=weights[done],
+            loss=facts.loss[done],
+            examples=facts.examples[done].astype(np.float64),
+            steps=facts.steps[done].astype(np.float64),
+            failed={int(numbers[place]): failure for place, failure in facts.failures.items()},
+            seconds=self.clock.seconds,
+        )
+
+    def _total(self, updates: Sequence[ClientUpdate]) -> Arrays:
+        first, *rest = (weighted(update, self.run.sums) for update in updates)
+        total = {name: np.array(array) for name, array in first.items()}
+        for vector in rest:
+            arrays.accumulate(total, vector)
+        return total
+
+    def _said(self, numbers: Numbers, work: Work) -> list[Said | Failure]:
+        """What each client says; where a chunk cannot train together, each alone."""
+        said = guarded(lambda: self._listed(numbers, work, guarded))
+        if not isinstance(said, Failure):
+            return said
+        if len(numbers) == 1:
+            return [said]
+        return [self._said(numbers[place : place + 1], work)[0] for place in range(len(numbers))]
+
+    def _listed(self, numbers: Numbers, work: Work, guard: Guard) -> list[Said | Failure]:
+        """What strategy and transforms make of each client's change."""
+        memory = self._memory(numbers, work)
+        updates = self._train(numbers, work, memory)
+        ids = [self.run.partition.client_ids[int(number)] for number in numbers]
+        said: list[Said | Failure] = []
+        kept: dict[int, Arrays] = {}
+        for place, trained in enumerate(updates.each()):
+            mine = {name: rows[place] for name, rows in memory.items()}
+            result = trained or updates.facts.failures[place]
+            one = guard(partial(self._prepared, ids[place], result, mine, work))
+            if not isinstance(one, Failure):
+                update, kept[int(numbers[place])], metrics = one
+                one = update, metrics
+            said.append(one)
+        self._remember(kept, work.round)
+        return said
+
+    def _prepared(
+        self, client_id: ClientId, trained: Trained | Failure, memory: Arrays, work: Work
+    ) -> tuple[ClientUpdate, Arrays, Mapping[str, float]]:
+        """What the client says and remembers, checked, and its metrics."""
+        if isinstance(trained, Failure):
+            raise DivergenceError(trained.message)
+        vectors, weight, remember = self.run.strategy.report(trained, work, memory)
+        update = ClientUpdate(client_id, vectors, weight)
+        for name, transform in self.run.transforms.items():
+            ctx = self._context(client_id, work.round, name, work.transforms.get(name, {}))
+            update = transform.on_client(update, ctx)
+        check_update(update, work.layout)
+        wrong = arrays.misfit(remember, self.run.memory_layout)
+        if wrong:
+            raise FlctlError(f"strategy '{self.run.strategy.name}' wants to remember {wrong}")
+        if not arrays.is_finite(remember):
+            raise DivergenceError(f"strategy '{self.run.strategy.name}' wants to remember values NaN or infinite")
+        metrics = {"loss": trained.loss, "examples": float(trained.examples), "steps": float(trained.steps)}
+        return update, remember, metrics
+
+    def _answer(self, client_id: ClientId, request: Request, memory: bytes, said: Said | Failure | None) -> Answer:
+        if isinstance(said, Failure):
+            return said, b""
+        answer: Answer | Failure = guarded(partial(self._reply, client_id, request, memory, said))
+        return (answer, b"") if isinstance(answer, Failure) else answer
+
+    def _reply(self, client_id: ClientId, request: Request, memory: bytes, said: Said | None) -> tuple[Reply, bytes]:
+        vector = None if said is None else weighted(said[0], self.run.sums)
         ctx = self._context(client_id, request.round, "aggregator", {})
         memory, message = self.run.aggregator.client(memory, request.message or b"", vector, ctx)
         given = [type(part).__name__ for part in (memory, message)]
         if given != ["bytes", "bytes"]:
             name = self.run.aggregator.name
             raise FlctlError(f"aggregator '{name}' gave {' and '.join(given)}, expected memory and reply as bytes")
-        return Reply(message, {} if self.run.aggregator.hides else metrics), memory
+        return Reply(message, {} if said is None or self.run.aggregator.hides else said[1]), memory
 
-    def _work(self, client_id: ClientId, work: Work) -> tuple[ClientUpdate, Mapping[str, float]]:
-        remembered = self.memory.read(client_id, work.round)
-        trained = self._train(client_id, work, remembered)
-        vectors, weight, remember = self.run.strategy.report(trained, work, remembered)
-        update = ClientUpdate(client_id, vectors, weight)
-        for name, transform in self.run.transforms.items():
-            ctx = self._context(client_id, work.round, name, work.transforms.get(name, {}))
-            update = transform.on_client(update, ctx)
-        check_update(update, work.layout)
-        wrong = arrays.misfit(remember)
+    def _train(self, numbers: Numbers, work: Work, memory: Arrays) -> Updates:
+        ids = self.run.partition.client_ids.take(numbers)
+        keys = local_keys(self.run.config.seed, work.round, ids)
+        with self.clock.phase("train"):
+            shards = Shards(self.run.partition, numbers, keys, lambda: self.clock.phase("load"))
+            return self.executor.train(work, shards, self._adjusts(work, memory))
+
+    def _adjusts(self, work: Work, memory: Arrays) -> Callable[[Any], Callable[[Tensor, Tensor], Tensor]] | None:
+        """The strategy's `adjust` for clients of the chunk (see `executors.executor.Adjusts`)."""
+        if not self.run.strategy.adjusts:
+            return None
+        adjust = self.run.strategy.adjust
+
+        def adjusts(places: Any) -> Callable[[Tensor, Tensor], Tensor]:
+            # Copies for each call: what one client changes in place is gone before the next, in whatever process.
+            seen = dataclasses.replace(work, params=_tensors(work.params), extra=_tensors(work.extra))
+            mine = _tensors({name: rows[places] for name, rows in memory.items()})
+            if np.ndim(places) == 0:
+                return lambda grad, params: adjust(grad, params, seen, mine)
+            return lambda grad, params: adjust(grad, params, seen, {n: rows[: len(grad)] for n, rows in mine.items()})
+
+        return adjusts
+
+    def _memory(self, numbers: Numbers, work: Work) -> dict[str, Any]:
+        """What the clients remember, name -> [K, length]."""
+        if not self.run.memory_layout:
+            return {}
+        with self.clock.phase("load"):
+            memory, known = self.memory.read(numbers, work.round)
+            for name, vector in {} if known.all() else self._first(work).items():
+                memory[name][~known] = vector
+            return memory
+
+    def _first(self, work: Work) -> Arrays:
+        """What a client remembers before its first round, checked."""
+        first = self.run.strategy.first(work)
+        layout = self.run.memory_layout
+        wrong = arrays.misfit(first, {name: layout[name] for name in first if name in layout})
         if wrong:
-            raise FlctlError(f"strategy '{self.run.strategy.name}' wants to remember {wrong}")
-        if remember:
-            self.memory.write(client_id, work.round, remember)
-        return update, {"loss": trained.loss, "examples": float(trained.examples), "steps": float(trained.steps)}
+            raise FlctlError(f"strategy '{self.run.strategy.name}' lets a client begin with {wrong}")
+        return first
 
-    def _train(self, client_id: ClientId, work: Work, memory: Arrays) -> Trained:
-        x, y = self.run.partition.train(self.run.partition.index(client_id))
-        self.model.load(work.params)
-        key = local_keys(self.run.config.seed, work.round, np.array([client_id]))[0]
-        adjust = None
-        if self.run.strategy.adjusts:
-            # Copies for each client: what one changes in place is gone before the next, in whatever process that is.
-            tensor_work = dataclasses.replace(work, params=_tensors(work.params), extra=_tensors(work.extra))
-            tensor_memory = _tensors(memory)
+    def _remember(self, kept: Mapping[int, Arrays], number: int) -> None:
+        if self.run.memory_layout and kept:
+            stacked = {name: np.stack([memory[name] for memory in kept.values()]) for name in self.run.memory_layout}
+            rows = {name: block.astype(np.float32, copy=False) for name, block in stacked.items()}
+            self.memory.write(list(kept), number, rows)
 
-            def adjust(grad: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
-                return self.run.strategy.adjust(grad, params, tensor_work, tensor_memory)
-
-        return train(self.model, self.task, x, y, work.local, key, adjust)
+    def _numbers(self, ids: Sequence[ClientId]) -> Numbers:
+        return np.array([self.run.partition.index(client_id) for client_id in ids], np.int64)
 
     def _context(self, client_id: ClientId, number: int, component: str, broadcast: Arrays) -> ClientContext:
         names = ("round", number, "client", client_id, component)
         return ClientContext(number, client_id, broadcast, seeds.rng(self.run.config.seed, *names))
 
 
-def weighted(update: ClientUpdate, sums: bool) -> Arrays:
-    """The vector that an aggregator adds: w_k a_k where the server sums, a_k where it reads each; and the weight."""
-    words = any(vector.dtype.kind in "iu" for vector in update.arrays.values())
-    if sums and words and update.weight != int(update.weight):
-        raise FlctlError(f"the update has integer vectors and the weight {update.weight}, expected a whole number")
-    scaled = arrays.scale(update.arrays, update.weight) if sums else update.arrays
-    return {**scaled, WEIGHT: np.array([update.weight], np.float64)}
+def _rows(updates: Sequence[ClientUpdate]) -> Arrays:
+    """One row for each update, [K, L]; no copy where the updates are the rows of one block already."""
+    return {name: _block([update.arrays[name] for update in updates]) for name in updates[0].arrays}
 
 
-def check_update(update: ClientUpdate, layout: Layout) -> None:
-    """Raises FlctlError unless the update has the layout, DivergenceError unless it is finite."""
-    wrong = arrays.misfit(update.arrays, layout)
-    if wrong:
-        raise FlctlError(f"the update has {wrong}")
-    if not isinstance(update.weight, (int, float, np.number)) or not np.isfinite(update.weight) or update.weight < 0:
-        raise FlctlError(f"the update's weight is {update.weight}, expected a finite number of at least 0")
-    for name, vector in update.arrays.items():
-        bad = vector.size - int(np.isfinite(vector).sum())
-        if bad:
-            raise DivergenceError(f"the update's vector '{name}' has {bad} of {vector.size} values NaN or infinite")
+def _block(rows: Sequence[Any]) -> Any:
+    base = rows[0].base
+    whole = isinstance(base, np.ndarray) and base.shape == (len(rows), *rows[0].shape) and base.flags.c_contiguous
+    if whole and all(row.ctypes.data == base[place].ctypes.data for place, row in enumerate(rows)):
+        return base
+    return np.stack(rows)
 
 
 def _tensors(vectors: Arrays) -> dict[str, Any]:
     import torch
 
     return {name: torch.from_numpy(np.array(vector)) for name, vector in vectors.items()}
-
-
-def _last_line(error: BaseException) -> str:
-    """The error in one line of at most 500 printable characters: it goes to terminals, logs and other processes."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].name}, line {frames[-1].lineno})" if frames else ""
-    said = " ".join(str(error)[:_LONGEST].split())
-    said = "".join(character if character.isprintable() else "?" for character in said)
-    return f"{type(error).__name__}: {said}{where}"

@@ -158,13 +158,15 @@ def effective(config: Config) -> dict[str, Any]:
 def digest(config: Config) -> str:
     """`sha256:...` over what determines the numbers: equal digests, equal data, equal global model at each round.
 
-    Left out are the keys that only say how long, where and how safely to run. `rounds` counts when the learning
+    Left out are the keys that only say how long, where and how safely to run; of `engine` those count that decide
+    which clients train together, and so in which order numbers are added. `rounds` counts when the learning
     rate's schedule ends with the last round (cosine, linear).
     """
     horizon = config.local.schedule in ("cosine", "linear")
     left_out = WITHOUT_INFLUENCE - {"rounds"} if horizon else WITHOUT_INFLUENCE
     parts = {key: value for key, value in effective(config).items() if key not in left_out}
     parts[LAYERED] = list(parts[LAYERED].items())  # their order counts
+    parts["engine"] = {"executor": config.engine.executor, "memory": config.engine.memory_bytes}
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -104,6 +104,13 @@ class MemoryStore:
         vectors = {name: array[0].astype(np.float32, copy=False) for name, array in arrays.items()}
         return (number, vectors) if number else None
 
+    def retract(self, clients: npt.ArrayLike, number: int) -> None:
+        """Drops what clients wrote in round `number`: what they said in it was not used, so they did not take part."""
+        files, numbers = self._open(), self._numbers(clients)
+        if files is not None and len(numbers):
+            slots, places = np.nonzero(self._entries(files, numbers)["round"] == number)
+            files.set_entries(slots, numbers[places], np.zeros(len(slots), ENTRY))
+
     def sync(self) -> None:
         """Puts on disk what was written, by whatever process; called before the checkpoint that rests on it."""
         files = self._open()

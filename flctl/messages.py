@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from flctl import wire
-from flctl.types import Arrays, Failure, LocalWork, Reply, Work
+from flctl.types import WEIGHT, Arrays, Failure, Gathered, LocalWork, Reply, Work
 from flctl.wire import Frame
 
-__all__ = ["pack_answer", "pack_work", "unpack_answer", "unpack_work", "work_size"]
+__all__ = [
+    "pack_answers",
+    "pack_gathered",
+    "pack_work",
+    "unpack_answers",
+    "unpack_gathered",
+    "unpack_work",
+    "vector_size",
+    "work_size",
+]
+
+TOLD = ("numbers", "weights", "loss", "examples", "steps")
 
 
 def _work_frame(work: Work) -> dict[str, Any]:
@@ -51,25 +63,65 @@ def unpack_work(message: bytes) -> Work:
     )
 
 
+def vector_size(vectors: Arrays) -> int:
+    """How many bytes one client's message has whose vectors are like these: sums [L], or rows [K, L]."""
+    like = {name: np.broadcast_to(vector.dtype.type(0), vector.shape[-1:]) for name, vector in vectors.items()}
+    return wire.size("vector", arrays={**like, WEIGHT: np.zeros(1)})
+
+
 def _under(frame: Frame, prefix: str) -> Arrays:
     return {name[len(prefix) :]: array for name, array in frame.arrays.items() if name.startswith(prefix)}
 
 
-def pack_answer(answer: Reply | Failure, memory: bytes) -> list[Any]:
-    """A client's answer and its aggregator's memory, as buffers to write one after the other."""
-    if isinstance(answer, Failure):
-        return wire.pack_parts("failure", meta={"kind": answer.kind, "message": answer.message})
-    blobs = {"message": _bytes_array(answer.message), "memory": _bytes_array(memory)}
-    return wire.pack_parts("reply", meta={"metrics": dict(answer.metrics)}, arrays=blobs)
+def pack_gathered(gathered: Gathered) -> list[Any]:
+    """What a chunk of clients replied, as buffers to write one after the other."""
+    vectors = {f"vectors/{name}": vector for name, vector in gathered.vectors.items()}
+    told = {name: getattr(gathered, name) for name in TOLD}
+    failed = [[number, failure.kind, failure.message] for number, failure in gathered.failed.items()]
+    lengths = {name: vector.shape[-1] for name, vector in gathered.vectors.items()}
+    rows = {name: vector.ndim == 2 for name, vector in gathered.vectors.items()}
+    meta = {"failed": failed, "seconds": dict(gathered.seconds), "lengths": lengths, "rows": rows}
+    return wire.pack_parts("gathered", meta=meta, arrays={**told, **vectors})
 
 
-def unpack_answer(message: bytes) -> tuple[Reply | Failure, bytes]:
-    """The answer in a frame, and the aggregator's memory. Raises ProtocolError for anything else."""
-    kind = "failure" if wire.kind_of(message) == "failure" else "reply"
-    frame = wire.unpack(message, kind)
-    if kind == "failure":
-        return Failure(frame.meta["kind"], frame.meta["message"]), b""
-    return Reply(frame.arrays["message"].tobytes(), frame.meta["metrics"]), frame.arrays["memory"].tobytes()
+def unpack_gathered(message: bytes) -> Gathered:
+    """What a chunk replied. Raises ProtocolError for anything else."""
+    frame = wire.unpack(message, "gathered")
+    vectors = {}
+    for name, vector in _under(frame, "vectors/").items():
+        vectors[name] = vector.reshape(-1, frame.meta["lengths"][name]) if frame.meta["rows"][name] else vector
+    return Gathered(
+        vectors=vectors,
+        failed={number: Failure(kind, said) for number, kind, said in frame.meta["failed"]},
+        seconds=frame.meta["seconds"],
+        **{name: frame.arrays[name] for name in TOLD},
+    )
+
+
+def pack_answers(answers: Sequence[tuple[Reply | Failure, bytes]]) -> list[Any]:
+    """Clients' answers with their aggregator's memories, as buffers."""
+    entries: list[dict[str, Any]] = []
+    blobs: dict[str, Any] = {}
+    for place, (answer, memory) in enumerate(answers):
+        if isinstance(answer, Failure):
+            entries.append({"kind": answer.kind, "message": answer.message})
+            continue
+        entries.append({"metrics": dict(answer.metrics)})
+        blobs |= {f"{place}/message": _bytes_array(answer.message), f"{place}/memory": _bytes_array(memory)}
+    return wire.pack_parts("answers", meta={"answers": entries}, arrays=blobs)
+
+
+def unpack_answers(message: bytes) -> list[tuple[Reply | Failure, bytes]]:
+    """The answers in a frame. Raises ProtocolError for anything else."""
+    frame = wire.unpack(message, "answers")
+    answers: list[tuple[Reply | Failure, bytes]] = []
+    for place, entry in enumerate(frame.meta["answers"]):
+        if "kind" in entry:
+            answers.append((Failure(entry["kind"], entry["message"]), b""))
+            continue
+        parts = [frame.arrays[f"{place}/{part}"].tobytes() for part in ("message", "memory")]
+        answers.append((Reply(parts[0], entry["metrics"]), parts[1]))
+    return answers
 
 
 def _bytes_array(data: bytes) -> Any:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import shlex
-import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
 from flctl import arrays, evaluate, messages, seeds
 from flctl import cohort as cohorts
 from flctl.aggregator import AggregationContext, Phase
+from flctl.clock import Clock
+from flctl.collect import Traffic, chunk_replies, in_order, waited
 from flctl.engine import Engine
-from flctl.errors import DivergenceError, FlctlError, PluginError, RoundFailedError
+from flctl.errors import DivergenceError, PluginError, RoundFailedError
+from flctl.memory_store import MemoryStore
 from flctl.run import Run
 from flctl.schedule import scheduled_lr
 from flctl.strategy import StepContext
-from flctl.totals import Each, Intake, Sum, mean_loss
+from flctl.totals import Each, Intake, Sum
 from flctl.trainer import single_thread
 from flctl.transform import ServerContext
 from flctl.types import (
@@ -28,8 +29,8 @@ from flctl.types import (
     Arrays,
     ClientId,
     Failure,
+    Layout,
     LocalWork,
-    Reply,
     Request,
     RoundPlan,
     RoundReport,
@@ -37,6 +38,8 @@ from flctl.types import (
 )
 
 __all__ = ["Rounds", "State"]
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,37 +52,6 @@ class State:
     transforms: Mapping[str, Arrays]
 
 
-@dataclass(slots=True)
-class Clock:
-    """Seconds by phase of one round."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    started: float = field(default_factory=time.perf_counter)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Adds the time spent inside to the phase `name`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-    def report(self) -> dict[str, float]:
-        """The phases, and `total`."""
-        return {"total": time.perf_counter() - self.started, **self.seconds}
-
-
-@dataclass(slots=True)
-class Traffic:
-    """What one round moved: bytes, metrics and failures, by client."""
-
-    intake: Intake
-    bytes_up: int = 0
-    bytes_down: int = 0
-    metrics: dict[ClientId, Mapping[str, float]] = field(default_factory=dict)
-
-
 class Rounds:
     """Runs rounds of a run over an open engine. Keeps nothing between rounds but what `State` says."""
 
@@ -89,6 +61,7 @@ class Rounds:
         self.engine = engine
         self.model = run.build_model()
         self.task = run.task()
+        self.memory = MemoryStore(run.memory_directory, run.partition.clients, run.memory_layout)
         self.ids = run.partition.client_ids
         self.eligible = np.flatnonzero(run.partition.counts[:, 0])
 
@@ -112,7 +85,8 @@ class Rounds:
         with clock.phase("select"):
             plan = self.plan(state)
         traffic = Traffic(Intake({**self.run.update_layout, WEIGHT: 1}))
-        aggregate = self._aggregate(plan, traffic, clock)
+        aggregate = self._gather(plan, traffic, clock) if self._gathers else self._aggregate(plan, traffic, clock)
+        self._retract(plan, traffic)
         with clock.phase("aggregate"):
             state = self._step(state, aggregate, plan)
         metrics: dict[str, float] = {}
@@ -121,9 +95,15 @@ class Rounds:
                 metrics = self.evaluate(state)
         return state, self._report(plan, traffic, aggregate, metrics, clock)
 
+    def _retract(self, plan: RoundPlan, traffic: Traffic) -> None:
+        """Clients whose reply was not used forget this round: what they remember stays in step with the server."""
+        unused = traffic.intake.failed.keys() if self.run.aggregator.transparent else traffic.untrained
+        if self.run.memory_layout and unused:
+            self.memory.retract([self.run.partition.index(client) for client in unused], plan.round)
+
     def plan(self, state: State) -> RoundPlan:
         """Who takes part in the round after `state`, and what they are asked."""
-        number, config = state.round + 1, self.run.config
+        run, number, config = self.run, state.round + 1, self.run.config
         indices = cohorts.select(config.cohort, self.eligible, self.ids, number, config.seed)
         broadcasts = {name: t.broadcast(state.transforms[name]) for name, t in self.run.transforms.items()}
         work = Work(
@@ -134,7 +114,9 @@ class Rounds:
             local=local_work(self.run, number),
             layout=self.run.update_layout,
         )
-        return RoundPlan(number, tuple(str(self.ids[index]) for index in indices), work)
+        sizes = run.partition.bounds[indices, 1] - run.partition.bounds[indices, 0]
+        chunks = tuple(self.run.execution.chunks(sizes))
+        return RoundPlan(number, tuple(self.ids.take(indices).tolist()), work, indices, chunks)
 
     def evaluate(self, state: State) -> dict[str, float]:
         """The central metrics of the state's model, and their spread over clients where it is asked for; nothing
@@ -152,6 +134,34 @@ class Rounds:
         every = self.run.config.eval.every
         return every > 0 and number % every == 0
 
+    @property
+    def _gathers(self) -> bool:
+        """Whether chunks of clients may reply together: the aggregator needs no more than their vectors."""
+        return self.engine.gathers and self.run.aggregator.transparent
+
+    def _gather(self, plan: RoundPlan, traffic: Traffic, clock: Clock) -> Aggregate:
+        """The round's aggregate from chunks of clients that reply together."""
+        total, each = self._total(plan, traffic.intake), not self.run.sums
+        traffic.bytes_down = messages.work_size(plan.work) * len(plan.cohort)
+        replies = chunk_replies(self.engine, plan, each, self._deadline, traffic)
+        for gathered in waited(replies, clock):
+            ids = self.ids.take(gathered.numbers).tolist()
+            for number, failure in gathered.failed.items():
+                traffic.intake.failed[self.ids[number]] = failure
+            self._judge(plan, traffic.intake.failed)
+            with clock.phase("aggregate"):
+                total.merge(gathered, ids)
+            traffic.take(gathered)
+        with clock.phase("aggregate"):
+            return self._checked(total.aggregate(), self._layout(traffic), plan.round)
+
+    @property
+    def _deadline(self) -> float | None:
+        return self.run.config.engine.deadline
+
+    def _layout(self, traffic: Traffic) -> Layout:
+        return {name: length for name, length in traffic.intake.layout.items() if name != WEIGHT}
+
     def _aggregate(self, plan: RoundPlan, traffic: Traffic, clock: Clock) -> Aggregate:
         total = self._total(plan, traffic.intake)
         ctx = AggregationContext(plan.round, plan.cohort, traffic.intake.layout, lambda: total)
@@ -159,12 +169,15 @@ class Rounds:
         step = self._advance(protocol, None, plan, clock)
         while isinstance(step, Phase):
             replies = self._exchange(plan, step, traffic, clock)
-            step = self._advance(protocol, _untimed(replies, clock), plan, clock)
+            step = self._advance(protocol, waited(replies, clock), plan, clock)
             with clock.phase("train"):
                 for _ in replies:  # what the aggregator did not ask for takes place and is counted all the same
                     pass
         self._judge(plan, traffic.intake.failed)
-        return self._checked(step, {name: n for name, n in traffic.intake.layout.items() if name != WEIGHT}, plan.round)
+        for client, reported in traffic.metrics.items():
+            if reported and client not in traffic.intake.failed:
+                traffic.count(reported.get("loss", 0.0), reported.get("examples", 0.0))
+        return self._checked(step, self._layout(traffic), plan.round)
 
     def _advance(
         self,
@@ -201,7 +214,8 @@ class Rounds:
 
     def _total(self, plan: RoundPlan, intake: Intake) -> Sum | Each:
         if self.run.sums:
-            return Sum(intake)
+            chunk_of = {plan.cohort[place]: k for k, places in enumerate(plan.chunks) for place in places.tolist()}
+            return Sum(intake, chunk_of)
         transforms = list(self.run.transforms.items())[::-1]
 
         def arrive(update: Any) -> Any:
@@ -209,21 +223,27 @@ class Rounds:
                 update = transform.on_arrival(update, self._server_context(plan, name))
             return update
 
-        return Each(intake, arrive, self.run.strategy.combine)
+        return Each(intake, plan.cohort, arrive, self.run.strategy.combine)
 
     def _exchange(
         self, plan: RoundPlan, phase: Phase, traffic: Traffic, clock: Clock
     ) -> Iterator[tuple[ClientId, bytes]]:
         """The replies of one exchange in cohort order; a client that failed is noted, counted and left out."""
         work = plan.work if phase.trains else None
-        asked = (client for client in plan.cohort if client in phase.messages)
-        requests = {client: Request(plan.round, work, phase.messages[client]) for client in asked}
+        requests = {
+            plan.cohort[place]: Request(plan.round, work, phase.messages[plan.cohort[place]], chunk)
+            for chunk, places in enumerate(plan.chunks)
+            for place in places.tolist()
+            if plan.cohort[place] in phase.messages
+        }
         size = messages.work_size(plan.work) if phase.trains else 0
         traffic.bytes_down += sum(size + len(request.message or b"") for request in requests.values())
         answers = self.engine.exchange(requests, self.run.config.engine.deadline)
-        for client, answer in _in_order(answers, list(requests)):
+        asked = [client for client in plan.cohort if client in requests]
+        for client, answer in in_order(answers, asked):
             if isinstance(answer, Failure):
                 traffic.intake.failed[client] = answer
+                traffic.untrained |= {client} if phase.trains else set()
                 self._judge(plan, traffic.intake.failed)
                 continue
             traffic.bytes_up += len(answer.message)
@@ -235,7 +255,8 @@ class Rounds:
         allowed = self.run.config.engine.max_failures
         if len(failed) <= allowed:
             return
-        client, failure = next(iter(failed.items()))
+        client = next(client for client in plan.cohort if client in failed)
+        failure = failed[client]
         message = (
             f"round {plan.round}: client '{client}' failed ({failure.kind}): {failure.message}; "
             f"{len(failed)} failed, max_failures is {allowed}, the seed is {self.run.config.seed}"
@@ -277,19 +298,19 @@ class Rounds:
     def _report(
         self, plan: RoundPlan, traffic: Traffic, aggregate: Aggregate, metrics: Mapping[str, float], clock: Clock
     ) -> RoundReport:
-        reported = {c: m for c, m in traffic.metrics.items() if m and c not in traffic.intake.failed}
-        examples = sum(m.get("examples", 0.0) for m in reported.values())
         return RoundReport(
             round=plan.round,
             asked=len(plan.cohort),
             answered=aggregate.count,
             failed=dict(traffic.intake.failed),
-            examples=int(examples),
-            loss=mean_loss(reported),
+            examples=int(traffic.examples),
+            loss=traffic.loss / traffic.examples if traffic.examples else None,
             seconds=clock.report(),
             bytes_up=traffic.bytes_up,
             bytes_down=traffic.bytes_down,
             metrics=metrics,
+            work=traffic.work,
+            notes=tuple(traffic.notes),
         )
 
 
@@ -306,35 +327,7 @@ def local_work(run: Run, number: int) -> LocalWork:
         warmup_rounds=local.warmup_rounds,
         min_lr=local.min_lr,
     )
-    return LocalWork(**{f.name: getattr(local, f.name) for f in fields(LocalWork) if f.name != "lr"}, lr=lr)
-
-
-def _in_order(
-    answers: Iterable[tuple[ClientId, Reply | Failure]], order: Sequence[ClientId]
-) -> Iterator[tuple[ClientId, Reply | Failure]]:
-    """The answers in the order of the cohort, each as soon as all before it are there."""
-    waiting: dict[ClientId, Reply | Failure] = {}
-    position = 0
-    for client, answer in answers:
-        waiting[client] = answer
-        while position < len(order) and order[position] in waiting:
-            yield order[position], waiting.pop(order[position])
-            position += 1
-    if position != len(order):
-        raise FlctlError(f"the engine gave {position} of {len(order)} answers", hint="This is a bug of the engine.")
-
-
-def _untimed(replies: Iterator[tuple[ClientId, bytes]], clock: Clock) -> Iterator[tuple[ClientId, bytes]]:
-    """The replies, with the time spent waiting for them counted as `train`, not as `aggregate`."""
-    while True:
-        start = time.perf_counter()
-        item = next(replies, None)
-        waited = time.perf_counter() - start
-        clock.seconds["train"] = clock.seconds.get("train", 0.0) + waited
-        clock.seconds["aggregate"] = clock.seconds.get("aggregate", 0.0) - waited
-        if item is None:
-            return
-        yield item
+    return replace(local.amount(), lr=lr)
 
 
 def _require(vectors: Any, layout: Mapping[str, int] | None, what: str, number: int) -> None:

@@ -23,6 +23,7 @@ from flctl.transform import Transform
 from flctl.types import Layout
 
 if TYPE_CHECKING:
+    from flctl.executors.choice import Execution
     from flctl.tasks import Task
     from flctl.trainer import FlatModel
 
@@ -86,6 +87,18 @@ class Run:
 
         return task_for(self.partition.task, self.partition.target_scale)
 
+    @cached_property
+    def memory_layout(self) -> Layout:
+        """What each client remembers from one of its rounds to its next."""
+        return self.strategy.remembers(self.layout)
+
+    @cached_property
+    def execution(self) -> Execution:
+        """How clients are trained. Raises ConfigError where they cannot be, as the config asks."""
+        from flctl.executors.choice import choose
+
+        return choose(self, self.build_model(), self.task())
+
     @property
     def sums(self) -> bool:
         """Whether the server needs only the sum: no part reads single updates."""
@@ -122,6 +135,7 @@ def check(run: Run) -> None:
     cohorts.expected_size(run.config.cohort, run.eligible)
     cohorts.check_trace(run.config.cohort, run.partition.client_ids)
     run.strategy.check(run)
+    _ = run.execution  # raises where the clients cannot be trained as the config asks
     _check_stop(run)
 
 

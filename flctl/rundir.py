@@ -1,7 +1,8 @@
 """The run directory: everything about one training, in files that are whole or absent.
 
 config.yaml and origins.json (the effective config and where each value came from), run.json (versions and digests),
-metrics.jsonl (one line per round), checkpoints/, memory/ (client memory), summary.json and curves.png.
+execution.json (how clients are trained), metrics.jsonl (one line per round), checkpoints/, memory/ (client memory),
+summary.json and curves.png.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from flctl.types import RoundReport
 __all__ = ["FORMAT", "RunDirectory", "report_line"]
 
 FORMAT = "flctl-run/1"
-CONFIG, ORIGINS, RUN, METRICS, SUMMARY, LOCK = (
+CONFIG, ORIGINS, RUN, METRICS, SUMMARY, LOCK, EXECUTION = (
     "config.yaml",
     "origins.json",
     "run.json",
     "metrics.jsonl",
     "summary.json",
     "lock",
+    "execution.json",
 )
 FACTS = ("config_digest", "partition_digest", "partition", "versions")
 EACH_ROUND = ("round", "asked", "answered", "failed", "examples", "loss", "bytes_up", "bytes_down", "seconds")
@@ -77,6 +79,21 @@ class RunDirectory:
             (partial / METRICS).touch()
             (partial / RUN).write_text(_json(facts), encoding="utf-8")
         return cls(path)
+
+    def keep_execution(self, facts: Mapping[str, Any]) -> None:
+        """Records how clients are trained, at the first start. Raises IncompatibleError where a later one differs."""
+        path = self.path / EXECUTION
+        if not path.exists():
+            atomic.write_file(path, _json(facts).encode())
+            return
+        before, here = _read_json(path), dict(facts)
+        for key in ("executor", "alone", "memory"):
+            if before.get(key) != here[key]:
+                found = f"{self.path} trained its clients by {before.get('executor')} ({key} {before.get(key)})"
+                raise IncompatibleError(
+                    f"{found}, and would go on by {here['executor']} ({key} {here[key]})",
+                    hint="Numbers would differ: put the options back, or start a new run.",
+                )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -154,6 +171,8 @@ def report_line(report: RoundReport) -> dict[str, Any]:
         "bytes_up": report.bytes_up,
         "bytes_down": report.bytes_down,
         "seconds": {phase: round(seconds, 6) for phase, seconds in report.seconds.items()},
+        "work": {phase: round(seconds, 6) for phase, seconds in report.work.items()},
+        "notes": list(report.notes),
     }
     return {key: _finite(value) for key, value in line.items()}
 

@@ -7,6 +7,7 @@ but its default where that says "off" (0, false, null) is an error, because a sw
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -14,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from flctl.component import Options
 from flctl.server import ServerOptimizerName
+from flctl.types import LocalWork
 
 __all__ = [
     "AUTO",
@@ -35,6 +37,7 @@ __all__ = [
 IDLE_ERROR = "no_effect"
 KEY_ERROR = "about_key"
 AUTO = "auto"
+MEMORY = r"^[0-9]{1,6}(\.[0-9]{1,3})? ?[MG]iB$"
 DEFAULT_COMPONENTS = {"model": AUTO, "strategy": "fedavg", "aggregator": "plain", "engine": AUTO}
 Reasons = dict[str, str]
 
@@ -137,6 +140,10 @@ class LocalConfig(Section):
                 "min_lr", f"{{at}}.min_lr {self.min_lr:g} is above {{at}}.lr {self.lr:g}", "Lower one of them."
             )
         return self
+
+    def amount(self) -> LocalWork:
+        """The section as clients are asked it, at the learning rate before its schedule."""
+        return LocalWork(**{item.name: getattr(self, item.name) for item in fields(LocalWork)})
 
     def idle(self) -> Reasons:
         """See `Section.idle`."""
@@ -268,6 +275,15 @@ class EngineConfig(Section):
     deadline: float | None = Field(
         default=None, gt=0, description="Seconds after which a client's reply no longer counts."
     )
+    executor: Literal["auto", "shared", "stacked", "fused", "vmap", "sequential"] = Field(
+        default="auto", description="How clients are trained; `flctl train --explain` says what auto chooses, and why."
+    )
+    memory: str = Field(
+        default="1 GiB",
+        pattern=MEMORY,
+        description="What training may take in each process that trains: a number of MiB or GiB. A chunk of clients "
+        "is cut so that it fits.",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="The engine's own options.")
 
     @model_validator(mode="before")
@@ -279,6 +295,12 @@ class EngineConfig(Section):
             return values
         own = {key: item for key, item in values.items() if key in cls.model_fields}
         return {**own, "options": {key: item for key, item in values.items() if key not in own}}
+
+    @property
+    def memory_bytes(self) -> int:
+        """`memory` in bytes."""
+        number, unit = self.memory[:-3], self.memory[-3:]
+        return int(float(number) * {"MiB": 1 << 20, "GiB": 1 << 30}[unit])
 
     def idle(self) -> Reasons:
         """See `Section.idle`."""

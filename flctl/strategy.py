@@ -59,13 +59,22 @@ class Strategy(Component):
         sent = {"delta": layout["params"]}
         return {**sent, "buffers": layout["buffers"]} if "buffers" in layout else sent
 
+    def remembers(self, layout: Layout) -> Layout:
+        """Both sides: name -> length of what each client keeps from one of its rounds to its next (float32)."""
+        return {}
+
+    def first(self, work: Work) -> Arrays:
+        """Client, before its first round: what it remembers then. Vectors left out are zeros."""
+        return {}
+
     def adjust(self, grad: Tensor, params: Tensor, work: Work, memory: Arrays) -> Tensor:
         """Client, each local step: the gradient to use. Elementwise operations only: tensors are [D] for one
         client or [K, D] for stacked ones, and the arrays in `work` and `memory` are tensors here too."""
         return grad
 
     def report(self, local: Trained, work: Work, memory: Arrays) -> tuple[Arrays, float, Arrays]:
-        """Client, after training: (the update's vectors, its weight, the memory to keep). The weight is n_k."""
+        """Client, after training: (the update's vectors, its weight, the memory to keep, laid out as `remembers`
+        says). The weight is n_k."""
         arrays = {"delta": local.delta["params"]}
         if "buffers" in local.delta:
             arrays["buffers"] = local.delta["buffers"]
@@ -94,6 +103,11 @@ class Strategy(Component):
         if "buffers" in params:
             new["buffers"] = params["buffers"] + aggregate.mean("buffers")
         return new, {**state, **slots}
+
+    @property
+    def reports(self) -> bool:
+        """Whether clients send something else than how the model changed."""
+        return type(self).report is not Strategy.report
 
     @property
     def adjusts(self) -> bool:

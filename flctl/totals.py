@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from flctl import arrays, wire
 from flctl.errors import ProtocolError
-from flctl.types import WEIGHT, Aggregate, Arrays, ClientId, ClientUpdate, Failure, Layout
+from flctl.types import WEIGHT, Aggregate, Arrays, ClientId, ClientUpdate, Failure, Gathered, Layout
 
-__all__ = ["Each", "Intake", "Sum", "mean_loss"]
+__all__ = ["Each", "Intake", "Sum"]
+
+Vectors = dict[str, np.ndarray[Any, np.dtype[Any]]]
 
 
 @dataclass(slots=True)
@@ -46,11 +49,18 @@ class Intake:
 
 
 class Sum:
-    """Adds premultiplied vectors with one accumulator, whatever the number of clients."""
+    """Adds premultiplied vectors with one accumulator, whatever the number of clients.
 
-    def __init__(self, intake: Intake) -> None:
+    A chunk's clients are added up first, and chunks after that, wherever the first was done: so the sum is the same
+    to the bit. `chunk_of` says which chunk a client belongs to; without it, each is a chunk of its own.
+    """
+
+    def __init__(self, intake: Intake, chunk_of: Mapping[ClientId, int] | None = None) -> None:
         self.intake = intake
-        self._total: dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]] | None = None
+        self._chunk_of = chunk_of or {}
+        self._chunk: int | None = None
+        self._part: Vectors | None = None
+        self._total: Vectors | None = None
         self._count = 0
 
     def add(self, client_id: ClientId, message: bytes) -> None:
@@ -58,20 +68,41 @@ class Sum:
         vector = self.intake.open(client_id, message)
         if vector is None:
             return
+        chunk = self._chunk_of.get(client_id)
+        if chunk is None or chunk != self._chunk:
+            self._close()
+        self._chunk = chunk
         self._count += 1
-        if self._total is None:
-            self._total = {name: np.array(array, _wide(array.dtype)) for name, array in vector.items()}
-            return
-        for name, array in vector.items():  # whatever dtype a client sends, no other client's numbers lose by it
-            wide = np.result_type(self._total[name], array)
-            self._total[name] = self._total[name].astype(wide, copy=False)
-        arrays.accumulate(self._total, vector)
+        self._part = _added(self._part, vector)
+
+    def merge(self, gathered: Gathered, ids: Sequence[ClientId]) -> None:
+        """Adds the sum of a chunk."""
+        if gathered.numbers.size:
+            self._count += len(gathered.numbers)
+            self._total = _added(self._total, gathered.vectors)
 
     def aggregate(self) -> Aggregate:
         """sum_k w_k a_k, sum_k w_k and the count; zeros when nobody answered."""
+        self._close()
         total = self._total if self._total is not None else arrays.zeros(self.intake.layout)
         vectors = {name: array for name, array in total.items() if name != WEIGHT}
         return Aggregate(vectors, float(total[WEIGHT][0]), self._count)
+
+    def _close(self) -> None:
+        if self._part is not None:
+            self._total = self._part if self._total is None else _added(self._total, self._part)
+        self._part = None
+
+
+def _added(total: Vectors | None, vector: Arrays) -> Vectors:
+    """The vector added to the total, in place; a new one where there is none yet."""
+    if total is None:
+        return {name: np.array(array, _wide(array.dtype)) for name, array in vector.items()}
+    for name, array in vector.items():  # whatever dtype a client sends, no other client's numbers lose by it
+        wide = np.result_type(total[name], array)
+        total[name] = total[name].astype(wide, copy=False)
+    arrays.accumulate(total, vector)
+    return total
 
 
 def _wide(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
@@ -80,29 +111,38 @@ def _wide(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
 
 
 class Each:
-    """Keeps each client's update, for parts that read them; memory grows with the cohort."""
+    """Keeps each client's update, for parts that read them, in the order of the cohort; memory grows with it."""
 
     def __init__(
         self,
         intake: Intake,
+        order: Sequence[ClientId],
         arrive: Callable[[ClientUpdate], ClientUpdate],
         combine: Callable[[Sequence[ClientUpdate]], Arrays],
     ) -> None:
         self.intake = intake
+        self._order = order
         self._arrive = arrive
         self._combine = combine
-        self._updates: list[ClientUpdate] = []
+        self._updates: dict[ClientId, ClientUpdate] = {}
 
     def add(self, client_id: ClientId, message: bytes) -> None:
         """Keeps the update of one client, as the transforms see it on arrival."""
         vector = self.intake.open(client_id, message)
         if vector is not None:
             plain = {name: array for name, array in vector.items() if name != WEIGHT}
-            self._updates.append(self._arrive(ClientUpdate(client_id, plain, float(vector[WEIGHT][0]))))
+            self._updates[client_id] = self._arrive(ClientUpdate(client_id, plain, float(vector[WEIGHT][0])))
+
+    def merge(self, gathered: Gathered, ids: Sequence[ClientId]) -> None:
+        """Keeps the updates of a chunk; `ids` are those of `gathered.numbers`."""
+        for place, (client_id, weight) in enumerate(zip(ids, gathered.weights.tolist(), strict=True)):
+            plain = {name: rows[place] for name, rows in gathered.vectors.items()}
+            self._updates[client_id] = self._arrive(ClientUpdate(client_id, plain, weight))
 
     def aggregate(self) -> Aggregate:
         """What `combine` makes of the updates, with weight 1; the weighted mean of vectors that it leaves out."""
-        updates = [update for update in self._updates if update.weight > 0]
+        kept = (self._updates[client_id] for client_id in self._order if client_id in self._updates)
+        updates = [update for update in kept if update.weight > 0]
         if not updates:
             vectors = {name: n for name, n in self.intake.layout.items() if name != WEIGHT}
             return Aggregate(arrays.zeros(vectors), 0.0, 0)
@@ -118,11 +158,3 @@ def _mean(updates: Sequence[ClientUpdate], name: str) -> np.ndarray[tuple[int], 
     for update in updates:
         arrays.accumulate(mean, {name: update.arrays[name]}, update.weight / total)
     return mean[name]
-
-
-def mean_loss(metrics: Mapping[ClientId, Mapping[str, float]]) -> float | None:
-    """The clients' training loss, weighted by examples; None when none was reported."""
-    examples = sum(reported["examples"] for reported in metrics.values())
-    if not examples:
-        return None
-    return sum(reported["loss"] * reported["examples"] for reported in metrics.values()) / examples

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ from flctl.local_optimizer import Optimizer, optimizer_for
 from flctl.order import batches, module_seed
 from flctl.tasks import Task
 from flctl.types import Arrays, Layout, LocalWork
+
+if TYPE_CHECKING:
+    from flctl.executors.fused import FusedStep
 
 __all__ = ["CLIP_EPS", "Adjust", "FlatModel", "Trained", "is_plain", "not_finite", "single_thread", "train"]
 
@@ -151,29 +155,29 @@ def train(
     local: LocalWork,
     key: np.uint64,
     adjust: Adjust | None = None,
+    fused: FusedStep | None = None,
 ) -> Trained:
     """Trains the model in place on one shard, x [n, ...] and y [n] or [n, window], and tells what changed.
 
     One step is g = gradient of the batch's mean loss; g = adjust(g, w); g scaled to a norm of at most `clip_norm`;
     then the optimiser's update. (A strategy's term is part of the loss that is minimised, so it is clipped
     with it.) The optimiser starts fresh. `key` decides the module's own randomness (dropout) and the order of the
-    rows in each epoch (see `order.batches`). An empty shard changes nothing. Raises DivergenceError as soon as
-    the loss, or at the end the model, is not finite; the model is then in no defined state.
+    rows in each epoch (see `order.batches`). `fused` takes the place of autograd. An empty shard changes nothing.
+    Raises DivergenceError as soon as the loss, or at the end the model, is not finite; the model is then in no
+    defined state.
     """
     model.module.train()
     torch.default_generator.manual_seed(module_seed(key))
-    before, update = model.read(), _update(model, local, adjust)
+    before, step = model.read(), _step(model, task, local, adjust, fused)
     inputs, targets = _tensor(x), _tensor(y)
     total, terms, steps = 0.0, 0, 0
     for rows in batches(len(inputs), local, key):
         index = torch.from_numpy(rows)
         target = targets.index_select(0, index)
-        loss = task.loss(model.module(inputs.index_select(0, index)), target)
-        value, count = loss.item(), task.terms(target)
+        value, count = step(inputs.index_select(0, index), target), task.terms(target)
         steps, total, terms = steps + 1, total + value * count, terms + count
         if not math.isfinite(value):
             raise not_finite(f"the training loss is {value}", steps, local)
-        update(loss)
     delta = _difference(model.read(), before)
     if not all(np.isfinite(vector).all() for vector in delta.values()):
         raise not_finite("the model is not finite", steps, local)
@@ -186,25 +190,46 @@ def is_plain(local: LocalWork, adjust: object) -> bool:
     return local.optimizer == "sgd" and not more
 
 
-def _update(model: FlatModel, local: LocalWork, adjust: Adjust | None) -> Callable[[Tensor], None]:
-    """One step from a loss. Where each coordinate moves by -lr times its gradient and nothing else, the
-    parameters are updated one by one, which saves building the flat gradient; the values are the same."""
+Step = Callable[[Tensor, Tensor], float]
+"""`step(x, y) -> loss`: makes one step on a batch, and returns the mean loss before it."""
+
+
+def _step(model: FlatModel, task: Task, local: LocalWork, adjust: Adjust | None, fused: FusedStep | None) -> Step:
+    """Where each coordinate moves by -lr times its gradient and nothing else, the flat gradient is never built; the
+    values are the same."""
     if is_plain(local, adjust):
-        return partial(_plain_step, model, local.lr)
-    return partial(_flat_step, model, local, optimizer_for(local), adjust)
+        return partial(_plain_step, model, task, local.lr) if fused is None else partial(fused.descend, lr=local.lr)
+    gradient = partial(_gradient, model, task) if fused is None else fused.gradient
+    return partial(_flat_step, model, local, optimizer_for(local), adjust, gradient)
 
 
-def _plain_step(model: FlatModel, lr: float, loss: Tensor) -> None:
+def _plain_step(model: FlatModel, task: Task, lr: float, x: Tensor, y: Tensor) -> float:
+    loss = task.loss(model.module(x), y)
     torch._foreach_add_(model.values, model.gradients(loss), alpha=-lr)
+    return loss.item()
 
 
-def _flat_step(model: FlatModel, local: LocalWork, optimizer: Optimizer, adjust: Adjust | None, loss: Tensor) -> None:
-    grad = model.gradient(loss)
+def _gradient(model: FlatModel, task: Task, x: Tensor, y: Tensor) -> tuple[Tensor, float]:
+    loss = task.loss(model.module(x), y)
+    return model.gradient(loss), loss.item()
+
+
+def _flat_step(
+    model: FlatModel,
+    local: LocalWork,
+    optimizer: Optimizer,
+    adjust: Adjust | None,
+    gradient: Callable[[Tensor, Tensor], tuple[Tensor, float]],
+    x: Tensor,
+    y: Tensor,
+) -> float:
+    grad, loss = gradient(x, y)
     if adjust is not None:
         grad = adjust(grad, model.params)
     if local.clip_norm is not None:
         grad.mul_((local.clip_norm / (torch.linalg.vector_norm(grad) + CLIP_EPS)).clamp_(max=1.0))
     optimizer.step(model.params, grad)
+    return loss
 
 
 def _difference(

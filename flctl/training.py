@@ -16,7 +16,6 @@ from typing import Any, Literal
 from flctl.config import digest
 from flctl.engine import Engine
 from flctl.errors import IncompatibleError, IntegrityError
-from flctl.memory import ClientMemory
 from flctl.metrics import higher_is_better, primary_metric
 from flctl.rounds import Rounds, State
 from flctl.run import Run
@@ -66,6 +65,7 @@ def train(run: Run, directory: RunDirectory, *, interrupted: Callable[[], bool] 
     round cannot be used; IncompatibleError when the checkpoint belongs to another config, partition or version.
     """
     with directory.locked():
+        directory.keep_execution(run.execution.facts())
         engine_class = run.registry.get("engine", engine_name(run))
         engine = engine_class.from_options(dict(run.config.engine.options))
         with engine.open(run):
@@ -90,6 +90,7 @@ class Training:
 
     def __post_init__(self) -> None:
         self.rounds = Rounds(self.run, self.engine)
+        self.memory = self.rounds.memory
         self.metric = self.run.config.metric or primary_metric(self.run.partition.task)[0]
         self.higher = higher_is_better(self.metric)
         self.stop_metric = self.run.config.stop.metric or self.metric
@@ -113,7 +114,7 @@ class Training:
             self._save(state)
         else:
             state = self._restore(saved[-1])
-        ClientMemory(self.directory.memory).forget_after(state.round)
+        self.memory.forget_after(state.round)
         self._tidy(state.round)
         if state.round >= self.run.config.rounds:
             self.progress = replace(self.progress, status="finished")
@@ -209,7 +210,7 @@ class Training:
         """Writes the state, and before it the best one since the last time: the disk is asked once for both."""
         started = time.perf_counter()
         self.directory.sync_metrics()
-        ClientMemory(self.directory.memory).sync()
+        self.memory.sync()
         if self._best is not None and self._best[0].round != state.round:
             self._write(*self._best)
         self._best = None
@@ -232,7 +233,7 @@ class Training:
     def _tidy(self, newest: int) -> None:
         """Removes what the checkpoint of round `newest` made superfluous: checkpoints that were kept for time or as
         the best so far, those beyond `keep`, halves that a kill left behind, and old client memory."""
-        ClientMemory(self.directory.memory).settle(newest)
+        self.memory.settle(newest)
         self.directory.checkpoints.sweep()
         rule = self.run.config.checkpoint
         saved = [number for number in self.directory.checkpoints.rounds() if number < newest]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
+from flctl import arrays
 from flctl.component import Component
 from flctl.types import Aggregate, Arrays, ClientId, ClientUpdate, Layout
 
@@ -57,9 +60,18 @@ class Transform(Component):
         """Both sides: the update's layout after this transform."""
         return layout
 
+    def factors(self, norms: npt.NDArray[np.float64], broadcast: Arrays) -> npt.NDArray[np.float64]:
+        """Client, in the place of `on_client`: what updates with these L2 norms [K], each over all its vectors
+        together, are multiplied by, [K]. Overriding it MEANS "I look at nothing but the norm": norms of many
+        clients are known without building their updates. `broadcast` is as `ctx.broadcast`."""
+        return np.ones_like(norms)
+
     def on_client(self, update: ClientUpdate, ctx: ClientContext) -> ClientUpdate:
-        """Client, after the strategy's report, in config order."""
-        return update
+        """Client, after the strategy's report, in config order; this default does what `factors` says."""
+        if not self.scales:
+            return update
+        factor = float(self.factors(np.array([arrays.norm(update.arrays)]), ctx.broadcast)[0])
+        return dataclasses.replace(update, arrays=arrays.scale(update.arrays, factor)) if factor != 1 else update
 
     def on_arrival(self, update: ClientUpdate, ctx: ServerContext) -> ClientUpdate:
         """Server, per client, in reverse order. Overriding it MEANS "I read each client's update"."""
@@ -73,3 +85,8 @@ class Transform(Component):
     def reads_each(self) -> bool:
         """Whether the server must see each client's update by itself."""
         return type(self).on_arrival is not Transform.on_arrival
+
+    @property
+    def scales(self) -> bool:
+        """Whether all that a client does is to multiply its update by a factor of its norm."""
+        return type(self).factors is not Transform.factors and type(self).on_client is Transform.on_client

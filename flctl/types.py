@@ -17,8 +17,10 @@ __all__ = [
     "ClientId",
     "ClientUpdate",
     "Failure",
+    "Gathered",
     "Layout",
     "LocalWork",
+    "Numbers",
     "Reply",
     "Request",
     "RoundPlan",
@@ -94,22 +96,36 @@ class Work:
     layout: Layout
 
 
+Numbers = npt.NDArray[np.int64]
+"""Clients by their number in the partition, [K]."""
+
+
 @dataclass(frozen=True, slots=True)
 class RoundPlan:
-    """Who takes part in a round, in client order, and what they are asked."""
+    """Who takes part in a round, in client order, and what they are asked.
+
+    `numbers` [n] are the cohort's numbers in the partition; `chunks` the places in the cohort of those that train
+    together, which decides the order in which sums are made.
+    """
 
     round: int
     cohort: tuple[ClientId, ...]
     work: Work
+    numbers: Numbers
+    chunks: tuple[Numbers, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One message to a client: work to do, or an aggregator's message, or both."""
+    """One message to a client: work to do, or an aggregator's message, or both.
+
+    Clients whose requests have the same `chunk` may train side by side; an engine need not heed it.
+    """
 
     round: int
     work: Work | None = None
     message: bytes | None = None
+    chunk: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +136,7 @@ class Reply:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-FailureKind = Literal["exception", "non-finite", "layout", "worker-died", "deadline", "protocol"]
+FailureKind = Literal["exception", "non-finite", "layout", "worker-died", "deadline", "protocol", "memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +148,32 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Gathered:
+    """What a chunk of clients replied, together.
+
+    `vectors`: their sum, premultiplied by the weights, [L] each; or, where the server reads each, one row for each
+    of `numbers`, [K, L]. `weights` [K] and `numbers` [K] are of those that answered, in the order asked. `loss` [K],
+    `examples` [K] and `steps` [K] are their metrics, `failed` the others by number. `seconds` are by phase: load,
+    train, transform.
+    """
+
+    vectors: Arrays
+    numbers: Numbers
+    weights: npt.NDArray[np.float64]
+    loss: npt.NDArray[np.float64]
+    examples: npt.NDArray[np.float64]
+    steps: npt.NDArray[np.float64]
+    failed: Mapping[int, Failure]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class RoundReport:
-    """One finished round, as it stands in `metrics.jsonl`. Seconds are by phase, with `total`; sizes are bytes."""
+    """One finished round, as it stands in `metrics.jsonl`. Sizes are bytes.
+
+    Seconds are by phase, with `total`. `work` are seconds of the clients' work, summed over the processes that do it.
+    `notes` say what went wrong and was mended.
+    """
 
     round: int
     asked: int
@@ -146,6 +186,8 @@ class RoundReport:
     bytes_down: int
     metrics: Mapping[str, float]
     released: bool = True
+    work: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

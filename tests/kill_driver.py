@@ -23,7 +23,7 @@ from flctl.run import Run
 from flctl.rundir import RunDirectory
 from flctl.training import train
 
-OPERATIONS = ("fsync", "rename", "replace", "unlink", "mkdir", "rmdir", "open")
+OPERATIONS = ("fsync", "rename", "replace", "unlink", "mkdir", "rmdir", "open", "pwrite", "pwritev")
 OVERRIDES = ("rounds=5", "checkpoint.every=2", "checkpoint.seconds=0", "local.epochs=2")
 
 

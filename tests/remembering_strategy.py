@@ -13,8 +13,11 @@ class Remembering(flctl.Strategy):
     def init(self, params):
         return {"rounds": np.zeros(1, np.float32)}
 
+    def remembers(self, layout):
+        return {"mean": layout["params"]}
+
     def report(self, local, work, memory):
-        past = memory.get("mean", np.zeros_like(local.delta["params"]))
+        past = memory["mean"]
         mean = 0.5 * past + 0.5 * local.delta["params"]
         return {"delta": mean}, float(local.examples), {"mean": mean}
 

@@ -81,7 +81,7 @@ def checkpoint_digests(path: Path) -> Mapping[str, str]:
 def untimed_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without what a clock measured."""
     lines = [json.loads(text) for text in (path / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in ("seconds", "work")} for line in lines]
 
 
 def flctl(

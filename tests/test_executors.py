@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flctl.executors.chain import Activation, Dense, chain_of
+from flctl.executors.chain import Dense, chain_of
 from flctl.executors.heads import head_for
 from flctl.executors.shards import Shards
 from flctl.executors.shared import recurrence, train_shared
@@ -128,10 +128,8 @@ def test_clients_that_share_their_start_train_as_alone(sizes, hidden, kind, acti
     task, data = task_for(name), shards(sizes, (6,), name, outputs)
     module = network(6, hidden, outputs, activation)
     chain = chain_of(module)
-    layers = [layer for layer in chain.layers if isinstance(layer, Dense | Activation)]
-    low_rank = frozenset(
-        place for place, layer in enumerate(layers) if isinstance(layer, Dense) and draw.draw(st.booleans())
-    )
+    dense = [place for place, layer in enumerate(chain.links) if isinstance(layer, Dense)]
+    low_rank = frozenset(place for place in dense if draw.draw(st.booleans()))
     params = FlatModel(module).params.clone()
     found = train_shared(chain, head_for(task), params, data, local, low_rank)
     equal(found, one_by_one(module, task, data, local))

@@ -27,16 +27,16 @@ LAYERS = (
     spelling api_version plugin_files
     messages local_optimizer weights""",
     # What a plugin may offer, and how names become classes.
-    """strategy transform aggregator engine trainer executors tasks metrics checkpoint memory memory_files
-    memory_store totals builtins registry
+    """strategy transform aggregator engine order trainer executors tasks metrics checkpoint
+    memory_files memory_store replies totals builtins registry
     strategies transforms models data partition""",
     # Configuration, and one run's objects.
     """strict_yaml yaml_text layers sections explain completion config config_schema partition_section cohort run rundir
     evaluate""",
     # One client, and where clients run.
-    "client engines",
+    "clock client engines",
     # The rounds, and everything around them.
-    "rounds training subjects report",
+    "collect rounds training subjects report",
     "cli",
 )
 """From the bottom up: a module imports from its own line and from lines above it here, never from one below."""

@@ -33,7 +33,7 @@ def same_end(one: Path, other: Path) -> None:
     ("strategy", "stride"),
     [
         ("fedadam", 7),
-        ("remembering", 19),
+        ("remembering", 7),
         pytest.param("fedadam", 1, marks=pytest.mark.slow),
         pytest.param("remembering", 3, marks=pytest.mark.slow),
     ],

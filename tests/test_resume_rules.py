@@ -1,6 +1,6 @@
 """What a resume may change is asked anew: stopping rules, and how many checkpoints are kept."""
 
-import os
+import json
 import signal
 
 import pytest
@@ -9,8 +9,7 @@ from support import Given, checkpoint_digests, make_run, toy_dataset, train_run,
 from flctl.cli.failures import Terminated
 from flctl.cli.training import _Signals
 from flctl.config import load
-from flctl.errors import ConfigError
-from flctl.memory import ClientMemory
+from flctl.errors import ConfigError, IncompatibleError
 from flctl.partition.writer import write_partition
 from flctl.registry import Registry
 from flctl.run import Run
@@ -56,20 +55,21 @@ def test_keep_says_how_many_regular_checkpoints_stay(toy, tmp_path, keep, kept):
     assert directory.checkpoints.rounds() == list(range(7 - kept, 7))
 
 
-def test_client_memory_is_put_on_disk_once_a_checkpoint(tmp_path, monkeypatch):
-    """Not at every write: two flushes for each client of each round cost far more than training small models."""
-    flushed = []
-    monkeypatch.setattr(os, "fsync", flushed.append)
-    monkeypatch.setattr(os, "sync", lambda: flushed.append("all"), raising=False)
-    memory = ClientMemory(tmp_path / "memory")
-    memory.sync()
-    for number in range(5):
-        memory.write("a", number, {})
-    assert flushed == []
-    memory.sync()
-    assert flushed == ["all"]
-    assert [path.name for path in tmp_path.glob("memory/*/*/*")] != []
-    assert not list(tmp_path.glob("memory/*/*/.*"))
+def test_a_run_records_how_its_clients_were_trained(toy, tmp_path):
+    run, directory = make_run(toy, tmp_path / "run", "rounds=1")
+    train(run, directory)
+    facts = json.loads((tmp_path / "run/execution.json").read_text())
+    assert facts["executor"] == run.execution.executor
+    assert facts["memory"] == 2**30
+
+
+def test_a_run_is_not_resumed_by_another_executor(toy, tmp_path):
+    run, directory = make_run(toy, tmp_path / "run", "rounds=1")
+    train(run, directory)
+    path = tmp_path / "run/execution.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "executor": "sequential"}))
+    with pytest.raises(IncompatibleError, match="trained its clients by sequential"):
+        train(run, directory)
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])

@@ -94,8 +94,9 @@ def test_proximal_term_by_hand():
 
 
 def test_fedprox_without_pull_is_fedavg_bit_for_bit(toy, tmp_path):
-    one = train_run(toy, tmp_path / "a", "strategy=fedavg", "local.epochs=2")
-    other = train_run(toy, tmp_path / "b", "strategy.name=fedprox", "strategy.proximal_mu=0", "local.epochs=2")
+    alike = ("local.epochs=2", "engine.executor=sequential")
+    one = train_run(toy, tmp_path / "a", "strategy=fedavg", *alike)
+    other = train_run(toy, tmp_path / "b", "strategy.name=fedprox", "strategy.proximal_mu=0", *alike)
     assert one.summary["final"] == other.summary["final"]
 
 

@@ -100,6 +100,7 @@ def test_work_comes_back_as_it_was_packed():
 
 @pytest.mark.parametrize("answer", [Reply(b"abc", {"loss": 0.5}), Reply(b""), Failure("exception", "boom")])
 def test_an_answer_comes_back_as_it_was_packed(answer):
-    back, memory = messages.unpack_answer(b"".join(bytes(part) for part in messages.pack_answer(answer, b"kept")))
+    packed = b"".join(bytes(part) for part in messages.pack_answers([(Reply(b"x"), b""), (answer, b"kept")]))
+    (_, (back, memory)) = messages.unpack_answers(packed)
     assert back == answer
     assert memory == (b"kept" if isinstance(answer, Reply) else b"")

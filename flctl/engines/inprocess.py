@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from flctl.engine import Engine
-from flctl.types import ClientId, Failure, Reply, Request
+from flctl.engine import Engine, Lost, groups
+from flctl.replies import is_out_of_memory
+from flctl.types import ClientId, Failure, Gathered, Numbers, Reply, Request, Work
 
 if TYPE_CHECKING:
     from flctl.client import ClientRuntime
@@ -19,6 +20,7 @@ class InProcessEngine(Engine):
     """Runs clients one after the other in this process; one past its deadline is left out, but not cut short."""
 
     name = "inprocess"
+    gathers = True
     _runtime: ClientRuntime
     _memories: dict[ClientId, bytes]
     _round: int
@@ -36,12 +38,35 @@ class InProcessEngine(Engine):
     def exchange(
         self, requests: Mapping[ClientId, Request], deadline: float | None = None
     ) -> Iterator[tuple[ClientId, Reply | Failure]]:
-        for client_id, request in requests.items():
-            if request.round != self._round:  # memory is for a round's next phase, not for the next round
-                self._round, self._memories = request.round, {}
+        for group in groups(requests):
+            number = requests[group[0]].round
+            if number != self._round:  # memory is for a round's next phase, not for the next round
+                self._round, self._memories = number, {}
             started = time.monotonic()
-            answer, memory = self._runtime.answer(client_id, request, self._memories.pop(client_id, b""))
-            if memory:
-                self._memories[client_id] = memory
-            late = deadline is not None and time.monotonic() - started > deadline
-            yield client_id, Failure("deadline", f"no reply within {deadline:g} s") if late else answer
+            memories = [self._memories.pop(client_id, b"") for client_id in group]
+            answers = self._runtime.answers(group, [requests[client_id] for client_id in group], memories)
+            late = _late(started, deadline)
+            for client_id, (answer, memory) in zip(group, answers, strict=True):
+                if memory:
+                    self._memories[client_id] = memory
+                yield client_id, late or answer
+
+    def gather(
+        self, work: Work, chunks: Sequence[Numbers], each: bool, deadline: float | None = None
+    ) -> Iterator[tuple[int, Gathered | Lost]]:
+        for place, numbers in enumerate(chunks):
+            started = time.monotonic()
+            try:
+                gathered = self._runtime.gather(numbers, work, each)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                yield place, Lost(Failure("memory", f"no memory for {len(numbers)} clients at once"))
+                continue
+            late = _late(started, deadline)
+            yield place, Lost(late) if late else gathered
+
+
+def _late(started: float, deadline: float | None) -> Failure | None:
+    late = deadline is not None and time.monotonic() - started > deadline
+    return Failure("deadline", f"no reply within {deadline:g} s") if late else None

@@ -5,27 +5,29 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from flctl import messages
-from flctl.engine import Engine
+from flctl.engine import Engine, Lost, groups
 from flctl.engines.worker_process import WorkerProcess
 from flctl.errors import ProtocolError
-from flctl.types import ClientId, Failure, Reply, Request, Work
+from flctl.types import ClientId, Failure, Gathered, Numbers, Reply, Request, Work
 
 if TYPE_CHECKING:
     from flctl.run import Run
 
 POLL_SECONDS = 0.2
-Answer = tuple[ClientId, Reply | Failure, bytes]
+Job = Callable[[WorkerProcess], Any]
+"""What one worker does for the pool: a group of clients' turn. Its result, or the `Failure` of all of them."""
 
 
 @dataclass(slots=True)
 class Seat:
-    """One worker's place: the process that sits there now, and since when it works on a client."""
+    """One worker's place: the process that sits there now, and since when it works."""
 
     process: WorkerProcess
     busy_since: float | None = None
@@ -35,10 +37,12 @@ class Seat:
 class PoolEngine(Engine):
     """Runs clients in `engine.workers` processes of one thread each; the numbers do not depend on how many.
 
-    A worker that dies fails its client and is replaced; one that is past the deadline is ended.
+    A worker that dies is replaced, and its clients are asked again one by one to find who is to blame; one that is past
+    the deadline is ended.
     """
 
     name = "pool"
+    gathers = True
     _run: Run
     _seats: list[Seat]
     _memories: dict[ClientId, bytes]
@@ -68,30 +72,71 @@ class PoolEngine(Engine):
         number = next((request.round for request in requests.values()), self._round)
         if number != self._round:  # memory is for a round's next phase, not for the next round
             self._round, self._memories = number, {}
-        todo: queue.SimpleQueue[tuple[ClientId, Request]] = queue.SimpleQueue()
-        for item in requests.items():
-            todo.put(item)
-        done: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
-        packed = self._packed(next((r.work for r in requests.values() if r.work is not None), None))
-        for seat in self._seats:
-            threading.Thread(target=self._serve, args=(seat, todo, done, packed), daemon=True).start()
-        for _ in range(len(requests)):
-            client_id, answer, memory = self._next(done, deadline)
-            if memory:
-                self._memories[client_id] = memory
-            yield client_id, answer
+        work = next((request.work for request in requests.values() if request.work is not None), None)
+        packed = None if work is None else self._packed(work)
+        asked = groups(requests)
+        while asked:
+            again: list[list[ClientId]] = []
+            jobs = [partial(self._ask, group, requests, packed) for group in asked]
+            for place, answers in self._do(jobs, deadline):
+                if not isinstance(answers, Failure):
+                    yield from self._received(asked[place], answers)
+                elif len(asked[place]) > 1:
+                    again += [[client_id] for client_id in asked[place]]
+                else:
+                    yield asked[place][0], answers
+            asked = again
 
-    def _packed(self, work: Work | None) -> bytes | None:
-        if work is None:
-            return None
+    def gather(
+        self, work: Work, chunks: Sequence[Numbers], each: bool, deadline: float | None = None
+    ) -> Iterator[tuple[int, Gathered | Lost]]:
+        jobs = [partial(_gather, numbers, each, self._packed(work)) for numbers in chunks]
+        for place, gathered in self._do(jobs, deadline):
+            yield place, Lost(gathered) if isinstance(gathered, Failure) else gathered
+
+    def _packed(self, work: Work) -> bytes:
+        """The cohort's work as bytes, made once a round: later phases send it to no one, or the same again."""
         if self._work is None or self._work[0] is not work:
             self._work = (work, messages.pack_work(work))
         return self._work[1]
 
-    def _next(self, done: queue.SimpleQueue[Answer | BaseException], deadline: float | None) -> Answer:
-        """The next answer; meanwhile ends workers whose client is past the deadline."""
+    def _ask(
+        self,
+        group: Sequence[ClientId],
+        requests: Mapping[ClientId, Request],
+        packed: bytes | None,
+        process: WorkerProcess,
+    ) -> Any:
+        memories = [self._memories.get(client_id, b"") for client_id in group]
+        asked = [requests[client_id] for client_id in group]
+        return process.ask(group, asked, memories, packed if asked[0].work is not None else None)
+
+    def _received(
+        self, group: Sequence[ClientId], answers: Sequence[tuple[Reply | Failure, bytes]]
+    ) -> Iterator[tuple[ClientId, Reply | Failure]]:
+        for client_id, (answer, memory) in zip(group, answers, strict=True):
+            self._memories.pop(client_id, None)
+            if memory:
+                self._memories[client_id] = memory
+            yield client_id, answer
+
+    def _do(self, jobs: Sequence[Job], deadline: float | None) -> Iterator[tuple[int, Any]]:
+        """Each job's place and result, as they come; a `Failure` where its worker died or was overdue."""
+        todo: queue.SimpleQueue[tuple[int, Job]] = queue.SimpleQueue()
+        for item in enumerate(jobs):
+            todo.put(item)
+        done: queue.SimpleQueue[tuple[int, Any] | BaseException] = queue.SimpleQueue()
+        for seat in self._seats[: len(jobs)]:
+            threading.Thread(target=self._serve, args=(seat, todo, done), daemon=True).start()
+        for _ in jobs:
+            yield self._next(done, deadline)
+
+    def _next(
+        self, done: queue.SimpleQueue[tuple[int, Any] | BaseException], deadline: float | None
+    ) -> tuple[int, Any]:
+        """The next result; meanwhile ends workers that are past the deadline."""
         while True:
-            if deadline is not None:  # also while answers of others keep coming
+            if deadline is not None:  # also while results of others keep coming
                 self._end_overdue(deadline)
             try:
                 item = done.get(timeout=None if deadline is None else POLL_SECONDS)
@@ -110,36 +155,32 @@ class PoolEngine(Engine):
     def _serve(
         self,
         seat: Seat,
-        todo: queue.SimpleQueue[tuple[ClientId, Request]],
-        done: queue.SimpleQueue[Answer | BaseException],
-        packed: bytes | None,
+        todo: queue.SimpleQueue[tuple[int, Job]],
+        done: queue.SimpleQueue[tuple[int, Any] | BaseException],
     ) -> None:
-        """One seat's thread: takes clients until there are none left."""
+        """One seat's thread: takes jobs until there are none left."""
         try:
             while True:
-                client_id, request = todo.get_nowait()
-                done.put(self._ask(seat, client_id, request, packed))
+                place, job = todo.get_nowait()
+                done.put((place, self._result(seat, job)))
         except queue.Empty:
             return
         except BaseException as error:
             done.put(error)
 
-    def _ask(self, seat: Seat, client_id: ClientId, request: Request, packed: bytes | None) -> Answer:
+    def _result(self, seat: Seat, job: Job) -> Any:
         seat.busy_since, seat.overdue = time.monotonic(), False
-        memory = self._memories.pop(client_id, b"")
         try:
-            work = packed if request.work is not None else None
-            answer, kept = seat.process.ask(client_id, request, memory, work)
+            return job(seat.process)
         except (EOFError, OSError):
             failure = _death(seat, time.monotonic() - seat.busy_since)
             self._replace(seat)
-            return client_id, failure, b""
+            return failure
         except ProtocolError as error:
             self._replace(seat)
-            return client_id, Failure("protocol", error.message), b""
+            return Failure("protocol", error.message)
         finally:
             seat.busy_since = None
-        return client_id, answer, kept
 
     def _replace(self, seat: Seat) -> None:
         """A new process in a seat whose process died or cannot be understood; none when the engine closes."""
@@ -148,6 +189,10 @@ class PoolEngine(Engine):
         if not self._closing:
             seat.process = WorkerProcess(self._run)
             seat.process.wait_until_open()
+
+
+def _gather(numbers: Numbers, each: bool, packed: bytes, process: WorkerProcess) -> Gathered | Failure:
+    return process.gather(numbers, each, packed)
 
 
 def _death(seat: Seat, seconds: float) -> Failure:

@@ -6,11 +6,16 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from flctl import messages, wire
 from flctl.engines.worker_process import read_frame, write_parts
+from flctl.errors import IntegrityError, ProtocolError, StorageError
+from flctl.replies import is_out_of_memory
 from flctl.types import Request, Work
+
+if TYPE_CHECKING:
+    from flctl.client import ClientRuntime
 
 
 def main() -> None:
@@ -43,10 +48,30 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
         if wire.kind_of(message) == "work":
             work = messages.unpack_work(message)
             continue
+        write_parts(replies, _reply(runtime, message, work))
+
+
+def _reply(runtime: ClientRuntime, message: bytes, work: Work | None) -> list[Any]:
+    """What the worker says to one message."""
+    try:
+        if wire.kind_of(message) == "gather":
+            ask = wire.unpack(message, "gather")
+            if work is None:
+                raise ProtocolError("clients were asked to train before the work was sent")
+            return messages.pack_gathered(runtime.gather(ask.arrays["numbers"], work, ask.meta["each"]))
         ask = wire.unpack(message, "ask")
-        request = Request(ask.meta["round"], work if ask.meta["trains"] else None, ask.arrays["message"].tobytes())
-        answer, memory = runtime.answer(ask.meta["client"], request, ask.arrays["memory"].tobytes())
-        write_parts(replies, messages.pack_answer(answer, memory))
+        ids, trains = ask.meta["clients"], ask.meta["trains"]
+        blobs = {name: [ask.arrays[f"{k}/{name}"].tobytes() for k in range(len(ids))] for name in ("message", "memory")}
+        requests = [Request(ask.meta["round"], work if trains else None, blob) for blob in blobs["message"]]
+        return messages.pack_answers(runtime.answers(ids, requests, blobs["memory"]))
+    except (StorageError, IntegrityError) as error:
+        return wire.pack_parts(
+            "stop", meta={"storage": isinstance(error, StorageError), "message": error.message, "hint": error.hint}
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return wire.pack_parts("lost", meta={"message": "there was no memory for so many clients at once"})
 
 
 def _open(opening: Any) -> Any:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import IO, TYPE_CHECKING
+from collections.abc import Sequence
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from flctl import messages, wire
 from flctl.config import effective
-from flctl.errors import FlctlError
-from flctl.types import ClientId, Failure, Reply, Request
+from flctl.errors import FlctlError, IntegrityError, StorageError
+from flctl.types import ClientId, Failure, Gathered, Numbers, Reply, Request
 
 if TYPE_CHECKING:
     from flctl.run import Run
@@ -79,17 +80,31 @@ class WorkerProcess:
             raise FlctlError(f"a worker process could not open the run: {frame.meta['error']}")
 
     def ask(
-        self, client_id: ClientId, request: Request, memory: bytes, work: bytes | None
-    ) -> tuple[Reply | Failure, bytes]:
-        """One client's answer. Raises EOFError or OSError when the process is gone. `work` is sent once a round."""
+        self, ids: Sequence[ClientId], requests: Sequence[Request], memories: Sequence[bytes], work: bytes | None
+    ) -> list[tuple[Reply | Failure, bytes]] | Failure:
+        """Clients' answers, or why there are none. Raises EOFError or OSError when the process is gone. `work` is
+        sent once a round."""
+        self._send(work)
+        blobs: dict[str, Any] = {}
+        for place, (request, memory) in enumerate(zip(requests, memories, strict=True)):
+            blobs[f"{place}/message"] = np.frombuffer(request.message or b"", np.uint8)
+            blobs[f"{place}/memory"] = np.frombuffer(memory, np.uint8)
+        meta = {"clients": list(ids), "round": requests[0].round, "trains": work is not None}
+        write_parts(self._stdin, wire.pack_parts("ask", meta=meta, arrays=blobs))
+        answer = read_frame(self._stdout)
+        return _lost(answer) or messages.unpack_answers(answer)
+
+    def gather(self, numbers: Numbers, each: bool, work: bytes) -> Gathered | Failure:
+        """What a chunk of clients replies, or why nothing; raises as `ask` does."""
+        self._send(work)
+        write_parts(self._stdin, wire.pack_parts("gather", meta={"each": each}, arrays={"numbers": numbers}))
+        answer = read_frame(self._stdout)
+        return _lost(answer) or messages.unpack_gathered(answer)
+
+    def _send(self, work: bytes | None) -> None:
         if work is not None and work is not self._sent:
             self._stdin.write(work)
             self._sent = work
-        meta = {"client": client_id, "round": request.round, "trains": work is not None}
-        blobs = {"message": np.frombuffer(request.message or b"", np.uint8), "memory": np.frombuffer(memory, np.uint8)}
-        write_parts(self._stdin, wire.pack_parts("ask", meta=meta, arrays=blobs))
-        answer = read_frame(self._stdout)
-        return messages.unpack_answer(answer)
 
     def exit_code(self) -> int | None:
         """How the process ended; waits a moment for it to do so."""
@@ -111,3 +126,14 @@ class WorkerProcess:
                 stream.close()
             except OSError:  # what was not yet written to a dead process is of no use
                 continue
+
+
+def _lost(answer: bytes) -> Failure | None:
+    """Why a worker has no answer, where it says so. Raises what must end the run."""
+    kind = wire.kind_of(answer)
+    if kind == "stop":
+        said = wire.unpack(answer, "stop").meta
+        raise (StorageError if said["storage"] else IntegrityError)(said["message"], hint=said["hint"])
+    if kind != "lost":
+        return None
+    return Failure("memory", str(wire.unpack(answer, "lost").meta["message"]))

@@ -126,6 +126,11 @@ class Chain:
         rest = self.layers[1:] if isinstance(self.layers[0], Flat) else self.layers
         return all(isinstance(layer, Dense | Activation) for layer in rest)
 
+    @property
+    def links(self) -> tuple[Dense | Activation, ...]:
+        """The linear layers and activations of a dense chain, in order; a layer's place is its number here."""
+        return tuple(layer for layer in self.layers if isinstance(layer, Dense | Activation))
+
     def shapes(self, example: Shape) -> tuple[Shape, ...] | None:
         """What each layer makes of an example of this shape, the last one's outputs last; None where it does not
         fit. Linear layers take vectors only here, although torch's take more dimensions."""

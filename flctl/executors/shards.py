@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,11 +36,13 @@ class Stack:
 
 @dataclass(frozen=True)
 class Shards:
-    """Clients number `clients` [K] of the partition, each with the key [K] of its batch order."""
+    """Clients number `clients` [K] of the partition, each with the key [K] of its batch order; `loading` is entered
+    while rows are read."""
 
     partition: Partition
     clients: npt.NDArray[np.int64]
     keys: Keys
+    loading: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @cached_property
     def sizes(self) -> npt.NDArray[np.int64]:
@@ -48,10 +52,15 @@ class Shards:
 
     def one(self, place: int) -> Rows:
         """The rows (x, y) of one of the clients."""
-        return self.partition.train(int(self.clients[place]))
+        with self.loading():
+            return self.partition.train(int(self.clients[place]))
 
     def stack(self, local: LocalWork) -> Stack:
         """All batches of all clients."""
+        with self.loading():
+            return self._stack(local)
+
+    def _stack(self, local: LocalWork) -> Stack:
         arranged = arrange(self.sizes, local, self.keys)
         starts = self.partition.bounds[self.clients[arranged.clients], 0]
         x, y = self.partition.take((starts[:, None] + arranged.positions).reshape(-1))

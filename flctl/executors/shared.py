@@ -7,7 +7,7 @@ Every client starts from the same W0, and after t steps of gradient descent its 
 with H_j [B, in] the inputs of step j, D_j [B, out] the gradients at its outputs, and alpha, beta numbers that
 momentum and weight decay alone decide. So a product with any client's weights is one product with W0, shared by all
 clients of the chunk, plus small products among the client's own rows; and the weighted sum of all updates is one
-product per layer. It pays while a client's rows are fewer than the layer is wide; layers where they are not have weights of
+product per layer. It pays while a client's rows are fewer than the layer is wide; other layers have weights of
 their own (as in `stacked`), as have all biases.
 """
 
@@ -214,7 +214,7 @@ class SharedPass:
         self, chain: Chain, head: Head, params: Tensor, stack: Stack, local: LocalWork, low_rank: frozenset[int]
     ) -> None:
         self._head, self._stack, self._local = head, stack, local
-        self.layers = [layer for layer in chain.layers if isinstance(layer, Dense | Activation)]
+        self.layers = chain.links
         clients = len(stack.arrangement.clients)
         self._x = stack.x.flatten(2) if stack.x.dim() > 2 else stack.x.unsqueeze(2)
         self.weights: dict[int, LowRank | OwnWeight] = {}
@@ -284,7 +284,7 @@ def train_shared(
 ) -> SharedUpdates:
     """Trains K clients from `params` [D] by SGD; the layers at the places `low_rank` share their start's weight.
 
-    Places count linear layers and activations. A client whose loss or change is not finite is told in `failures`.
+    Places are those in `chain.links`. A client whose loss or change is not finite is told in `failures`.
     """
     stack = shards.stack(local)
     work = SharedPass(chain, head, params, stack, local, low_rank)

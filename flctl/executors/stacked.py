@@ -93,7 +93,7 @@ class ChainGradient:
     """The gradient of a dense chain, each layer's products batched over clients."""
 
     def __init__(self, chain: Chain, head: Head) -> None:
-        self._layers = [layer for layer in chain.layers if isinstance(layer, Dense | Activation)]
+        self._layers = chain.links
         self._head = head
 
     def __call__(self, params: Tensor, x: Tensor, y: Tensor, share: Tensor, out: Tensor) -> Tensor:

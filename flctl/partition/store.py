@@ -55,6 +55,10 @@ class ClientIds(Sequence[str]):
     def __contains__(self, client_id: object) -> bool:
         return isinstance(client_id, str) and self.find(client_id) is not None
 
+    def take(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
+        """The ids [K] of the clients with these numbers [K], as an array."""
+        return self._array[numbers]
+
     def find(self, client_id: str) -> int | None:
         """The client's number, or None. Ids "0".."K-1" need no search; others are sorted once."""
         number = int(client_id) if client_id.isdecimal() and len(client_id) < 19 else len(self)

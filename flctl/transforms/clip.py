@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
-from flctl import arrays
-from flctl.transform import ClientContext, Transform
-from flctl.types import ClientUpdate
+from flctl.transform import Transform
+from flctl.types import Arrays
 
 
 class Clip(Transform):
@@ -19,6 +18,5 @@ class Clip(Transform):
     class Config(Transform.Config):
         norm: float = Field(gt=0, description="The largest L2 norm that an update may have.")
 
-    def on_client(self, update: ClientUpdate, ctx: ClientContext) -> ClientUpdate:
-        clipped, _ = arrays.clip(update.arrays, self.config.norm)
-        return dataclasses.replace(update, arrays=clipped)
+    def factors(self, norms: npt.NDArray[np.float64], broadcast: Arrays) -> npt.NDArray[np.float64]:
+        return np.where(norms > self.config.norm, self.config.norm / np.maximum(norms, self.config.norm), 1.0)

@@ -1,0 +1,32 @@
+"""Where the time goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+__all__ = ["Clock"]
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds by phase; phases within phases are told apart."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the time spent inside to the phase `name`, and not to the phase around it."""
+        start, before = time.perf_counter(), sum(self.seconds.values())
+        try:
+            yield
+        finally:
+            inside = sum(self.seconds.values()) - before
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start - inside
+
+    def report(self) -> dict[str, float]:
+        """The phases, and `total`."""
+        return {"total": time.perf_counter() - self.started, **self.seconds}

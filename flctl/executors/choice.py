@@ -1,0 +1,223 @@
+"""Which executor trains a run's clients, and which clients train together: decided by the run alone, never by a clock.
+
+So a configuration gives the same numbers wherever it runs. `why` and `others` say what decided, for `--explain`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl.errors import ConfigError
+from flctl.executors.chain import Chain, chain_of
+from flctl.executors.costs import Amounts, Cost, Limits, cut, shared_cost, single_cost, stacked_cost
+from flctl.executors.fused import unsupported
+from flctl.executors.heads import Head, head_for
+from flctl.executors.trial import stacks, vmap_obstacle
+from flctl.order import step_counts
+from flctl.types import LocalWork
+
+if TYPE_CHECKING:
+    from flctl.run import Run
+    from flctl.tasks import Task
+    from flctl.trainer import FlatModel
+
+__all__ = ["EXECUTORS", "Execution", "choose"]
+
+EXECUTORS = {
+    "shared": "clients that share their start's weights, whose models are never built",
+    "stacked": "clients side by side, one batched product for all",
+    "fused": "one client after the other, each step written out by hand",
+    "vmap": "clients side by side, through torch.func.vmap",
+    "sequential": "one client after the other, through autograd",
+}
+"""In the order in which they are preferred."""
+TOGETHER = frozenset({"shared", "stacked", "vmap"})
+WORTH_SECONDS = 2.3e-3
+"""Estimated training that a chunk is worth: below it, what is done once for a chunk would weigh."""
+SHARED_ROWS = 500
+"""Rows below which a product with a shared weight is far from a core's speed."""
+CACHE_BYTES = 8 << 20
+"""What stacked models may take: beyond a core's part of the cache, each step waits for memory."""
+MOST_ALONE = 64
+VMAP_PARAMETERS = 20_000
+"""Beyond, vmap loses to one client after the other."""
+FIXED_VECTORS = 4
+"""Vectors as long as the model that a process keeps beside its clients': the global model, sums, a message."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run's clients are trained.
+
+    `others` says of each executor that was not taken why not. `alone`: chunks of one client. `memory` in bytes
+    bounds a chunk in each process that trains.
+    """
+
+    executor: str
+    why: str
+    others: Mapping[str, str]
+    memory: int
+    alone: bool
+    parameters: int
+    features: int
+    local: LocalWork
+    adjusts: bool
+    chain: Chain | None = field(repr=False)
+    head: Head | None = field(repr=False)
+
+    def facts(self) -> dict[str, object]:
+        """What the run records: whatever the numbers depend on beside the configuration, and why."""
+        return {"executor": self.executor, "why": self.why, "alone": self.alone, "memory": self.memory}
+
+    def chunks(self, sizes: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+        """The places of clients with so many rows [n] that train together, chunk by chunk.
+
+        Side by side, clients of alike many steps meet, those with the most first; one after the other, they stay in
+        their order.
+        """
+        if self.alone:
+            return [np.array([place]) for place in range(len(sizes))]
+        amounts = self.amounts(sizes)
+        together = self.executor in TOGETHER
+        order = np.lexsort((-sizes, -amounts.steps)) if together else np.arange(len(sizes))
+        amounts = Amounts(amounts.rows[order], amounts.steps[order], amounts.width[order], amounts.features)
+        return [order[start:stop] for start, stop in cut(self.cost(amounts), amounts.rows, self._limits)]
+
+    def amounts(self, sizes: npt.NDArray[np.int64]) -> Amounts:
+        """What clients with so many rows [n] are asked to do in a round."""
+        steps, width, usable = step_counts(sizes, self.local)
+        per_epoch = np.maximum(-(-usable // width), 1)
+        return Amounts(-(-steps * usable // per_epoch), steps, np.minimum(width, np.maximum(sizes, 1)), self.features)
+
+    def cost(self, amounts: Amounts) -> Cost:
+        """(seconds, bytes) of each client."""
+        return self._costs[self.executor](amounts)
+
+    @cached_property
+    def _costs(self) -> Mapping[str, Callable[[Amounts], Cost]]:
+        def stacked(amounts: Amounts) -> Cost:
+            return stacked_cost(self.chain, self.parameters, amounts, self.local, self.adjusts)
+
+        def single(amounts: Amounts) -> Cost:
+            return single_cost(self.parameters, amounts, self.local)
+
+        chain = self.chain
+        shared = stacked if chain is None else lambda amounts: shared_cost(chain, amounts)
+        return {"shared": shared, "stacked": stacked, "vmap": stacked, "fused": single, "sequential": single}
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What a process that trains needs whatever its clients are."""
+        return FIXED_VECTORS * 4 * self.parameters
+
+    @property
+    def _limits(self) -> Limits:
+        budget = max(self.memory - self.fixed_bytes, 1)
+        if self.executor == "shared":
+            return Limits(WORTH_SECONDS, SHARED_ROWS, budget, 1 << 31)
+        if self.executor in TOGETHER:
+            return Limits(WORTH_SECONDS, 0, min(budget, CACHE_BYTES), 1 << 31)
+        return Limits(WORTH_SECONDS, 0, 1 << 62, MOST_ALONE)
+
+
+def choose(run: Run, model: FlatModel, task: Task) -> Execution:
+    """The execution of a run. Raises ConfigError where the executor that was asked for cannot train it, or where no
+    client fits into `engine.memory`."""
+    asked = run.config.engine.executor
+    found = _Candidates(run, model, task)
+    for name in EXECUTORS if asked == "auto" else (asked,):
+        reason = found.obstacle(name)
+        if reason is None:
+            why = "the first that can" if asked == "auto" else "asked for by engine.executor"
+            return found.execution(name, f"{EXECUTORS[name]}: {why}")
+        found.others[name] = reason
+    if asked != "auto":
+        hint = "Raise engine.memory, or leave engine.executor to auto."
+        raise ConfigError(f"engine.executor {asked} cannot train this run: {found.others[asked]}", hint=hint)
+    raise ConfigError(
+        f"a client does not fit into engine.memory: {found.others['sequential']}",
+        hint="Raise engine.memory (it is for each process that trains), or take a smaller model.",
+    )
+
+
+class _Candidates:
+    """The executors, and what keeps a run from each."""
+
+    def __init__(self, run: Run, model: FlatModel, task: Task) -> None:
+        self.run, self.model, self.task = run, model, task
+        self.chain, self.head = chain_of(model.module), head_for(task)
+        self.local = run.config.local.amount()
+        bounds = run.partition.bounds
+        self.largest = int((bounds[:, 1] - bounds[:, 0]).max(initial=0))
+        self.others: dict[str, str] = {}
+
+    def execution(self, name: str, why: str) -> Execution:
+        """The execution by this executor."""
+        engine = self.run.config.engine
+        return Execution(
+            executor=name,
+            why=why,
+            others=self.others,
+            memory=engine.memory_bytes,
+            alone=engine.deadline is not None,
+            parameters=self.model.layout["params"],
+            features=math.prod(self.run.partition.shape),
+            local=self.local,
+            adjusts=self.run.strategy.adjusts,
+            chain=self.chain,
+            head=self.head,
+        )
+
+    def obstacle(self, name: str) -> str | None:
+        """Why the run cannot be trained so; None where it can."""
+        return getattr(self, f"_{name}")() or self._size(name)
+
+    def _shared(self) -> str | None:
+        if self.local.optimizer != "sgd":
+            return f"the local optimizer is {self.local.optimizer}, not sgd"
+        if self.run.strategy.adjusts:
+            return f"strategy '{self.run.strategy.name}' changes the clients' gradients"
+        return self._dense()
+
+    def _stacked(self) -> str | None:
+        return self._dense() or self._adjustable()
+
+    def _dense(self) -> str | None:
+        if self.chain is None or not self.chain.dense:
+            return "the model is not a plain list of linear layers and activations"
+        return self._headed()
+
+    def _headed(self) -> str | None:
+        return None if self.head else f"the task is {self.task.name}"
+
+    def _adjustable(self) -> str | None:
+        return stacks(self.run) if self.run.strategy.adjusts else None
+
+    def _fused(self) -> str | None:
+        return unsupported(self.chain, self.head, self.run.partition.shape)
+
+    def _vmap(self) -> str | None:
+        parameters = self.model.layout["params"]
+        if self.run.config.engine.executor == "auto" and parameters > VMAP_PARAMETERS:
+            return f"the model has {parameters:,} parameters; beyond {VMAP_PARAMETERS:,} one client at a time is faster"
+        return self._headed() or self._adjustable() or vmap_obstacle(self.run, self.model, self.task)
+
+    def _sequential(self) -> str | None:
+        return None
+
+    def _size(self, name: str) -> str | None:
+        execution = self.execution(name, "")
+        _, size = execution.cost(execution.amounts(np.array([self.largest])))
+        needed = execution.fixed_bytes + int(size[0])
+        if needed <= execution.memory:
+            return None
+        return (
+            f"the largest client needs {needed / 2**20:,.0f} MiB, engine.memory is {execution.memory / 2**20:,.0f} MiB"
+        )

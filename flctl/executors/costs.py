@@ -1,0 +1,136 @@
+"""What executors cost, as numbers that follow from shapes alone.
+
+Nothing is timed: a choice that rests on a clock would make two runs of one configuration differ. The rates were
+measured on one x86_64 core with AVX2; only their ratios matter, and a wrong one costs time, never correctness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl.executors.chain import Chain, Convolution, Dense
+from flctl.types import LocalWork
+
+__all__ = ["Amounts", "Limits", "cut", "low_rank_layers", "shared_cost", "single_cost", "stacked_cost"]
+
+Counts = npt.NDArray[np.int64]
+Cost = tuple[npt.NDArray[np.float64], Counts]
+"""(seconds [K], bytes [K]) of each client."""
+
+GEMM, BATCHED, GRAM = 75e9, 35e9, 30e9
+"""Floating point operations a second: one large product, many small ones, products among a client's rows."""
+COPY = 5e9
+"""Bytes a second where a client's own weights are copied from the start and compared with it."""
+CALLS = 60e-6
+"""Seconds that a step's calls take beside its arithmetic, for a client that is trained alone."""
+FLOAT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """Local training of K clients: `rows` [K] over all steps, `steps` [K], rows a batch [K], floats an example."""
+
+    rows: Counts
+    steps: Counts
+    width: Counts
+    features: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where a chunk ends: once it is worth so many seconds and has so many rows; before so many bytes or clients."""
+
+    seconds: float
+    rows: int
+    bytes: int
+    clients: int
+
+
+def _shared_seconds(layer: Dense, rows: npt.NDArray[np.float64], first: bool) -> npt.NDArray[np.float64]:
+    """One client's products through W0, those among its rows, and its part of the sum."""
+    products = (2 if first else 3) * 2 * rows * layer.inputs * layer.outputs / GEMM
+    return products + (1.5 if first else 2) * rows**2 * (layer.inputs + layer.outputs) / GRAM
+
+
+def _own_seconds(layer: Dense, rows: npt.NDArray[np.float64], first: bool) -> npt.NDArray[np.float64]:
+    """One client's products with weights of its own, and the copies of those."""
+    size = layer.inputs * layer.outputs
+    return (2 if first else 3) * 2 * rows * size / BATCHED + 2 * FLOAT * size / COPY
+
+
+def low_rank_layers(chain: Chain, rows: int) -> frozenset[int]:
+    """The places where sharing the start's weight beats weights of one's own, for clients of so many rows over all
+    their steps."""
+    count = np.array([rows], np.float64)
+    return frozenset(
+        place
+        for place, layer in enumerate(chain.links)
+        if isinstance(layer, Dense)
+        and _shared_seconds(layer, count, place == 0) < _own_seconds(layer, count, place == 0)
+    )
+
+
+def shared_cost(chain: Chain, amounts: Amounts) -> Cost:
+    """Of clients that share their start's weights where that is cheaper."""
+    low = low_rank_layers(chain, int(amounts.rows.max(initial=0)))
+    seconds, per_row, own = np.zeros(len(amounts.rows)), 2 * amounts.features + 4, 0
+    rows = amounts.rows.astype(np.float64)
+    for place, layer in enumerate(chain.links):
+        if isinstance(layer, Dense):
+            seconds += (_shared_seconds if place in low else _own_seconds)(layer, rows, place == 0)
+            per_row += 3 * (layer.inputs + layer.outputs) if place in low else 0
+            own += layer.outputs + (0 if place in low else layer.inputs * layer.outputs)
+    floats = amounts.rows * per_row + 2 * amounts.rows**2 + own + amounts.width * 4 * _widths(chain)
+    return seconds, FLOAT * floats
+
+
+def stacked_cost(chain: Chain | None, parameters: int, amounts: Amounts, local: LocalWork, adjusts: bool) -> Cost:
+    """Of clients with weights of their own in every layer, or (without a chain) any model of so many parameters."""
+    rows, vectors = amounts.rows.astype(np.float64), _vectors(local, adjusts)
+    dense = [layer for layer in chain.links if isinstance(layer, Dense)] if chain else []
+    own = (_own_seconds(layer, rows, place == 0) for place, layer in enumerate(dense))
+    seconds = sum(own, start=np.zeros(len(rows))) if dense else 6 * rows * parameters / BATCHED
+    seconds = seconds + (vectors - 1) * amounts.steps * FLOAT * parameters / COPY
+    widths = _widths(chain) if chain else parameters // max(amounts.features, 1)
+    step = amounts.width * (amounts.features + 4 * widths)
+    return seconds, FLOAT * (parameters * vectors + amounts.rows * (2 * amounts.features + 4) + step)
+
+
+def single_cost(parameters: int, amounts: Amounts, local: LocalWork) -> Cost:
+    """Of clients one after the other: their rows once, and a handful of vectors whatever their number."""
+    seconds = amounts.steps * CALLS + 6.0 * amounts.rows * parameters / GEMM
+    vectors = 4 + _vectors(local, adjusts=True)
+    return seconds, FLOAT * (parameters * vectors + 2 * amounts.rows * amounts.features)
+
+
+def cut(cost: Cost, rows: Counts, limits: Limits) -> Iterator[tuple[int, int]]:
+    """Consecutive chunks (start, stop) within the limits, taking each client of a chunk to need what its most needy
+    does; a client that is beyond them by itself stands alone."""
+    worth, size = np.cumsum(cost[0]), cost[1]
+    seen, start = np.cumsum(rows), 0
+    while start < len(rows):
+        before = (worth[start - 1], seen[start - 1]) if start else (0.0, 0)
+        enough = max(
+            int(np.searchsorted(worth, before[0] + limits.seconds)), int(np.searchsorted(seen, before[1] + limits.rows))
+        )
+        fits = int(limits.bytes // max(int(size[start]), 1))
+        stop = start + max(1, min(enough + 1 - start, fits, limits.clients, len(rows) - start))
+        yield start, stop
+        start = stop
+
+
+def _vectors(local: LocalWork, adjusts: bool) -> int:
+    """How many vectors as long as the model a client needs: values, gradient, the optimiser's, temporaries."""
+    if local.optimizer != "sgd":
+        return 6 if adjusts else 5
+    plain = not (local.momentum or local.weight_decay or local.clip_norm is not None or adjusts)
+    return 1 if plain else 2 + (1 if local.momentum else 0) + (2 if adjusts else 0)
+
+
+def _widths(chain: Chain) -> int:
+    """Floats that all layers' outputs come to for one row."""
+    return sum(layer.outputs for layer in chain.layers if isinstance(layer, Dense | Convolution))

@@ -1,0 +1,74 @@
+"""The executor of a run: trains a chunk of clients in the way that was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flctl.errors import DivergenceError
+from flctl.executors.choice import TOGETHER, Execution
+from flctl.executors.costs import low_rank_layers
+from flctl.executors.fused import FusedStep
+from flctl.executors.shards import Shards
+from flctl.executors.shared import train_shared
+from flctl.executors.stacked import ChainGradient, train_stacked
+from flctl.executors.updates import OneByOne, Updates
+from flctl.executors.vmapped import VmapGradient
+from flctl.tasks import Task
+from flctl.trainer import FlatModel, Trained, train
+from flctl.types import Failure, LocalWork, Work
+
+__all__ = ["Adjusts", "Executor"]
+
+Adjusts = Callable[[Any], Callable[[Tensor, Tensor], Tensor]]
+"""`adjusts(places) -> adjust`: the strategy's `adjust` for the clients at these places of the chunk (an array [K], or
+one number); `adjust(grad, params)` is called with [D] for one number, else with the first so many of them, [a, D]."""
+
+
+class Executor:
+    """Trains chunks of clients from a given model."""
+
+    def __init__(self, execution: Execution, model: FlatModel, task: Task) -> None:
+        self.execution, self._model, self._task = execution, model, task
+        self._fused = None
+        if execution.executor == "fused" and execution.chain and execution.head:
+            self._fused = FusedStep(model, execution.chain, execution.head)
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether clients train one after the other."""
+        return self.execution.executor not in TOGETHER
+
+    def train(self, work: Work, shards: Shards, adjusts: Adjusts | None) -> Updates:
+        """What the clients of `shards` learn from `work`; those that failed are told in its facts."""
+        if self.one_by_one:
+            return self._alone(work, shards, adjusts)
+        params = torch.from_numpy(np.array(work.params["params"], np.float32))
+        return self._together(params, work.local, shards, adjusts)
+
+    def _together(self, params: Tensor, local: LocalWork, shards: Shards, adjusts: Adjusts | None) -> Updates:
+        chain, head = self.execution.chain, self.execution.head
+        if head is None:
+            raise ValueError(f"the executor {self.execution.executor} needs a head")
+        if self.execution.executor == "vmap" or chain is None:
+            return train_stacked(params, shards, local, VmapGradient(self._model, head), adjusts)
+        if self.execution.executor == "stacked":
+            return train_stacked(params, shards, local, ChainGradient(chain, head), adjusts)
+        rows = int(self.execution.amounts(shards.sizes).rows.max(initial=0))
+        return train_shared(chain, head, params, shards, local, low_rank_layers(chain, rows))
+
+    def _alone(self, work: Work, shards: Shards, adjusts: Adjusts | None) -> OneByOne:
+        done: list[Trained | Failure] = []
+        for place in range(len(shards.clients)):
+            self._model.load(work.params)
+            adjust = None if adjusts is None else adjusts(place)
+            try:
+                rows = shards.one(place)
+                done.append(train(self._model, self._task, *rows, work.local, shards.keys[place], adjust, self._fused))
+            except DivergenceError as error:
+                done.append(Failure("non-finite", error.message))
+        return OneByOne(done, dict(self._model.layout))

@@ -1,0 +1,38 @@
+"""Stacked gradients of any module, through `torch.func.vmap`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flctl.executors.heads import Head
+from flctl.trainer import FlatModel
+
+__all__ = ["VmapGradient"]
+
+
+class VmapGradient:
+    """A `stacked.Gradient` of a module without buffers; torch's vmap must be able to run it."""
+
+    def __init__(self, model: FlatModel, head: Head) -> None:
+        self._module, self._head = model.module, head
+        trained = {id(parameter) for parameter in model.parameters}
+        named = [(name, p) for name, p in model.module.named_parameters() if id(p) in trained]
+        self._names = [name for name, _ in named]
+        self._shapes = [p.shape for _, p in named]
+        self._sizes = [p.numel() for _, p in named]
+        self._gradient = torch.func.vmap(torch.func.grad(self._loss, has_aux=True), randomness="different")
+
+    def __call__(self, params: Tensor, x: Tensor, y: Tensor, share: Tensor, out: Tensor) -> Tensor:
+        self._module.train()
+        grads, losses = self._gradient(params, x, y, share)
+        out.copy_(grads)
+        return losses.detach()  # type: ignore[no-any-return]
+
+    def _loss(self, flat: Tensor, x: Tensor, y: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+        parts = zip(self._names, torch.split(flat, self._sizes), self._shapes, strict=True)
+        named = {name: part.view(shape) for name, part, shape in parts}
+        outputs = torch.func.functional_call(self._module, named, (x,))
+        losses, _ = self._head(outputs, y)
+        # Padding may give anything; its share is 0, and 0 times infinity is not.
+        return torch.where(share > 0, losses * share, 0).sum(), losses

@@ -1,0 +1,127 @@
+"""What clients say: checked, weighted, put together; and failures in one line."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from flctl import arrays
+from flctl.errors import DivergenceError, FlctlError, IntegrityError, StorageError
+from flctl.types import WEIGHT, Arrays, ClientUpdate, Failure, Gathered, Layout, Work
+
+__all__ = [
+    "check_update",
+    "failed_alone",
+    "failure_of",
+    "guarded",
+    "is_ours",
+    "is_out_of_memory",
+    "merged",
+    "nothing",
+    "unguarded",
+    "weighted",
+]
+
+_LONGEST = 400
+_OUT_OF_MEMORY = "can't allocate memory"
+Result = TypeVar("Result")
+
+
+def weighted(update: ClientUpdate, sums: bool) -> Arrays:
+    """The vector that an aggregator adds: w_k a_k where the server sums, a_k where it reads each; and the weight."""
+    words = any(vector.dtype.kind in "iu" for vector in update.arrays.values())
+    if sums and words and update.weight != int(update.weight):
+        raise FlctlError(f"the update has integer vectors and the weight {update.weight}, expected a whole number")
+    scaled = arrays.scale(update.arrays, update.weight) if sums else update.arrays
+    return {**scaled, WEIGHT: np.array([update.weight], np.float64)}
+
+
+def check_update(update: ClientUpdate, layout: Layout) -> None:
+    """Raises FlctlError unless the update has the layout, DivergenceError unless it is finite."""
+    wrong = arrays.misfit(update.arrays, layout)
+    if wrong:
+        raise FlctlError(f"the update has {wrong}")
+    if not isinstance(update.weight, (int, float, np.number)) or not np.isfinite(update.weight) or update.weight < 0:
+        raise FlctlError(f"the update's weight is {update.weight}, expected a finite number of at least 0")
+    for name, vector in update.arrays.items():
+        bad = vector.size - int(np.isfinite(vector).sum())
+        if bad:
+            raise DivergenceError(f"the update's vector '{name}' has {bad} of {vector.size} values NaN or infinite")
+
+
+def guarded(work: Callable[[], Result]) -> Result | Failure:
+    """What `work` returns; a `Failure` for any exception but those that are no client's fault (`is_ours`)."""
+    try:
+        return work()
+    except (Exception, SystemExit) as error:  # a client that calls sys.exit must not end the server
+        if is_ours(error):
+            raise
+        return failure_of(error)
+
+
+def unguarded(work: Callable[[], Result]) -> Result:
+    """What `work` returns or raises: `guarded` for who wants to see the error."""
+    return work()
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether no client is to blame: there is no memory or no disk, or what is on it is damaged."""
+    return isinstance(error, StorageError | IntegrityError) or is_out_of_memory(error)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the process could not get memory (torch has no class of its own for that)."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY in str(error))
+
+
+def failure_of(error: BaseException) -> Failure:
+    """The error as a failure."""
+    if isinstance(error, DivergenceError):
+        return Failure("non-finite", error.message)
+    return Failure("exception", error.message if isinstance(error, FlctlError) else _last_line(error))
+
+
+def nothing(work: Work, each: bool) -> Arrays:
+    """The sum, or the rows, of no client."""
+    if each:
+        return {name: np.zeros((0, length), np.float32) for name, length in work.layout.items()}
+    return {**arrays.zeros(work.layout), WEIGHT: np.zeros(1)}
+
+
+def failed_alone(number: int, failure: Failure, work: Work, each: bool) -> Gathered:
+    """The reply of a chunk of one client that failed."""
+    none = np.zeros(0)
+    return Gathered(nothing(work, each), np.zeros(0, np.int64), none, none, none, none, {number: failure}, {})
+
+
+def merged(parts: Sequence[Gathered], each: bool) -> Gathered:
+    """What the parts of a chunk replied, as one: sums added in their order, rows one after the other."""
+    rest = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("numbers", "weights", "loss", "examples", "steps")
+    }
+    failed = {number: failure for part in parts for number, failure in part.failed.items()}
+    seconds: dict[str, float] = {}
+    for part in parts:
+        for name, spent in part.seconds.items():
+            seconds[name] = seconds.get(name, 0.0) + spent
+    names = parts[0].vectors.keys()
+    if each:
+        vectors: dict[str, Any] = {name: np.concatenate([part.vectors[name] for part in parts]) for name in names}
+    else:
+        vectors = {name: array.copy() for name, array in parts[0].vectors.items()}
+        for part in parts[1:]:
+            arrays.accumulate(vectors, part.vectors)
+    return Gathered(vectors=vectors, failed=failed, seconds=seconds, **rest)
+
+
+def _last_line(error: BaseException) -> str:
+    """The error in one line of at most 500 printable characters: it goes to terminals, logs and other processes."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].name}, line {frames[-1].lineno})" if frames else ""
+    said = " ".join(str(error)[:_LONGEST].split())
+    said = "".join(character if character.isprintable() else "?" for character in said)
+    return f"{type(error).__name__}: {said}{where}"
