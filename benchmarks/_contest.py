@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -62,6 +64,7 @@ class Session:
         self._runs = 0
 
     def __enter__(self) -> Session:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what was made is removed
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         self.floor = self._stack.enter_context(Floor())
         return self

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,15 +24,20 @@ from _floor_worker import Job
 __all__ = ["Floor", "FloorJob"]
 
 WORKER = Path(__file__).with_name("_floor_worker.py")
-MEMORY_FILES = Path("/dev/shm")
+MEMORY_FILES, ROOM_BYTES = Path("/dev/shm"), 2 << 30
+
+
+def _memory_folder() -> Path | None:
+    """Where files lie in memory, if there is room; containers often have little."""
+    roomy = os.access(MEMORY_FILES, os.W_OK) and shutil.disk_usage(MEMORY_FILES).free > ROOM_BYTES
+    return MEMORY_FILES if roomy else None
 
 
 class Floor:
     """Processes of one thread each, which wait on a pipe between rounds; a context, which ends them."""
 
     def __init__(self, processes: int = 2) -> None:
-        memory = MEMORY_FILES if os.access(MEMORY_FILES, os.W_OK) else None
-        self._folder = tempfile.TemporaryDirectory(dir=memory)
+        self._folder = tempfile.TemporaryDirectory(dir=_memory_folder())
         self.folder = Path(self._folder.name)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self._processes = [
@@ -127,5 +133,6 @@ class FloorJob:
         return np.array(self.model)
 
     def close(self) -> None:
-        """Has the processes forget the job and its data."""
+        """Has the processes forget the job and its data, and removes what they shared."""
         self.floor.order("close", folder=self.job.folder)
+        shutil.rmtree(self.job.folder)

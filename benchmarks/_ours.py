@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,8 +73,7 @@ def opened(run: Run) -> Iterator[Ours]:
 
 def executor_of(ours: Ours) -> str:
     """The executor that the run's rounds went through."""
-    found: Any = getattr(ours.engine, "executor", None)
-    return str(getattr(found, "name", found) or "one client at a time")
+    return ours.run.execution.executor
 
 
 def write_data(partition: Partition, folder: Path) -> None:

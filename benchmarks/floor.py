@@ -40,7 +40,7 @@ def measure(session: Session, single: Floor, row: RoundRow) -> None:
     """Prints the four floors of one workload. Raises ChecksumError where a model differs."""
     workload = row.workload.tiny() if session.quick else row.workload
     amount = Amount(2, 1) if session.quick else Amount(row.amount.blocks // 2 + 1, row.amount.rounds)
-    run = session.run(workload, (), 1, None)
+    run = session.run(workload, (), 1, "sequential")
     start = run.build_model().read()["params"]
     session.write_rounds(run, amount)
     jobs: dict[str, FloorJob] = {}

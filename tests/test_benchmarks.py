@@ -1,5 +1,6 @@
 """The benchmarks' own arithmetic: the floor computes what it says, and a difference or a missed target is seen."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import _results
 import _rows
 import _workloads
 
+BENCHMARKS = Path(_floor.__file__).parent
 SIZES, BATCH, LR, FEATURES, CLASSES = (5, 7, 12), 4, 0.5, 60, 10
 ROUNDS = ((0, 2), (1, 2))
 """Two rounds of two clients each; client 2 is in both, so that SCAFFOLD's memory counts."""
@@ -209,3 +211,19 @@ def test_ragged_sizes_are_log_normal_within_bounds():
 def test_rows_have_names_of_their_own():
     names = [row.name for row in _rows.ROWS]
     assert len(set(names)) == len(names) == 14
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "words", [["floor.py"], ["scaling.py"], ["speed.py", "--no-peers"]], ids=lambda words: words[0]
+)
+def test_the_quick_form_runs_to_equal_models_and_writes_nothing(words):
+    def written():
+        return {path.name: path.stat().st_mtime_ns for path in (BENCHMARKS / "results").iterdir()}
+
+    before = written()
+    command = [sys.executable, f"benchmarks/{words[0]}", "--quick", *words[1:]]
+    done = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert written() == before
