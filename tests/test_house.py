@@ -37,6 +37,8 @@ LAYERS = (
     "clock client engines",
     # The rounds, and everything around them.
     "collect rounds training subjects report",
+    # Whether components keep their contract, and new ones.
+    "testing scaffold",
     "cli",
 )
 """From the bottom up: a module imports from its own line and from lines above it here, never from one below."""

@@ -1,0 +1,168 @@
+"""What is asked of components of every kind: a class, a name, a docstring and options."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ValidationError
+
+from flctl.component import Component, Options
+from flctl.explain import schema_of
+from flctl.plugin_files import base_of
+from flctl.testing.conformance import Checks
+
+__all__ = ["NAME", "Subject", "component_checks", "title_of"]
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_READ_BACK = "The configuration of a run is written down in YAML and read back by workers, resumes and `flctl eval`."
+_RECORDED = "A partition's manifest says with which options it was made."
+
+
+class Subject(Protocol):
+    """What every kind's subject has."""
+
+    @property
+    def component(self) -> type[Component]:
+        """The class under test."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The options that it is tested with."""
+
+
+@dataclass
+class Plain:
+    """A subject with nothing but its class and options."""
+
+    component: type[Any]
+    options: Mapping[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+    def make(self) -> Any:
+        """A new object with the options."""
+        return self.component.from_options(dict(self.options))
+
+
+def title_of(component: Any, kind: str) -> str:
+    """How an error names a component: its kind, name, class and module."""
+    if not inspect.isclass(component):
+        return f"{kind} {component!r:.60}"
+    return f"{kind} '{getattr(component, 'name', '?')}' (class {component.__qualname__} of {component.__module__})"
+
+
+def component_checks(kind: str) -> Checks:
+    """The checks that every kind begins with."""
+    checks = Checks()
+    _add_class(checks, kind)
+    _add_words(checks)
+    _add_options(checks)
+    _add_recorded(checks, read_back=kind not in ("dataset", "partitioner"))
+    return checks
+
+
+def _add_class(checks: Checks, kind: str) -> None:
+    @checks.add(
+        "class",
+        f"It is a class that extends flctl.{base_of(kind).__name__}.",
+        why="Hooks return classes, because a run makes its own object from the options in its configuration.",
+        todo=f"Write class MyOwn(flctl.{base_of(kind).__name__}), and give the class, not an object of it.",
+        blocks=True,
+    )
+    def find(s: Subject) -> Iterator[str]:
+        base = base_of(kind)
+        if not (inspect.isclass(s.component) and issubclass(s.component, base)):
+            yield f"{s.component!r:.80} is no class that extends {base.__name__}"
+        elif s.component is base:
+            yield f"{base.__name__} itself was given"
+
+
+def _add_words(checks: Checks) -> None:
+    @checks.add(
+        "name",
+        "It has a name of its own that configurations and commands can hold.",
+        why="`--strategy NAME` and YAML choose a component by it; two of one name are refused, and so is the plugin.",
+        todo='Write name = "my-own" in the class: lower-case letters, digits, `-`, `_` and `.`, at most 64.',
+    )
+    def find_name(s: Subject) -> Iterator[str]:
+        name = getattr(s.component, "name", None)
+        if not isinstance(name, str):
+            yield f"name is {name!r}"
+        elif not NAME.fullmatch(name):
+            yield f"the name is {name!r:.80}"
+        elif "name" not in vars(s.component):
+            parent = next(base for base in s.component.__mro__ if "name" in vars(base))
+            yield f"it inherits the name '{name}' of {parent.__name__}"
+
+    @checks.add(
+        "docstring",
+        "Its docstring's first line says what it is.",
+        why="`flctl plugins list` shows that line, and it is all that a user sees before choosing.",
+        todo="Begin the class with a docstring of its own: what it computes, and the paper and equation it is from.",
+    )
+    def find_docstring(s: Subject) -> Iterator[str]:
+        doc = vars(s.component).get("__doc__")
+        if not (isinstance(doc, str) and doc.strip().splitlines()[:1]):
+            yield "the class has no docstring of its own"
+
+
+def _add_options(checks: Checks) -> None:
+    @checks.add(
+        "options",
+        "It can be made from the options that it was given here.",
+        why="A run makes it by from_options; what that refuses, no configuration can use.",
+        todo="Give options that its Config takes; write Field(examples=[...]) for one that has no default.",
+        blocks=True,
+    )
+    def find_options(s: Subject) -> Iterator[str]:
+        if not (inspect.isclass(s.component.Config) and issubclass(s.component.Config, Options)):
+            yield f"Config is {s.component.Config!r:.60}, which does not extend flctl.Options"
+            return
+        try:
+            s.component.from_options(dict(s.options))
+        except ValidationError as error:
+            yield from (f"{'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}" for e in error.errors())
+
+    @checks.add(
+        "strict",
+        "Its options are frozen, and an unknown or non-finite one is an error.",
+        why="A misspelt option that is ignored gives a run that is not the one that was asked for.",
+        todo="Do not loosen model_config: class Config(flctl.Options) has frozen, extra=forbid and no NaN.",
+    )
+    def find_strict(s: Subject) -> Iterator[str]:
+        for key, strict in (("extra", "forbid"), ("frozen", True), ("allow_inf_nan", False)):
+            found = s.component.Config.model_config.get(key)
+            if found != strict:
+                yield f"Config.model_config[{key!r}] is {found!r}, expected {strict!r}"
+
+
+def _add_recorded(checks: Checks, read_back: bool) -> None:
+    @checks.add(
+        "recorded",
+        "Its options come back from their plain form as they were." if read_back else "Its options have a plain form.",
+        why=_READ_BACK if read_back else _RECORDED,
+        todo="Use numbers, text, lists and mappings, defaults of the declared type, and validators that give the same "
+        "value when they read what they gave.",
+    )
+    def find(s: Subject) -> Iterator[str]:
+        config = s.component.from_options(dict(s.options)).config
+        text = json.dumps(config.model_dump(mode="json", warnings=False), allow_nan=False)
+        if read_back:
+            yield from _unlike(type(config), text)
+        if not schema_of(type(config)):
+            yield "no JSON Schema describes the types of its options"
+
+
+def _unlike(config: type[BaseModel], text: str) -> Iterator[str]:
+    """How options differ when they are read back from their plain form."""
+    try:
+        back = config.model_validate_json(text)
+    except ValidationError as error:
+        yield from (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        return
+    if back.model_dump(mode="json") != json.loads(text):
+        yield f"{text:.100} came back as {back.model_dump_json():.100}"

@@ -1,0 +1,214 @@
+"""The contract of engines."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from flctl.engine import Engine
+from flctl.testing import parts
+from flctl.testing.component import component_checks, title_of
+from flctl.testing.conformance import Checks, Conformance, conform, said
+from flctl.testing.engine_subject import PATIENCE, Answers, EngineSubject, alive, left_behind, requests, within
+from flctl.testing.runs import same_bits
+from flctl.testing.trial import Trial
+from flctl.types import ClientId, Failure, Reply, Request
+
+__all__ = ["ENGINE", "check_engine"]
+
+_SLEEP, _DEADLINE = 2.0, 0.5
+
+
+def _all() -> Checks:
+    checks = component_checks("engine")
+    _add_clients(checks)
+    _add_answers(checks)
+    _add_memory(checks)
+    _add_failures(checks)
+    _add_end(checks)
+    _add_trains(checks)
+    return checks
+
+
+def check_engine(
+    engine: type[Engine],
+    options: Mapping[str, Any] | None = None,
+    *,
+    run: Sequence[str] = (),
+    skip: Collection[str] = (),
+) -> Conformance:
+    """Checks that an engine keeps the contract of `flctl.Engine`; returns the names of the checks that ran.
+
+    Opens it on runs of nine clients, with clients that raise, exit and sleep, and trains with it; takes as long as the
+    engine takes to start, a dozen times. `run` and `skip` are as in `check_strategy`. Raises ConformanceError.
+    """
+    with tempfile.TemporaryDirectory(prefix="flctl-testing-") as directory:
+        subject = EngineSubject(engine, options or {}, Trial(Path(directory), *run))
+        return conform(ENGINE, subject, title_of(engine, "engine"), skip)
+
+
+def _add_clients(checks: Checks) -> None:
+    @checks.add(
+        "clients",
+        "Open, it names all clients of the partition, in their order.",
+        why="Cohorts are drawn from them.",
+        todo="Return run.partition.client_ids.",
+    )
+    def find(s: EngineSubject) -> Iterator[str]:
+        with s.opened() as (engine, run):
+            found, expected = list(engine.clients()), list(run.partition.client_ids)
+        if found != expected:
+            yield f"it names {found[:12]}, expected {expected[:12]}"
+
+
+def _add_answers(checks: Checks) -> None:
+    @checks.add(
+        "answers",
+        "Every client that is asked is answered for exactly once, with what it said, whoever else is asked in whatever "
+        "order.",
+        why="The round counts on one answer for each: it waits for a missing one, and adds a client twice.",
+        todo="Yield (client, answer) once for each key of requests: what ClientRuntime.answer gave.",
+    )
+    def find(s: EngineSubject) -> Iterator[str]:
+        with s.opened() as (engine, run):
+            everyone = requests(run)
+            some = {client: everyone[client] for client in list(everyone)[::-2]}
+            for asked in (everyone, some, {}):
+                yield from _answer_faults(list(engine.exchange(asked)), asked, s.expected)
+
+
+def _answer_faults(
+    answers: Answers, asked: Mapping[ClientId, Request], expected: Mapping[ClientId, bytes] | None
+) -> Iterator[str]:
+    counts = Counter(client for client, _ in answers)
+    wrong = {
+        client: counts.get(client, 0) for client in {**asked, **counts} if counts.get(client, 0) != (client in asked)
+    }
+    if wrong:
+        yield f"of {len(asked)} asked these were answered for so many times: {wrong}"
+    for client, answer in answers:
+        if not isinstance(answer, Reply | Failure):
+            yield f"client {client}'s answer is {type(answer).__name__}, expected a Reply or a Failure"
+        elif expected is not None and isinstance(answer, Failure):
+            yield f"client {client} failed: {answer.message}"
+        elif expected is not None and isinstance(answer, Reply) and answer.message != expected.get(client):
+            yield f"client {client} said something else than it says in one process"
+
+
+def _add_memory(checks: Checks) -> None:
+    @checks.add(
+        "memory",
+        "What a client's aggregator remembers is there in the round's next phase, and gone in the next round.",
+        why="A protocol of several phases lives on it; a key of one round, used in the next, reveals both updates.",
+        todo="Keep what ClientRuntime.answer gives as memory for the same client and round, and hand it back once.",
+    )
+    def find(s: EngineSubject) -> Iterator[str]:
+        with s.opened(f"aggregator={parts.here('Remembering')}") as (engine, run):
+            clients = list(run.partition.client_ids)
+            said_before = b""
+            for number, word in ((1, b"one"), (1, b"two"), (1, b"three"), (2, b"four")):
+                expected = b"" if word == b"four" else said_before
+                answers = list(engine.exchange({c: Request(number, None, word + c.encode()) for c in clients}))
+                told = {c: expected + c.encode() if expected else b"" for c in clients}
+                yield from (f"in {word.decode()}: {text}" for text in _answer_faults(answers, told, told))  # type: ignore[arg-type]
+                said_before = word
+
+
+def _add_failures(checks: Checks) -> None:
+    @checks.add(
+        "exceptions",
+        "A client whose code raises, or exits, is yielded as a Failure that says so, and costs nobody else.",
+        why="Clients run other people's code. What ends the engine ends the run for all of them.",
+        todo="Use ClientRuntime.answer, which catches both, or yield Failure('exception', message).",
+    )
+    def find(s: EngineSubject) -> Iterator[str]:
+        for way in ("raise", "exit"):
+            with s.opened(_trap(way)) as (engine, run):
+                asked = requests(run)
+                answers = list(engine.exchange(asked))
+                again = list(engine.exchange(requests(run, 2)))
+            yield from (f"when one client does {way}: {text}" for text in _trapped(answers, asked, s))
+            yield from (f"in the round after: {text}" for text in _answer_faults(again, asked, None))
+
+    @checks.add(
+        "deadline",
+        "A client that is not back within the deadline is yielded as a Failure; everyone is answered for once.",
+        why="A round does not wait for the slowest for ever.",
+        todo="Yield Failure('deadline', ...) for a client past it, and do not let its late answer follow.",
+    )
+    def find_deadline(s: EngineSubject) -> Iterator[str]:
+        with s.opened(_trap("sleep")) as (engine, run):
+            asked = requests(run)
+            answers = list(engine.exchange(asked, _DEADLINE))
+        yield from _answer_faults(answers, asked, None)
+        slow = dict(answers).get("2")
+        if not (isinstance(slow, Failure) and slow.kind == "deadline"):
+            yield f"a client that slept {_SLEEP:g} s with a deadline of {_DEADLINE:g} s gave {slow!r:.100}"
+
+
+def _trap(way: str) -> str:
+    return f"transforms={{'{parts.here('Trap')}': {{client: '2', way: {way}, seconds: {_SLEEP}}}}}"
+
+
+def _trapped(answers: Answers, asked: Mapping[ClientId, Request], s: EngineSubject) -> Iterator[str]:
+    answer = dict(answers).get("2")
+    if not isinstance(answer, Failure) or not answer.message:
+        yield f"its answer is {answer!r:.100}, expected a Failure with a message"
+    others = [item for item in answers if item[0] != "2"]
+    yield from _answer_faults(others, {client: r for client, r in asked.items() if client != "2"}, s.expected)
+
+
+class _OnPurposeError(Exception):
+    pass
+
+
+def _add_end(checks: Checks) -> None:
+    @checks.add(
+        "end",
+        "Leaving its context ends all that it started, in the middle of an exchange too, and lets an exception out.",
+        why="Ctrl-C, a failed round and the end of a run leave it; processes that stay behind hold memory and ports.",
+        todo="Clean up in a `finally` around the yield, and swallow nothing.",
+    )
+    def find(s: EngineSubject) -> Iterator[str]:
+        run = s.run()
+        before = alive()
+        for reason in ("after an exchange", "within an exchange"):
+            try:
+                raised = within(PATIENCE, partial(_leave, s, run, reason))
+            except TimeoutError as error:
+                yield f"left {reason}, {error}"
+                return
+            if not isinstance(raised, _OnPurposeError):
+                yield f"left {reason} by an exception, " + (
+                    f"it raised {said(raised)}" if raised else "it swallowed it"
+                )
+            left = left_behind(before)
+            yield from [f"left {reason}, there remain {', '.join(sorted(left))}"] if left else []
+
+
+def _leave(s: EngineSubject, run: Any, reason: str) -> None:
+    with s.make().open(run) as engine:
+        answers = engine.exchange(requests(run))
+        for _ in answers:
+            if reason == "within an exchange":
+                break
+        raise _OnPurposeError
+
+
+def _add_trains(checks: Checks) -> None:
+    @checks.add(
+        "trains",
+        "A run with it gives the bits of a run in one process.",
+        why="Where clients run decides how long a run takes, never its numbers.",
+        todo="Hand requests over as they are; give each client the run's own objects, and one thread.",
+    )
+    def find(s: EngineSubject) -> Iterator[str]:
+        here = s.trial.train("engine=inprocess")
+        yield from same_bits(here, s.trial.train(s.named, "engine.workers=2"), "with this engine")
+
+
+ENGINE = _all()

@@ -1,0 +1,49 @@
+"""What whole runs are asked, whatever part of them is under test: the same bits, and numbers that are finite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flctl.testing.subject import is_importable, spelt
+from flctl.testing.trial import TrialResult
+
+__all__ = ["POOL", "chosen", "finite", "in_processes", "same_bits"]
+
+POOL = "engine={name: pool, workers: 2}"
+
+
+def chosen(kind: str, component: Any, options: Mapping[str, Any], directory: Path) -> str:
+    """The override that names a component and its options in a configuration."""
+    values = component.from_options(dict(options)).config.model_dump(mode="json")
+    given = {name: values[name] for name in options}
+    named = spelt(component, directory)
+    if kind == "transform":
+        return f"transforms={json.dumps({named: given})}"
+    return f"{kind}={json.dumps({'name': named, **given})}"
+
+
+def same_bits(one: TrialResult, other: TrialResult, when: str) -> Iterator[str]:
+    """How the last checkpoints of two runs differ."""
+    differ = [name for name, digest in one.digests.items() if other.digests.get(name) != digest]
+    if differ:
+        apart = np.abs(one.weights - other.weights).max() if one.weights.shape == other.weights.shape else np.inf
+        yield f"{when} the checkpoint's {' and '.join(differ)} differ; weights by up to {apart:.3g}"
+
+
+def finite(result: TrialResult) -> Iterator[str]:
+    """Whether a run's model is one."""
+    if not np.isfinite(result.weights).all():
+        yield "the model has values that are NaN or infinite"
+
+
+def in_processes(component: Any, wanted: bool, notes: list[str]) -> bool:
+    """Whether worker processes can be asked, with a note where the class cannot be had there."""
+    if wanted and not is_importable(component):
+        notes.append("not tried in other processes: its class cannot be imported there")
+        return False
+    return wanted

@@ -1,0 +1,50 @@
+"""The contract of strategies."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flctl.strategy import Strategy
+from flctl.testing.component import component_checks, title_of
+from flctl.testing.conformance import Checks, Conformance, conform
+from flctl.testing.strategy_clients import add_clients
+from flctl.testing.strategy_runs import add_runs
+from flctl.testing.strategy_server import add_server
+from flctl.testing.strategy_subject import StrategySubject
+from flctl.testing.trial import Trial
+
+__all__ = ["STRATEGY", "check_strategy"]
+
+
+def _all() -> Checks:
+    checks = component_checks("strategy")
+    add_clients(checks)
+    add_server(checks)
+    add_runs(checks)
+    return checks
+
+
+STRATEGY = _all()
+
+
+def check_strategy(
+    strategy: type[Strategy],
+    options: Mapping[str, Any] | None = None,
+    *,
+    run: Sequence[str] = (),
+    processes: bool = True,
+    skip: Collection[str] = (),
+) -> Conformance:
+    """Checks that a strategy keeps the contract of `flctl.Strategy`; returns the names of the checks that ran.
+
+    Trains nine clients of 8 to 24 rows for a few rounds, and calls the methods again on what they were given there.
+    `run` are overrides (`KEY=VALUE`) that the strategy needs in a run; `processes=False` leaves out the two worker
+    processes, which take a few seconds; `skip` are ids of checks that do not apply. Raises ConformanceError.
+    """
+    with tempfile.TemporaryDirectory(prefix="flctl-testing-") as directory:
+        trial = Trial(Path(directory), *run)
+        subject = StrategySubject(strategy, options or {}, trial, processes)
+        return conform(STRATEGY, subject, title_of(strategy, "strategy"), skip)

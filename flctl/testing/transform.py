@@ -1,0 +1,47 @@
+"""The contract of transforms."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flctl.testing.component import component_checks, title_of
+from flctl.testing.conformance import Checks, Conformance, conform
+from flctl.testing.transform_halves import add_halves
+from flctl.testing.transform_runs import add_runs
+from flctl.testing.transform_subject import TransformSubject
+from flctl.testing.trial import Trial
+from flctl.transform import Transform
+
+__all__ = ["TRANSFORM", "check_transform"]
+
+
+def _all() -> Checks:
+    checks = component_checks("transform")
+    add_halves(checks)
+    add_runs(checks)
+    return checks
+
+
+TRANSFORM = _all()
+
+
+def check_transform(
+    transform: type[Transform],
+    options: Mapping[str, Any] | None = None,
+    *,
+    run: Sequence[str] = (),
+    processes: bool = True,
+    skip: Collection[str] = (),
+) -> Conformance:
+    """Checks that a transform keeps the contract of `flctl.Transform`; returns the names of the checks that ran.
+
+    Passes updates of several layouts through both halves, and trains nine clients with it. `run` are overrides
+    (`KEY=VALUE`) that it needs in a run; `processes=False` leaves out the two worker processes, which take a few
+    seconds; `skip` are ids of checks that do not apply. Raises ConformanceError.
+    """
+    with tempfile.TemporaryDirectory(prefix="flctl-testing-") as directory:
+        subject = TransformSubject(transform, options or {}, Trial(Path(directory), *run), processes)
+        return conform(TRANSFORM, subject, title_of(transform, "transform"), skip)

@@ -1,0 +1,188 @@
+"""`check_engine`: ours pass, and for each check an engine that breaks it is told so."""
+
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import ClassVar
+
+import pytest
+from conformance_support import caught, unmutated
+
+from flctl import Failure, Reply
+from flctl.engines.inprocess import InProcessEngine
+from flctl.engines.pool import PoolEngine
+from flctl.testing import check_engine
+from flctl.testing.engine import ENGINE
+from flctl.testing.engine_subject import EngineSubject
+from flctl.testing.trial import Trial
+
+
+def test_the_engine_in_one_process_keeps_the_contract():
+    assert check_engine(InProcessEngine).checks == ENGINE.ids
+
+
+@pytest.mark.slow
+def test_the_pool_keeps_the_contract():
+    assert check_engine(PoolEngine).checks == ENGINE.ids
+
+
+class Mutant(InProcessEngine):
+    """In this process, until a subclass breaks something."""
+
+    name = "mutant"
+    gathers = False
+
+
+class Backwards(Mutant):
+    def clients(self):
+        return list(super().clients())[::-1]
+
+
+class Skips(Mutant):
+    def exchange(self, requests, deadline=None):
+        for client, answer in super().exchange(requests, deadline):
+            if client != "4":
+                yield client, answer
+
+
+class Twice(Mutant):
+    def exchange(self, requests, deadline=None):
+        for client, answer in super().exchange(requests, deadline):
+            yield from [(client, answer)] * (2 if client == "4" else 1)
+
+
+class Everyone(Mutant):
+    def exchange(self, requests, deadline=None):
+        yield from super().exchange(requests, deadline)
+        if len(requests) < 9:
+            yield "1", Failure("exception", "not asked")
+
+
+class Swaps(Mutant):
+    def exchange(self, requests, deadline=None):
+        answers = list(super().exchange(requests, deadline))
+        clients = [client for client, _ in answers]
+        yield from zip(clients, [answer for _, answer in answers[::-1]], strict=True)
+
+
+class Naked(Mutant):
+    def exchange(self, requests, deadline=None):
+        for client, answer in super().exchange(requests, deadline):
+            yield client, getattr(answer, "message", answer)
+
+
+class Forgets(Mutant):
+    def exchange(self, requests, deadline=None):
+        self._memories.clear()
+        yield from super().exchange(requests, deadline)
+
+
+class NeverForgets(Mutant):
+    def exchange(self, requests, deadline=None):
+        self._round = next((request.round for request in requests.values()), 0)
+        yield from super().exchange(requests, deadline)
+
+
+class LetsOut(Mutant):
+    def exchange(self, requests, deadline=None):
+        for client, request in requests.items():
+            yield client, self._runtime.reply(client, request, b"")[0]
+
+
+class SaysNothing(Mutant):
+    def exchange(self, requests, deadline=None):
+        for client, answer in super().exchange(requests, deadline):
+            yield client, Failure("exception", "") if isinstance(answer, Failure) else answer
+
+
+class Waits(Mutant):
+    def exchange(self, requests, deadline=None):
+        yield from super().exchange(requests, None)
+
+
+class LateToo(Mutant):
+    def exchange(self, requests, deadline=None):
+        for client, answer in super().exchange(requests, deadline):
+            yield client, answer
+            if isinstance(answer, Failure):
+                yield client, Reply(b"late")
+
+
+class Swallows(Mutant):
+    @contextmanager
+    def open(self, run):
+        with super().open(run):
+            try:
+                yield self
+            except Exception:
+                return
+
+
+class Leaks(Mutant):
+    left: ClassVar[list[subprocess.Popen]] = []
+
+    @contextmanager
+    def open(self, run):
+        self.left.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
+        with super().open(run):
+            yield self
+
+
+class Rounds(Mutant):
+    """Carries messages in another form."""
+
+    def exchange(self, requests, deadline=None):
+        for client, answer in super().exchange(dict(reversed(requests.items())), deadline):
+            from flctl import wire
+
+            if isinstance(answer, Reply):
+                arrays = {
+                    n: v.astype("f2").astype(v.dtype) for n, v in wire.unpack(answer.message, "vector").arrays.items()
+                }
+                answer = Reply(wire.pack("vector", arrays=arrays), answer.metrics)
+            yield client, answer
+
+
+MUTANTS = {
+    "clients": [(Backwards, "it names ['8', '7'")],
+    "answers": [
+        (Skips, "of 9 asked these were answered for so many times: {'4': 0}"),
+        (Twice, "{'4': 2}"),
+        (Everyone, "of 5 asked these were answered for so many times: {'1': 1}"),
+        (Swaps, "client 0 said something else than it says in one process"),
+        (Naked, "client 0's answer is bytes, expected a Reply or a Failure"),
+    ],
+    "memory": [
+        (Forgets, "in two: client 0 said something else"),
+        (NeverForgets, "in four: client 0 said something else"),
+    ],
+    "exceptions": [
+        (LetsOut, "RuntimeError: raised on purpose"),
+        (SaysNothing, "expected a Failure with a message"),
+    ],
+    "deadline": [(Waits, "a client that slept 2 s with a deadline of 0.5 s gave Reply("), (LateToo, "{'2': 2}")],
+    "end": [(Swallows, "by an exception, it swallowed it"), (Leaks, "there remain process ")],
+    "trains": [(Rounds, "with this engine the checkpoint's model differ")],
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_child_is_left():
+    yield
+    while Leaks.left:
+        process = Leaks.left.pop()
+        process.kill()
+        process.wait()
+
+
+def test_for_every_check_something_is_known_that_breaks_it():
+    assert unmutated(ENGINE, MUTANTS) == []
+
+
+@pytest.mark.parametrize(
+    ("which", "mutant", "words"),
+    [(which, *case) for which, cases in MUTANTS.items() for case in cases],
+    ids=lambda value: getattr(value, "__name__", str(value)[:20]),
+)
+def test_what_breaks_a_check_is_told_so(tmp_path, which, mutant, words):
+    caught(ENGINE, EngineSubject(mutant, {}, Trial(tmp_path)), which, words)
