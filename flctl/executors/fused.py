@@ -1,7 +1,7 @@
 """One client at a time by a training step written out for a chain of layers, convolutions included.
 
 The mathematics is that of autograd on the module, and the gradients are equal to its within rounding. What makes it
-faster, in the order of what it saves on a small convolutional network:
+faster, the first three in about equal parts on a small convolutional network:
 
 - Pooling runs with channels last, where it reads whole vectors. It also runs before a ReLU that it follows, on a
   quarter of the values: the maximum of max(z, 0) is max(maximum of z, 0), and where several values tie for it, a
