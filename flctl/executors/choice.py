@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from flctl.tasks import Task
     from flctl.trainer import FlatModel
 
-__all__ = ["EXECUTORS", "Execution", "choose"]
+__all__ = ["EXECUTORS", "TOGETHER", "Execution", "choose", "obstacles"]
 
 EXECUTORS = {
     "shared": "clients that share their start's weights, whose models are never built",
@@ -145,6 +145,12 @@ def choose(run: Run, model: FlatModel, task: Task) -> Execution:
         f"a client does not fit into engine.memory: {found.others['sequential']}",
         hint="Raise engine.memory (it is for each process that trains), or take a smaller model.",
     )
+
+
+def obstacles(run: Run, model: FlatModel, task: Task) -> dict[str, str | None]:
+    """Of each executor why it cannot train the run; None where it can. In the order of preference."""
+    found = _Candidates(run, model, task)
+    return {name: found.obstacle(name) for name in EXECUTORS}
 
 
 class _Candidates:
