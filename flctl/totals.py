@@ -19,13 +19,19 @@ Vectors = dict[str, np.ndarray[Any, np.dtype[Any]]]
 
 @dataclass(slots=True)
 class Intake:
-    """Opens clients' messages and keeps who failed; the server trusts no client's word on shape or finiteness."""
+    """Opens clients' messages and keeps who failed; the server trusts no client's word on shape or finiteness, nor
+    that it says something once: the first counts."""
 
     layout: Layout
     failed: dict[ClientId, Failure] = field(default_factory=dict)
+    heard: set[ClientId] = field(default_factory=set)
 
     def open(self, client_id: ClientId, message: bytes) -> Arrays | None:
-        """The vector in a message; None, and the client noted as failed, when it cannot be used."""
+        """The vector in a message; None, and the client noted as failed, when it cannot be used; None also for a
+        client that was heard before."""
+        if client_id in self.heard:
+            return None
+        self.heard.add(client_id)
         try:
             vector = wire.unpack(message, "vector").arrays
         except ProtocolError as error:

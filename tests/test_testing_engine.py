@@ -5,10 +5,11 @@ import sys
 from contextlib import contextmanager
 from typing import ClassVar
 
+import numpy as np
 import pytest
 from conformance_support import caught, unmutated
 
-from flctl import Failure, Reply
+from flctl import Failure, Reply, wire
 from flctl.engines.inprocess import InProcessEngine
 from flctl.engines.pool import PoolEngine
 from flctl.testing import check_engine
@@ -128,19 +129,26 @@ class Leaks(Mutant):
             yield self
 
 
-class Rounds(Mutant):
-    """Carries messages in another form."""
+class Meddles(Mutant):
+    """Changes what clients say, by more the more often it was opened."""
+
+    opened: ClassVar[list[str]] = []
+
+    @contextmanager
+    def open(self, run):
+        self.opened.append("once")
+        with super().open(run):
+            yield self
 
     def exchange(self, requests, deadline=None):
-        for client, answer in super().exchange(dict(reversed(requests.items())), deadline):
-            from flctl import wire
-
+        factor = np.float32(1 + 0.01 * len(self.opened))
+        for client, answer in super().exchange(requests, deadline):
             if isinstance(answer, Reply):
-                arrays = {
-                    n: v.astype("f2").astype(v.dtype) for n, v in wire.unpack(answer.message, "vector").arrays.items()
-                }
-                answer = Reply(wire.pack("vector", arrays=arrays), answer.metrics)
-            yield client, answer
+                vectors = dict(wire.unpack(answer.message, "vector").arrays)
+                vectors["delta"] = vectors["delta"] * factor
+                yield client, Reply(wire.pack("vector", arrays=vectors), answer.metrics)
+            else:
+                yield client, answer
 
 
 MUTANTS = {
@@ -162,7 +170,8 @@ MUTANTS = {
     ],
     "deadline": [(Waits, "a client that slept 2 s with a deadline of 0.5 s gave Reply("), (LateToo, "{'2': 2}")],
     "end": [(Swallows, "by an exception, it swallowed it"), (Leaks, "there remain process ")],
-    "trains": [(Rounds, "with this engine the checkpoint's model differ")],
+    "trains": [(Meddles, "with this engine weights differ by up to")],
+    "repeats": [(Meddles, "in a second run the checkpoint's model differ")],
 }
 
 

@@ -219,6 +219,8 @@ def _add_hides(checks: Checks) -> None:
         todo="Mask or encrypt before anything leaves the client, weights too; or leave hides False.",
     )
     def find(s: AggregatorSubject) -> Iterator[str]:
+        if s.component.hides and s.component.transparent:
+            yield "it is transparent, so that the server may see what clients say"
         for number, exchange in enumerate(s.honest.exchanges if s.component.hides else (), 1):
             for client, reply in exchange.replies.items():
                 yield from (

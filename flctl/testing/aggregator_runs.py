@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from flctl.errors import FlctlError
 from flctl.testing import parts
 from flctl.testing.aggregator_subject import AggregatorSubject
 from flctl.testing.conformance import Checks
-from flctl.testing.runs import POOL, finite, in_processes
-from flctl.testing.trial import TrialResult
+from flctl.testing.runs import POOL, close, finite, in_processes
 
 __all__ = ["add_runs"]
 
@@ -29,7 +26,18 @@ def add_runs(checks: Checks) -> None:
         todo="Follow what is said; `run=[...]` gives the trial what it needs.",
     )
     def find_trains(s: AggregatorSubject) -> Iterator[str]:
-        yield from _close(s, s.own, s.plain, "over the plain sum")
+        yield from close(s.own, s.plain, "unlike the plain sum's,", _SLACK * s.tolerance)
+
+    @checks.add(
+        "transparent",
+        "Where it says that it is transparent, its own halves give what adding up the vectors gives.",
+        why="transparent = True lets clients' vectors be added up where they train: server and client are not called.",
+        todo="Write transparent = False in a class that extends PlainAggregator and changes server or client.",
+    )
+    def find_transparent(s: AggregatorSubject) -> Iterator[str]:
+        if s.component.transparent:
+            by_hand = s.trial.train(s.named, f"engine='{parts.here('Losing')}'")
+            yield from close(by_hand, s.own, "unlike vectors added up where clients train,", _SLACK * s.tolerance)
 
     @checks.add(
         "lost",
@@ -53,11 +61,4 @@ def add_runs(checks: Checks) -> None:
     )
     def find_processes(s: AggregatorSubject) -> Iterator[str]:
         if in_processes(s.component, s.processes, s.notes):
-            yield from _close(s, s.trial.train(s.named, POOL), s.own, "in one process")
-
-
-def _close(s: AggregatorSubject, one: TrialResult, other: TrialResult, what: str) -> Iterator[str]:
-    scale = float(np.abs(other.weights).max())
-    apart = float(np.abs(one.weights - other.weights).max())
-    if not apart <= _SLACK * s.tolerance * scale:
-        yield f"weights differ by up to {apart:.3g} from those {what}, where the largest is {scale:.3g}"
+            yield from close(s.trial.train(s.named, POOL), s.own, "unlike in one process,", _SLACK * s.tolerance)

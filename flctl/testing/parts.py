@@ -42,12 +42,14 @@ class Hiding(PlainAggregator):
 
     name = "hiding"
     hides: ClassVar[bool] = True
+    transparent: ClassVar[bool] = False
 
 
 class Remembering(PlainAggregator):
     """The plain sum in two phases; a client answers with what it remembers, and remembers what it was told."""
 
     name = "remembering"
+    transparent: ClassVar[bool] = False
 
     def client(self, memory: bytes, message: bytes, vector: Arrays | None, ctx: ClientContext) -> tuple[bytes, bytes]:
         return message, memory if vector is None else super().client(b"", message, vector, ctx)[1]
@@ -79,6 +81,7 @@ class Losing(InProcessEngine):
     """In this process; the clients in `lost` never answer, all of them where it holds `*`."""
 
     name = "losing"
+    gathers: ClassVar[bool] = False
 
     class Config(InProcessEngine.Config):
         """`lost`: ids, from the round `since` on."""

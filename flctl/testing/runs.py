@@ -11,10 +11,13 @@ import numpy as np
 
 from flctl.testing.subject import is_importable, spelt
 from flctl.testing.trial import TrialResult
+from flctl.testing.values import gap
 
-__all__ = ["POOL", "chosen", "finite", "in_processes", "same_bits"]
+__all__ = ["POOL", "chosen", "close", "finite", "in_processes", "same_bits"]
 
 POOL = "engine={name: pool, workers: 2}"
+ROUNDING = 1e-4
+"""How far models may be apart, as a share of their largest weight, that differ in the order of sums."""
 
 
 def chosen(kind: str, component: Any, options: Mapping[str, Any], directory: Path) -> str:
@@ -33,6 +36,14 @@ def same_bits(one: TrialResult, other: TrialResult, when: str) -> Iterator[str]:
     if differ:
         apart = np.abs(one.weights - other.weights).max() if one.weights.shape == other.weights.shape else np.inf
         yield f"{when} the checkpoint's {' and '.join(differ)} differ; weights by up to {apart:.3g}"
+
+
+def close(one: TrialResult, other: TrialResult, when: str, tolerance: float = ROUNDING) -> Iterator[str]:
+    """How the models of two runs differ by more than `tolerance` times their largest weight."""
+    scale = float(np.abs(other.weights).max())
+    apart = gap(one.weights, other.weights) if one.weights.shape == other.weights.shape else np.inf
+    if not apart <= tolerance * scale:
+        yield f"{when} weights differ by up to {apart:.3g}, where the largest is {scale:.3g}"
 
 
 def finite(result: TrialResult) -> Iterator[str]:

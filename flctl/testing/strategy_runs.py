@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from flctl.errors import FlctlError
 from flctl.testing import parts
 from flctl.testing.conformance import Checks
-from flctl.testing.runs import POOL, finite, in_processes, same_bits
+from flctl.testing.runs import POOL, close, finite, in_processes, same_bits
 from flctl.testing.strategy_subject import StrategySubject
 
 __all__ = ["add_runs"]
@@ -62,7 +62,7 @@ def _add_hidden(checks: Checks) -> None:
     def find(s: StrategySubject) -> Iterator[str]:
         if not s.make().reads_each:
             hidden = s.trial.train(s.named, f"aggregator={parts.here('Hiding')}", "engine=inprocess")
-            yield from same_bits(s.plain, hidden, "under an aggregator that hides")
+            yield from close(hidden, s.plain, "under an aggregator that hides")
 
 
 def _add_same(checks: Checks) -> None:

@@ -19,7 +19,7 @@ from flctl.types import Aggregate, Arrays, ClientUpdate, Layout
 
 __all__ = ["StrategySubject", "replaced"]
 
-ALWAYS = ("init", "broadcast", "sends", "report", "step")
+ALWAYS = ("init", "broadcast", "sends", "remembers", "first", "report", "step")
 WHERE_OVERRIDDEN = ("adjust", "combine")
 MAY_CHANGE = {"adjust": (0,)}
 """`adjust` may work in place on the gradient."""
@@ -35,7 +35,7 @@ class StrategySubject:
         self.processes = processes
         self.notes: list[str] = []
         self.failure: BaseException | None = None
-        self.layout: Layout = {}
+        self._layout: Layout = {}
 
     def make(self) -> Strategy:
         """A new object with the options."""
@@ -64,8 +64,15 @@ class StrategySubject:
         recording = recorder(self.component, [*ALWAYS, *overridden], calls)
         named = chosen("strategy", recording, self.options, self.trial.directory)
         run, directory = self.trial.prepare(named, "rounds=3", "engine=inprocess")
-        self.layout = run.layout
+        self._layout = run.layout
         train(run, directory)
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of the trial's model. Raises UnaskedError where there was no run."""
+        if not self.calls:
+            raise UnaskedError
+        return self._layout
 
     def of(self, method: str, most: int | None = None) -> Sequence[Call]:
         """The recorded calls of a method; `most` of them, spread over the run."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from flctl.testing import parts
 from flctl.testing.conformance import Checks
-from flctl.testing.runs import POOL, finite, in_processes, same_bits
+from flctl.testing.runs import POOL, close, finite, in_processes, same_bits
 from flctl.testing.transform_subject import TransformSubject
 
 __all__ = ["add_runs"]
@@ -41,7 +41,7 @@ def _add_trains(checks: Checks) -> None:
         plain = s.plain
         if not s.make().reads_each:
             hidden = s.trial.train(s.named, f"aggregator={parts.here('Hiding')}", "engine=inprocess")
-            yield from same_bits(plain, hidden, "under an aggregator that hides")
+            yield from close(hidden, plain, "under an aggregator that hides")
 
 
 def _add_lost(checks: Checks) -> None:
