@@ -1,5 +1,6 @@
 """`check_engine`: ours pass, and for each check an engine that breaks it is told so."""
 
+import dataclasses
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ import pytest
 from conformance_support import caught, unmutated
 
 from flctl import Failure, Reply, wire
+from flctl.engine import Lost
 from flctl.engines.inprocess import InProcessEngine
 from flctl.engines.pool import PoolEngine
 from flctl.testing import check_engine
@@ -109,6 +111,45 @@ class LateToo(Mutant):
                 yield client, Reply(b"late")
 
 
+class SkipsChunk(InProcessEngine):
+    def gather(self, work, chunks, each, deadline=None):
+        for place, answer in super().gather(work, chunks, each, deadline):
+            if place != 2:
+                yield place, answer
+
+
+class Heavier(InProcessEngine):
+    def gather(self, work, chunks, each, deadline=None):
+        for place, answer in super().gather(work, chunks, each, deadline):
+            yield place, dataclasses.replace(answer, weights=answer.weights + 1)
+
+
+class OwnForm(InProcessEngine):
+    def gather(self, work, chunks, each, deadline=None):
+        for place, answer in super().gather(work, chunks, each, deadline):
+            yield place, dict(answer.vectors)
+
+
+class LosesChunk(InProcessEngine):
+    def gather(self, work, chunks, each, deadline=None):
+        for place, answer in super().gather(work, chunks, each, deadline):
+            failed = getattr(answer, "failed", None)
+            yield place, Lost(Failure("exception", "one failed")) if failed else answer
+
+
+class NeverLate(InProcessEngine):
+    def gather(self, work, chunks, each, deadline=None):
+        yield from super().gather(work, chunks, each, None)
+
+
+class Blames(InProcessEngine):
+    def gather(self, work, chunks, each, deadline=None):
+        answers = list(super().gather(work, chunks, each, deadline))
+        wrong = any(answer.failed for _, answer in answers if not isinstance(answer, Lost))
+        for place, answer in answers:
+            yield place, Lost(Failure("exception", "one failed")) if wrong and place else answer
+
+
 class Swallows(Mutant):
     @contextmanager
     def open(self, run):
@@ -169,6 +210,16 @@ MUTANTS = {
         (SaysNothing, "expected a Failure with a message"),
     ],
     "deadline": [(Waits, "a client that slept 2 s with a deadline of 0.5 s gave Reply("), (LateToo, "{'2': 2}")],
+    "gather": [
+        (SkipsChunk, "of 3 chunks these were answered for so many times: {0: 1, 1: 1}"),
+        (Heavier, "chunk 0 is not what it is in one process: weights differs by up to 1"),
+        (OwnForm, "chunk 0 is dict, expected Gathered"),
+    ],
+    "gather-failures": [
+        (LosesChunk, "when one client does raise: its chunk is Lost("),
+        (NeverLate, "when one client does sleep: the late chunk is Gathered("),
+        (Blames, "chunks without it suffered: only [] are whole"),
+    ],
     "end": [(Swallows, "by an exception, it swallowed it"), (Leaks, "there remain process ")],
     "trains": [(Meddles, "with this engine weights differ by up to")],
     "repeats": [(Meddles, "in a second run the checkpoint's model differ")],

@@ -133,6 +133,29 @@ class Normalises(Mutant):
         return mapped(update, lambda v: (v / np.linalg.norm(v)).astype(np.float32))
 
 
+class ByTheLargest(Mutant):
+    def factors(self, norms, broadcast):
+        return 1 / (1 + norms / norms.max()) if norms.max() > 0 else np.ones_like(norms)
+
+
+class ByZero(Mutant):
+    def factors(self, norms, broadcast):
+        return 1 / norms
+
+
+class OneForAll(Mutant):
+    def factors(self, norms, broadcast):
+        return np.float64(0.5)
+
+
+class TwoWays(Mutant):
+    def factors(self, norms, broadcast):
+        return np.full_like(norms, 0.5)
+
+    def on_client(self, update, ctx):
+        return update
+
+
 class OnlyTheSum(Mutant):
     def on_server(self, aggregate, state, ctx):
         return aggregate
@@ -233,6 +256,12 @@ MUTANTS = {
         (WordsOfAnyWeight, "the update has integer vectors and the weight 2.66"),
     ],
     "zeros": [(Normalises, "for zeros the update has values that are NaN or infinite")],
+    "factors": [
+        (ByTheLargest, "a norm has another factor alone than among others"),
+        (ByZero, "for the norms [0.0, 1e-12, 0.5, 1.0, 3.0, 1000000.0] it gave [inf,"),
+        (OneForAll, "it gave 0.5"),
+        (TwoWays, "on_client does something else than multiply by the factor 0.5"),
+    ],
     "on-server": [
         (OnlyTheSum, "expected (Aggregate, state)"),
         (Short, "of 1 updates the aggregate has the vectors {'delta': 1}, expected {'delta': 12}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -9,14 +10,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flctl.engine import Engine
+from flctl.engine import Engine, Lost
+from flctl.engines.inprocess import InProcessEngine
 from flctl.testing import parts
 from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, conform, said
-from flctl.testing.engine_subject import PATIENCE, Answers, EngineSubject, alive, left_behind, requests, within
+from flctl.testing.engine_subject import (
+    PATIENCE,
+    Answers,
+    EngineSubject,
+    alive,
+    left_behind,
+    plan_of,
+    requests,
+    within,
+)
 from flctl.testing.runs import close, same_bits
 from flctl.testing.trial import Trial
-from flctl.types import ClientId, Failure, Reply, Request
+from flctl.testing.values import difference
+from flctl.types import ClientId, Failure, Gathered, Reply, Request, RoundPlan
 
 __all__ = ["ENGINE", "check_engine"]
 
@@ -29,6 +41,7 @@ def _all() -> Checks:
     _add_answers(checks)
     _add_memory(checks)
     _add_failures(checks)
+    _add_gather(checks)
     _add_end(checks)
     _add_trains(checks)
     return checks
@@ -164,6 +177,73 @@ def _trapped(answers: Answers, asked: Mapping[ClientId, Request], s: EngineSubje
 
 class _OnPurposeError(Exception):
     pass
+
+
+def _add_gather(checks: Checks) -> None:
+    @checks.add(
+        "gather",
+        "Where it gathers, each chunk is answered for once with what an engine in one process gathers.",
+        why="gathers = True lets a round ask for chunks of clients in the place of clients; the sum is made of what "
+        "comes back for each.",
+        todo="Yield (place, gathered) once for each chunk: what ClientRuntime.gather gave; or leave gathers False.",
+    )
+    def find(s: EngineSubject) -> Iterator[str]:
+        if not s.component.gathers:
+            return
+        with s.opened() as (engine, run), InProcessEngine().open(run) as here:
+            plan = plan_of(run)
+            for each in (False, True):
+                for chunks in (_chunks(plan, 4), _chunks(plan, 1)[::-1], []):
+                    expected = dict(here.gather(plan.work, chunks, each))
+                    yield from _gather_faults(list(engine.gather(plan.work, chunks, each)), expected)
+
+    @checks.add(
+        "gather-failures",
+        "Where it gathers, a client that raises or exits is told in `failed`, and a chunk past the deadline is Lost.",
+        why="Clients run other people's code, and a round does not wait for the slowest for ever.",
+        todo="Use ClientRuntime.gather, which notes clients that fail; yield Lost(Failure('deadline', ...)) for a late "
+        "chunk.",
+    )
+    def find_failures(s: EngineSubject) -> Iterator[str]:
+        for way in ("raise", "exit", "sleep") if s.component.gathers else ():
+            with s.opened(_trap(way)) as (engine, run):
+                plan = plan_of(run)
+                deadline = _DEADLINE if way == "sleep" else None
+                answers = list(engine.gather(plan.work, _chunks(plan, 3), False, deadline))
+            yield from (f"when one client does {way}: {text}" for text in _spared(answers, way))
+
+
+def _chunks(plan: RoundPlan, size: int) -> list[Any]:
+    return [plan.numbers[start : start + size] for start in range(0, len(plan.numbers), size)]
+
+
+def _gather_faults(answers: list[tuple[int, Any]], expected: Mapping[int, Any]) -> Iterator[str]:
+    counts = Counter(place for place, _ in answers)
+    if counts != Counter(expected.keys()):
+        yield f"of {len(expected)} chunks these were answered for so many times: {dict(counts)}"
+    for place, answer in answers:
+        if not isinstance(answer, Gathered):
+            yield f"chunk {place} is {type(answer).__name__}, expected Gathered"
+        elif place in expected:
+            one, other = (dataclasses.replace(each, seconds={}) for each in (expected[place], answer))
+            differs = difference(one, other)
+            yield from [f"chunk {place} is not what it is in one process: {differs}"] if differs else []
+
+
+def _spared(answers: list[tuple[int, Any]], way: str) -> Iterator[str]:
+    """What is wrong with three chunks of which the first holds a client that fails."""
+    if sorted(place for place, _ in answers) != [0, 1, 2]:
+        yield f"of 3 chunks these were answered for: {sorted(place for place, _ in answers)}"
+        return
+    chunks = dict(answers)
+    if way == "sleep":
+        late = chunks[0].failure.kind if isinstance(chunks[0], Lost) else repr(chunks[0])
+        yield from [] if late == "deadline" else [f"the late chunk is {late:.100}, expected it Lost by its deadline"]
+        return
+    if not (isinstance(chunks[0], Gathered) and list(chunks[0].failed) == [2]):
+        yield f"its chunk is {chunks[0]!r:.100}, expected client 2 in `failed`"
+    whole = [place for place in (1, 2) if isinstance(chunks[place], Gathered) and len(chunks[place].numbers) == 3]
+    yield from [] if whole == [1, 2] else [f"chunks without it suffered: only {whole} are whole"]
 
 
 def _add_end(checks: Checks) -> None:

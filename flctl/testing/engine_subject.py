@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ from flctl.engine import Engine
 from flctl.engines.inprocess import InProcessEngine
 from flctl.testing.runs import chosen
 from flctl.testing.trial import Trial
-from flctl.types import ClientId, Reply, Request
+from flctl.types import ClientId, Reply, Request, RoundPlan
 
 if TYPE_CHECKING:
     from flctl.run import Run
@@ -66,14 +67,17 @@ class EngineSubject:
         return {client: answer.message for client, answer in answers.items() if isinstance(answer, Reply)}
 
 
-def requests(run: Run, number: int = 1) -> dict[ClientId, Request]:
-    """A request to train for each client, as the first round makes it."""
-    import dataclasses
-
+def plan_of(run: Run) -> RoundPlan:
+    """The first round's plan."""
     from flctl.rounds import Rounds
 
     rounds = Rounds(run, InProcessEngine())
-    plan = rounds.plan(rounds.initial())
+    return rounds.plan(rounds.initial())
+
+
+def requests(run: Run, number: int = 1) -> dict[ClientId, Request]:
+    """A request to train for each client, as the first round makes it."""
+    plan = plan_of(run)
     work = dataclasses.replace(plan.work, round=number)
     return {client: Request(number, work, b"") for client in plan.cohort}
 

@@ -179,8 +179,8 @@ def _add_weights(checks: Checks) -> None:
         "Weights times a constant give the same model.",
         why="A weight counts only against the other weights (n_k / n): a mean does not know whether they are examples, "
         "batches or shares.",
-        todo="Divide by the sum of weights: aggregate.mean(name), or update.weight / total in combine. A strategy whose "
-        "weights are counts of clients (1 each) may skip this check.",
+        todo="Divide by the sum of weights: aggregate.mean(name), or update.weight / total in combine. Where "
+        "weights are counts of clients (1 each), skip this check.",
     )
     def find(s: StrategySubject) -> Iterator[str]:
         updates = s.updates()

@@ -14,14 +14,15 @@ from flctl import arrays
 from flctl.testing.calls import purity
 from flctl.testing.conformance import Checks
 from flctl.testing.transform_subject import LAYOUTS, TransformSubject, samples
-from flctl.testing.values import difference
-from flctl.transform import ServerContext
+from flctl.testing.values import difference, vectors_close
+from flctl.transform import ServerContext, Transform
 from flctl.types import Aggregate, ClientUpdate, Layout
 
 __all__ = ["add_halves"]
 
 _DRAWS = 32
 _SIGMAS = 6.0
+_NORMS = np.array([0.0, 1e-12, 0.5, 1.0, 3.0, 1e6])
 
 
 def add_halves(checks: Checks) -> None:
@@ -29,6 +30,7 @@ def add_halves(checks: Checks) -> None:
     _add_sends(checks)
     _add_client(checks)
     _add_zeros(checks)
+    _add_factors(checks)
     _add_server(checks)
     _add_state(checks)
     _add_equal(checks)
@@ -98,6 +100,39 @@ def _add_zeros(checks: Checks) -> None:
                 with np.errstate(all="ignore"):
                     found = s.on_client(update)
                 yield from (f"for zeros {fault}" for fault in _update_faults(found, update, s.make().sends(layout)))
+
+
+def _add_factors(checks: Checks) -> None:
+    @checks.add(
+        "factors",
+        "factors gives one finite factor for each norm, by that norm alone, and on_client multiplies by it.",
+        why="Norms of many clients are known without building their updates: then factors is asked for all of them at "
+        "once, in the place of on_client.",
+        todo="Use elementwise operations on norms [K], and guard a norm of 0; do not override on_client as well.",
+    )
+    def find(s: TransformSubject) -> Iterator[str]:
+        if type(s.make()).factors is Transform.factors:
+            return
+        broadcast = s.client_context(LAYOUTS[0]).broadcast
+        with np.errstate(all="ignore"):
+            together: Any = s.make().factors(_NORMS.copy(), broadcast)
+            alone: Any = [s.make().factors(_NORMS[k : k + 1].copy(), broadcast) for k in range(len(_NORMS))]
+        if np.shape(together) != _NORMS.shape or not np.isfinite(together).all():
+            yield f"for the norms {_NORMS.tolist()} it gave {np.asarray(together).tolist()!s:.100}"
+        elif not np.allclose(together, np.ravel(alone), rtol=1e-12, atol=0):
+            yield "a norm has another factor alone than among others"
+        else:
+            yield from _unscaled(s)
+
+
+def _unscaled(s: TransformSubject) -> Iterator[str]:
+    for update in samples(LAYOUTS[0], 3):
+        ctx = s.client_context(LAYOUTS[0])
+        factor = float(s.make().factors(np.array([arrays.norm(update.arrays)]), ctx.broadcast)[0])
+        differs = vectors_close(s.on_client(update).arrays, arrays.scale(update.arrays, factor), 1e-5)
+        yield from (
+            [f"on_client does something else than multiply by the factor {factor:.4g}: {differs}"] if differs else []
+        )
 
 
 def _add_server(checks: Checks) -> None:

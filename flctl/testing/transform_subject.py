@@ -105,6 +105,7 @@ class TransformSubject:
         yield Call("sends", (layout,), None)
         yield Call("init", (self.make().sends(layout),), None)
         yield Call("broadcast", (state,), None)
+        yield Call("factors", (np.array([0.5, 2.0, 8.0]), self.make().broadcast(state)), None)
         yield Call("on_client", (update, self.client_context(layout)), None)
         if self.make().reads_each:
             yield Call("on_arrival", (self.on_client(update), server), None)
