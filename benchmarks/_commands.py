@@ -48,7 +48,7 @@ def train_command(partition: Path, run: Path, settings: Sequence[str], workers: 
 
 def watched(command: Sequence[str], run: Path, rounds: int) -> Timed:
     """Runs a training to its end and notes when its first and its last round's lines were there. Raises
-    CalledProcessError or TimeoutError."""
+    RuntimeError or TimeoutError."""
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -58,7 +58,7 @@ def watched(command: Sequence[str], run: Path, rounds: int) -> Timed:
             process.kill()
     end = time.perf_counter() - started
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, "flctl train", stderr=errors)
+        raise RuntimeError(f"flctl train ended with code {process.returncode}: {errors[-1000:]}")
     lines = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
     return Timed(first, last, end, lines)
 

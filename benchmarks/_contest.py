@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from _floor import Floor, FloorJob
-from _measure import Check, Contender, compare, paired
-from _ours import Ours, build_run, executor_of, opened, write_data, write_rounds
+from _measure import Check, paired
+from _ours import build_run, executor_of, opened, write_data, write_rounds
 from _workloads import Workload, make_partition
 
 from flctl.partition.store import Partition
@@ -109,8 +109,9 @@ class Session:
             if amount.alone:
                 alone = self.run(workload, settings, 1, executor)
                 ours[OURS_ALONE] = stack.enter_context(opened(alone))
-            times = paired({**floors, **ours}, amount.blocks, amount.rounds)
-            contest = _judged(times, floors, ours, start)
+            times, check = paired({**floors, **ours}, amount.blocks, amount.rounds, start, apart=[PLAIN])
+            phases = {name: seconds / amount.played for name, seconds in ours[OURS].phases.items()}
+            contest = Contest(times, check, executor_of(ours[OURS]), phases)
         for job in floors.values():
             job.close()
         return contest
@@ -138,16 +139,3 @@ class Session:
             batch_size=workload.batch_size,
             **fields,
         )
-
-
-def _judged(
-    times: Mapping[str, Sequence[float]],
-    floors: Mapping[str, FloorJob],
-    ours: Mapping[str, Ours],
-    start: npt.NDArray[np.float32],
-) -> Contest:
-    same: dict[str, Contender] = {name: job for name, job in floors.items() if name != PLAIN}
-    check = compare({**same, **ours}, start)
-    played = ours[OURS].state.round
-    phases = {name: seconds / played for name, seconds in ours[OURS].phases.items()}
-    return Contest(times, check, executor_of(ours[OURS]), phases)

@@ -132,6 +132,10 @@ class FloorJob:
         """The global model [D] after the rounds played so far."""
         return np.array(self.model)
 
+    def restart(self, model: npt.NDArray[np.float32]) -> None:
+        """Takes `model` [D] for the global one."""
+        self.model[:] = model
+
     def close(self) -> None:
         """Has the processes forget the job and its data, and removes what they shared."""
         self.floor.order("close", folder=self.job.folder)

@@ -36,8 +36,11 @@ class OtherRow:
 
 
 def _script(name: str, *arguments: str) -> dict[str, Any]:
-    """What a script of this folder prints, in a process of its own."""
-    done = subprocess.run([sys.executable, str(HERE / name), *arguments], check=True, capture_output=True, text=True)
+    """What a script of this folder prints, in a process of its own. Raises RuntimeError with its last words."""
+    command = [sys.executable, str(HERE / name), *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{name} ended with code {done.returncode}: {done.stderr[-1000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,10 @@ class Ours:
     def params(self) -> npt.NDArray[np.float32]:
         """The global model [D] after the rounds played so far."""
         return np.array(self.state.params["params"])
+
+    def restart(self, model: npt.NDArray[np.float32]) -> None:
+        """Takes `model` [D] for the global one."""
+        self.state = replace(self.state, params={**self.state.params, "params": model})
 
 
 @contextmanager

@@ -72,7 +72,9 @@ class Result:
         told = f"{self.spread.text()}{self.target.unit} {self.figure}"
         executor = f"; executor: {self.executor}" if self.executor else ""
         verdict = f"; {self.target.text()}: {self.verdict()}" if judged else ""
-        return f"{self.row:<14} {told}{verdict}{executor}\n{'':<14} {times}"
+        check = self.details.get("checksum")
+        same = f"; models within {check.difference:.1g} of their change" if check else ""
+        return f"{self.row:<14} {told}{verdict}{executor}{same}" + (f"\n{'':<14} {times}" if times else "")
 
 
 def command() -> str:

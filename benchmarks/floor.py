@@ -2,7 +2,7 @@
 
     python benchmarks/floor.py [--quick] [--only w1 w2 w3]
 
-After the timed rounds each model is compared with flctl's, trained one client at a time in this process; one that
+After each block of rounds the models are compared with flctl's, trained one client at a time in one process; one that
 differs fails. Writes nothing: benchmarks/speed.py measures the floor again, beside what is compared with it.
 """
 
@@ -11,11 +11,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 from _contest import Amount, Session
 from _floor import Floor, FloorJob
-from _measure import Contender, Spread, compare, machine, paired
+from _measure import Spread, machine, paired
 from _ours import opened
 from _rows import ROWS, RoundRow
 
@@ -49,14 +48,10 @@ def measure(session: Session, single: Floor, row: RoundRow) -> None:
             jobs[f"{kind}, {processes}"] = session.job(workload, run, start, fields, floor)
     for job in jobs.values():
         job.prepare(range(1, amount.played + 1))
-    times = paired(jobs, amount.blocks, amount.rounds)
-    with ExitStack() as stack:
-        ours = stack.enter_context(opened(run))
-        ours.play(amount.played)
-        same: dict[str, Contender] = {"flctl": ours, **jobs}
-        check = compare(same, start)
+    with opened(run) as ours:
+        times, check = paired({**jobs, "flctl, sequential": ours}, amount.blocks, amount.rounds, start)
     told = ", ".join(f"{name} {Spread.of(seconds).text()} s" for name, seconds in times.items())
-    print(f"{row.name}: {told}; models within {check.difference:.2g} (tolerated {check.tolerance:.2g})", flush=True)
+    print(f"{row.name}: {told}; models within {check.difference:.2g} of their change", flush=True)
     for job in jobs.values():
         job.close()
 

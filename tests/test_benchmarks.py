@@ -114,10 +114,10 @@ def test_the_parts_of_a_round_hold_each_client_once_and_are_of_like_size(tmp_pat
 
 
 class Scripted:
-    """A contender that takes a second longer in each block, and notes when it was asked."""
+    """A contender that takes a second longer in each block, whose models are given, and that notes what it is asked."""
 
-    def __init__(self, name, asked, model):
-        self.name, self.asked, self.model, self.seconds = name, asked, np.array(model, np.float32), 0.0
+    def __init__(self, name, asked, *models):
+        self.name, self.asked, self.models, self.seconds, self.restarts = name, asked, list(models), 0.0, []
 
     def play(self, count):
         self.asked.append((self.name, count))
@@ -125,16 +125,30 @@ class Scripted:
         return self.seconds * count
 
     def params(self):
-        return self.model
+        return np.array(self.models[len(self.restarts)], np.float32)
+
+    def restart(self, model):
+        self.restarts.append(model.tolist())
+
+
+def _paired(*others, blocks=3, apart=()):
+    """Blocks in which the floor's model goes 0 -> 1 -> 2 -> 4."""
+    asked = []
+    floor = Scripted("floor", asked, [1.0], [2.0], [4.0])
+    contenders = {"floor": floor} | {f"c{n}": Scripted(f"c{n}", asked, *models) for n, models in enumerate(others)}
+    return _measure.paired(contenders, blocks, 5, np.zeros(1, np.float32), apart), asked, contenders
 
 
 def test_contenders_warm_up_and_then_take_turns():
-    asked = []
-    contenders = {name: Scripted(name, asked, [0]) for name in "ab"}
-    times = _measure.paired(contenders, blocks=3, rounds=5)
-    assert asked[:2] == [("a", 1), ("b", 1)]
-    assert [name for name, _ in asked[2:]] == ["a", "b", "b", "a", "a", "b"]
-    assert times == {"a": [2.0, 3.0, 4.0], "b": [2.0, 3.0, 4.0]}
+    (times, _), asked, _ = _paired([[1.0], [2.0], [4.0]])
+    assert asked[:2] == [("floor", 1), ("c0", 1)]
+    assert [name for name, _ in asked[2:]] == ["floor", "c0", "c0", "floor", "floor", "c0"]
+    assert times == {"floor": [2.0, 3.0, 4.0], "c0": [2.0, 3.0, 4.0]}
+
+
+def test_all_go_on_from_the_first_ones_model():
+    _, _, contenders = _paired([[1.00001], [2.0], [4.0]])
+    assert contenders["c0"].restarts == contenders["floor"].restarts == [[1.0], [2.0], [4.0]]
 
 
 def test_ratios_are_those_of_pairs():
@@ -142,24 +156,30 @@ def test_ratios_are_those_of_pairs():
     assert _measure.ratios(times, "floor", "flctl") == _measure.Spread(2.0, 1.0, 3.0)
 
 
-@pytest.mark.parametrize("model", [[1.0, 2.01], [1.0, np.nan]])
-def test_models_that_differ_are_refused(model):
-    contenders = {name: Scripted(name, [], values) for name, values in (("floor", [1.0, 2.0]), ("flctl", model))}
-    with pytest.raises(_measure.ChecksumError, match=r"'flctl' is .* from 'floor'"):
-        _measure.compare(contenders, np.zeros(2, np.float32))
+def test_a_difference_is_relative_to_the_change_of_its_block():
+    (_, check), _, _ = _paired([[1.0], [2.00005], [4.0001]])
+    assert check.difference == pytest.approx(5e-5, rel=0.01)
+    assert check.worst == pytest.approx(5e-5, rel=0.01)
+
+
+def test_one_block_that_rounding_tipped_is_borne():
+    (_, check), _, _ = _paired([[1.0], [2.04], [4.0]])
+    assert (check.difference, check.worst) == (0.0, pytest.approx(0.04, rel=0.01))
+
+
+@pytest.mark.parametrize(
+    "models", [[[1.001], [2.001], [4.0]], [[1.0], [2.0], [4.11]], [[1.0], [np.nan], [4.0]]], ids=["often", "far", "nan"]
+)
+def test_models_that_differ_are_refused(models):
+    with pytest.raises(_measure.ChecksumError, match="'c0'"):
+        _paired(models)
+    assert _paired(models, apart=["c0"])[0][1].worst == 0.0
 
 
 def test_models_that_did_not_move_prove_nothing():
-    contenders = {name: Scripted(name, [], [1.0]) for name in ("floor", "flctl")}
-    with pytest.raises(_measure.ChecksumError):
-        _measure.compare(contenders, np.ones(1, np.float32))
-
-
-def test_models_within_the_tolerance_pass():
-    contenders = {name: Scripted(name, [], [value]) for name, value in (("floor", 2.0), ("flctl", 2.0005))}
-    check = _measure.compare(contenders, np.ones(1, np.float32))
-    assert (check.tolerance, check.moved) == (1e-3, 1.0)
-    assert check.difference == pytest.approx(5e-4, rel=1e-3)
+    contenders = {name: Scripted(name, [], [0.0]) for name in ("floor", "flctl")}
+    with pytest.raises(_measure.ChecksumError, match="did not change"):
+        _measure.paired(contenders, 1, 1, np.zeros(1, np.float32))
 
 
 @pytest.mark.parametrize(
