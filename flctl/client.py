@@ -16,7 +16,9 @@ from flctl.executors.executor import Executor
 from flctl.executors.shards import Shards
 from flctl.executors.updates import Updates
 from flctl.memory_store import MemoryStore
+from flctl.messages import vector_size
 from flctl.order import local_keys
+from flctl.pipeline import check_memory
 from flctl.replies import (
     check_update,
     failed_alone,
@@ -104,9 +106,10 @@ class ClientRuntime:
         else:
             vectors = _rows(updates) if each else self._total(updates)
         told = {name: np.array([metrics[name] for _, metrics in done]) for name in ("loss", "examples", "steps")}
+        sent = _size([update.arrays for update in updates], self.run.multiplies)
         answered = np.array([n for n, one in zip(numbers, said, strict=True) if not isinstance(one, Failure)], np.int64)
         weights = np.array([update.weight for update in updates], np.float64)
-        return Gathered(vectors, answered, weights, failed=failed, seconds=self.clock.seconds, **told)
+        return Gathered(vectors, answered, weights, failed=failed, seconds=self.clock.seconds, bytes_up=sent, **told)
 
     @property
     def _adds_up(self) -> bool:
@@ -125,7 +128,8 @@ class ClientRuntime:
             norms = updates.norms()
             for name, transform in self.run.transforms.items():
                 factors *= transform.factors(norms * factors, work.transforms.get(name, {}))
-        total = updates.sum(weights * factors)
+        with self.clock.phase("train"):  # the sum is the last product of training where models are never built
+            total = updates.sum(weights * factors)
         renamed = {"delta" if name == "params" else name: vector for name, vector in total.items()}
         return Gathered(
             vectors={**renamed, WEIGHT: np.array([weights.sum()])},
@@ -136,10 +140,11 @@ class ClientRuntime:
             steps=facts.steps[done].astype(np.float64),
             failed={int(numbers[place]): failure for place, failure in facts.failures.items()},
             seconds=self.clock.seconds,
+            bytes_up=len(done) * vector_size(renamed),
         )
 
     def _total(self, updates: Sequence[ClientUpdate]) -> Arrays:
-        first, *rest = (weighted(update, self.run.sums) for update in updates)
+        first, *rest = (weighted(update, multiplied=True) for update in updates)
         total = {name: np.array(array) for name, array in first.items()}
         for vector in rest:
             arrays.accumulate(total, vector)
@@ -178,17 +183,11 @@ class ClientRuntime:
         """What the client says and remembers, checked, and its metrics."""
         if isinstance(trained, Failure):
             raise DivergenceError(trained.message)
-        vectors, weight, remember = self.run.strategy.report(trained, work, memory)
-        update = ClientUpdate(client_id, vectors, weight)
-        for name, transform in self.run.transforms.items():
-            ctx = self._context(client_id, work.round, name, work.transforms.get(name, {}))
-            update = transform.on_client(update, ctx)
+        vectors, weight, remember = self.run.strategy.report(trained, work, self._strategys(memory))
+        check_memory(f"strategy '{self.run.strategy.name}'", remember, self._strategys(self.run.memory_layout))
+        update, kept = self.run.pipeline.send(ClientUpdate(client_id, vectors, weight), work, memory)
         check_update(update, work.layout)
-        wrong = arrays.misfit(remember, self.run.memory_layout)
-        if wrong:
-            raise FlctlError(f"strategy '{self.run.strategy.name}' wants to remember {wrong}")
-        if not arrays.is_finite(remember):
-            raise DivergenceError(f"strategy '{self.run.strategy.name}' wants to remember values NaN or infinite")
+        remember = {**remember, **kept}
         metrics = {"loss": trained.loss, "examples": float(trained.examples), "steps": float(trained.steps)}
         return update, remember, metrics
 
@@ -199,8 +198,9 @@ class ClientRuntime:
         return (answer, b"") if isinstance(answer, Failure) else answer
 
     def _reply(self, client_id: ClientId, request: Request, memory: bytes, said: Said | None) -> tuple[Reply, bytes]:
-        vector = None if said is None else weighted(said[0], self.run.sums)
-        ctx = self._context(client_id, request.round, "aggregator", {})
+        vector = None if said is None else weighted(said[0], self.run.multiplies)
+        names = ("round", request.round, "client", client_id, "aggregator")
+        ctx = ClientContext(request.round, client_id, {}, seeds.rng(self.run.config.seed, *names))
         memory, message = self.run.aggregator.client(memory, request.message or b"", vector, ctx)
         given = [type(part).__name__ for part in (memory, message)]
         if given != ["bytes", "bytes"]:
@@ -224,7 +224,7 @@ class ClientRuntime:
         def adjusts(places: Any) -> Callable[[Tensor, Tensor], Tensor]:
             # Copies for each call: what one client changes in place is gone before the next, in whatever process.
             seen = dataclasses.replace(work, params=_tensors(work.params), extra=_tensors(work.extra))
-            mine = _tensors({name: rows[places] for name, rows in memory.items()})
+            mine = _tensors({name: rows[places] for name, rows in self._strategys(memory).items()})
             if np.ndim(places) == 0:
                 return lambda grad, params: adjust(grad, params, seen, mine)
             return lambda grad, params: adjust(grad, params, seen, {n: rows[: len(grad)] for n, rows in mine.items()})
@@ -259,9 +259,22 @@ class ClientRuntime:
     def _numbers(self, ids: Sequence[ClientId]) -> Numbers:
         return np.array([self.run.partition.index(client_id) for client_id in ids], np.int64)
 
-    def _context(self, client_id: ClientId, number: int, component: str, broadcast: Arrays) -> ClientContext:
-        names = ("round", number, "client", client_id, component)
-        return ClientContext(number, client_id, broadcast, seeds.rng(self.run.config.seed, *names))
+    def _strategys(self, memory: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a client's memory, or of its layout, is the strategy's; the rest is the transforms'."""
+        others = self.run.pipeline.memory_layout
+        return {name: part for name, part in memory.items() if name not in others}
+
+
+def _size(vectors: Sequence[Arrays], weighed: bool) -> int:
+    """How many bytes the messages with these vectors have together, which are laid out alike."""
+    kinds: dict[tuple[Any, ...], int] = {}
+    sizes = 0
+    for each in vectors:
+        kind = tuple(vector.dtype for vector in each.values())
+        if kind not in kinds:
+            kinds[kind] = vector_size(each, weighed)
+        sizes += kinds[kind]
+    return sizes
 
 
 def _rows(updates: Sequence[ClientUpdate]) -> Arrays:

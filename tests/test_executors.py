@@ -41,8 +41,11 @@ class Rows:
         start, stop, _ = self.bounds[client]
         return self.x[start:stop], self.y[start:stop]
 
-    def take(self, rows):
-        return self.x[rows], self.y[rows]
+    def empty(self):
+        return self.x[:0], self.y[:0]
+
+    def take(self, rows, into):
+        into[0][:], into[1][:] = self.x[rows], self.y[rows]
 
 
 def shards(sizes, features, task, classes, seed=0):

@@ -39,9 +39,9 @@ EXECUTORS = {
 }
 """In the order in which they are preferred."""
 TOGETHER = frozenset({"shared", "stacked", "vmap"})
-WORTH_SECONDS = 2.3e-3
+WORTH_SECONDS = 3.5e-3
 """Estimated training that a chunk is worth: below it, what is done once for a chunk would weigh."""
-SHARED_ROWS = 500
+SHARED_ROWS = 1000
 """Rows below which a product with a shared weight is far from a core's speed."""
 CACHE_BYTES = 8 << 20
 """What stacked models may take: beyond a core's part of the cache, each step waits for memory."""

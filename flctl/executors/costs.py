@@ -24,7 +24,9 @@ Cost = tuple[npt.NDArray[np.float64], Counts]
 GEMM, BATCHED, GRAM = 75e9, 35e9, 30e9
 """Floating point operations a second: one large product, many small ones, products among a client's rows."""
 COPY = 5e9
-"""Bytes a second where a client's own weights are copied from the start and compared with it."""
+"""Bytes a second where weights or rows are copied, or passed over for something simple."""
+PASSES = 4
+"""How often a row, and a low-rank layer's inputs and gradients, are passed over beside the products."""
 CALLS = 60e-6
 """Seconds that a step's calls take beside its arithmetic, for a client that is trained alone."""
 FLOAT = 4
@@ -53,7 +55,8 @@ class Limits:
 def _shared_seconds(layer: Dense, rows: npt.NDArray[np.float64], first: bool) -> npt.NDArray[np.float64]:
     """One client's products through W0, those among its rows, and its part of the sum."""
     products = (2 if first else 3) * 2 * rows * layer.inputs * layer.outputs / GEMM
-    return products + (1.5 if first else 2) * rows**2 * (layer.inputs + layer.outputs) / GRAM
+    among = (1.5 if first else 2) * rows**2 * (layer.inputs + layer.outputs) / GRAM
+    return products + among + PASSES * FLOAT * rows * (layer.inputs + layer.outputs) / COPY
 
 
 def _own_seconds(layer: Dense, rows: npt.NDArray[np.float64], first: bool) -> npt.NDArray[np.float64]:
@@ -85,7 +88,7 @@ def shared_cost(chain: Chain, amounts: Amounts) -> Cost:
             per_row += 3 * (layer.inputs + layer.outputs) if place in low else 0
             own += layer.outputs + (0 if place in low else layer.inputs * layer.outputs)
     floats = amounts.rows * per_row + 2 * amounts.rows**2 + own + amounts.width * 4 * _widths(chain)
-    return seconds, FLOAT * floats
+    return seconds + _handling(amounts), FLOAT * floats
 
 
 def stacked_cost(chain: Chain | None, parameters: int, amounts: Amounts, local: LocalWork, adjusts: bool) -> Cost:
@@ -94,7 +97,7 @@ def stacked_cost(chain: Chain | None, parameters: int, amounts: Amounts, local: 
     dense = [layer for layer in chain.links if isinstance(layer, Dense)] if chain else []
     own = (_own_seconds(layer, rows, place == 0) for place, layer in enumerate(dense))
     seconds = sum(own, start=np.zeros(len(rows))) if dense else 6 * rows * parameters / BATCHED
-    seconds = seconds + (vectors - 1) * amounts.steps * FLOAT * parameters / COPY
+    seconds = seconds + _handling(amounts) + (vectors - 1) * amounts.steps * FLOAT * parameters / COPY
     widths = _widths(chain) if chain else parameters // max(amounts.features, 1)
     step = amounts.width * (amounts.features + 4 * widths)
     return seconds, FLOAT * (parameters * vectors + amounts.rows * (2 * amounts.features + 4) + step)
@@ -121,6 +124,11 @@ def cut(cost: Cost, rows: Counts, limits: Limits) -> Iterator[tuple[int, int]]:
         stop = start + max(1, min(enough + 1 - start, fits, limits.clients, len(rows) - start))
         yield start, stop
         start = stop
+
+
+def _handling(amounts: Amounts) -> npt.NDArray[np.float64]:
+    """Seconds [K] to read a client's rows and put them in order."""
+    return PASSES * FLOAT * amounts.rows * (amounts.features + 8.0) / COPY
 
 
 def _vectors(local: LocalWork, adjusts: bool) -> int:

@@ -63,16 +63,14 @@ class Shards:
     def _stack(self, local: LocalWork) -> Stack:
         arranged = arrange(self.sizes, local, self.keys)
         starts = self.partition.bounds[self.clients[arranged.clients], 0]
-        x, y = self.partition.take((starts[:, None] + arranged.positions).reshape(-1))
-        leading = arranged.positions.shape
-        return Stack(
-            arranged,
-            owned(x).view(*leading, *x.shape[1:]),
-            owned(y).view(leading + y.shape[1:]),
-            owned(arranged.shares()),
-        )
+        rows = (starts[:, None] + arranged.positions).reshape(-1)
+        x, y = (torch.empty((len(rows), *shape), dtype=dtype) for shape, dtype in self._columns)
+        self.partition.take(rows, (x.numpy(), y.numpy()))
+        leading, share = arranged.positions.shape, torch.empty(arranged.positions.shape)
+        share.numpy()[:] = arranged.shares()
+        return Stack(arranged, x.view(*leading, *x.shape[1:]), y.view(*leading, *y.shape[1:]), share)
 
-
-def owned(array: npt.NDArray[np.generic]) -> Tensor:
-    """A copy in torch's own, aligned memory."""
-    return torch.from_numpy(array).clone()
+    @property
+    def _columns(self) -> list[tuple[tuple[int, ...], torch.dtype]]:
+        """The shape of one row of x and of y, and their dtypes."""
+        return [(part.shape[1:], part.dtype) for part in map(torch.from_numpy, self.partition.empty())]

@@ -13,6 +13,8 @@ their own (as in `stacked`), as have all biases.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,11 +31,12 @@ from flctl.types import LocalWork
 __all__ = ["LowRank", "Own", "SharedUpdates", "recurrence", "train_shared"]
 
 
+@lru_cache(maxsize=16)
 def recurrence(local: LocalWork, steps: int) -> tuple[Tensor, Tensor]:
     """(alpha [S + 1], beta [S + 1, S]): what S steps of SGD make of a start w0 and gradients g_j,
     w_t = alpha_t w0 - lr * sum_j beta_{t, j} g_j; momentum, Nesterov and weight decay as in `local_optimizer.Sgd`.
 
-    SGD is linear in (w0, g_0 ... g_{S-1}), so it is run on the unit vectors.
+    The same tensors are returned again: they are not to be changed. SGD is linear in (w0, g_0 ... g_{S-1}), so it is run on the unit vectors.
     """
     unit = torch.eye(steps + 1, dtype=torch.float64)
     weights, velocity = unit[0].clone(), torch.zeros(steps + 1, dtype=torch.float64)
@@ -164,13 +167,6 @@ class Own:
         else:
             self._optimizer.step(self.values[:active], grad)
 
-    def descend(self, active: int, d: Tensor, h: Tensor) -> None:
-        """One step along the weight gradient d^T h."""
-        if self._optimizer is None:
-            self.values[:active].baddbmm_(d.mT, h, alpha=-self._lr)
-        else:
-            self._optimizer.step(self.values[:active], torch.bmm(d.mT, h))
-
     def settle(self) -> Tensor:
         """As `LowRank.settle`; from here on `values` are the changes."""
         return torch.isfinite(self.values.sub_(self._start).view(len(self.values), -1).sum(1))
@@ -187,17 +183,27 @@ class Own:
 
 
 class OwnWeight(Own):
-    """The weight of a linear layer that each client has for itself; takes the place of `LowRank`."""
+    """The weight of a linear layer that each client has for itself; takes the place of `LowRank`.
+
+    Before the first step all clients have the start's, so that its products are single ones.
+    """
 
     def forward(self, step: int, active: int, h: Tensor) -> Tensor:
         self._inputs = h
+        if step == 0:
+            return (h.flatten(0, 1) @ self._start.T).view(*h.shape[:2], self._start.shape[0])
         return torch.bmm(h, self.values[:active].mT)
 
     def backward(self, step: int, active: int, d: Tensor) -> Tensor:
+        if step == 0:
+            return (d.flatten(0, 1) @ self._start).view(*d.shape[:2], self._start.shape[1])
         return torch.bmm(d, self.values[:active])
 
     def keep(self, step: int, active: int, d: Tensor) -> None:
-        self.descend(active, d, self._inputs)
+        if self._optimizer is None:
+            self.values[:active].baddbmm_(d.mT, self._inputs, alpha=-self._lr)
+        else:
+            self._optimizer.step(self.values[:active], torch.bmm(d.mT, self._inputs))
 
     def square(self, step: int, active: int, d: Tensor) -> Tensor:
         h = self._inputs

@@ -119,7 +119,7 @@ class StoredColumn:
         """
         result = self.array[rows]
         self._taken += max(result.nbytes, len(rows) * mmap.PAGESIZE)
-        if self._taken > KEPT_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+        if self.rows * self._row_bytes > KEPT_BYTES < self._taken and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
             self._taken = 0
         return result

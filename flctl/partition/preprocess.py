@@ -187,11 +187,17 @@ class Standardiser:
 
     def x(self, x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """x [n, ...] as models get it: float32, C-contiguous, (x - shift) / scale, 0 where a value is missing."""
-        result = np.array(x, np.float32, order="C")
-        if self._shift is not None:
-            result -= self._shift
+        return self.x_into(x, np.empty(x.shape, np.float32))
+
+    def x_into(self, x: npt.NDArray[Any], result: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The same, written into `result` [n, ...]."""
+        if self._shift is None:
+            np.copyto(result, x, casting="same_kind" if x.dtype.kind == "f" else "unsafe")
+        else:
+            np.subtract(x, self._shift, out=result, dtype=np.float32, casting="unsafe")
             result /= self._scale
-        if x.dtype.kind == "f":
+        # One sum tells whether there is a NaN to look for; infinities that cancel cost a look, and no more.
+        if x.dtype.kind == "f" and np.isnan(result.sum()):
             np.copyto(result, np.float32(0), where=np.isnan(result))
         return result
 

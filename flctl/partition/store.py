@@ -188,9 +188,19 @@ class Partition:
         """The training rows (x, y) of client number `index`; may be empty."""
         return self._slice(self._bounds[self._checked(index), :2])
 
-    def take(self, rows: npt.NDArray[np.int64]) -> Rows:
-        """The stored rows (x, y) with these numbers [n], in this order; `bounds` says whose they are."""
-        return self._converted(self._x.take(rows), self._y.take(rows))
+    def empty(self) -> Rows:
+        """No rows (x, y), of the shapes and dtypes that others have."""
+        return self._converted(self._x.read(0, 0), self._y.read(0, 0))
+
+    def take(self, rows: npt.NDArray[np.int64], into: Rows) -> None:
+        """Writes the stored rows (x, y) with these numbers [n], in this order, into arrays like `empty`; `bounds` says
+        whose they are."""
+        x, y = self._sound("x", self._x.take(rows)), self._sound("y", self._y.take(rows))
+        if self.task == "next-character":
+            into[0][:] = x
+        else:
+            self._standardiser.x_into(x, into[0])
+        into[1][:] = self._standardiser.target(y) if self.task == "regression" else y
 
     def test(self, index: int) -> Rows:
         """The test rows (x, y) of client number `index`; may be empty."""
