@@ -128,7 +128,7 @@ def cut(cost: Cost, rows: Counts, limits: Limits) -> Iterator[tuple[int, int]]:
 
 def _handling(amounts: Amounts) -> npt.NDArray[np.float64]:
     """Seconds [K] to read a client's rows and put them in order."""
-    return PASSES * FLOAT * amounts.rows * (amounts.features + 8.0) / COPY
+    return np.asarray(PASSES * FLOAT * amounts.rows * (amounts.features + 8.0) / COPY, np.float64)
 
 
 def _vectors(local: LocalWork, adjusts: bool) -> int:

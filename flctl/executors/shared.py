@@ -36,7 +36,8 @@ def recurrence(local: LocalWork, steps: int) -> tuple[Tensor, Tensor]:
     """(alpha [S + 1], beta [S + 1, S]): what S steps of SGD make of a start w0 and gradients g_j,
     w_t = alpha_t w0 - lr * sum_j beta_{t, j} g_j; momentum, Nesterov and weight decay as in `local_optimizer.Sgd`.
 
-    The same tensors are returned again: they are not to be changed. SGD is linear in (w0, g_0 ... g_{S-1}), so it is run on the unit vectors.
+    The same tensors are returned again: they are not to be changed. SGD is linear in (w0, g_0 ... g_{S-1}), so it is
+    run on the unit vectors.
     """
     unit = torch.eye(steps + 1, dtype=torch.float64)
     weights, velocity = unit[0].clone(), torch.zeros(steps + 1, dtype=torch.float64)
