@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from flctl.aggregator import AggregationContext as AggregationContext
     from flctl.aggregator import Aggregator as Aggregator
     from flctl.aggregator import Phase as Phase
+    from flctl.client import ClientRuntime as ClientRuntime
     from flctl.component import Component as Component
     from flctl.component import Options as Options
     from flctl.data.dataset import Dataset as Dataset
     from flctl.data.dataset import DatasetReader as DatasetReader
     from flctl.data.dataset import Split as Split
     from flctl.engine import Engine as Engine
+    from flctl.engine import Lost as Lost
     from flctl.errors import ConfigError as ConfigError
     from flctl.errors import DataError as DataError
     from flctl.errors import DivergenceError as DivergenceError
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from flctl.types import Checkpoint as Checkpoint
     from flctl.types import ClientUpdate as ClientUpdate
     from flctl.types import Failure as Failure
+    from flctl.types import Gathered as Gathered
     from flctl.types import Layout as Layout
     from flctl.types import LocalWork as LocalWork
     from flctl.types import Reply as Reply
@@ -60,12 +63,16 @@ if TYPE_CHECKING:
     from flctl.types import RoundPlan as RoundPlan
     from flctl.types import RoundReport as RoundReport
     from flctl.types import Work as Work
+    from flctl.wire import Frame as Frame
+    from flctl.wire import pack as pack
+    from flctl.wire import unpack as unpack
 
 _HOMES = {
     "flctl.aggregator": ["AggregationContext", "Aggregator", "Phase"],
+    "flctl.client": ["ClientRuntime"],
     "flctl.component": ["Component", "Options"],
     "flctl.data.dataset": ["Dataset", "DatasetReader", "Split"],
-    "flctl.engine": ["Engine"],
+    "flctl.engine": ["Engine", "Lost"],
     "flctl.errors": [
         "ConfigError",
         "DataError",
@@ -94,6 +101,7 @@ _HOMES = {
         "Checkpoint",
         "ClientUpdate",
         "Failure",
+        "Gathered",
         "Layout",
         "LocalWork",
         "Reply",
@@ -102,6 +110,7 @@ _HOMES = {
         "RoundReport",
         "Work",
     ],
+    "flctl.wire": ["Frame", "pack", "unpack"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = ["API_VERSION", "__version__", *sorted(_HOME)]  # noqa: PLE0604
