@@ -103,10 +103,10 @@ def stacked_cost(chain: Chain | None, parameters: int, amounts: Amounts, local: 
     return seconds, FLOAT * (parameters * vectors + amounts.rows * (2 * amounts.features + 4) + step)
 
 
-def single_cost(parameters: int, amounts: Amounts, local: LocalWork) -> Cost:
+def single_cost(parameters: int, amounts: Amounts, local: LocalWork, adjusts: bool = True) -> Cost:
     """Of clients one after the other: their rows once, and a handful of vectors whatever their number."""
     seconds = amounts.steps * CALLS + 6.0 * amounts.rows * parameters / GEMM
-    vectors = 4 + _vectors(local, adjusts=True)
+    vectors = 2 + _vectors(local, adjusts=False) + (4 if adjusts else 0)
     return seconds, FLOAT * (parameters * vectors + 2 * amounts.rows * amounts.features)
 
 
