@@ -21,15 +21,15 @@ import numpy as np
 import numpy.typing as npt
 from _floor_worker import Job
 
-__all__ = ["Floor", "FloorJob"]
+__all__ = ["Floor", "FloorJob", "memory_folder"]
 
 WORKER = Path(__file__).with_name("_floor_worker.py")
-MEMORY_FILES, ROOM_BYTES = Path("/dev/shm"), 2 << 30
+MEMORY_FILES, ROOM_BYTES = Path("/dev/shm"), 1 << 30
 
 
-def _memory_folder() -> Path | None:
-    """Where files lie in memory, if there is room; containers often have little."""
-    roomy = os.access(MEMORY_FILES, os.W_OK) and shutil.disk_usage(MEMORY_FILES).free > ROOM_BYTES
+def memory_folder(needed: int) -> Path | None:
+    """Where files lie in memory, if there is room for so many bytes; containers often have little."""
+    roomy = os.access(MEMORY_FILES, os.W_OK) and shutil.disk_usage(MEMORY_FILES).free > 2 * needed
     return MEMORY_FILES if roomy else None
 
 
@@ -37,7 +37,7 @@ class Floor:
     """Processes of one thread each, which wait on a pipe between rounds; a context, which ends them."""
 
     def __init__(self, processes: int = 2) -> None:
-        self._folder = tempfile.TemporaryDirectory(dir=_memory_folder())
+        self._folder = tempfile.TemporaryDirectory(dir=memory_folder(ROOM_BYTES))
         self.folder = Path(self._folder.name)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self._processes = [

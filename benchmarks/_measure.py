@@ -28,6 +28,7 @@ __all__ = [
     "peak_bytes",
     "ratios",
     "reset_peak",
+    "resident",
 ]
 
 Times = Mapping[str, Sequence[float]]
@@ -161,6 +162,13 @@ def peak_bytes(pid: int) -> int:
     # Not ru_maxrss: that of the process which started this one counts in it.
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def resident(pid: int) -> dict[str, float]:
+    """What a process has resident, in MiB by kind: its own (RssAnon), and mapped files (RssFile, RssShmem), whose pages
+    processes share."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+    return {words[0].rstrip(":"): int(words[1]) / 1024 for words in lines if words[0].startswith("Rss")}
 
 
 def reset_peak() -> int:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _measure import family, peak_bytes
+from _floor import memory_folder
+from _measure import family, peak_bytes, resident
 from _ours import build_run, executor_of, opened
 from _workloads import FEATURES, SEED, W3, Dealt
 
@@ -47,7 +48,8 @@ def make(path: Path, clients: int, rows: int) -> None:
 
 
 def measure(path: Path, cohort: int, rounds: int, workers: int, executor: str | None) -> dict[str, Any]:
-    """Seconds to open, of the first round, and of each later one; peak MiB of each process."""
+    """Seconds to open, of the first round, and of each later one; peak MiB of each process, and what is resident in
+    the end by kind."""
     started = time.perf_counter()
     partition = Partition.open(path)
     workload = replace(W3, clients=partition.clients, cohort=cohort)
@@ -56,12 +58,15 @@ def measure(path: Path, cohort: int, rounds: int, workers: int, executor: str | 
         ready = time.perf_counter() - started
         first = ours.play(1)
         times = [ours.play(1) for _ in range(rounds)]
-        peaks = [peak_bytes(pid) / 2**20 for pid in family(os.getpid())]
+        members = family(os.getpid())
+        peaks = [peak_bytes(pid) / 2**20 for pid in members]
+        kinds = [resident(pid) for pid in members]
         return {
             "open_seconds": ready,
             "first_seconds": first,
             "times": times,
             "peak_mib": peaks,
+            "resident_mib": kinds,
             "executor": executor_of(ours),
             "phases": {name: seconds / (rounds + 1) for name, seconds in ours.phases.items()},
         }
@@ -81,7 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.make:
         make(asked.make, asked.clients, asked.rows)
         return
-    with tempfile.TemporaryDirectory() as name:
+    # The store goes through the disk's cache in any case; in memory, it need not be written out first.
+    needed = 2 * asked.clients * asked.rows * 4 * (FEATURES[0] + 3)
+    with tempfile.TemporaryDirectory(dir=memory_folder(needed)) as name:
         path, size = Path(name) / "parts", ["--clients", str(asked.clients), "--rows", str(asked.rows)]
         # In a process of its own: its memory is not the rounds'.
         subprocess.run([sys.executable, __file__, *size, "--make", str(path)], check=True)

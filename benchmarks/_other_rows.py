@@ -71,7 +71,7 @@ def million(session: Session, executor: str | None) -> list[Result]:
     spread, memory = Spread.of(found["times"]), Spread.of([sum(found["peak_mib"]) / 1024])
     seconds = {"flctl": spread, "flctl, first round": Spread.of([found["first_seconds"]])}
     time_target, memory_target = Target(1.5, smaller=True, unit=" s"), Target(2.0, smaller=True, unit=" GiB")
-    shown = f"{title}: resident in all processes, each at its peak"
+    shown = f"{title}: resident in all processes, each at its peak, mapped pages counted in each"
     return [
         Result("million", title, "a round", time_target, spread, seconds, found["executor"], found),
         Result("million-memory", shown, "at most", memory_target, memory),
