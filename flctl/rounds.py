@@ -273,7 +273,8 @@ class Rounds:
             ctx = self._server_context(plan, name)
             aggregate, states[name] = transform.on_server(aggregate, state.transforms[name], ctx)
             _require(states[name], None, f"transform '{name}' returned a state with", plan.round)
-        step = StepContext(plan.round, self.run.config.seed, self.run.server)
+        population = len(self.eligible), int(self.run.partition.counts[:, 0].sum())
+        step = StepContext(plan.round, self.run.config.seed, self.run.server, *population)
         params, strategy = self.run.strategy.step(state.params, aggregate, state.strategy, step)
         whose = f"strategy '{self.run.strategy.name}' returned"
         _require(params, self.run.layout, f"{whose} a model with", plan.round)

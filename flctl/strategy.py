@@ -23,11 +23,14 @@ __all__ = ["StepContext", "Strategy"]
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What `Strategy.step` may look at beside its arguments: the round (from 1), the seed, the `server:` slot."""
+    """What `Strategy.step` may look at beside its arguments: the round (from 1), the seed, the `server:` slot, and
+    how many clients there are, with how many training rows in all. Clients without rows never take part."""
 
     round: int
     seed: int
     server: ServerOptimizer
+    clients: int
+    examples: int
 
 
 class Strategy(Component):

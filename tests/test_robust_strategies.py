@@ -508,7 +508,7 @@ def test_clipping_is_around_the_last_result_and_clients_send_their_momenta():
         center = center + sum(a * min(1, 1 / np.linalg.norm(a)) for a in away) / 2
         expected = expected + center
         aggregate = Aggregate(strategy.combine(sent), 1.0, 2)
-        params, state = strategy.step(params, aggregate, state, StepContext(round_number, 0, ServerOptimizer()))
+        params, state = strategy.step(params, aggregate, state, StepContext(round_number, 0, ServerOptimizer(), 2, 20))
         np.testing.assert_allclose(params["params"], expected, atol=1e-6)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from support import checkpoint_digests, flctl, make_run, train_run, untimed_lines
 
+from flctl import arrays
 from flctl.cli import run as run_command
 from flctl.config import load
 from flctl.errors import IncompatibleError
@@ -19,12 +20,14 @@ from flctl.strategies.fednova import accumulation
 from flctl.strategy import StepContext, Strategy
 from flctl.trainer import Trained
 from flctl.training import train
-from flctl.types import Aggregate, ClientUpdate, LocalWork, Work
+from flctl.types import Aggregate, Arrays, ClientUpdate, LocalWork, Work
 
 STRATEGIES = sorted(Registry().offers("strategy"))
 NEEDED = {"fltrust": ({"root": "0"}, ["strategy.root=0", "cohort.sampling=all"])}
 """Of strategies that cannot do without: options, and overrides of a run."""
-CTX = StepContext(round=1, seed=0, server=ServerOptimizer())
+UNWEIGHTED = {"feddyn"}
+"""Of strategies whose clients all count alike."""
+CTX = StepContext(round=1, seed=0, server=ServerOptimizer(), clients=2, examples=20)
 LAYOUT = {"params": 5, "buffers": 2}
 DOCS = Path(__file__).parent.parent / "docs" / "strategies.md"
 
@@ -54,10 +57,15 @@ def work_of(strategy: Strategy, local: LocalWork = LocalWork()) -> Work:  # noqa
     return Work(1, params, extra, {}, local, strategy.sends(LAYOUT))
 
 
+def begun(strategy: Strategy) -> Arrays:
+    """What a client remembers before its first round."""
+    return {**arrays.zeros(strategy.remembers(LAYOUT)), **strategy.first(work_of(strategy))}
+
+
 def summed(strategy: Strategy, reports: list[tuple[Trained, LocalWork]]) -> Aggregate:
     """The sum over clients of what each reports, as an aggregator makes it."""
-    sent = [strategy.report(local, work_of(strategy, work), {})[:2] for local, work in reports]
-    total = {name: sum(weight * arrays[name] for arrays, weight in sent) for name in sent[0][0]}
+    sent = [strategy.report(local, work_of(strategy, work), begun(strategy))[:2] for local, work in reports]
+    total = {name: sum(weight * vectors[name] for vectors, weight in sent) for name in sent[0][0]}
     return Aggregate(total, sum(weight for _, weight in sent), len(sent))
 
 
@@ -109,18 +117,23 @@ def test_fedprox_stays_nearer_to_the_global_model(toy, tmp_path):
 
 
 def test_a_report_fits_what_the_strategy_says_it_sends(strategy):
-    arrays, weight, memory = strategy.report(trained(), work_of(strategy), {})
-    assert {name: a.size for name, a in arrays.items()} == dict(strategy.sends(LAYOUT))
-    assert {a.dtype for a in arrays.values()} == {np.dtype(np.float32)}
-    assert weight == 7.0
+    vectors, weight, memory = strategy.report(trained(), work_of(strategy), begun(strategy))
+    for found, layout in ((vectors, strategy.sends(LAYOUT)), (memory, strategy.remembers(LAYOUT))):
+        assert arrays.layout_of(found) == dict(layout)
+        assert {a.dtype for a in found.values()} <= {np.dtype(np.float32)}
+    assert weight == (1.0 if strategy.name in UNWEIGHTED else 7.0)
     again, _, kept = strategy.report(trained(), work_of(strategy), memory)
-    assert (again.keys(), kept.keys()) == (arrays.keys(), memory.keys())
+    assert (again.keys(), kept.keys()) == (vectors.keys(), memory.keys())
 
 
 def test_a_client_that_made_no_step_has_nothing_to_say(strategy):
-    arrays, weight, _ = strategy.report(trained(steps=0, examples=0, value=0.0), work_of(strategy), {})
+    begin = begun(strategy)
+    vectors, weight, kept = strategy.report(trained(steps=0, examples=0, value=0.0), work_of(strategy), begin)
     assert weight == 0.0
-    np.testing.assert_array_equal(arrays["delta"], np.zeros(5))
+    np.testing.assert_array_equal(vectors["delta"], np.zeros(5))
+    if strategy.name != "centered-clipping":  # whose momentum of nothing is something to remember
+        for name in begin:
+            np.testing.assert_array_equal(kept[name], begin[name])
 
 
 def test_nobody_answering_changes_nothing(strategy):

@@ -2,6 +2,7 @@
 
 from flctl.strategies.centered_clipping import CenteredClipping
 from flctl.strategies.fedavg import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
+from flctl.strategies.feddyn import FedDyn
 from flctl.strategies.fedmedian import FedMedian, FedTrimmedAvg
 from flctl.strategies.fednova import FedNova
 from flctl.strategies.fedprox import FedProx
@@ -10,6 +11,7 @@ from flctl.strategies.fltrust import FLTrust
 from flctl.strategies.geometric_median import GeometricMedian
 from flctl.strategies.krum import Bulyan, Krum, MultiKrum
 from flctl.strategies.norm_bounding import NormBounding
+from flctl.strategies.scaffold import Scaffold
 
 __all__ = ["STRATEGIES"]
 
@@ -22,6 +24,8 @@ STRATEGIES = [
     FedYogi,
     FedProx,
     FedNova,
+    Scaffold,
+    FedDyn,
     FedMedian,
     FedTrimmedAvg,
     Krum,
