@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from flctl import arrays, seeds
 from flctl.clock import Clock
@@ -44,6 +45,8 @@ Answer = tuple[Reply | Failure, bytes]
 """A client's reply, and the aggregator's memory for the round's next phase."""
 Said = tuple[ClientUpdate, Mapping[str, float]]
 """What a client has to say, and its metrics."""
+_SENT = {"params": "delta"}
+"""What a change of the model is called in an update, where it has another name."""
 Guard = Callable[[Callable[[], Any]], Any]
 
 
@@ -66,7 +69,8 @@ class ClientRuntime:
         self.clock = Clock()
         try:
             with self.clock.phase("transform"):
-                return self._gather(numbers, work, each)
+                parts = [self._gather(block, work, each) for block in self._blocks(numbers)]
+            return dataclasses.replace(merged(parts, each), seconds=self.clock.seconds)
         except (Exception, SystemExit) as error:
             if is_ours(error):
                 raise
@@ -94,9 +98,14 @@ class ClientRuntime:
             said = self._listed(self._numbers([client_id]), request.work, guard=unguarded)
         return self._reply(client_id, request, memory, said[0])
 
+    def _blocks(self, numbers: Numbers) -> list[Numbers]:
+        """The chunk in parts that fit the cache, or the memory: what is added up is the same whoever does it."""
+        bounds = self.run.partition.bounds[numbers]
+        return [numbers[places] for places in self.run.execution.blocks(bounds[:, 1] - bounds[:, 0])]
+
     def _gather(self, numbers: Numbers, work: Work, each: bool) -> Gathered:
-        if self._adds_up and not each:
-            return self._added(numbers, work, self._train(numbers, work, {}))
+        if self._looks_away:
+            return self._unread(numbers, self._train(numbers, work, {}), work, each)
         said = self._listed(numbers, work, guarded)
         failed = {int(n): one for n, one in zip(numbers, said, strict=True) if isinstance(one, Failure)}
         done = [one for one in said if not isinstance(one, Failure)]
@@ -112,36 +121,48 @@ class ClientRuntime:
         return Gathered(vectors, answered, weights, failed=failed, seconds=self.clock.seconds, bytes_up=sent, **told)
 
     @property
-    def _adds_up(self) -> bool:
-        """Whether a chunk's sum follows from its changes and their norms: no part looks at an update by itself."""
+    def _looks_away(self) -> bool:
+        """Whether no part of the client looks at an update by itself: all is known from the changes and their norms."""
         strategy, transforms = self.run.strategy, self.run.transforms.values()
         plain = not (strategy.reports or self.run.memory_layout or self.executor.one_by_one)
         return plain and all(transform.scales for transform in transforms)
 
-    def _added(self, numbers: Numbers, work: Work, updates: Updates) -> Gathered:
-        facts = updates.facts
-        done = np.array([place for place in range(len(numbers)) if place not in facts.failures], np.int64)
-        weights = np.zeros(len(numbers))
-        weights[done] = facts.examples[done]
-        factors = np.ones(len(numbers))
-        if self.run.transforms:
-            norms = updates.norms()
-            for name, transform in self.run.transforms.items():
-                factors *= transform.factors(norms * factors, work.transforms.get(name, {}))
-        with self.clock.phase("train"):  # the sum is the last product of training where models are never built
-            total = updates.sum(weights * factors)
-        renamed = {"delta" if name == "params" else name: vector for name, vector in total.items()}
+    def _unread(self, numbers: Numbers, updates: Updates, work: Work, each: bool) -> Gathered:
+        """The reply of a chunk whose updates nobody looks at by themselves here: their sum, or their rows."""
+        facts, factors = updates.facts, self._factors(updates, work)
+        weights = facts.examples.astype(np.float64)
+        if each:
+            done, rows = updates.block()
+            if self.run.transforms:
+                rows = {name: block * factors[done, None].astype(np.float32) for name, block in rows.items()}
+            vectors: dict[str, Any] = {_SENT.get(name, name): block for name, block in rows.items()}
+            sent = len(done) * vector_size(vectors)
+        else:
+            done = np.array([place for place in range(len(numbers)) if place not in facts.failures], np.int64)
+            with self.clock.phase("train"):  # the sum is training's last product where models are never built
+                total = updates.sum(np.where(np.isin(np.arange(len(numbers)), done), weights * factors, 0.0))
+            vectors = {_SENT.get(name, name): vector for name, vector in total.items()}
+            sent = len(done) * vector_size(vectors)
+            vectors[WEIGHT] = np.array([weights[done].sum()])
         return Gathered(
-            vectors={**renamed, WEIGHT: np.array([weights.sum()])},
+            vectors=vectors,
             numbers=numbers[done],
             weights=weights[done],
             loss=facts.loss[done],
-            examples=facts.examples[done].astype(np.float64),
+            examples=weights[done],
             steps=facts.steps[done].astype(np.float64),
             failed={int(numbers[place]): failure for place, failure in facts.failures.items()},
             seconds=self.clock.seconds,
-            bytes_up=len(done) * vector_size(renamed),
+            bytes_up=sent,
         )
+
+    def _factors(self, updates: Updates, work: Work) -> npt.NDArray[np.float64]:
+        """What the transforms multiply each change by [K]."""
+        factors = np.ones(len(updates.facts.loss))
+        norms = updates.norms() if self.run.transforms else factors
+        for name, transform in self.run.transforms.items():
+            factors *= transform.factors(norms * factors, work.transforms.get(name, {}))
+        return factors
 
     def _total(self, updates: Sequence[ClientUpdate]) -> Arrays:
         first, *rest = (weighted(update, multiplied=True) for update in updates)

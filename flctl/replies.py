@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from flctl.types import WEIGHT, Arrays, ClientUpdate, Failure, Gathered, Layout,
 
 __all__ = [
     "check_update",
+    "check_words",
     "failed_alone",
     "failure_of",
     "guarded",
@@ -30,13 +32,19 @@ _OUT_OF_MEMORY = "can't allocate memory"
 Result = TypeVar("Result")
 
 
-def weighted(update: ClientUpdate, sums: bool) -> Arrays:
-    """The vector that an aggregator adds: w_k a_k where the server sums, a_k where it reads each; and the weight."""
+def weighted(update: ClientUpdate, multiplied: bool) -> Arrays:
+    """The vectors as an aggregator takes them, w_k a_k where they are to be `multiplied`, else a_k; and the weight."""
+    if multiplied:
+        check_words(update)
+        update = dataclasses.replace(update, arrays=arrays.weigh(update.arrays, update.weight))
+    return {**update.arrays, WEIGHT: np.array([update.weight], np.float64)}
+
+
+def check_words(update: ClientUpdate) -> None:
+    """Raises FlctlError for whole numbers that count with a fraction: their sum would be none of whole numbers."""
     words = any(vector.dtype.kind in "iu" for vector in update.arrays.values())
-    if sums and words and update.weight != int(update.weight):
+    if words and update.weight != int(update.weight):
         raise FlctlError(f"the update has integer vectors and the weight {update.weight}, expected a whole number")
-    scaled = arrays.scale(update.arrays, update.weight) if sums else update.arrays
-    return {**scaled, WEIGHT: np.array([update.weight], np.float64)}
 
 
 def check_update(update: ClientUpdate, layout: Layout) -> None:
@@ -94,11 +102,13 @@ def nothing(work: Work, each: bool) -> Arrays:
 def failed_alone(number: int, failure: Failure, work: Work, each: bool) -> Gathered:
     """The reply of a chunk of one client that failed."""
     none = np.zeros(0)
-    return Gathered(nothing(work, each), np.zeros(0, np.int64), none, none, none, none, {number: failure}, {})
+    return Gathered(nothing(work, each), np.zeros(0, np.int64), none, none, none, none, {number: failure}, {}, 0)
 
 
 def merged(parts: Sequence[Gathered], each: bool) -> Gathered:
     """What the parts of a chunk replied, as one: sums added in their order, rows one after the other."""
+    if len(parts) == 1:
+        return parts[0]
     rest = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("numbers", "weights", "loss", "examples", "steps")
@@ -108,14 +118,15 @@ def merged(parts: Sequence[Gathered], each: bool) -> Gathered:
     for part in parts:
         for name, spent in part.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + spent
-    names = parts[0].vectors.keys()
+    told = [part.vectors for part in parts if part.numbers.size] or [parts[0].vectors]
     if each:
-        vectors: dict[str, Any] = {name: np.concatenate([part.vectors[name] for part in parts]) for name in names}
+        vectors: dict[str, Any] = {name: np.concatenate([part[name] for part in told]) for name in told[0]}
     else:
-        vectors = {name: array.copy() for name, array in parts[0].vectors.items()}
-        for part in parts[1:]:
-            arrays.accumulate(vectors, part.vectors)
-    return Gathered(vectors=vectors, failed=failed, seconds=seconds, **rest)
+        vectors = {name: array.copy() for name, array in told[0].items()}
+        for other in told[1:]:
+            arrays.accumulate(vectors, other)
+    sent = sum(part.bytes_up for part in parts)
+    return Gathered(vectors=vectors, failed=failed, seconds=seconds, bytes_up=sent, **rest)
 
 
 def _last_line(error: BaseException) -> str:

@@ -72,8 +72,12 @@ class Strategy(Component):
 
     def adjust(self, grad: Tensor, params: Tensor, work: Work, memory: Arrays) -> Tensor:
         """Client, each local step: the gradient to use. Elementwise operations only: tensors are [D] for one
-        client or [K, D] for stacked ones, and the arrays in `work` and `memory` are tensors here too."""
-        return grad
+        client or [K, D] for stacked ones, and the arrays in `work` and `memory` are tensors here too. This default
+        adds `pull` times (w - w_t)."""
+        if not self.pull:
+            return grad
+        anchor: Any = work.params["params"]
+        return grad.add(params - anchor, alpha=self.pull)
 
     def report(self, local: Trained, work: Work, memory: Arrays) -> tuple[Arrays, float, Arrays]:
         """Client, after training: (the update's vectors, its weight, the memory to keep, laid out as `remembers`
@@ -113,8 +117,19 @@ class Strategy(Component):
         return type(self).report is not Strategy.report
 
     @property
+    def pull(self) -> float:
+        """Client, each local step: how strongly it is pulled back to the global model that it began with, the mu of
+        FedProx. Said so, rather than in `adjust`, plain SGD need not build the clients' models."""
+        return 0.0
+
+    @property
     def adjusts(self) -> bool:
         """Whether local gradients are changed."""
+        return self.pull != 0 or self.adjusts_freely
+
+    @property
+    def adjusts_freely(self) -> bool:
+        """Whether local gradients are changed by more than a `pull`."""
         return type(self).adjust is not Strategy.adjust
 
     @property

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from flctl.tasks import Task
     from flctl.trainer import FlatModel
 
+Counts = npt.NDArray[np.int64]
+
 __all__ = ["EXECUTORS", "TOGETHER", "Execution", "choose", "obstacles"]
 
 EXECUTORS = {
@@ -69,6 +71,7 @@ class Execution:
     features: int
     local: LocalWork
     adjusts: bool
+    pull: float
     chain: Chain | None = field(repr=False)
     head: Head | None = field(repr=False)
 
@@ -76,19 +79,32 @@ class Execution:
         """What the run records: whatever the numbers depend on beside the configuration, and why."""
         return {"executor": self.executor, "why": self.why, "alone": self.alone, "memory": self.memory}
 
-    def chunks(self, sizes: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-        """The places of clients with so many rows [n] that train together, chunk by chunk.
+    def chunks(self, sizes: Counts) -> list[Counts]:
+        """The places of clients with so many rows [n] that are asked together, chunk by chunk.
 
         Side by side, clients of alike many steps meet, those with the most first; one after the other, they stay in
         their order.
         """
         if self.alone:
             return [np.array([place]) for place in range(len(sizes))]
-        amounts = self.amounts(sizes)
-        together = self.executor in TOGETHER
-        order = np.lexsort((-sizes, -amounts.steps)) if together else np.arange(len(sizes))
-        amounts = Amounts(amounts.rows[order], amounts.steps[order], amounts.width[order], amounts.features)
-        return [order[start:stop] for start, stop in cut(self.cost(amounts), amounts.rows, self._limits)]
+        if self.executor not in TOGETHER:
+            return self._cut(sizes, np.arange(len(sizes)), Limits(WORTH_SECONDS, 0, 1 << 62, MOST_ALONE))
+        rows = SHARED_ROWS if self.executor == "shared" else 0
+        order = np.lexsort((-sizes, -self.amounts(sizes).steps))
+        return self._cut(sizes, order, Limits(WORTH_SECONDS, rows, 1 << 62, 1 << 31))
+
+    def blocks(self, sizes: Counts) -> list[Counts]:
+        """The places of a chunk's clients, with so many rows [n], that train side by side at once: what fits into the
+        memory and, where each has a model of its own, into the cache."""
+        if self.executor not in TOGETHER:
+            return [np.arange(len(sizes))]
+        budget = max(self.memory - self.fixed_bytes, 1)
+        fits = budget if self.executor == "shared" else min(budget, CACHE_BYTES)
+        return self._cut(sizes, np.arange(len(sizes)), Limits(np.inf, 0, fits, 1 << 31))
+
+    def _cut(self, sizes: Counts, order: Counts, limits: Limits) -> list[Counts]:
+        amounts = self.amounts(sizes[order])
+        return [order[start:stop] for start, stop in cut(self.cost(amounts), amounts.rows, limits)]
 
     def amounts(self, sizes: npt.NDArray[np.int64]) -> Amounts:
         """What clients with so many rows [n] are asked to do in a round."""
@@ -106,7 +122,7 @@ class Execution:
             return stacked_cost(self.chain, self.parameters, amounts, self.local, self.adjusts)
 
         def single(amounts: Amounts) -> Cost:
-            return single_cost(self.parameters, amounts, self.local)
+            return single_cost(self.parameters, amounts, self.local, self.adjusts)
 
         chain = self.chain
         shared = stacked if chain is None else lambda amounts: shared_cost(chain, amounts)
@@ -116,15 +132,6 @@ class Execution:
     def fixed_bytes(self) -> int:
         """What a process that trains needs whatever its clients are."""
         return FIXED_VECTORS * 4 * self.parameters
-
-    @property
-    def _limits(self) -> Limits:
-        budget = max(self.memory - self.fixed_bytes, 1)
-        if self.executor == "shared":
-            return Limits(WORTH_SECONDS, SHARED_ROWS, budget, 1 << 31)
-        if self.executor in TOGETHER:
-            return Limits(WORTH_SECONDS, 0, min(budget, CACHE_BYTES), 1 << 31)
-        return Limits(WORTH_SECONDS, 0, 1 << 62, MOST_ALONE)
 
 
 def choose(run: Run, model: FlatModel, task: Task) -> Execution:
@@ -177,6 +184,7 @@ class _Candidates:
             features=math.prod(self.run.partition.shape),
             local=self.local,
             adjusts=self.run.strategy.adjusts,
+            pull=self.run.strategy.pull,
             chain=self.chain,
             head=self.head,
         )
@@ -188,8 +196,11 @@ class _Candidates:
     def _shared(self) -> str | None:
         if self.local.optimizer != "sgd":
             return f"the local optimizer is {self.local.optimizer}, not sgd"
-        if self.run.strategy.adjusts:
-            return f"strategy '{self.run.strategy.name}' changes the clients' gradients"
+        strategy = self.run.strategy
+        if strategy.adjusts_freely:
+            return f"strategy '{strategy.name}' changes the clients' gradients"
+        if strategy.pull and self.local.clip_norm is not None:
+            return "local.clip_norm bounds a gradient with the pull to the global model in it"
         return self._dense()
 
     def _stacked(self) -> str | None:

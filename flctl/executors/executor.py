@@ -14,7 +14,7 @@ from flctl.executors.choice import TOGETHER, Execution
 from flctl.executors.costs import low_rank_layers
 from flctl.executors.fused import FusedStep
 from flctl.executors.shards import Shards
-from flctl.executors.shared import train_shared
+from flctl.executors.shared import Rule, train_shared
 from flctl.executors.stacked import ChainGradient, train_stacked
 from flctl.executors.updates import OneByOne, Updates
 from flctl.executors.vmapped import VmapGradient
@@ -59,7 +59,8 @@ class Executor:
         if self.execution.executor == "stacked":
             return train_stacked(params, shards, local, ChainGradient(chain, head), adjusts)
         rows = int(self.execution.amounts(shards.sizes).rows.max(initial=0))
-        return train_shared(chain, head, params, shards, local, low_rank_layers(chain, rows))
+        rule = Rule(local, self.execution.pull)
+        return train_shared(chain, head, params, shards, rule, low_rank_layers(chain, rows))
 
     def _alone(self, work: Work, shards: Shards, adjusts: Adjusts | None) -> OneByOne:
         done: list[Trained | Failure] = []

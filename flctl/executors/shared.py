@@ -13,6 +13,7 @@ their own (as in `stacked`), as have all biases.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -26,15 +27,16 @@ from flctl.executors.stacked import StackedUpdates, facts_of
 from flctl.executors.updates import Facts, Float64, Updates, Vectors
 from flctl.local_optimizer import Optimizer, optimizer_for
 from flctl.trainer import CLIP_EPS, Trained
-from flctl.types import LocalWork
+from flctl.types import LocalWork, Numbers
 
-__all__ = ["LowRank", "Own", "SharedUpdates", "recurrence", "train_shared"]
+__all__ = ["LowRank", "Own", "Rule", "SharedUpdates", "recurrence", "train_shared"]
 
 
 @lru_cache(maxsize=16)
-def recurrence(local: LocalWork, steps: int) -> tuple[Tensor, Tensor]:
+def recurrence(local: LocalWork, steps: int, pull: float = 0.0) -> tuple[Tensor, Tensor]:
     """(alpha [S + 1], beta [S + 1, S]): what S steps of SGD make of a start w0 and gradients g_j,
-    w_t = alpha_t w0 - lr * sum_j beta_{t, j} g_j; momentum, Nesterov and weight decay as in `local_optimizer.Sgd`.
+    w_t = alpha_t w0 - lr * sum_j beta_{t, j} g_j; momentum, Nesterov and weight decay as in `local_optimizer.Sgd`,
+    and `pull` times (w - w0) added to each gradient.
 
     The same tensors are returned again: they are not to be changed. SGD is linear in (w0, g_0 ... g_{S-1}), so it is
     run on the unit vectors.
@@ -43,13 +45,26 @@ def recurrence(local: LocalWork, steps: int) -> tuple[Tensor, Tensor]:
     weights, velocity = unit[0].clone(), torch.zeros(steps + 1, dtype=torch.float64)
     rows = [weights.clone()]
     for step in range(steps):
-        grad = unit[step + 1] + local.weight_decay * weights
+        grad = unit[step + 1] + local.weight_decay * weights + pull * (weights - unit[0])
         velocity = grad if step == 0 else local.momentum * velocity + grad
         direction = grad + local.momentum * velocity if local.nesterov else velocity
         weights = weights - local.lr * (direction if local.momentum else grad)
         rows.append(weights)
     table = torch.stack(rows)
     return table[:, 0].float(), (table[:, 1:] / -local.lr).float()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How clients move: SGD, each gradient with `pull` times (w - w0) added. `local.clip_norm` knows no pull."""
+
+    local: LocalWork
+    pull: float = 0.0
+
+    @property
+    def plain(self) -> bool:
+        """Whether a step is -lr times the gradient, and nothing else."""
+        return not (self.local.momentum or self.local.weight_decay or self.pull)
 
 
 class LowRank:
@@ -59,15 +74,15 @@ class LowRank:
     them are then made once for all steps.
     """
 
-    def __init__(self, weight: Tensor, stack: Stack, local: LocalWork, inputs: Tensor | None) -> None:
-        self.weight, self._stack, self._lr = weight, stack, local.lr
+    def __init__(self, weight: Tensor, stack: Stack, rule: Rule, inputs: Tensor | None) -> None:
+        self.weight, self._stack, self._lr = weight, stack, rule.local.lr
         clients, rows = stack.y.shape[:2]
         self._width = stack.arrangement.width
         self._known = inputs is not None
         self._h = inputs if inputs is not None else torch.zeros(clients, rows, weight.shape[1])
         self._d = torch.zeros(clients, rows, weight.shape[0])
-        self.alpha, self.beta = recurrence(local, len(stack.arrangement.active))
-        self._plain = not (local.momentum or local.weight_decay)
+        self.alpha, self.beta = recurrence(rule.local, len(stack.arrangement.active), rule.pull)
+        self._plain = rule.plain
         if inputs is not None:
             self._first = (inputs.flatten(0, 1) @ weight.T).view(clients, rows, weight.shape[0])
             self._gram = torch.bmm(inputs, inputs.mT) if len(stack.arrangement.active) > 1 else None
@@ -154,19 +169,19 @@ class LowRank:
 class Own:
     """Values [K, ...] that each client has for itself, moved by its own optimiser."""
 
-    def __init__(self, start: Tensor, clients: int, local: LocalWork) -> None:
+    def __init__(self, start: Tensor, clients: int, rule: Rule) -> None:
         self._start = start
         self.values = start.expand(clients, *start.shape).clone()
-        self._lr = local.lr
-        plain = not (local.momentum or local.weight_decay)
-        self._optimizer: Optimizer | None = None if plain else optimizer_for(local)
+        self._lr, self._pull = rule.local.lr, rule.pull
+        self._optimizer: Optimizer | None = None if rule.plain else optimizer_for(rule.local)
 
     def move(self, active: int, grad: Tensor) -> None:
         """One step along grad [a, ...]."""
+        values = self.values[:active]
         if self._optimizer is None:
-            self.values[:active].sub_(grad, alpha=self._lr)
+            values.sub_(grad, alpha=self._lr)
         else:
-            self._optimizer.step(self.values[:active], grad)
+            self._optimizer.step(values, grad.add(values - self._start, alpha=self._pull) if self._pull else grad)
 
     def settle(self) -> Tensor:
         """As `LowRank.settle`; from here on `values` are the changes."""
@@ -204,7 +219,7 @@ class OwnWeight(Own):
         if self._optimizer is None:
             self.values[:active].baddbmm_(d.mT, self._inputs, alpha=-self._lr)
         else:
-            self._optimizer.step(self.values[:active], torch.bmm(d.mT, self._inputs))
+            self.move(active, torch.bmm(d.mT, self._inputs))
 
     def square(self, step: int, active: int, d: Tensor) -> Tensor:
         h = self._inputs
@@ -218,9 +233,9 @@ class SharedPass:
     """The layers of K clients, and one step of them."""
 
     def __init__(
-        self, chain: Chain, head: Head, params: Tensor, stack: Stack, local: LocalWork, low_rank: frozenset[int]
+        self, chain: Chain, head: Head, params: Tensor, stack: Stack, rule: Rule, low_rank: frozenset[int]
     ) -> None:
-        self._head, self._stack, self._local = head, stack, local
+        self._head, self._stack, self._local = head, stack, rule.local
         self.layers = chain.links
         clients = len(stack.arrangement.clients)
         self._x = stack.x.flatten(2) if stack.x.dim() > 2 else stack.x.unsqueeze(2)
@@ -231,9 +246,9 @@ class SharedPass:
                 start = params[layer.weight].view(layer.outputs, layer.inputs)
                 inputs = self._x if place == 0 else None
                 low = place in low_rank
-                self.weights[place] = LowRank(start, stack, local, inputs) if low else OwnWeight(start, clients, local)
+                self.weights[place] = LowRank(start, stack, rule, inputs) if low else OwnWeight(start, clients, rule)
                 if layer.bias is not None:
-                    self.biases[place] = Own(params[layer.bias], clients, local)
+                    self.biases[place] = Own(params[layer.bias], clients, rule)
 
     def step(self, number: int, active: int) -> Tensor:
         """One step of the first `active` clients: forwards, backwards, move. Returns the rows' losses [a, B]."""
@@ -287,14 +302,14 @@ class SharedPass:
 
 
 def train_shared(
-    chain: Chain, head: Head, params: Tensor, shards: Shards, local: LocalWork, low_rank: frozenset[int]
+    chain: Chain, head: Head, params: Tensor, shards: Shards, rule: Rule, low_rank: frozenset[int]
 ) -> SharedUpdates:
-    """Trains K clients from `params` [D] by SGD; the layers at the places `low_rank` share their start's weight.
+    """Trains K clients from `params` [D] by `rule`; the layers at the places `low_rank` share their start's weight.
 
     Places are those in `chain.links`. A client whose loss or change is not finite is told in `failures`.
     """
-    stack = shards.stack(local)
-    work = SharedPass(chain, head, params, stack, local, low_rank)
+    stack = shards.stack(rule.local)
+    work = SharedPass(chain, head, params, stack, rule, low_rank)
     total = torch.zeros(len(stack.arrangement.clients), dtype=torch.float64)
     for number, active in enumerate(stack.arrangement.active):
         total[:active] += work.step(number, active).sum(1, dtype=torch.float64)
@@ -305,15 +320,13 @@ def train_shared(
     if not bool(finite.all()):
         for part in parts:
             part.forget(~finite)
-    return SharedUpdates(chain, work, facts_of(stack, total, finite, shards, local), stack.arrangement.clients)
+    return SharedUpdates(chain, work, facts_of(stack, total, finite, shards, rule.local), stack.arrangement.clients)
 
 
 class SharedUpdates(Updates):
     """Changes as the rows that made them, in the arrangement's order."""
 
-    def __init__(
-        self, chain: Chain, work: SharedPass, facts: Facts, clients: np.ndarray[tuple[int], np.dtype[np.int64]]
-    ) -> None:
+    def __init__(self, chain: Chain, work: SharedPass, facts: Facts, clients: Numbers) -> None:
         self.facts = facts
         self._chain, self._work, self._clients = chain, work, clients
         self._back = np.argsort(clients)
@@ -334,6 +347,9 @@ class SharedUpdates(Updates):
 
     def each(self) -> list[Trained | None]:
         return self.materialised().each()
+
+    def block(self) -> tuple[Numbers, Vectors]:
+        return self.materialised().block()
 
     def materialised(self) -> StackedUpdates:
         """The same as one block [K, D]."""

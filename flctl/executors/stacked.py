@@ -19,7 +19,7 @@ from flctl.executors.shards import Shards, Stack
 from flctl.executors.updates import Facts, Float64, Updates, Vectors
 from flctl.local_optimizer import optimizer_for
 from flctl.trainer import CLIP_EPS, Trained, is_plain, not_finite
-from flctl.types import Failure, LocalWork
+from flctl.types import Failure, LocalWork, Numbers
 
 __all__ = ["Adjusts", "ChainGradient", "Gradient", "StackedUpdates", "facts_of", "train_stacked"]
 
@@ -164,7 +164,7 @@ def facts_of(stack: Stack, losses: Tensor, finite: Tensor, shards: Shards, local
 class StackedUpdates(Updates):
     """Changes as one block [K, D], in the arrangement's order."""
 
-    def __init__(self, delta: Tensor, facts: Facts, clients: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+    def __init__(self, delta: Tensor, facts: Facts, clients: Numbers) -> None:
         self.facts = facts
         self._delta, self._clients = delta, clients
         self._back = np.argsort(clients)
@@ -178,6 +178,12 @@ class StackedUpdates(Updates):
     def sum(self, factors: Float64) -> Vectors:
         ordered = torch.from_numpy(factors[self._clients]).float()
         return {"params": torch.mv(self._delta.mT, ordered).numpy()}
+
+    def block(self) -> tuple[Numbers, Vectors]:
+        failed = np.isin(self._clients, list(self.facts.failures))
+        if not failed.any():
+            return self._clients, {"params": self._delta.numpy()}
+        return self._clients[~failed], {"params": self._delta.numpy()[~failed]}
 
     def each(self) -> list[Trained | None]:
         rows, facts = self._delta.numpy(), self.facts

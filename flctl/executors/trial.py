@@ -40,8 +40,7 @@ def stacks(run: Run) -> str | None:
     except Exception as error:
         return f"{whose}: adjust fails for stacked clients ({type(error).__name__}: {error})"
     alone = [
-        adjust(grads[k].clone(), params[k].clone(), work, {n: v[k] for n, v in kept.items()})
-        for k in range(CLIENTS)
+        adjust(grads[k].clone(), params[k].clone(), work, {n: v[k] for n, v in kept.items()}) for k in range(CLIENTS)
     ]
     same = together.shape == grads.shape and bool(torch.allclose(together, torch.stack(alone), TOLERANCE, TOLERANCE))
     return None if same else f"{whose}: adjust is not elementwise, so that clients cannot stand side by side"

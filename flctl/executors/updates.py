@@ -45,6 +45,11 @@ class Updates(ABC):
         """sum_k factors[k] * change_k, float32."""
 
     @abstractmethod
+    def block(self) -> tuple[npt.NDArray[np.int64], Vectors]:
+        """(places, rows): the changes as rows [K', L] without a failed client's, and whose each row is. They may
+        come in any order, and are the caller's to change."""
+
+    @abstractmethod
     def each(self) -> list[Trained | None]:
         """Each client's own result; None where it failed. The vectors may be views of one block."""
 
@@ -71,6 +76,13 @@ class OneByOne(Updates):
             if result:
                 arrays.accumulate(total, result.delta, factor)
         return total
+
+    def block(self) -> tuple[npt.NDArray[np.int64], Vectors]:
+        done = [(place, result) for place, result in enumerate(self._trained) if result]
+        rows = {name: [result.delta[name] for _, result in done] for name in self._layout}
+        empty = {name: np.zeros((0, length), np.float32) for name, length in self._layout.items()}
+        places = np.array([place for place, _ in done], np.int64)
+        return places, {name: np.stack(vectors) for name, vectors in rows.items()} if done else empty
 
     def each(self) -> list[Trained | None]:
         return list(self._trained)
