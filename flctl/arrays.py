@@ -11,7 +11,20 @@ import numpy.typing as npt
 
 from flctl.types import Arrays, Layout
 
-__all__ = ["accumulate", "clip", "frozen", "is_finite", "layout_of", "misfit", "nbytes", "norm", "scale", "zeros"]
+__all__ = [
+    "accumulate",
+    "clip",
+    "frozen",
+    "is_finite",
+    "layout_of",
+    "misfit",
+    "nbytes",
+    "norm",
+    "scale",
+    "weigh",
+    "weighed_dtype",
+    "zeros",
+]
 
 
 def layout_of(arrays: Arrays) -> Layout:
@@ -58,6 +71,19 @@ def accumulate(total: Mapping[str, npt.NDArray[Any]], arrays: Arrays, weight: fl
 def scale(arrays: Arrays, factor: float) -> dict[str, npt.NDArray[Any]]:
     """Each vector times `factor`, dtype kept."""
     return {name: array * array.dtype.type(factor) for name, array in arrays.items()}
+
+
+def weigh(arrays: Arrays, weight: float) -> dict[str, npt.NDArray[Any]]:
+    """Each vector times a client's weight, wide enough to be added up: fractions at least float32; whole numbers
+    int64, for which the weight must be whole. What leaves the range of its dtype is infinite."""
+    wide = {name: array.astype(weighed_dtype(array.dtype), copy=False) for name, array in arrays.items()}
+    with np.errstate(over="ignore"):
+        return {name: array * array.dtype.type(weight) for name, array in wide.items()}
+
+
+def weighed_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What `weigh` makes of a dtype."""
+    return np.result_type(dtype, np.float32) if dtype.kind == "f" else np.dtype(np.int64)
 
 
 def norm(arrays: Arrays) -> float:

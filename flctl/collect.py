@@ -8,7 +8,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from flctl import messages
 from flctl.clock import Clock
 from flctl.engine import Engine, Lost
 from flctl.errors import FlctlError
@@ -44,7 +43,7 @@ class Traffic:
         """Counts what a chunk replied."""
         examples = float(gathered.examples.sum())
         self.count(float(gathered.loss @ gathered.examples) / max(examples, 1.0), examples)
-        self.bytes_up += len(gathered.numbers) * messages.vector_size(gathered.vectors)
+        self.bytes_up += gathered.bytes_up
         for name, seconds in gathered.seconds.items():
             self.work[name] = self.work.get(name, 0.0) + seconds
 

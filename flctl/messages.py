@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from flctl import wire
+from flctl.arrays import weighed_dtype
 from flctl.types import WEIGHT, Arrays, Failure, Gathered, LocalWork, Reply, Work
 from flctl.wire import Frame
 
@@ -63,10 +64,15 @@ def unpack_work(message: bytes) -> Work:
     )
 
 
-def vector_size(vectors: Arrays) -> int:
-    """How many bytes one client's message has whose vectors are like these: sums [L], or rows [K, L]."""
-    like = {name: np.broadcast_to(vector.dtype.type(0), vector.shape[-1:]) for name, vector in vectors.items()}
+def vector_size(vectors: Arrays, weighed: bool = False) -> int:
+    """How many bytes one client's message has whose vectors are like these: sums [L], or rows [K, L]; `weighed`: as
+    they are once they are multiplied by the weight."""
+    like = {name: np.broadcast_to(_zero(vector.dtype, weighed), vector.shape[-1:]) for name, vector in vectors.items()}
     return wire.size("vector", arrays={**like, WEIGHT: np.zeros(1)})
+
+
+def _zero(dtype: np.dtype[Any], weighed: bool) -> Any:
+    return (weighed_dtype(dtype) if weighed else dtype).type(0)
 
 
 def _under(frame: Frame, prefix: str) -> Arrays:
@@ -80,7 +86,13 @@ def pack_gathered(gathered: Gathered) -> list[Any]:
     failed = [[number, failure.kind, failure.message] for number, failure in gathered.failed.items()]
     lengths = {name: vector.shape[-1] for name, vector in gathered.vectors.items()}
     rows = {name: vector.ndim == 2 for name, vector in gathered.vectors.items()}
-    meta = {"failed": failed, "seconds": dict(gathered.seconds), "lengths": lengths, "rows": rows}
+    meta = {
+        "failed": failed,
+        "seconds": dict(gathered.seconds),
+        "lengths": lengths,
+        "rows": rows,
+        "bytes_up": gathered.bytes_up,
+    }
     return wire.pack_parts("gathered", meta=meta, arrays={**told, **vectors})
 
 
@@ -94,6 +106,7 @@ def unpack_gathered(message: bytes) -> Gathered:
         vectors=vectors,
         failed={number: Failure(kind, said) for number, kind, said in frame.meta["failed"]},
         seconds=frame.meta["seconds"],
+        bytes_up=frame.meta["bytes_up"],
         **{name: frame.arrays[name] for name in TOLD},
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,7 +30,6 @@ from flctl.types import (
     Arrays,
     ClientId,
     Failure,
-    Layout,
     LocalWork,
     Request,
     RoundPlan,
@@ -72,7 +72,7 @@ class Rounds:
             round=0,
             params=params,
             strategy=self.run.strategy.init(params),
-            transforms={name: t.init(self.run.update_layout) for name, t in self.run.transforms.items()},
+            transforms={name: t.init(self.run.pipeline.layouts[name]) for name, t in self.run.transforms.items()},
         )
 
     def play(self, state: State, *, last: Callable[[float], bool]) -> tuple[State, RoundReport]:
@@ -84,7 +84,7 @@ class Rounds:
         clock = Clock()
         with clock.phase("select"):
             plan = self.plan(state)
-        traffic = Traffic(Intake({**self.run.update_layout, WEIGHT: 1}))
+        traffic = Traffic(self._intake(plan))
         aggregate = self._gather(plan, traffic, clock) if self._gathers else self._aggregate(plan, traffic, clock)
         self._retract(plan, traffic)
         with clock.phase("aggregate"):
@@ -141,26 +141,23 @@ class Rounds:
 
     def _gather(self, plan: RoundPlan, traffic: Traffic, clock: Clock) -> Aggregate:
         """The round's aggregate from chunks of clients that reply together."""
-        total, each = self._total(plan, traffic.intake), not self.run.sums
+        total = self._total(plan, traffic.intake)
         traffic.bytes_down = messages.work_size(plan.work) * len(plan.cohort)
-        replies = chunk_replies(self.engine, plan, each, self._deadline, traffic)
+        replies = chunk_replies(self.engine, plan, self.run.each, self._deadline, traffic)
         for gathered in waited(replies, clock):
             ids = self.ids.take(gathered.numbers).tolist()
             for number, failure in gathered.failed.items():
                 traffic.intake.failed[self.ids[number]] = failure
-            self._judge(plan, traffic.intake.failed)
             with clock.phase("aggregate"):
                 total.merge(gathered, ids)
+            self._judge(plan, traffic.intake.failed)
             traffic.take(gathered)
         with clock.phase("aggregate"):
-            return self._checked(total.aggregate(), self._layout(traffic), plan.round)
+            return self._checked(total.aggregate(), traffic.intake.vectors, plan.round)
 
     @property
     def _deadline(self) -> float | None:
         return self.run.config.engine.deadline
-
-    def _layout(self, traffic: Traffic) -> Layout:
-        return {name: length for name, length in traffic.intake.layout.items() if name != WEIGHT}
 
     def _aggregate(self, plan: RoundPlan, traffic: Traffic, clock: Clock) -> Aggregate:
         total = self._total(plan, traffic.intake)
@@ -177,7 +174,7 @@ class Rounds:
         for client, reported in traffic.metrics.items():
             if reported and client not in traffic.intake.failed:
                 traffic.count(reported.get("loss", 0.0), reported.get("examples", 0.0))
-        return self._checked(step, self._layout(traffic), plan.round)
+        return self._checked(step, traffic.intake.vectors, plan.round)
 
     def _advance(
         self,
@@ -215,15 +212,17 @@ class Rounds:
     def _total(self, plan: RoundPlan, intake: Intake) -> Sum | Each:
         if self.run.sums:
             chunk_of = {plan.cohort[place]: k for k, places in enumerate(plan.chunks) for place in places.tolist()}
-            return Sum(intake, chunk_of)
-        transforms = list(self.run.transforms.items())[::-1]
+            return Sum(intake, chunk_of, self.run.multiplies)
+        return Each(intake, plan.cohort, self.run.strategy.combine)
 
-        def arrive(update: Any) -> Any:
-            for name, transform in transforms:
-                update = transform.on_arrival(update, self._server_context(plan, name))
-            return update
-
-        return Each(intake, plan.cohort, arrive, self.run.strategy.combine)
+    def _intake(self, plan: RoundPlan) -> Intake:
+        pipeline = self.run.pipeline
+        shared, context = pipeline.shared_by_all(plan.work), partial(self._server_context, plan)
+        return Intake(
+            {**pipeline.sent, WEIGHT: 1},
+            arrive=(lambda update: pipeline.arrive(update, shared, context)) if self.run.each else None,
+            arrived=pipeline.arrived,
+        )
 
     def _exchange(
         self, plan: RoundPlan, phase: Phase, traffic: Traffic, clock: Clock
@@ -271,6 +270,7 @@ class Rounds:
         states: dict[str, Arrays] = dict(state.transforms)
         for name, transform in list(self.run.transforms.items())[::-1]:
             ctx = self._server_context(plan, name)
+            aggregate = self.run.pipeline.decoded(aggregate, name, ctx.shared)
             aggregate, states[name] = transform.on_server(aggregate, state.transforms[name], ctx)
             _require(states[name], None, f"transform '{name}' returned a state with", plan.round)
         population = len(self.eligible), int(self.run.partition.counts[:, 0].sum())
@@ -294,7 +294,8 @@ class Rounds:
 
     def _server_context(self, plan: RoundPlan, name: str) -> ServerContext:
         generator = seeds.rng(self.run.config.seed, "round", plan.round, "server", name)
-        return ServerContext(plan.round, len(plan.cohort), generator)
+        shared = self.run.pipeline.shared(name, plan.round, plan.work.transforms)
+        return ServerContext(plan.round, len(plan.cohort), generator, shared)
 
     def _report(
         self, plan: RoundPlan, traffic: Traffic, aggregate: Aggregate, metrics: Mapping[str, float], clock: Clock

@@ -16,6 +16,7 @@ from flctl.errors import ConfigError, IncompatibleError
 from flctl.metrics import QUICK
 from flctl.models.model import DataSpec
 from flctl.partition.store import Partition
+from flctl.pipeline import Pipeline
 from flctl.registry import Registry, suggest
 from flctl.server import ServerOptimizer
 from flctl.strategy import Strategy
@@ -63,14 +64,18 @@ class Run:
     def build(cls, config: Config, registry: Registry, partition: Partition, memory_directory: Path) -> Run:
         """The run's objects, checked. Raises ConfigError, PluginError or IncompatibleError."""
         strategy = _component(registry, "strategy", config.strategy)
+        model = build_model(config, partition, registry)
         run = cls(
             config=config,
             registry=registry,
             partition=partition,
             memory_directory=memory_directory,
-            layout=build_model(config, partition, registry).layout,
+            layout=model.layout,
             strategy=strategy,
-            transforms={chosen.name: _component(registry, "transform", chosen) for chosen in config.transforms},
+            transforms={
+                chosen.name: _component(registry, "transform", chosen).shaped(model.shapes)
+                for chosen in config.transforms
+            },
             aggregator=_component(registry, "aggregator", config.aggregator),
             server=ServerOptimizer(**config.server.model_dump()),
         )
@@ -81,6 +86,12 @@ class Run:
         """A fresh copy of the model, with the initial weights."""
         return build_model(self.config, self.partition, self.registry)
 
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """An update's way from the strategy on a client to the sum."""
+        sent = self.strategy.sends(self.layout)
+        return Pipeline(self.transforms, sent, self.config.seed, each=not self.sums)
+
     def task(self) -> Task:
         """The task that the partition's data set."""
         from flctl.tasks import task_for
@@ -89,8 +100,8 @@ class Run:
 
     @cached_property
     def memory_layout(self) -> Layout:
-        """What each client remembers from one of its rounds to its next."""
-        return self.strategy.remembers(self.layout)
+        """What each client remembers from one of its rounds to its next: for the strategy and for transforms."""
+        return {**self.strategy.remembers(self.layout), **self.pipeline.memory_layout}
 
     @cached_property
     def execution(self) -> Execution:
@@ -101,8 +112,18 @@ class Run:
 
     @property
     def sums(self) -> bool:
-        """Whether the server needs only the sum: no part reads single updates."""
-        return not (self.strategy.reads_each or any(t.reads_each for t in self.transforms.values()))
+        """Whether the server needs only the sum: no part looks at single updates."""
+        return not (self.strategy.reads_each or any(t.judges_each for t in self.transforms.values()))
+
+    @property
+    def each(self) -> bool:
+        """Whether the server takes what each client sends by itself, to look at it or to decode it."""
+        return not self.sums or self.pipeline.decodes
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether clients multiply what they send by their weight: who only adds it up takes nothing else."""
+        return not self.each and (self.aggregator.hides or not self.aggregator.transparent)
 
     @property
     def eligible(self) -> int:
@@ -117,16 +138,14 @@ class Run:
     @cached_property
     def update_layout(self) -> Layout:
         """What an update looks like when it leaves the client."""
-        layout = self.strategy.sends(self.layout)
-        for transform in self.transforms.values():
-            layout = transform.sends(layout)
-        return layout
+        return self.pipeline.sent
 
 
 def check(run: Run) -> None:
     """Raises IncompatibleError or ConfigError for a combination that cannot do what it says."""
     if run.aggregator.hides:
         _check_hidden(run)
+    run.pipeline.check()
     for transform in run.transforms.values():
         transform.check(run)
     run.aggregator.check(run)

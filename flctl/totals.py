@@ -1,47 +1,89 @@
-"""The server's intake: vectors checked, counted and added up in the order they come."""
+"""The server's intake: messages checked, decoded, counted, and added up in the order they come."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from flctl import arrays, wire
-from flctl.errors import ProtocolError
+from flctl.errors import FlctlError, ProtocolError
+from flctl.replies import check_words, failure_of
 from flctl.types import WEIGHT, Aggregate, Arrays, ClientId, ClientUpdate, Failure, Gathered, Layout
 
 __all__ = ["Each", "Intake", "Sum"]
 
 Vectors = dict[str, np.ndarray[Any, np.dtype[Any]]]
+Arrive = Callable[[ClientUpdate], ClientUpdate]
+"""What a server makes of what one client sent, before it adds it up or looks at it."""
 
 
 @dataclass(slots=True)
 class Intake:
     """Opens clients' messages and keeps who failed; the server trusts no client's word on shape or finiteness, nor
-    that it says something once: the first counts."""
+    that it says something once: the first counts.
+
+    `layout` is that of a message, the weight included. What `arrive` makes of it has the layout `arrived`; without
+    `arrive`, it is taken as it is.
+    """
 
     layout: Layout
     failed: dict[ClientId, Failure] = field(default_factory=dict)
     heard: set[ClientId] = field(default_factory=set)
+    arrive: Arrive | None = None
+    arrived: Layout | None = None
 
-    def open(self, client_id: ClientId, message: bytes) -> Arrays | None:
-        """The vector in a message; None, and the client noted as failed, when it cannot be used; None also for a
-        client that was heard before."""
+    @property
+    def vectors(self) -> Layout:
+        """What is added up, without the weight."""
+        return self.arrived or {name: length for name, length in self.layout.items() if name != WEIGHT}
+
+    def open(self, client_id: ClientId, message: bytes) -> ClientUpdate | None:
+        """What a message holds; None, and the client noted as failed, when it cannot be used; None also for a client
+        that was heard before."""
         if client_id in self.heard:
             return None
         self.heard.add(client_id)
         try:
-            vector = wire.unpack(message, "vector").arrays
+            vectors = dict(wire.unpack(message, "vector").arrays)
         except ProtocolError as error:
             self.failed[client_id] = Failure("protocol", error.message)
             return None
-        failure = self._judge(vector)
+        failure = self._judge(vectors)
         if failure is not None:
             self.failed[client_id] = failure
             return None
-        return vector
+        weight = float(vectors.pop(WEIGHT)[0])
+        return self.take(ClientUpdate(client_id, vectors, weight))
+
+    def rows(self, gathered: Gathered, ids: Sequence[ClientId]) -> Iterator[ClientUpdate]:
+        """What each client of a chunk sent, as far as it can be used; `ids` are those of `gathered.numbers`."""
+        for place, (client_id, weight) in enumerate(zip(ids, gathered.weights.tolist(), strict=True)):
+            vectors = {name: rows[place] for name, rows in gathered.vectors.items()}
+            update = self.take(ClientUpdate(client_id, vectors, weight))
+            if update is not None:
+                yield update
+
+    def take(self, update: ClientUpdate) -> ClientUpdate | None:
+        """What the server makes of an update; None, and the client noted as failed, where it is a code that none of
+        ours could be."""
+        if self.arrive is None:
+            return update
+        try:
+            update = self.arrive(update)
+        except Exception as error:  # a client that sends an impossible code must not end the run
+            self.failed[update.client_id] = Failure("protocol", failure_of(error).message)
+            return None
+        if self.arrived is not None and arrays.layout_of(update.arrays) != dict(self.arrived):
+            found = dict(arrays.layout_of(update.arrays))
+            self.failed[update.client_id] = Failure("layout", f"decoded to {found}, expected {dict(self.arrived)}")
+            return None
+        if not arrays.is_finite(update.arrays):
+            self.failed[update.client_id] = Failure("non-finite", "decoded to values that are NaN or infinite")
+            return None
+        return update
 
     def _judge(self, vector: Arrays) -> Failure | None:
         found = arrays.layout_of(vector)
@@ -55,14 +97,16 @@ class Intake:
 
 
 class Sum:
-    """Adds premultiplied vectors with one accumulator, whatever the number of clients.
+    """Adds vectors with one accumulator, whatever the number of clients.
 
-    A chunk's clients are added up first, and chunks after that, wherever the first was done: so the sum is the same
-    to the bit. `chunk_of` says which chunk a client belongs to; without it, each is a chunk of its own.
+    Clients send them `multiplied` by their weight, or the server does that. A chunk's clients are added up first, and
+    chunks after that, wherever the first was done: so the sum is the same to the bit. `chunk_of` says which chunk a
+    client belongs to; without it, each is a chunk of its own.
     """
 
-    def __init__(self, intake: Intake, chunk_of: Mapping[ClientId, int] | None = None) -> None:
+    def __init__(self, intake: Intake, chunk_of: Mapping[ClientId, int] | None = None, multiplied: bool = True) -> None:
         self.intake = intake
+        self._multiplied = multiplied
         self._chunk_of = chunk_of or {}
         self._chunk: int | None = None
         self._part: Vectors | None = None
@@ -71,28 +115,51 @@ class Sum:
 
     def add(self, client_id: ClientId, message: bytes) -> None:
         """Adds the vector of one client."""
-        vector = self.intake.open(client_id, message)
-        if vector is None:
+        update = self.intake.open(client_id, message)
+        if update is not None:
+            self.take(update)
+
+    def take(self, update: ClientUpdate) -> None:
+        """Adds what one client sent, as it arrived."""
+        vectors = update.arrays if self._multiplied else self._weighed(update)
+        if vectors is None:
             return
-        chunk = self._chunk_of.get(client_id)
+        chunk = self._chunk_of.get(update.client_id)
         if chunk is None or chunk != self._chunk:
             self._close()
         self._chunk = chunk
         self._count += 1
-        self._part = _added(self._part, vector)
+        self._part = _added(self._part, {**vectors, WEIGHT: np.array([update.weight])})
 
     def merge(self, gathered: Gathered, ids: Sequence[ClientId]) -> None:
-        """Adds the sum of a chunk."""
-        if gathered.numbers.size:
+        """Adds the sum of a chunk, or the updates of its clients."""
+        if any(vector.ndim == 2 for vector in gathered.vectors.values()):
+            for update in self.intake.rows(gathered, ids):
+                self.take(update)
+        elif gathered.numbers.size:
             self._count += len(gathered.numbers)
             self._total = _added(self._total, gathered.vectors)
 
     def aggregate(self) -> Aggregate:
         """sum_k w_k a_k, sum_k w_k and the count; zeros when nobody answered."""
         self._close()
-        total = self._total if self._total is not None else arrays.zeros(self.intake.layout)
+        total = self._total if self._total is not None else arrays.zeros({**self.intake.vectors, WEIGHT: 1})
         vectors = {name: array for name, array in total.items() if name != WEIGHT}
         return Aggregate(vectors, float(total[WEIGHT][0]), self._count)
+
+    def _weighed(self, update: ClientUpdate) -> Arrays | None:
+        """What a client's update adds; None, and the client noted as failed, where that is no number."""
+        try:
+            check_words(update)
+        except FlctlError as error:
+            self.intake.failed[update.client_id] = Failure("protocol", error.message)
+            return None
+        vectors = arrays.weigh(update.arrays, update.weight)
+        if arrays.is_finite(vectors):
+            return vectors
+        said = f"times its weight {update.weight:g}, the update has values that are infinite"
+        self.intake.failed[update.client_id] = Failure("non-finite", said)
+        return None
 
     def _close(self) -> None:
         if self._part is not None:
@@ -120,38 +187,34 @@ class Each:
     """Keeps each client's update, for parts that read them, in the order of the cohort; memory grows with it."""
 
     def __init__(
-        self,
-        intake: Intake,
-        order: Sequence[ClientId],
-        arrive: Callable[[ClientUpdate], ClientUpdate],
-        combine: Callable[[Sequence[ClientUpdate]], Arrays],
+        self, intake: Intake, order: Sequence[ClientId], combine: Callable[[Sequence[ClientUpdate]], Arrays]
     ) -> None:
         self.intake = intake
         self._order = order
-        self._arrive = arrive
         self._combine = combine
         self._updates: dict[ClientId, ClientUpdate] = {}
 
     def add(self, client_id: ClientId, message: bytes) -> None:
-        """Keeps the update of one client, as the transforms see it on arrival."""
-        vector = self.intake.open(client_id, message)
-        if vector is not None:
-            plain = {name: array for name, array in vector.items() if name != WEIGHT}
-            self._updates[client_id] = self._arrive(ClientUpdate(client_id, plain, float(vector[WEIGHT][0])))
+        """Keeps the update of one client."""
+        update = self.intake.open(client_id, message)
+        if update is not None:
+            self.take(update)
+
+    def take(self, update: ClientUpdate) -> None:
+        """Keeps what one client sent, as it arrived."""
+        self._updates[update.client_id] = update
 
     def merge(self, gathered: Gathered, ids: Sequence[ClientId]) -> None:
         """Keeps the updates of a chunk; `ids` are those of `gathered.numbers`."""
-        for place, (client_id, weight) in enumerate(zip(ids, gathered.weights.tolist(), strict=True)):
-            plain = {name: rows[place] for name, rows in gathered.vectors.items()}
-            self._updates[client_id] = self._arrive(ClientUpdate(client_id, plain, weight))
+        for update in self.intake.rows(gathered, ids):
+            self.take(update)
 
     def aggregate(self) -> Aggregate:
         """What `combine` makes of the updates, with weight 1; the weighted mean of vectors that it leaves out."""
         kept = (self._updates[client_id] for client_id in self._order if client_id in self._updates)
         updates = [update for update in kept if update.weight > 0]
         if not updates:
-            vectors = {name: n for name, n in self.intake.layout.items() if name != WEIGHT}
-            return Aggregate(arrays.zeros(vectors), 0.0, 0)
+            return Aggregate(arrays.zeros(self.intake.vectors), 0.0, 0)
         combined = self._combine(updates)
         rest = [name for name in updates[0].arrays if name not in combined]
         means = {name: _mean(updates, name) for name in rest}

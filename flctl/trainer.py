@@ -76,6 +76,11 @@ class FlatModel:
         buffers = sum(self._buffer_sizes)
         return {"params": self.params.numel()} | ({"buffers": buffers} if buffers else {})
 
+    @property
+    def shapes(self) -> dict[str, list[tuple[int, ...]]]:
+        """The shapes of the parameters that lie end to end in "params"."""
+        return {"params": [tuple(shape) for shape in self._shapes]}
+
     def load(self, arrays: Arrays) -> None:
         """Copies vectors in. Raises IncompatibleError when they are not as `layout` says; then nothing changes."""
         self._check(arrays)

@@ -3,31 +3,53 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from flctl import arrays
+from flctl import arrays, seeds
 from flctl.component import Component
 from flctl.types import Aggregate, Arrays, ClientId, ClientUpdate, Layout
 
 if TYPE_CHECKING:
     from flctl.run import Run
 
-__all__ = ["ClientContext", "ServerContext", "Transform"]
+__all__ = ["ClientContext", "ServerContext", "Shapes", "SharedContext", "Transform"]
+
+Shapes = Mapping[str, Sequence[tuple[int, ...]]]
+"""Vector of the model -> the shapes of the tensors that lie in it end to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedContext:
+    """What the server and all clients of a round know alike of one component: the round, the layout that the
+    component is given, what it broadcast, and a seed."""
+
+    round: int = 1
+    layout: Layout = field(default_factory=dict)
+    broadcast: Arrays = field(default_factory=dict)
+    seed: int = 0
+
+    def rng(self, *names: str | int) -> np.random.Generator:
+        """A new generator for the stream that `names` address: the same numbers on both sides, in this round."""
+        return seeds.rng(self.seed, *names)
 
 
 @dataclass(frozen=True, slots=True)
 class ClientContext:
     """Where a client's half runs: the round, the client, what this component broadcast, and a named generator
-    (reproducible; privacy takes `flctl.secure_rng()`)."""
+    (reproducible; privacy takes `flctl.secure_rng()`). `memory` is what it kept of this client, as `remembers` says;
+    zeros at first."""
 
     round: int
     client_id: ClientId
     broadcast: Arrays
     rng: np.random.Generator
+    memory: Arrays = field(default_factory=dict)
+    shared: SharedContext = field(default_factory=SharedContext)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +59,7 @@ class ServerContext:
     round: int
     asked: int
     rng: np.random.Generator
+    shared: SharedContext = field(default_factory=SharedContext)
 
 
 class Transform(Component):
@@ -45,11 +68,19 @@ class Transform(Component):
     State is named flat vectors and part of the checkpoint. One object serves all clients: keep nothing on `self`.
     """
 
+    linear: ClassVar[bool] = False
+    """True: `decode` is linear, so that it is applied once, to the sum of what clients send; that works where the
+    server sees nothing else. False: the server decodes each client's message before it is added."""
+
+    def shaped(self, shapes: Shapes) -> Self:
+        """Both sides, once, before anything else: this transform for a model of such tensors."""
+        return self
+
     def check(self, run: Run) -> None:
         """Before the run: raises IncompatibleError where this transform cannot keep its promise."""
 
     def init(self, layout: Layout) -> Arrays:
-        """Server, once: the state before the first round; `layout` is the update's."""
+        """Server, once: the state before the first round, for updates of this layout, as `sends` is given it."""
         return {}
 
     def broadcast(self, state: Arrays) -> Arrays:
@@ -59,6 +90,11 @@ class Transform(Component):
     def sends(self, layout: Layout) -> Layout:
         """Both sides: the update's layout after this transform."""
         return layout
+
+    def remembers(self, layout: Layout) -> Layout:
+        """Both sides: name -> length of what each client keeps from one of its rounds to its next (float32), for
+        updates of this layout."""
+        return {}
 
     def factors(self, norms: npt.NDArray[np.float64], broadcast: Arrays) -> npt.NDArray[np.float64]:
         """Client, in the place of `on_client`: what updates with these L2 norms [K], each over all its vectors
@@ -73,17 +109,43 @@ class Transform(Component):
         factor = float(self.factors(np.array([arrays.norm(update.arrays)]), ctx.broadcast)[0])
         return dataclasses.replace(update, arrays=arrays.scale(update.arrays, factor)) if factor != 1 else update
 
+    def decode(self, vectors: Arrays, ctx: SharedContext) -> Arrays:
+        """Both sides: vectors of the layout `ctx.layout`, from what `on_client` made of it. Overriding it MEANS "what
+        I send is a code". Who sends a code that is none is told by a ProtocolError."""
+        return vectors
+
+    def keeps(self, given: ClientUpdate, sent: ClientUpdate, arrived: Arrays, ctx: ClientContext) -> Arrays:
+        """Client, when all transforms are through: what it remembers, laid out as `remembers` says. `given` is what
+        `on_client` was called with, `sent` what it returned, and `arrived` what the server will take for `given`
+        once it has decoded what all transforms together made of it."""
+        return {}
+
     def on_arrival(self, update: ClientUpdate, ctx: ServerContext) -> ClientUpdate:
         """Server, per client, in reverse order. Overriding it MEANS "I read each client's update"."""
         return update
 
     def on_server(self, aggregate: Aggregate, state: Arrays, ctx: ServerContext) -> tuple[Aggregate, Arrays]:
-        """Server, once a round, on the sum, in reverse order."""
+        """Server, once a round, on the sum, decoded where it was a code, in reverse order."""
         return aggregate, state
 
     @property
+    def encodes(self) -> bool:
+        """Whether what it sends must be decoded."""
+        return type(self).decode is not Transform.decode
+
+    @property
     def reads_each(self) -> bool:
-        """Whether the server must see each client's update by itself."""
+        """Whether the server must see what each client sends by itself, to look at it or to decode it."""
+        return self.judges_each or self.decodes_each
+
+    @property
+    def decodes_each(self) -> bool:
+        """Whether the server must decode what each client sends before it can be added up."""
+        return self.encodes and not self.linear
+
+    @property
+    def judges_each(self) -> bool:
+        """Whether it looks at each client's update when that arrives."""
         return type(self).on_arrival is not Transform.on_arrival
 
     @property

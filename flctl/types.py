@@ -154,7 +154,7 @@ class Gathered:
     `vectors`: their sum, premultiplied by the weights, [L] each; or, where the server reads each, one row for each
     of `numbers`, [K, L]. `weights` [K] and `numbers` [K] are of those that answered, in the order asked. `loss` [K],
     `examples` [K] and `steps` [K] are their metrics, `failed` the others by number. `seconds` are by phase: load,
-    train, transform.
+    train, transform. `bytes_up` is how large the messages are that would carry what they say, one from each client.
     """
 
     vectors: Arrays
@@ -165,6 +165,7 @@ class Gathered:
     steps: npt.NDArray[np.float64]
     failed: Mapping[int, Failure]
     seconds: Mapping[str, float]
+    bytes_up: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ __all__ = ["MAX_HEADER", "PREFIX", "Frame", "kind_of", "lengths", "pack", "pack_
 MAGIC, VERSION = b"FLCW", 1
 PREFIX = struct.Struct("<4sBIQ")
 MAX_HEADER = 1 << 20
-DTYPES = frozenset({"<f4", "<f8", "<f2", "<i4", "<i8", "|i1", "|u1", "<u2", "<u4", "<u8"})
+DTYPES = frozenset({"<f4", "<f8", "<f2", "<i2", "<i4", "<i8", "|i1", "|u1", "<u2", "<u4", "<u8"})
 
 
 @dataclass(frozen=True, slots=True)

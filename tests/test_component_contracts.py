@@ -266,7 +266,7 @@ def test_an_aggregator_that_breaks_the_contract_is_named(toy, tmp_path, way, sai
 @pytest.mark.parametrize("first", [np.int32, np.float16, np.float32])
 def test_the_dtype_of_one_client_does_not_cost_another_its_digits(first):
     total = Sum(Intake({"delta": 1, WEIGHT: 1}))
-    for dtype, value in ((first, 2), (np.float32, 0.25), (np.float32, 70000)):
+    for client, (dtype, value) in enumerate(((first, 2), (np.float32, 0.25), (np.float32, 70000))):
         vectors = {"delta": np.array([value], dtype), WEIGHT: np.ones(1)}
-        total.add("c", wire.pack("vector", arrays=vectors))
+        total.add(str(client), wire.pack("vector", arrays=vectors))
     assert total.aggregate().arrays["delta"].tolist() == [70002.25]

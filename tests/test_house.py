@@ -28,7 +28,7 @@ LAYERS = (
     messages local_optimizer weights""",
     # What a plugin may offer, and how names become classes.
     """strategy transform aggregator engine order trainer executors tasks metrics checkpoint
-    memory_files memory_store replies totals builtins registry
+    memory_files memory_store replies totals pipeline builtins registry
     strategies transforms models data partition""",
     # Configuration, and one run's objects.
     """strict_yaml yaml_text layers sections explain completion config config_schema partition_section cohort run rundir
