@@ -64,17 +64,20 @@ class Result:
         met = "met" if self.target.met(self.spread.median) else "NOT met"
         return f"{met}, hoped too" if self.target.surpassed(self.spread.median) else met
 
+    def shown(self) -> str:
+        """The figure with its spread and unit."""
+        return f"{self.spread.text()}{self.target.unit} {self.figure}".strip() if self.spread else "-"
+
     def line(self, judged: bool = True) -> str:
         """The row on a terminal; in the quick form without what clocks say of targets."""
         if self.spread is None:
             return f"{self.row:<14} {self.verdict()}"
         times = ", ".join(f"{name} {spread.text()} s" for name, spread in self.seconds.items())
-        told = f"{self.spread.text()}{self.target.unit} {self.figure}"
         executor = f"; executor: {self.executor}" if self.executor else ""
         verdict = f"; {self.target.text()}: {self.verdict()}" if judged else ""
         check = self.details.get("checksum")
         same = f"; models within {check.difference:.1g} of their change" if check else ""
-        return f"{self.row:<14} {told}{verdict}{executor}{same}" + (f"\n{'':<14} {times}" if times else "")
+        return f"{self.row:<14} {self.shown()}{verdict}{executor}{same}" + (f"\n{'':<14} {times}" if times else "")
 
 
 def command() -> str:
@@ -96,11 +99,16 @@ def report(results: Sequence[Result], extra: Mapping[str, Any] | None = None) ->
 def markdown(made: Mapping[str, Any], results: Sequence[Result]) -> str:
     """The report as a page."""
     lines = ["# Speed", "", f"Measured on {made['date']} by `{made['command']}`. {made['machine']}.", ""]
-    lines += ["Figures are median (smallest-largest) of paired repeats; docs/speed.md says what each row is.", ""]
-    lines += ["| row | what | figure | target | verdict | executor |", "|---|---|---:|---|---|---|"]
+    lines += ["Figures are median (smallest-largest) of paired repeats; docs/speed.md says what each row is."]
+    lines += ["`models within` is how far flctl's model was from the floor's, relative to a block's change.", ""]
+    lines += [
+        "| row | what | figure | target | verdict | executor | models within |",
+        "|---|---|---:|---|---|---|---:|",
+    ]
     for item in results:
-        figure = f"{item.spread.text()}{item.target.unit} {item.figure}" if item.spread else "-"
-        cells = (item.row, item.title, figure, item.target.text(), item.verdict(), item.executor or "-")
+        check = item.details.get("checksum")
+        within = f"{check.difference:.1g}" if check else "-"
+        cells = (item.row, item.title, item.shown(), item.target.text(), item.verdict(), item.executor or "-", within)
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "Seconds a round:", "", "| row | contender | seconds |", "|---|---|---:|"]
     for item in results:

@@ -138,9 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not asked.only or curve.name in asked.only:
                 lines.append(measure(session, curve, asked.executor))
                 shown(lines[-1], judged=not asked.quick)
-    out = asked.out or (None if asked.quick or asked.only else RESULTS)
-    if out:
-        record(lines, out)
+    if asked.out or not (asked.quick or asked.only):
+        record(lines, asked.out or RESULTS)
     steep = [line.name for line in lines if line.judged and line.slope > LARGEST_SLOPE]
     return 1 if steep and not asked.quick else 0
 
@@ -238,7 +237,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=[curve.name for curve in CURVES], help="which curves")
     parser.add_argument("--executor", help="pin an executor; default: what flctl chooses")
     parser.add_argument("--out", type=Path, help="where the results go")
-    return parser.parse_args(arguments)
+    asked = parser.parse_args(arguments)
+    if asked.quick and asked.out:
+        parser.error("--quick writes nothing: leave out --out")
+    return asked
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed: list[str] = []
     with Session(quick=asked.quick) as session:
         results = list(measured(session, asked, failed))
-        peers = {} if asked.no_peers else _peers.beside(session, asked.peers, [result.row for result in results])
+        rows = [result.row for result in results if not asked.quick or result.row == "w2"]
+        peers = {} if asked.no_peers else _peers.beside(session, asked.peers, rows)
     for line in _peers.lines(peers, results):
         print(line)
     if asked.out or not (asked.quick or asked.only):
@@ -77,7 +78,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="where the results go")
     parser.add_argument("--peers", type=Path, default=_peers.FOLDER, help="the folder of the peers' environments")
     parser.add_argument("--no-peers", action="store_true", help="leave the peers out")
-    return parser.parse_args(arguments)
+    asked = parser.parse_args(arguments)
+    if asked.quick and asked.out:
+        parser.error("--quick writes nothing: leave out --out")
+    return asked
 
 
 if __name__ == "__main__":

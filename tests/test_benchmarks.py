@@ -203,7 +203,7 @@ def test_a_verdict_follows_from_the_median(target, value, verdict):
 def test_a_row_that_could_not_be_measured_says_why():
     result = _results.Result("row", "title", "figure", _results.Target(1), skipped="no such strategy")
     assert result.line() == "row            skipped: no such strategy"
-    assert "| skipped: no such strategy |" in _results.markdown(_results.report([result]), [result])
+    assert "| skipped: no such strategy | - | - |" in _results.markdown(_results.report([result]), [result])
 
 
 def test_peers_stand_beside_the_floor():
