@@ -28,7 +28,8 @@ def _classification(outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     logs = functional.log_softmax(outputs, -1)
     codes = y.unsqueeze(-1)
     losses = logs.gather(-1, codes).squeeze(-1).neg()
-    return losses, logs.exp_().scatter_add_(-1, codes, logs.new_full((), -1.0).expand(codes.shape))
+    chances = logs.exp() if logs.requires_grad else logs.exp_()  # in place, what autograd has yet to read is gone
+    return losses, chances.scatter_add_(-1, codes, logs.new_full((), -1.0).expand(codes.shape))
 
 
 def _binary(outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
