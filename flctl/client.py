@@ -187,7 +187,7 @@ class ClientRuntime:
         ids = [self.run.partition.client_ids[int(number)] for number in numbers]
         said: list[Said | Failure] = []
         kept: dict[int, Arrays] = {}
-        for place, trained in enumerate(updates.each()):
+        for place, trained in enumerate(self._measured(updates.each(), numbers, work)):
             mine = {name: rows[place] for name, rows in memory.items()}
             result = trained or updates.facts.failures[place]
             one = guard(partial(self._prepared, ids[place], result, mine, work))
@@ -230,11 +230,22 @@ class ClientRuntime:
         return Reply(message, {} if said is None or self.run.aggregator.hides else said[1]), memory
 
     def _train(self, numbers: Numbers, work: Work, memory: Arrays) -> Updates:
-        ids = self.run.partition.client_ids.take(numbers)
-        keys = local_keys(self.run.config.seed, work.round, ids)
         with self.clock.phase("train"):
-            shards = Shards(self.run.partition, numbers, keys, lambda: self.clock.phase("load"))
-            return self.executor.train(work, shards, self._adjusts(work, memory))
+            return self.executor.train(work, self._shards(numbers, work), self._adjusts(work, memory))
+
+    def _measured(self, trained: list[Trained | None], numbers: Numbers, work: Work) -> list[Trained | None]:
+        """The results with what the strategy `measures`."""
+        measures = self.run.strategy.measures
+        if measures == "nothing":
+            return trained
+        with self.clock.phase("train"):
+            starts = self.executor.measure(work, self._shards(numbers, work), measures == "gradient")
+        pairs = zip(trained, starts, strict=True)
+        return [one and dataclasses.replace(one, start=start) for one, start in pairs]
+
+    def _shards(self, numbers: Numbers, work: Work) -> Shards:
+        keys = local_keys(self.run.config.seed, work.round, self.run.partition.client_ids.take(numbers))
+        return Shards(self.run.partition, numbers, keys, lambda: self.clock.phase("load"))
 
     def _adjusts(self, work: Work, memory: Arrays) -> Callable[[Any], Callable[[Tensor, Tensor], Tensor]] | None:
         """The strategy's `adjust` for clients of the chunk (see `executors.executor.Adjusts`)."""

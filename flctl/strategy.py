@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from flctl.run import Run
     from flctl.trainer import Trained
 
-__all__ = ["StepContext", "Strategy"]
+__all__ = ["Measured", "StepContext", "Strategy"]
+
+Measured = Literal["nothing", "loss", "gradient"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,10 @@ class Strategy(Component):
 
     local: ClassVar[Mapping[str, Any]] = {}
     """Defaults of the `local:` section that this strategy changes (how fedsgd is made)."""
+
+    measures: ClassVar[Measured] = "nothing"
+    """What each client measures of the global model on all its rows, for `report` (`Trained.start`): nothing, its loss,
+    or its loss and gradient."""
 
     def check(self, run: Run) -> None:
         """Before the run: raises IncompatibleError where this strategy cannot keep its promise."""

@@ -26,7 +26,21 @@ from flctl.types import Arrays, Layout, LocalWork
 if TYPE_CHECKING:
     from flctl.executors.fused import FusedStep
 
-__all__ = ["CLIP_EPS", "Adjust", "FlatModel", "Trained", "is_plain", "not_finite", "single_thread", "train"]
+__all__ = [
+    "CLIP_EPS",
+    "Adjust",
+    "FlatModel",
+    "Start",
+    "Trained",
+    "is_plain",
+    "measure",
+    "not_finite",
+    "single_thread",
+    "train",
+]
+
+_ROWS = 1000
+"""Rows that are measured at once."""
 
 Adjust = Callable[[Tensor, Tensor], Tensor]
 """`adjust(grad, params) -> grad` on flat tensors [D], called at each step before clipping. It may work in
@@ -138,18 +152,28 @@ class FlatModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """The global model on all rows of a client, before its first step: the mean loss and its gradient [D], None where
+    it was not asked for. Without dropout, and with the statistics for normalisation that the model has."""
+
+    loss: float
+    gradient: npt.NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Trained:
     """One client's local training.
 
     `delta`: the values after minus those before, laid out as the model; `loss`: the mean training loss over the
     examples processed, each as the model was when it met them; `examples`: the rows of the shard, 0 where no step
-    was made; `steps`: how many.
+    was made; `steps`: how many. `start` is what the strategy `measures`.
     """
 
     delta: Arrays
     loss: float
     examples: int
     steps: int
+    start: Start | None = None
 
 
 def train(
@@ -187,6 +211,23 @@ def train(
     if not all(np.isfinite(vector).all() for vector in delta.values()):
         raise not_finite("the model is not finite", steps, local)
     return Trained(delta, total / max(terms, 1), len(inputs) if steps else 0, steps)
+
+
+def measure(
+    model: FlatModel, task: Task, x: npt.NDArray[np.generic], y: npt.NDArray[np.generic], gradient: bool
+) -> Start:
+    """The model on rows x [n, ...], y [n] or [n, window]; nothing of it changes. 0 and zeros for no rows."""
+    model.module.eval()
+    inputs, targets = _tensor(x), _tensor(y)
+    total, terms, summed = 0.0, 0, torch.zeros_like(model.params)
+    with torch.set_grad_enabled(gradient):
+        for start in range(0, len(inputs), _ROWS):
+            target = targets[start : start + _ROWS]
+            loss, count = task.loss(model.module(inputs[start : start + _ROWS]), target), task.terms(target)
+            total, terms = total + loss.item() * count, terms + count
+            if gradient:
+                summed.add_(model.gradient(loss), alpha=count)
+    return Start(total / max(terms, 1), summed.div_(max(terms, 1)).numpy() if gradient else None)
 
 
 def is_plain(local: LocalWork, adjust: object) -> bool:

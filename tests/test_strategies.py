@@ -18,7 +18,7 @@ from flctl.rundir import RunDirectory
 from flctl.server import ServerOptimizer
 from flctl.strategies.fednova import accumulation
 from flctl.strategy import StepContext, Strategy
-from flctl.trainer import Trained
+from flctl.trainer import Start, Trained
 from flctl.training import train
 from flctl.types import Aggregate, Arrays, ClientUpdate, LocalWork, Work
 
@@ -48,7 +48,7 @@ def update(client: str, delta: list[float], weight: float) -> ClientUpdate:
 
 def trained(steps: int = 1, examples: int = 7, value: float = 1.0) -> Trained:
     delta = {"params": np.full(5, value, np.float32), "buffers": np.full(2, value, np.float32)}
-    return Trained(delta, 0.5, examples, steps)
+    return Trained(delta, 0.5, examples, steps, Start(0.5, np.ones(5, np.float32)))
 
 
 def work_of(strategy: Strategy, local: LocalWork = LocalWork()) -> Work:  # noqa: B008

@@ -13,13 +13,14 @@ from flctl.errors import DivergenceError
 from flctl.executors.choice import TOGETHER, Execution
 from flctl.executors.costs import low_rank_layers
 from flctl.executors.fused import FusedStep
+from flctl.executors.measuring import stacked_starts
 from flctl.executors.shards import Shards
 from flctl.executors.shared import Rule, train_shared
-from flctl.executors.stacked import ChainGradient, train_stacked
+from flctl.executors.stacked import ChainGradient, Gradient, train_stacked
 from flctl.executors.updates import OneByOne, Updates
 from flctl.executors.vmapped import VmapGradient
 from flctl.tasks import Task
-from flctl.trainer import FlatModel, Trained, train
+from flctl.trainer import FlatModel, Start, Trained, measure, train
 from flctl.types import Failure, LocalWork, Work
 
 __all__ = ["Adjusts", "Executor"]
@@ -47,17 +48,31 @@ class Executor:
         """What the clients of `shards` learn from `work`; those that failed are told in its facts."""
         if self.one_by_one:
             return self._alone(work, shards, adjusts)
-        params = torch.from_numpy(np.array(work.params["params"], np.float32))
-        return self._together(params, work.local, shards, adjusts)
+        return self._together(_params(work), work.local, shards, adjusts)
+
+    def measure(self, work: Work, shards: Shards, gradient: bool) -> list[Start]:
+        """The model of `work` on all rows of each client."""
+        stacked = self._gradient() if gradient else None
+        if stacked is not None:
+            return list(stacked_starts(_params(work), shards, work.local, stacked, self.execution.features))
+        self._model.load(work.params)
+        places = range(len(shards.clients))
+        return [measure(self._model, self._task, *shards.one(place), gradient) for place in places]
+
+    def _gradient(self) -> Gradient | None:
+        """The gradient of stacked clients; None where they do not train so."""
+        chain, head = self.execution.chain, self.execution.head
+        if head is not None and self.execution.executor == "vmap":
+            return VmapGradient(self._model, head)
+        return ChainGradient(chain, head) if head and chain and self.execution.executor == "stacked" else None
 
     def _together(self, params: Tensor, local: LocalWork, shards: Shards, adjusts: Adjusts | None) -> Updates:
+        gradient = self._gradient()
+        if gradient is not None:
+            return train_stacked(params, shards, local, gradient, adjusts)
         chain, head = self.execution.chain, self.execution.head
-        if head is None:
-            raise ValueError(f"the executor {self.execution.executor} needs a head")
-        if self.execution.executor == "vmap" or chain is None:
-            return train_stacked(params, shards, local, VmapGradient(self._model, head), adjusts)
-        if self.execution.executor == "stacked":
-            return train_stacked(params, shards, local, ChainGradient(chain, head), adjusts)
+        if head is None or chain is None:
+            raise ValueError(f"the executor {self.execution.executor} needs a chain and a head")
         rows = int(self.execution.amounts(shards.sizes).rows.max(initial=0))
         rule = Rule(local, self.execution.pull)
         return train_shared(chain, head, params, shards, rule, low_rank_layers(chain, rows))
@@ -73,3 +88,7 @@ class Executor:
             except DivergenceError as error:
                 done.append(Failure("non-finite", error.message))
         return OneByOne(done, dict(self._model.layout))
+
+
+def _params(work: Work) -> Tensor:
+    return torch.from_numpy(np.array(work.params["params"], np.float32))

@@ -10,7 +10,9 @@ from flctl.strategies.fedsgd import FedSGD
 from flctl.strategies.fltrust import FLTrust
 from flctl.strategies.geometric_median import GeometricMedian
 from flctl.strategies.krum import Bulyan, Krum, MultiKrum
+from flctl.strategies.mime_lite import MimeLite
 from flctl.strategies.norm_bounding import NormBounding
+from flctl.strategies.qfedavg import QFedAvg
 from flctl.strategies.scaffold import Scaffold
 
 __all__ = ["STRATEGIES"]
@@ -26,6 +28,8 @@ STRATEGIES = [
     FedNova,
     Scaffold,
     FedDyn,
+    QFedAvg,
+    MimeLite,
     FedMedian,
     FedTrimmedAvg,
     Krum,
