@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from flctl import builtins, hookspecs
+from flctl import API_VERSION, builtins, hookspecs
 from flctl.api_version import STATEMENT, check_statement, source_of, stated_in
 from flctl.errors import PluginError
 from flctl.plugin_files import FILE_KINDS, base_of, component_in, file_of, load_file
@@ -95,7 +95,7 @@ class Registry:
         self._plugins: dict[str, Plugin] = {}
         self._offers: dict[str, dict[str, Offer]] = {}
         self._modules: dict[Path, ModuleType] = {}
-        self._add(builtins, Plugin("builtin", f"flctl {_version()}", "flctl", _version()))
+        self._add(builtins, Plugin("builtin", f"flctl {_version()}", "flctl", _version(), API_VERSION))
         self._load_entry_points(frozenset(disable))
         for file in files:
             self.add_file(file)
@@ -198,7 +198,8 @@ class Registry:
         return self._modules[key]
 
     def _load_entry_points(self, disable: frozenset[str]) -> None:
-        for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        # By name: the order in which packages lie on the disk must not decide anything.
+        for entry in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
             plugin = _plugin_of(entry)
             if entry.name in disable:
                 continue
@@ -218,7 +219,7 @@ class Registry:
             self.manager.unregister(module)
             raise PluginError(f"plugin '{plugin.name}' ({plugin.origin}): {error}") from error
         stated = getattr(module, STATEMENT, None)
-        self._plugins[plugin.name] = dataclasses.replace(plugin, api=stated if isinstance(stated, str) else None)
+        self._plugins[plugin.name] = dataclasses.replace(plugin, api=stated if isinstance(stated, str) else plugin.api)
 
 
 def _misfit(component: object, kind: str) -> str | None:

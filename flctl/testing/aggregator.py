@@ -13,6 +13,7 @@ from flctl.testing.aggregator_runs import add_runs
 from flctl.testing.aggregator_subject import AggregatorSubject
 from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, conform
+from flctl.testing.examples import or_examples
 from flctl.testing.trial import Trial
 
 __all__ = ["AGGREGATOR", "check_aggregator"]
@@ -45,5 +46,5 @@ def check_aggregator(
     """
     with tempfile.TemporaryDirectory(prefix="flctl-testing-") as directory:
         trial = Trial(Path(directory), *run)
-        subject = AggregatorSubject(aggregator, options or {}, trial, processes, tolerance)
+        subject = AggregatorSubject(aggregator, or_examples(options, aggregator), trial, processes, tolerance)
         return conform(AGGREGATOR, subject, title_of(aggregator, "aggregator"), skip)

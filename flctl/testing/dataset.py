@@ -16,6 +16,7 @@ from flctl.errors import FlctlError
 from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, UnaskedError, conform, said
 from flctl.testing.dataset_values import faults_of
+from flctl.testing.examples import or_examples
 from flctl.testing.randomness import global_seed
 from flctl.testing.values import difference
 
@@ -85,7 +86,7 @@ def check_dataset(
     halves and garbage. `skip` are ids of checks that do not apply. Raises ConformanceError.
     """
     with tempfile.TemporaryDirectory(prefix="flctl-testing-") as directory:
-        subject = DatasetSubject(reader, options or {}, str(source), Path(directory))
+        subject = DatasetSubject(reader, or_examples(options, reader), str(source), Path(directory))
         return conform(DATASET, subject, title_of(reader, "dataset"), skip)
 
 

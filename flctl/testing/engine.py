@@ -25,6 +25,7 @@ from flctl.testing.engine_subject import (
     requests,
     within,
 )
+from flctl.testing.examples import or_examples
 from flctl.testing.runs import close, same_bits
 from flctl.testing.trial import Trial
 from flctl.testing.values import difference
@@ -60,7 +61,7 @@ def check_engine(
     engine takes to start, a dozen times. `run` and `skip` are as in `check_strategy`. Raises ConformanceError.
     """
     with tempfile.TemporaryDirectory(prefix="flctl-testing-") as directory:
-        subject = EngineSubject(engine, options or {}, Trial(Path(directory), *run))
+        subject = EngineSubject(engine, or_examples(options, engine), Trial(Path(directory), *run))
         return conform(ENGINE, subject, title_of(engine, "engine"), skip)
 
 

@@ -12,6 +12,7 @@ from flctl.errors import ConfigError
 from flctl.models.model import DataSpec, Model
 from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, UnaskedError, conform
+from flctl.testing.examples import or_examples
 from flctl.testing.model_training import example, one_step, weights_of
 from flctl.testing.randomness import global_seed
 from flctl.testing.values import difference, gap
@@ -92,7 +93,12 @@ def check_model(
     Builds it for each of `data` (tables, images, numbers, characters) that it does not refuse with a ConfigError, and
     trains a step. `skip` are ids of checks that do not apply. Raises ConformanceError.
     """
-    return conform(MODEL, ModelSubject(model, options or {}, data), title_of(model, "model"), skip)
+    return conform(
+        MODEL,
+        ModelSubject(model, or_examples(options, model), data),
+        title_of(model, "model"),
+        skip,
+    )
 
 
 def _add_build(checks: Checks) -> None:

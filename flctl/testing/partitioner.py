@@ -19,6 +19,7 @@ from flctl.partition.writer import rows_of, write_partition
 from flctl.testing.calls import remembered
 from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, UnaskedError, conform, said
+from flctl.testing.examples import or_examples
 from flctl.testing.randomness import global_seed
 from flctl.testing.values import copied, difference
 
@@ -137,7 +138,7 @@ def check_partitioner(
     partition. `skip` are ids of checks that do not apply. Raises ConformanceError.
     """
     with tempfile.TemporaryDirectory(prefix="flctl-testing-") as directory:
-        subject = PartitionerSubject(partitioner, options or {}, Path(directory))
+        subject = PartitionerSubject(partitioner, or_examples(options, partitioner), Path(directory))
         return conform(PARTITIONER, subject, title_of(partitioner, "partitioner"), skip)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from flctl.strategy import Strategy
 from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, conform
+from flctl.testing.examples import or_examples
 from flctl.testing.strategy_clients import add_clients
 from flctl.testing.strategy_runs import add_runs
 from flctl.testing.strategy_server import add_server
@@ -46,5 +47,5 @@ def check_strategy(
     """
     with tempfile.TemporaryDirectory(prefix="flctl-testing-") as directory:
         trial = Trial(Path(directory), *run)
-        subject = StrategySubject(strategy, options or {}, trial, processes)
+        subject = StrategySubject(strategy, or_examples(options, strategy), trial, processes)
         return conform(STRATEGY, subject, title_of(strategy, "strategy"), skip)

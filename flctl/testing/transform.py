@@ -9,6 +9,7 @@ from typing import Any
 
 from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, conform
+from flctl.testing.examples import or_examples
 from flctl.testing.transform_halves import add_halves
 from flctl.testing.transform_runs import add_runs
 from flctl.testing.transform_subject import TransformSubject
@@ -43,5 +44,10 @@ def check_transform(
     seconds; `skip` are ids of checks that do not apply. Raises ConformanceError.
     """
     with tempfile.TemporaryDirectory(prefix="flctl-testing-") as directory:
-        subject = TransformSubject(transform, options or {}, Trial(Path(directory), *run), processes)
+        subject = TransformSubject(
+            transform,
+            or_examples(options, transform),
+            Trial(Path(directory), *run),
+            processes,
+        )
         return conform(TRANSFORM, subject, title_of(transform, "transform"), skip)

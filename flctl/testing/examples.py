@@ -1,0 +1,26 @@
+"""Options for a component that cannot be made without: the examples that its Config gives."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["or_examples", "unexplained_options"]
+
+
+def or_examples(options: Mapping[str, Any] | None, component: type[Any]) -> Mapping[str, Any]:
+    """The options; where none are given, the first of `Field(examples=[...])` for each that has no default."""
+    if options is not None:
+        return options
+    return {name: field.examples[0] for name, field in _required(component).items() if field.examples}
+
+
+def unexplained_options(component: type[Any]) -> list[str]:
+    """The options that have neither a default nor an example."""
+    return [name for name, field in _required(component).items() if not field.examples]
+
+
+def _required(component: type[Any]) -> dict[str, Any]:
+    fields = getattr(getattr(component, "Config", None), "model_fields", {}) if inspect.isclass(component) else {}
+    return {name: field for name, field in fields.items() if field.is_required()}
