@@ -86,7 +86,34 @@ class Sees(Transform):
         return mapped(update, lambda v: np.clip(v, -1, 1))
 
 
-@pytest.mark.parametrize("component", [Sparse, Sees])
+class Signs(Transform):
+    """Signs and one size for each vector, with what was not sent added to the next update."""
+
+    name = "signs"
+
+    def sends(self, layout):
+        return {**layout, **{f"{name}.size": 1 for name in layout}}
+
+    def remembers(self, layout):
+        return {f"rest.{name}": length for name, length in layout.items()}
+
+    def on_client(self, update, ctx):
+        codes = {}
+        for name, vector in update.arrays.items():
+            whole = vector + ctx.memory[f"rest.{name}"]
+            codes[name] = np.where(whole < 0, -1, 1).astype(np.int8)
+            codes[f"{name}.size"] = np.array([np.abs(whole).mean() if whole.size else 0], np.float32)
+        return dataclasses.replace(update, arrays=codes)
+
+    def decode(self, vectors, ctx):
+        signs = {name: np.sign(vectors[name]).astype(np.float32) for name in ctx.layout}
+        return {name: sign * np.float32(vectors[f"{name}.size"][0]) for name, sign in signs.items()}
+
+    def keeps(self, given, sent, arrived, ctx):
+        return {f"rest.{n}": given.arrays[n] + ctx.memory[f"rest.{n}"] - arrived[n] for n in given.arrays}
+
+
+@pytest.mark.parametrize("component", [Sparse, Sees, Signs])
 def test_sound_transforms_pass(component):
     assert check_transform(component, processes=False).checks == TRANSFORM.ids
 
@@ -154,6 +181,71 @@ class TwoWays(Mutant):
 
     def on_client(self, update, ctx):
         return update
+
+
+class Coded(Mutant):
+    """Sends thousandths, as a code."""
+
+    def on_client(self, update, ctx):
+        return mapped(update, lambda v: v * np.float32(1000))
+
+    def decode(self, vectors, ctx):
+        return {name: vectors[name] / np.float32(1000) for name in ctx.layout}
+
+
+class DecodesHalf(Coded):
+    def decode(self, vectors, ctx):
+        return {name: vector[1:] for name, vector in super().decode(vectors, ctx).items()}
+
+
+class DecodesNothing(Coded):
+    def decode(self, vectors, ctx):
+        return {name: vector / np.float32(0) for name, vector in super().decode(vectors, ctx).items()}
+
+
+class Bent(Coded):
+    linear = True
+
+    def decode(self, vectors, ctx):
+        return {name: np.sign(vector) for name, vector in super().decode(vectors, ctx).items()}
+
+
+class Largest(Mutant):
+    """Sends the largest value of each vector, and its place."""
+
+    def sends(self, layout):
+        return {f"{name}.{part}": 1 for name in layout for part in ("place", "value")}
+
+    def on_client(self, update, ctx):
+        codes = {}
+        for name, vector in update.arrays.items():
+            place = np.argmax(vector)
+            codes |= {f"{name}.place": np.array([place]), f"{name}.value": vector[place : place + 1]}
+        return dataclasses.replace(update, arrays=codes)
+
+    def decode(self, vectors, ctx):
+        whole = {name: np.zeros(length, np.float32) for name, length in ctx.layout.items()}
+        for name, vector in whole.items():
+            vector[vectors[f"{name}.place"]] = vectors[f"{name}.value"]
+        return whole
+
+
+class KeepsRest(Mutant):
+    def remembers(self, layout):
+        return {"rest": layout["delta"]}
+
+    def keeps(self, given, sent, arrived, ctx):
+        return {"rest": given.arrays["delta"] - arrived["delta"]}
+
+
+class KeepsOther(KeepsRest):
+    def keeps(self, given, sent, arrived, ctx):
+        return {"other": np.zeros(1, np.float32)}
+
+
+class KeepsDigits(KeepsRest):
+    def keeps(self, given, sent, arrived, ctx):
+        return {"rest": given.arrays["delta"] / np.float64(3)}
 
 
 class OnlyTheSum(Mutant):
@@ -271,6 +363,16 @@ MUTANTS = {
     "on-arrival": [(ArrivesShort, "the update has the vectors {'delta': 11}, expected {'delta': 12}")],
     "state": [(PlainState, "init returned float under 'bound'")],
     "checkpoint": [(SwappedBytes, "after a checkpoint")],
+    "decode": [
+        (DecodesHalf, "it gave the vectors {'delta': 11}, expected {'delta': 12}"),
+        (DecodesNothing, "values that are NaN or infinite"),
+    ],
+    "linear": [(Bent, "of three clients 'delta' differs by up to")],
+    "bad-codes": [(Largest, ["with 'delta.place' of the largest int32: IndexError", "of random bytes: IndexError"])],
+    "memory": [
+        (KeepsOther, "wants to remember the vectors {'other': 1}, expected {'rest': 12}"),
+        (KeepsDigits, "in round 1 'rest' is float64, and loses digits"),
+    ],
     "equal-updates": [(Mean, "'delta' of four equal updates differs from that of one by up to")],
     "inputs": [(InPlace, "on_client changed argument 1: arrays['delta'] differs by")],
     "self": [(Counts, "on_server kept self.rounds")],

@@ -13,9 +13,10 @@ import numpy.typing as npt
 from flctl import arrays
 from flctl.testing.calls import purity
 from flctl.testing.conformance import Checks
+from flctl.testing.transform_codes import add_codes
 from flctl.testing.transform_subject import LAYOUTS, TransformSubject, samples
 from flctl.testing.values import difference, vectors_close
-from flctl.transform import ServerContext, Transform
+from flctl.transform import Transform
 from flctl.types import Aggregate, ClientUpdate, Layout
 
 __all__ = ["add_halves"]
@@ -33,6 +34,7 @@ def add_halves(checks: Checks) -> None:
     _add_factors(checks)
     _add_server(checks)
     _add_state(checks)
+    add_codes(checks)
     _add_equal(checks)
     _add_purity(checks)
 
@@ -66,7 +68,15 @@ def _add_client(checks: Checks) -> None:
         for layout in LAYOUTS:
             for scale in (1.0, 1e-30, 1e6):
                 for update in samples(layout, 2, scale):
-                    yield from _update_faults(s.on_client(update), update, s.make().sends(layout))
+                    found = s.on_client(update)
+                    yield from _update_faults(found, update, s.make().sends(layout))
+                    yield from _word_faults(found, s.make())
+
+
+def _word_faults(found: ClientUpdate, transform: Transform) -> Iterator[str]:
+    words = any(vector.dtype.kind in "iu" for vector in found.arrays.values())
+    if words and found.weight != int(found.weight) and not transform.decodes_each:
+        yield f"the update has integer vectors and the weight {found.weight}"
 
 
 def _update_faults(found: Any, given: ClientUpdate, layout: Layout) -> Iterator[str]:
@@ -82,8 +92,6 @@ def _update_faults(found: Any, given: ClientUpdate, layout: Layout) -> Iterator[
         yield f"the client is {found.client_id!r}, expected {given.client_id!r}"
     if not math.isfinite(found.weight) or found.weight < 0:
         yield f"the weight is {found.weight!r}"
-    elif any(v.dtype.kind in "iu" for v in found.arrays.values()) and found.weight != int(found.weight):
-        yield f"the update has integer vectors and the weight {found.weight}"
 
 
 def _add_zeros(checks: Checks) -> None:
@@ -138,14 +146,14 @@ def _unscaled(s: TransformSubject) -> Iterator[str]:
 def _add_server(checks: Checks) -> None:
     @checks.add(
         "on-server",
-        "on_server takes the sum of what on_client sent, and gives an Aggregate of the layout before sends.",
+        "on_server takes the sum of what clients sent, decoded, and gives an Aggregate of the layout before sends.",
         why="The layer below, and the strategy at the end, find the vectors there that they put in.",
         todo="Return (dataclasses.replace(aggregate, arrays={...}), state): sums, not means, and the same count.",
     )
     def find(s: TransformSubject) -> Iterator[str]:
         for layout in LAYOUTS:
             for count in (1, 2, 5):
-                given = s.sum_of(s.sent(layout, count))
+                given = s.sum_of(s.sent(layout, count), layout)
                 yield from _aggregate_faults(s.on_server(given, layout), given, layout)
 
     @checks.add(
@@ -167,9 +175,9 @@ def _add_server(checks: Checks) -> None:
         todo="Return dataclasses.replace(update, arrays={...}).",
     )
     def find_arrival(s: TransformSubject) -> Iterator[str]:
-        for layout in LAYOUTS if s.make().reads_each else ():
+        for layout in LAYOUTS if s.make().judges_each else ():
             for sent in s.sent(layout):
-                arrived = s.make().on_arrival(sent, ServerContext(1, 3, np.random.default_rng(0)))
+                arrived = s.make().on_arrival(sent, s.server_context(layout, 3))
                 yield from _update_faults(arrived, sent, s.make().sends(layout))
 
 
@@ -216,18 +224,15 @@ def _add_state(checks: Checks) -> None:
         from safetensors.numpy import load, save
 
         for layout in LAYOUTS:
-            given = s.sum_of(s.sent(layout))
+            given = s.sum_of(s.sent(layout), layout)
             _, state = s.on_server(given, layout)
             back = load(save({name: np.ascontiguousarray(vector) for name, vector in state.items()}))
             one, other = (
-                (s.make().broadcast(kept), s.make().on_server(given, kept, _second_round())) for kept in (state, back)
+                (s.make().broadcast(kept), s.make().on_server(given, kept, s.server_context(layout, 3, 2)))
+                for kept in (state, back)
             )
             differs = difference(one, other)
             yield from [f"after a checkpoint {differs}"] if differs else []
-
-
-def _second_round() -> ServerContext:
-    return ServerContext(2, 3, np.random.default_rng(2))
 
 
 def _add_equal(checks: Checks) -> None:
@@ -250,7 +255,8 @@ def _means(s: TransformSubject, update: ClientUpdate, layout: Layout, count: int
     """The mean after both halves, for `count` equal clients, in several draws."""
     means = []
     for seed in range(_DRAWS):
-        aggregate, _ = s.on_server(s.sum_of([s.on_client(update, seed)] * count), layout, 1000 * count + seed)
+        together = s.sum_of([s.on_client(update, seed)] * count, layout)
+        aggregate, _ = s.on_server(together, layout, 1000 * count + seed)
         if aggregate.weight > 0:
             means.append({name: aggregate.mean(name).astype(np.float64) for name in layout})
     return means
