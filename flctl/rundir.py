@@ -2,7 +2,7 @@
 
 config.yaml and origins.json (the effective config and where each value came from), run.json (versions and digests),
 execution.json (how clients are trained), metrics.jsonl (one line per round), checkpoints/, memory/ (client memory),
-summary.json and curves.png.
+summary.json and curves.png; profile.json and profile.png where they were asked for.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from flctl.types import RoundReport
 __all__ = ["FORMAT", "RunDirectory", "report_line"]
 
 FORMAT = "flctl-run/1"
-CONFIG, ORIGINS, RUN, METRICS, SUMMARY, LOCK, EXECUTION = (
+CONFIG, ORIGINS, RUN, METRICS, SUMMARY, LOCK, EXECUTION, PROFILE = (
     "config.yaml",
     "origins.json",
     "run.json",
@@ -37,6 +37,7 @@ CONFIG, ORIGINS, RUN, METRICS, SUMMARY, LOCK, EXECUTION = (
     "summary.json",
     "lock",
     "execution.json",
+    "profile.json",
 )
 FACTS = ("config_digest", "partition_digest", "partition", "versions")
 EACH_ROUND = ("round", "asked", "answered", "failed", "examples", "loss", "bytes_up", "bytes_down", "seconds")
@@ -82,9 +83,15 @@ class RunDirectory:
 
     def keep_execution(self, facts: Mapping[str, Any]) -> None:
         """Records how clients are trained, at the first start. Raises IncompatibleError where a later one differs."""
+        self.check_execution(facts)
         path = self.path / EXECUTION
         if not path.exists():
             atomic.write_file(path, _json(facts).encode())
+
+    def check_execution(self, facts: Mapping[str, Any]) -> None:
+        """Raises IncompatibleError where clients were trained in another way than `facts` say."""
+        path = self.path / EXECUTION
+        if not path.exists():
             return
         before, here = _read_json(path), dict(facts)
         for key in ("executor", "alone", "memory"):
@@ -150,6 +157,15 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Replaces summary.json."""
         atomic.write_file(self.path / SUMMARY, _json(summary).encode())
+
+    def write_profile(self, profile: Mapping[str, Any]) -> None:
+        """Replaces profile.json."""
+        atomic.write_file(self.path / PROFILE, _json(profile).encode())
+
+    def profile(self) -> dict[str, Any] | None:
+        """What profile.json holds; None where nobody asked for one."""
+        path = self.path / PROFILE
+        return _read_json(path) if path.is_file() else None
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a run that ended; None while there is none."""

@@ -16,13 +16,23 @@ from typing import Any, Literal
 from flctl.config import digest
 from flctl.engine import Engine
 from flctl.errors import IncompatibleError, IntegrityError
+from flctl.footprint import refuse_too_large
 from flctl.metrics import higher_is_better, primary_metric
 from flctl.rounds import Rounds, State
 from flctl.run import Run
 from flctl.rundir import RunDirectory, report_line, versions
 from flctl.types import Arrays, Checkpoint, RoundReport
 
-__all__ = ["Progress", "Result", "Started", "Training", "train"]
+__all__ = [
+    "Progress",
+    "Result",
+    "Started",
+    "Training",
+    "engine_class",
+    "engine_name",
+    "newest_state",
+    "train",
+]
 
 Status = Literal["finished", "target", "patience", "time", "interrupted"]
 
@@ -40,34 +50,39 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What observers hear first: the run, the round it starts after, and the rounds it may reach."""
+    """What observers hear first: the run, the round it starts after, and the rounds it may reach. `saving` are the
+    seconds of the first checkpoint, which the first round's line counts."""
 
     run: Run
     directory: RunDirectory
     after_round: int
     rounds: int
+    saving: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a run ended, as it stands in summary.json."""
+    """How a run ended, as it stands in summary.json; `saving` are the seconds of checkpoints after the last line."""
 
     directory: RunDirectory
     status: Status
     rounds: int
     summary: Mapping[str, Any]
+    saving: float = 0.0
 
 
 def train(run: Run, directory: RunDirectory, *, interrupted: Callable[[], bool] = lambda: False) -> Result:
     """Trains until a rule of `stop:` holds, `rounds` are done, or `interrupted()` is true after a round.
 
     Starts where the directory's newest checkpoint is. Raises FlctlError, with the last good checkpoint kept, when a
-    round cannot be used; IncompatibleError when the checkpoint belongs to another config, partition or version.
+    round cannot be used; IncompatibleError when the checkpoint belongs to another config, partition or version;
+    ConfigError when this machine lacks the memory.
     """
+    chosen = engine_class(run)
+    refuse_too_large(run, chosen)
     with directory.locked():
         directory.keep_execution(run.execution.facts())
-        engine_class = run.registry.get("engine", engine_name(run))
-        engine = engine_class.from_options(dict(run.config.engine.options))
+        engine = chosen.from_options(dict(run.config.engine.options))
         with engine.open(run):
             return Training(run, directory, engine, interrupted).finish()
 
@@ -76,6 +91,37 @@ def engine_name(run: Run) -> str:
     """The engine that `auto` stands for: a pool where more than one worker is asked for."""
     chosen = run.config.engine
     return chosen.name if chosen.name != "auto" else ("pool" if chosen.workers > 1 else "inprocess")
+
+
+def engine_class(run: Run) -> type[Engine]:
+    """The class of the engine that the run's clients run in. Raises PluginError for a name that nobody offers."""
+    return run.registry.get("engine", engine_name(run))
+
+
+def newest_state(run: Run, directory: RunDirectory) -> State | None:
+    """The state that training would go on from; None before the first checkpoint. Raises IncompatibleError for one
+    that belongs to something else, IntegrityError for one that is damaged."""
+    saved = directory.checkpoints.rounds()
+    if not saved:
+        return None
+    checkpoint = directory.checkpoints.load(saved[-1], run.build_model())
+    refuse_foreign(run, directory, checkpoint)
+    return state_of(checkpoint)
+
+
+def refuse_foreign(run: Run, directory: RunDirectory, checkpoint: Checkpoint) -> None:
+    """Raises IncompatibleError for a checkpoint of another config, partition or version."""
+    where = f"the checkpoint of round {checkpoint.round}"
+    if checkpoint.config_digest != digest(run.config):
+        raise IncompatibleError(f"{where} belongs to another config", hint="Start a new run with --out.")
+    if checkpoint.partition_digest != run.partition.digest:
+        hint = "Give the partition that the run was started on, or start a new run."
+        raise IncompatibleError(f"{where} belongs to another partition", hint=hint)
+    made, here = directory.facts["versions"], versions()
+    for name in ("flctl", "torch", "numpy"):
+        if made.get(name) != here[name]:
+            hint = f"Numbers may differ between versions: install {name} {made.get(name)}, or start a new run."
+            raise IncompatibleError(f"{where} was made by {name} {made.get(name)}, this is {here[name]}", hint=hint)
 
 
 @dataclass
@@ -101,7 +147,8 @@ class Training:
     def finish(self) -> Result:
         """Plays the rounds that are left."""
         state = self._start()
-        self._announce("flctl_run_started", run=Started(self.run, self.directory, state.round, self.run.config.rounds))
+        started = Started(self.run, self.directory, state.round, self.run.config.rounds, self._saving)
+        self._announce("flctl_run_started", run=started)
         while self.progress.status is None:
             state = self._round(state)
         return self._end(state)
@@ -127,23 +174,10 @@ class Training:
 
     def _restore(self, number: int) -> State:
         checkpoint = self.directory.checkpoints.load(number, self.rounds.model)
-        self._refuse_foreign(checkpoint)
+        refuse_foreign(self.run, self.directory, checkpoint)
         self.directory.rewind(number)
         self.progress = Progress(**checkpoint.progress)
         return state_of(checkpoint)
-
-    def _refuse_foreign(self, checkpoint: Checkpoint) -> None:
-        where = f"the checkpoint of round {checkpoint.round}"
-        if checkpoint.config_digest != digest(self.run.config):
-            raise IncompatibleError(f"{where} belongs to another config", hint="Start a new run with --out.")
-        if checkpoint.partition_digest != self.run.partition.digest:
-            hint = "Give the partition that the run was started on, or start a new run."
-            raise IncompatibleError(f"{where} belongs to another partition", hint=hint)
-        made, here = self.directory.facts["versions"], versions()
-        for name in ("flctl", "torch", "numpy"):
-            if made.get(name) != here[name]:
-                hint = f"Numbers may differ between versions: install {name} {made.get(name)}, or start a new run."
-                raise IncompatibleError(f"{where} was made by {name} {made.get(name)}, this is {here[name]}", hint=hint)
 
     def _round(self, state: State) -> State:
         started = time.monotonic()
@@ -250,7 +284,7 @@ class Training:
             raise IntegrityError(f"{self.directory.metrics} has {len(lines)} lines after {state.round} rounds")
         summary = summarise(self, state, status, lines)
         self.directory.write_summary(summary)
-        result = Result(self.directory, status, state.round, summary)
+        result = Result(self.directory, status, state.round, summary, self._saving)
         self._announce("flctl_run_finished", result=result)
         return result
 

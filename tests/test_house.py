@@ -24,7 +24,7 @@ FILE_LINES, FUNCTION_LINES, MEDIAN_LINES = 400, 50, 10
 LAYERS = (
     # Values and what touches only them.
     """__init__ types arrays seeds errors wire component hookspecs atomic problems schedule server outcomes fairness
-    spelling api_version plugin_files
+    spelling api_version plugin_files machine
     messages local_optimizer weights""",
     # What a plugin may offer, and how names become classes.
     """strategy transform aggregator engine order trainer executors tasks metrics checkpoint
@@ -36,7 +36,7 @@ LAYERS = (
     # One client, and where clients run.
     "clock client engines",
     # The rounds, and everything around them.
-    "collect rounds training subjects report",
+    "collect rounds footprint pace forecast profile training subjects report bench",
     # Whether components keep their contract, and new ones.
     "testing scaffold",
     "cli",
@@ -126,7 +126,7 @@ def test_only_torch_code_imports_torch_when_it_is_imported() -> None:
     importing = {
         name for name, tree in trees.items() if any(i.split(".")[0] == "torch" for i in imports_of(tree, False))
     }
-    allowed = {"flctl.trainer", "flctl.tasks", "flctl.local_optimizer", "flctl.weights"}
+    allowed = {"flctl.trainer", "flctl.tasks", "flctl.local_optimizer", "flctl.weights", "flctl.bench.floor"}
     assert {name for name in importing if not name.startswith(("flctl.models.", "flctl.executors."))} <= allowed
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from flctl.cli import output
+from flctl.cli import output, run
+from flctl.client import ClientRuntime
 from flctl.errors import FlctlError
-from flctl.report.progress import failures_text
-from flctl.types import Failure, RoundReport
+from flctl.partition.store import Partition
+from flctl.report.progress import JsonEvents, PlainLines, warnings_of
+from flctl.types import Failure, Gathered, Numbers, RoundReport, Work
 
 
 def printed(columns: list[str], rows: list[list[object]], title: str | None = None) -> str:
@@ -50,7 +53,47 @@ def test_control_characters_of_names_do_not_reach_the_terminal(capsys: pytest.Ca
     output.fail(FlctlError(f"client '{hostile}' failed", hint=f"look at {hostile}"), "train", False)
     output.warn(hostile)
     output.note(hostile)
-    report = RoundReport(1, 1, 0, {hostile: Failure("exception", hostile)}, 0, None, {"total": 0.0}, 0, 0, {})
-    told = capsys.readouterr().err + "".join(failures_text(report))
+    failed = {hostile: Failure("exception", hostile)}
+    report = RoundReport(1, 1, 0, failed, 0, None, {"total": 0.0}, 0, 0, {}, notes=(hostile,))
+    told = capsys.readouterr().err + "".join(warnings_of(report))
     assert "red" in told
     assert all(letter.isprintable() or letter == "\n" for letter in told)
+
+
+def test_what_was_mended_is_told_as_it_happens(capsys: pytest.CaptureFixture[str]) -> None:
+    told = ("9 clients were asked again in two halves: no memory",)
+    report = RoundReport(3, 9, 9, {}, 90, 0.5, {"total": 0.25}, 0, 0, {"accuracy": 0.5}, notes=told)
+    plain = PlainLines()
+    plain._rounds = 5
+    plain.flctl_round_finished(report=report)
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: round 3: 9 clients were asked again in two halves: no memory",
+        "round 3/5  loss 0.5000  accuracy 0.5000  clients 9/9  0.25 s",
+    ]
+    JsonEvents().flctl_round_finished(report=report)
+    assert json.loads(capsys.readouterr().err)["notes"] == list(told)
+
+
+def test_a_chunk_that_was_asked_again_is_told_and_kept(
+    toy: Partition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Memory for two clients at once: four become two and two, and the model is the one that four would have made."""
+    flags = ["--model", "logreg", "--rounds", "1", "--clients-per-round", "4"]
+    assert run(["train", str(toy.path), *flags, "--out", str(tmp_path / "whole")]) == 0
+    gather = ClientRuntime.gather
+
+    def scarce(self: ClientRuntime, numbers: Numbers, work: Work, each: bool) -> Gathered:
+        if len(numbers) > 2:
+            raise MemoryError
+        return gather(self, numbers, work, each)
+
+    monkeypatch.setattr(ClientRuntime, "gather", scarce)
+    capsys.readouterr()
+    assert run(["train", str(toy.path), *flags, "--out", str(tmp_path / "halves")]) == 0
+    note = "4 clients were asked again in two halves: no memory for 4 clients at once"
+    assert f"warning: round 1: {note}\n" in capsys.readouterr().err
+    whole, halves = (json.loads((tmp_path / name / "metrics.jsonl").read_text()) for name in ("whole", "halves"))
+    assert (whole["notes"], halves["notes"]) == ([], [note])
+    assert (whole["answered"], whole["test_loss"]) == (halves["answered"], pytest.approx(halves["test_loss"], 1e-5))
+    assert run(["runs", "show", str(tmp_path / "halves")]) == 0
+    assert f"note: round 1: {note}" in capsys.readouterr().out

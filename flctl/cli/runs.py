@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flctl.cli import output
+from flctl.cli import output, profiles
 from flctl.cli.complete import complete_runs
 from flctl.cli.output import JsonFlag
 
@@ -61,6 +61,7 @@ def show(run: RunArgument, as_json: JsonFlag = False) -> None:
         "config": _config_text(directory.config_file),
         "checkpoints": directory.checkpoints.rounds(),
         "summary": directory.summary(),
+        "profile": _profile(directory),
         "lines": lines,
     }
     output.emit("runs show", data, as_json, lambda console: _render_run(console, data))
@@ -82,6 +83,13 @@ def replay(
 def _config_text(path: Path) -> str:
     """The stored configuration, to be looked at: a damaged one too."""
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else f"# {path.name} is missing"
+
+
+def _profile(directory: RunDirectory) -> Mapping[str, Any] | None:
+    from flctl.profile import checked
+
+    found = directory.profile()
+    return None if found is None else checked(found, f"{directory.path}/profile.json")
 
 
 def _facts(directory: RunDirectory) -> dict[str, Any]:
@@ -122,6 +130,11 @@ def _render_run(console: Console, data: dict[str, Any]) -> None:
     if len(shown) < len(data["lines"]):
         hidden = len(data["lines"]) - len(shown)
         console.print(f"{hidden} rounds are left out here; all are in metrics.jsonl", markup=False)
+    notes = [f"round {line['round']}: {note}" for line in data["lines"] for note in line.get("notes", ())]
+    for note in notes:
+        console.print(output.plain(f"note: {note}"), markup=False)
+    if data["profile"] is not None:
+        profiles.render(console, data["profile"])
 
 
 def _cell(line: dict[str, Any], name: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flctl.cli import output
+from flctl.cli import output, profiles
 from flctl.cli.complete import complete_models, complete_partitions, complete_runs, complete_strategies
 from flctl.cli.flags import option, with_parameters
 from flctl.cli.output import JsonFlag
@@ -18,11 +18,13 @@ from flctl.cli.output import JsonFlag
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from flctl.training import Result
+    from flctl.cli.training import Outcome, TrainRequest
+    from flctl.clock import Clock
 
 __all__ = ["register"]
 
 SETUP, LOCAL, COHORT, STOP, WHERE = "What", "Local work", "Cohort", "Stopping", "Where it runs"
+TELL = "Output"
 
 HELP = """
 Train a global model by federated learning on a partition.
@@ -34,6 +36,8 @@ Examples:
     flctl train --config sample_configs/mnist.yaml -o local.lr=0.05
 
     flctl train --resume runs/digits
+
+    flctl train parts/digits --model mlp --explain
 """
 
 
@@ -81,9 +85,21 @@ FLAGS = (
 )
 
 
+SWITCHES = {
+    "explain": "Say how clients would be trained, and what it takes; train nothing.",
+    "profile": "Keep seconds by phase in profile.json and profile.png.",
+}
+
+
 def register(app: typer.Typer) -> None:
     """Adds `train` to the application."""
-    app.command("train", help=HELP)(with_parameters(train, (flag.parameter for flag in FLAGS)))
+    parameters = (*(flag.parameter for flag in FLAGS), *(_switch(*item) for item in SWITCHES.items()))
+    app.command("train", help=HELP)(with_parameters(train, parameters))
+
+
+def _switch(name: str, text: str) -> inspect.Parameter:
+    annotation: Any = Annotated[bool, option(f"--{name}", help=text, panel=TELL)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
 
 
 def train(
@@ -119,19 +135,45 @@ def train(
     **keys: Any,
 ) -> None:
     """See HELP."""
-    from flctl.cli import training
+    from flctl.clock import Clock
     from flctl.config import Flag
+    from flctl.machine import process_age
 
+    startup = Clock({"python": process_age() or 0.0})
+    with startup.phase("imports"):
+        from flctl.cli import training
     flags = {flag.key: Flag(flag.spelling, keys[flag.name]) for flag in FLAGS if keys[flag.name] is not None}
     flags |= training.sampling_flags(sampling, sampling_rate) | training.target_flags(target_metric)
     flags |= {f"transforms.{name}": Flag("--transform", {}) for name in transform or ()}
     request = training.TrainRequest(data, config, tuple(override or ()), flags, out, resume)
-    outcome = training.run(request, as_json)
-    output.emit("train", outcome.data(), as_json, lambda console: _render(console, outcome.result))
+    if keys["explain"]:
+        _explain(request, keys["profile"], as_json)
+    else:
+        _train(request, startup if keys["profile"] else None, as_json)
+
+
+def _train(request: TrainRequest, startup: Clock | None, as_json: bool) -> None:
+    """Trains, and profiles it where `startup` has the seconds before."""
+    from flctl.cli import training
+    from flctl.profile import Profiler
+
+    outcome = training.run(request, as_json, None if startup is None else Profiler(startup.seconds))
+    output.emit("train", outcome.data(), as_json, lambda console: _render(console, outcome))
     raise typer.Exit(outcome.exit_code)
 
 
-def _render(console: Console, result: Result) -> None:
+def _explain(request: TrainRequest, profile: bool, as_json: bool) -> None:
+    from flctl.cli import forecast, training
+    from flctl.errors import ConfigError
+
+    if profile:
+        raise ConfigError("--profile has no effect with --explain: nothing is trained", hint="Leave one of them out.")
+    found = training.explain(request)
+    output.emit("train", found.data(), as_json, lambda console: forecast.render(console, found))
+
+
+def _render(console: Console, outcome: Outcome) -> None:
+    result = outcome.result
     summary, path = result.summary, result.directory.path
     final = "  ".join(f"{name} {value:.4f}" for name, value in summary["final"].items() if value is not None)
     reached = {"target": "target reached", "patience": "no more improvement", "time": "out of time"}
@@ -139,6 +181,8 @@ def _render(console: Console, result: Result) -> None:
     best = summary["best"]
     if best["round"] is not None:
         console.print(f"best {summary['metric']} {best['value']:.4f} in round {best['round']}", markup=False)
+    if outcome.profile is not None:
+        profiles.render(console, outcome.profile)
     if result.status == "interrupted":
         console.print(f"go on with: flctl train --resume {path}", markup=False)
     else:

@@ -11,21 +11,26 @@ from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flctl.cli import output
 from flctl.cli.failures import Terminated
 from flctl.cli.session import current_registry
 from flctl.config import Config, Flag, Loaded, Origin, digest, effective, load
 from flctl.errors import ConfigError, IncompatibleError
+from flctl.footprint import refuse_too_large
 from flctl.partition.store import Partition
 from flctl.plugin_files import short_name
 from flctl.registry import Registry
 from flctl.run import Run
 from flctl.rundir import RunDirectory, named_files
-from flctl.training import Result, train
+from flctl.training import Result, engine_class, newest_state, train
 
-__all__ = ["Outcome", "TrainRequest", "run", "sampling_flags", "target_flags"]
+if TYPE_CHECKING:
+    from flctl.forecast import Forecast
+    from flctl.profile import Profiler
+
+__all__ = ["Outcome", "TrainRequest", "explain", "run", "sampling_flags", "target_flags"]
 
 CHANGEABLE = ("rounds", "data", "plugins", "partition", "stop", "checkpoint", "engine")
 """Sections that a resume may change: they say how long, where and how safely, not what is computed."""
@@ -45,14 +50,18 @@ class TrainRequest:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A result, how `--json` says it, and what the process ends with."""
+    """A result, how `--json` says it, what the process ends with, and the profile where one was asked for."""
 
     result: Result
     exit_code: int
+    profile: Mapping[str, Any] | None = None
 
     def data(self) -> dict[str, Any]:
-        """The summary and where the run lies."""
-        return {"run": str(self.result.directory.path), **self.result.summary}
+        """The summary and where the run lies, and the profile without its single rounds."""
+        told = {"run": str(self.result.directory.path), **self.result.summary}
+        if self.profile is not None:
+            told["profile"] = {name: part for name, part in self.profile.items() if name != "each"}
+        return told
 
 
 def sampling_flags(sampling: str | None, rate: float | None) -> dict[str, Flag]:
@@ -80,8 +89,8 @@ def target_flags(text: str | None) -> dict[str, Flag]:
     return flags | ({"stop.metric": Flag("--target-metric", match[1])} if match[1] else {})
 
 
-def run(request: TrainRequest, as_json: bool) -> Outcome:
-    """Trains, or goes on with a run; returns when it ended. Raises FlctlError."""
+def run(request: TrainRequest, as_json: bool, profiler: Profiler | None = None) -> Outcome:
+    """Trains, or goes on with a run; returns when it ended. `profiler` is told of it. Raises FlctlError."""
     from flctl.report.progress import observer
 
     registry, loaded, directory = _resumed(request) if request.resume else _new(request)
@@ -89,14 +98,58 @@ def run(request: TrainRequest, as_json: bool) -> Outcome:
     prepared = Run.build(loaded.config, registry, partition, directory.memory)
     watching = observer(as_json)
     registry.observe(watching)
+    if profiler is not None:
+        registry.observe(profiler)
+        profiler.opening()
     signals = _Signals()
     # What the user's code prints goes where notes go: standard output is for the result.
     with _receiving(signals), closing(watching), redirect_stdout(sys.stderr):
         result = train(prepared, directory, interrupted=lambda: bool(signals.seen))
-    return Outcome(result, 128 + signals.seen[0] if result.status == "interrupted" else 0)
+    exit_code = 128 + signals.seen[0] if result.status == "interrupted" else 0
+    return Outcome(result, exit_code, None if profiler is None else _keep_profile(profiler, directory))
+
+
+def explain(request: TrainRequest) -> Forecast:
+    """How a run would be trained; nothing is trained or written. Raises what `run` would raise before training."""
+    from flctl.forecast import forecast
+
+    with redirect_stdout(sys.stderr):
+        if not request.resume:
+            planned = _planned(request).run
+            return forecast(planned, engine_class(planned))
+        registry, loaded, directory = _resumed(request)
+        resumed = Run.build(loaded.config, registry, _open_partition(loaded.config, directory), directory.memory)
+        refuse_too_large(resumed, engine_class(resumed))
+        directory.check_execution(resumed.execution.facts())
+        return forecast(resumed, engine_class(resumed), newest_state(resumed, directory))
+
+
+def _keep_profile(profiler: Profiler, directory: RunDirectory) -> Mapping[str, Any]:
+    """Writes profile.json and its picture."""
+    from flctl.report.phases import draw_phases
+
+    profile = profiler.finish().data()
+    directory.write_profile(profile)
+    draw_phases(profile, directory.path / "profile.png")
+    return profile
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A new run before anything of it is written."""
+
+    run: Run
+    loaded: Loaded
+    path: Path
 
 
 def _new(request: TrainRequest) -> tuple[Registry, Loaded, RunDirectory]:
+    planned = _planned(request)  # refuse before anything is written
+    directory = RunDirectory.create(planned.path, planned.loaded, planned.run.partition)
+    return planned.run.registry, planned.loaded, directory
+
+
+def _planned(request: TrainRequest) -> _Planned:
     if request.out is not None and os.path.lexists(request.out):
         raise ConfigError(
             f"{request.out} exists already",
@@ -113,8 +166,9 @@ def _new(request: TrainRequest) -> tuple[Registry, Loaded, RunDirectory]:
     partition.verify_digests()
     loaded = fit_cohort(loaded, int((partition.counts[:, 0] > 0).sum()))
     path = request.out or _free_name(partition.path.name, short_name(loaded.config.strategy.name))
-    Run.build(loaded.config, registry, partition, path / "memory")  # refuse before anything is written
-    return registry, loaded, RunDirectory.create(path, loaded, partition)
+    run = Run.build(loaded.config, registry, partition, path / "memory")
+    refuse_too_large(run, engine_class(run))
+    return _Planned(run, loaded, path)
 
 
 def _resumed(request: TrainRequest) -> tuple[Registry, Loaded, RunDirectory]:

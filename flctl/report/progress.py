@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from flctl.training import Started
     from flctl.types import RoundReport
 
-__all__ = ["JsonEvents", "LiveProgress", "PlainLines", "observer", "round_text"]
-
-OMITTED = {"round", "asked", "answered", "failed", "examples", "loss", "bytes_up", "bytes_down", "seconds"}
+__all__ = ["JsonEvents", "LiveProgress", "PlainLines", "observer", "round_text", "warnings_of"]
 
 
 def observer(as_json: bool) -> JsonEvents | LiveProgress | PlainLines:
@@ -34,10 +32,10 @@ def round_text(report: RoundReport) -> str:
     return "  ".join(parts)
 
 
-def failures_text(report: RoundReport) -> list[str]:
-    """A sentence for each client that failed."""
-    failed = report.failed.items()
-    texts = (f"round {report.round}: client '{client}' failed ({f.kind}): {f.message}" for client, f in failed)
+def warnings_of(report: RoundReport) -> list[str]:
+    """A sentence for each client that failed, and for what went wrong and was mended."""
+    failed = (f"client '{client}' failed ({f.kind}): {f.message}" for client, f in report.failed.items())
+    texts = (f"round {report.round}: {text}" for text in (*failed, *report.notes))
     # Ids come from data, messages from clients: neither may act on the terminal.
     return ["".join(letter if letter.isprintable() else " " for letter in text) for text in texts]
 
@@ -70,7 +68,7 @@ class PlainLines(Watching):
 
     @hookimpl
     def flctl_round_finished(self, report: RoundReport) -> None:
-        for text in failures_text(report):
+        for text in warnings_of(report):
             print(f"warning: {text}", file=sys.stderr)
         print(f"round {report.round}/{self._rounds}  {round_text(report)}", file=sys.stderr, flush=True)
 
@@ -94,7 +92,7 @@ class LiveProgress(Watching):
 
     @hookimpl
     def flctl_round_finished(self, report: RoundReport) -> None:
-        for text in failures_text(report):
+        for text in warnings_of(report):
             self._bar.console.print(f"warning: {text}", markup=False)
         self._bar.update(self._task, completed=report.round, text=round_text(report))
 
