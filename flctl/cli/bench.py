@@ -1,0 +1,84 @@
+"""`flctl bench`: how fast rounds are on this machine, beside a loop written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flctl.cli import output
+from flctl.cli.output import JsonFlag
+from flctl.cli.session import current_registry
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flctl.bench.contest import Result, Spread
+
+__all__ = ["register"]
+
+DEFAULT = ("softmax", "2nn")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `bench` to the application."""
+    app.command("bench")(bench)
+
+
+def bench(
+    workload: Annotated[
+        list[str] | None,
+        typer.Option("--workload", help="softmax, 2nn or cnn; may be repeated. By default the first two."),
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", min=1, help="Timed rounds of each; by default 3 to 9, as time allows.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Above 1: flctl's choice in so many processes takes part too.")
+    ] = 1,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare rounds of flctl, by each executor, with a loop written by hand in torch; takes about half a minute."""
+    from flctl import machine
+    from flctl.bench.contest import contest
+    from flctl.bench.workloads import WORKLOADS
+    from flctl.errors import ConfigError
+
+    names = list(dict.fromkeys(workload or DEFAULT))
+    for name in names:
+        if name not in WORKLOADS:
+            raise ConfigError(f"there is no workload '{name}'", hint=f"There are {', '.join(WORKLOADS)}.")
+    results = []
+    for name in names:
+        output.note(f"{name}: {WORKLOADS[name].title}")
+        results.append(contest(WORKLOADS[name], current_registry(), rounds=rounds, workers=workers))
+    facts = machine.facts()
+    data = {"machine": facts, "results": [result.data() for result in results]}
+    output.emit("bench", data, as_json, lambda console: _render(console, facts, results))
+
+
+def _render(console: Console, facts: dict[str, Any], results: Sequence[Result]) -> None:
+    for result in results:
+        title = f"{result.workload}: {result.title}; median (least to most) of {result.repeats}"
+        output.table(console, ("", "ms a round", "times as fast"), _rows(result), title=title)
+        for row in result.rows:
+            if row.reason:
+                console.print(f"{row.executor} cannot train it: {row.reason}", markup=False)
+        agreed = f"after each round all had the same model, to {result.agreement.middle:.1g} of its largest change"
+        console.print(f"{agreed} (at worst {result.agreement.worst:.1g})\n", markup=False)
+    console.print("floor: a plain torch loop with torch.optim.SGD, one process, one thread", markup=False)
+    console.print("; ".join(f"{name} {value}" for name, value in facts.items()), markup=False)
+
+
+def _rows(result: Result) -> Iterator[tuple[str, str, str]]:
+    yield "floor", _text(result.floor, 1e3), "1"
+    for row in result.rows:
+        name = row.executor if row.workers == 1 else f"{row.executor}, {row.workers} workers"
+        if row.seconds and row.ratio:
+            yield f"{name} (chosen)" if row.chosen else name, _text(row.seconds, 1e3), _text(row.ratio)
+
+
+def _text(spread: Spread, factor: float = 1.0) -> str:
+    median, low, high = (f"{factor * value:.3g}" for value in (spread.median, spread.low, spread.high))
+    return f"{median} ({low} to {high})"
