@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from flctl.trainer import Trained as Trained
     from flctl.transform import ClientContext as ClientContext
     from flctl.transform import ServerContext as ServerContext
+    from flctl.transform import SharedContext as SharedContext
     from flctl.transform import Transform as Transform
     from flctl.types import Aggregate as Aggregate
     from flctl.types import Arrays as Arrays
@@ -94,7 +95,7 @@ _HOMES = {
     "flctl.seeds": ["rng", "secure_rng"],
     "flctl.strategy": ["StepContext", "Strategy"],
     "flctl.trainer": ["Trained"],
-    "flctl.transform": ["ClientContext", "ServerContext", "Transform"],
+    "flctl.transform": ["ClientContext", "ServerContext", "SharedContext", "Transform"],
     "flctl.types": [
         "Aggregate",
         "Arrays",
