@@ -109,7 +109,9 @@ class Sum:
         self._multiplied = multiplied
         self._chunk_of = chunk_of or {}
         self._chunk: int | None = None
-        self._part: Vectors | None = None
+        self._part: Arrays | None = None
+        self._mine = False
+        """Whether `_part` is ours to change; the first client's of a chunk is where its message lies."""
         self._total: Vectors | None = None
         self._count = 0
 
@@ -129,7 +131,7 @@ class Sum:
             self._close()
         self._chunk = chunk
         self._count += 1
-        self._part = _added(self._part, {**vectors, WEIGHT: np.array([update.weight])})
+        self._keep({**vectors, WEIGHT: np.array([update.weight])})
 
     def merge(self, gathered: Gathered, ids: Sequence[ClientId]) -> None:
         """Adds the sum of a chunk, or the updates of its clients."""
@@ -161,9 +163,18 @@ class Sum:
         self.intake.failed[update.client_id] = Failure("non-finite", said)
         return None
 
+    def _keep(self, vector: Arrays) -> None:
+        """Adds a vector to the chunk's part. A copy is made where a second one comes: large updates often stand
+        alone in their chunk, and then there is one accumulator and nothing beside it."""
+        if self._part is None:
+            self._part, self._mine = vector, False
+            return
+        part = _added(None, self._part) if not self._mine else dict(self._part)
+        self._part, self._mine = _added(part, vector), True
+
     def _close(self) -> None:
         if self._part is not None:
-            self._total = self._part if self._total is None else _added(self._total, self._part)
+            self._total = _added(self._total, self._part)
         self._part = None
 
 
