@@ -95,9 +95,8 @@ def footprint(run: Run, engine: type[Engine], shape: RoundShape, free: FreeMemor
     chunk = max((_chunk_bytes(run, shape.sizes[places]) for places in shape.chunks), default=0)
     largest = run.partition.counts[:, 0].max(keepdims=True)
     chunk = max(chunk, _chunk_bytes(run, largest))
-    each = 0 if run.sums else update
-    reply = max((len(places) for places in shape.chunks), default=0) * each or update
-    updates = len(shape.sizes) * each
+    reply = max((len(places) for places in shape.chunks), default=0) * update if run.each else update
+    updates = 0 if run.sums else len(shape.sizes) * _bytes(run.pipeline.arrived)
     workers = run.config.engine.workers if issubclass(engine, PoolEngine) else 0
     server = SERVER_VECTORS * _bytes(run.layout) + updates + max(_evaluation_bytes(run), workers * reply)
     return Footprint(
@@ -143,10 +142,10 @@ def _way_out(run: Run, found: Footprint, free: int) -> str:
 
 def _chunk_bytes(run: Run, sizes: npt.NDArray[np.int64]) -> int:
     """What clients with so many rows take that are asked as one chunk: those that stand side by side, each as much as
-    the most needy; else one at a time, and the changes of those that are done. Where each update is read, rows of
+    the most needy; else one at a time, and the changes of those that are done. Where each is sent by itself, rows of
     them come on top, unless they are the models of the one block that trained."""
     execution, clients = run.execution, len(sizes)
-    rows = 0 if run.sums else clients * _bytes(run.update_layout)
+    rows = clients * _bytes(run.update_layout) if run.each else 0
     need = execution.cost(execution.amounts(sizes))[1]
     if execution.executor not in TOGETHER:
         return int(need.max(initial=0)) + (clients - 1) * _bytes(run.layout) + (rows if clients > 1 else 0)

@@ -71,6 +71,36 @@ def test_what_is_explained_is_what_is_done(toy, tmp_path, capsys, flags, executo
     assert told["traffic"]["round_up"] == line["bytes_up"] == 4 * told["traffic"]["up"]
 
 
+HALVES = """
+import dataclasses
+import flctl
+import numpy as np
+
+class Halves(flctl.Transform):
+    name = "halves"
+
+    def on_client(self, update, ctx):
+        return dataclasses.replace(update, arrays={n: v.astype(np.float16) for n, v in update.arrays.items()})
+
+    def decode(self, vectors, ctx):
+        return {name: vector.astype(np.float32) for name, vector in vectors.items()}
+"""
+
+
+def test_codes_are_counted_as_they_are_sent(toy, tmp_path, capsys):
+    """Fifteen numbers of two bytes; without the transform, of four."""
+    (tmp_path / "halves.py").write_text(HALVES)
+    _, plain = said(capsys, "train", str(toy.path), *QUICK, "--explain")
+    arguments = ["train", str(toy.path), *QUICK, "--transform", "halves.py:Halves"]
+    _, told = said(capsys, *arguments, "--explain")
+    assert cli([*arguments, "--out", "x"]) == 0
+    line = json.loads((tmp_path / "x" / "metrics.jsonl").read_text().splitlines()[0])
+    assert told["traffic"]["round_up"] == line["bytes_up"]
+    assert 0 < plain["traffic"]["up"] - told["traffic"]["up"] <= 15 * 2
+    # The server decodes each message and adds it up; it keeps none.
+    assert (told["reads_each"], told["memory"]["updates"]) == ([], 0)
+
+
 def test_a_deadline_makes_chunks_of_one_client(toy, capsys):
     _, told = said(capsys, "train", str(toy.path), *QUICK, "-o", "engine.deadline=60", "--explain")
     of_round = told["round"]
