@@ -1,26 +1,37 @@
-"""Loss and metric by round and by bytes sent, from the lines of metrics.jsonl."""
+"""Loss and metric by round, by bytes sent and by time, from the lines of metrics.jsonl."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flctl import atomic
+from flctl.errors import ConfigError
 from flctl.metrics import METRICS
 from flctl.report.figure import DASHES, PALETTE, empty, legend, new_figure, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["compare_curves", "curves", "shown_metric"]
+__all__ = ["AXES", "compare_curves", "curves", "metric_curves", "shown_metric", "write_points"]
 
 Row = Mapping[str, Any]
 Series = tuple[list[float], list[float]]
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
 FEW = 40
+AXES = {
+    "round": "round",
+    "bytes": "{unit} sent, up and down, all clients",
+    "bytes-up": "{unit} sent by clients",
+    "seconds": "seconds of training",
+}
+"""What a metric may be drawn along -> the label."""
 
 
 def curves(rows: Sequence[Row], out: Path, metric: str | None = None) -> Path:
@@ -51,6 +62,60 @@ def shown_metric(rows: Sequence[Row]) -> str:
     """What the runs are drawn by: the first that they have of accuracy, RMSE and the rest."""
     found = {name for row in rows for name in row if name in METRICS}
     return next((name for name in ("accuracy", "rmse", *METRICS) if name in found), "accuracy")
+
+
+def metric_curves(runs: Mapping[str, Sequence[Row]], along: str, out: Path, metric: str) -> Path:
+    """A PNG or SVG of one metric of several runs, by name, along one of `AXES`: what is left is better.
+
+    Raises ConfigError where no run has a value of the metric.
+    """
+    figure = new_figure(7.2, 4.6)
+    axes, farthest = figure.subplots(), 0.0
+    for index, (name, rows) in enumerate(runs.items()):
+        points = list(_points(rows, metric))
+        x = [point[along] for point in points]
+        farthest = max([farthest, *x])
+        _draw(axes, (x, [point[metric] for point in points]), name, index)
+    if not axes.get_lines():
+        found = sorted({name for rows in runs.values() for row in rows for name in row if name in METRICS})
+        hint = f"The runs have {', '.join(found)}." if found else "Train with eval.every above 0."
+        raise ConfigError(f"no run has a value of '{metric}'", hint=hint)
+    scale, unit = _unit(farthest) if along.startswith("bytes") else (1.0, "")
+    label = METRICS[metric].label if metric in METRICS else metric
+    style(axes, x=AXES[along].format(unit=unit), y=label, title=f"{_title(label)} by {along.replace('-', ' ')}")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / scale:g}")
+    axes.set_xlim(left=0)
+    _span(axes)
+    legend(figure, axes)
+    return save(figure, out, replace=False)
+
+
+def write_points(runs: Mapping[str, Sequence[Row]], out: Path, metric: str) -> Path:
+    """A CSV with a line for each value of the metric: run, round, and the sums of bytes and seconds up to it."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["run", *AXES, metric])
+    for name, rows in runs.items():
+        for point in _points(rows, metric):
+            writer.writerow([name, *(point[column] for column in (*AXES, metric))])
+    atomic.write_file(out, text.getvalue().encode(), replace=False)
+    return out
+
+
+def _points(rows: Sequence[Row], metric: str) -> Iterator[dict[str, float]]:
+    """Where a run is on each of the axes at each value of the metric."""
+    up = down = 0
+    seconds = 0.0
+    for row in rows:
+        up, down = up + row["bytes_up"], down + row["bytes_down"]
+        seconds += row["seconds"]["total"]
+        if row.get(metric) is not None:
+            at = {"round": row["round"], "bytes": up + down, "bytes-up": up, "seconds": round(seconds, 6)}
+            yield {**at, metric: row[metric]}
+
+
+def _unit(traffic: float) -> tuple[float, str]:
+    return next(((scale, unit) for scale, unit in UNITS if traffic >= scale), UNITS[-1])
 
 
 def _series(rows: Sequence[Row], name: str) -> Series:
@@ -101,7 +166,7 @@ def _draw(axes: Axes, series: Series, label: str, index: int, dashes: str | None
 def _finish(loss: Axes, by_round: Axes, by_bytes: Axes, label: str, traffic: float) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    scale, unit = next(((scale, unit) for scale, unit in UNITS if traffic >= scale), UNITS[-1])
+    scale, unit = _unit(traffic)
     style(loss, x="round", y="loss", title="Loss")
     style(by_round, x="round", y=label, title=f"{_title(label)} by round")
     style(by_bytes, x=f"{unit} sent, up and down, all clients", y=label, title=f"{_title(label)} by traffic")

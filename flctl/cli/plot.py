@@ -1,0 +1,84 @@
+"""`flctl plot`: pictures of what runs recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flctl.cli import output
+from flctl.cli.complete import complete_runs
+from flctl.cli.flags import option
+from flctl.cli.output import JsonFlag
+
+__all__ = ["register"]
+
+SHOWN = "What is shown"
+
+HELP = """
+Draw a metric of one or several runs by round, by bytes sent or by time, with the numbers as CSV beside the picture.
+
+Examples:
+
+    flctl plot curves runs/fedavg runs/topk --x bytes
+
+    flctl plot curves runs/* --x seconds --metric test_loss --out losses.svg
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `plot` to the application."""
+    plot = typer.Typer(no_args_is_help=True, help="Draw what runs recorded.")
+    plot.callback()(_group)
+    plot.command("curves", help=HELP)(curves)
+    app.add_typer(plot, name="plot")
+
+
+def _group() -> None:
+    """Keeps `curves` a subcommand while it is the only one."""
+
+
+def curves(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", autocompletion=complete_runs, help="Run directories.")
+    ],
+    x: Annotated[
+        str, option("--x", metavar="AXIS", help="round, bytes, bytes-up or seconds (default: round).", panel=SHOWN)
+    ] = "round",
+    metric: Annotated[
+        str | None, option("--metric", help="The metric (default: accuracy or RMSE).", panel=SHOWN)
+    ] = None,
+    out: Annotated[
+        Path | None, option("--out", help="A new .png or .svg (default: curves-AXIS.png).", panel="Output")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """See HELP."""
+    from flctl.report.curves import metric_curves, shown_metric, write_points
+    from flctl.rundir import RunDirectory
+
+    picture = out or Path(f"curves-{x}.png")
+    _refuse_early(x, picture)
+    lines = {path.as_posix(): RunDirectory(path).lines() for path in runs}
+    chosen = metric or shown_metric([row for rows in lines.values() for row in rows])
+    written = [metric_curves(lines, x, picture, chosen), write_points(lines, picture.with_suffix(".csv"), chosen)]
+    data: dict[str, Any] = {"metric": chosen, "x": x, "runs": list(lines), "written": [str(path) for path in written]}
+    output.emit("plot curves", data, as_json, lambda console: None)
+    for path in written:
+        output.note(f"wrote {path}")
+
+
+def _refuse_early(x: str, picture: Path) -> None:
+    """Raises ConfigError for an axis that there is none, and for files that are there or that no picture is named."""
+    from flctl import atomic
+    from flctl.errors import ConfigError
+    from flctl.report.curves import AXES
+    from flctl.report.figure import format_of
+    from flctl.spelling import suggest
+
+    if x not in AXES:
+        raise ConfigError(f"--x {x} is no axis", hint=suggest(x, AXES) or f"Choose one of {', '.join(AXES)}.")
+    format_of(picture)
+    for path in (picture, picture.with_suffix(".csv")):
+        atomic.refuse_existing(path)
