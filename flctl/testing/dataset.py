@@ -103,7 +103,7 @@ def _add_reads(checks: Checks) -> None:
         folder.mkdir()
         strangers = ("", ".", "no-such-file.xyz", "no/such/folder", str(folder), "a\0b", "http://host/x", "x" * 200)
         if s.component.reads(s.source) is not True:
-            yield f"reads({s.source!r:.80}) is {s.component.reads(s.source)!r}"
+            yield f"reads({s.source!r:.300}) is {s.component.reads(s.source)!r}"
         for stranger in strangers:
             try:
                 answer = s.component.reads(stranger)
