@@ -9,6 +9,7 @@ from support import Given, ScriptedEngine, make_run, toy_dataset, train_run
 
 from flctl import hookimpl, wire
 from flctl.aggregator import Aggregator
+from flctl.engine import Lost
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import ConfigError, DivergenceError, FlctlError, IncompatibleError, RoundFailedError
 from flctl.order import batches, local_keys
@@ -265,3 +266,46 @@ def test_float_and_integer_buffers_travel(toy, tmp_path):
     assert saved["1.num_batches_tracked"].dtype == np.int64
     assert saved["1.num_batches_tracked"] > 0
     assert not np.array_equal(saved["1.running_mean"], np.zeros(8, np.float32))
+
+
+class Cramped(InProcessEngine):
+    """Has no memory for more than `most` clients at once."""
+
+    most = 1
+
+    def gather(self, work, chunks, each, deadline=None):
+        for place, numbers in enumerate(chunks):
+            if len(numbers) > self.most:
+                yield place, Lost(Failure("memory", f"no memory for {len(numbers)} clients at once"))
+            else:
+                ((_, gathered),) = super().gather(work, [numbers], each, deadline)
+                yield place, gathered
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedmedian"])
+def test_a_chunk_that_is_lost_is_asked_again_in_halves(toy, tmp_path, strategy):
+    """10 clients in one chunk: halves of 5, 3 and 2, until 1 fits; the sum is the same but for rounding."""
+    run, _ = make_run(toy, tmp_path / "run", "cohort.sampling=all", f"strategy={strategy}")
+    assert [len(places) for places in run.execution.chunks(toy.counts[:, 0])] == [10]
+    states, notes = {}, {}
+    for engine in (InProcessEngine(), Cramped()):
+        with engine.open(run):
+            rounds = Rounds(run, engine)
+            state, report = rounds.play(rounds.initial(), last=lambda seconds: False)
+        states[type(engine)], notes[type(engine)] = state.params["params"], report.notes
+        assert (report.answered, dict(report.failed)) == (10, {})
+    np.testing.assert_allclose(states[Cramped], states[InProcessEngine], rtol=1e-4, atol=1e-6)
+    assert notes[InProcessEngine] == ()
+    assert notes[Cramped][0] == "10 clients were asked again in two halves: no memory for 10 clients at once"
+    assert len(notes[Cramped]) == 9
+
+
+def test_a_client_that_fits_nowhere_is_the_one_that_failed(toy, tmp_path):
+    run, _ = make_run(toy, tmp_path / "run", "cohort.sampling=all", "engine.max_failures=10")
+    engine = Cramped()
+    engine.most = 0
+    with engine.open(run):
+        rounds = Rounds(run, engine)
+        _, report = rounds.play(rounds.initial(), last=lambda seconds: False)
+    assert {failure.kind for failure in report.failed.values()} == {"memory"}
+    assert len(report.failed) == 10
