@@ -216,9 +216,9 @@ MUTANTS = {
         (OwnForm, "chunk 0 is dict, expected Gathered"),
     ],
     "gather-failures": [
-        (LosesChunk, "when one client does raise: its chunk is Lost("),
-        (NeverLate, "when one client does sleep: the late chunk is Gathered("),
-        (Blames, "chunks without it suffered: only [] are whole"),
+        (LosesChunk, "when one client raises and one exits: their chunk is Lost("),
+        (NeverLate, "when one client sleeps: the late chunk is Gathered("),
+        (Blames, "chunks without them suffered: only [] are whole"),
     ],
     "end": [(Swallows, "by an exception, it swallowed it"), (Leaks, "there remain process ")],
     "trains": [(Meddles, "with this engine weights differ by up to")],

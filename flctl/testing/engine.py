@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -140,13 +141,12 @@ def _add_failures(checks: Checks) -> None:
         todo="Use ClientRuntime.answer, which catches both, or yield Failure('exception', message).",
     )
     def find(s: EngineSubject) -> Iterator[str]:
-        for way in ("raise", "exit"):
-            with s.opened(_trap(way)) as (engine, run):
-                asked = requests(run)
-                answers = list(engine.exchange(asked))
-                again = list(engine.exchange(requests(run, 2)))
-            yield from (f"when one client does {way}: {text}" for text in _trapped(answers, asked, s))
-            yield from (f"in the round after: {text}" for text in _answer_faults(again, asked, None))
+        with s.opened(_trap({"2": "raise", "5": "exit"})) as (engine, run):
+            asked = requests(run)
+            answers = list(engine.exchange(asked))
+            again = list(engine.exchange(requests(run, 2)))
+        yield from _trapped(answers, asked, s)
+        yield from (f"in the round after: {text}" for text in _answer_faults(again, asked, None))
 
     @checks.add(
         "deadline",
@@ -155,7 +155,7 @@ def _add_failures(checks: Checks) -> None:
         todo="Yield Failure('deadline', ...) for a client past it, and do not let its late answer follow.",
     )
     def find_deadline(s: EngineSubject) -> Iterator[str]:
-        with s.opened(_trap("sleep")) as (engine, run):
+        with s.opened(_trap({"2": "sleep"})) as (engine, run):
             asked = requests(run)
             answers = list(engine.exchange(asked, _DEADLINE))
         yield from _answer_faults(answers, asked, None)
@@ -164,20 +164,17 @@ def _add_failures(checks: Checks) -> None:
             yield f"a client that slept {_SLEEP:g} s with a deadline of {_DEADLINE:g} s gave {slow!r:.100}"
 
 
-def _trap(way: str) -> str:
-    return f"transforms={{'{parts.here('Trap')}': {{client: '2', way: {way}, seconds: {_SLEEP}}}}}"
+def _trap(ways: Mapping[str, str]) -> str:
+    return f"transforms={json.dumps({parts.here('Trap'): {'ways': dict(ways), 'seconds': _SLEEP}})}"
 
 
 def _trapped(answers: Answers, asked: Mapping[ClientId, Request], s: EngineSubject) -> Iterator[str]:
-    answer = dict(answers).get("2")
-    if not isinstance(answer, Failure) or not answer.message:
-        yield f"its answer is {answer!r:.100}, expected a Failure with a message"
-    others = [item for item in answers if item[0] != "2"]
-    yield from _answer_faults(others, {client: r for client, r in asked.items() if client != "2"}, s.expected)
-
-
-class _OnPurposeError(Exception):
-    pass
+    for client, way in (("2", "raises"), ("5", "exits")):
+        answer = dict(answers).get(client)
+        if not isinstance(answer, Failure) or not answer.message:
+            yield f"for a client that {way} it gave {answer!r:.100}, expected a Failure with a message"
+    others = {client: request for client, request in asked.items() if client not in ("2", "5")}
+    yield from _answer_faults([item for item in answers if item[0] not in ("2", "5")], others, s.expected)
 
 
 def _add_gather(checks: Checks) -> None:
@@ -206,12 +203,13 @@ def _add_gather(checks: Checks) -> None:
         "chunk.",
     )
     def find_failures(s: EngineSubject) -> Iterator[str]:
-        for way in ("raise", "exit", "sleep") if s.component.gathers else ():
-            with s.opened(_trap(way)) as (engine, run):
+        for ways in ({"0": "raise", "2": "exit"}, {"2": "sleep"}) if s.component.gathers else ():
+            with s.opened(_trap(ways)) as (engine, run):
                 plan = plan_of(run)
-                deadline = _DEADLINE if way == "sleep" else None
-                answers = list(engine.gather(plan.work, _chunks(plan, 3), False, deadline))
-            yield from (f"when one client does {way}: {text}" for text in _spared(answers, way))
+                late = "sleep" in ways.values()
+                answers = list(engine.gather(plan.work, _chunks(plan, 3), False, _DEADLINE if late else None))
+            what = "one client sleeps" if late else "one client raises and one exits"
+            yield from (f"when {what}: {text}" for text in _spared(answers, late))
 
 
 def _chunks(plan: RoundPlan, size: int) -> list[Any]:
@@ -231,20 +229,24 @@ def _gather_faults(answers: list[tuple[int, Any]], expected: Mapping[int, Any]) 
             yield from [f"chunk {place} is not what it is in one process: {differs}"] if differs else []
 
 
-def _spared(answers: list[tuple[int, Any]], way: str) -> Iterator[str]:
-    """What is wrong with three chunks of which the first holds a client that fails."""
+def _spared(answers: list[tuple[int, Any]], late: bool) -> Iterator[str]:
+    """What is wrong with three chunks of which the first holds clients 0 and 2, which fail, or 2, which is late."""
     if sorted(place for place, _ in answers) != [0, 1, 2]:
         yield f"of 3 chunks these were answered for: {sorted(place for place, _ in answers)}"
         return
     chunks = dict(answers)
-    if way == "sleep":
-        late = chunks[0].failure.kind if isinstance(chunks[0], Lost) else repr(chunks[0])
-        yield from [] if late == "deadline" else [f"the late chunk is {late:.100}, expected it Lost by its deadline"]
+    if late:
+        found = chunks[0].failure.kind if isinstance(chunks[0], Lost) else repr(chunks[0])
+        yield from [] if found == "deadline" else [f"the late chunk is {found:.100}, expected it Lost by its deadline"]
         return
-    if not (isinstance(chunks[0], Gathered) and list(chunks[0].failed) == [2]):
-        yield f"its chunk is {chunks[0]!r:.100}, expected client 2 in `failed`"
+    if not (isinstance(chunks[0], Gathered) and sorted(chunks[0].failed) == [0, 2]):
+        yield f"their chunk is {chunks[0]!r:.100}, expected clients 0 and 2 in `failed`"
     whole = [place for place in (1, 2) if isinstance(chunks[place], Gathered) and len(chunks[place].numbers) == 3]
-    yield from [] if whole == [1, 2] else [f"chunks without it suffered: only {whole} are whole"]
+    yield from [] if whole == [1, 2] else [f"chunks without them suffered: only {whole} are whole"]
+
+
+class _OnPurposeError(Exception):
+    pass
 
 
 def _add_end(checks: Checks) -> None:
@@ -289,8 +291,7 @@ def _add_trains(checks: Checks) -> None:
         todo="Hand requests over as they are; give each client the run's own objects, and one thread.",
     )
     def find(s: EngineSubject) -> Iterator[str]:
-        here = s.trial.train("engine=inprocess")
-        yield from close(s.trial.train(s.named, "engine.workers=2"), here, "with this engine")
+        yield from close(s.trained, s.trial.train("engine=inprocess"), "with this engine")
 
     @checks.add(
         "repeats",
@@ -299,8 +300,7 @@ def _add_trains(checks: Checks) -> None:
         todo="Yield answers in any order, but let no client's numbers depend on who trained before it, or where.",
     )
     def find_again(s: EngineSubject) -> Iterator[str]:
-        one, other = (s.trial.train(s.named, "engine.workers=2") for _ in range(2))
-        yield from same_bits(one, other, "in a second run")
+        yield from same_bits(s.trained, s.train(), "in a second run")
 
 
 ENGINE = _all()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flctl.engine import Engine
 from flctl.engines.inprocess import InProcessEngine
 from flctl.testing.runs import chosen
-from flctl.testing.trial import Trial
+from flctl.testing.trial import Trial, TrialResult
 from flctl.types import ClientId, Reply, Request, RoundPlan
 
 if TYPE_CHECKING:
@@ -50,6 +50,15 @@ class EngineSubject:
     def run(self, *overrides: str) -> Run:
         """A run that this engine may be opened on."""
         return self.trial.prepare(self.named, "engine.workers=2", *overrides)[0]
+
+    def train(self) -> TrialResult:
+        """A whole run with the engine."""
+        return self.trial.train(self.named, "engine.workers=2")
+
+    @cached_property
+    def trained(self) -> TrialResult:
+        """The first of those."""
+        return self.train()
 
     @contextmanager
     def opened(self, *overrides: str) -> Iterator[tuple[Engine, Run]]:

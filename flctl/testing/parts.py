@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field
+
 from flctl.aggregator import PlainAggregator
 from flctl.engines.inprocess import InProcessEngine
 from flctl.transform import ClientContext, Transform
@@ -56,23 +58,23 @@ class Remembering(PlainAggregator):
 
 
 class Trap(Transform):
-    """Leaves updates as they are, but does to one client what `way` says: raise, exit, or sleep for `seconds`."""
+    """Leaves updates as they are, but does to some clients what `ways` says: raise, exit, or sleep for `seconds`."""
 
     name = "trap"
 
     class Config(Transform.Config):
-        """Whom, what, and for how long."""
+        """Client -> what is done to it; and for how long."""
 
-        client: str = ""
-        way: Literal["raise", "exit", "sleep"] = "raise"
+        ways: dict[str, Literal["raise", "exit", "sleep"]] = Field(default_factory=dict)
         seconds: float = 0.0
 
     def on_client(self, update: ClientUpdate, ctx: ClientContext) -> ClientUpdate:
-        if ctx.client_id == self.config.client:
-            if self.config.way == "raise":
-                raise RuntimeError("raised on purpose")
-            if self.config.way == "exit":
-                sys.exit(3)
+        way = self.config.ways.get(ctx.client_id)
+        if way == "raise":
+            raise RuntimeError("raised on purpose")
+        if way == "exit":
+            sys.exit(3)
+        if way == "sleep":
             time.sleep(self.config.seconds)
         return update
 
