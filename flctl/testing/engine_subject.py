@@ -26,7 +26,8 @@ Answers = list[tuple[ClientId, Any]]
 """What an engine yields; it may be anything."""
 PATIENCE = 120.0
 """Seconds after which something counts as hanging; also on a machine that is busy."""
-_GRACE = 5.0
+GRACE = 5.0
+"""Seconds in which what an engine started may end after it was left."""
 
 
 class EngineSubject:
@@ -113,7 +114,7 @@ def within(seconds: float, action: Callable[[], None]) -> BaseException | None:
 
 def left_behind(before: frozenset[Any]) -> frozenset[Any]:
     """The threads and processes that are there and were not before, after a moment to end in."""
-    deadline = time.monotonic() + _GRACE
+    deadline = time.monotonic() + GRACE
     while (left := alive() - before) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left
