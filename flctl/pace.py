@@ -21,7 +21,7 @@ from flctl.executors.choice import TOGETHER
 from flctl.footprint import Footprint, RoundShape
 from flctl.run import Run
 
-__all__ = ["Pace", "pace"]
+__all__ = ["Pace", "pace", "seconds_text"]
 
 Seconds = npt.NDArray[np.float64]
 FLOAT = 4
@@ -80,8 +80,8 @@ def _advice(
     if best == workers or then > WORTH_SHARE * now or now - then < WORTH_SAVING:
         return _enough(workers, useful, cores)
     how = f"--workers {best}" if run.config.engine.name != "inprocess" else f"--engine pool --workers {best}"
-    times = f"about {seconds[best]:.2g} s a round in place of {seconds[workers]:.2g} s"
-    gain = f"{how} would be faster: {times}, {now - then:,.0f} s over {rounds} rounds"
+    times = f"about {seconds_text(seconds[best])} a round in place of {seconds_text(seconds[workers])}"
+    gain = f"{how} would be faster: {times}, {seconds_text(now - then)} over {rounds:,} rounds"
     extra = (best - found.workers) * found.worker
     if found.free is not None and found.needed + extra > found.free.bytes:
         return f"{gain}, but this machine lacks the memory for it"
@@ -149,3 +149,10 @@ def _products(run: Run) -> int:
         elif isinstance(layer, Convolution):
             total += math.prod(after) * layer.inputs * math.prod(layer.kernel)
     return total
+
+
+def seconds_text(seconds: float) -> str:
+    """`92 ms`, `1.4 s`, `1,200 s`: a duration for people, two digits where it is short."""
+    if seconds >= 100:
+        return f"{seconds:,.0f} s"
+    return f"{seconds * 1e3:.2g} ms" if seconds < 0.0995 else f"{seconds:.2g} s"

@@ -25,7 +25,7 @@ from flctl.footprint import (
 )
 from flctl.forecast import forecast
 from flctl.machine import FreeMemory, cores, free_memory
-from flctl.pace import pace
+from flctl.pace import pace, seconds_text
 from flctl.training import engine_class
 
 QUICK = ("--model", "logreg", "--rounds", "2", "--clients-per-round", "4", "--seed", "7")
@@ -278,6 +278,13 @@ def test_sizes_for_people(count, text):
     assert size_text(count) == text
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0123, "12 ms"), (0.0996, "0.1 s"), (1.44, "1.4 s"), (99.0, "99 s"), (1234.5, "1,234 s")]
+)
+def test_durations_for_people(seconds, text):
+    assert seconds_text(seconds) == text
+
+
 # The machine.
 
 MEMINFO = "MemTotal:       8000 kB\nMemFree: 100 kB\nMemAvailable:   5000 kB\n"
@@ -397,7 +404,7 @@ def test_more_workers_are_advised_where_they_save_seconds(busy):
     assert found.seconds[1] > found.seconds[2] > found.seconds[4]
     assert found.now == found.seconds[1]
     assert found.advice.startswith("--workers 4 would be faster: about")
-    assert "over 1000 rounds" in found.advice
+    assert "over 1,000 rounds" in found.advice
     pinned = advised(busy("engine.name=inprocess"), InProcessEngine, 4, 1000)
     assert pinned.advice.startswith("--engine pool --workers 4 would be faster")
 

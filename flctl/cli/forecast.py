@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from flctl.cli import output
 from flctl.footprint import size_text
+from flctl.pace import seconds_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +31,7 @@ def _facts(forecast: Forecast) -> Iterator[tuple[str, str]]:
     yield f"round {forecast.chunks.round}", _round(forecast)
     yield "a client's message", _traffic(forecast)
     yield "memory", _memory(forecast)
-    yield "training, estimated", f"{_seconds(forecast.pace.now)} a round; {forecast.pace.advice}"
+    yield "training, estimated", f"{seconds_text(forecast.pace.now)} a round; {forecast.pace.advice}"
 
 
 def _engine(forecast: Forecast) -> str:
@@ -76,7 +77,3 @@ def _memory(forecast: Forecast) -> str:
         workers = f"{found.workers} workers {size_text(found.worker)} each"
         whole = f"{workers}, {whole}; {size_text(found.needed)} altogether"
     return f"{whole}; {size_text(found.free.bytes)} are {found.free.source}" if found.free else whole
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.2g} ms" if seconds < 0.1 else f"{seconds:.2g} s"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from flctl.pace import seconds_text
 from flctl.profile import PHASES
 from flctl.report.figure import GREY, empty, legend, new_figure, save, style
 
@@ -75,7 +76,7 @@ def _draw_whole(axes: Axes, profile: Mapping[str, Any]) -> None:
     axes.barh(places, [value for _, value in shown], 0.72, color=[COLOURS[name] for name, _ in shown])
     for place, (_, value) in zip(places, shown, strict=True):
         axes.annotate(
-            f"{value:.2g} s, {value / seconds['total']:.1%}",
+            f"{seconds_text(value)}, {value / seconds['total']:.1%}",
             (value, place),
             xytext=(4, 0),
             textcoords="offset points",
@@ -83,7 +84,7 @@ def _draw_whole(axes: Axes, profile: Mapping[str, Any]) -> None:
             fontsize=8,
             color=GREY,
         )
-    style(axes, x="seconds", y="", title=f"The whole process: {seconds['total']:.3g} s")
+    style(axes, x="seconds", y="", title=f"The whole process: {seconds_text(seconds['total'])}")
     axes.set_yticks(places, [name for name, _ in shown])
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.3)
