@@ -109,7 +109,7 @@ class Session:
             if amount.alone:
                 alone = self.run(workload, settings, 1, executor)
                 ours[OURS_ALONE] = stack.enter_context(opened(alone))
-            times, check = paired({**floors, **ours}, amount.blocks, amount.rounds, start, apart=[PLAIN])
+            times, check = paired({**floors, **ours}, amount.blocks, amount.rounds, start, [PLAIN], workload.tolerance)
             phases = {name: seconds / amount.played for name, seconds in ours[OURS].phases.items()}
             contest = Contest(times, check, executor_of(ours[OURS]), phases)
         for job in floors.values():

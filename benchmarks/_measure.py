@@ -89,6 +89,7 @@ def paired(
     rounds: int,
     start: npt.NDArray[np.float32],
     apart: Collection[str] = (),
+    tolerance: float = TOLERANCE,
 ) -> tuple[dict[str, list[float]], Check]:
     """Seconds a round of each contender in each block of so many rounds, after one round that warms up; and that all
     but those `apart` computed what the first one did from `start` [D].
@@ -110,7 +111,7 @@ def paired(
         start = model
         for contender in same.values():
             contender.restart(model)
-    return times, _checked(differences)
+    return times, _checked(differences, tolerance)
 
 
 def _difference(
@@ -126,12 +127,12 @@ def _difference(
     return max(others, key=lambda found: (math.isnan(found[0]), found[0]))
 
 
-def _checked(differences: Sequence[tuple[float, str]]) -> Check:
+def _checked(differences: Sequence[tuple[float, str]], tolerance: float = TOLERANCE) -> Check:
     middle, name = sorted(differences)[(len(differences) - 1) // 2]
     worst, whose = max(differences)
-    if not middle <= TOLERANCE or not all(value <= BOUND for value, _ in differences):  # NaN fails too
+    if not middle <= tolerance or not all(value <= BOUND for value, _ in differences):  # NaN fails too
         raise ChecksumError(
-            f"models differ by {middle:.2g} of their change in the middle block ('{name}', tolerated {TOLERANCE:g}), "
+            f"models differ by {middle:.2g} of their change in the middle block ('{name}', tolerated {tolerance:g}), "
             f"by {worst:.2g} in the worst ('{whose}', tolerated {BOUND:g})"
         )
     return Check(middle, worst)
