@@ -29,7 +29,8 @@ SMALLEST, LARGEST, MEDIAN, SIGMA = 5, 500, 20, 1.0
 class Workload:
     """One federation: `clients` with `rows` each (`ragged`: log-normal sizes), `cohort` of them a round; E=1, B=10.
 
-    `tolerance`: how far models may be apart after a block, as part of how far they moved. `hidden`: the width of the 2nn's two layers, where it is not its own 200.
+    `tolerance`: how far models may be apart after a block, as part of how far they moved.
+    `hidden`: the width of the 2nn's two layers, where it is not its own 200.
     """
 
     name: str
@@ -68,7 +69,7 @@ class Workload:
 
 W1 = Workload("W1", "cnn", IMAGE, clients=100, cohort=10, rows=600, tolerance=0.01)
 """600 rows a client are 60 steps of pooling and ReLU, each of which can tip on a rounding and carry it on."""
-W2 = Workload("W2", "2nn", IMAGE, clients=1000, cohort=100, rows=20)
+W2 = Workload("W2", "2nn", IMAGE, clients=1000, cohort=100, rows=20, tolerance=0.002)
 W3 = Workload("W3", "logreg", FEATURES, clients=10_000, cohort=1000, rows=20)
 
 
