@@ -142,3 +142,12 @@ def test_what_an_engine_promises(toy, tmp_path, engine):
         assert sorted(answers) == ["1", "3", "5"]
         assert all(isinstance(answer, Reply) for answer in answers.values())
         assert dict(engine.exchange({})) == {}
+
+
+def test_workers_run_this_flctl_wherever_the_user_stands(toy, tmp_path, monkeypatch):
+    (tmp_path / "flctl").mkdir()
+    (tmp_path / "flctl" / "__init__.py").write_text("raise SystemExit('another flctl')")
+    run, _ = make_run(toy, tmp_path / "run", "engine.workers=2")
+    monkeypatch.chdir(tmp_path)
+    with PoolEngine().open(run) as engine:
+        assert list(engine.clients()) == list(toy.client_ids)

@@ -58,8 +58,9 @@ class WorkerProcess:
     """One `python -m flctl.engines.worker`, told to open the run; `ask` is one client's turn."""
 
     def __init__(self, run: Run) -> None:
-        command = [sys.executable, "-m", "flctl.engines.worker"]
-        environment = {**os.environ, **_ENVIRONMENT}
+        # -P: a folder named flctl where the user happens to stand is not this flctl.
+        command = [sys.executable, "-P", "-m", "flctl.engines.worker"]
+        environment = {**os.environ, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )
