@@ -42,10 +42,13 @@ if TYPE_CHECKING:
     from flctl.partition.partitioner import Partitioner as Partitioner
     from flctl.partition.partitioner import Rows as Rows
     from flctl.partition.store import Partition as Partition
+    from flctl.parts import Part as Part
     from flctl.seeds import rng as rng
     from flctl.seeds import secure_rng as secure_rng
+    from flctl.strategy import Stage as Stage
     from flctl.strategy import StepContext as StepContext
     from flctl.strategy import Strategy as Strategy
+    from flctl.trainer import Start as Start
     from flctl.trainer import Trained as Trained
     from flctl.transform import ClientContext as ClientContext
     from flctl.transform import ServerContext as ServerContext
@@ -92,9 +95,10 @@ _HOMES = {
     "flctl.models.model": ["DataSpec", "Model"],
     "flctl.partition.partitioner": ["Assignment", "Partitioner", "Rows"],
     "flctl.partition.store": ["Partition"],
+    "flctl.parts": ["Part"],
     "flctl.seeds": ["rng", "secure_rng"],
-    "flctl.strategy": ["StepContext", "Strategy"],
-    "flctl.trainer": ["Trained"],
+    "flctl.strategy": ["Stage", "StepContext", "Strategy"],
+    "flctl.trainer": ["Start", "Trained"],
     "flctl.transform": ["ClientContext", "ServerContext", "SharedContext", "Transform"],
     "flctl.types": [
         "Aggregate",

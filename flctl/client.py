@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,9 @@ import numpy.typing as npt
 from flctl import arrays, seeds
 from flctl.clock import Clock
 from flctl.errors import DivergenceError, FlctlError
-from flctl.executors.executor import Executor
-from flctl.executors.shards import Shards
 from flctl.executors.updates import Updates
-from flctl.memory_store import MemoryStore
+from flctl.local_training import LocalTraining
 from flctl.messages import vector_size
-from flctl.order import local_keys
 from flctl.pipeline import check_memory
 from flctl.replies import (
     check_update,
@@ -35,9 +32,6 @@ from flctl.run import Run
 from flctl.trainer import Trained, single_thread
 from flctl.transform import ClientContext
 from flctl.types import WEIGHT, Arrays, ClientId, ClientUpdate, Failure, Gathered, Numbers, Reply, Request, Work
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["ClientRuntime"]
 
@@ -59,14 +53,17 @@ class ClientRuntime:
     def __init__(self, run: Run) -> None:
         single_thread()
         self.run = run
-        self.executor = Executor(run.execution, run.build_model(), run.task())
-        self.memory = MemoryStore(run.memory_directory, run.partition.clients, run.memory_layout)
-        self.clock = Clock()
+        self.local = LocalTraining(run)
+
+    @property
+    def clock(self) -> Clock:
+        """Where the time of the chunk goes."""
+        return self.local.clock
 
     def gather(self, numbers: Numbers, work: Work, each: bool) -> Gathered:
         """What a chunk of clients replies, together. A client that fails is told in `failed`. Raises MemoryError, or
         torch's error, where there is no memory for so many at once."""
-        self.clock = Clock()
+        self.local.clock = Clock()
         try:
             with self.clock.phase("transform"):
                 parts = [self._gather(block, work, each) for block in self._blocks(numbers)]
@@ -100,12 +97,13 @@ class ClientRuntime:
 
     def _blocks(self, numbers: Numbers) -> list[Numbers]:
         """The chunk in parts that fit the cache, or the memory: what is added up is the same whoever does it."""
-        bounds = self.run.partition.bounds[numbers]
-        return [numbers[places] for places in self.run.execution.blocks(bounds[:, 1] - bounds[:, 0])]
+        bounds, most = self.run.partition.bounds[numbers], self.local.at_once
+        blocks = (numbers[places] for places in self.run.execution.blocks(bounds[:, 1] - bounds[:, 0]))
+        return [block[start : start + most] for block in blocks for start in range(0, len(block), most)]
 
     def _gather(self, numbers: Numbers, work: Work, each: bool) -> Gathered:
         if self._looks_away:
-            return self._unread(numbers, self._train(numbers, work, {}), work, each)
+            return self._unread(numbers, self.local.together(numbers, work), work, each)
         said = self._listed(numbers, work, guarded)
         failed = {int(n): one for n, one in zip(numbers, said, strict=True) if isinstance(one, Failure)}
         done = [one for one in said if not isinstance(one, Failure)]
@@ -124,7 +122,8 @@ class ClientRuntime:
     def _looks_away(self) -> bool:
         """Whether no part of the client looks at an update by itself: all is known from the changes and their norms."""
         strategy, transforms = self.run.strategy, self.run.transforms.values()
-        plain = not (strategy.reports or self.run.memory_layout or self.executor.one_by_one)
+        told = strategy.reports or strategy.staged or self.run.memory_layout
+        plain = not (told or self.local.executor.one_by_one)
         return plain and all(transform.scales for transform in transforms)
 
     def _unread(self, numbers: Numbers, updates: Updates, work: Work, each: bool) -> Gathered:
@@ -182,20 +181,18 @@ class ClientRuntime:
 
     def _listed(self, numbers: Numbers, work: Work, guard: Guard) -> list[Said | Failure]:
         """What strategy and transforms make of each client's change."""
-        memory = self._memory(numbers, work)
-        updates = self._train(numbers, work, memory)
+        memory = self.local.memory(numbers, work)
         ids = [self.run.partition.client_ids[int(number)] for number in numbers]
         said: list[Said | Failure] = []
         kept: dict[int, Arrays] = {}
-        for place, trained in enumerate(self._measured(updates.each(), numbers, work)):
+        for place, trained in enumerate(self.local.each(numbers, work, memory)):
             mine = {name: rows[place] for name, rows in memory.items()}
-            result = trained or updates.facts.failures[place]
-            one = guard(partial(self._prepared, ids[place], result, mine, work))
+            one = guard(partial(self._prepared, ids[place], trained, mine, work))
             if not isinstance(one, Failure):
                 update, kept[int(numbers[place])], metrics = one
                 one = update, metrics
             said.append(one)
-        self._remember(kept, work.round)
+        self.local.remember(kept, work.round)
         return said
 
     def _prepared(
@@ -204,11 +201,12 @@ class ClientRuntime:
         """What the client says and remembers, checked, and its metrics."""
         if isinstance(trained, Failure):
             raise DivergenceError(trained.message)
-        vectors, weight, remember = self.run.strategy.report(trained, work, self._strategys(memory))
-        check_memory(f"strategy '{self.run.strategy.name}'", remember, self._strategys(self.run.memory_layout))
+        strategys = self.local.recall.strategys
+        vectors, weight, remember = self.run.strategy.report(trained, work, strategys(memory))
+        check_memory(f"strategy '{self.run.strategy.name}'", remember, strategys(self.run.memory_layout))
         update, kept = self.run.pipeline.send(ClientUpdate(client_id, vectors, weight), work, memory)
         check_update(update, work.layout)
-        remember = {**remember, **kept}
+        remember = {**remember, **kept, **self.local.recall.private(trained)}
         metrics = {"loss": trained.loss, "examples": float(trained.examples), "steps": float(trained.steps)}
         return update, remember, metrics
 
@@ -229,72 +227,8 @@ class ClientRuntime:
             raise FlctlError(f"aggregator '{name}' gave {' and '.join(given)}, expected memory and reply as bytes")
         return Reply(message, {} if said is None or self.run.aggregator.hides else said[1]), memory
 
-    def _train(self, numbers: Numbers, work: Work, memory: Arrays) -> Updates:
-        with self.clock.phase("train"):
-            return self.executor.train(work, self._shards(numbers, work), self._adjusts(work, memory))
-
-    def _measured(self, trained: list[Trained | None], numbers: Numbers, work: Work) -> list[Trained | None]:
-        """The results with what the strategy `measures`."""
-        measures = self.run.strategy.measures
-        if measures == "nothing":
-            return trained
-        with self.clock.phase("train"):
-            starts = self.executor.measure(work, self._shards(numbers, work), measures == "gradient")
-        pairs = zip(trained, starts, strict=True)
-        return [one and dataclasses.replace(one, start=start) for one, start in pairs]
-
-    def _shards(self, numbers: Numbers, work: Work) -> Shards:
-        keys = local_keys(self.run.config.seed, work.round, self.run.partition.client_ids.take(numbers))
-        return Shards(self.run.partition, numbers, keys, lambda: self.clock.phase("load"))
-
-    def _adjusts(self, work: Work, memory: Arrays) -> Callable[[Any], Callable[[Tensor, Tensor], Tensor]] | None:
-        """The strategy's `adjust` for clients of the chunk (see `executors.executor.Adjusts`)."""
-        if not self.run.strategy.adjusts:
-            return None
-        adjust = self.run.strategy.adjust
-
-        def adjusts(places: Any) -> Callable[[Tensor, Tensor], Tensor]:
-            # Copies for each call: what one client changes in place is gone before the next, in whatever process.
-            seen = dataclasses.replace(work, params=_tensors(work.params), extra=_tensors(work.extra))
-            mine = _tensors({name: rows[places] for name, rows in self._strategys(memory).items()})
-            if np.ndim(places) == 0:
-                return lambda grad, params: adjust(grad, params, seen, mine)
-            return lambda grad, params: adjust(grad, params, seen, {n: rows[: len(grad)] for n, rows in mine.items()})
-
-        return adjusts
-
-    def _memory(self, numbers: Numbers, work: Work) -> dict[str, Any]:
-        """What the clients remember, name -> [K, length]."""
-        if not self.run.memory_layout:
-            return {}
-        with self.clock.phase("load"):
-            memory, known = self.memory.read(numbers, work.round)
-            for name, vector in {} if known.all() else self._first(work).items():
-                memory[name][~known] = vector
-            return memory
-
-    def _first(self, work: Work) -> Arrays:
-        """What a client remembers before its first round, checked."""
-        first = self.run.strategy.first(work)
-        layout = self.run.memory_layout
-        wrong = arrays.misfit(first, {name: layout[name] for name in first if name in layout})
-        if wrong:
-            raise FlctlError(f"strategy '{self.run.strategy.name}' lets a client begin with {wrong}")
-        return first
-
-    def _remember(self, kept: Mapping[int, Arrays], number: int) -> None:
-        if self.run.memory_layout and kept:
-            stacked = {name: np.stack([memory[name] for memory in kept.values()]) for name in self.run.memory_layout}
-            rows = {name: block.astype(np.float32, copy=False) for name, block in stacked.items()}
-            self.memory.write(list(kept), number, rows)
-
     def _numbers(self, ids: Sequence[ClientId]) -> Numbers:
         return np.array([self.run.partition.index(client_id) for client_id in ids], np.int64)
-
-    def _strategys(self, memory: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a client's memory, or of its layout, is the strategy's; the rest is the transforms'."""
-        others = self.run.pipeline.memory_layout
-        return {name: part for name, part in memory.items() if name not in others}
 
 
 def _size(vectors: Sequence[Arrays], weighed: bool) -> int:
@@ -320,9 +254,3 @@ def _block(rows: Sequence[Any]) -> Any:
     if whole and all(row.ctypes.data == base[place].ctypes.data for place, row in enumerate(rows)):
         return base
     return np.stack(rows)
-
-
-def _tensors(vectors: Arrays) -> dict[str, Any]:
-    import torch
-
-    return {name: torch.from_numpy(np.array(vector)) for name, vector in vectors.items()}

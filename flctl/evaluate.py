@@ -6,9 +6,10 @@ clients cost no more than their rows. Which rows share a batch does not matter t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +25,20 @@ if TYPE_CHECKING:
     from flctl.partition.store import Partition
     from flctl.tasks import Task
     from flctl.trainer import FlatModel
+    from flctl.types import Arrays
 
-__all__ = ["BATCH", "ClientScores", "Evaluation", "central", "clients", "evaluate", "run_model", "spread_over_clients"]
+__all__ = [
+    "BATCH",
+    "ClientScores",
+    "Evaluation",
+    "central",
+    "clients",
+    "evaluate",
+    "evaluate_own_models",
+    "run_model",
+    "spread_of_own_models",
+    "spread_over_clients",
+]
 
 BATCH = 1000
 Array = npt.NDArray[Any]
@@ -110,12 +123,47 @@ def evaluate(model: FlatModel, partition: Partition, task: Task, batch_size: int
     )
 
 
+def evaluate_own_models(
+    model: FlatModel, models: Iterable[Arrays], partition: Partition, task: Task, batch_size: int = BATCH
+) -> Evaluation:
+    """Every metric of clients' own models, of which `models` has one for each client in order; the central ones are
+    over all clients' rows together. `model` is left as the last of them."""
+    own, offsets = _run_own(model, models, partition, task, batch_size)
+    scores = _client_scores(partition, own, offsets)
+    return Evaluation(score(own, partition.classes), scores, own, own, pooled=True)
+
+
 def spread_over_clients(
     model: FlatModel, partition: Partition, task: Task, batch_size: int = BATCH
 ) -> dict[str, float]:
     """The task's main metric over clients: `accuracy_mean`, `accuracy_worst_decile`, `accuracy_best_decile`."""
+    return _spread(clients(model, partition, task, batch_size), task)
+
+
+def spread_of_own_models(
+    model: FlatModel, models: Iterable[Arrays], partition: Partition, task: Task, batch_size: int = BATCH
+) -> dict[str, float]:
+    """As `spread_over_clients`, each client's rows by its own model: `personal_accuracy_mean` and so on."""
+    scores = _client_scores(partition, *_run_own(model, models, partition, task, batch_size))
+    return {f"personal_{name}": value for name, value in _spread(scores, task).items()}
+
+
+def _run_own(
+    model: FlatModel, models: Iterable[Arrays], partition: Partition, task: Task, batch_size: int
+) -> tuple[Labelled | Measured, npt.NDArray[np.int64]]:
+    """What each client's own model makes of its test rows, and where each client's begin."""
+    x, y, offsets = partition.test_bounds()
+    parts: list[Any] = [run_model(model, task, x[:0], y[:0], batch_size, keep_scores=True)]
+    for arrays, (start, stop) in zip(models, pairwise(offsets.tolist()), strict=True):
+        if stop > start:
+            model.load(arrays)
+            parts.append(run_model(model, task, x[start:stop], y[start:stop], batch_size, keep_scores=True))
+    joined: Labelled | Measured = concatenate(parts)
+    return joined, offsets
+
+
+def _spread(scores: ClientScores, task: Task) -> dict[str, float]:
     name, higher = primary_metric(task.name)
-    scores = clients(model, partition, task, batch_size)
     found = spread(scores.values[name], scores.rows.astype(np.float64), higher)
     parts = {"mean": found.mean, "worst_decile": found.worst_decile, "best_decile": found.best_decile}
     return {f"{name}_{part}": value for part, value in parts.items()}

@@ -33,6 +33,7 @@ from flctl.types import Layout
 __all__ = ["MemoryStore"]
 
 LAST_ROUND = (1 << 32) - 1
+_PUT_BACK = "Put the run's memory/ back as it was beside its checkpoint, or start a new run."
 Stacked = dict[str, npt.NDArray[np.float32]]
 
 
@@ -140,6 +141,18 @@ class MemoryStore:
             raise IncompatibleError(found, hint="Put that checkpoint back, or start a new run.")
         self._drop(files, rounds, number, later=True)
 
+    def require(self, number: int) -> None:
+        """Raises IncompatibleError where what clients remembered as of round `number` is not there any more."""
+        files = self._open()
+        if files is None and number:
+            raise IncompatibleError(f"there is no client memory in {self.directory}", hint=_PUT_BACK)
+        if files is None or not number:
+            return
+        rounds = self._all_rounds(files)
+        if np.any((rounds > number) & (rounds <= files.settled)):
+            found = f"what clients remembered after round {number} is gone: it is kept for the newest checkpoint"
+            raise IncompatibleError(found, hint=f"That is of round {files.settled}.")
+
     def close(self) -> None:
         """Closes the files; the next call opens them again."""
         if self._files is not None:
@@ -233,5 +246,4 @@ def _told(found: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> str:
 
 
 def _damaged(what: str) -> IntegrityError:
-    hint = "Put the run's memory/ back as it was beside its checkpoint, or start a new run."
-    return IntegrityError(f"client memory: {what}", hint=hint)
+    return IntegrityError(f"client memory: {what}", hint=_PUT_BACK)

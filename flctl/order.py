@@ -17,7 +17,17 @@ import numpy.typing as npt
 from flctl import seeds
 from flctl.types import LocalWork
 
-__all__ = ["Arrangement", "arrange", "batches", "client_keys", "local_keys", "module_seed", "orders", "step_counts"]
+__all__ = [
+    "Arrangement",
+    "arrange",
+    "batches",
+    "client_keys",
+    "local_keys",
+    "module_seed",
+    "orders",
+    "stage_keys",
+    "step_counts",
+]
 
 Keys = npt.NDArray[np.uint64]
 Counts = npt.NDArray[np.int64]
@@ -50,6 +60,12 @@ def local_keys(seed: int, number: int, ids: npt.NDArray[np.str_]) -> Keys:
     """The key [K] of each client's local training in round `number`; distinct for distinct ids but for chance 2^-64."""
     base = np.uint64(seeds.derive(seed, "round", number, "local") & (2**64 - 1))
     return _mix(client_keys(ids) ^ base)
+
+
+def stage_keys(keys: Keys, stage: int) -> Keys:
+    """The keys [K] of a stage of the same clients' training; those of the first stage are the clients' own."""
+    with np.errstate(over="ignore"):
+        return _mix(keys + _mix(np.array(_MODULE | np.uint64(stage)))) if stage else keys
 
 
 def module_seed(key: np.uint64) -> int:

@@ -18,6 +18,7 @@ from flctl.collect import Traffic, chunk_replies, in_order, waited
 from flctl.engine import Engine
 from flctl.errors import DivergenceError, PluginError, RoundFailedError
 from flctl.memory_store import MemoryStore
+from flctl.recall import Recall, work_after
 from flctl.run import Run
 from flctl.schedule import scheduled_lr
 from flctl.strategy import StepContext
@@ -71,7 +72,7 @@ class Rounds:
         return State(
             round=0,
             params=params,
-            strategy=self.run.strategy.init(params),
+            strategy=self.run.strategy.init(self.run.division.public_of(params)),
             transforms={name: t.init(self.run.pipeline.layouts[name]) for name, t in self.run.transforms.items()},
         )
 
@@ -108,7 +109,7 @@ class Rounds:
         broadcasts = {name: t.broadcast(state.transforms[name]) for name, t in self.run.transforms.items()}
         work = Work(
             round=number,
-            params=arrays.frozen(state.params),
+            params=arrays.frozen(self.run.division.public_of(state.params)),
             extra=arrays.frozen(self.run.strategy.broadcast(state.strategy)),
             transforms={name: arrays.frozen(vectors) for name, vectors in broadcasts.items() if vectors},
             local=local_work(self.run, number),
@@ -128,6 +129,10 @@ class Rounds:
         metrics = evaluate.central(self.model, partition, self.task, chosen.batch_size)
         if chosen.per_client:
             metrics |= evaluate.spread_over_clients(self.model, partition, self.task, chosen.batch_size)
+        if chosen.per_client and self.run.strategy.personalises:
+            recall = Recall(self.run, self.memory, self.run.division.private_of(state.params))
+            own = recall.models(work_after(self.run, state.round, state.params, state.strategy))
+            metrics |= evaluate.spread_of_own_models(self.model, own, partition, self.task, chosen.batch_size)
         return metrics
 
     def _evaluates(self, number: int) -> bool:
@@ -275,11 +280,13 @@ class Rounds:
             _require(states[name], None, f"transform '{name}' returned a state with", plan.round)
         population = len(self.eligible), int(self.run.partition.counts[:, 0].sum())
         step = StepContext(plan.round, self.run.config.seed, self.run.server, *population)
-        params, strategy = self.run.strategy.step(state.params, aggregate, state.strategy, step)
+        division = self.run.division
+        params, strategy = self.run.strategy.step(division.public_of(state.params), aggregate, state.strategy, step)
         whose = f"strategy '{self.run.strategy.name}' returned"
         _require(params, self.run.layout, f"{whose} a model with", plan.round)
         _require(strategy, None, f"{whose} a state with", plan.round)
-        return State(plan.round, self._normal(params, plan.round), strategy, states)
+        whole = division.whole(params, division.private_of(state.params))
+        return State(plan.round, self._normal(whole, plan.round), strategy, states)
 
     def _normal(self, params: Arrays, number: int) -> Arrays:
         """The model as it will be read back from a checkpoint: finite, and integer buffers rounded."""

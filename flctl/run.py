@@ -16,6 +16,7 @@ from flctl.errors import ConfigError, IncompatibleError
 from flctl.metrics import QUICK
 from flctl.models.model import DataSpec
 from flctl.partition.store import Partition
+from flctl.parts import Division
 from flctl.pipeline import Pipeline
 from flctl.registry import Registry, suggest
 from flctl.server import ServerOptimizer
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
     from flctl.tasks import Task
     from flctl.trainer import FlatModel
 
-__all__ = ["Run", "build_model"]
+__all__ = ["PRIVATE", "Run", "build_model"]
+
+PRIVATE = "private/"
+"""Before the names under which a client keeps the parts of its model that never leave it."""
 
 
 def build_model(config: Config, partition: Partition, registry: Registry) -> FlatModel:
@@ -48,13 +52,16 @@ def build_model(config: Config, partition: Partition, registry: Registry) -> Fla
 
 @dataclass(frozen=True)
 class Run:
-    """One training, ready to start: read-only, and the same in the server's process and in every worker's."""
+    """One training, ready to start: read-only, and the same in the server's process and in every worker's.
+
+    `layout` is that of the model as the server has it, without what the strategy keeps private.
+    """
 
     config: Config
     registry: Registry
     partition: Partition
     memory_directory: Path
-    layout: Layout
+    division: Division
     strategy: Strategy
     transforms: Mapping[str, Transform]
     aggregator: Aggregator
@@ -65,16 +72,18 @@ class Run:
         """The run's objects, checked. Raises ConfigError, PluginError or IncompatibleError."""
         strategy = _component(registry, "strategy", config.strategy)
         model = build_model(config, partition, registry)
+        division = Division(model.parts, strategy.private(model.parts))
+        _check_public(strategy, division)
+        shapes = {"params": division.shapes(model.shapes["params"])}
         run = cls(
             config=config,
             registry=registry,
             partition=partition,
             memory_directory=memory_directory,
-            layout=model.layout,
+            division=division,
             strategy=strategy,
             transforms={
-                chosen.name: _component(registry, "transform", chosen).shaped(model.shapes)
-                for chosen in config.transforms
+                chosen.name: _component(registry, "transform", chosen).shaped(shapes) for chosen in config.transforms
             },
             aggregator=_component(registry, "aggregator", config.aggregator),
             server=ServerOptimizer(**config.server.model_dump()),
@@ -85,6 +94,11 @@ class Run:
     def build_model(self) -> FlatModel:
         """A fresh copy of the model, with the initial weights."""
         return build_model(self.config, self.partition, self.registry)
+
+    @property
+    def layout(self) -> Layout:
+        """Name -> length of the model's vectors, without what is private."""
+        return self.division.public
 
     @cached_property
     def pipeline(self) -> Pipeline:
@@ -100,8 +114,9 @@ class Run:
 
     @cached_property
     def memory_layout(self) -> Layout:
-        """What each client remembers from one of its rounds to its next: for the strategy and for transforms."""
-        return {**self.strategy.remembers(self.layout), **self.pipeline.memory_layout}
+        """What each client keeps from one of its rounds to its next, for whomever."""
+        private = {PRIVATE + name: length for name, length in self.division.private.items()}
+        return {**self.strategy.remembers(self.layout), **private, **self.pipeline.memory_layout}
 
     @cached_property
     def execution(self) -> Execution:
@@ -153,9 +168,29 @@ def check(run: Run) -> None:
         raise ConfigError("the partition has no training rows", hint="Partition again with a smaller --test-fraction.")
     cohorts.expected_size(run.config.cohort, run.eligible)
     cohorts.check_trace(run.config.cohort, run.partition.client_ids)
+    _check_stages(run)
     run.strategy.check(run)
     _ = run.execution  # raises where the clients cannot be trained as the config asks
     _check_stop(run)
+
+
+def _check_public(strategy: Strategy, division: Division) -> None:
+    if "params" not in division.public:
+        raise IncompatibleError(
+            f"strategy '{strategy.name}' keeps all of the model's parameters private, and nothing would be learned "
+            "together",
+            hint="Name fewer of them as private, or take a model with more layers.",
+        )
+
+
+def _check_stages(run: Run) -> None:
+    """A part that is held still must stay where it is."""
+    name, decay = run.strategy.name, run.config.local.weight_decay
+    if decay and any(stage.moves != "all" for stage in run.strategy.stages(run.config.local.amount())):
+        raise IncompatibleError(
+            f"strategy '{name}' holds a part of the model still, and local.weight_decay {decay:g} would move it",
+            hint="Leave local.weight_decay out.",
+        )
 
 
 def _check_stop(run: Run) -> None:

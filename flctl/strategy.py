@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from flctl.component import Component
+from flctl.parts import Part
 from flctl.server import ServerOptimizer
-from flctl.types import Aggregate, Arrays, ClientUpdate, Layout, Work
+from flctl.types import Aggregate, Arrays, ClientUpdate, Layout, LocalWork, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,9 +19,30 @@ if TYPE_CHECKING:
     from flctl.run import Run
     from flctl.trainer import Trained
 
-__all__ = ["Measured", "StepContext", "Strategy"]
+__all__ = ["Adjust", "Measured", "Stage", "StepContext", "Strategy"]
 
 Measured = Literal["nothing", "loss", "gradient"]
+Adjust = Callable[["Tensor", "Tensor", Work, Arrays], "Tensor"]
+"""As `Strategy.adjust`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of a client's local training, from `start` and with a fresh optimiser.
+
+    `start`: "global" is the model that the server sent, with the client's private parts in place; "personal" is
+    `Strategy.personal`; "before" is where the stage before ended. `moves`: which parts of the model move, by gradients
+    that are zero elsewhere. `adjust` takes the place of the strategy's.
+    """
+
+    local: LocalWork
+    start: Literal["global", "personal", "before"] = "global"
+    moves: Literal["all", "public", "private"] = "all"
+    adjust: Adjust | None = None
+
+    def adjust_of(self, strategy: Strategy) -> Adjust | None:
+        """What changes gradients in this stage; None where nothing does."""
+        return self.adjust or (strategy.adjust if strategy.adjusts else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +98,22 @@ class Strategy(Component):
         """Client, before its first round: what it remembers then. Vectors left out are zeros."""
         return {}
 
+    def private(self, parts: Sequence[Part]) -> Collection[str]:
+        """Both sides, once: the names of the parameters and buffers that never leave a client. Each client keeps its
+        own from one of its rounds to its next, and begins with the initial model's. On the server, and in `sends`,
+        `remembers`, `first` and `report`, the model is what is left; `adjust` and `personal` have all of it."""
+        return ()
+
+    def stages(self, local: LocalWork) -> Sequence[Stage]:
+        """Client: what local training consists of, for what the server asks of a round. The update is what the first
+        stage, and those that go on from it, changed."""
+        return (Stage(local),)
+
+    def personal(self, params: Arrays, memory: Arrays) -> Arrays:
+        """Client: its own model, to evaluate, and to start a stage from. `params` is the global model with the
+        client's private parts in place; both have all of its vectors."""
+        return params
+
     def adjust(self, grad: Tensor, params: Tensor, work: Work, memory: Arrays) -> Tensor:
         """Client, each local step: the gradient to use. Elementwise operations only: tensors are [D] for one
         client or [K, D] for stacked ones, and the arrays in `work` and `memory` are tensors here too. This default
@@ -116,6 +154,17 @@ class Strategy(Component):
         if "buffers" in params:
             new["buffers"] = params["buffers"] + aggregate.mean("buffers")
         return new, {**state, **slots}
+
+    @property
+    def staged(self) -> bool:
+        """Whether local training is more than one stage from the global model."""
+        return type(self).stages is not Strategy.stages
+
+    @property
+    def personalises(self) -> bool:
+        """Whether clients have models of their own."""
+        own = type(self)
+        return own.personal is not Strategy.personal or own.private is not Strategy.private
 
     @property
     def reports(self) -> bool:

@@ -4,32 +4,48 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from flctl import run as runs
 from flctl.config import Config, Flag, load
-from flctl.errors import ConfigError, DataError, IncompatibleError
-from flctl.evaluate import evaluate
+from flctl.errors import ConfigError, DataError, FlctlError, IncompatibleError
+from flctl.evaluate import evaluate, evaluate_own_models
+from flctl.memory_store import MemoryStore
 from flctl.partition.align import align
 from flctl.partition.store import Partition
+from flctl.recall import Recall, work_after
 from flctl.registry import Registry
 from flctl.report.evaluation import Evaluated
+from flctl.run import Run
 from flctl.rundir import RunDirectory
 from flctl.tasks import task_for
+from flctl.types import Arrays
 from flctl.weights import load_weights
 
 if TYPE_CHECKING:
     from flctl.trainer import FlatModel
 
-__all__ = ["Subject", "assess", "from_run", "from_weights", "open_partition"]
+__all__ = ["OwnModels", "Subject", "assess", "assess_own_models", "from_run", "from_weights", "open_partition"]
+
+
+@dataclass(frozen=True)
+class OwnModels:
+    """Clients' own models, one for each in order; `gone` is why they cannot be had."""
+
+    models: Callable[[], Iterator[Arrays]]
+    notes: tuple[str, ...] = ()
+    gone: FlctlError | None = None
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and the partition to evaluate it on, standardised as the model needs it."""
+    """A model and the partition to evaluate it on, standardised as the model needs it; and beside it, where the run's
+    strategy leaves them any, the clients' own."""
 
     name: str
     round: int | None
@@ -37,6 +53,7 @@ class Subject:
     partition: Partition
     batch_size: int
     notes: tuple[str, ...] = ()
+    own_models: OwnModels | None = None
 
 
 def open_partition(path: Path) -> Partition:
@@ -63,7 +80,11 @@ def from_run(path: Path, checkpoint: str, data: Path | None, registry: Registry)
     partition, notes = _chosen(own, data)
     model = runs.build_model(config, own or partition, registry)
     number = _load(directory, checkpoint, model)
-    return Subject(str(path), number, model, partition, config.eval.batch_size, notes)
+    strategy = registry.get("strategy", config.strategy.name).from_options(dict(config.strategy.options))
+    clients = None
+    if strategy.personalises:
+        clients = _own_models(directory, config, registry, partition if own is partition else None, number)
+    return Subject(str(path), number, model, partition, config.eval.batch_size, notes, clients)
 
 
 def from_weights(
@@ -104,6 +125,49 @@ def assess(subject: Subject, batch_size: int | None = None) -> Evaluated:
         evaluation=evaluate(subject.model, partition, task, batch_size or subject.batch_size),
         notes=subject.notes,
     )
+
+
+def assess_own_models(subject: Subject, batch_size: int | None = None) -> Evaluated | None:
+    """The evaluation of the clients' own models, each on its client's test rows; None where there are none."""
+    partition, own = subject.partition, subject.own_models
+    if own is None or own.gone or not partition.manifest.rows.test:
+        return None
+    task, size = task_for(partition.task, partition.target_scale), batch_size or subject.batch_size
+    rows = partition.manifest.central_test == "clients"
+    return Evaluated(
+        name=f"{subject.name} (own models)",
+        round=subject.round,
+        data=_shown(partition.path),
+        partition_digest=partition.digest,
+        rows_digest=_rows_digest(partition) if rows else f"clients of {partition.digest}",
+        classes=partition.classes,
+        evaluation=evaluate_own_models(subject.model, own.models(), partition, task, size),
+        notes=own.notes,
+        personal=True,
+    )
+
+
+def _own_models(
+    directory: RunDirectory, config: Config, registry: Registry, partition: Partition | None, number: int
+) -> OwnModels:
+    """Clients' own models as of the checkpoint of round `number`; `partition` is the run's, None where another one is
+    evaluated."""
+    if partition is None:
+        error = IncompatibleError("clients' own models are of the partition that they were trained on, and no other")
+        return OwnModels(lambda: iter(()), gone=error)
+    run = Run.build(config, registry, partition, directory.memory)
+    try:
+        store = MemoryStore(directory.memory, partition.clients, run.memory_layout)
+        store.require(number)
+    except FlctlError as error:
+        return OwnModels(lambda: iter(()), gone=error)
+    saved = directory.checkpoints.load(number, run.build_model())
+    recall = Recall(run, store, run.division.private_of(saved.params))
+    work = work_after(run, number, saved.params, saved.states["strategy"])
+    _, known = store.read(np.arange(partition.clients), number + 1)
+    never = int((~known).sum())
+    notes = () if not never else (f"{never} clients never took part, and have the model that they would begin with",)
+    return OwnModels(lambda: recall.models(work), notes)
 
 
 def _shown(path: Path) -> Path:

@@ -7,7 +7,7 @@ trained before in the process, and in which process, does not matter.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from flctl.errors import ConfigError, DivergenceError, IncompatibleError
 from flctl.local_optimizer import Optimizer, optimizer_for
 from flctl.order import batches, module_seed
+from flctl.parts import Part
 from flctl.tasks import Task
 from flctl.types import Arrays, Layout, LocalWork
 
@@ -91,6 +92,16 @@ class FlatModel:
         return {"params": self.params.numel()} | ({"buffers": buffers} if buffers else {})
 
     @property
+    def parts(self) -> list[Part]:
+        """Where each parameter and buffer lies in the vectors, in order."""
+        trained = {id(parameter) for parameter in self.parameters}
+        names = [name for name, parameter in self.module.named_parameters() if id(parameter) in trained]
+        return [
+            *self._parts("params", names, self._sizes),
+            *self._parts("buffers", self._buffer_names, self._buffer_sizes),
+        ]
+
+    @property
     def shapes(self) -> dict[str, list[tuple[int, ...]]]:
         """The shapes of the parameters that lie end to end in "params"."""
         return {"params": [tuple(shape) for shape in self._shapes]}
@@ -132,6 +143,14 @@ class FlatModel:
         """The gradient of a loss for each of `parameters`."""
         return torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
 
+    def _parts(self, vector: str, names: list[str], sizes: list[int]) -> Iterator[Part]:
+        start = 0
+        for name, size in zip(names, sizes, strict=True):
+            owner = type(self.module.get_submodule(name.rpartition(".")[0]))
+            kinds = tuple(kind.__name__ for kind in owner.__mro__ if issubclass(kind, nn.Module))
+            yield Part(name, vector, start, start + size, kinds)
+            start += size
+
     def _views(self, flat: Tensor) -> list[Tensor]:
         return [part.view(s) for part, s in zip(torch.split(flat, self._sizes), self._shapes, strict=True)]
 
@@ -166,7 +185,8 @@ class Trained:
 
     `delta`: the values after minus those before, laid out as the model; `loss`: the mean training loss over the
     examples processed, each as the model was when it met them; `examples`: the rows of the shard, 0 where no step
-    was made; `steps`: how many. `start` is what the strategy `measures`.
+    was made; `steps`: how many. `start` is what the strategy `measures`. `personal` are the values that the client's
+    own model ended with, where a stage started from it or parts of the model are private; `delta` is without these.
     """
 
     delta: Arrays
@@ -174,6 +194,7 @@ class Trained:
     examples: int
     steps: int
     start: Start | None = None
+    personal: Arrays | None = None
 
 
 def train(

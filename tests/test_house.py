@@ -24,7 +24,7 @@ FILE_LINES, FUNCTION_LINES, MEDIAN_LINES = 400, 50, 10
 LAYERS = (
     # Values and what touches only them.
     """__init__ types arrays seeds errors wire component hookspecs atomic problems schedule server outcomes fairness
-    spelling api_version plugin_files machine
+    parts spelling api_version plugin_files machine
     messages local_optimizer weights""",
     # What a plugin may offer, and how names become classes.
     """strategy transform aggregator engine order trainer executors tasks metrics checkpoint
@@ -34,7 +34,7 @@ LAYERS = (
     """strict_yaml yaml_text layers sections explain completion config config_schema partition_section cohort run rundir
     evaluate""",
     # One client, and where clients run.
-    "clock client engines",
+    "clock recall local_training client engines",
     # The rounds, and everything around them.
     "collect rounds footprint pace forecast profile training subjects report bench",
     # Whether components keep their contract, and new ones.

@@ -5,9 +5,9 @@ import pytest
 import torch
 from support import checkpoint_digests, make_run, train_run
 
-from flctl.client import ClientRuntime
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import IncompatibleError
+from flctl.local_training import LocalTraining
 from flctl.registry import Registry
 from flctl.rounds import Rounds
 from flctl.server import ServerOptimizer
@@ -151,16 +151,16 @@ def test_every_executor_measures_the_mean_over_all_rows(toy, tmp_path, monkeypat
     monkeypatch.setattr("flctl.executors.measuring._FLOATS", limit)
     chosen = ("strategy=mime-lite", f"local.batch_size={batch}", f"engine.executor={executor}", "local.steps=1")
     run, _ = make_run(toy, tmp_path / "run", *chosen)
-    runtime = ClientRuntime(run)
+    runtime = LocalTraining(run)
     params = run.build_model().read()
     work = Work(1, params, {}, {}, run.config.local.amount(), {})
     numbers = np.array([7, 0, 3, 9])
-    found = runtime.executor.measure(work, runtime._shards(numbers, work), gradient=True)
+    found = runtime.executor.measure(work, runtime._shards(numbers, work, 0), gradient=True)
     for start, (x, y) in zip(found, [shards(toy)[k] for k in numbers], strict=True):
         loss, slope = oracle(params["params"].astype(np.float64), x, y)
         assert start.loss == pytest.approx(loss, rel=1e-5)
         np.testing.assert_allclose(start.gradient, slope, rtol=1e-4, atol=1e-6)
-    (alone,) = runtime.executor.measure(work, runtime._shards(numbers[:1], work), gradient=False)
+    (alone,) = runtime.executor.measure(work, runtime._shards(numbers[:1], work, 0), gradient=False)
     assert alone.loss == pytest.approx(found[0].loss, rel=1e-5)
     assert alone.gradient is None
 

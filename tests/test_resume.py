@@ -36,6 +36,7 @@ def same_end(one: Path, other: Path) -> None:
         ("remembering", 7),
         ("scaffold", 25),
         ("feddyn", 25),
+        ("ditto", 40),
         pytest.param("fedadam", 1, marks=pytest.mark.slow),
         pytest.param("remembering", 3, marks=pytest.mark.slow),
     ],

@@ -111,9 +111,9 @@ def _print(
 ) -> None:
     from flctl.cli.evaluation_tables import render
     from flctl.report.evaluation import as_data, compare
-    from flctl.subjects import assess
 
-    models = [assess(subject, request.batch_size) for subject in subjects]
+    _refuse_gone(subjects, per_client)
+    models = [model for subject in subjects for model in _assessed(subject, request.batch_size)]
     metric = _metric(request.metric, models, subjects[0].partition.task)
     comparisons = [compare(models[0], other) for other in models[1:]]
     data = as_data(models, comparisons, metric, per_client=per_client, confusion=confusion)
@@ -126,6 +126,28 @@ def _print(
     )
     for path in data["written"]:
         output.note(f"wrote {path}")
+
+
+def _refuse_gone(subjects: Sequence[Subject], per_client: bool) -> None:
+    """Who asks for each client's numbers is not given those of the global model for those of the client's own."""
+    for subject in subjects if per_client else ():
+        if subject.own_models is not None and subject.own_models.gone is not None:
+            raise subject.own_models.gone
+
+
+def _assessed(subject: Subject, batch_size: int | None) -> Iterator[Evaluated]:
+    """The model's evaluation, and after it that of the clients' own models where they have any."""
+    from dataclasses import replace
+
+    from flctl.subjects import assess, assess_own_models
+
+    model, own = assess(subject, batch_size), subject.own_models
+    if own is not None and own.gone is not None:
+        model = replace(model, notes=(*model.notes, f"clients' own models are not shown: {own.gone.message}"))
+    yield model
+    personal = assess_own_models(subject, batch_size)
+    if personal is not None:
+        yield personal
 
 
 def _refuse_early(request: EvalRequest) -> None:

@@ -166,7 +166,8 @@ class _Candidates:
     def __init__(self, run: Run, model: FlatModel, task: Task) -> None:
         self.run, self.model, self.task = run, model, task
         self.chain, self.head = chain_of(model.module), head_for(task)
-        self.local = run.config.local.amount()
+        self.stages = run.strategy.stages(run.config.local.amount())
+        self.local = max((stage.local for stage in self.stages), key=lambda local: (local.epochs, local.steps or 0))
         bounds = run.partition.bounds
         self.largest = int((bounds[:, 1] - bounds[:, 0]).max(initial=0))
         self.others: dict[str, str] = {}
@@ -183,7 +184,7 @@ class _Candidates:
             parameters=self.model.layout["params"],
             features=math.prod(self.run.partition.shape),
             local=self.local,
-            adjusts=self.run.strategy.adjusts,
+            adjusts=self.adjusts,
             pull=self.run.strategy.pull,
             chain=self.chain,
             head=self.head,
@@ -197,6 +198,8 @@ class _Candidates:
         if self.local.optimizer != "sgd":
             return f"the local optimizer is {self.local.optimizer}, not sgd"
         strategy = self.run.strategy
+        if strategy.staged or self.run.division.private:
+            return f"strategy '{strategy.name}' trains models that are each client's own"
         if strategy.adjusts_freely:
             return f"strategy '{strategy.name}' changes the clients' gradients"
         if strategy.pull and self.local.clip_norm is not None:
@@ -214,8 +217,14 @@ class _Candidates:
     def _headed(self) -> str | None:
         return None if self.head else f"the task is {self.task.name}"
 
+    @property
+    def adjusts(self) -> bool:
+        """Whether gradients are changed in any stage."""
+        return any(stage.adjust_of(self.run.strategy) or stage.moves != "all" for stage in self.stages)
+
     def _adjustable(self) -> str | None:
-        return stacks(self.run) if self.run.strategy.adjusts else None
+        tried = (stacks(self.run, adjust) for stage in self.stages if (adjust := stage.adjust_of(self.run.strategy)))
+        return next(filter(None, tried), None)
 
     def _fused(self) -> str | None:
         return unsupported(self.chain, self.head, self.run.partition.shape)

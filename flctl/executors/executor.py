@@ -21,7 +21,7 @@ from flctl.executors.updates import OneByOne, Updates
 from flctl.executors.vmapped import VmapGradient
 from flctl.tasks import Task
 from flctl.trainer import FlatModel, Start, Trained, measure, train
-from flctl.types import Failure, LocalWork, Work
+from flctl.types import Arrays, Failure, LocalWork, Work
 
 __all__ = ["Adjusts", "Executor"]
 
@@ -45,19 +45,22 @@ class Executor:
         return self.execution.executor not in TOGETHER
 
     def train(self, work: Work, shards: Shards, adjusts: Adjusts | None) -> Updates:
-        """What the clients of `shards` learn from `work`; those that failed are told in its facts."""
+        """What the clients of `shards` learn from `work`, whose `params` are the same for all or a row [K, L] for each;
+        those that failed are told in its facts."""
         if self.one_by_one:
             return self._alone(work, shards, adjusts)
         return self._together(_params(work), work.local, shards, adjusts)
 
     def measure(self, work: Work, shards: Shards, gradient: bool) -> list[Start]:
         """The model of `work` on all rows of each client."""
-        stacked = self._gradient() if gradient else None
+        stacked = self._gradient() if gradient and work.params["params"].ndim == 1 else None
         if stacked is not None:
             return list(stacked_starts(_params(work), shards, work.local, stacked, self.execution.features))
-        self._model.load(work.params)
-        places = range(len(shards.clients))
-        return [measure(self._model, self._task, *shards.one(place), gradient) for place in places]
+        return [self._start(work, shards, place, gradient) for place in range(len(shards.clients))]
+
+    def _start(self, work: Work, shards: Shards, place: int, gradient: bool) -> Start:
+        self._model.load(_own(work, place))
+        return measure(self._model, self._task, *shards.one(place), gradient)
 
     def _gradient(self) -> Gradient | None:
         """The gradient of stacked clients; None where they do not train so."""
@@ -80,7 +83,7 @@ class Executor:
     def _alone(self, work: Work, shards: Shards, adjusts: Adjusts | None) -> OneByOne:
         done: list[Trained | Failure] = []
         for place in range(len(shards.clients)):
-            self._model.load(work.params)
+            self._model.load(_own(work, place))
             adjust = None if adjusts is None else adjusts(place)
             try:
                 rows = shards.one(place)
@@ -92,3 +95,8 @@ class Executor:
 
 def _params(work: Work) -> Tensor:
     return torch.from_numpy(np.array(work.params["params"], np.float32))
+
+
+def _own(work: Work, place: int) -> Arrays:
+    """What one of the clients starts from."""
+    return {name: vector[place] if vector.ndim == 2 else vector for name, vector in work.params.items()}

@@ -35,10 +35,12 @@ gradient of sum_b share_b * loss_b into `out`."""
 def train_stacked(
     params: Tensor, shards: Shards, local: LocalWork, gradient: Gradient, adjusts: Adjusts | None
 ) -> StackedUpdates:
-    """Trains K clients from `params` [D]. A client whose loss or change is not finite is told in `failures`."""
+    """Trains K clients from `params`, [D] or a row [K, D] for each. A client whose loss or change is not finite is told
+    in `failures`."""
     stack = shards.stack(local)
     arranged = stack.arrangement
-    values = params.expand(len(arranged.clients), -1).clone()
+    start = params if params.dim() == 1 else params[torch.from_numpy(arranged.clients)]
+    values = start.expand(len(arranged.clients), -1).clone()
     descend = getattr(gradient, "descend", None)
     if descend is not None and is_plain(local, adjusts):
         losses = _steps(stack, lambda rows, x, y, share: descend(values[:rows], x, y, share, local.lr))
@@ -46,7 +48,7 @@ def train_stacked(
         losses = _steps(
             stack, _moving(values, local, gradient, adjusts and adjusts(torch.from_numpy(arranged.clients)))
         )
-    delta = values.sub_(params)
+    delta = values.sub_(start)
     return StackedUpdates(delta, facts_of(stack, losses, torch.isfinite(delta.sum(1)), shards, local), arranged.clients)
 
 

@@ -25,15 +25,14 @@ CLIENTS, ROWS = 2, 3
 TOLERANCE = 1e-4
 
 
-def stacks(run: Run) -> str | None:
-    """What keeps the strategy's `adjust` from being called with stacked clients [K, D]; None where it gives for
-    each what it gives for one alone."""
+def stacks(run: Run, adjust: Any) -> str | None:
+    """What keeps the strategy's `adjust`, or a stage's, from being called with stacked clients [K, D]; None where it
+    gives for each what it gives for one alone."""
     generator = torch.Generator().manual_seed(0)
-    size = run.layout["params"]
+    size = run.division.layout["params"]
     grads, params = (torch.randn(CLIENTS, size, generator=generator) for _ in range(2))
     work = _tried_work(run, params[0])
     kept = {n: torch.randn(CLIENTS, length, generator=generator) for n, length in run.memory_layout.items()}
-    adjust: Any = run.strategy.adjust
     whose = f"strategy '{run.strategy.name}'"
     try:
         together = adjust(grads.clone(), params.clone(), work, kept)
@@ -47,9 +46,9 @@ def stacks(run: Run) -> str | None:
 
 
 def _tried_work(run: Run, params: Tensor) -> Any:
-    model = {name: np.zeros(length, np.float32) for name, length in run.layout.items()}
+    model = {name: np.zeros(length, np.float32) for name, length in run.division.layout.items()}
     model["params"] = params.numpy()
-    extra = run.strategy.broadcast(run.strategy.init(model))
+    extra = run.strategy.broadcast(run.strategy.init(run.division.public_of(model)))
     tensors = {name: torch.from_numpy(np.array(vector)) for name, vector in extra.items()}
     own = {name: torch.from_numpy(vector.copy()) for name, vector in model.items()}
     return Work(1, own, tensors, {}, LocalWork(), arrays.layout_of(model))  # type: ignore[arg-type]

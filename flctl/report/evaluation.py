@@ -18,7 +18,8 @@ __all__ = ["Comparison", "Evaluated", "as_data", "client_metrics", "client_rows"
 @dataclass(frozen=True, slots=True)
 class Evaluated:
     """One model's evaluation and what it was of: the run's (or file's) name, the round, the partition and its
-    classes. Models of equal `rows_digest` were scored on the same central rows in the same order."""
+    classes. Models of equal `rows_digest` were scored on the same central rows in the same order. `personal`: each
+    client's rows were scored by its own model."""
 
     name: str
     round: int | None
@@ -28,6 +29,7 @@ class Evaluated:
     classes: Sequence[str]
     evaluation: Evaluation
     notes: tuple[str, ...] = ()
+    personal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ def _model_data(model: Evaluated, metric: str, *, per_client: bool, confusion: b
     central = evaluation.central
     data: dict[str, Any] = {
         "run": model.name,
+        "personal": model.personal,
         "round": model.round,
         "data": str(model.data),
         "partition_digest": model.partition_digest,

@@ -47,7 +47,7 @@ def opening(started: Started) -> str:
     layers = "".join(f" + {name}" for name in run.transforms)
     return (
         f"{run.strategy.name}{layers} over {run.partition.clients} clients, model {run.config.model.name} "
-        f"({run.layout['params']:,} parameters), {started.rounds} rounds{goes_on} -> {started.directory.path}"
+        f"({run.division.layout['params']:,} parameters), {started.rounds} rounds{goes_on} -> {started.directory.path}"
     )
 
 
