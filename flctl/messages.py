@@ -10,7 +10,7 @@ import numpy as np
 
 from flctl import wire
 from flctl.arrays import weighed_dtype
-from flctl.types import WEIGHT, Arrays, Failure, Gathered, LocalWork, Reply, Work
+from flctl.types import WEIGHT, Allowance, Arrays, Failure, Gathered, LocalWork, Reply, Work
 from flctl.wire import Frame
 
 __all__ = [
@@ -43,17 +43,22 @@ def _work_frame(work: Work) -> dict[str, Any]:
 
 def pack_work(work: Work) -> bytes:
     """A cohort's work as bytes."""
-    return wire.pack("work", **_work_frame(work))
+    frame = _work_frame(work)
+    if work.allowance is not None:
+        parts = {"allowance/numbers": work.allowance.numbers, "allowance/steps": work.allowance.steps}
+        frame["arrays"] = {**frame["arrays"], **parts}
+    return wire.pack("work", **frame)
 
 
 def work_size(work: Work) -> int:
-    """How many bytes `pack_work` would return."""
+    """How many bytes a client gets of it: what `pack_work` returns, without how far which simulated device gets."""
     return wire.size("work", **_work_frame(work))
 
 
 def unpack_work(message: bytes) -> Work:
     """The work in `message`. Raises ProtocolError for anything else."""
     frame = wire.unpack(message, "work")
+    allowance = _under(frame, "allowance/")
     return Work(
         round=frame.meta["round"],
         params=_under(frame, "params/"),
@@ -61,6 +66,7 @@ def unpack_work(message: bytes) -> Work:
         transforms={name: _under(frame, f"transforms/{name}/") for name in frame.meta["transforms"]},
         local=LocalWork(**frame.meta["local"]),
         layout=frame.meta["layout"],
+        allowance=Allowance(**allowance) if allowance else None,
     )
 
 

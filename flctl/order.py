@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl import seeds
-from flctl.types import LocalWork
+from flctl.types import Allowance, LocalWork
 
 __all__ = [
     "Arrangement",
@@ -24,6 +24,8 @@ __all__ = [
     "client_keys",
     "local_keys",
     "module_seed",
+    "most_steps",
+    "named_keys",
     "orders",
     "stage_keys",
     "step_counts",
@@ -34,6 +36,8 @@ Counts = npt.NDArray[np.int64]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _LOW = np.uint64(0xFFFFFFFF)
+_ALL = np.int64(1 << 62)
+"""More steps than any client makes."""
 _MODULE = np.uint64(1 << 63)
 """Beyond every (epoch, row) counter: the place of the seed of a module's own randomness."""
 
@@ -56,10 +60,15 @@ def client_keys(ids: npt.NDArray[np.str_]) -> Keys:
     return keys
 
 
+def named_keys(seed: int, names: tuple[seeds.Name, ...], keys: Keys) -> Keys:
+    """The key [K] of each client's stream that `names` address, from the clients' own keys [K]; distinct for distinct
+    ids but for chance 2^-64."""
+    return _mix(keys ^ np.uint64(seeds.derive(seed, *names) & (2**64 - 1)))
+
+
 def local_keys(seed: int, number: int, ids: npt.NDArray[np.str_]) -> Keys:
-    """The key [K] of each client's local training in round `number`; distinct for distinct ids but for chance 2^-64."""
-    base = np.uint64(seeds.derive(seed, "round", number, "local") & (2**64 - 1))
-    return _mix(client_keys(ids) ^ base)
+    """The key [K] of each client's local training in round `number`."""
+    return named_keys(seed, ("round", number, "local"), client_keys(ids))
 
 
 def stage_keys(keys: Keys, stage: int) -> Keys:
@@ -91,8 +100,8 @@ def orders(keys: Keys, rows: Counts, epoch: int) -> Counts:
     return (words & _LOW).astype(np.int64)
 
 
-def step_counts(rows: Counts, local: LocalWork) -> tuple[Counts, Counts, Counts]:
-    """(steps, rows a batch, rows used of an epoch), each [K], for clients of `rows` [K].
+def step_counts(rows: Counts, local: LocalWork, most: Counts | None = None) -> tuple[Counts, Counts, Counts]:
+    """(steps, rows a batch, rows used of an epoch), each [K], for clients of `rows` [K]; at most `most` [K] steps.
 
     A batch size of 0 means all rows. The last batch of an epoch may be smaller; `drop_last` leaves such a one out
     (a shard smaller than a batch then makes no step). With `steps`, epochs follow each other until so many
@@ -102,13 +111,25 @@ def step_counts(rows: Counts, local: LocalWork) -> tuple[Counts, Counts, Counts]
     usable = rows - rows % size if local.drop_last else rows
     per_epoch = -(-usable // size)
     steps = local.epochs * per_epoch if local.steps is None else np.where(per_epoch > 0, local.steps, 0)
-    return steps, size, usable
+    return steps if most is None else np.minimum(steps, most), size, usable
 
 
-def batches(rows: int, local: LocalWork, key: np.uint64) -> Iterator[Counts]:
-    """The rows of each local step of one client, in order: a new permutation for each epoch, cut into batches."""
-    counts = np.array([rows], np.int64)
-    (left,), (size,), (usable,) = (part.tolist() for part in step_counts(counts, local))
+def most_steps(allowance: Allowance | None, numbers: Counts) -> Counts | None:
+    """The most steps [K] that the clients `numbers` [K] make; None where all make all of theirs. A client that the
+    allowance does not name makes all."""
+    if allowance is None:
+        return None
+    place = np.minimum(np.searchsorted(allowance.numbers, numbers), max(len(allowance.numbers) - 1, 0))
+    if not len(allowance.numbers):
+        return np.full(len(numbers), _ALL)
+    return np.where(allowance.numbers[place] == numbers, allowance.steps[place], _ALL)
+
+
+def batches(rows: int, local: LocalWork, key: np.uint64, most: int | None = None) -> Iterator[Counts]:
+    """The rows of each local step of one client, in order: a new permutation for each epoch, cut into batches; at most
+    `most` of them."""
+    counts, limit = np.array([rows], np.int64), None if most is None else np.array([most], np.int64)
+    (left,), (size,), (usable,) = (part.tolist() for part in step_counts(counts, local, limit))
     for epoch in range(math.ceil(left / max(-(-usable // size), 1))):
         order = orders(np.array([key]), counts, epoch)[0]
         for start in range(0, usable, size)[:left]:
@@ -143,9 +164,9 @@ class Arrangement:
         return (share[:, :, None] * inside).reshape(self.positions.shape)
 
 
-def arrange(rows: Counts, local: LocalWork, keys: Keys) -> Arrangement:
-    """The batches that `batches` gives for each client, side by side."""
-    steps, size, usable = step_counts(rows, local)
+def arrange(rows: Counts, local: LocalWork, keys: Keys, limits: Counts | None = None) -> Arrangement:
+    """The batches that `batches` gives for each client, side by side; at most `limits` [K] of them."""
+    steps, size, usable = step_counts(rows, local, limits)
     clients = np.lexsort((-rows, -steps))
     keys = keys[clients]
     rows, steps, size, usable = (part[clients] for part in (rows, steps, size, usable))
@@ -154,7 +175,8 @@ def arrange(rows: Counts, local: LocalWork, keys: Keys) -> Arrangement:
     step = np.arange(most)
     epoch, place = step // per_epoch[:, None], step % per_epoch[:, None] * size[:, None]
     counts = np.where(step < steps[:, None], np.minimum(size[:, None], usable[:, None] - place), 0)
-    positions = _positions(_orders(keys, rows, int(epoch.max(initial=-1)) + 1), epoch, place, counts, width)
+    last = int(epoch[counts > 0].max(initial=-1))
+    positions = _positions(_orders(keys, rows, last + 1), epoch, place, counts, width)
     return Arrangement(clients, positions, counts, steps, width)
 
 

@@ -206,13 +206,15 @@ def train(
     key: np.uint64,
     adjust: Adjust | None = None,
     fused: FusedStep | None = None,
+    most: int | None = None,
 ) -> Trained:
     """Trains the model in place on one shard, x [n, ...] and y [n] or [n, window], and tells what changed.
 
     One step is g = gradient of the batch's mean loss; g = adjust(g, w); g scaled to a norm of at most `clip_norm`;
     then the optimiser's update. (A strategy's term is part of the loss that is minimised, so it is clipped
     with it.) The optimiser starts fresh. `key` decides the module's own randomness (dropout) and the order of the
-    rows in each epoch (see `order.batches`). `fused` takes the place of autograd. An empty shard changes nothing.
+    rows in each epoch (see `order.batches`). `fused` takes the place of autograd; `most` ends training after so many
+    steps. An empty shard changes nothing.
     Raises DivergenceError as soon as the loss, or at the end the model, is not finite; the model is then in no
     defined state.
     """
@@ -221,7 +223,7 @@ def train(
     before, step = model.read(), _step(model, task, local, adjust, fused)
     inputs, targets = _tensor(x), _tensor(y)
     total, terms, steps = 0.0, 0, 0
-    for rows in batches(len(inputs), local, key):
+    for rows in batches(len(inputs), local, key, most):
         index = torch.from_numpy(rows)
         target = targets.index_select(0, index)
         value, count = step(inputs.index_select(0, index), target), task.terms(target)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 __all__ = [
     "WEIGHT",
     "Aggregate",
+    "Allowance",
     "Arrays",
     "Checkpoint",
     "ClientId",
@@ -80,12 +81,26 @@ class LocalWork:
     clip_norm: float | None = None
 
 
+Numbers = npt.NDArray[np.int64]
+"""Clients by their number in the partition, [K]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """Who of a cohort makes fewer steps than it is asked for: at most `steps` [n] for the clients `numbers` [n],
+    ascending."""
+
+    numbers: Numbers
+    steps: Numbers
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What the server asks of a client in one round; the same object for the whole cohort.
 
     `params`: the global model ({"params": [D], "buffers": [B] where it has any}); `extra`: the strategy's
-    broadcast; `transforms`: each transform's broadcast by name; `layout`: what the update must look like.
+    broadcast; `transforms`: each transform's broadcast by name; `layout`: what the update must look like;
+    `allowance`: where devices are simulated, how far each of them gets.
     """
 
     round: int
@@ -94,10 +109,7 @@ class Work:
     transforms: Mapping[str, Arrays]
     local: LocalWork
     layout: Layout
-
-
-Numbers = npt.NDArray[np.int64]
-"""Clients by their number in the partition, [K]."""
+    allowance: Allowance | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +117,8 @@ class RoundPlan:
     """Who takes part in a round, in client order, and what they are asked.
 
     `numbers` [n] are the cohort's numbers in the partition; `chunks` the places in the cohort of those that train
-    together, which decides the order in which sums are made.
+    together, which decides the order in which sums are made. `devices` says what became of simulated devices; those
+    that are in no chunk do not train in this round.
     """
 
     round: int
@@ -113,6 +126,7 @@ class RoundPlan:
     work: Work
     numbers: Numbers
     chunks: tuple[Numbers, ...]
+    devices: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +188,7 @@ class RoundReport:
 
     Seconds are by phase, with `total`. `work` are seconds of the clients' work, summed over the processes that do it.
     `notes` say what went wrong and was mended.
+    `devices` counts what became of simulated devices, and has the simulated `seconds`.
     """
 
     round: int
@@ -189,6 +204,7 @@ class RoundReport:
     released: bool = True
     work: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    devices: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ class Rows:
         into[0][:], into[1][:] = self.x[rows], self.y[rows]
 
 
-def shards(sizes, features, task, classes, seed=0):
+def shards(sizes, features, task, classes, seed=0, limits=None):
     rng = np.random.default_rng(seed)
     ends = np.cumsum(sizes)
     bounds = np.stack([ends - sizes, ends, ends], axis=1)
@@ -65,7 +65,8 @@ def shards(sizes, features, task, classes, seed=0):
         "regression": lambda: rng.standard_normal(len(x)).astype(np.float32),
     }[task]()
     clients = np.arange(len(sizes))
-    return Shards(Rows(x, y, bounds), clients, local_keys(seed, 1, clients.astype(str)))
+    data = Shards(Rows(x, y, bounds), clients, local_keys(seed, 1, clients.astype(str)))
+    return data if limits is None else replace(data, limits=np.array(limits[: len(sizes)]))
 
 
 def network(inputs, hidden, outputs, activation="relu", bias=True, seed=0):
@@ -84,7 +85,8 @@ def one_by_one(module, task, data, local, adjust=None):
     for place in range(len(data.clients)):
         model.load(start)
         try:
-            found.append(train(model, task, *data.one(place), local, data.keys[place], adjust))
+            limit = data.limit(place)
+            found.append(train(model, task, *data.one(place), local, data.keys[place], adjust, most=limit))
         except DivergenceError:
             reject()
     return found
@@ -110,6 +112,7 @@ SGD = st.builds(
 STEPS = st.builds(LocalWork, steps=st.integers(1, 5), batch_size=st.integers(0, 6))
 NESTEROV = st.builds(LocalWork, momentum=st.just(0.8), nesterov=st.just(True), weight_decay=st.just(0.05), **PLAIN)
 ADAM = st.builds(LocalWork, optimizer=st.sampled_from(["adam", "adamw"]), lr=st.just(0.01), **PLAIN)
+LIMITS = st.none() | st.lists(st.integers(0, 6), min_size=5, max_size=5)
 TASKS = st.sampled_from([("classification", 4), ("binary", 1), ("regression", 1)])
 
 
@@ -131,10 +134,10 @@ def equal(updates, expected, tolerance=2e-5):
 
 
 @settings(deadline=None, max_examples=60)
-@given(SIZES, HIDDEN, TASKS, st.sampled_from(sorted(ACTIVATIONS)), st.booleans(), SGD | STEPS | NESTEROV | ADAM)
-def test_stacked_clients_train_as_alone(sizes, hidden, kind, activation, bias, local):
+@given(SIZES, HIDDEN, TASKS, st.sampled_from(sorted(ACTIVATIONS)), st.booleans(), SGD | STEPS | NESTEROV | ADAM, LIMITS)
+def test_stacked_clients_train_as_alone(sizes, hidden, kind, activation, bias, local, limits):
     name, outputs = kind
-    task, data = task_for(name), shards(sizes, (3, 2), name, outputs)
+    task, data = task_for(name), shards(sizes, (3, 2), name, outputs, limits=limits)
     module = network(6, hidden, outputs, activation, bias)
     params = FlatModel(module).params.clone()
     gradient = ChainGradient(chain_of(module), head_for(task))
@@ -143,10 +146,10 @@ def test_stacked_clients_train_as_alone(sizes, hidden, kind, activation, bias, l
 
 
 @settings(deadline=None, max_examples=100)
-@given(SIZES, HIDDEN, TASKS, st.sampled_from(sorted(ACTIVATIONS)), SGD | STEPS | NESTEROV, st.data())
-def test_clients_that_share_their_start_train_as_alone(sizes, hidden, kind, activation, local, draw):
+@given(SIZES, HIDDEN, TASKS, st.sampled_from(sorted(ACTIVATIONS)), SGD | STEPS | NESTEROV, LIMITS, st.data())
+def test_clients_that_share_their_start_train_as_alone(sizes, hidden, kind, activation, local, limits, draw):
     name, outputs = kind
-    task, data = task_for(name), shards(sizes, (6,), name, outputs)
+    task, data = task_for(name), shards(sizes, (6,), name, outputs, limits=limits)
     module = network(6, hidden, outputs, activation)
     chain = chain_of(module)
     dense = [place for place, layer in enumerate(chain.links) if isinstance(layer, Dense)]

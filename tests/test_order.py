@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flctl.order import arrange, batches, client_keys, local_keys, module_seed, orders, step_counts
-from flctl.types import LocalWork
+from flctl.order import arrange, batches, client_keys, local_keys, module_seed, most_steps, orders, step_counts
+from flctl.types import Allowance, LocalWork
 
 ROWS = st.lists(st.integers(0, 23), min_size=1, max_size=6)
 WORK = st.builds(
@@ -54,16 +54,20 @@ def test_neighbouring_rows_and_epochs_are_not_ordered_alike():
     assert abs(np.mean(first == second) - 0.5) < 0.05
 
 
-@settings(deadline=None, max_examples=60)
-@given(ROWS, WORK)
-def test_an_arrangement_holds_each_clients_own_batches(rows, local):
+LIMITS = st.none() | st.lists(st.integers(0, 9), min_size=6, max_size=6)
+
+
+@settings(deadline=None, max_examples=80)
+@given(ROWS, WORK, LIMITS)
+def test_an_arrangement_holds_each_clients_own_batches(rows, local, limits):
     counts = np.array(rows, np.int64)
     keys = _keys(len(rows))
-    arranged = arrange(counts, local, keys)
+    arranged = arrange(counts, local, keys, None if limits is None else np.array(limits[: len(rows)]))
     assert sorted(arranged.clients.tolist()) == list(range(len(rows)))
     assert (np.diff(arranged.steps) <= 0).all()
     for place, client in enumerate(arranged.clients.tolist()):
         alone = [batch.tolist() for batch in batches(rows[client], local, keys[client])]
+        alone = alone if limits is None else alone[: limits[client]]
         grid = arranged.positions[place].reshape(arranged.counts.shape[1], -1) if arranged.counts.size else []
         side = [row[:count].tolist() for row, count in zip(grid, arranged.counts[place], strict=True) if count]
         assert side == alone
@@ -86,6 +90,33 @@ def test_step_counts_by_hand():
     assert step_counts(rows, LocalWork(epochs=2, batch_size=8, drop_last=True))[0].tolist() == [0, 0, 4]
     assert step_counts(rows, LocalWork(batch_size=0))[0].tolist() == [0, 1, 1]
     assert step_counts(rows, LocalWork(steps=3, batch_size=5))[0].tolist() == [0, 3, 3]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 23), WORK, st.integers(0, 30))
+def test_who_stops_early_makes_the_first_of_its_batches(rows, local, most):
+    key = _keys(1)[0]
+    whole = [batch.tolist() for batch in batches(rows, local, key)]
+    assert [batch.tolist() for batch in batches(rows, local, key, most)] == whole[:most]
+    steps = step_counts(np.array([rows]), local, np.array([most]))[0].tolist()
+    assert steps == [len(whole[:most])]
+
+
+def test_an_allowance_is_found_by_the_clients_number():
+    allowance = Allowance(np.array([2, 5, 9]), np.array([7, 0, 3]))
+    found = most_steps(allowance, np.array([9, 2, 5, 4, 10])).tolist()
+    assert found[:3] == [3, 7, 0]
+    assert min(found[3:]) > 10**9
+    assert min(most_steps(Allowance(np.zeros(0, np.int64), np.zeros(0, np.int64)), np.array([1])).tolist()) > 10**9
+    assert most_steps(None, np.array([1])) is None
+
+
+def test_a_client_of_few_rows_does_not_make_the_others_orders_long():
+    """Beside one of 5,000 steps, a client with one batch an epoch would be ordered 5,000 times, for all."""
+    rows = np.array([50_000, 10])
+    arranged = arrange(rows, LocalWork(epochs=1, batch_size=10), _keys(2))
+    assert arranged.steps.tolist() == [5000, 1]
+    assert sorted(arranged.positions[1, :10].tolist()) == list(range(10))
 
 
 def test_the_modules_seed_is_stable_and_differs_by_client():

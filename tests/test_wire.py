@@ -1,5 +1,7 @@
 """Frames come back as they were packed, and nothing else is taken for one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,7 @@ from hypothesis.extra import numpy as arrays_of
 
 from flctl import messages, wire
 from flctl.errors import ProtocolError
-from flctl.types import Failure, LocalWork, Reply, Work
+from flctl.types import Allowance, Failure, LocalWork, Reply, Work
 
 vectors = st.dictionaries(
     st.text(max_size=5),
@@ -92,10 +94,19 @@ def test_work_comes_back_as_it_was_packed():
     )
     back = messages.unpack_work(messages.pack_work(work))
     assert messages.work_size(work) == len(messages.pack_work(work))
+    assert back.allowance is None
     assert (back.round, back.local, back.layout) == (work.round, work.local, work.layout)
     np.testing.assert_array_equal(back.params["params"], work.params["params"])
     np.testing.assert_array_equal(back.extra["c"], work.extra["c"])
     np.testing.assert_array_equal(back.transforms["clip"]["bound"], work.transforms["clip"]["bound"])
+
+
+def test_how_far_each_device_gets_travels_with_the_work_and_is_no_part_of_a_clients_message():
+    work = Work(1, {"params": np.zeros(4, np.float32)}, {}, {}, LocalWork(), {"delta": 4})
+    told = replace(work, allowance=Allowance(np.array([3, 8]), np.array([5, 1])))
+    back = messages.unpack_work(messages.pack_work(told)).allowance
+    assert (back.numbers.tolist(), back.steps.tolist()) == ([3, 8], [5, 1])
+    assert messages.work_size(told) == messages.work_size(work)
 
 
 @pytest.mark.parametrize("answer", [Reply(b"abc", {"loss": 0.5}), Reply(b""), Failure("exception", "boom")])

@@ -79,8 +79,9 @@ class Execution:
         """What the run records: whatever the numbers depend on beside the configuration, and why."""
         return {"executor": self.executor, "why": self.why, "alone": self.alone, "memory": self.memory}
 
-    def chunks(self, sizes: Counts) -> list[Counts]:
-        """The places of clients with so many rows [n] that are asked together, chunk by chunk.
+    def chunks(self, sizes: Counts, limits: Counts | None = None) -> list[Counts]:
+        """The places of clients with so many rows [n] that are asked together, chunk by chunk; they make at most
+        `limits` [n] steps.
 
         Side by side, clients of alike many steps meet, those with the most first; one after the other, they stay in
         their order.
@@ -88,10 +89,10 @@ class Execution:
         if self.alone:
             return [np.array([place]) for place in range(len(sizes))]
         if self.executor not in TOGETHER:
-            return self._cut(sizes, np.arange(len(sizes)), Limits(WORTH_SECONDS, 0, 1 << 62, MOST_ALONE))
+            return self._cut(sizes, np.arange(len(sizes)), Limits(WORTH_SECONDS, 0, 1 << 62, MOST_ALONE), limits)
         rows = SHARED_ROWS if self.executor == "shared" else 0
-        order = np.lexsort((-sizes, -self.amounts(sizes).steps))
-        return self._cut(sizes, order, Limits(WORTH_SECONDS, rows, 1 << 62, 1 << 31))
+        order = np.lexsort((-sizes, -self.amounts(sizes, limits).steps))
+        return self._cut(sizes, order, Limits(WORTH_SECONDS, rows, 1 << 62, 1 << 31), limits)
 
     def blocks(self, sizes: Counts) -> list[Counts]:
         """The places of a chunk's clients, with so many rows [n], that train side by side at once: what fits into the
@@ -102,13 +103,13 @@ class Execution:
         fits = budget if self.executor == "shared" else min(budget, CACHE_BYTES)
         return self._cut(sizes, np.arange(len(sizes)), Limits(np.inf, 0, fits, 1 << 31))
 
-    def _cut(self, sizes: Counts, order: Counts, limits: Limits) -> list[Counts]:
-        amounts = self.amounts(sizes[order])
-        return [order[start:stop] for start, stop in cut(self.cost(amounts), amounts.rows, limits)]
+    def _cut(self, sizes: Counts, order: Counts, ends: Limits, limits: Counts | None = None) -> list[Counts]:
+        amounts = self.amounts(sizes[order], None if limits is None else limits[order])
+        return [order[start:stop] for start, stop in cut(self.cost(amounts), amounts.rows, ends)]
 
-    def amounts(self, sizes: npt.NDArray[np.int64]) -> Amounts:
-        """What clients with so many rows [n] are asked to do in a round."""
-        steps, width, usable = step_counts(sizes, self.local)
+    def amounts(self, sizes: npt.NDArray[np.int64], limits: Counts | None = None) -> Amounts:
+        """What clients with so many rows [n] do in a round, in at most `limits` [n] steps."""
+        steps, width, usable = step_counts(sizes, self.local, limits)
         per_epoch = np.maximum(-(-usable // width), 1)
         return Amounts(-(-steps * usable // per_epoch), steps, np.minimum(width, np.maximum(sizes, 1)), self.features)
 

@@ -20,7 +20,7 @@ from flctl.executors.stacked import ChainGradient, Gradient, train_stacked
 from flctl.executors.updates import OneByOne, Updates
 from flctl.executors.vmapped import VmapGradient
 from flctl.tasks import Task
-from flctl.trainer import FlatModel, Start, Trained, measure, train
+from flctl.trainer import Adjust, FlatModel, Start, Trained, measure, train
 from flctl.types import Arrays, Failure, LocalWork, Work
 
 __all__ = ["Adjusts", "Executor"]
@@ -76,21 +76,24 @@ class Executor:
         chain, head = self.execution.chain, self.execution.head
         if head is None or chain is None:
             raise ValueError(f"the executor {self.execution.executor} needs a chain and a head")
-        rows = int(self.execution.amounts(shards.sizes).rows.max(initial=0))
+        rows = int(self.execution.amounts(shards.sizes, shards.limits).rows.max(initial=0))
         rule = Rule(local, self.execution.pull)
         return train_shared(chain, head, params, shards, rule, low_rank_layers(chain, rows))
 
     def _alone(self, work: Work, shards: Shards, adjusts: Adjusts | None) -> OneByOne:
         done: list[Trained | Failure] = []
         for place in range(len(shards.clients)):
-            self._model.load(_own(work, place))
-            adjust = None if adjusts is None else adjusts(place)
             try:
-                rows = shards.one(place)
-                done.append(train(self._model, self._task, *rows, work.local, shards.keys[place], adjust, self._fused))
+                done.append(self._one(work, shards, place, None if adjusts is None else adjusts(place)))
             except DivergenceError as error:
                 done.append(Failure("non-finite", error.message))
         return OneByOne(done, dict(self._model.layout))
+
+    def _one(self, work: Work, shards: Shards, place: int, adjust: Adjust | None) -> Trained:
+        self._model.load(_own(work, place))
+        x, y = shards.one(place)
+        key, limit = shards.keys[place], shards.limit(place)
+        return train(self._model, self._task, x, y, work.local, key, adjust, self._fused, limit)
 
 
 def _params(work: Work) -> Tensor:

@@ -37,12 +37,13 @@ class Stack:
 @dataclass(frozen=True)
 class Shards:
     """Clients number `clients` [K] of the partition, each with the key [K] of its batch order; `loading` is entered
-    while rows are read."""
+    while rows are read. `limits` [K]: the most steps that each makes."""
 
     partition: Partition
     clients: npt.NDArray[np.int64]
     keys: Keys
     loading: Callable[[], AbstractContextManager[None]] = nullcontext
+    limits: npt.NDArray[np.int64] | None = None
 
     @cached_property
     def sizes(self) -> npt.NDArray[np.int64]:
@@ -55,13 +56,17 @@ class Shards:
         with self.loading():
             return self.partition.train(int(self.clients[place]))
 
+    def limit(self, place: int) -> int | None:
+        """The most steps that one of the clients makes; None where it makes all that it is asked for."""
+        return None if self.limits is None else int(self.limits[place])
+
     def stack(self, local: LocalWork) -> Stack:
         """All batches of all clients."""
         with self.loading():
             return self._stack(local)
 
     def _stack(self, local: LocalWork) -> Stack:
-        arranged = arrange(self.sizes, local, self.keys)
+        arranged = arrange(self.sizes, local, self.keys, self.limits)
         starts = self.partition.bounds[self.clients[arranged.clients], 0]
         rows = (starts[:, None] + arranged.positions).reshape(-1)
         x, y = (torch.empty((len(rows), *shape), dtype=dtype) for shape, dtype in self._columns)
