@@ -22,8 +22,6 @@ from flctl.testing.trial import Trial
 
 OPTIONS = {"fltrust": {"root": "0"}}
 """Those without which a strategy cannot be made."""
-APART = {"feddyn": ["weight-scale"]}
-"""Checks that do not apply: FedDyn's weights are 1, and their sum is the number of clients."""
 
 
 def strategies():
@@ -33,8 +31,8 @@ def strategies():
 @pytest.mark.parametrize("name", strategies())
 def test_every_strategy_of_ours_keeps_the_contract(name):
     component = Registry().get("strategy", name)
-    passed = check_strategy(component, OPTIONS.get(name), processes=False, skip=APART.get(name, ()))
-    assert set(passed.checks) == set(STRATEGY.ids) - set(APART.get(name, ()))
+    passed = check_strategy(component, OPTIONS.get(name), processes=False)
+    assert set(passed.checks) == set(STRATEGY.ids)
 
 
 @pytest.mark.slow
@@ -522,12 +520,15 @@ def test_the_trial_takes_what_the_strategy_needs():
     check_strategy(Poisson, run=["cohort.sampling=poisson", "cohort.rate=0.9"], processes=False, skip=ids)
 
 
-def test_global_random_states_are_left_as_they_were():
+def test_global_states_are_left_as_they_were():
     import random
 
+    torch.set_num_threads(2)
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     check_strategy(Median, processes=False)
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == states
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
 
 
 def test_the_kit_does_not_need_pytest_nor_import_torch_at_once():

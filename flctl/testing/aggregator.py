@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from flctl.testing.aggregator_subject import AggregatorSubject
 from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, conform
 from flctl.testing.examples import or_examples
+from flctl.testing.places import temporary_directory
 from flctl.testing.trial import Trial
 
 __all__ = ["AGGREGATOR", "check_aggregator"]
@@ -44,7 +44,7 @@ def check_aggregator(
     its sum may be from the plain one, as a share of the largest value; `run`, `processes` and `skip` are as in
     `check_strategy`. Raises ConformanceError.
     """
-    with tempfile.TemporaryDirectory(prefix="flctl-testing-") as directory:
+    with temporary_directory() as directory:
         trial = Trial(Path(directory), *run)
         subject = AggregatorSubject(aggregator, or_examples(options, aggregator), trial, processes, tolerance)
         return conform(AGGREGATOR, subject, title_of(aggregator, "aggregator"), skip)

@@ -10,7 +10,7 @@ from typing import Any
 
 from flctl.errors import FlctlError
 from flctl.spelling import suggest
-from flctl.testing.randomness import global_seed
+from flctl.testing.randomness import global_seed, threads_kept
 
 __all__ = ["Check", "Checks", "Conformance", "ConformanceError", "Failed", "UnaskedError", "conform", "said"]
 
@@ -99,7 +99,7 @@ def conform(checks: Checks, subject: Any, title: str, skip: Collection[str] = ()
     for name in skip:
         if name not in checks.ids:
             raise ValueError(f"there is no check '{name}' to skip. {suggest(name, checks.ids) or ''}".rstrip())
-    with global_seed(0):
+    with global_seed(0), threads_kept():
         asked, failures = _run([check for check in checks.checks if check.id not in skip], subject)
     if failures:
         raise ConformanceError(title, failures, len(asked))

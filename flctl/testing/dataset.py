@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, UnaskedError, conform, said
 from flctl.testing.dataset_values import faults_of
 from flctl.testing.examples import or_examples
+from flctl.testing.places import temporary_directory
 from flctl.testing.randomness import global_seed
 from flctl.testing.values import difference
 
@@ -85,7 +85,7 @@ def check_dataset(
     `source` is a small sample that it reads with `options`: a file, a folder or a name. Of a file it also reads
     halves and garbage. `skip` are ids of checks that do not apply. Raises ConformanceError.
     """
-    with tempfile.TemporaryDirectory(prefix="flctl-testing-") as directory:
+    with temporary_directory() as directory:
         subject = DatasetSubject(reader, or_examples(options, reader), str(source), Path(directory))
         return conform(DATASET, subject, title_of(reader, "dataset"), skip)
 

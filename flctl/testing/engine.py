@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -27,6 +26,7 @@ from flctl.testing.engine_subject import (
     within,
 )
 from flctl.testing.examples import or_examples
+from flctl.testing.places import temporary_directory
 from flctl.testing.runs import close, same_bits
 from flctl.testing.trial import Trial
 from flctl.testing.values import difference
@@ -61,7 +61,7 @@ def check_engine(
     Opens it on runs of nine clients, with clients that raise, exit and sleep, and trains with it; takes as long as the
     engine takes to start, a dozen times. `run` and `skip` are as in `check_strategy`. Raises ConformanceError.
     """
-    with tempfile.TemporaryDirectory(prefix="flctl-testing-") as directory:
+    with temporary_directory() as directory:
         subject = EngineSubject(engine, or_examples(options, engine), Trial(Path(directory), *run))
         return conform(ENGINE, subject, title_of(engine, "engine"), skip)
 

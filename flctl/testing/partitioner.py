@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ from flctl.testing.calls import remembered
 from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, UnaskedError, conform, said
 from flctl.testing.examples import or_examples
+from flctl.testing.places import temporary_directory
 from flctl.testing.randomness import global_seed
 from flctl.testing.values import copied, difference
 
@@ -137,7 +137,7 @@ def check_partitioner(
     Divides tables, images, numbers and text, with and without groups, among several numbers of clients, and writes a
     partition. `skip` are ids of checks that do not apply. Raises ConformanceError.
     """
-    with tempfile.TemporaryDirectory(prefix="flctl-testing-") as directory:
+    with temporary_directory() as directory:
         subject = PartitionerSubject(partitioner, or_examples(options, partitioner), Path(directory))
         return conform(PARTITIONER, subject, title_of(partitioner, "partitioner"), skip)
 

@@ -9,7 +9,19 @@ from contextlib import contextmanager
 
 import numpy as np
 
-__all__ = ["global_seed"]
+__all__ = ["global_seed", "threads_kept"]
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Torch computes on as many threads afterwards as before: runs make it use one."""
+    torch = sys.modules.get("torch")
+    before = torch and torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(before)
 
 
 @contextmanager

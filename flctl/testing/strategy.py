@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flctl.strategy import Strategy
+from flctl.testing import parts
 from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, conform
 from flctl.testing.examples import or_examples
+from flctl.testing.places import temporary_directory
 from flctl.testing.strategy_clients import add_clients
 from flctl.testing.strategy_runs import add_runs
 from flctl.testing.strategy_server import add_server
@@ -42,10 +43,16 @@ def check_strategy(
     """Checks that a strategy keeps the contract of `flctl.Strategy`; returns the names of the checks that ran.
 
     Trains nine clients of 8 to 24 rows for a few rounds, and calls the methods again on what they were given there.
-    `run` are overrides (`KEY=VALUE`) that the strategy needs in a run; `processes=False` leaves out the two worker
-    processes, which take a few seconds; `skip` are ids of checks that do not apply. Raises ConformanceError.
+    The model is logistic regression, or a normalised network for a strategy that keeps layers private. `run` are
+    overrides (`KEY=VALUE`) that the strategy needs in a run; `processes=False` leaves out the two worker processes,
+    which take a few seconds; `skip` are ids of checks that do not apply. Raises ConformanceError.
     """
-    with tempfile.TemporaryDirectory(prefix="flctl-testing-") as directory:
-        trial = Trial(Path(directory), *run)
+    with temporary_directory() as directory:
+        trial = Trial(Path(directory), *_model(strategy), *run)
         subject = StrategySubject(strategy, or_examples(options, strategy), trial, processes)
         return conform(STRATEGY, subject, title_of(strategy, "strategy"), skip)
+
+
+def _model(strategy: type[Strategy]) -> Sequence[str]:
+    """The override for a model with more than one layer, where layers are told apart."""
+    return [f"model={parts.here('normed')}"] if getattr(strategy, "private", None) is not Strategy.private else []

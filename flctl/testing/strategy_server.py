@@ -176,14 +176,15 @@ def _faults(s: StrategySubject, params: Arrays, state: Arrays, when: str) -> Ite
 def _add_weights(checks: Checks) -> None:
     @checks.add(
         "weight-scale",
-        "Weights times a constant give the same model.",
+        "Weights times a constant give the same model (unless each is 1: such count clients).",
         why="A weight counts only against the other weights (n_k / n): a mean does not know whether they are examples, "
         "batches or shares.",
-        todo="Divide by the sum of weights: aggregate.mean(name), or update.weight / total in combine. Where "
-        "weights are counts of clients (1 each), skip this check.",
+        todo="Divide by the sum of weights: aggregate.mean(name), or update.weight / total in combine.",
     )
     def find(s: StrategySubject) -> Iterator[str]:
         updates = s.updates()
+        if all(update.weight == 1 for update in updates):
+            return  # they count clients, and their sum is a number of clients
         heavier = [dataclasses.replace(update, weight=8 * update.weight) for update in updates]
         one, other = (s.step(s.aggregate(those))[0] for those in (updates, heavier))
         differs = vectors_close(one, other, _TOLERANCE)

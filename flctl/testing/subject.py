@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import itertools
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from flctl.plugin_files import load_file
 
 __all__ = ["fetch", "is_importable", "spelt"]
 
-_here: dict[str, type[Any]] = {}
+_here: weakref.WeakValueDictionary[str, type[Any]] = weakref.WeakValueDictionary()
 _numbers = itertools.count(1)
 
 
@@ -36,8 +37,9 @@ def spelt(component: type[Any], directory: Path) -> str:
 def fetch(key: str, module: str, qualname: str, file: str | None) -> type[Any]:
     """The class: the one of this process, else by its module, else by its file. Raises PluginError where it cannot
     be had."""
-    if key in _here:
-        return _here[key]
+    local = _here.get(key)
+    if local is not None:
+        return local
     found: Any = _module(module, file)
     for part in qualname.split("."):
         found = getattr(found, part, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, conform
 from flctl.testing.examples import or_examples
+from flctl.testing.places import temporary_directory
 from flctl.testing.transform_halves import add_halves
 from flctl.testing.transform_runs import add_runs
 from flctl.testing.transform_subject import TransformSubject
@@ -43,7 +43,7 @@ def check_transform(
     (`KEY=VALUE`) that it needs in a run; `processes=False` leaves out the two worker processes, which take a few
     seconds; `skip` are ids of checks that do not apply. Raises ConformanceError.
     """
-    with tempfile.TemporaryDirectory(prefix="flctl-testing-") as directory:
+    with temporary_directory() as directory:
         subject = TransformSubject(
             transform,
             or_examples(options, transform),
