@@ -211,6 +211,11 @@ def test_the_version_is_printed(run):
     assert run("--version") == (0, f"flctl {flctl.__version__}\n", "")
 
 
+def test_the_package_can_be_run_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "flctl", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"flctl {flctl.__version__}\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "disabled", "rest"),
     [
