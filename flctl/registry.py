@@ -207,7 +207,8 @@ class Registry:
                 self._mark_broken(plugin, f"the name '{entry.name}' is taken by {self._plugins[entry.name].origin}")
                 continue
             try:
-                self._add(_loaded(entry), plugin)
+                module, api = _loaded(entry)
+                self._add(module, dataclasses.replace(plugin, api=api))
             except (Exception, SystemExit) as error:
                 self._mark_broken(plugin, _reason(error))
 
@@ -239,16 +240,17 @@ def _plugin_of(entry: importlib.metadata.EntryPoint) -> Plugin:
     return Plugin(entry.name, f"{distribution} {version}", distribution, version)
 
 
-def _loaded(entry: importlib.metadata.EntryPoint) -> Any:
-    """What an entry point names. Raises PluginError where it states another version of the API."""
+def _loaded(entry: importlib.metadata.EntryPoint) -> tuple[Any, str | None]:
+    """What an entry point names, and the version of the API that it states. Raises PluginError for another one."""
     file = source_of(entry.module)
     stated = stated_in(file) if file is not None else None
     if stated is not None:
         check_statement(stated)  # before it runs: what it imports from flctl may not exist here
     module = entry.load()
-    if getattr(module, STATEMENT, None) is not None:
-        check_statement(getattr(module, STATEMENT))
-    return module
+    said = getattr(module, STATEMENT, stated)
+    if said is not None:
+        check_statement(said)
+    return module, str(said) if said is not None else None
 
 
 def _refuse_clash(kind: str, found: Mapping[str, Offer], offer: Offer) -> None:
