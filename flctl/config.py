@@ -33,6 +33,7 @@ from flctl.sections import (
     AUTO,
     DEFAULT_COMPONENTS,
     SECTIONS,
+    AttackConfig,
     CheckpointConfig,
     CohortConfig,
     ComponentConfig,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AUTO",
     "DEFAULT_MODELS",
+    "AttackConfig",
     "CheckpointConfig",
     "CohortConfig",
     "ComponentConfig",
@@ -138,6 +140,7 @@ class Config(Options):
     stop: StopConfig = Field(default=StopConfig(), description="Early stopping.")
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), description="Checkpoints.")
     engine: EngineConfig = Field(default=EngineConfig(), description="Where clients run.")
+    attack: AttackConfig = Field(default=AttackConfig(), description="Malicious clients, simulated.")
 
 
 WITHOUT_INFLUENCE = frozenset({"rounds", "data", "plugins", "partition", "stop", "checkpoint", "engine"})
@@ -164,6 +167,7 @@ def digest(config: Config) -> str:
     """
     horizon = config.local.schedule in ("cosine", "linear")
     left_out = WITHOUT_INFLUENCE - {"rounds"} if horizon else WITHOUT_INFLUENCE
+    left_out |= {"attack"} if config.attack.name == "none" else set()
     parts = {key: value for key, value in effective(config).items() if key not in left_out}
     parts[LAYERED] = list(parts[LAYERED].items())  # their order counts
     parts["engine"] = {"executor": config.engine.executor, "memory": config.engine.memory_bytes}

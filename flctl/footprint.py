@@ -96,7 +96,8 @@ def footprint(run: Run, engine: type[Engine], shape: RoundShape, free: FreeMemor
     largest = run.partition.counts[:, 0].max(keepdims=True)
     chunk = max(chunk, _chunk_bytes(run, largest))
     reply = max((len(places) for places in shape.chunks), default=0) * update if run.each else update
-    updates = 0 if run.sums else len(shape.sizes) * _bytes(run.pipeline.arrived)
+    copies = 2 if run.adversary.on_updates else 1  # as they came, and laid end to end for the attack
+    updates = 0 if run.sums else copies * len(shape.sizes) * _bytes(run.pipeline.arrived)
     workers = run.config.engine.workers if issubclass(engine, PoolEngine) else 0
     server = SERVER_VECTORS * _bytes(run.layout) + updates + max(_evaluation_bytes(run), workers * reply)
     return Footprint(

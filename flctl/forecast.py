@@ -47,7 +47,8 @@ class Traffic:
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """How a run will be trained. `others` says of each executor that was not taken why not; `readers` are the parts
-    that read single updates; `asked` is the engine that the configuration names."""
+    that read single updates; `attack` is what the run simulates, if it does; `asked` is the engine that the
+    configuration names."""
 
     executor: str
     why: str
@@ -58,6 +59,7 @@ class Forecast:
     workers: int
     rounds: int
     readers: tuple[str, ...]
+    attack: Mapping[str, Any] | None
     chunks: Chunks
     budget: int
     memory: Footprint
@@ -71,6 +73,7 @@ class Forecast:
             "executor": {"name": self.executor, "why": self.why, "others": dict(self.others)},
             "engine": {"name": self.engine, "asked": self.asked, "workers": self.workers},
             "reads_each": list(self.readers),
+            "attack": self.attack,
             "round": {**asdict(self.chunks), "one_client_a_chunk": self.alone},
             "memory": {
                 "budget": self.budget,
@@ -119,6 +122,7 @@ def forecast(run: Run, engine: type[Engine], state: State | None = None) -> Fore
         workers=chosen.workers,
         rounds=left,
         readers=_readers(run),
+        attack=_attack(run),
         chunks=_chunks(run, shape, found),
         budget=execution.memory,
         memory=found,
@@ -137,7 +141,16 @@ def _others(run: Run) -> dict[str, str]:
 
 def _readers(run: Run) -> tuple[str, ...]:
     transforms = (f"transform '{name}'" for name, transform in run.transforms.items() if transform.judges_each)
-    return (*([f"strategy '{run.strategy.name}'"] if run.strategy.reads_each else []), *transforms)
+    attacks = [f"attack '{run.config.attack.name}'"] if run.adversary.on_updates else []
+    return (*([f"strategy '{run.strategy.name}'"] if run.strategy.reads_each else []), *transforms, *attacks)
+
+
+def _attack(run: Run) -> dict[str, Any] | None:
+    """What is simulated, and how many of the clients are malicious."""
+    if not run.adversary.attacks:
+        return None
+    chosen, malicious = run.config.attack, len(run.adversary.numbers)
+    return {"name": chosen.name, "malicious": malicious, "clients": run.partition.clients, "since": chosen.since}
 
 
 def _chunks(run: Run, shape: RoundShape, found: Footprint) -> Chunks:

@@ -109,7 +109,9 @@ class LocalTraining:
 
     def _shards(self, numbers: Numbers, work: Work, stage: int) -> Shards:
         keys = local_keys(self.run.config.seed, work.round, self.run.partition.client_ids.take(numbers))
-        return Shards(self.run.partition, numbers, stage_keys(keys, stage), lambda: self.clock.phase("load"))
+        return Shards(
+            self.run.adversary.rows(work.round), numbers, stage_keys(keys, stage), lambda: self.clock.phase("load")
+        )
 
     def _adjusts(
         self, work: Work, memory: Arrays, stage: Stage

@@ -123,6 +123,34 @@ class Pipeline:
                 update = dataclasses.replace(update, arrays=transform.decode(update.arrays, shared[name]))
         return update
 
+    @property
+    def summed_codes(self) -> list[str]:
+        """The transforms whose codes are decoded only once they are added up."""
+        return [name for name, transform in list(self.transforms.items())[: self._first] if transform.encodes]
+
+    def read(self, update: ClientUpdate, work: Work) -> ClientUpdate:
+        """What a client's message says, decoded as far as the server decodes single ones."""
+        for name, transform in self._coders[::-1]:
+            decoded = transform.decode(update.arrays, self.shared(name, work.round, work.transforms))
+            update = dataclasses.replace(update, arrays=decoded)
+        return update
+
+    def encoded(self, update: ClientUpdate, work: Work) -> ClientUpdate:
+        """The message that `read` would make this of, from a client that keeps to codes and to nothing else: clipping
+        and the like are left out, and it remembers nothing."""
+        for name, transform in self._coders:
+            memory = arrays.zeros(transform.remembers(self.layouts[name]))
+            kept = {_prefix(name) + vector: values for vector, values in memory.items()}
+            update = transform.on_client(update, self._client_context(update.client_id, name, work, kept))
+        return update
+
+    @property
+    def _coders(self) -> list[tuple[str, Transform]]:
+        """The transforms whose codes are decoded client by client."""
+        return [
+            (name, transform) for name, transform in list(self.transforms.items())[self._first :] if transform.encodes
+        ]
+
     def decoded(self, aggregate: Aggregate, name: str, shared: SharedContext) -> Aggregate:
         """Server, once a round: the sum, decoded where the transform's codes were added up as they were."""
         if not self.transforms[name].encodes or list(self.transforms).index(name) >= self._first:

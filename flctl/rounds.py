@@ -13,6 +13,8 @@ import numpy as np
 from flctl import arrays, evaluate, messages, seeds
 from flctl import cohort as cohorts
 from flctl.aggregator import AggregationContext, Phase
+from flctl.attacks.intake import Attacked
+from flctl.attacks.success import backdoor_success
 from flctl.clock import Clock
 from flctl.collect import Traffic, chunk_replies, in_order, waited
 from flctl.engine import Engine
@@ -127,6 +129,7 @@ class Rounds:
             return {}
         self.model.load(state.params)
         metrics = evaluate.central(self.model, partition, self.task, chosen.batch_size)
+        metrics |= backdoor_success(self.run, self.model, self.task)
         if chosen.per_client:
             metrics |= evaluate.spread_over_clients(self.model, partition, self.task, chosen.batch_size)
         if chosen.per_client and self.run.strategy.personalises:
@@ -158,7 +161,9 @@ class Rounds:
             self._judge(plan, traffic.intake.failed)
             traffic.take(gathered)
         with clock.phase("aggregate"):
-            return self._checked(total.aggregate(), traffic.intake.vectors, plan.round)
+            aggregate = total.aggregate()
+        self._judge(plan, traffic.intake.failed)
+        return self._checked(aggregate, traffic.intake.vectors, plan.round)
 
     @property
     def _deadline(self) -> float | None:
@@ -214,8 +219,12 @@ class Rounds:
                 raise DivergenceError(f"round {number}: the sum of the updates overflowed in '{name}'")
         return aggregate
 
-    def _total(self, plan: RoundPlan, intake: Intake) -> Sum | Each:
-        if self.run.sums:
+    def _total(self, plan: RoundPlan, intake: Intake) -> Sum | Each | Attacked:
+        total = self._honest(plan, intake)
+        return Attacked(total, self.run, plan) if self.run.adversary.on_updates else total
+
+    def _honest(self, plan: RoundPlan, intake: Intake) -> Sum | Each:
+        if not self.run.judges:
             chunk_of = {plan.cohort[place]: k for k, places in enumerate(plan.chunks) for place in places.tolist()}
             return Sum(intake, chunk_of, self.run.multiplies)
         return Each(intake, plan.cohort, self.run.strategy.combine)
@@ -320,6 +329,7 @@ class Rounds:
             metrics=metrics,
             work=traffic.work,
             notes=tuple(traffic.notes),
+            attackers=len(self.run.adversary.among(plan.round, plan.numbers)),
         )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flctl import cohort as cohorts
 from flctl import seeds
 from flctl.aggregator import Aggregator
+from flctl.attacks import Adversary
 from flctl.config import AUTO, DEFAULT_MODELS, ComponentConfig, Config
 from flctl.errors import ConfigError, IncompatibleError
 from flctl.metrics import QUICK
@@ -106,6 +107,11 @@ class Run:
         sent = self.strategy.sends(self.layout)
         return Pipeline(self.transforms, sent, self.config.seed, each=not self.sums)
 
+    @cached_property
+    def adversary(self) -> Adversary:
+        """The malicious clients, where the run simulates any."""
+        return Adversary(self.config.attack, self.config.seed, self.partition, self.strategy.trusted)
+
     def task(self) -> Task:
         """The task that the partition's data set."""
         from flctl.tasks import task_for
@@ -127,8 +133,13 @@ class Run:
 
     @property
     def sums(self) -> bool:
-        """Whether the server needs only the sum: no part looks at single updates."""
-        return not (self.strategy.reads_each or any(t.judges_each for t in self.transforms.values()))
+        """Whether the server needs only the sum: no part looks at single updates, and none is changed there."""
+        return not (self.judges or self.adversary.on_updates)
+
+    @property
+    def judges(self) -> bool:
+        """Whether the strategy or a transform looks at single updates."""
+        return self.strategy.reads_each or any(t.judges_each for t in self.transforms.values())
 
     @property
     def each(self) -> bool:
@@ -170,6 +181,7 @@ def check(run: Run) -> None:
     cohorts.check_trace(run.config.cohort, run.partition.client_ids)
     _check_stages(run)
     run.strategy.check(run)
+    run.adversary.check(run)
     _ = run.execution  # raises where the clients cannot be trained as the config asks
     _check_stop(run)
 

@@ -1,8 +1,9 @@
 """The run directory: everything about one training, in files that are whole or absent.
 
 config.yaml and origins.json (the effective config and where each value came from), run.json (versions and digests),
-execution.json (how clients are trained), metrics.jsonl (one line per round), checkpoints/, memory/ (client memory),
-summary.json and curves.png; profile.json and profile.png where they were asked for.
+execution.json (how clients are trained), attack.json (who is malicious, if anybody is), metrics.jsonl (one line per
+round), checkpoints/, memory/ (client memory), summary.json and curves.png; profile.json and profile.png where they were
+asked for.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from flctl.types import RoundReport
 __all__ = ["FORMAT", "RunDirectory", "report_line"]
 
 FORMAT = "flctl-run/1"
-CONFIG, ORIGINS, RUN, METRICS, SUMMARY, LOCK, EXECUTION, PROFILE = (
+CONFIG, ORIGINS, RUN, METRICS, SUMMARY, LOCK, EXECUTION, PROFILE, ATTACK = (
     "config.yaml",
     "origins.json",
     "run.json",
@@ -38,6 +39,7 @@ CONFIG, ORIGINS, RUN, METRICS, SUMMARY, LOCK, EXECUTION, PROFILE = (
     "lock",
     "execution.json",
     "profile.json",
+    "attack.json",
 )
 FACTS = ("config_digest", "partition_digest", "partition", "versions")
 EACH_ROUND = ("round", "asked", "answered", "failed", "examples", "loss", "bytes_up", "bytes_down", "seconds")
@@ -101,6 +103,15 @@ class RunDirectory:
                     f"{found}, and would go on by {here['executor']} ({key} {here[key]})",
                     hint="Numbers would differ: put the options back, or start a new run.",
                 )
+
+    def keep_attack(self, facts: Mapping[str, Any]) -> None:
+        """Replaces attack.json."""
+        atomic.write_file(self.path / ATTACK, _json(facts).encode())
+
+    def attack(self) -> dict[str, Any] | None:
+        """What attack.json holds; None for a run without an attack."""
+        path = self.path / ATTACK
+        return _read_json(path) if path.is_file() else None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -189,6 +200,7 @@ def report_line(report: RoundReport) -> dict[str, Any]:
         "seconds": {phase: round(seconds, 6) for phase, seconds in report.seconds.items()},
         "work": {phase: round(seconds, 6) for phase, seconds in report.work.items()},
         "notes": list(report.notes),
+        "attackers": report.attackers,
     }
     return {key: _finite(value) for key, value in line.items()}
 

@@ -1,8 +1,4 @@
-"""The sections of a configuration: frozen, with ranges, and with a refusal of keys that would have no effect.
-
-A key "has no effect" when another key switches it off, as `momentum` under Adam. Setting such a key to anything
-but its default where that says "off" (0, false, null) is an error, because a sweep over it would compare equal runs.
-"""
+"""The sections of a configuration, with the ranges of their keys."""
 
 from __future__ import annotations
 
@@ -11,9 +7,10 @@ from dataclasses import fields
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
+from flctl.attack_section import AttackConfig
 from flctl.component import Options
+from flctl.section import IDLE_ERROR, KEY_ERROR, Reasons, Section, about, without
 from flctl.server import ServerOptimizerName
 from flctl.types import LocalWork
 
@@ -23,6 +20,7 @@ __all__ = [
     "IDLE_ERROR",
     "KEY_ERROR",
     "SECTIONS",
+    "AttackConfig",
     "CheckpointConfig",
     "CohortConfig",
     "ComponentConfig",
@@ -34,39 +32,9 @@ __all__ = [
     "StopConfig",
 ]
 
-IDLE_ERROR = "no_effect"
-KEY_ERROR = "about_key"
 AUTO = "auto"
 MEMORY = r"^[0-9]{1,6}(\.[0-9]{1,3})? ?[MG]iB$"
 DEFAULT_COMPONENTS = {"model": AUTO, "strategy": "fedavg", "aggregator": "plain", "engine": AUTO}
-Reasons = dict[str, str]
-
-
-class Section(Options):
-    """A section whose keys can be switched off by other keys."""
-
-    NEUTRAL: ClassVar[Mapping[str, Any]] = {}
-    """Defaults that hold anyway when the key is switched off, beside 0, false and null."""
-
-    def idle(self) -> Reasons:
-        """The keys without effect under these values, each with what switches it off."""
-        return {}
-
-    @model_validator(mode="after")
-    def _refuse_idle(self) -> Self:
-        reasons = {
-            name: reason for name, reason in self.idle().items() if name in self.model_fields_set and self._claims(name)
-        }
-        if reasons:
-            sentences = "; ".join(f"{name} has no effect {reason}" for name, reason in reasons.items())
-            raise PydanticCustomError(IDLE_ERROR, "{sentences}", {"sentences": sentences, "reasons": reasons})
-        return self
-
-    def _claims(self, name: str) -> bool:
-        value = getattr(self, name)
-        if value != type(self).model_fields[name].default:
-            return True
-        return bool(value) and value != self.NEUTRAL.get(name)
 
 
 class ComponentConfig(Options):
@@ -74,15 +42,6 @@ class ComponentConfig(Options):
 
     name: str = Field(min_length=1)
     options: dict[str, Any] = Field(default_factory=dict)
-
-
-def _without(names: tuple[str, ...], reason: str) -> Reasons:
-    return dict.fromkeys(names, reason)
-
-
-def _about(key: str, sentence: str, hint: str) -> PydanticCustomError:
-    """An error of a section that stands at one of its keys; `{at}` in the texts is the section's name."""
-    return PydanticCustomError(KEY_ERROR, "{sentence}", {"key": key, "sentence": sentence, "hint": hint})
 
 
 class LocalConfig(Section):
@@ -136,9 +95,7 @@ class LocalConfig(Section):
     @model_validator(mode="after")
     def _check_floor(self) -> Self:
         if self.schedule != "constant" and self.min_lr > self.lr:
-            raise _about(
-                "min_lr", f"{{at}}.min_lr {self.min_lr:g} is above {{at}}.lr {self.lr:g}", "Lower one of them."
-            )
+            raise about("min_lr", f"{{at}}.min_lr {self.min_lr:g} is above {{at}}.lr {self.lr:g}", "Lower one of them.")
         return self
 
     def amount(self) -> LocalWork:
@@ -148,7 +105,7 @@ class LocalConfig(Section):
     def idle(self) -> Reasons:
         """See `Section.idle`."""
         return {
-            **(_without(("epochs",), f"with steps {self.steps}") if self.steps else {}),
+            **(without(("epochs",), f"with steps {self.steps}") if self.steps else {}),
             **self._idle_optimizer(),
             **self._idle_schedule(),
         }
@@ -156,15 +113,15 @@ class LocalConfig(Section):
     def _idle_optimizer(self) -> Reasons:
         reason = f"with optimizer {self.optimizer}"
         if self.optimizer != "sgd":
-            return _without(("momentum", "nesterov"), reason)
-        nesterov = {} if self.momentum else _without(("nesterov",), "with momentum 0")
-        return {**_without(("beta_1", "beta_2", "eps"), reason), **nesterov}
+            return without(("momentum", "nesterov"), reason)
+        nesterov = {} if self.momentum else without(("nesterov",), "with momentum 0")
+        return {**without(("beta_1", "beta_2", "eps"), reason), **nesterov}
 
     def _idle_schedule(self) -> Reasons:
         reason = f"with schedule {self.schedule}"
         if self.schedule == "constant":
-            return _without(("decay", "decay_rounds", "min_lr"), reason)
-        return _without(("decay", "decay_rounds"), reason) if self.schedule in ("cosine", "linear") else {}
+            return without(("decay", "decay_rounds", "min_lr"), reason)
+        return without(("decay", "decay_rounds"), reason) if self.schedule in ("cosine", "linear") else {}
 
 
 class CohortConfig(Section):
@@ -186,14 +143,14 @@ class CohortConfig(Section):
         needed = {"poisson": "rate", "trace": "trace"}.get(self.sampling)
         if needed and getattr(self, needed) is None:
             sentence = f"{{at}}.{needed} is missing: {{at}}.sampling is {self.sampling}, which needs it"
-            raise _about("sampling", sentence, f"Set it, for example -o {{at}}.{needed}=...")
+            raise about("sampling", sentence, f"Set it, for example -o {{at}}.{needed}=...")
         return self
 
     def idle(self) -> Reasons:
         """See `Section.idle`."""
         used = {"poisson": ("rate",), "all": (), "trace": ("clients", "trace")}.get(self.sampling, ("clients",))
         unused = tuple(name for name in ("clients", "rate", "trace") if name not in used)
-        return _without(unused, f"with sampling {self.sampling}")
+        return without(unused, f"with sampling {self.sampling}")
 
 
 class ServerConfig(Section):
@@ -214,7 +171,7 @@ class ServerConfig(Section):
             self.optimizer, ("beta_1", "beta_2", "tau")
         )
         unused = tuple(name for name in ("momentum", "beta_1", "beta_2", "tau") if name not in used)
-        return _without(unused, f"with server optimizer {self.optimizer}")
+        return without(unused, f"with server optimizer {self.optimizer}")
 
 
 class EvalConfig(Section):
@@ -244,8 +201,8 @@ class StopConfig(Section):
         """See `Section.idle`."""
         if self.patience is not None:
             return {}
-        metric = _without(("metric",), "without target or patience") if self.target is None else {}
-        return {**metric, **_without(("min_delta",), "without patience")}
+        metric = without(("metric",), "without target or patience") if self.target is None else {}
+        return {**metric, **without(("min_delta",), "without patience")}
 
 
 class CheckpointConfig(Section):
@@ -304,7 +261,7 @@ class EngineConfig(Section):
 
     def idle(self) -> Reasons:
         """See `Section.idle`."""
-        return _without(("workers",), "with engine inprocess") if self.name == "inprocess" else {}
+        return without(("workers",), "with engine inprocess") if self.name == "inprocess" else {}
 
 
 SECTIONS: Mapping[str, type[Section]] = {
@@ -315,4 +272,5 @@ SECTIONS: Mapping[str, type[Section]] = {
     "stop": StopConfig,
     "checkpoint": CheckpointConfig,
     "engine": EngineConfig,
+    "attack": AttackConfig,
 }

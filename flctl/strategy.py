@@ -11,7 +11,7 @@ import numpy as np
 from flctl.component import Component
 from flctl.parts import Part
 from flctl.server import ServerOptimizer
-from flctl.types import Aggregate, Arrays, ClientUpdate, Layout, LocalWork, Work
+from flctl.types import Aggregate, Arrays, ClientId, ClientUpdate, Layout, LocalWork, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,6 +154,11 @@ class Strategy(Component):
         if "buffers" in params:
             new["buffers"] = params["buffers"] + aggregate.mean("buffers")
         return new, {**state, **slots}
+
+    @property
+    def trusted(self) -> Collection[ClientId]:
+        """Clients whose rows are the server's own: a simulated attack leaves them honest."""
+        return ()
 
     @property
     def staged(self) -> bool:

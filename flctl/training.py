@@ -82,6 +82,8 @@ def train(run: Run, directory: RunDirectory, *, interrupted: Callable[[], bool] 
     refuse_too_large(run, chosen)
     with directory.locked():
         directory.keep_execution(run.execution.facts())
+        if run.adversary.attacks:
+            directory.keep_attack(run.adversary.facts())
         engine = chosen.from_options(dict(run.config.engine.options))
         with engine.open(run):
             return Training(run, directory, engine, interrupted).finish()

@@ -187,7 +187,7 @@ class RoundReport:
     """One finished round, as it stands in `metrics.jsonl`. Sizes are bytes.
 
     Seconds are by phase, with `total`. `work` are seconds of the clients' work, summed over the processes that do it.
-    `notes` say what went wrong and was mended.
+    `notes` say what went wrong and was mended. `attackers` are the malicious clients of the cohort, where they attack.
     `devices` counts what became of simulated devices, and has the simulated `seconds`.
     """
 
@@ -204,6 +204,7 @@ class RoundReport:
     released: bool = True
     work: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    attackers: int = 0
     devices: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -37,7 +37,7 @@ def refused(text="", **layers):
         ("stratgy: fedavg", "unknown key 'stratgy'. Did you mean 'strategy'?"),
         ("local:\n  lrr: 1", "x.yaml:2:3: unknown key 'lrr' in local. Did you mean 'lr'?\n  2 |   lrr: 1\n    |   ^^^"),
         ("local:\n  lrr:", "x.yaml:2:3: unknown key 'lrr' in local."),
-        ("bogus:", "x.yaml:1:1: unknown key 'bogus'. Known: aggregator, checkpoint, cohort,"),
+        ("bogus:", "x.yaml:1:1: unknown key 'bogus'. Known: aggregator, attack, checkpoint,"),
         ("strategy: {name: fedprox, mu: 1}", "x.yaml:1:27: unknown key 'mu' in strategy. Known: layers, proximal_mu,"),
         ("strategy: {mu: 1}", "unknown key 'mu' in strategy. strategy fedavg has no options."),
         ("strategy: fedprux", "x.yaml:1:11: unknown strategy 'fedprux'. Did you mean 'fedprox'?"),

@@ -31,8 +31,8 @@ LAYERS = (
     memory_files memory_store replies totals pipeline builtins registry
     strategies transforms models data partition""",
     # Configuration, and one run's objects.
-    """strict_yaml yaml_text layers sections explain completion config config_schema partition_section cohort run rundir
-    evaluate""",
+    """strict_yaml yaml_text layers section attack_section sections explain completion config config_schema
+    partition_section cohort attacks run rundir evaluate""",
     # One client, and where clients run.
     "clock recall local_training client engines",
     # The rounds, and everything around them.
@@ -40,6 +40,7 @@ LAYERS = (
     # Whether components keep their contract, and new ones.
     "testing scaffold",
     "cli",
+    "__main__",
 )
 """From the bottom up: a module imports from its own line and from lines above it here, never from one below."""
 

@@ -28,6 +28,11 @@ def render(console: Console, forecast: Forecast) -> None:
 def _facts(forecast: Forecast) -> Iterator[tuple[str, str]]:
     yield "engine", _engine(forecast)
     yield "single updates", _readers(forecast)
+    if forecast.attack:
+        yield (
+            "attack",
+            "{name}: {malicious} of {clients} clients are malicious, from round {since} on".format(**forecast.attack),
+        )
     yield f"round {forecast.chunks.round}", _round(forecast)
     yield "a client's message", _traffic(forecast)
     yield "memory", _memory(forecast)

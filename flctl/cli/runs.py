@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+SHOWN = 20
+"""Malicious clients whose ids are shown."""
 RunArgument = Annotated[Path, typer.Argument(help="The run directory.", autocompletion=complete_runs)]
 
 
@@ -61,6 +63,7 @@ def show(run: RunArgument, as_json: JsonFlag = False) -> None:
         "config": _config_text(directory.config_file),
         "checkpoints": directory.checkpoints.rounds(),
         "summary": directory.summary(),
+        "attack": directory.attack(),
         "profile": _profile(directory),
         "lines": lines,
     }
@@ -122,9 +125,12 @@ def _render_run(console: Console, data: dict[str, Any]) -> None:
     versions = "  ".join(f"{name} {value}" for name, value in data["facts"]["versions"].items())
     console.print(versions, markup=False)
     console.print(f"checkpoints: {', '.join(map(str, data['checkpoints']))}", markup=False)
+    if data["attack"] is not None:
+        console.print(output.plain(_attack(data["attack"])), markup=False)
     console.print()
     console.print(data["config"].rstrip(), markup=False)
-    names = ("round", "loss", "test_loss", data["metric"] or "accuracy", "answered", "bytes_up", "seconds")
+    extra = [name for name in ("backdoor_success", "attackers") if any(line.get(name) for line in data["lines"])]
+    names = ("round", "loss", "test_loss", data["metric"] or "accuracy", *extra, "answered", "bytes_up", "seconds")
     shown = data["lines"] if len(data["lines"]) <= 20 else [*data["lines"][:5], *data["lines"][-15:]]
     output.table(console, names, ([_cell(line, name) for name in names] for line in shown))
     if len(shown) < len(data["lines"]):
@@ -135,6 +141,13 @@ def _render_run(console: Console, data: dict[str, Any]) -> None:
         console.print(output.plain(f"note: {note}"), markup=False)
     if data["profile"] is not None:
         profiles.render(console, data["profile"])
+
+
+def _attack(found: Mapping[str, Any]) -> str:
+    """Who is malicious, in a line."""
+    ids = found["malicious"]
+    named = ", ".join(ids[:SHOWN]) + (", ..." if len(ids) > SHOWN else "")
+    return f"attack {found['name']}: {len(ids)} of {found['clients']} clients are malicious ({named})"
 
 
 def _cell(line: dict[str, Any], name: str) -> str:

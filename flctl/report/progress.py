@@ -28,6 +28,7 @@ def round_text(report: RoundReport) -> str:
     parts = [] if report.loss is None else [f"loss {report.loss:.4f}"]
     parts += [f"{name} {value:.4f}" for name, value in report.metrics.items()]
     parts.append(f"clients {report.answered}/{report.asked}")
+    parts += [f"malicious {report.attackers}"] if report.attackers else []
     parts.append(f"{report.seconds['total']:.2f} s")
     return "  ".join(parts)
 
@@ -45,8 +46,9 @@ def opening(started: Started) -> str:
     run = started.run
     goes_on = f", after round {started.after_round}" if started.after_round else ""
     layers = "".join(f" + {name}" for name in run.transforms)
+    malicious = f" ({len(run.adversary.numbers)} malicious: {run.config.attack.name})" if run.adversary.attacks else ""
     return (
-        f"{run.strategy.name}{layers} over {run.partition.clients} clients, model {run.config.model.name} "
+        f"{run.strategy.name}{layers} over {run.partition.clients} clients{malicious}, model {run.config.model.name} "
         f"({run.division.layout['params']:,} parameters), {started.rounds} rounds{goes_on} -> {started.directory.path}"
     )
 

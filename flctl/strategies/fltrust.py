@@ -36,6 +36,10 @@ class FLTrust(Weighing):
     def least(self) -> Least:
         return Least(2, "root and one more")
 
+    @property
+    def trusted(self) -> tuple[str]:
+        return (self.config.root,)
+
     def check(self, run: Run) -> None:
         super().check(run)
         root = run.partition.index(self.config.root)
