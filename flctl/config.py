@@ -37,6 +37,7 @@ from flctl.sections import (
     CheckpointConfig,
     CohortConfig,
     ComponentConfig,
+    DevicesConfig,
     EngineConfig,
     EvalConfig,
     LocalConfig,
@@ -58,6 +59,7 @@ __all__ = [
     "CohortConfig",
     "ComponentConfig",
     "Config",
+    "DevicesConfig",
     "EngineConfig",
     "EvalConfig",
     "Flag",
@@ -141,6 +143,7 @@ class Config(Options):
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), description="Checkpoints.")
     engine: EngineConfig = Field(default=EngineConfig(), description="Where clients run.")
     attack: AttackConfig = Field(default=AttackConfig(), description="Malicious clients, simulated.")
+    devices: DevicesConfig = Field(default=DevicesConfig(), description="How far clients' devices get, simulated.")
 
 
 WITHOUT_INFLUENCE = frozenset({"rounds", "data", "plugins", "partition", "stop", "checkpoint", "engine"})
@@ -168,6 +171,7 @@ def digest(config: Config) -> str:
     horizon = config.local.schedule in ("cosine", "linear")
     left_out = WITHOUT_INFLUENCE - {"rounds"} if horizon else WITHOUT_INFLUENCE
     left_out |= {"attack"} if config.attack.name == "none" else set()
+    left_out |= set() if config.devices.simulated else {"devices"}
     parts = {key: value for key, value in effective(config).items() if key not in left_out}
     parts[LAYERED] = list(parts[LAYERED].items())  # their order counts
     parts["engine"] = {"executor": config.engine.executor, "memory": config.engine.memory_bytes}

@@ -48,7 +48,7 @@ def round_shape(run: Run, number: int = 1) -> RoundShape:
     counts, bounds, config = run.partition.counts[:, 0], run.partition.bounds, run.config
     eligible = np.flatnonzero(counts)
     for candidate in range(number, number + ROUNDS_LOOKED_AT):
-        clients = cohorts.select(config.cohort, eligible, run.partition.client_ids, candidate, config.seed)
+        clients = cohorts.select(run.devices.cohort, eligible, run.partition.client_ids, candidate, config.seed)
         if len(clients):
             number = candidate
             break

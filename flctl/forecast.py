@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from flctl import arrays, machine, messages, seeds
+from flctl import machine, messages
 from flctl.engine import Engine
 from flctl.executors.choice import TOGETHER, obstacles
 from flctl.footprint import Footprint, RoundShape, footprint, round_shape
+from flctl.message_sizes import up_bytes
 from flctl.pace import Pace, pace
 from flctl.rounds import Rounds, State
 from flctl.run import Run
-from flctl.types import Arrays, ClientUpdate, Work
 
 __all__ = ["Chunks", "Forecast", "Traffic", "forecast"]
 
@@ -171,15 +169,5 @@ def _chunks(run: Run, shape: RoundShape, found: Footprint) -> Chunks:
 
 def _traffic(run: Run, rounds: Rounds, state: State) -> Traffic:
     work = rounds.plan(state).work
-    up = messages.vector_size(_sent(run, work)) if run.aggregator.transparent else None
+    up = up_bytes(run, work) if run.aggregator.transparent else None
     return Traffic(messages.work_size(work), up)
-
-
-def _sent(run: Run, work: Work) -> Arrays:
-    """What a client would send: what the transforms make of a random update. Their codes may be of any type."""
-    generator = seeds.rng(run.config.seed, "forecast")
-    layout = run.strategy.sends(run.layout)
-    vectors = {name: generator.standard_normal(length, np.float32) for name, length in layout.items()}
-    memory = arrays.zeros(run.pipeline.memory_layout)
-    update, _ = run.pipeline.send(ClientUpdate(run.partition.client_ids[0], vectors, 1.0), work, memory)
-    return update.arrays

@@ -14,7 +14,7 @@ from flctl.executors.executor import Executor
 from flctl.executors.shards import Shards
 from flctl.executors.updates import Updates
 from flctl.memory_store import MemoryStore
-from flctl.order import local_keys, stage_keys
+from flctl.order import local_keys, most_steps, stage_keys, step_counts
 from flctl.recall import Recall
 from flctl.run import Run
 from flctl.strategy import Stage
@@ -84,7 +84,7 @@ class LocalTraining:
     ) -> Updates:
         asked = dataclasses.replace(work, params=work.params if start is None else start, local=stage.local)
         with self.clock.phase("train"):
-            return self.executor.train(asked, self._shards(numbers, work, place), self._adjusts(work, memory, stage))
+            return self.executor.train(asked, self._limited(numbers, work, place), self._adjusts(work, memory, stage))
 
     def _result(self, chains: list[_Chain], place: int) -> Trained | Failure:
         """What the first chain of stages gave the client, and what its own model ended with."""
@@ -112,6 +112,15 @@ class LocalTraining:
         return Shards(
             self.run.adversary.rows(work.round), numbers, stage_keys(keys, stage), lambda: self.clock.phase("load")
         )
+
+    def _limited(self, numbers: Numbers, work: Work, stage: int) -> Shards:
+        """The clients' rows in a stage, with the most steps that each makes of them: what the stages before left."""
+        shards, limits = self._shards(numbers, work, stage), most_steps(work.allowance, numbers)
+        if limits is None:
+            return shards
+        before = self.run.strategy.stages(work.local)[:stage]
+        made = sum((step_counts(shards.sizes, one.local)[0] for one in before), np.zeros_like(limits))
+        return dataclasses.replace(shards, limits=np.maximum(limits - made, 0))
 
     def _adjusts(
         self, work: Work, memory: Arrays, stage: Stage

@@ -17,6 +17,7 @@ from flctl.attacks.intake import Attacked
 from flctl.attacks.success import backdoor_success
 from flctl.clock import Clock
 from flctl.collect import Traffic, chunk_replies, in_order, waited
+from flctl.devices import Turnout
 from flctl.engine import Engine
 from flctl.errors import DivergenceError, PluginError, RoundFailedError
 from flctl.memory_store import MemoryStore
@@ -34,6 +35,7 @@ from flctl.types import (
     ClientId,
     Failure,
     LocalWork,
+    Numbers,
     Request,
     RoundPlan,
     RoundReport,
@@ -107,7 +109,8 @@ class Rounds:
     def plan(self, state: State) -> RoundPlan:
         """Who takes part in the round after `state`, and what they are asked."""
         run, number, config = self.run, state.round + 1, self.run.config
-        indices = cohorts.select(config.cohort, self.eligible, self.ids, number, config.seed)
+        asked = cohorts.select(run.devices.cohort, self.eligible, self.ids, number, config.seed)
+        turnout = run.devices.turnout(number, asked)
         broadcasts = {name: t.broadcast(state.transforms[name]) for name, t in self.run.transforms.items()}
         work = Work(
             round=number,
@@ -116,10 +119,16 @@ class Rounds:
             transforms={name: arrays.frozen(vectors) for name, vectors in broadcasts.items() if vectors},
             local=local_work(self.run, number),
             layout=self.run.update_layout,
+            allowance=turnout.allowance,
         )
-        sizes = run.partition.bounds[indices, 1] - run.partition.bounds[indices, 0]
-        chunks = tuple(self.run.execution.chunks(sizes))
-        return RoundPlan(number, tuple(self.ids.take(indices).tolist()), work, indices, chunks)
+        cohort = tuple(self.ids.take(turnout.numbers).tolist())
+        return RoundPlan(number, cohort, work, turnout.numbers, tuple(self._chunks(turnout)), turnout.told)
+
+    def _chunks(self, turnout: Turnout) -> list[Numbers]:
+        """The places in the cohort of those that train together."""
+        bounds, chunks = self.run.partition.bounds[turnout.numbers], self.run.execution.chunks
+        sizes, counted = bounds[:, 1] - bounds[:, 0], turnout.counted
+        return chunks(sizes) if counted is None else [counted[c] for c in chunks(sizes[counted], turnout.steps)]
 
     def evaluate(self, state: State) -> dict[str, float]:
         """The central metrics of the state's model, and their spread over clients where it is asked for; nothing
@@ -232,9 +241,10 @@ class Rounds:
     def _intake(self, plan: RoundPlan) -> Intake:
         pipeline = self.run.pipeline
         shared, context = pipeline.shared_by_all(plan.work), partial(self._server_context, plan)
+        decodes = self.run.each and bool(self.run.transforms)
         return Intake(
             {**pipeline.sent, WEIGHT: 1},
-            arrive=(lambda update: pipeline.arrive(update, shared, context)) if self.run.each else None,
+            arrive=(lambda update: pipeline.arrive(update, shared, context)) if decodes else None,
             arrived=pipeline.arrived,
         )
 
@@ -249,8 +259,11 @@ class Rounds:
             for place in places.tolist()
             if plan.cohort[place] in phase.messages
         }
+        if not phase.trains:  # whoever is late with its work is there all the same
+            late = (client for client in plan.cohort if client in phase.messages and client not in requests)
+            requests |= {client: Request(plan.round, None, phase.messages[client]) for client in late}
         size = messages.work_size(plan.work) if phase.trains else 0
-        traffic.bytes_down += sum(size + len(request.message or b"") for request in requests.values())
+        traffic.bytes_down += sum(size + len(message or b"") for message in phase.messages.values())
         answers = self.engine.exchange(requests, self.run.config.engine.deadline)
         asked = [client for client in plan.cohort if client in requests]
         for client, answer in in_order(answers, asked):
@@ -318,7 +331,7 @@ class Rounds:
     ) -> RoundReport:
         return RoundReport(
             round=plan.round,
-            asked=len(plan.cohort),
+            asked=len(plan.cohort) + int(plan.devices.get("absent", 0)),
             answered=aggregate.count,
             failed=dict(traffic.intake.failed),
             examples=int(traffic.examples),
@@ -329,6 +342,7 @@ class Rounds:
             metrics=metrics,
             work=traffic.work,
             notes=tuple(traffic.notes),
+            devices=plan.devices,
             attackers=len(self.run.adversary.among(plan.round, plan.numbers)),
         )
 

@@ -13,6 +13,7 @@ from flctl import seeds
 from flctl.aggregator import Aggregator
 from flctl.attacks import Adversary
 from flctl.config import AUTO, DEFAULT_MODELS, ComponentConfig, Config
+from flctl.devices import Devices
 from flctl.errors import ConfigError, IncompatibleError
 from flctl.metrics import QUICK
 from flctl.models.model import DataSpec
@@ -112,6 +113,11 @@ class Run:
         """The malicious clients, where the run simulates any."""
         return Adversary(self.config.attack, self.config.seed, self.partition, self.strategy.trusted)
 
+    @cached_property
+    def devices(self) -> Devices:
+        """What clients run on, where the run simulates it."""
+        return Devices(self)
+
     def task(self) -> Task:
         """The task that the partition's data set."""
         from flctl.tasks import task_for
@@ -182,6 +188,7 @@ def check(run: Run) -> None:
     _check_stages(run)
     run.strategy.check(run)
     run.adversary.check(run)
+    run.devices.check()
     _ = run.execution  # raises where the clients cannot be trained as the config asks
     _check_stop(run)
 

@@ -201,6 +201,7 @@ def report_line(report: RoundReport) -> dict[str, Any]:
         "work": {phase: round(seconds, 6) for phase, seconds in report.work.items()},
         "notes": list(report.notes),
         "attackers": report.attackers,
+        "devices": {name: round(value, 6) for name, value in report.devices.items()},
     }
     return {key: _finite(value) for key, value in line.items()}
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from flctl.attack_section import AttackConfig
 from flctl.component import Options
+from flctl.devices_section import DevicesConfig
 from flctl.section import IDLE_ERROR, KEY_ERROR, Reasons, Section, about, without
 from flctl.server import ServerOptimizerName
 from flctl.types import LocalWork
@@ -24,6 +25,7 @@ __all__ = [
     "CheckpointConfig",
     "CohortConfig",
     "ComponentConfig",
+    "DevicesConfig",
     "EngineConfig",
     "EvalConfig",
     "LocalConfig",
@@ -273,4 +275,5 @@ SECTIONS: Mapping[str, type[Section]] = {
     "checkpoint": CheckpointConfig,
     "engine": EngineConfig,
     "attack": AttackConfig,
+    "devices": DevicesConfig,
 }

@@ -74,6 +74,9 @@ class Strategy(Component):
     """What each client measures of the global model on all its rows, for `report` (`Trained.start`): nothing, its loss,
     or its loss and gradient."""
 
+    takes_partial: ClassVar[bool] = False
+    """Whether the update of a client that makes fewer steps than it is asked for counts; else it is dropped."""
+
     def check(self, run: Run) -> None:
         """Before the run: raises IncompatibleError where this strategy cannot keep its promise."""
 

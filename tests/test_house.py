@@ -27,12 +27,12 @@ LAYERS = (
     parts spelling api_version plugin_files machine
     messages local_optimizer weights""",
     # What a plugin may offer, and how names become classes.
-    """strategy transform aggregator engine order trainer executors tasks metrics checkpoint
+    """strategy transform aggregator engine order draws trainer executors tasks metrics checkpoint
     memory_files memory_store replies totals pipeline builtins registry
     strategies transforms models data partition""",
     # Configuration, and one run's objects.
-    """strict_yaml yaml_text layers section attack_section sections explain completion config config_schema
-    partition_section cohort attacks run rundir evaluate""",
+    """strict_yaml yaml_text layers section attack_section devices_section sections explain completion config
+    config_schema partition_section cohort attacks message_sizes devices run rundir evaluate""",
     # One client, and where clients run.
     "clock recall local_training client engines",
     # The rounds, and everything around them.

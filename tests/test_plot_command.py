@@ -14,6 +14,7 @@ def runs(toy, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     train_run(toy, folder / "plain", "rounds=4")
     train_run(toy, folder / "half", "rounds=4", "eval.every=2", "transforms=[float16]")
+    train_run(toy, folder / "clocked", "rounds=4", "eval.every=2", "devices.speed=3", "devices.speed_jitter=0.5")
     return folder
 
 
@@ -66,11 +67,24 @@ def test_other_axes_and_metrics(x, tmp_path):
         (["plain", "--metric", "auroc"], 2, "no run has a value of 'auroc'"),
         (["plain", "--out", "c.jpg"], 2, "does not end in .png or .svg"),
         (["nowhere"], 2, "nowhere is not a run"),
+        (["clocked", "plain", "--x", "simulated-seconds"], 2, "plain has no simulated seconds"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(arguments, code, says, capsys):
     assert cli(["plot", "curves", *arguments]) == code
     assert says in capsys.readouterr().err
+
+
+def test_simulated_seconds_add_up_like_real_ones(runs, tmp_path):
+    out = tmp_path / "c.svg"
+    assert cli(["plot", "curves", "clocked", "--x", "simulated-seconds", "--out", str(out)]) == 0
+    seconds = [line["devices"]["seconds"] for line in untimed_lines(runs / "clocked")]
+    assert len(set(seconds)) == 4
+    found = [float(row["simulated-seconds"]) for row in table(tmp_path / "c.csv")]
+    assert found == pytest.approx([sum(seconds[:2]), sum(seconds)], abs=1e-5)
+    assert "Accuracy by simulated seconds" in out.read_text(encoding="utf-8")
+    assert cli(["plot", "curves", "plain", "--out", str(tmp_path / "p.svg")]) == 0
+    assert "simulated-seconds" not in table(tmp_path / "p.csv")[0]
 
 
 def test_nothing_is_written_over(tmp_path, capsys):

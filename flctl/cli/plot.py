@@ -15,6 +15,7 @@ from flctl.cli.output import JsonFlag
 __all__ = ["register"]
 
 SHOWN = "What is shown"
+AXIS_HELP = "round, bytes, bytes-up, seconds or simulated-seconds (default: round)."
 
 HELP = """
 Draw a metric of one or several runs by round, by bytes sent or by time, with the numbers as CSV beside the picture.
@@ -43,9 +44,7 @@ def curves(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", autocompletion=complete_runs, help="Run directories.")
     ],
-    x: Annotated[
-        str, option("--x", metavar="AXIS", help="round, bytes, bytes-up or seconds (default: round).", panel=SHOWN)
-    ] = "round",
+    x: Annotated[str, option("--x", metavar="AXIS", help=AXIS_HELP, panel=SHOWN)] = "round",
     metric: Annotated[
         str | None, option("--metric", help="The metric (default: accuracy or RMSE).", panel=SHOWN)
     ] = None,

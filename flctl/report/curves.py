@@ -30,8 +30,10 @@ AXES = {
     "bytes": "{unit} sent, up and down, all clients",
     "bytes-up": "{unit} sent by clients",
     "seconds": "seconds of training",
+    "simulated-seconds": "simulated seconds",
 }
 """What a metric may be drawn along -> the label."""
+SIMULATED = "simulated-seconds"
 
 
 def curves(rows: Sequence[Row], out: Path, metric: str | None = None) -> Path:
@@ -67,8 +69,12 @@ def shown_metric(rows: Sequence[Row]) -> str:
 def metric_curves(runs: Mapping[str, Sequence[Row]], along: str, out: Path, metric: str) -> Path:
     """A PNG or SVG of one metric of several runs, by name, along one of `AXES`: what is left is better.
 
-    Raises ConfigError where no run has a value of the metric.
+    Raises ConfigError where no run has a value of the metric, or one of them no simulated time to draw it along.
     """
+    for name, rows in runs.items() if along == SIMULATED else ():
+        if not _clocked(rows):
+            hint = "Train with devices.speed, devices.upload or devices.download."
+            raise ConfigError(f"{name} has no simulated seconds: its devices have no clock", hint=hint)
     figure = new_figure(7.2, 4.6)
     axes, farthest = figure.subplots(), 0.0
     for index, (name, rows) in enumerate(runs.items()):
@@ -91,13 +97,16 @@ def metric_curves(runs: Mapping[str, Sequence[Row]], along: str, out: Path, metr
 
 
 def write_points(runs: Mapping[str, Sequence[Row]], out: Path, metric: str) -> Path:
-    """A CSV with a line for each value of the metric: run, round, and the sums of bytes and seconds up to it."""
+    """A CSV with a line for each value of the metric: run, round, and the sums of bytes and seconds up to it; of
+    simulated ones where a run has such."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["run", *AXES, metric])
+    clocked = any(_clocked(rows) for rows in runs.values())
+    columns = [*(name for name in AXES if clocked or name != SIMULATED), metric]
+    writer.writerow(["run", *columns])
     for name, rows in runs.items():
         for point in _points(rows, metric):
-            writer.writerow([name, *(point[column] for column in (*AXES, metric))])
+            writer.writerow([name, *(point[column] for column in columns)])
     atomic.write_file(out, text.getvalue().encode(), replace=False)
     return out
 
@@ -105,13 +114,24 @@ def write_points(runs: Mapping[str, Sequence[Row]], out: Path, metric: str) -> P
 def _points(rows: Sequence[Row], metric: str) -> Iterator[dict[str, float]]:
     """Where a run is on each of the axes at each value of the metric."""
     up = down = 0
-    seconds = 0.0
+    seconds = simulated = 0.0
     for row in rows:
         up, down = up + row["bytes_up"], down + row["bytes_down"]
         seconds += row["seconds"]["total"]
+        simulated += _simulated(row) or 0.0
         if row.get(metric) is not None:
             at = {"round": row["round"], "bytes": up + down, "bytes-up": up, "seconds": round(seconds, 6)}
-            yield {**at, metric: row[metric]}
+            yield {**at, SIMULATED: round(simulated, 6), metric: row[metric]}
+
+
+def _simulated(row: Row) -> float | None:
+    """The simulated seconds of a round; None where its devices have no clock."""
+    found: float | None = row.get("devices", {}).get("seconds")
+    return found
+
+
+def _clocked(rows: Sequence[Row]) -> bool:
+    return any(_simulated(row) is not None for row in rows)
 
 
 def _unit(traffic: float) -> tuple[float, str]:

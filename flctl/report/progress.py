@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["JsonEvents", "LiveProgress", "PlainLines", "observer", "round_text", "warnings_of"]
 
+DEVICES = ("absent", "late", "partial", "surplus")
+
 
 def observer(as_json: bool) -> JsonEvents | LiveProgress | PlainLines:
     """The observer that fits: JSON events on stderr, a live line, or plain lines."""
@@ -29,7 +31,9 @@ def round_text(report: RoundReport) -> str:
     parts += [f"{name} {value:.4f}" for name, value in report.metrics.items()]
     parts.append(f"clients {report.answered}/{report.asked}")
     parts += [f"malicious {report.attackers}"] if report.attackers else []
+    parts += [f"{name} {report.devices[name]}" for name in DEVICES if report.devices.get(name)]
     parts.append(f"{report.seconds['total']:.2f} s")
+    parts += [f"simulated {report.devices['seconds']:.4g} s"] if "seconds" in report.devices else []
     return "  ".join(parts)
 
 

@@ -26,6 +26,7 @@ class FedNova(Strategy):
     """
 
     name = "fednova"
+    takes_partial = True
 
     def check(self, run: Run) -> None:
         optimizer = run.config.local.optimizer

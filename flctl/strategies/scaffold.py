@@ -25,10 +25,12 @@ class Scaffold(Strategy):
     the mean of the gradients it met, and sends by how much c_k changed; c moves by the sum of these changes over all
     n_k of the population, so that c = sum_k (n_k / n) c_k at any time: that of the weighted mean loss, which fedavg
     minimises. `weighted: false` is the paper's, where clients count alike in both, and c = sum_k c_k / N. A client that
-    makes no step keeps its c_k. The local optimiser must be sgd without momentum.
+    stops early divides by the steps that it made, and one that makes none keeps its c_k. The local optimiser must be
+    sgd without momentum.
     """
 
     name = "scaffold"
+    takes_partial = True
 
     class Config(Strategy.Config):
         weighted: bool = Field(True, description="Whether clients count by their rows, as in fedavg, or alike.")
