@@ -115,6 +115,7 @@ def _all_finite(array: npt.NDArray[Any]) -> bool:
     values may too, and are looked at one by one."""
     if array.dtype.kind != "f":
         return True
+    array = array.reshape(-1)
     if array.dtype.itemsize < np.dtype(np.float32).itemsize:
         return bool(np.isfinite(array).all())
     return all(_spread(partial(_part_finite, array), array.size))

@@ -28,6 +28,7 @@ from flctl.replies import (
     unguarded,
     weighted,
 )
+from flctl.room import HEAP, Room
 from flctl.run import Run
 from flctl.trainer import Trained, single_thread
 from flctl.transform import ClientContext
@@ -60,14 +61,14 @@ class ClientRuntime:
         """Where the time of the chunk goes."""
         return self.local.clock
 
-    def gather(self, numbers: Numbers, work: Work, each: bool) -> Gathered:
-        """What a chunk of clients replies, together. A client that fails is told in `failed`. Raises MemoryError, or
-        torch's error, where there is no memory for so many at once."""
+    def gather(self, numbers: Numbers, work: Work, each: bool, room: Room = HEAP) -> Gathered:
+        """What a chunk of clients replies, together, rows in the `room`. A client that fails is told in `failed`.
+        Raises MemoryError, or torch's error, where there is no memory for so many at once."""
         self.local.clock = Clock()
         try:
             with self.clock.phase("transform"):
-                parts = [self._gather(block, work, each) for block in self._blocks(numbers)]
-            return dataclasses.replace(merged(parts, each), seconds=self.clock.seconds)
+                parts = [self._gather(block, work, each, room) for block in self._blocks(numbers)]
+            return dataclasses.replace(merged(parts, each, room), seconds=self.clock.seconds)
         except (Exception, SystemExit) as error:
             if is_ours(error):
                 raise
@@ -101,9 +102,9 @@ class ClientRuntime:
         blocks = (numbers[places] for places in self.run.execution.blocks(bounds[:, 1] - bounds[:, 0]))
         return [block[start : start + most] for block in blocks for start in range(0, len(block), most)]
 
-    def _gather(self, numbers: Numbers, work: Work, each: bool) -> Gathered:
+    def _gather(self, numbers: Numbers, work: Work, each: bool, room: Room) -> Gathered:
         if self._looks_away:
-            return self._unread(numbers, self.local.together(numbers, work), work, each)
+            return self._unread(numbers, self.local.together(numbers, work), work, each, room)
         said = self._listed(numbers, work, guarded)
         failed = {int(n): one for n, one in zip(numbers, said, strict=True) if isinstance(one, Failure)}
         done = [one for one in said if not isinstance(one, Failure)]
@@ -126,14 +127,15 @@ class ClientRuntime:
         plain = not (told or self.local.executor.one_by_one)
         return plain and all(transform.scales for transform in transforms)
 
-    def _unread(self, numbers: Numbers, updates: Updates, work: Work, each: bool) -> Gathered:
+    def _unread(self, numbers: Numbers, updates: Updates, work: Work, each: bool, room: Room) -> Gathered:
         """The reply of a chunk whose updates nobody looks at by themselves here: their sum, or their rows."""
         facts, factors = updates.facts, self._factors(updates, work)
         weights = facts.examples.astype(np.float64)
         if each:
-            done, rows = updates.block()
+            done, rows = updates.block(room)
             if self.run.transforms:
-                rows = {name: block * factors[done, None].astype(np.float32) for name, block in rows.items()}
+                for block in rows.values():
+                    np.multiply(block, factors[done, None].astype(np.float32), out=block)
             vectors: dict[str, Any] = {_SENT.get(name, name): block for name, block in rows.items()}
             sent = len(done) * vector_size(vectors)
         else:

@@ -10,6 +10,8 @@ import numpy as np
 
 from flctl import wire
 from flctl.arrays import weighed_dtype
+from flctl.room import HEAP, Room
+from flctl.slabs import Bytes, SlabRoom, read_slab
 from flctl.types import WEIGHT, Allowance, Arrays, Failure, Gathered, LocalWork, Reply, Work
 from flctl.wire import Frame
 
@@ -85,9 +87,11 @@ def _under(frame: Frame, prefix: str) -> Arrays:
     return {name[len(prefix) :]: array for name, array in frame.arrays.items() if name.startswith(prefix)}
 
 
-def pack_gathered(gathered: Gathered) -> list[Any]:
-    """What a chunk of clients replied, as buffers to write one after the other."""
-    vectors = {f"vectors/{name}": vector for name, vector in gathered.vectors.items()}
+def pack_gathered(gathered: Gathered, room: Room = HEAP) -> list[Any]:
+    """What a chunk of clients replied, as buffers to write one after the other; rows go into a slab as far as
+    there is `room`."""
+    laid = _laid(gathered.vectors, room) if isinstance(room, SlabRoom) else {}
+    vectors = {f"vectors/{name}": vector for name, vector in gathered.vectors.items() if name not in laid}
     told = {name: getattr(gathered, name) for name in TOLD}
     failed = [[number, failure.kind, failure.message] for number, failure in gathered.failed.items()]
     lengths = {name: vector.shape[-1] for name, vector in gathered.vectors.items()}
@@ -98,14 +102,25 @@ def pack_gathered(gathered: Gathered) -> list[Any]:
         "lengths": lengths,
         "rows": rows,
         "bytes_up": gathered.bytes_up,
+        "laid": laid,
     }
     return wire.pack_parts("gathered", meta=meta, arrays={**told, **vectors})
 
 
-def unpack_gathered(message: bytes) -> Gathered:
-    """What a chunk replied. Raises ProtocolError for anything else."""
+def _laid(vectors: Arrays, room: SlabRoom) -> dict[str, Any]:
+    """Name -> [start, dtype, shape] of the rows that lie in the room."""
+    starts = {name: room.laid(vector) for name, vector in vectors.items() if vector.ndim == 2}
+    return {
+        name: [start, vectors[name].dtype.str, list(vectors[name].shape)]
+        for name, start in starts.items()
+        if start is not None
+    }
+
+
+def unpack_gathered(message: bytes, slab: Bytes | None = None) -> Gathered:
+    """What a chunk replied, with the rows that lie in `slab`. Raises ProtocolError for anything else."""
     frame = wire.unpack(message, "gathered")
-    vectors = {}
+    vectors: dict[str, Any] = read_slab(frame.meta["laid"], slab, wire.DTYPES.__contains__)
     for name, vector in _under(frame, "vectors/").items():
         vectors[name] = vector.reshape(-1, frame.meta["lengths"][name]) if frame.meta["rows"][name] else vector
     return Gathered(

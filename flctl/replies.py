@@ -11,6 +11,7 @@ import numpy as np
 
 from flctl import arrays
 from flctl.errors import DivergenceError, FlctlError, IntegrityError, StorageError
+from flctl.room import HEAP, Room
 from flctl.types import WEIGHT, Arrays, ClientUpdate, Failure, Gathered, Layout, Work
 
 __all__ = [
@@ -105,8 +106,8 @@ def failed_alone(number: int, failure: Failure, work: Work, each: bool) -> Gathe
     return Gathered(nothing(work, each), np.zeros(0, np.int64), none, none, none, none, {number: failure}, {}, 0)
 
 
-def merged(parts: Sequence[Gathered], each: bool) -> Gathered:
-    """What the parts of a chunk replied, as one: sums added in their order, rows one after the other."""
+def merged(parts: Sequence[Gathered], each: bool, room: Room = HEAP) -> Gathered:
+    """What the parts of a chunk replied, as one: sums added in their order, rows one after the other in the `room`."""
     if len(parts) == 1:
         return parts[0]
     rest = {
@@ -120,7 +121,7 @@ def merged(parts: Sequence[Gathered], each: bool) -> Gathered:
             seconds[name] = seconds.get(name, 0.0) + spent
     told = [part.vectors for part in parts if part.numbers.size] or [parts[0].vectors]
     if each:
-        vectors: dict[str, Any] = {name: np.concatenate([part[name] for part in told]) for name in told[0]}
+        vectors: dict[str, Any] = {name: room.joined([part[name] for part in told]) for name in told[0]}
     else:
         vectors = {name: array.copy() for name, array in told[0].items()}
         for other in told[1:]:

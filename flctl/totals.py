@@ -56,23 +56,23 @@ class Intake:
             self.failed[client_id] = failure
             return None
         weight = float(vectors.pop(WEIGHT)[0])
-        return self.take(ClientUpdate(client_id, vectors, weight))
+        update = ClientUpdate(client_id, vectors, weight)
+        return update if self.arrive is None else self.take(update)
 
     def rows(self, gathered: Gathered, ids: Sequence[ClientId]) -> Iterator[ClientUpdate]:
         """What each client of a chunk sent, as far as it can be used; `ids` are those of `gathered.numbers`."""
+        usable = self.arrive is None and arrays.is_finite(gathered.vectors)  # all at once, as nothing is decoded
         for place, (client_id, weight) in enumerate(zip(ids, gathered.weights.tolist(), strict=True)):
-            vectors = {name: rows[place] for name, rows in gathered.vectors.items()}
-            update = self.take(ClientUpdate(client_id, vectors, weight))
-            if update is not None:
-                yield update
+            update = ClientUpdate(client_id, {name: rows[place] for name, rows in gathered.vectors.items()}, weight)
+            taken = update if usable else self.take(update)
+            if taken is not None:
+                yield taken
 
     def take(self, update: ClientUpdate) -> ClientUpdate | None:
-        """What the server makes of an update; None, and the client noted as failed, where it is a code that none of
-        ours could be."""
-        if self.arrive is None:
-            return update
+        """What the server makes of an update; None, and the client noted as failed, where it is not finite, or a code
+        that none of ours could be."""
         try:
-            update = self.arrive(update)
+            update = self.arrive(update) if self.arrive is not None else update
         except Exception as error:  # a client that sends an impossible code must not end the run
             self.failed[update.client_id] = Failure("protocol", failure_of(error).message)
             return None

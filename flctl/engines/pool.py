@@ -15,12 +15,16 @@ from flctl import messages
 from flctl.engine import Engine, Lost, groups
 from flctl.engines.worker_process import WorkerProcess
 from flctl.errors import ProtocolError
+from flctl.slabs import Slabs
 from flctl.types import ClientId, Failure, Gathered, Numbers, Reply, Request, Work
 
 if TYPE_CHECKING:
     from flctl.run import Run
 
 POLL_SECONDS = 0.2
+_FLOAT_BYTES = 4
+_ROOM_BETWEEN = 4096
+"""Bytes for the gaps between a reply's vectors."""
 Job = Callable[[WorkerProcess], Any]
 """What one worker does for the pool: a group of clients' turn. Its result, or the `Failure` of all of them."""
 
@@ -53,6 +57,7 @@ class PoolEngine(Engine):
     def open(self, run: Run) -> Iterator[PoolEngine]:
         self._run, self._memories, self._round, self._closing = run, {}, 0, False
         self._work: tuple[Work, bytes] | None = None
+        self._slabs = Slabs()
         self._seats = [Seat(WorkerProcess(run)) for _ in range(run.config.engine.workers)]
         try:
             for seat in self._seats:
@@ -62,6 +67,7 @@ class PoolEngine(Engine):
             self._closing = True
             for seat in self._seats:
                 seat.process.end()
+            self._slabs.close()
 
     def clients(self) -> Sequence[ClientId]:
         return self._run.partition.client_ids
@@ -90,9 +96,15 @@ class PoolEngine(Engine):
     def gather(
         self, work: Work, chunks: Sequence[Numbers], each: bool, deadline: float | None = None
     ) -> Iterator[tuple[int, Gathered | Lost]]:
-        jobs = [partial(_gather, numbers, each, self._packed(work)) for numbers in chunks]
+        row = _FLOAT_BYTES * sum(work.layout.values()) if each else 0
+        jobs = [partial(self._gather, numbers, row, self._packed(work)) for numbers in chunks]
         for place, gathered in self._do(jobs, deadline):
             yield place, Lost(gathered) if isinstance(gathered, Failure) else gathered
+
+    def _gather(self, numbers: Numbers, row: int, packed: bytes, process: WorkerProcess) -> Gathered | Failure:
+        """A chunk's turn; `row` is how many bytes a client's vectors have, 0 where only their sum is asked for."""
+        room = row * len(numbers) + _ROOM_BETWEEN if row else 0
+        return process.gather(numbers, row > 0, packed, self._slabs.take(room))
 
     def _packed(self, work: Work) -> bytes:
         """The cohort's work as bytes, made once a round: later phases send it to no one, or the same again."""
@@ -189,10 +201,6 @@ class PoolEngine(Engine):
         if not self._closing:
             seat.process = WorkerProcess(self._run)
             seat.process.wait_until_open()
-
-
-def _gather(numbers: Numbers, each: bool, packed: bytes, process: WorkerProcess) -> Gathered | Failure:
-    return process.gather(numbers, each, packed)
 
 
 def _death(seat: Seat, seconds: float) -> Failure:

@@ -12,6 +12,7 @@ from flctl import messages, wire
 from flctl.engines.worker_process import read_frame, write_parts
 from flctl.errors import IntegrityError, ProtocolError, StorageError
 from flctl.replies import is_out_of_memory
+from flctl.slabs import Rooms
 from flctl.types import Request, Work
 
 if TYPE_CHECKING:
@@ -43,22 +44,24 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
         return
     write_parts(replies, wire.pack_parts("opened", meta={"error": None}))
     work: Work | None = None
+    rooms = Rooms()
     while True:
         message = read_frame(requests)
         if wire.kind_of(message) == "work":
             work = messages.unpack_work(message)
             continue
-        write_parts(replies, _reply(runtime, message, work))
+        write_parts(replies, _reply(runtime, rooms, message, work))
 
 
-def _reply(runtime: ClientRuntime, message: bytes, work: Work | None) -> list[Any]:
+def _reply(runtime: ClientRuntime, rooms: Rooms, message: bytes, work: Work | None) -> list[Any]:
     """What the worker says to one message."""
     try:
         if wire.kind_of(message) == "gather":
             ask = wire.unpack(message, "gather")
             if work is None:
                 raise ProtocolError("clients were asked to train before the work was sent")
-            return messages.pack_gathered(runtime.gather(ask.arrays["numbers"], work, ask.meta["each"]))
+            room = rooms.at(ask.meta["slab"])
+            return messages.pack_gathered(runtime.gather(ask.arrays["numbers"], work, ask.meta["each"], room), room)
         ask = wire.unpack(message, "ask")
         ids, trains = ask.meta["clients"], ask.meta["trains"]
         blobs = {name: [ask.arrays[f"{k}/{name}"].tobytes() for k in range(len(ids))] for name in ("message", "memory")}

@@ -13,6 +13,7 @@ import numpy as np
 from flctl import messages, wire
 from flctl.config import effective
 from flctl.errors import FlctlError, IntegrityError, StorageError
+from flctl.slabs import Bytes, Slab
 from flctl.types import ClientId, Failure, Gathered, Numbers, Reply, Request
 
 if TYPE_CHECKING:
@@ -109,12 +110,16 @@ class WorkerProcess:
         answer = read_frame(self._stdout)
         return _lost(answer) or messages.unpack_answers(answer)
 
-    def gather(self, numbers: Numbers, each: bool, work: bytes) -> Gathered | Failure:
-        """What a chunk of clients replies, or why nothing; raises as `ask` does."""
+    def gather(
+        self, numbers: Numbers, each: bool, work: bytes, taken: tuple[Slab, Bytes] | None = None
+    ) -> Gathered | Failure:
+        """What a chunk of clients replies, or why nothing; raises as `ask` does. `taken` is a slab for the rows."""
         self._send(work)
-        write_parts(self._stdin, wire.pack_parts("gather", meta={"each": each}, arrays={"numbers": numbers}))
+        slab, memory = taken or (None, None)
+        meta = {"each": each, "slab": slab and slab.address}
+        write_parts(self._stdin, wire.pack_parts("gather", meta=meta, arrays={"numbers": numbers}))
         answer = read_frame(self._stdout)
-        return _lost(answer) or messages.unpack_gathered(answer)
+        return _lost(answer) or messages.unpack_gathered(answer, memory)
 
     def _send(self, work: bytes | None) -> None:
         if work is not None and work is not self._sent:

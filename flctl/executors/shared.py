@@ -26,6 +26,7 @@ from flctl.executors.shards import Shards, Stack
 from flctl.executors.stacked import StackedUpdates, facts_of
 from flctl.executors.updates import Facts, Float64, Updates, Vectors
 from flctl.local_optimizer import Optimizer, optimizer_for
+from flctl.room import HEAP, Room
 from flctl.trainer import CLIP_EPS, Trained
 from flctl.types import LocalWork, Numbers
 
@@ -348,12 +349,12 @@ class SharedUpdates(Updates):
     def each(self) -> list[Trained | None]:
         return self.materialised().each()
 
-    def block(self) -> tuple[Numbers, Vectors]:
-        return self.materialised().block()
+    def block(self, room: Room = HEAP) -> tuple[Numbers, Vectors]:
+        return self.materialised(room).block()
 
-    def materialised(self) -> StackedUpdates:
-        """The same as one block [K, D]."""
-        block = torch.empty(len(self._clients), self._chain.parameters)
+    def materialised(self, room: Room = HEAP) -> StackedUpdates:
+        """The same as one block [K, D], in the `room`."""
+        block = torch.from_numpy(room.empty((len(self._clients), self._chain.parameters), np.float32))
         for place, layer in self._dense():
             self._work.weights[place].each(block[:, layer.weight].view(-1, layer.outputs, layer.inputs))
             if layer.bias is not None:

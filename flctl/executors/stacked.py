@@ -18,6 +18,7 @@ from flctl.executors.heads import Head
 from flctl.executors.shards import Shards, Stack
 from flctl.executors.updates import Facts, Float64, Updates, Vectors
 from flctl.local_optimizer import optimizer_for
+from flctl.room import HEAP, Room
 from flctl.trainer import CLIP_EPS, Trained, is_plain, not_finite
 from flctl.types import Failure, LocalWork, Numbers
 
@@ -181,7 +182,7 @@ class StackedUpdates(Updates):
         ordered = torch.from_numpy(factors[self._clients]).float()
         return {"params": torch.mv(self._delta.mT, ordered).numpy()}
 
-    def block(self) -> tuple[Numbers, Vectors]:
+    def block(self, room: Room = HEAP) -> tuple[Numbers, Vectors]:
         failed = np.isin(self._clients, list(self.facts.failures))
         if not failed.any():
             return self._clients, {"params": self._delta.numpy()}

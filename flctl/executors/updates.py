@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl import arrays
+from flctl.room import HEAP, Room
 from flctl.trainer import Trained
 from flctl.types import Failure
 
@@ -45,9 +46,9 @@ class Updates(ABC):
         """sum_k factors[k] * change_k, float32."""
 
     @abstractmethod
-    def block(self) -> tuple[npt.NDArray[np.int64], Vectors]:
+    def block(self, room: Room = HEAP) -> tuple[npt.NDArray[np.int64], Vectors]:
         """(places, rows): the changes as rows [K', L] without a failed client's, and whose each row is. They may
-        come in any order, and are the caller's to change."""
+        come in any order, are the caller's to change, and lie in the `room` where they are made for this."""
 
     @abstractmethod
     def each(self) -> list[Trained | None]:
@@ -77,7 +78,7 @@ class OneByOne(Updates):
                 arrays.accumulate(total, result.delta, factor)
         return total
 
-    def block(self) -> tuple[npt.NDArray[np.int64], Vectors]:
+    def block(self, room: Room = HEAP) -> tuple[npt.NDArray[np.int64], Vectors]:
         done = [(place, result) for place, result in enumerate(self._trained) if result]
         rows = {name: [result.delta[name] for _, result in done] for name in self._layout}
         empty = {name: np.zeros((0, length), np.float32) for name, length in self._layout.items()}
