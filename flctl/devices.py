@@ -128,10 +128,16 @@ class Devices:
     def _progress(self, number: int, numbers: Numbers) -> _Progress:
         full = self._full(numbers)
         if self.config.clocked:
-            jitter = draws.normal(self._seed, ("round", number, "device", "speed"), self._keys[numbers])
-            return self._clocked(numbers, full, np.exp(self.config.speed_jitter * jitter))
+            return self._clocked(numbers, full, self._jitter(number, numbers))
         steps = full if self.config.stragglers is None else self._cut_short(number, numbers, full)
         return _Progress(full, steps, np.zeros(len(full)), np.ones(len(full), np.bool_))
+
+    def _jitter(self, number: int, numbers: Numbers) -> Float | float:
+        """What devices' speeds are multiplied by in a round [n]."""
+        spread = self.config.speed_jitter
+        if not spread:
+            return 1.0
+        return np.exp(spread * draws.normal(self._seed, ("round", number, "device", "speed"), self._keys[numbers]))
 
     def _full(self, numbers: Numbers) -> Numbers:
         """The steps [n] of clients that do all of their work."""

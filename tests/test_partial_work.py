@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -114,6 +116,13 @@ def test_a_third_partys_strategy_says_itself_whether_it_takes_partial_work(strat
     run, _ = make_run(toy, tmp_path / "run", SLOW, *EPOCHS)
     _, _, reports = play(replace(run, strategy=strategy.from_options({})))
     assert reports[0].answered == answered
+
+
+def test_the_strategies_that_take_partial_work_are_those_that_the_documentation_names():
+    text = (Path(__file__).parents[1] / "docs" / "stragglers.md").read_text(encoding="utf-8")
+    offers = Registry().offers("strategy")
+    taking = {name for name, offer in offers.items() if offer.component.takes_partial}
+    assert taking == {name for name in re.findall(r"^\| `([a-z-]+)` \| ", text, re.MULTILINE) if name in offers}
 
 
 def test_a_round_in_which_nobody_is_done_leaves_the_model(toy, tmp_path):
