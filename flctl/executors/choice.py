@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from flctl.errors import ConfigError
 from flctl.executors.chain import Chain, chain_of
-from flctl.executors.costs import Amounts, Cost, Limits, cut, shared_cost, single_cost, stacked_cost
+from flctl.executors.costs import Amounts, Cost, Limits, cut, evenly, shared_cost, single_cost, stacked_cost
 from flctl.executors.fused import unsupported
 from flctl.executors.heads import Head, head_for
 from flctl.executors.trial import stacks, vmap_obstacle
@@ -101,11 +101,13 @@ class Execution:
             return [np.arange(len(sizes))]
         budget = max(self.memory - self.fixed_bytes, 1)
         fits = budget if self.executor == "shared" else min(budget, CACHE_BYTES)
-        return self._cut(sizes, np.arange(len(sizes)), Limits(np.inf, 0, fits, 1 << 31))
+        amounts, places = self.amounts(sizes), np.arange(len(sizes))
+        ends = Limits(np.inf, 0, fits, 1 << 31)
+        return [places[start:stop] for start, stop in cut(self.cost(amounts), amounts.rows, ends)]
 
-    def _cut(self, sizes: Counts, order: Counts, ends: Limits, limits: Counts | None = None) -> list[Counts]:
+    def _cut(self, sizes: Counts, order: Counts, ends: Limits, limits: Counts | None) -> list[Counts]:
         amounts = self.amounts(sizes[order], None if limits is None else limits[order])
-        return [order[start:stop] for start, stop in cut(self.cost(amounts), amounts.rows, ends)]
+        return [order[start:stop] for start, stop in evenly(self.cost(amounts), amounts.rows, ends)]
 
     def amounts(self, sizes: npt.NDArray[np.int64], limits: Counts | None = None) -> Amounts:
         """What clients with so many rows [n] do in a round, in at most `limits` [n] steps."""

@@ -7,7 +7,7 @@ measured on one x86_64 core with AVX2; only their ratios matter, and a wrong one
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ PASSES = 4
 CALLS = 60e-6
 """Seconds that a step's calls take beside its arithmetic, for a client that is trained alone."""
 FLOAT = 4
+_LESS = 1 - 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,16 @@ def single_cost(parameters: int, amounts: Amounts, local: LocalWork, adjusts: bo
     seconds = amounts.steps * CALLS + 6.0 * amounts.rows * parameters / GEMM
     vectors = 2 + _vectors(local, adjusts=False) + (4 if adjusts else 0)
     return seconds, FLOAT * (parameters * vectors + 2 * amounts.rows * amounts.features)
+
+
+def evenly(cost: Cost, rows: Counts, limits: Limits) -> list[tuple[int, int]]:
+    """As `cut`, each chunk worth about as much as any other, and their number even where there are several: cores
+    come in pairs, and wait for the one that is last."""
+    made = list(cut(cost, rows, limits))
+    if len(made) == 1 or not rows.size:
+        return made
+    worth = float(cost[0].sum()) / (len(made) + len(made) % 2)
+    return list(cut(cost, rows, replace(limits, seconds=worth * _LESS, rows=0)))
 
 
 def cut(cost: Cost, rows: Counts, limits: Limits) -> Iterator[tuple[int, int]]:

@@ -112,12 +112,13 @@ class StoredColumn:
         """The whole column, memory-mapped and read-only."""
         return np.ndarray(self._shape, self._dtype, buffer=self._map, offset=self._offset)
 
-    def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """A copy of the rows with these numbers, which must lie within the column.
+    def take(self, rows: npt.NDArray[np.int64], into: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """A copy of the rows with these numbers, which must lie within the column; `into` an array of its dtype where
+        one is given.
 
         Goes through the map, which beats a read for each of many short runs, and gives the pages back now and then.
         """
-        result = self.array[rows]
+        result = np.take(self.array, rows, axis=0, out=into, mode="raise" if into is None else "clip")
         self._taken += max(result.nbytes, len(rows) * mmap.PAGESIZE)
         if self.rows * self._row_bytes > KEPT_BYTES < self._taken and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)

@@ -190,14 +190,16 @@ class Standardiser:
         return self.x_into(x, np.empty(x.shape, np.float32))
 
     def x_into(self, x: npt.NDArray[Any], result: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """The same, written into `result` [n, ...]."""
-        if self._shift is None:
+        """The same, written into `result` [n, ...], which may be x itself."""
+        if self._shift is None and x is result:
+            pass
+        elif self._shift is None:
             np.copyto(result, x, casting="same_kind" if x.dtype.kind == "f" else "unsafe")
         else:
             np.subtract(x, self._shift, out=result, dtype=np.float32, casting="unsafe")
             result /= self._scale
-        # One sum tells whether there is a NaN to look for; infinities that cancel cost a look, and no more.
-        if x.dtype.kind == "f" and np.isnan(result.sum()):
+        flat = result.reshape(-1)
+        if x.dtype.kind == "f" and np.isnan(np.dot(flat, flat)):  # one product tells whether there is a NaN to look for
             np.copyto(result, np.float32(0), where=np.isnan(result))
         return result
 

@@ -195,11 +195,12 @@ class Partition:
     def take(self, rows: npt.NDArray[np.int64], into: Rows) -> None:
         """Writes the stored rows (x, y) with these numbers [n], in this order, into arrays like `empty`; `bounds` says
         whose they are."""
-        x, y = self._sound("x", self._x.take(rows)), self._sound("y", self._y.take(rows))
-        if self.task == "next-character":
-            into[0][:] = x
-        else:
+        x = self._sound("x", self._x.take(rows, into[0] if self._x.array.dtype == into[0].dtype else None))
+        y = self._sound("y", self._y.take(rows))
+        if self.task != "next-character":
             self._standardiser.x_into(x, into[0])
+        elif x is not into[0]:
+            into[0][:] = x
         into[1][:] = self._standardiser.target(y) if self.task == "regression" else y
 
     def test(self, index: int) -> Rows:
