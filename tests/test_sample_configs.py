@@ -23,6 +23,7 @@ SHORT = {
     "smart-city": ["--rounds", "3"],
     "keyboard": ["--rounds", "1", "--clients-per-round", "2"],
     "activity": ["--rounds", "5"],
+    "stragglers": ["--rounds", "1"],
 }
 
 
@@ -97,6 +98,7 @@ MADE = {
     "smart-city": made_air,
     "keyboard": made_plays,
     "activity": made_activity,
+    "stragglers": lambda folder: "synthetic(1,1,12)",
 }
 
 
@@ -127,7 +129,7 @@ def slice_of(name: str, data: Path, folder: Path) -> Path | str:
         return folder / "input.txt"
     if name == "activity":
         return Path(shutil.copy(data / "wisdm" / "WISDM_ar_v1.1_transformed.arff", folder))
-    return "breast_cancer"
+    return "synthetic(1,1)" if name == "stragglers" else "breast_cancer"
 
 
 def three_commands(name: str, source: Path | str, capsys: pytest.CaptureFixture[str]) -> dict:
