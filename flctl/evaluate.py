@@ -1,12 +1,15 @@
 """A model on test rows: central, federated (every client's own rows) and per client.
 
-The model runs once over all rows in large batches, on one thread, and clients are slices of the result: 100,000
-clients cost no more than their rows. Which rows share a batch does not matter to a model in evaluation mode.
+The model runs once over all rows in large batches, as many at a time as there are cores, and clients are slices of the
+result: 100,000 clients cost no more than their rows. Which rows share a batch, and what ran beside it, does not matter
+to a model in evaluation mode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,13 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.fairness import spread
+from flctl.machine import cores
 from flctl.metrics import Scores, client_scores, primary_metric, quick_score, score
 from flctl.outcomes import Labelled, Measured, concatenate, outcomes_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
-    from flctl.partition.store import Partition
+    from flctl.partition.store import Partition, Rows
     from flctl.tasks import Task
     from flctl.trainer import FlatModel
     from flctl.types import Arrays
@@ -41,6 +46,9 @@ __all__ = [
 ]
 
 BATCH = 1000
+COPIED = 10_000_000
+"""Parameters up to which a module is copied for each thread."""
+MOST_THREADS = 8
 Array = npt.NDArray[Any]
 
 
@@ -79,27 +87,40 @@ def run_model(
 ) -> Labelled | Measured:
     """What the model makes of rows x [n, ...], y [n] or [n, window]; the module's mode and the process's thread
     count are as before afterwards. `keep_scores` keeps each row's log-probabilities (for AUROC)."""
+
+    def outcomes(module: Module, start: int) -> Any:
+        rows = slice(start, start + batch_size)
+        predicted = module(_tensor(x[rows])).numpy()
+        return outcomes_of(task.name, predicted, y[rows], task.target_scale, keep_scores=keep_scores)
+
     # Zero rows still make one (empty) batch, so that the outcomes have their kind and columns.
     starts = range(0, max(1, len(y)), batch_size)
     with _evaluating(model):
-        parts: list[Any] = [
-            outcomes_of(
-                task.name,
-                model.module(_tensor(x[start : start + batch_size])).numpy(),
-                y[start : start + batch_size],
-                task.target_scale,
-                keep_scores=keep_scores,
-            )
-            for start in starts
-        ]
-    joined: Labelled | Measured = concatenate(parts)
+        joined: Labelled | Measured = concatenate(_on_all_cores(model, outcomes, starts))
     return joined
 
 
-def central(model: FlatModel, partition: Partition, task: Task, batch_size: int = BATCH) -> dict[str, float]:
-    """The cheap metrics of `metrics.quick_score` on the central test set; what each round reports."""
-    x, y = partition.central_test()
-    return quick_score(run_model(model, task, x, y, batch_size))
+def _on_all_cores(model: FlatModel, outcomes: Callable[[Module, int], Any], starts: Sequence[int]) -> list[Any]:
+    """The batches' outcomes in order, batches side by side; each thread has a module of its own, which may keep what
+    it likes on itself."""
+    import torch
+
+    small = sum(model.layout.values()) <= COPIED
+    threads = min(cores(), len(starts), MOST_THREADS) if small else 1
+    modules = [model.module, *(copy.deepcopy(model.module) for _ in range(threads - 1))]
+
+    def share(place: int) -> list[Any]:
+        with torch.inference_mode():  # holds for its own thread
+            return [outcomes(modules[place], start) for start in starts[place::threads]]
+
+    with ThreadPoolExecutor(threads) as pool:
+        shares = list(pool.map(share, range(threads)))
+    return [shares[number % threads][number // threads] for number in range(len(starts))]
+
+
+def central(model: FlatModel, rows: Rows, task: Task, batch_size: int = BATCH) -> dict[str, float]:
+    """The cheap metrics of `metrics.quick_score` on the central test rows (x, y); what each round reports."""
+    return quick_score(run_model(model, task, *rows, batch_size))
 
 
 def clients(model: FlatModel, partition: Partition, task: Task, batch_size: int = BATCH) -> ClientScores:
@@ -180,15 +201,14 @@ def _client_scores(partition: Partition, outcomes: Labelled | Measured, offsets:
 
 @contextmanager
 def _evaluating(model: FlatModel) -> Iterator[None]:
-    """Evaluation mode, no gradients, and one thread, so that sums inside the model have one order."""
+    """Evaluation mode, and one thread in each operation, so that sums inside the model have one order."""
     import torch
 
     training, threads = model.module.training, torch.get_num_threads()
     torch.set_num_threads(1)
     model.module.eval()
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         model.module.train(training)
         torch.set_num_threads(threads)

@@ -56,8 +56,8 @@ def check_update(update: ClientUpdate, layout: Layout) -> None:
     if not isinstance(update.weight, (int, float, np.number)) or not np.isfinite(update.weight) or update.weight < 0:
         raise FlctlError(f"the update's weight is {update.weight}, expected a finite number of at least 0")
     for name, vector in update.arrays.items():
-        bad = vector.size - int(np.isfinite(vector).sum())
-        if bad:
+        if not arrays.is_finite({name: vector}):
+            bad = vector.size - int(np.isfinite(vector).sum())
             raise DivergenceError(f"the update's vector '{name}' has {bad} of {vector.size} values NaN or infinite")
 
 

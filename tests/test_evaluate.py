@@ -1,12 +1,14 @@
 """Evaluation of real modules on real partitions: central, pooled, per client, and on another model's partition."""
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from flctl import evaluate as evaluate_module
 from flctl.data.dataset import Dataset, Split
 from flctl.errors import IncompatibleError
 from flctl.evaluate import central, clients, evaluate, run_model
@@ -82,7 +84,7 @@ def test_the_test_loss_is_the_loss_that_training_minimises(tmp_path, kind):
     x, y = partition.central_test()
     with torch.inference_mode():
         expected = task.loss(model.module.eval()(torch.from_numpy(x)), torch.from_numpy(y)).item()
-    assert central(model, partition, task)["test_loss"] == pytest.approx(expected, rel=1e-6)
+    assert central(model, partition.central_test(), task)["test_loss"] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", TASKS)
@@ -106,9 +108,39 @@ def test_each_client_equals_an_evaluation_of_its_own_rows(tmp_path, kind):
 def test_batches_do_not_change_the_result(tmp_path, kind, batch_size):
     partition = partition_of(tmp_path / "p", dataset(kind))
     model, task = model_of(partition), task_of(partition)
-    expected = central(model, partition, task)
-    found = central(model, partition, task, batch_size)
+    expected = central(model, partition.central_test(), task)
+    found = central(model, partition.central_test(), task, batch_size)
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+class Forgetful(torch.nn.Module):
+    """A module that keeps its input on itself for a moment, as some do."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        self.x = x
+        time.sleep(0.001)  # others run meanwhile
+        return self.inner(self.x)
+
+
+@pytest.mark.parametrize("copied", [evaluate_module.COPIED, 0])
+def test_batches_side_by_side_give_the_bits_of_one_after_the_other(tmp_path, monkeypatch, copied):
+    partition = partition_of(tmp_path / "p", dataset())
+    model, task = model_of(partition), task_of(partition)
+    model.module = Forgetful(model.module)
+    x, y = partition.central_test()
+    monkeypatch.setattr(evaluate_module, "COPIED", copied)
+    found = []
+    for cores in (1, 3, 8):
+        monkeypatch.setattr(evaluate_module, "cores", lambda cores=cores: cores)
+        found.append(run_model(model, task, x, y, 4, keep_scores=True))
+    assert len(y) > 8
+    for other in found[1:]:
+        np.testing.assert_array_equal(other.loss, found[0].loss)
+        np.testing.assert_array_equal(other.log_probability, found[0].log_probability)
 
 
 def test_equal_calls_give_equal_bits_and_leave_the_process_as_it_was(tmp_path):
@@ -150,7 +182,7 @@ def test_a_model_that_diverged_is_scored_nan_not_crashed_on(tmp_path):
     found = evaluate(model, partition, task)
     assert found.central.non_finite == found.central.rows
     assert all(math.isnan(value) for value in found.central.values.values())
-    assert central(model, partition, task)["non_finite"] == found.central.rows
+    assert central(model, partition.central_test(), task)["non_finite"] == found.central.rows
 
 
 def test_a_partition_without_test_rows_is_scored_nan(tmp_path):
