@@ -21,6 +21,7 @@ from flctl.devices import Turnout
 from flctl.engine import Engine
 from flctl.errors import DivergenceError, PluginError, RoundFailedError
 from flctl.memory_store import MemoryStore
+from flctl.partition.store import Rows
 from flctl.recall import Recall, work_after
 from flctl.run import Run
 from flctl.schedule import scheduled_lr
@@ -46,6 +47,9 @@ __all__ = ["Rounds", "State"]
 
 Item = TypeVar("Item")
 
+KEPT_BYTES = 1 << 27
+"""Test rows up to this size stay in memory, as models take them."""
+
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -69,6 +73,8 @@ class Rounds:
         self.memory = MemoryStore(run.memory_directory, run.partition.clients, run.memory_layout)
         self.ids = run.partition.client_ids
         self.eligible = np.flatnonzero(run.partition.counts[:, 0])
+        self._kept_rows: Rows | None = None
+        self.trusted = np.array([run.partition.index(client) for client in run.strategy.trusted], np.int64)
 
     def initial(self) -> State:
         """The state before the first round."""
@@ -110,7 +116,7 @@ class Rounds:
         """Who takes part in the round after `state`, and what they are asked."""
         run, number, config = self.run, state.round + 1, self.run.config
         asked = cohorts.select(run.devices.cohort, self.eligible, self.ids, number, config.seed)
-        turnout = run.devices.turnout(number, asked)
+        turnout = run.devices.turnout(number, np.union1d(asked, self.trusted) if len(self.trusted) else asked)
         broadcasts = {name: t.broadcast(state.transforms[name]) for name, t in self.run.transforms.items()}
         work = Work(
             round=number,
@@ -137,7 +143,7 @@ class Rounds:
         if not partition.manifest.rows.central_test:
             return {}
         self.model.load(state.params)
-        metrics = evaluate.central(self.model, partition, self.task, chosen.batch_size)
+        metrics = evaluate.central(self.model, self._test_rows(), self.task, chosen.batch_size)
         metrics |= backdoor_success(self.run, self.model, self.task)
         if chosen.per_client:
             metrics |= evaluate.spread_over_clients(self.model, partition, self.task, chosen.batch_size)
@@ -146,6 +152,13 @@ class Rounds:
             own = recall.models(work_after(self.run, state.round, state.params, state.strategy))
             metrics |= evaluate.spread_of_own_models(self.model, own, partition, self.task, chosen.batch_size)
         return metrics
+
+    def _test_rows(self) -> Rows:
+        """The central test rows, kept from one evaluation to the next unless they are many."""
+        rows = self._kept_rows or self.run.partition.central_test()
+        if sum(part.nbytes for part in rows) <= KEPT_BYTES:
+            self._kept_rows = rows
+        return rows
 
     def _evaluates(self, number: int) -> bool:
         every = self.run.config.eval.every
@@ -180,7 +193,8 @@ class Rounds:
 
     def _aggregate(self, plan: RoundPlan, traffic: Traffic, clock: Clock) -> Aggregate:
         total = self._total(plan, traffic.intake)
-        ctx = AggregationContext(plan.round, plan.cohort, traffic.intake.layout, lambda: total)
+        note = traffic.notes.append
+        ctx = AggregationContext(plan.round, plan.cohort, traffic.intake.layout, lambda: total, plan.work, note)
         protocol = self.run.aggregator.server(ctx)
         step = self._advance(protocol, None, plan, clock)
         while isinstance(step, Phase):
@@ -272,6 +286,8 @@ class Rounds:
                 traffic.untrained |= {client} if phase.trains else set()
                 self._judge(plan, traffic.intake.failed)
                 continue
+            if phase.trains:  # of several attempts, the last counts
+                traffic.untrained.discard(client)
             traffic.bytes_up += len(answer.message)
             traffic.metrics[client] = answer.metrics or traffic.metrics.get(client, {})
             yield client, answer.message

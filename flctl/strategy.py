@@ -160,7 +160,8 @@ class Strategy(Component):
 
     @property
     def trusted(self) -> Collection[ClientId]:
-        """Clients whose rows are the server's own: a simulated attack leaves them honest."""
+        """Clients whose rows are the server's own: they are asked in each round, beside the cohort, and a simulated
+        attack leaves them honest."""
         return ()
 
     @property

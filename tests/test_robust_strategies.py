@@ -1,6 +1,7 @@
 """Robust rules: against numbers by hand, against a straightforward oracle, and against clients that lie."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -477,12 +478,27 @@ def test_a_round_in_which_too_few_answered_is_refused(toy, tmp_path):
 
 
 def test_fltrust_needs_its_root_in_each_round(toy, tmp_path):
-    with pytest.raises(IncompatibleError, match=r"cohort\.sampling fixed leaves clients out"):
-        make_run(toy, tmp_path / "run", "strategy={name: fltrust, root: 0}")
+    with pytest.raises(IncompatibleError, match="under `devices:` it may be late or absent"):
+        make_run(toy, tmp_path / "late", "strategy={name: fltrust, root: 0}", "devices.availability=0.5")
     with pytest.raises(
         IncompatibleError, match="client 'absent', which fltrust holds the others against, did not arrive"
     ):
         make("fltrust", root="absent").combine(updates(np.ones((3, 2))))
+
+
+def test_fltrust_asks_its_root_beside_the_cohort(toy, tmp_path):
+    chosen = ("strategy={name: fltrust, root: 2}", "cohort.clients=3")
+    run, _ = make_run(toy, tmp_path / "run", *chosen)
+    without, _ = make_run(toy, tmp_path / "without", "cohort.clients=3")
+    cohorts = [[set(cohort) for cohort in asked(one, rounds=6)] for one in (run, without)]
+    assert cohorts[0] == [cohort | {"2"} for cohort in cohorts[1]]
+    assert {len(cohort) for cohort in cohorts[0]} == {3, 4}
+
+
+def asked(run, rounds):
+    """The cohort of each round."""
+    played = Rounds(run, InProcessEngine())
+    return [played.plan(replace(played.initial(), round=number)).cohort for number in range(rounds)]
 
 
 def test_clipping_is_around_the_last_result_and_clients_send_their_momenta():

@@ -30,7 +30,7 @@ class FLTrust(Weighing):
         root: str = Field(
             min_length=1,
             coerce_numbers_to_str=True,
-            description="The client whose rows the server trusts; it takes part in each round.",
+            description="The client whose rows the server trusts; it is asked in each round, beside the cohort.",
         )
 
     def least(self) -> Least:
@@ -48,11 +48,10 @@ class FLTrust(Weighing):
                 f"fltrust trusts the rows of client '{self.config.root}', and it has none to train on",
                 hint="Name a client with training rows as strategy.root.",
             )
-        if run.config.cohort.sampling != "all":
+        if run.config.devices.simulated:
             raise IncompatibleError(
-                f"fltrust asks the client '{self.config.root}' in each round, and cohort.sampling "
-                f"{run.config.cohort.sampling} leaves clients out",
-                hint="Set --sampling all.",
+                f"fltrust needs client '{self.config.root}' in each round: under `devices:` it may be late or absent",
+                hint="Leave `devices:` out.",
             )
 
     def weigh(self, rows: Sequence[ClientUpdate]) -> Vector:
