@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 from flctl import wire
 from flctl.component import Component
 from flctl.transform import ClientContext
-from flctl.types import Aggregate, Arrays, ClientId, Layout
+from flctl.types import Aggregate, Arrays, ClientId, Layout, Work
 
 if TYPE_CHECKING:
     from flctl.run import Run
@@ -29,14 +29,21 @@ class Total(Protocol):
         """The sum of what was added."""
 
 
+def _unheard(note: str) -> None:
+    """Where nobody keeps notes."""
+
+
 @dataclass(frozen=True, slots=True)
 class AggregationContext:
-    """One round as the aggregator's server half sees it. `layout` is the vector's, the weight included."""
+    """One round as the aggregator's server half sees it. `layout` is the vector's, the weight included. `work` is what
+    the clients are asked in the phase that trains; `note` puts a sentence into the round's report."""
 
     round: int
     cohort: tuple[ClientId, ...]
     layout: Layout
     total: Callable[[], Total]
+    work: Work | None = None
+    note: Callable[[str], None] = _unheard
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,11 @@ class Aggregator(Component):
 
     transparent: ClassVar[bool] = False
     """True: a client's reply is its vector and nothing more, so that vectors may be added up where clients train."""
+
+    def placed(self, run: Run) -> Self:
+        """Both sides, once, before `check`: this aggregator for `run`. What must outlive a process it may keep in a
+        directory of its own under `run.directory`, but not before a round is played."""
+        return self
 
     def check(self, run: Run) -> None:
         """Before the run: raises IncompatibleError where this aggregator cannot keep its promise."""

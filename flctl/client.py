@@ -221,7 +221,7 @@ class ClientRuntime:
     def _reply(self, client_id: ClientId, request: Request, memory: bytes, said: Said | None) -> tuple[Reply, bytes]:
         vector = None if said is None else weighted(said[0], self.run.multiplies)
         names = ("round", request.round, "client", client_id, "aggregator")
-        ctx = ClientContext(request.round, client_id, {}, seeds.rng(self.run.config.seed, *names))
+        ctx = ClientContext(request.round, client_id, {}, seeds.rng(self.run.config.seed, *names), work=request.work)
         memory, message = self.run.aggregator.client(memory, request.message or b"", vector, ctx)
         given = [type(part).__name__ for part in (memory, message)]
         if given != ["bytes", "bytes"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,8 +90,14 @@ class Run:
             aggregator=_component(registry, "aggregator", config.aggregator),
             server=ServerOptimizer(**config.server.model_dump()),
         )
+        run = replace(run, aggregator=run.aggregator.placed(run))
         check(run)
         return run
+
+    @property
+    def directory(self) -> Path:
+        """The run's directory."""
+        return self.memory_directory.parent
 
     def build_model(self) -> FlatModel:
         """A fresh copy of the model, with the initial weights."""

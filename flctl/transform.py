@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from flctl import arrays, seeds
 from flctl.component import Component
-from flctl.types import Aggregate, Arrays, ClientId, ClientUpdate, Layout
+from flctl.types import Aggregate, Arrays, ClientId, ClientUpdate, Layout, Work
 
 if TYPE_CHECKING:
     from flctl.run import Run
@@ -42,7 +42,7 @@ class SharedContext:
 class ClientContext:
     """Where a client's half runs: the round, the client, what this component broadcast, and a named generator
     (reproducible; privacy takes `flctl.secure_rng()`). `memory` is what it kept of this client, as `remembers` says;
-    zeros at first."""
+    zeros at first. `work` is what the client was asked, for an aggregator in a phase that trains."""
 
     round: int
     client_id: ClientId
@@ -50,6 +50,7 @@ class ClientContext:
     rng: np.random.Generator
     memory: Arrays = field(default_factory=dict)
     shared: SharedContext = field(default_factory=SharedContext)
+    work: Work | None = None
 
 
 @dataclass(frozen=True, slots=True)
