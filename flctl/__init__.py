@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from flctl.transform import ClientContext as ClientContext
     from flctl.transform import ServerContext as ServerContext
     from flctl.transform import SharedContext as SharedContext
+    from flctl.transform import StartContext as StartContext
     from flctl.transform import Transform as Transform
     from flctl.types import Aggregate as Aggregate
     from flctl.types import Arrays as Arrays
@@ -99,7 +100,7 @@ _HOMES = {
     "flctl.seeds": ["rng", "secure_rng"],
     "flctl.strategy": ["Stage", "StepContext", "Strategy"],
     "flctl.trainer": ["Start", "Trained"],
-    "flctl.transform": ["ClientContext", "ServerContext", "SharedContext", "Transform"],
+    "flctl.transform": ["ClientContext", "ServerContext", "SharedContext", "StartContext", "Transform"],
     "flctl.types": [
         "Aggregate",
         "Arrays",

@@ -130,7 +130,8 @@ class ClientRuntime:
     def _unread(self, numbers: Numbers, updates: Updates, work: Work, each: bool, room: Room) -> Gathered:
         """The reply of a chunk whose updates nobody looks at by themselves here: their sum, or their rows."""
         facts, factors = updates.facts, self._factors(updates, work)
-        weights = facts.examples.astype(np.float64)
+        examples = facts.examples.astype(np.float64)
+        weights = self._weighed(examples)
         if each:
             done, rows = updates.block(room)
             if self.run.transforms:
@@ -150,12 +151,18 @@ class ClientRuntime:
             numbers=numbers[done],
             weights=weights[done],
             loss=facts.loss[done],
-            examples=weights[done],
+            examples=examples[done],
             steps=facts.steps[done].astype(np.float64),
             failed={int(numbers[place]): failure for place, failure in facts.failures.items()},
             seconds=self.clock.seconds,
             bytes_up=sent,
         )
+
+    def _weighed(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """What updates of these weights [K] count with."""
+        for transform in self.run.transforms.values():
+            weights = transform.weigh(weights)
+        return weights
 
     def _factors(self, updates: Updates, work: Work) -> npt.NDArray[np.float64]:
         """What the transforms multiply each change by [K]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,13 +22,18 @@ __all__ = ["check_trace", "expected_size", "select"]
 Indices = npt.NDArray[np.int64]
 
 
-def select(cohort: CohortConfig, eligible: Indices, ids: Sequence[ClientId], number: int, seed: int) -> Indices:
+def select(
+    cohort: CohortConfig, eligible: Indices, ids: Sequence[ClientId], number: int, seed: int, secret: bool = False
+) -> Indices:
     """The indices of round `number`'s clients, ascending; may be empty under `poisson` and `trace`.
 
     `eligible` are the indices of the clients that have training rows. fixed: `clients` of them, uniformly without
     replacement. poisson: each by itself with probability `rate`. all: all. cyclic: the next `clients` in an order
-    shuffled once. trace: `clients` of those that the trace says are available.
+    shuffled once. trace: `clients` of those that the trace says are available. `secret`: fixed and poisson are drawn
+    by the operating system, so that nobody can foresee them from the seed, or draw them again.
     """
+    if secret and cohort.sampling in ("poisson", "fixed"):
+        return _secretly(cohort, eligible)
     generator = seeds.rng(seed, "round", number, "cohort")
     if cohort.sampling == "all":
         return eligible
@@ -59,6 +65,16 @@ def check_trace(cohort: CohortConfig, ids: Sequence[ClientId]) -> None:
     """Raises ConfigError or DataError where the cohort follows a trace that cannot be read."""
     if cohort.sampling == "trace":
         _read_trace(Path(str(cohort.trace)), tuple(ids))
+
+
+def _secretly(cohort: CohortConfig, eligible: Indices) -> Indices:
+    """The cohort by 64-bit words of the operating system: those below the rate, or the lowest of them."""
+    words = np.frombuffer(os.urandom(8 * len(eligible)), np.uint64)
+    if cohort.sampling == "poisson":
+        # No word stands for a rate of 1; any other float, times 2^64, is a whole number but for far less than 2^-64.
+        rate = float(cohort.rate or 0.0)
+        return eligible[words < np.uint64(int(rate * 2**64))] if rate < 1 else eligible
+    return np.sort(eligible[np.argsort(words, kind="stable")[: cohort.clients]])
 
 
 def _without_replacement(generator: np.random.Generator, pool: Indices, size: int) -> Indices:

@@ -6,16 +6,19 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flctl import arrays, seeds
-from flctl.errors import DivergenceError, FlctlError, IncompatibleError
-from flctl.transform import ClientContext, ServerContext, SharedContext, Transform
+from flctl.errors import DivergenceError, FlctlError, IncompatibleError, PluginError
+from flctl.transform import ClientContext, ServerContext, SharedContext, StartContext, Transform
 from flctl.types import Aggregate, Arrays, ClientUpdate, Layout, Work
 
-__all__ = ["Pipeline", "check_memory"]
+if TYPE_CHECKING:
+    from flctl.run import Run
+
+__all__ = ["Pipeline", "begun", "check_memory", "told"]
 
 Broadcasts = Mapping[str, Arrays]
 Context = Callable[[str], ServerContext]
@@ -182,6 +185,24 @@ class Pipeline:
                 kept = transform.keeps(given, sent, arrived, ctx)
                 check_memory(f"transform '{name}'", kept, layout)
                 yield from ((_prefix(name) + vector, values) for vector, values in kept.items())
+
+
+def begun(run: Run, number: int, states: Mapping[str, Arrays]) -> dict[str, Arrays]:
+    """The transforms' states with which round `number` starts. Raises PrivacyBudgetError where one ends the run."""
+    started: dict[str, Arrays] = {}
+    for name, transform in run.transforms.items():
+        state = transform.begin(states[name], StartContext(number, run))
+        wrong = arrays.misfit(state)
+        if wrong:
+            raise PluginError(f"round {number}: transform '{name}' began with a state with {wrong}")
+        started[name] = arrays.frozen(state)
+    return started
+
+
+def told(run: Run, states: Mapping[str, Arrays], finished: bool = False) -> dict[str, dict[str, float | str]]:
+    """Transform -> what it says of the run so far; transforms that say nothing are left out."""
+    said = {name: dict(transform.tells(states[name], run, finished)) for name, transform in run.transforms.items()}
+    return {name: values for name, values in said.items() if values}
 
 
 def check_memory(whose: str, remember: Arrays, layout: Layout) -> None:

@@ -22,6 +22,7 @@ from flctl.engine import Engine
 from flctl.errors import DivergenceError, PluginError, RoundFailedError
 from flctl.memory_store import MemoryStore
 from flctl.partition.store import Rows
+from flctl.pipeline import begun, told
 from flctl.recall import Recall, work_after
 from flctl.run import Run
 from flctl.schedule import scheduled_lr
@@ -89,9 +90,10 @@ class Rounds:
     def play(self, state: State, *, last: Callable[[float], bool]) -> tuple[State, RoundReport]:
         """One round: plan, exchange, aggregate, step, evaluate. `last(seconds)` says whether to evaluate in any case.
 
-        Raises RoundFailedError, DivergenceError or PluginError, and changes nothing, when the round cannot be used.
+        Raises RoundFailedError, DivergenceError or PluginError, and changes nothing, when the round cannot be used;
+        PrivacyBudgetError before it begins.
         """
-        state = _frozen(state)
+        state = _frozen(replace(state, transforms=begun(self.run, state.round + 1, state.transforms)))
         clock = Clock()
         with clock.phase("select"):
             plan = self.plan(state)
@@ -104,7 +106,8 @@ class Rounds:
         if self._evaluates(state.round) or last(clock.report()["total"]):
             with clock.phase("evaluate"):
                 metrics = self.evaluate(state)
-        return state, self._report(plan, traffic, aggregate, metrics, clock)
+        report = self._report(plan, traffic, aggregate, metrics, clock)
+        return state, replace(report, told=told(self.run, state.transforms))
 
     def _retract(self, plan: RoundPlan, traffic: Traffic) -> None:
         """Clients whose reply was not used forget this round: what they remember stays in step with the server."""
@@ -115,7 +118,7 @@ class Rounds:
     def plan(self, state: State) -> RoundPlan:
         """Who takes part in the round after `state`, and what they are asked."""
         run, number, config = self.run, state.round + 1, self.run.config
-        asked = cohorts.select(run.devices.cohort, self.eligible, self.ids, number, config.seed)
+        asked = cohorts.select(run.devices.cohort, self.eligible, self.ids, number, config.seed, run.secret_cohort)
         turnout = run.devices.turnout(number, np.union1d(asked, self.trusted) if len(self.trusted) else asked)
         broadcasts = {name: t.broadcast(state.transforms[name]) for name, t in self.run.transforms.items()}
         work = Work(

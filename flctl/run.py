@@ -164,6 +164,11 @@ class Run:
         return not self.each and (self.aggregator.hides or not self.aggregator.transparent)
 
     @property
+    def secret_cohort(self) -> bool:
+        """Whether a transform wants cohorts that nobody can foresee."""
+        return any(transform.secret_cohort for transform in self.transforms.values())
+
+    @property
     def eligible(self) -> int:
         """How many clients have training rows."""
         return int((self.partition.counts[:, 0] > 0).sum())

@@ -202,8 +202,14 @@ def report_line(report: RoundReport) -> dict[str, Any]:
         "notes": list(report.notes),
         "attackers": report.attackers,
         "devices": {name: round(value, 6) for name, value in report.devices.items()},
+        "transforms": finite(report.told),
     }
     return {key: _finite(value) for key, value in line.items()}
+
+
+def finite(told: Mapping[str, Mapping[str, float | str]]) -> dict[str, dict[str, float | str | None]]:
+    """What transforms say, as JSON has it: a number that is not finite is null."""
+    return {name: {key: _finite(value) for key, value in values.items()} for name, values in told.items()}
 
 
 def named_files(config: Config) -> dict[str, str]:

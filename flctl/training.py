@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 from flctl.config import digest
 from flctl.engine import Engine
-from flctl.errors import IncompatibleError, IntegrityError
+from flctl.errors import IncompatibleError, IntegrityError, PrivacyBudgetError
 from flctl.footprint import refuse_too_large
 from flctl.metrics import higher_is_better, primary_metric
+from flctl.pipeline import told
 from flctl.rounds import Rounds, State
 from flctl.run import Run
-from flctl.rundir import RunDirectory, report_line, versions
+from flctl.rundir import RunDirectory, finite, report_line, versions
 from flctl.types import Arrays, Checkpoint, RoundReport
 
 __all__ = [
@@ -34,7 +35,7 @@ __all__ = [
     "train",
 ]
 
-Status = Literal["finished", "target", "patience", "time", "interrupted"]
+Status = Literal["finished", "target", "patience", "time", "budget", "interrupted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +63,15 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a run ended, as it stands in summary.json; `saving` are the seconds of checkpoints after the last line."""
+    """How a run ended, as it stands in summary.json; `saving` are the seconds of checkpoints after the last line.
+    `refused` is why the next round was refused, with the status "budget"."""
 
     directory: RunDirectory
     status: Status
     rounds: int
     summary: Mapping[str, Any]
     saving: float = 0.0
+    refused: PrivacyBudgetError | None = None
 
 
 def train(run: Run, directory: RunDirectory, *, interrupted: Callable[[], bool] = lambda: False) -> Result:
@@ -145,6 +148,7 @@ class Training:
         self._saved_at = time.monotonic()
         self._saving = 0.0
         self._best: tuple[State, Progress] | None = None
+        self._refused: PrivacyBudgetError | None = None
 
     def finish(self) -> Result:
         """Plays the rounds that are left."""
@@ -152,7 +156,11 @@ class Training:
         started = Started(self.run, self.directory, state.round, self.run.config.rounds, self._saving)
         self._announce("flctl_run_started", run=started)
         while self.progress.status is None:
-            state = self._round(state)
+            try:
+                state = self._round(state)
+            except PrivacyBudgetError as refused:
+                self._refused, self.progress = refused, replace(self.progress, status="budget")
+                self._save(state)
         return self._end(state)
 
     def _start(self) -> State:
@@ -286,7 +294,7 @@ class Training:
             raise IntegrityError(f"{self.directory.metrics} has {len(lines)} lines after {state.round} rounds")
         summary = summarise(self, state, status, lines)
         self.directory.write_summary(summary)
-        result = Result(self.directory, status, state.round, summary, self._saving)
+        result = Result(self.directory, status, state.round, summary, self._saving, self._refused)
         self._announce("flctl_run_finished", result=result)
         return result
 
@@ -297,7 +305,7 @@ class Training:
 def summarise(training: Training, state: State, status: Status, lines: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures of a run that ended; all but `seconds` are the same for a run that was cut off and resumed."""
     evaluated = [line for line in lines if training.metric in line]
-    known = set(report_line(_EMPTY))
+    known, said = set(report_line(_EMPTY)), finite(told(training.run, state.transforms, True))
     return {
         "format": "flctl-summary/1",
         "status": status,
@@ -310,6 +318,7 @@ def summarise(training: Training, state: State, status: Status, lines: list[dict
         "failures": sum(len(line["failed"]) for line in lines),
         "seconds": round(sum(line["seconds"]["total"] for line in lines), 3),
         "versions": versions(),
+        **({"transforms": said} if said else {}),
     }
 
 

@@ -17,7 +17,7 @@ from flctl.types import Aggregate, Arrays, ClientId, ClientUpdate, Layout, Work
 if TYPE_CHECKING:
     from flctl.run import Run
 
-__all__ = ["ClientContext", "ServerContext", "Shapes", "SharedContext", "Transform"]
+__all__ = ["ClientContext", "ServerContext", "Shapes", "SharedContext", "StartContext", "Transform"]
 
 Shapes = Mapping[str, Sequence[tuple[int, ...]]]
 """Vector of the model -> the shapes of the tensors that lie in it end to end."""
@@ -63,6 +63,14 @@ class ServerContext:
     shared: SharedContext = field(default_factory=SharedContext)
 
 
+@dataclass(frozen=True, slots=True)
+class StartContext:
+    """Where a round starts, in the server's process: its number, and the run."""
+
+    round: int
+    run: Run
+
+
 class Transform(Component):
     """A layer that every update passes: on the client in config order, on the server in reverse.
 
@@ -88,6 +96,15 @@ class Transform(Component):
         """Server, each round: vectors for the cohort, in `ctx.broadcast`."""
         return {}
 
+    def begin(self, state: Arrays, ctx: StartContext) -> Arrays:
+        """Server, before anything else of a round: the state that it starts with. Raises PrivacyBudgetError to end the
+        run before this round, with its checkpoint kept."""
+        return state
+
+    def tells(self, state: Arrays, run: Run, finished: bool) -> Mapping[str, float | str]:
+        """Server, after each round: what the round's line says of it, by name; `finished`: what the summary says."""
+        return {}
+
     def sends(self, layout: Layout) -> Layout:
         """Both sides: the update's layout after this transform."""
         return layout
@@ -103,10 +120,15 @@ class Transform(Component):
         clients are known without building their updates. `broadcast` is as `ctx.broadcast`."""
         return np.ones_like(norms)
 
+    def weigh(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Client, beside `factors`: what updates of these weights [K] count with, [K]."""
+        return weights
+
     def on_client(self, update: ClientUpdate, ctx: ClientContext) -> ClientUpdate:
-        """Client, after the strategy's report, in config order; this default does what `factors` says."""
+        """Client, after the strategy's report, in config order; this default does what `factors` and `weigh` say."""
         if not self.scales:
             return update
+        update = dataclasses.replace(update, weight=float(self.weigh(np.array([update.weight], np.float64))[0]))
         factor = float(self.factors(np.array([arrays.norm(update.arrays)]), ctx.broadcast)[0])
         return dataclasses.replace(update, arrays=arrays.scale(update.arrays, factor)) if factor != 1 else update
 
@@ -128,6 +150,11 @@ class Transform(Component):
     def on_server(self, aggregate: Aggregate, state: Arrays, ctx: ServerContext) -> tuple[Aggregate, Arrays]:
         """Server, once a round, on the sum, decoded where it was a code, in reverse order."""
         return aggregate, state
+
+    @property
+    def secret_cohort(self) -> bool:
+        """Whether nobody may foresee who takes part: the operating system then draws cohorts, not the seed."""
+        return False
 
     @property
     def encodes(self) -> bool:

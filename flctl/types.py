@@ -188,7 +188,7 @@ class RoundReport:
 
     Seconds are by phase, with `total`. `work` are seconds of the clients' work, summed over the processes that do it.
     `notes` say what went wrong and was mended. `attackers` are the malicious clients of the cohort, where they attack.
-    `devices` counts what became of simulated devices, and has the simulated `seconds`.
+    `devices` counts what became of simulated devices, and has the simulated `seconds`. `told` is what transforms say.
     """
 
     round: int
@@ -206,6 +206,7 @@ class RoundReport:
     notes: tuple[str, ...] = ()
     attackers: int = 0
     devices: Mapping[str, float] = field(default_factory=dict)
+    told: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,11 +172,25 @@ def _explain(request: TrainRequest, profile: bool, as_json: bool) -> None:
     output.emit("train", found.data(), as_json, lambda console: forecast.render(console, found))
 
 
+def _render_told(console: Console, outcome: Outcome) -> None:
+    """Why the next round was refused, and what transforms say of those before it."""
+    if outcome.result.refused is not None:
+        output.fail(outcome.result.refused, "train", False)
+    for name, said in outcome.result.summary.get("transforms", {}).items():
+        console.print(f"{name}: {said.get('statement', said)}", markup=False)
+
+
 def _render(console: Console, outcome: Outcome) -> None:
     result = outcome.result
     summary, path = result.summary, result.directory.path
     final = "  ".join(f"{name} {value:.4f}" for name, value in summary["final"].items() if value is not None)
-    reached = {"target": "target reached", "patience": "no more improvement", "time": "out of time"}
+    reached = {
+        "target": "target reached",
+        "patience": "no more improvement",
+        "time": "out of time",
+        "budget": "privacy budget spent",
+    }
+    _render_told(console, outcome)
     console.print(f"{reached.get(result.status, result.status)} after round {result.rounds}: {final}", markup=False)
     best = summary["best"]
     if best["round"] is not None:

@@ -59,6 +59,8 @@ class Outcome:
     def data(self) -> dict[str, Any]:
         """The summary and where the run lies, and the profile without its single rounds."""
         told = {"run": str(self.result.directory.path), **self.result.summary}
+        if self.result.refused is not None:
+            told["refused"] = self.result.refused.message
         if self.profile is not None:
             told["profile"] = {name: part for name, part in self.profile.items() if name != "each"}
         return told
@@ -105,7 +107,8 @@ def run(request: TrainRequest, as_json: bool, profiler: Profiler | None = None) 
     # What the user's code prints goes where notes go: standard output is for the result.
     with _receiving(signals), closing(watching), redirect_stdout(sys.stderr):
         result = train(prepared, directory, interrupted=lambda: bool(signals.seen))
-    exit_code = 128 + signals.seen[0] if result.status == "interrupted" else 0
+    exit_code = result.refused.exit_code if result.refused is not None else 0
+    exit_code = 128 + signals.seen[0] if result.status == "interrupted" else exit_code
     return Outcome(result, exit_code, None if profiler is None else _keep_profile(profiler, directory))
 
 

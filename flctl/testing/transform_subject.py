@@ -142,6 +142,7 @@ class TransformSubject:
             yield Call(method, (layout,), None)
         yield Call("broadcast", (state,), None)
         yield Call("factors", (np.array([0.5, 2.0, 8.0]), client.broadcast), None)
+        yield Call("weigh", (np.array([0.0, 1.0, 8.0]),), None)
         yield Call("on_client", (update, client), None)
         if self.make().judges_each:
             yield Call("on_arrival", (sent[0], server), None)
