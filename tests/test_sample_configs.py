@@ -24,6 +24,7 @@ SHORT = {
     "keyboard": ["--rounds", "1", "--clients-per-round", "2"],
     "activity": ["--rounds", "5"],
     "stragglers": ["--rounds", "1"],
+    "attacked": ["--rounds", "3"],
 }
 
 
@@ -99,6 +100,7 @@ MADE = {
     "keyboard": made_plays,
     "activity": made_activity,
     "stragglers": lambda folder: "synthetic(1,1,12)",
+    "attacked": lambda folder: "digits",
 }
 
 
@@ -129,7 +131,7 @@ def slice_of(name: str, data: Path, folder: Path) -> Path | str:
         return folder / "input.txt"
     if name == "activity":
         return Path(shutil.copy(data / "wisdm" / "WISDM_ar_v1.1_transformed.arff", folder))
-    return "synthetic(1,1)" if name == "stragglers" else "breast_cancer"
+    return {"stragglers": "synthetic(1,1)", "attacked": "digits"}.get(name, "breast_cancer")
 
 
 def three_commands(name: str, source: Path | str, capsys: pytest.CaptureFixture[str]) -> dict:

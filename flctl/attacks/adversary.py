@@ -117,7 +117,7 @@ class Adversary:
 def _check_seen(run: Run, name: str) -> None:
     """An attack on updates needs those of single clients, as the strategy made them."""
     instead = "label-flip works with it: it changes malicious clients' rows."
-    if not run.aggregator.transparent:
+    if run.aggregator.hides or not run.aggregator.transparent:
         raise IncompatibleError(
             f"attack '{name}' changes single updates, and aggregator '{run.aggregator.name}' hides them",
             hint=f"Take --aggregator plain; or the attack {instead}",

@@ -129,8 +129,7 @@ def _render_run(console: Console, data: dict[str, Any]) -> None:
         console.print(output.plain(_attack(data["attack"])), markup=False)
     console.print()
     console.print(data["config"].rstrip(), markup=False)
-    extra = [name for name in ("backdoor_success", "attackers") if any(line.get(name) for line in data["lines"])]
-    names = ("round", "loss", "test_loss", data["metric"] or "accuracy", *extra, "answered", "bytes_up", "seconds")
+    names = _columns(data)
     shown = data["lines"] if len(data["lines"]) <= 20 else [*data["lines"][:5], *data["lines"][-15:]]
     output.table(console, names, ([_cell(line, name) for name in names] for line in shown))
     if len(shown) < len(data["lines"]):
@@ -141,6 +140,15 @@ def _render_run(console: Console, data: dict[str, Any]) -> None:
         console.print(output.plain(f"note: {note}"), markup=False)
     if data["profile"] is not None:
         profiles.render(console, data["profile"])
+
+
+def _columns(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is shown of each round, as much as a terminal of 80 columns has room for."""
+    metric = data["metric"] or "accuracy"
+    if data["attack"] is None:
+        return ("round", "loss", "test_loss", metric, "answered", "bytes_up", "seconds")
+    backdoor = any("backdoor_success" in line for line in data["lines"])
+    return ("round", "loss", metric, *(["backdoor_success"] if backdoor else []), "attackers", "answered", "seconds")
 
 
 def _attack(found: Mapping[str, Any]) -> str:
