@@ -141,11 +141,12 @@ class Pipeline:
     def encoded(self, update: ClientUpdate, work: Work) -> ClientUpdate:
         """The message that `read` would make this of, from a client that keeps to codes and to nothing else: clipping
         and the like are left out, and it remembers nothing."""
+        weight = update.weight
         for name, transform in self._coders:
             memory = arrays.zeros(transform.remembers(self.layouts[name]))
             kept = {_prefix(name) + vector: values for vector, values in memory.items()}
             update = transform.on_client(update, self._client_context(update.client_id, name, work, kept))
-        return update
+        return dataclasses.replace(update, weight=weight)
 
     @property
     def _coders(self) -> list[tuple[str, Transform]]:
