@@ -1,0 +1,16 @@
+"""Secure aggregation for flctl: the server learns the sum of clients' updates and no single one."""
+
+from __future__ import annotations
+
+import flctl
+
+FLCTL_API = "1.0"
+"""The version of flctl's plugin API that this is written for."""
+
+
+@flctl.hookimpl
+def flctl_aggregators() -> list[type[flctl.Aggregator]]:
+    """What this plugin offers; asked for when a name is looked up, so that `flctl --help` loads nothing."""
+    from flctl_secagg.aggregator import SecureAggregation
+
+    return [SecureAggregation]

@@ -1,0 +1,241 @@
+"""Secure aggregation as an aggregator of flctl: rounds of sessions, each with its own id, until one gives a sum."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import Field, model_validator
+
+import flctl
+from flctl import Aggregate, AggregationContext, Arrays, ClientContext, IncompatibleError, Phase, ProtocolError
+from flctl_secagg.client import Client
+from flctl_secagg.degrees import Degrees, Mode, choose, complete, least_threshold
+from flctl_secagg.encoding import WEIGHT, Encoding
+from flctl_secagg.home import Home, KeysHome, NoHome, SimulatedHome
+from flctl_secagg.masks import Ciphers
+from flctl_secagg.packing import WIDTHS
+from flctl_secagg.primitives import new_key
+from flctl_secagg.roster import Roster
+from flctl_secagg.server import Attempt, AttemptError, Unmasked
+from flctl_secagg.session import COMPLETE_UP_TO, FLOOR, Parameters, Policy, Session, model_digest
+from flctl_secagg.transcript import Transcript
+
+if TYPE_CHECKING:
+    from flctl.run import Run
+
+__all__ = ["SecureAggregation"]
+
+Replies = Iterable[tuple[str, bytes]]
+_SERVER = "\0server"
+"""Under which the server keeps its own record; no client has a name with a NUL."""
+_NO_RUN_WEIGHT = 1024.0
+
+
+class SecureAggregation(flctl.Aggregator):
+    """Pairwise masking: the server learns the sum and no single update (Bonawitz et al. 2017; Bell et al. 2020).
+
+    Protocol flctl-secagg/1: each client adds masks that cancel in the sum; dropouts are mended by shares that their
+    neighbours hold. A round that cannot be finished is tried again as a new session, or refused, and never summed in
+    the clear.
+    """
+
+    name = "secagg"
+    hides = True
+
+    class Config(flctl.Aggregator.Config):
+        mode: Mode = Field(
+            "hbc", description="What the server may do: follow the protocol (hbc), or anything (active)."
+        )
+        bits: int = Field(32, description="Bits of a word on its way: 16, 20, 24, 32 or 64.")
+        clip: float = Field(8.0, gt=0, description="The bound of each coordinate, before it is weighted.")
+        max_weight: float | None = Field(
+            None, gt=0, description="Weights above count as this; by default the most training rows that a client has."
+        )
+        minimum: int = Field(5, ge=FLOOR, description="The fewest clients whose sum is made known.")
+        neighbours: int | None = Field(None, ge=2, description="k: whom each client masks with; chosen if left out.")
+        threshold: int | None = Field(None, ge=2, description="t: shares that open a secret; chosen if left out.")
+        corrupt: float = Field(0.1, ge=0, lt=0.5, description="The share of clients that may collude with the server.")
+        dropped: float = Field(0.1, ge=0, lt=0.5, description="The share of clients that may drop out of a session.")
+        cipher: Ciphers = Field("aes-128-ctr", description="What masks are made by: aes-128-ctr or aes-256-ctr.")
+        attempts: int = Field(2, ge=1, le=10, description="Sessions that are tried in a round before it is refused.")
+        differing: Literal["warn", "refuse", "allow"] = Field(
+            "warn", description="When survivors differ by one client from the last round's: warn, refuse or allow."
+        )
+        keys: str | None = Field(None, description="A directory of keys and a roster; without it, the run makes them.")
+        transcript: bool = Field(False, description="Record what passes through the server, for flctl secagg verify.")
+
+        @model_validator(mode="after")
+        def _check(self) -> Self:
+            if self.bits not in WIDTHS:
+                raise ValueError(f"bits is {self.bits}, expected one of {', '.join(map(str, WIDTHS))}")
+            if self.neighbours is not None and self.neighbours % 2:
+                raise ValueError(f"neighbours is {self.neighbours}, expected an even number")
+            return self
+
+    _home: Home = NoHome()
+    _max_weight: float = _NO_RUN_WEIGHT
+
+    def placed(self, run: Run) -> Self:
+        """This aggregator with the run's identities, and with its largest client's weight as the largest."""
+        placed = copy.copy(self)
+        directory = run.directory / "secagg"
+        if self.config.keys is None:
+            placed._home = SimulatedHome(directory, tuple(run.partition.client_ids))
+        else:
+            placed._home = KeysHome(Path(self.config.keys), directory)
+        placed._max_weight = float(max(run.partition.counts[:, 0].max(initial=0), 1))
+        return placed
+
+    def check(self, run: Run) -> None:
+        expected = run.cohort_size
+        if expected < self.config.minimum:
+            raise IncompatibleError(
+                f"aggregator 'secagg' sums over {self.config.minimum} clients or more, and a round asks {expected:g}",
+                hint="Ask more clients in each round (cohort.clients), or lower aggregator.minimum, to 3 at least.",
+            )
+        count = math.ceil(expected)
+        self.degrees(count)
+        self.encoding(count, {**run.update_layout, WEIGHT: 1})
+        if isinstance(self._home, KeysHome):
+            self._home.check(run.partition.client_ids)
+
+    def degrees(self, count: int) -> Degrees:
+        """k and t for a cohort of `count`, chosen or as configured. Raises IncompatibleError where they protect less
+        than they have to."""
+        config = self.config
+        whole = complete(count, config.mode)
+        chosen = (
+            whole
+            if config.mode == "active" and count <= COMPLETE_UP_TO
+            else choose(count, config.mode, config.corrupt, config.dropped)
+        )
+        degree = chosen.neighbours if config.neighbours is None else min(config.neighbours, count - 1)
+        if degree < chosen.neighbours:
+            raise IncompatibleError(
+                f"{degree} neighbours are too few among {count} clients; {chosen.neighbours} are needed",
+                hint="Leave aggregator.neighbours out, or expect fewer corrupt and dropped clients.",
+            )
+        least = least_threshold(count, degree, config.mode, chosen)
+        threshold = least if config.threshold is None else config.threshold
+        if not least <= threshold <= degree:
+            raise IncompatibleError(
+                f"a threshold of {threshold} is outside of {least} to {degree}, for {degree} neighbours",
+                hint="Leave aggregator.threshold out.",
+            )
+        return Degrees(degree, threshold)
+
+    def encoding(self, count: int, layout: flctl.Layout) -> Encoding:
+        """How a cohort's vectors become words. Raises IncompatibleError where the ring is too small for it."""
+        vectors = tuple((name, int(length)) for name, length in layout.items() if name != WEIGHT)
+        return Encoding(vectors, self.config.bits, count, float(self.config.clip), self._weight)
+
+    @property
+    def _weight(self) -> float:
+        return float(self.config.max_weight or self._max_weight)
+
+    def server(self, ctx: AggregationContext) -> Generator[Phase, Replies, Aggregate]:
+        cohort = sorted(set(ctx.cohort))
+        self._home.prepare(cohort)
+        roster = self._home.roster()
+        run = roster.run or new_key().hex()
+        for number in range(1, self.config.attempts + 1):
+            self._require(cohort, ctx.round)
+            session = Session(self._parameters(ctx, cohort, number, run), roster)
+            try:
+                with self._transcript(session) as transcript:
+                    unmasked = yield from Attempt(session, ctx.note, transcript).run()
+                    return self._published(ctx, session, unmasked, transcript)
+            except AttemptError as error:
+                ctx.note(f"attempt {number} at secure aggregation came to nothing: {error.message}")
+                if error.opened or number == self.config.attempts or len(error.left) < self.config.minimum:
+                    raise ProtocolError(f"round {ctx.round}: {error.message}", hint=error.hint) from error
+                cohort = sorted(error.left)
+        raise ProtocolError(f"round {ctx.round}: no attempt was made")
+
+    def client(self, memory: bytes, message: bytes, vector: Arrays | None, ctx: ClientContext) -> tuple[bytes, bytes]:
+        home = self._home
+        me = Client(
+            ctx.client_id, home.keyring(), home.roster(), self._policy(home.roster()), home.ledger(), self._guard
+        )
+        return me.step(memory, message, vector, model_digest(ctx.work))
+
+    def _policy(self, roster: Roster) -> Policy:
+        config = self.config
+        return Policy(
+            mode=config.mode,
+            minimum=config.minimum,
+            max_weight=self._weight,
+            corrupt=config.corrupt,
+            dropped=config.dropped,
+            run=roster.run or None,
+        )
+
+    def _guard(self, client: str, run: str, number: int, survivors: Sequence[str]) -> None:
+        """Refuses to open shares for survivors that differ by one from the last ones, where the client wants that."""
+        if self.config.differing == "refuse" and self._differ_by_one(client, run, number, survivors):
+            raise ProtocolError(
+                "the survivors differ by one client from those of its last round: two sums would tell what it sent",
+                hint="Set aggregator.differing=warn, and rely on differential privacy for what sums reveal.",
+            )
+
+    def _differ_by_one(self, client: str, run: str, number: int, survivors: Sequence[str]) -> bool:
+        last = self._home.ledger().last_survivors(client, run, number)
+        return last is not None and len(set(last) ^ set(survivors)) == 1
+
+    def _require(self, cohort: Sequence[str], number: int) -> None:
+        if len(cohort) < self.config.minimum:
+            raise ProtocolError(
+                f"round {number}: {len(cohort)} clients are asked, and {self.config.minimum} is the fewest to sum over",
+                hint="Ask more clients in each round; a cohort that is drawn by chance may be small.",
+            )
+
+    def _parameters(self, ctx: AggregationContext, cohort: Sequence[str], number: int, run: str) -> Parameters:
+        degrees, encoding = self.degrees(len(cohort)), self.encoding(len(cohort), ctx.layout)
+        return Parameters(
+            run=run,
+            round=ctx.round,
+            attempt=number,
+            model=model_digest(ctx.work),
+            layout=encoding.layout,
+            bits=encoding.bits,
+            clip=encoding.clip,
+            max_weight=encoding.max_weight,
+            minimum=self.config.minimum,
+            survivors=self.config.minimum,
+            neighbours=degrees.neighbours,
+            threshold=degrees.threshold,
+            mode=self.config.mode,
+            cipher=self.config.cipher,
+            cohort=tuple(cohort),
+            deadline=0.0,
+            nonce=new_key().hex(),
+            words=encoding.words,
+            levels=encoding.levels,
+        )
+
+    def _transcript(self, session: Session) -> Transcript | nullcontext[None]:
+        directory = self._home.directory
+        if not self.config.transcript or directory is None:
+            return nullcontext()
+        return Transcript.new(directory / "transcripts", session)
+
+    def _published(
+        self, ctx: AggregationContext, session: Session, unmasked: Unmasked, transcript: Transcript | None
+    ) -> Aggregate:
+        """The aggregate that the sum of words says, with notes on what a user should know."""
+        survivors = unmasked.survivors
+        decoded = session.encoding.decode(unmasked.words, len(survivors))
+        if transcript is not None:
+            transcript.publish(unmasked)
+        if decoded.clipped:
+            ctx.note(f"{decoded.clipped} of {len(survivors)} clients clipped values or their weight (aggregator.clip)")
+        run, ledger = session.parameters.run, self._home.ledger()
+        if self.config.differing == "warn" and self._differ_by_one(_SERVER, run, ctx.round, survivors):
+            ctx.note("the survivors differ by one client from the last round's: the two sums together tell of it")
+        ledger.answer(_SERVER, run, ctx.round, survivors)
+        return Aggregate(decoded.arrays, decoded.weight, len(survivors))

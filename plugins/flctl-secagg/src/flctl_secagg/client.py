@@ -1,0 +1,343 @@
+"""The client's half of protocol flctl-secagg/1: one message in, one reply out, memory in between.
+
+Memory leaves the process in the hands of whoever carries it, so it is sealed with a key of the client's own, and each
+step of a session is claimed in the ledger before it is taken: an old memory cannot be played again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flctl import Arrays, ProtocolError
+from flctl_secagg import frames, shamir
+from flctl_secagg.ledger import Ledger
+from flctl_secagg.masks import Stream, add_masks, seed_bytes
+from flctl_secagg.packing import pack, reduce
+from flctl_secagg.primitives import (
+    KEY_BYTES,
+    SIGNATURE_BYTES,
+    agree,
+    bound,
+    commitment,
+    derive,
+    is_signed,
+    new_key,
+    public_of,
+    sealed,
+    sign,
+    unsealed,
+)
+from flctl_secagg.roster import Keyring, Roster
+from flctl_secagg.session import Parameters, Policy, Session
+
+__all__ = ["BOX_BYTES", "RECORD_BYTES", "Client", "agreed_text", "keys_text", "mask_seed", "masked_text", "self_seed"]
+
+RECORD_BYTES = 3 * KEY_BYTES + SIGNATURE_BYTES
+"""A key record: c and s public keys, commitment to b, signature."""
+_PAIR = struct.Struct(f">H{shamir.SHARE_BYTES}s{shamir.SHARE_BYTES}s")
+BOX_BYTES = 12 + _PAIR.size + 16
+"""A sealed pair of shares: nonce, place on the polynomial and the shares of b and s, tag."""
+_BAD_BOX = "a share of this session cannot be read"
+"""One text for whatever is wrong with a ciphertext: it must not say what an attacker got right."""
+
+
+def keys_text(sid: bytes, client: str, record: bytes) -> bytes:
+    """What a client signs of its public keys."""
+    return bound(b"keys", sid, client.encode(), record[: 3 * KEY_BYTES])
+
+
+def masked_text(sid: bytes, client: str, packed: bytes | memoryview) -> bytes:
+    """What a client signs of its masked vector."""
+    return bound(b"masked", sid, client.encode(), hashlib.sha256(packed).digest())
+
+
+def agreed_text(sid: bytes, survivors: bytes | memoryview) -> bytes:
+    """What a client signs of the list of survivors."""
+    return bound(b"survivors", sid, hashlib.sha256(survivors).digest())
+
+
+def self_seed(session: Session, secret: bytes) -> bytes:
+    """The seed of PRG(b_u)."""
+    return derive(secret, session.sid, b"flctl-secagg self", seed_bytes(session.parameters.cipher))
+
+
+def mask_seed(session: Session, private: bytes, public: bytes, one: int, other: int) -> bytes:
+    """The seed of PRG(s_uv), the same for both of a pair."""
+    info = bound(b"mask", min(one, other), max(one, other))
+    return derive(agree(private, public), session.sid, info, seed_bytes(session.parameters.cipher))
+
+
+def _box_key(session: Session, private: bytes, public: bytes, sender: int, receiver: int) -> bytes:
+    return derive(agree(private, public), session.sid, bound(b"shares", sender, receiver))
+
+
+def _box_data(session: Session, sender: int, receiver: int) -> bytes:
+    return bound(b"shares", session.sid, sender, receiver)
+
+
+@dataclass(frozen=True, repr=False)
+class Memory:
+    """What a client keeps from one phase to the next: never shown, and sealed on its way."""
+
+    phase: int
+    parameters: bytes
+    secrets: Mapping[str, bytes] = field(default_factory=dict)
+    records: Mapping[int, bytes] = field(default_factory=dict)
+    shares: Mapping[int, bytes] = field(default_factory=dict)
+    survivors: bytes = b""
+
+    def written(self) -> bytes:
+        """As JSON with hexadecimal values."""
+        values = {
+            "phase": self.phase,
+            "parameters": self.parameters.decode(),
+            "secrets": {name: value.hex() for name, value in self.secrets.items()},
+            "records": {str(place): value.hex() for place, value in self.records.items()},
+            "shares": {str(place): value.hex() for place, value in self.shares.items()},
+            "survivors": self.survivors.hex(),
+        }
+        return json.dumps(values, separators=(",", ":")).encode()
+
+    @classmethod
+    def read(cls, raw: bytes) -> Memory:
+        """What `written` wrote."""
+        values = json.loads(raw)
+        return cls(
+            phase=values["phase"],
+            parameters=values["parameters"].encode(),
+            secrets={name: bytes.fromhex(value) for name, value in values["secrets"].items()},
+            records={int(place): bytes.fromhex(value) for place, value in values["records"].items()},
+            shares={int(place): bytes.fromhex(value) for place, value in values["shares"].items()},
+            survivors=bytes.fromhex(values["survivors"]),
+        )
+
+
+@dataclass(frozen=True)
+class Client:
+    """One client: who it is, what it insists on, and where it writes down what it did.
+
+    `step` raises ProtocolError for whatever it refuses; nothing is sent then, and its memory of the session is gone.
+    """
+
+    me: str
+    keyring: Keyring
+    roster: Roster
+    policy: Policy
+    ledger: Ledger
+    guard: Callable[[str, str, int, Sequence[str]], None] | None = None
+
+    def step(self, memory: bytes, message: bytes, vector: Arrays | None, model: str) -> tuple[bytes, bytes]:
+        """(memory for the next phase, reply). `vector` is what the client has to add, in the phase that trains, and
+        `model` the digest of what it trained from."""
+        kind = frames.phase_of(message)
+        if kind == frames.HELLO:
+            return self._advertise(message)
+        steps = {
+            frames.KEYS: self._share,
+            frames.SURVIVORS: self._agree,
+            frames.UNMASK: self._open,
+        }
+        if kind not in (*steps, frames.DELIVER):
+            raise ProtocolError(f"a message of kind {kind} is none that a server sends")
+        kept, session = self._recalled(memory)
+        self.ledger.claim(self.me, session.sid, kind)
+        if kind == frames.DELIVER:
+            return self._mask(kept, session, message, vector, model)
+        return steps[kind](kept, session, message)
+
+    def _recalled(self, memory: bytes) -> tuple[Memory, Session]:
+        """What the client remembers of the session. Raises ProtocolError where that is nothing."""
+        plain = unsealed(self._memory_key(), memory, self.me.encode()) if memory else None
+        if plain is None:
+            raise ProtocolError("this client remembers no such session")
+        kept = Memory.read(plain)
+        return kept, Session(Parameters.read(kept.parameters), self.roster)
+
+    def _memory_key(self) -> bytes:
+        return derive(self.keyring.secret_of(self.me), b"flctl-secagg memory", self.me.encode())
+
+    def _remembered(self, memory: Memory) -> bytes:
+        return sealed(self._memory_key(), memory.written(), self.me.encode())
+
+    def _place(self, session: Session) -> int:
+        return session.parameters.cohort.index(self.me)
+
+    def _advertise(self, message: bytes) -> tuple[bytes, bytes]:
+        """R0: the session is one to take part in; two new keys, and a commitment to a new secret."""
+        body = bytes(frames.opened(message, frames.HELLO, None, 2, frames.MOST_HELLO))
+        parameters = Parameters.read(body)
+        self.policy.check(parameters, self.me, self.roster)
+        session = Session(parameters, self.roster)
+        frames.opened(message, frames.HELLO, session.sid, 2, frames.MOST_HELLO)
+        self.ledger.claim(self.me, session.sid, frames.HELLO)
+        secrets = {name: new_key() for name in ("c", "s", "b")}
+        record = public_of(secrets["c"]) + public_of(secrets["s"]) + commitment(secrets["b"], session.sid, self.me)
+        record += sign(self.keyring.secret_of(self.me), keys_text(session.sid, self.me, record))
+        memory = Memory(frames.ADVERTISE, body, secrets, {self._place(session): record})
+        return self._remembered(memory), frames.frame(frames.ADVERTISE, session.sid, record)
+
+    def _share(self, kept: Memory, session: Session, message: bytes) -> tuple[bytes, bytes]:
+        """R1: shares of b and of s for each neighbour that advertised keys under its own signature."""
+        me, degree = self._place(session), session.parameters.neighbours
+        _expect(kept, frames.ADVERTISE)
+        size = (degree + 1) * (RECORD_BYTES + 4)
+        body = frames.opened(message, frames.KEYS, session.sid, 0, size)
+        records = frames.read_records(body, RECORD_BYTES, degree + 1, session.count)
+        neighbours = session.neighbours(me)
+        self._check_records(kept, session, records, neighbours)
+        shares = self._split(kept, session, neighbours)
+        boxes = []
+        for at, peer in enumerate(neighbours):
+            if peer in records:
+                key = _box_key(session, kept.secrets["c"], records[peer][:KEY_BYTES], me, peer)
+                boxes.append(sealed(key, shares[at], _box_data(session, me, peer)))
+        memory = dataclasses.replace(kept, phase=frames.SHARES, records=records)
+        return self._remembered(memory), frames.frame(frames.SHARES, session.sid, b"".join(boxes))
+
+    def _check_records(
+        self, kept: Memory, session: Session, records: Mapping[int, bytes], neighbours: tuple[int, ...]
+    ) -> None:
+        me, cohort = self._place(session), session.parameters.cohort
+        if records.get(me) != kept.records[me]:
+            raise ProtocolError("this client's own keys are not as it sent them")
+        if not records.keys() <= {me, *neighbours}:
+            raise ProtocolError("there are keys of clients that are no neighbours")
+        if len(records) - 1 < session.parameters.threshold:
+            raise ProtocolError(f"{len(records) - 1} neighbours are fewer than the threshold")
+        for place, record in records.items():
+            if not is_signed(
+                session.key_of(place), record[3 * KEY_BYTES :], keys_text(session.sid, cohort[place], record)
+            ):
+                raise ProtocolError(f"the keys of client '{cohort[place]}' are not signed by it")
+        keys = [record[at : at + KEY_BYTES] for record in records.values() for at in (0, KEY_BYTES)]
+        if len(set(keys)) != len(keys):
+            raise ProtocolError("two keys of the session are the same")
+
+    def _split(self, kept: Memory, session: Session, neighbours: tuple[int, ...]) -> list[bytes]:
+        """For each neighbour: its place on the polynomials, its share of b, its share of s."""
+        count, threshold = len(neighbours), session.parameters.threshold
+        of_b, of_s = (shamir.split(kept.secrets[name], threshold, count) for name in ("b", "s"))
+        pairs = zip(of_b, of_s, strict=True)
+        return [_PAIR.pack(x, shamir.written(b), shamir.written(s)) for x, (b, s) in enumerate(pairs, 1)]
+
+    def _mask(
+        self, kept: Memory, session: Session, message: bytes, vector: Arrays | None, model: str
+    ) -> tuple[bytes, bytes]:
+        """R2: the masked vector; all shares are opened now, and one that cannot be aborts the attempt."""
+        me, degree = self._place(session), session.parameters.neighbours
+        _expect(kept, frames.SHARES)
+        if vector is None:
+            raise ProtocolError("a masked vector was asked for, and no training")
+        if model != session.parameters.model:
+            raise ProtocolError("the model to train from is not the one that the session was agreed for")
+        body = frames.opened(message, frames.DELIVER, session.sid, 0, degree * (BOX_BYTES + 4))
+        boxes = frames.read_records(body, BOX_BYTES, degree, session.count)
+        if not boxes.keys() <= kept.records.keys() - {me} or len(boxes) < session.parameters.threshold:
+            raise ProtocolError(f"{len(boxes)} neighbours with shares are fewer than the threshold, or strangers")
+        shares: dict[int, bytes] = {}
+        for peer, box in boxes.items():
+            pair = self._unboxed(kept, session, peer, box)
+            if pair is None:
+                return b"", frames.frame(frames.ABORT, session.sid, peer.to_bytes(4, "big"))
+            shares[peer] = pair
+        packed = self._masked(kept, session, vector, sorted(boxes))
+        signature = sign(self.keyring.secret_of(self.me), masked_text(session.sid, self.me, packed))
+        # Keys and b are not needed any more; only what was entrusted by neighbours is.
+        memory = Memory(frames.MASKED, kept.parameters, shares=shares)
+        return self._remembered(memory), frames.frame(frames.MASKED, session.sid, signature + packed)
+
+    def _unboxed(self, kept: Memory, session: Session, peer: int, box: bytes) -> bytes | None:
+        """The two shares that a peer sealed for this client; None, whatever is wrong."""
+        me = self._place(session)
+        key = _box_key(session, kept.secrets["c"], kept.records[peer][:KEY_BYTES], peer, me)
+        plain = unsealed(key, box, _box_data(session, peer, me))
+        if plain is None:
+            return None
+        x, of_b, of_s = _PAIR.unpack(plain)
+        fits = x == session.neighbours(peer).index(me) + 1
+        readable = shamir.read_share(of_b) is not None and shamir.read_share(of_s) is not None
+        return of_b + of_s if fits and readable else None
+
+    def _masked(self, kept: Memory, session: Session, vector: Arrays, peers: list[int]) -> bytes:
+        """y_u = x_u + PRG(b_u) + sum over peers of +-PRG(s_uv), modulo 2^w, packed."""
+        me, bits = self._place(session), session.parameters.bits
+        words = session.encoding.encode(vector)
+        streams: list[Stream] = [(self_seed(session, kept.secrets["b"]), True)]
+        for peer in peers:
+            public = kept.records[peer][KEY_BYTES : 2 * KEY_BYTES]
+            streams.append((mask_seed(session, kept.secrets["s"], public, me, peer), me < peer))
+        add_masks(words, streams)
+        return pack(reduce(words, bits), bits)
+
+    def _agree(self, kept: Memory, session: Session, message: bytes) -> tuple[bytes, bytes]:
+        """R3, active mode: a signature under the one list of survivors that this client will answer for."""
+        _expect(kept, frames.MASKED)
+        if session.parameters.mode != "active":
+            raise ProtocolError("a list to sign came in a mode without one")
+        size = (session.count + 7) // 8
+        survivors = bytes(frames.opened(message, frames.SURVIVORS, session.sid, size, size))
+        self._check_survivors(kept, session, survivors)
+        signature = sign(self.keyring.secret_of(self.me), agreed_text(session.sid, survivors))
+        memory = dataclasses.replace(kept, phase=frames.AGREED, survivors=survivors)
+        return self._remembered(memory), frames.frame(frames.AGREED, session.sid, signature)
+
+    def _check_survivors(self, kept: Memory, session: Session, survivors: bytes) -> None:
+        me, parameters = self._place(session), session.parameters
+        alive = frames.members(survivors, session.count)
+        if me not in alive:
+            raise ProtocolError("this client sent its vector and is not on the list of survivors")
+        if len(alive) < max(parameters.threshold, parameters.survivors):
+            raise ProtocolError(f"{len(alive)} survivors are fewer than the session needs")
+        strangers = [peer for peer in session.neighbours(me) if peer in alive and peer not in kept.shares]
+        if strangers:
+            raise ProtocolError(f"{len(strangers)} survivors did not share their secrets with this client")
+
+    def _open(self, kept: Memory, session: Session, message: bytes) -> tuple[bytes, bytes]:
+        """R4: one share of each neighbour: of b for those who survived, of s for those who did not."""
+        active = session.parameters.mode == "active"
+        _expect(kept, frames.AGREED if active else frames.MASKED)
+        size = (session.count + 7) // 8
+        most = size + session.parameters.neighbours * (SIGNATURE_BYTES + 4) if active else size
+        body = frames.opened(message, frames.UNMASK, session.sid, size, most)
+        survivors = bytes(body[:size])
+        if active and survivors != kept.survivors:
+            raise ProtocolError("the survivors are others than those that this client signed")
+        self._check_survivors(kept, session, survivors)
+        if active:
+            self._check_agreement(session, survivors, body[size:])
+        self._remember_answer(session, survivors)
+        alive = frames.members(survivors, session.count)
+        half = shamir.SHARE_BYTES
+        answer = b"".join(pair[:half] if peer in alive else pair[half:] for peer, pair in sorted(kept.shares.items()))
+        return b"", frames.frame(frames.OPENED, session.sid, answer)
+
+    def _check_agreement(self, session: Session, survivors: bytes, body: memoryview) -> None:
+        """At least t neighbours signed the same list: no two lists have that many honest signers."""
+        me, needed = self._place(session), session.parameters.threshold
+        signatures = frames.read_records(body, SIGNATURE_BYTES, session.parameters.neighbours, session.count)
+        text, mine = agreed_text(session.sid, survivors), set(session.neighbours(me))
+        alive = frames.members(survivors, session.count)
+        if not signatures.keys() <= mine & alive or len(signatures) < needed:
+            raise ProtocolError(f"{len(signatures)} signatures of neighbours are fewer than {needed}, or strangers'")
+        for place, signature in signatures.items():
+            if not is_signed(session.key_of(place), signature, text):
+                raise ProtocolError(f"client '{session.parameters.cohort[place]}' did not sign the list of survivors")
+
+    def _remember_answer(self, session: Session, survivors: bytes) -> None:
+        """Written down before anything is sent: one list of survivors for a round, whatever the attempt."""
+        parameters = session.parameters
+        alive = frames.members(survivors, session.count)
+        listed = [parameters.cohort[place] for place in sorted(alive)]
+        if self.guard is not None:
+            self.guard(self.me, parameters.run, parameters.round, listed)
+        self.ledger.answer(self.me, parameters.run, parameters.round, listed)
+
+
+def _expect(kept: Memory, phase: int) -> None:
+    if kept.phase != phase:
+        raise ProtocolError("a message came out of turn")

@@ -1,0 +1,239 @@
+"""Vectors of fractions as words modulo 2^w whose sum over clients cannot overflow, and back.
+
+A long vector is clipped coordinate by coordinate, multiplied by its client's weight, scaled so that n clients fill the
+ring, and rounded at random so that the mean stays. Vectors of a few values, and the weight, are 64-bit fixed-point
+numbers that are spread over as many words as they need. All words are summed alike, so a sum says nothing but sums.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl import Arrays, IncompatibleError, ProtocolError
+from flctl_secagg.masks import keystream
+from flctl_secagg.packing import Words, lane, packed_bytes, signed
+
+__all__ = ["FEW", "FRACTION", "WEIGHT", "Decoded", "Encoding"]
+
+WEIGHT = "weight"
+FEW = 16
+"""Vectors up to this length are sent as 64-bit fixed-point numbers: counts of steps, normalisers, losses."""
+FRACTION = 24
+"""Bits after the point of those."""
+LEAST_LEVELS = 16
+_WIDE = 64
+_CHUNK = 1 << 14
+Float = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a sum of words says: the sums of vectors and weights, and how many clients clipped something."""
+
+    arrays: Arrays
+    weight: float
+    clipped: int
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How `count` clients turn vectors of `layout` (without the weight) into words of `bits` bits.
+
+    `clip` bounds each coordinate of a long vector before it is multiplied by its weight; weights above `max_weight`
+    count as `max_weight`. Raises IncompatibleError where the ring leaves fewer than 16 levels to each sign.
+    """
+
+    layout: tuple[tuple[str, int], ...]
+    bits: int
+    count: int
+    clip: float
+    max_weight: float
+
+    def __post_init__(self) -> None:
+        if self.levels < LEAST_LEVELS:
+            raise IncompatibleError(
+                f"words of {self.bits} bits leave {self.levels} levels to each of {self.count} clients, at least "
+                f"{LEAST_LEVELS} are needed",
+                hint="Take more bits (aggregator.bits), or smaller cohorts.",
+            )
+
+    @cached_property
+    def levels(self) -> int:
+        """Q: values are whole numbers in [-Q, Q], with n Q < 2^(w-1); at most 53 bits, so that Q is a float."""
+        most = ((1 << (self.bits - 1)) - 1) // max(self.count, 1)
+        extra = max(most.bit_length() - 53, 0)
+        return most >> extra << extra
+
+    @property
+    def scale(self) -> float:
+        """Levels for one unit of a premultiplied value."""
+        return self.levels / (self.clip * self.max_weight)
+
+    @property
+    def limb(self) -> int:
+        """Bits of a fixed-point number in one word; n such parts cannot overflow it."""
+        return min(self.bits - self.count.bit_length(), 32)
+
+    @property
+    def limbs(self) -> int:
+        """Words of a fixed-point number."""
+        return -(-_WIDE // self.limb)
+
+    @cached_property
+    def words(self) -> int:
+        """d': the words of a masked vector."""
+        values = sum(length if length > FEW else length * self.limbs for _, length in self.layout)
+        return values + len(self.layout) + self.limbs + 2
+
+    @property
+    def bytes(self) -> int:
+        """A masked vector on its way."""
+        return packed_bytes(self.bits, self.words)
+
+    @property
+    def largest(self) -> float:
+        """The magnitude that a fixed-point number may have."""
+        return float((1 << (_WIDE - 2 - FRACTION)) // self.count)
+
+    def encode(self, vector: Arrays) -> Words:
+        """The words [d'] of premultiplied vectors and their weight. Raises ProtocolError for values that are not
+        finite, integers beyond the ring, or another layout."""
+        weight = self._weight(vector)
+        found = tuple((name, array.size) for name, array in vector.items() if name != WEIGHT)
+        if dict(found) != dict(self.layout):
+            raise ProtocolError("the vectors to sum are not laid out as the session says")
+        words, clipped, flags, at = np.empty(self.words, lane(self.bits)), False, [], 0
+        for name, length in self.layout:
+            part = words[at : at + (length if length > FEW else length * self.limbs)]
+            whole = vector[name].dtype.kind in "iu"
+            clipped |= self._fill(part, np.asarray(vector[name]), weight, whole)
+            flags.append(int(whole))
+            at += part.size
+        used = min(weight, self.max_weight)
+        words[at : at + len(flags)] = flags
+        words[at + len(flags) : -2] = self._spread(np.array([round(used * (1 << FRACTION))], np.int64))
+        words[-2:] = [int(clipped or weight > self.max_weight), 1]
+        return words
+
+    def decode(self, words: Words, survivors: int) -> Decoded:
+        """What the sum of `survivors` clients' words, modulo 2^w, says. Raises ProtocolError where it is not the sum
+        of that many."""
+        if int(words[-1]) != survivors or int(words[-2]) > survivors:
+            raise ProtocolError(f"the unmasked sum is not that of {survivors} clients: somebody sent other words")
+        at, arrays = 0, {}
+        flags = words[-2 - self.limbs - len(self.layout) : -2 - self.limbs]
+        for (name, length), flag in zip(self.layout, flags.tolist(), strict=True):
+            if flag not in (0, survivors):
+                raise ProtocolError(f"{flag} of {survivors} clients sent '{name}' as whole numbers")
+            part = words[at : at + (length if length > FEW else length * self.limbs)]
+            arrays[name] = self._value(part, length, whole=flag > 0)
+            at += part.size
+        weight = float(self._joined(words[-2 - self.limbs : -2])[0]) / (1 << FRACTION)
+        return Decoded(arrays, weight, int(words[-2]))
+
+    def _weight(self, vector: Arrays) -> float:
+        """The client's weight, checked."""
+        if WEIGHT not in vector or vector[WEIGHT].size != 1:
+            raise ProtocolError("the vectors to sum have no weight")
+        weight = float(vector[WEIGHT][0])
+        if not 0 <= weight < np.inf:
+            raise ProtocolError("the weight is negative or not finite")
+        return weight
+
+    def _fill(self, part: Words, values: npt.NDArray[Any], weight: float, whole: bool) -> bool:
+        """Writes a vector's words; whether anything was clipped."""
+        if whole:
+            self._fill_whole(part, values, weight)
+            return False
+        factor = min(1.0, self.max_weight / weight) if weight else 1.0
+        if values.size <= FEW:
+            return self._fill_few(part, values.astype(np.float64) * factor)
+        return self._fill_many(part, values, factor, self.clip * min(weight, self.max_weight))
+
+    def _fill_whole(self, part: Words, values: npt.NDArray[Any], weight: float) -> None:
+        """Whole numbers travel as they are: whoever put them on a lattice has rounded them already."""
+        few = values.size <= FEW
+        most = int(self.largest) if few else self.levels
+        if values.size and max(int(values.max()), -int(values.min())) > most:
+            raise ProtocolError(f"whole numbers beyond {most} do not fit a ring of {self.bits} bits")
+        if weight > self.max_weight:
+            raise ProtocolError("whole numbers came with a weight above the maximum, and cannot be scaled down")
+        numbers = values.astype(np.int64)
+        part[:] = self._spread(numbers << np.int64(FRACTION)) if few else numbers.astype(part.dtype)
+
+    def _fill_few(self, part: Words, values: Float) -> bool:
+        _require_finite(values)
+        clipped = np.clip(values, -self.largest, self.largest)
+        rounded = np.floor(clipped * (1 << FRACTION) + next(_noise(values.size))[: values.size])
+        part[:] = self._spread(rounded.astype(np.int64))
+        return bool((clipped != values).any())
+
+    def _fill_many(self, part: Words, values: npt.NDArray[Any], factor: float, limit: float) -> bool:
+        """Clipped, scaled and rounded at random, chunk by chunk in the cache."""
+        highest = float(np.abs(values).max())
+        _require_finite(highest)
+        signed_lane = np.dtype(f"<i{part.itemsize}")
+        most, noise = float(self.levels), _noise(values.size)
+        scale, clips = factor * self.scale, highest * factor > limit
+        for start in range(0, values.size, _CHUNK):
+            chunk = values[start : start + _CHUNK].astype(np.float64)
+            if clips:
+                np.clip(chunk, -limit / factor, limit / factor, out=chunk)
+            chunk *= scale
+            chunk += next(noise)[: chunk.size]
+            np.floor(chunk, out=chunk)
+            np.clip(chunk, -most, most, out=chunk)
+            part[start : start + _CHUNK] = chunk.astype(signed_lane).view(part.dtype)
+        return clips
+
+    def _spread(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+        """Each number's limbs, the lowest first; two's complement modulo 2^64."""
+        raw, mask = numbers.view(np.uint64)[:, None], np.uint64((1 << self.limb) - 1)
+        shifts = (np.arange(self.limbs, dtype=np.uint64) * np.uint64(self.limb))[None, :]
+        return ((raw >> shifts) & mask).reshape(-1)
+
+    def _joined(self, words: Words) -> list[int]:
+        """The numbers whose limbs were summed."""
+        found = []
+        for row in words.reshape(-1, self.limbs).tolist():
+            total = sum(limb << (self.limb * place) for place, limb in enumerate(row)) % (1 << _WIDE)
+            found.append(total - (1 << _WIDE) if total >> (_WIDE - 1) else total)
+        return found
+
+    def _value(self, part: Words, length: int, whole: bool) -> npt.NDArray[Any]:
+        """The sum of one vector: int64 of whole numbers, else float32, or float64 where words have 64 bits."""
+        if length <= FEW:
+            numbers = np.array(self._joined(part), np.int64).reshape(length)
+            return numbers >> np.int64(FRACTION) if whole else (numbers / (1 << FRACTION)).astype(self._float)
+        found = np.empty(length, np.int64 if whole else self._float)
+        for start in range(0, length, _CHUNK):
+            numbers = signed(part[start : start + _CHUNK], self.bits)
+            found[start : start + _CHUNK] = numbers if whole else numbers / self.scale
+        return found
+
+    @property
+    def _float(self) -> type[np.floating[Any]]:
+        return np.float64 if self.bits == 64 else np.float32
+
+
+def _require_finite(values: Float | float) -> None:
+    if not np.isfinite(values).all():
+        raise ProtocolError("the vectors to sum have values that are NaN or infinite")
+
+
+def _noise(count: int) -> Iterator[Float]:
+    """Chunks of fractions in [0, 1), multiples of 2^-32, from a key that nobody keeps."""
+    fill = keystream(os.urandom(32)).update_into
+    size = min(count, _CHUNK)
+    blank, buffer = bytes(4 * size), bytearray(4 * size + 16)
+    raw = np.frombuffer(buffer, "<u4", count=size)
+    while True:
+        fill(blank, buffer)
+        yield raw * (1 / (1 << 32))

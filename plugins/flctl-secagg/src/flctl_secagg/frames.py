@@ -1,0 +1,98 @@
+"""Messages as bytes: a fixed head, then parts of fixed sizes, so that a length says all before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from flctl import ProtocolError
+
+__all__ = [
+    "ABORT",
+    "ADVERTISE",
+    "AGREED",
+    "DELIVER",
+    "HELLO",
+    "KEYS",
+    "MASKED",
+    "MOST_HELLO",
+    "OPENED",
+    "SHARES",
+    "SURVIVORS",
+    "UNMASK",
+    "bitmap",
+    "frame",
+    "members",
+    "opened",
+    "phase_of",
+    "read_records",
+    "records",
+]
+
+MAGIC = b"FLSA\x01"
+HELLO, KEYS, DELIVER, SURVIVORS, UNMASK = 1, 2, 3, 4, 5
+ADVERTISE, SHARES, MASKED, AGREED, OPENED, ABORT = 17, 18, 19, 20, 21, 31
+_SID = 32
+_HEAD = len(MAGIC) + 1 + _SID
+_INDEX = 4
+MOST_HELLO = 4 << 20
+"""Bytes of a session's parameters that a client reads: the ids of a cohort of many thousands."""
+
+
+def frame(kind: int, sid: bytes, body: bytes = b"") -> bytes:
+    """One message of a session."""
+    return b"".join((MAGIC, bytes((kind,)), sid, body))
+
+
+def phase_of(message: bytes) -> int:
+    """What kind of message it is. Raises ProtocolError for anything that is none."""
+    if len(message) < _HEAD or message[: len(MAGIC)] != MAGIC:
+        raise ProtocolError(f"{len(message)} bytes are no message of secure aggregation")
+    return message[len(MAGIC)]
+
+
+def opened(message: bytes, kind: int, sid: bytes | None, least: int, most: int) -> memoryview:
+    """The body of a message of this kind and session. Raises ProtocolError unless it has `least` to `most` bytes."""
+    if not _HEAD + least <= len(message) <= _HEAD + most:
+        raise ProtocolError(f"a message has {len(message)} bytes, expected {_HEAD + least} to {_HEAD + most}")
+    found = phase_of(message)
+    if found != kind:
+        raise ProtocolError(f"a message of kind {found} came where {kind} was expected")
+    if sid is not None and message[_HEAD - _SID : _HEAD] != sid:
+        raise ProtocolError("a message belongs to another session")
+    return memoryview(message)[_HEAD:]
+
+
+def records(items: Iterable[tuple[int, bytes]]) -> bytes:
+    """(client's place, bytes of one fixed size) one after the other, by ascending place."""
+    return b"".join(place.to_bytes(_INDEX, "big") + data for place, data in sorted(items))
+
+
+def read_records(body: memoryview, size: int, most: int, count: int) -> dict[int, bytes]:
+    """Place -> bytes of `size`. Raises ProtocolError for more than `most`, places from `count` on, or out of order."""
+    whole = _INDEX + size
+    if len(body) % whole or len(body) > most * whole:
+        raise ProtocolError(f"a list of {len(body)} bytes does not hold up to {most} records of {whole}")
+    found: dict[int, bytes] = {}
+    last = -1
+    for start in range(0, len(body), whole):
+        place = int.from_bytes(body[start : start + _INDEX], "big")
+        if not last < place < count:
+            raise ProtocolError("a list of clients names one twice, out of order, or outside of the cohort")
+        found[place] = bytes(body[start + _INDEX : start + whole])
+        last = place
+    return found
+
+
+def bitmap(places: Iterable[int], count: int) -> bytes:
+    """One bit for each of the cohort's `count` clients."""
+    raw = bytearray((count + 7) // 8)
+    for place in places:
+        raw[place // 8] |= 1 << (place % 8)
+    return bytes(raw)
+
+
+def members(raw: Sequence[int] | memoryview, count: int) -> frozenset[int]:
+    """The places whose bits are set. Raises ProtocolError for another length, or bits beyond the cohort."""
+    if len(raw) != (count + 7) // 8 or (count % 8 and raw[-1] >> (count % 8)):
+        raise ProtocolError("a list of survivors is not one bit for each client of the cohort")
+    return frozenset(place for place in range(count) if raw[place // 8] >> (place % 8) & 1)

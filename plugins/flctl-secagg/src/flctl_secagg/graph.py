@@ -1,0 +1,36 @@
+"""Who masks with whom: the Harary graph H(n, k) on a ring that is shuffled in public (Bell et al. 2020, section 3)."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+__all__ = ["neighbours_of", "ring"]
+
+
+def neighbours_of(place: int, count: int, degree: int, seed: bytes) -> tuple[int, ...]:
+    """The neighbours of a client among `count`, ascending; all others where the graph is complete."""
+    if degree >= count - 1:
+        return tuple(other for other in range(count) if other != place)
+    order, position = _ring(count, seed)
+    half = degree // 2
+    at = position[place]
+    return tuple(sorted(order[(at + step) % count] for step in range(-half, half + 1) if step))
+
+
+def ring(count: int, seed: bytes) -> tuple[int, ...]:
+    """The clients in the order of the ring: sorted by 16 bytes of keystream each, so any order is equally likely."""
+    return _ring(count, seed)[0]
+
+
+@lru_cache(maxsize=64)
+def _ring(count: int, seed: bytes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    key = hashlib.sha256(b"graph" + seed).digest()
+    stream = Cipher(algorithms.AES(key[:16]), modes.CTR(key[16:])).encryptor().update(bytes(16 * count))
+    order = sorted(range(count), key=lambda client: stream[16 * client : 16 * client + 16])
+    position = [0] * count
+    for at, client in enumerate(order):
+        position[client] = at
+    return tuple(order), tuple(position)

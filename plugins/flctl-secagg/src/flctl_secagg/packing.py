@@ -1,0 +1,81 @@
+"""Words of 16, 20, 24, 32 or 64 bits: as lanes to calculate in, and packed to travel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["WIDTHS", "Words", "lane", "pack", "packed_bytes", "reduce", "signed", "unpack"]
+
+Words = npt.NDArray[Any]
+WIDTHS = (16, 20, 24, 32, 64)
+_LANES = {16: "<u2", 20: "<u4", 24: "<u4", 32: "<u4", 64: "<u8"}
+
+
+def lane(bits: int) -> np.dtype[Any]:
+    """The unsigned type that words of so many bits are calculated in, modulo its own width."""
+    return np.dtype(_LANES[bits])
+
+
+def packed_bytes(bits: int, count: int) -> int:
+    """How many bytes `count` words take; two words of 20 bits share 5, and a last one alone takes 3."""
+    return (bits * count + 7) // 8
+
+
+def reduce(words: Words, bits: int) -> Words:
+    """The words modulo 2^bits, in place."""
+    if bits < words.itemsize * 8:
+        np.bitwise_and(words, words.dtype.type((1 << bits) - 1), out=words)
+    return words
+
+
+def pack(words: Words, bits: int) -> bytes:
+    """The words, each below 2^bits, little-endian and without gaps."""
+    if bits == words.itemsize * 8:
+        return words.tobytes()
+    if bits == 24:
+        return np.ascontiguousarray(words.view(np.uint8).reshape(-1, 4)[:, :3]).tobytes()
+    even = np.zeros((words.size + 1) // 2 * 2, "<u8")
+    even[: words.size] = words
+    pairs = even[0::2] | (even[1::2] << np.uint64(20))
+    packed: bytes = pairs.view(np.uint8).reshape(-1, 8)[:, :5].tobytes()
+    return packed[: packed_bytes(bits, words.size)]
+
+
+def unpack(data: bytes | memoryview, bits: int, count: int) -> Words:
+    """The words that `pack` packed, in new memory. Raises ValueError for another number of bytes, or bits set beyond
+    the last word."""
+    if len(data) != packed_bytes(bits, count):
+        raise ValueError(f"{len(data)} bytes do not hold {count} words of {bits} bits")
+    dtype = lane(bits)
+    if bits == dtype.itemsize * 8:
+        return np.frombuffer(data, dtype).copy()
+    if bits == 24:
+        wide = np.zeros((count, 4), np.uint8)
+        wide[:, :3] = np.frombuffer(data, np.uint8).reshape(-1, 3)
+        return wide.reshape(-1).view(dtype)
+    return _twenty(data, count, dtype)
+
+
+def _twenty(data: bytes | memoryview, count: int, dtype: np.dtype[Any]) -> Words:
+    wide = np.zeros(((count + 1) // 2, 8), np.uint8)
+    whole = np.zeros(wide.shape[0] * 5, np.uint8)
+    whole[: len(data)] = np.frombuffer(data, np.uint8)
+    wide[:, :5] = whole.reshape(-1, 5)
+    pairs = wide.reshape(-1).view("<u8")
+    words = np.empty(2 * len(pairs), dtype)
+    words[0::2] = pairs & np.uint64(0xFFFFF)
+    words[1::2] = pairs >> np.uint64(20)
+    if words[count:].any():
+        raise ValueError("bits are set beyond the last word")
+    return words[:count]
+
+
+def signed(words: Words, bits: int) -> npt.NDArray[np.int64]:
+    """The words as the whole numbers in [-2^(bits-1), 2^(bits-1)) that they are modulo 2^bits."""
+    if bits == 64:
+        return words.view("<i8").astype(np.int64, copy=False)
+    shift = np.int64(64 - bits)
+    return np.right_shift(np.left_shift(words.astype(np.int64), shift), shift)

@@ -1,0 +1,107 @@
+"""The primitives of protocol flctl-secagg/1, from `cryptography` alone: X25519, HKDF-SHA256, AES-256-GCM, Ed25519."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from flctl import ProtocolError
+
+__all__ = [
+    "KEY_BYTES",
+    "PROTOCOL",
+    "SIGNATURE_BYTES",
+    "agree",
+    "bound",
+    "commitment",
+    "derive",
+    "is_signed",
+    "is_usable",
+    "new_key",
+    "public_of",
+    "sealed",
+    "sign",
+    "unsealed",
+]
+
+PROTOCOL = b"flctl-secagg/1"
+KEY_BYTES, SIGNATURE_BYTES, NONCE_BYTES = 32, 64, 12
+
+
+def new_key() -> bytes:
+    """32 bytes of the operating system's randomness."""
+    return os.urandom(KEY_BYTES)
+
+
+def bound(*parts: bytes | int) -> bytes:
+    """The parts as one string that no other parts give: each with its length before it."""
+    raw = [part.to_bytes(8, "big") if isinstance(part, int) else part for part in parts]
+    return PROTOCOL + b"".join(struct.pack(">I", len(part)) + part for part in raw)
+
+
+def derive(secret: bytes, sid: bytes, info: bytes, length: int = KEY_BYTES) -> bytes:
+    """HKDF-SHA256 of a secret of 256 bits, with the session as salt (RFC 5869)."""
+    return HKDF(hashes.SHA256(), length, sid, info).derive(secret)
+
+
+def public_of(private: bytes) -> bytes:
+    """The X25519 public key of 32 private bytes (RFC 7748)."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def agree(private: bytes, public: bytes) -> bytes:
+    """The X25519 shared secret. Raises ProtocolError for a key of low order, or of another length than 32 bytes."""
+    try:
+        return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError as error:
+        raise ProtocolError("a peer's public key is of low order, or no key") from error
+
+
+def is_usable(public: bytes) -> bool:
+    """Whether an X25519 public key gives secrets: one of low order gives the same to everybody."""
+    try:
+        agree(new_key(), public)
+    except ProtocolError:
+        return False
+    return True
+
+
+def sign(private: bytes, message: bytes) -> bytes:
+    """The Ed25519 signature, 64 bytes (RFC 8032)."""
+    return Ed25519PrivateKey.from_private_bytes(private).sign(message)
+
+
+def is_signed(public: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether the signature is that of the key's owner."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def commitment(secret: bytes, sid: bytes, client: str) -> bytes:
+    """SHA-256 of a 256-bit random secret, the session and its owner: binding, and hiding as the secret is random."""
+    return hashlib.sha256(bound(b"commitment", sid, client.encode(), secret)).digest()
+
+
+def sealed(key: bytes, plain: bytes, data: bytes) -> bytes:
+    """Nonce, AES-256-GCM ciphertext and tag."""
+    nonce = os.urandom(NONCE_BYTES)
+    return nonce + AESGCM(key).encrypt(nonce, plain, data)
+
+
+def unsealed(key: bytes, box: bytes, data: bytes) -> bytes | None:
+    """The plaintext; None where anything of it is not as it was sealed."""
+    try:
+        return AESGCM(key).decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], data)
+    except (InvalidTag, ValueError):
+        return None

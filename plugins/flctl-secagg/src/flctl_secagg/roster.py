@@ -1,0 +1,190 @@
+"""Who takes part: Ed25519 identity keys by client, signed by an operator, and the files that keys are kept in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from flctl import ConfigError, IntegrityError, StorageError
+from flctl_secagg.primitives import bound, derive, is_signed, new_key, sign
+
+__all__ = [
+    "ROSTER",
+    "Keyring",
+    "Roster",
+    "identity_public",
+    "make_roster",
+    "read_private",
+    "read_roster",
+    "write_private",
+    "write_public",
+]
+
+ROSTER = "roster.json"
+FORMAT = "flctl-secagg-roster/1"
+MOST_BYTES = 256 << 20
+_LOST = "Copy it again from where it was made: identity keys cannot be recovered."
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Client -> Ed25519 public key, under the operator's signature. `run` names what it is for; `graph_seed` is public
+    and was drawn before any cohort."""
+
+    run: str
+    graph_seed: bytes
+    operator: bytes
+    keys: Mapping[str, bytes]
+    signature: bytes
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of what the operator signed, and of who that is; part of every session's id."""
+        return hashlib.sha256(self.signed_part(self.run, self.graph_seed, self.keys) + self.operator).digest()
+
+    @staticmethod
+    def signed_part(run: str, graph_seed: bytes, keys: Mapping[str, bytes]) -> bytes:
+        """What the operator signs."""
+        listed = json.dumps(sorted((client, key.hex()) for client, key in keys.items()), separators=(",", ":"))
+        return bound(b"roster", run.encode(), graph_seed, listed.encode())
+
+    def check(self, operator: bytes | None = None) -> None:
+        """Raises IntegrityError unless the signature holds, keys are distinct, and the operator is the pinned one."""
+        if operator is not None and operator != self.operator:
+            raise IntegrityError("the roster is signed by another operator than the one that is pinned", hint=_LOST)
+        if not is_signed(self.operator, self.signature, self.signed_part(self.run, self.graph_seed, self.keys)):
+            raise IntegrityError(
+                "the roster's signature does not hold", hint="Sign it again: flctl secagg roster sign."
+            )
+        if len(set(self.keys.values())) != len(self.keys):
+            raise IntegrityError("the roster gives two clients one key", hint="Give each client a key of its own.")
+
+    def text(self) -> str:
+        """The roster as a JSON file has it."""
+        values = {
+            "format": FORMAT,
+            "run": self.run,
+            "graph_seed": self.graph_seed.hex(),
+            "operator": self.operator.hex(),
+            "signature": self.signature.hex(),
+            "clients": {client: key.hex() for client, key in sorted(self.keys.items())},
+        }
+        return json.dumps(values, indent=1) + "\n"
+
+
+def make_roster(run: str, keys: Mapping[str, bytes], operator: bytes) -> Roster:
+    """A roster signed with the operator's private key, with a new graph seed."""
+    seed = os.urandom(32)
+    signature = sign(operator, Roster.signed_part(run, seed, keys))
+    return Roster(run, seed, identity_public(operator), dict(keys), signature)
+
+
+def read_roster(path: Path) -> Roster:
+    """The roster in a file, its signature checked. Raises ConfigError where there is none, IntegrityError for a file
+    that is damaged or not signed by whom it says."""
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise ConfigError(f"there is no roster at {path}", hint="Make one: flctl secagg roster sign.") from error
+    if facts.st_size > MOST_BYTES:
+        raise IntegrityError(f"{path} has {facts.st_size} bytes; at most {MOST_BYTES} are read")
+    return _read(path, facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, changed: int, size: int) -> Roster:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.pop("format") != FORMAT:
+            raise ValueError("another format")
+        hexed = {name: bytes.fromhex(values[name]) for name in ("graph_seed", "operator", "signature")}
+        keys = {str(client): bytes.fromhex(key) for client, key in values["clients"].items()}
+        roster = Roster(str(values["run"]), hexed["graph_seed"], hexed["operator"], keys, hexed["signature"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise IntegrityError(f"{path} is no roster", hint=_LOST) from error
+    if any(len(key) != 32 for key in (*keys.values(), roster.operator, roster.graph_seed)):
+        raise IntegrityError(f"{path} has keys that are not 32 bytes long", hint=_LOST)
+    roster.check()
+    return roster
+
+
+def identity_public(private: bytes) -> bytes:
+    """The Ed25519 public key of 32 private bytes."""
+    return Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+@dataclass(frozen=True)
+class Keyring:
+    """Where a client finds its own private key; `secret_of` is called anew for each message, and nothing is kept."""
+
+    secret_of: Callable[[str], bytes]
+
+    def __repr__(self) -> str:
+        return "Keyring()"
+
+    @classmethod
+    def derived(cls, master: bytes) -> Keyring:
+        """All clients' keys from one secret: for simulations, where one machine is everybody."""
+        return cls(lambda client: derive(master, b"flctl-secagg simulation", bound(b"identity", client.encode())))
+
+    @classmethod
+    def files(cls, directory: Path) -> Keyring:
+        """Each client's key in a file `CLIENT.key` of its own."""
+        return cls(lambda client: read_private(directory / f"{client}.key"))
+
+
+def write_private(path: Path, key: bytes | None = None) -> bytes:
+    """Writes 32 private bytes, new ones unless given, readable by the owner alone. Raises ConfigError where the file
+    exists: a key is never overwritten."""
+    key = new_key() if key is None else key
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise ConfigError(f"{path} exists", hint="Keys are not overwritten: move it away, or name another.") from error
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+    with os.fdopen(handle, "wb") as file:
+        file.write(key.hex().encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return key
+
+
+def read_private(path: Path) -> bytes:
+    """32 private bytes. Raises ConfigError where there are none, IntegrityError where others can read them."""
+    try:
+        if os.name == "posix" and path.stat().st_mode & 0o077:
+            raise IntegrityError(
+                f"{path} can be read by others", hint=f"chmod 600 {path.name}; better, make a new key."
+            )
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}", hint="Make one: flctl secagg keys init."
+        ) from error
+    try:
+        key = bytes.fromhex(raw.decode("ascii").strip())
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise IntegrityError(f"{path} holds no key of 32 bytes", hint=_LOST)
+    return key
+
+
+def write_public(path: Path, text: str) -> None:
+    """Writes what is no secret, whole or not at all."""
+    partial = path.with_name(path.name + f".{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
