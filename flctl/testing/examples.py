@@ -10,10 +10,11 @@ __all__ = ["or_examples", "unexplained_options"]
 
 
 def or_examples(options: Mapping[str, Any] | None, component: type[Any]) -> Mapping[str, Any]:
-    """The options; where none are given, the first of `Field(examples=[...])` for each that has no default."""
+    """The options; where none are given, the first of `Field(examples=[...])` for each that has some: those without a
+    default, and those that a check needs otherwise, such as a seed for what is drawn from the operating system."""
     if options is not None:
         return options
-    return {name: field.examples[0] for name, field in _required(component).items() if field.examples}
+    return {name: field.examples[0] for name, field in _fields(component).items() if field.examples}
 
 
 def unexplained_options(component: type[Any]) -> list[str]:
@@ -22,5 +23,8 @@ def unexplained_options(component: type[Any]) -> list[str]:
 
 
 def _required(component: type[Any]) -> dict[str, Any]:
-    fields = getattr(getattr(component, "Config", None), "model_fields", {}) if inspect.isclass(component) else {}
-    return {name: field for name, field in fields.items() if field.is_required()}
+    return {name: field for name, field in _fields(component).items() if field.is_required()}
+
+
+def _fields(component: type[Any]) -> dict[str, Any]:
+    return getattr(getattr(component, "Config", None), "model_fields", {}) if inspect.isclass(component) else {}
