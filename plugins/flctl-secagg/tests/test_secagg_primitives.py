@@ -52,7 +52,7 @@ def test_keys_are_agreed_as_rfc_7748_says():
     k = u = (9).to_bytes(32, "little")
     found = []
     for _ in range(1000):
-        k, u = primitives.agree(k, u), k
+        k, u = primitives.agree(primitives.loaded(k), u), k
         found.append(k.hex())
     assert found[0] == "422c8e7a6227d7bca1350b3e2bb7279f7897b87bb6854b783c60e80311ae3079"
     assert found[999] == "684cf59ba83309552800ef566f2f4d3c1c3887c49360e3875f2eb94d99532c51"
@@ -81,14 +81,14 @@ def test_what_a_session_derives_is_frozen(monkeypatch):
     public = primitives.public_of(privates[1])
     for cipher, name in (("aes-128-ctr", ""), ("aes-256-ctr", "_256")):
         session = Session(parameters(names, cipher=cipher), roster)
-        seed = client.mask_seed(session, privates[0], public, 7, 3)
+        seed = client.mask_seed(session, primitives.loaded(privates[0]), public, 7, 3)
         assert seed.hex() == KNOWN["mask_seed" + name]
         words = np.zeros(16, "<u4")
         masks.add_masks(words, [(seed, True)])
         assert words.tobytes().hex() == KNOWN["mask" + name]
     session = Session(parameters(names), roster)
     assert client.self_seed(session, privates[2]).hex() == KNOWN["self_seed"]
-    assert client._box_key(session, privates[0], public, 3, 7).hex() == KNOWN["share_key"]
+    assert client._box_key(session, primitives.loaded(privates[0]), public, 3, 7).hex() == KNOWN["share_key"]
     assert primitives.commitment(privates[3], session.sid, "c03").hex() == KNOWN["commitment"]
     assert list(graph.ring(60, session.sid)) == KNOWN["ring_of_60"]
 
@@ -107,7 +107,7 @@ LOW_ORDER = [
 @pytest.mark.parametrize("public", [*LOW_ORDER, b"", bytes(31), bytes(33)], ids=lambda key: key.hex()[:8] or "none")
 def test_points_of_low_order_and_keys_of_other_lengths_are_refused(public):
     with pytest.raises(ProtocolError, match="low order, or no key"):
-        primitives.agree(primitives.new_key(), public)
+        primitives.agree(primitives.loaded(primitives.new_key()), public)
     assert not primitives.is_usable(public)
 
 

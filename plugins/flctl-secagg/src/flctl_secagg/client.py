@@ -13,6 +13,8 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from flctl import Arrays, ProtocolError
 from flctl_secagg import frames, shamir
 from flctl_secagg.ledger import Ledger
@@ -26,6 +28,7 @@ from flctl_secagg.primitives import (
     commitment,
     derive,
     is_signed,
+    loaded,
     new_key,
     public_of,
     sealed,
@@ -66,13 +69,13 @@ def self_seed(session: Session, secret: bytes) -> bytes:
     return derive(secret, session.sid, b"flctl-secagg self", seed_bytes(session.parameters.cipher))
 
 
-def mask_seed(session: Session, private: bytes, public: bytes, one: int, other: int) -> bytes:
+def mask_seed(session: Session, private: X25519PrivateKey, public: bytes, one: int, other: int) -> bytes:
     """The seed of PRG(s_uv), the same for both of a pair."""
     info = bound(b"mask", min(one, other), max(one, other))
     return derive(agree(private, public), session.sid, info, seed_bytes(session.parameters.cipher))
 
 
-def _box_key(session: Session, private: bytes, public: bytes, sender: int, receiver: int) -> bytes:
+def _box_key(session: Session, private: X25519PrivateKey, public: bytes, sender: int, receiver: int) -> bytes:
     return derive(agree(private, public), session.sid, bound(b"shares", sender, receiver))
 
 
@@ -191,10 +194,10 @@ class Client:
         neighbours = session.neighbours(me)
         self._check_records(kept, session, records, neighbours)
         shares = self._split(kept, session, neighbours)
-        boxes = []
+        private, boxes = loaded(kept.secrets["c"]), []
         for at, peer in enumerate(neighbours):
             if peer in records:
-                key = _box_key(session, kept.secrets["c"], records[peer][:KEY_BYTES], me, peer)
+                key = _box_key(session, private, records[peer][:KEY_BYTES], me, peer)
                 boxes.append(sealed(key, shares[at], _box_data(session, me, peer)))
         memory = dataclasses.replace(kept, phase=frames.SHARES, records=records)
         return self._remembered(memory), frames.frame(frames.SHARES, session.sid, b"".join(boxes))
@@ -240,8 +243,9 @@ class Client:
         if not boxes.keys() <= kept.records.keys() - {me} or len(boxes) < session.parameters.threshold:
             raise ProtocolError(f"{len(boxes)} neighbours with shares are fewer than the threshold, or strangers")
         shares: dict[int, bytes] = {}
+        private = loaded(kept.secrets["c"])
         for peer, box in boxes.items():
-            pair = self._unboxed(kept, session, peer, box)
+            pair = self._unboxed(private, kept.records[peer][:KEY_BYTES], session, peer, box)
             if pair is None:
                 return b"", frames.frame(frames.ABORT, session.sid, peer.to_bytes(4, "big"))
             shares[peer] = pair
@@ -251,10 +255,12 @@ class Client:
         memory = Memory(frames.MASKED, kept.parameters, shares=shares)
         return self._remembered(memory), frames.frame(frames.MASKED, session.sid, signature + packed)
 
-    def _unboxed(self, kept: Memory, session: Session, peer: int, box: bytes) -> bytes | None:
+    def _unboxed(
+        self, private: X25519PrivateKey, public: bytes, session: Session, peer: int, box: bytes
+    ) -> bytes | None:
         """The two shares that a peer sealed for this client; None, whatever is wrong."""
         me = self._place(session)
-        key = _box_key(session, kept.secrets["c"], kept.records[peer][:KEY_BYTES], peer, me)
+        key = _box_key(session, private, public, peer, me)
         plain = unsealed(key, box, _box_data(session, peer, me))
         if plain is None:
             return None
@@ -268,9 +274,10 @@ class Client:
         me, bits = self._place(session), session.parameters.bits
         words = session.encoding.encode(vector)
         streams: list[Stream] = [(self_seed(session, kept.secrets["b"]), True)]
+        private = loaded(kept.secrets["s"])
         for peer in peers:
             public = kept.records[peer][KEY_BYTES : 2 * KEY_BYTES]
-            streams.append((mask_seed(session, kept.secrets["s"], public, me, peer), me < peer))
+            streams.append((mask_seed(session, private, public, me, peer), me < peer))
         add_masks(words, streams)
         return pack(reduce(words, bits), bits)
 

@@ -77,7 +77,8 @@ class SimulatedHome(Home):
         return Keyring.derived(read_private(self.path / SECRET))
 
     def ledger(self) -> Ledger:
-        return Ledger(self.path / LEDGER)
+        # Clients' memory is in this machine's memory: what it takes away with the power, nobody can put back.
+        return Ledger(self.path / LEDGER, synced=False)
 
     @property
     def directory(self) -> Path | None:

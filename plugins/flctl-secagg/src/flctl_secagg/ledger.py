@@ -26,10 +26,11 @@ _lock = Lock()
 
 @dataclass(frozen=True)
 class Ledger:
-    """A durable record, on disk before the step that it records has any effect; of a process's life where `path` is
-    None. It holds ids and hashes, no secrets."""
+    """A record that outlives the process before the step that it records has any effect; `synced`, it outlives a loss
+    of power too. Of a process's life where `path` is None. It holds ids and no secrets."""
 
     path: Path | None = None
+    synced: bool = True
 
     def claim(self, client: str, sid: bytes, phase: int) -> None:
         """Takes a step of a session, once. Raises ProtocolError for a second time: another answer under the same keys
@@ -59,7 +60,7 @@ class Ledger:
 
     def _insert(self, statement: str, values: tuple[object, ...]) -> bool:
         try:
-            with _lock, _connection(self.path, os.getpid()) as connection:
+            with _lock, _connection(self.path, self.synced, os.getpid()) as connection:
                 return connection.execute(statement, values).rowcount == 1
         except sqlite3.Error as error:
             raise StorageError(
@@ -69,20 +70,20 @@ class Ledger:
     def _ask(self, query: str, values: tuple[object, ...]) -> str | None:
         try:
             with _lock:
-                row = _connection(self.path, os.getpid()).execute(query, values).fetchone()
+                row = _connection(self.path, self.synced, os.getpid()).execute(query, values).fetchone()
         except sqlite3.Error as error:
             raise StorageError(f"the record of sessions cannot be read: {error}") from error
         return None if row is None else str(row[0])
 
 
 @lru_cache(maxsize=8)
-def _connection(path: Path | None, process: int) -> sqlite3.Connection:
+def _connection(path: Path | None, synced: bool, process: int) -> sqlite3.Connection:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     name = ":memory:" if path is None else str(path)
     connection = sqlite3.connect(name, timeout=_SECONDS, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
     connection.executescript(_TABLES)
     return connection

@@ -25,6 +25,7 @@ __all__ = [
     "derive",
     "is_signed",
     "is_usable",
+    "loaded",
     "new_key",
     "public_of",
     "sealed",
@@ -57,10 +58,15 @@ def public_of(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
-def agree(private: bytes, public: bytes) -> bytes:
+def loaded(private: bytes) -> X25519PrivateKey:
+    """The key of 32 private bytes, to agree with many peers: loading it costs as much as agreeing once."""
+    return X25519PrivateKey.from_private_bytes(private)
+
+
+def agree(private: X25519PrivateKey, public: bytes) -> bytes:
     """The X25519 shared secret. Raises ProtocolError for a key of low order, or of another length than 32 bytes."""
     try:
-        return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+        return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:
         raise ProtocolError("a peer's public key is of low order, or no key") from error
 
@@ -68,7 +74,7 @@ def agree(private: bytes, public: bytes) -> bytes:
 def is_usable(public: bytes) -> bool:
     """Whether an X25519 public key gives secrets: one of low order gives the same to everybody."""
     try:
-        agree(new_key(), public)
+        agree(loaded(new_key()), public)
     except ProtocolError:
         return False
     return True

@@ -14,7 +14,7 @@ from flctl_secagg import frames, shamir
 from flctl_secagg.client import BOX_BYTES, RECORD_BYTES, agreed_text, keys_text, mask_seed, masked_text, self_seed
 from flctl_secagg.masks import Stream, add_masks
 from flctl_secagg.packing import Words, lane, reduce, unpack
-from flctl_secagg.primitives import KEY_BYTES, SIGNATURE_BYTES, commitment, is_signed, is_usable, public_of
+from flctl_secagg.primitives import KEY_BYTES, SIGNATURE_BYTES, commitment, is_signed, is_usable, loaded, public_of
 from flctl_secagg.recovery import Opened, recover
 from flctl_secagg.session import Session
 
@@ -205,7 +205,7 @@ class Attempt:
         for gone in sorted(self.shared - alive):
             peers = self._near(gone, alive)
             if peers:
-                private = recover(opened, gone, self._client(gone), partial(self._is_s, gone))
+                private = loaded(recover(opened, gone, self._client(gone), partial(self._is_s, gone)))
                 for peer in peers:
                     public = self.records[peer][KEY_BYTES : 2 * KEY_BYTES]
                     yield mask_seed(self.session, private, public, gone, peer), not peer < gone
