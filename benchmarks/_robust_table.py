@@ -107,8 +107,7 @@ def claims(made: Table) -> list[Claim]:
         return []
     found = [_collapse(made, attack) for attack in BREAKING if attack in made.attacks and "mean" in made.rules]
     found += [_hurt(made)] if "ALIE" in made.attacks and "median" in made.rules else []
-    breaking = [attack for attack in BREAKING if attack in made.attacks]
-    return [*found, _bear(made, breaking)] if len(made.rules) > 2 and breaking else found
+    return [*found, _bear(made)] if len(made.rules) > 2 else found
 
 
 def _collapse(made: Table, attack: str) -> Claim:
@@ -123,12 +122,12 @@ def _hurt(made: Table) -> Claim:
     return Claim(f"ALIE takes more than {HURT:.0%} from the median's clean run", f"{lost:.1%}", lost > HURT)
 
 
-def _bear(made: Table, attacks: Sequence[str]) -> Claim:
-    """Rules that lose little, whichever of these attacks they meet."""
-    worst = {rule: max(made.lost(rule, attack) for attack in attacks) for rule in made.rules if rule != "mean"}
+def _bear(made: Table) -> Claim:
+    """Rules that lose little, whichever attack they meet."""
+    worst = {rule: max(made.lost(rule, attack) for attack in made.attacks) for rule in made.rules if rule != "mean"}
     order = sorted(worst, key=lambda rule: worst[rule])
     close = [rule for rule in order if worst[rule] <= CLOSE]
-    said = f"at least two rules lose no more than {CLOSE:.0%} of their clean run to {' or '.join(attacks)}"
+    said = f"at least two rules lose no more than {CLOSE:.0%} of their clean run to any attack"
     return Claim(said, ", ".join(f"{rule} {worst[rule]:.1%}" for rule in order[: max(3, len(close))]), len(close) >= 2)
 
 
@@ -137,7 +136,10 @@ def markdown(facts: Mapping[str, Any], made: Table, judged: Sequence[Claim]) -> 
     lines = ["# Robustness", "", f"Measured on {facts['date']} in {facts['seconds']} s by `{facts['command']}`."]
     lines += [f"{facts['machine']}.", "", f"{facts['setting']}.", ""]
     lines += [
-        "Accuracy on clean test rows in %, the mean over seeds (least-most); last, how often the backdoor worked.",
+        "Accuracy on clean test rows in %, the mean over seeds (least-most); 0 where training diverged. Last, how often"
+    ]
+    lines += [
+        "the backdoor worked: test rows of other classes that were taken for its target once they had the trigger.",
         "",
     ]
     head = ["rule", *made.attacks, "backdoor works"]

@@ -38,19 +38,15 @@ def test_the_table_has_means_and_spreads_in_percent():
 
 
 def test_what_is_claimed_is_judged():
+    """The median loses 6 points to ALIE, krum and bulyan nothing."""
     assert [claim.met for claim in claims(made())] == [True, True, True, True]
-    broken = {
-        "mean/IPM 100": (0.0, 0.21),  # one seed too good
-        "median/ALIE": (0.86, 0.865),  # 4.75 points lost
-        "krum/sign flip": (0.85, 0.86),  # 5.5 points lost, and the median:
-        "median/IPM 100": (0.1, 0.1),
-    }
-    for key, value in broken.items():
-        kept = key in ("krum/sign flip", "median/IPM 100")  # two rules are left without either
-        assert all(claim.met for claim in claims(made(**{key: value}))) == kept
-    both = claims(made(**{key: broken[key] for key in ("krum/sign flip", "median/IPM 100")}))
-    assert [claim.met for claim in both] == [True, True, True, False]
-    assert "| **no** |" in markdown(FACTS, made(), both)
+    one_seed_too_good = claims(made(**{"mean/IPM 100": (0.0, 0.21)}))
+    assert [claim.met for claim in one_seed_too_good] == [False, True, True, True]
+    not_hurt = claims(made(**{"median/ALIE": (0.86, 0.87)}))  # 4.5 points lost
+    assert [claim.met for claim in not_hurt] == [True, True, False, True]
+    one_left = claims(made(**{"krum/backdoor": (0.85, 0.86)}))  # 5.5 points lost: bulyan alone is left
+    assert [claim.met for claim in one_left] == [True, True, True, False]
+    assert "| **no** |" in markdown(FACTS, made(), one_left)
 
 
 @pytest.mark.slow
