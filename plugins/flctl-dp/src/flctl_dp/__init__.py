@@ -1,0 +1,28 @@
+"""Differential privacy for flctl, with an epsilon that can be trusted: mechanisms, accountants and a ledger."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flctl
+
+FLCTL_API = "1.0"
+"""The version of flctl's plugin API that this is written for."""
+
+
+@flctl.hookimpl
+def flctl_transforms() -> list[type[flctl.Transform]]:
+    """The mechanisms; imported when a transform's name is looked up."""
+    from flctl_dp.adaptive import AdaptiveDP
+    from flctl_dp.local import LocalDP
+    from flctl_dp.transform import CentralDP
+
+    return [CentralDP, AdaptiveDP, LocalDP]
+
+
+@flctl.hookimpl
+def flctl_commands(app: Any) -> None:
+    """Adds `flctl dp`."""
+    from flctl_dp.commands import register
+
+    register(app)

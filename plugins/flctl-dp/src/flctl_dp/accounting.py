@@ -1,0 +1,195 @@
+"""Epsilon of composed releases: exact for Gaussians alone, by privacy loss distributions or Renyi DP for the others."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from flctl import ConfigError, IncompatibleError
+
+from flctl_dp.releases import Adversary, Relation, Release, Releases
+
+__all__ = ["Accountant", "Guarantee", "epsilon", "gaussian_epsilon", "guarantee", "supports"]
+
+Accountant = Literal["pld", "rdp"]
+_FINEST = 0.3
+"""Noise multipliers below this take privacy loss distributions too large to hold; Renyi DP serves there."""
+_Groups = tuple[tuple[Release, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Guarantee:
+    """(epsilon, delta)-DP of a client against `adversary`, for populations that differ by `relation`; `accountant` is
+    what found epsilon: "gaussian" (exact), "pld" or "rdp"."""
+
+    epsilon: float
+    delta: float
+    relation: Relation
+    adversary: Adversary
+    accountant: str
+
+
+def epsilon(
+    releases: Releases,
+    delta: float,
+    relation: Relation,
+    adversary: Adversary = "release",
+    accountant: Accountant = "pld",
+) -> float:
+    """The epsilon of all releases together; 0 for none. See `guarantee`."""
+    return guarantee(releases, delta, relation, adversary, accountant).epsilon
+
+
+def guarantee(
+    releases: Releases,
+    delta: float,
+    relation: Relation,
+    adversary: Adversary = "release",
+    accountant: Accountant = "pld",
+) -> Guarantee:
+    """The guarantee of all releases together, each chosen in sight of those before it.
+
+    release: the adversary sees every model that is released, and nothing else. server: it also sees who took part, so
+    that no sampling hides anybody; then a client that is left out counts as zeros, whatever is said of neighbours.
+    Fixed sampling is beyond `pld`, which then means `rdp`. Raises ConfigError for a delta outside (0, 1),
+    IncompatibleError for a relation that a sampling has no epsilon for, or that `rdp` cannot account.
+    """
+    if not 0 < delta < 1:
+        raise ConfigError(f"delta is {delta}, expected a number between 0 and 1", hint="Take less than 1 / clients.")
+    for release in releases:
+        release.check_relation(relation)
+    seen: Relation = "zero-out" if adversary == "server" and relation == "add-remove" else relation
+    groups = tuple(sorted(((r, n) for r, n in releases.items() if n), key=repr))
+    found, by = _epsilon(groups, delta, relation, adversary == "server", accountant)
+    return Guarantee(found, delta, seen, adversary, by)
+
+
+def supports(releases: Releases, relation: Relation, accountant: Accountant) -> bool:
+    """Whether the accountant knows how to compose these releases under this relation."""
+    sampled = {r.sampling for r in releases if _amplified(r, relation)}
+    if accountant == "rdp":
+        return not ("poisson" in sampled and relation == "replace-one")
+    return "fixed" not in sampled and all(r.noise_multiplier >= _FINEST for r in releases if r.sampling == "poisson")
+
+
+def gaussian_epsilon(mu: float, delta: float) -> float:
+    """The least epsilon at which a Gaussian mechanism of sensitivity over noise `mu` is (epsilon, delta)-DP.
+
+    Balle and Wang (2018), Theorem 8: delta(eps) = Phi(mu/2 - eps/mu) - e^eps Phi(-mu/2 - eps/mu); by bisection, rounded
+    up. Compositions of Gaussians are Gaussian, mu^2 = sum of mu_i^2 (Dong, Roth and Su 2022, Corollary 3.3).
+    """
+    if mu == 0 or _delta(0.0, mu) <= delta:
+        return 0.0
+    low, high = 0.0, 1.0
+    while _delta(high, mu) > delta:
+        low, high = high, 2 * high
+    for _ in range(200):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (low, middle) if _delta(middle, mu) <= delta else (middle, high)
+    return high
+
+
+def _delta(eps: float, mu: float) -> float:
+    from scipy.special import log_ndtr
+
+    first, second = float(log_ndtr(mu / 2 - eps / mu)), eps + float(log_ndtr(-mu / 2 - eps / mu))
+    return math.exp(first) * -math.expm1(min(second - first, 0.0))
+
+
+def _amplified(release: Release, relation: Relation) -> bool:
+    """Whether secret sampling lessens what the release says of a client."""
+    if release.sampling == "poisson":
+        return release.rate < 1
+    return release.sampling == "fixed" and relation == "replace-one" and release.cohort < release.population
+
+
+@lru_cache(maxsize=4096)
+def _epsilon(
+    groups: _Groups, delta: float, relation: Relation, seen: bool, accountant: Accountant
+) -> tuple[float, str]:
+    releases = dict(groups)
+    if seen or not any(_amplified(release, relation) for release in releases):
+        return gaussian_epsilon(_mu(releases, relation), delta), "gaussian"
+    if accountant == "pld" and not supports(releases, relation, "pld"):
+        accountant = "rdp"
+    if not supports(releases, relation, accountant):
+        raise IncompatibleError(
+            "Renyi DP is known for Poisson sampling under add-remove and zero-out only, and so for no mixture of it "
+            "with fixed sampling",
+            hint="Take the relation add-remove, or noise multipliers of 0.3 and more with the accountant pld.",
+        )
+    return _composed(releases, delta, relation, accountant), accountant
+
+
+def _mu(releases: Mapping[Release, int], relation: Relation) -> float:
+    """Sensitivity over noise of all together, without any sampling."""
+    reach = 2 if relation == "replace-one" else 1
+    return math.sqrt(sum(n * (reach / r.noise_multiplier) ** 2 for r, n in releases.items()))
+
+
+def _composed(releases: Mapping[Release, int], delta: float, relation: Relation, accountant: Accountant) -> float:
+    from dp_accounting import pld, rdp
+
+    with _quietly():
+        if accountant == "rdp":
+            curves = [(_curve(release, relation), count) for release, count in releases.items()]
+            orders, total = curves[0][0][0], sum(count * np.asarray(curve) for (_, curve), count in curves)
+            return float(rdp.compute_epsilon(orders, total, delta)[0])
+        ledger = pld.PLDAccountant(_neighbours(relation))
+        for release, count in releases.items():
+            ledger.compose(_event(release, relation, accountant), count)
+        return float(ledger.get_epsilon(delta))
+
+
+@lru_cache(maxsize=256)
+def _curve(release: Release, relation: Relation) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Orders, and the Renyi divergence of one release at each: it takes long to find, and adds up over releases."""
+    from dp_accounting import rdp
+
+    ledger = rdp.RdpAccountant(neighboring_relation=_neighbours(relation))
+    ledger.compose(_event(release, relation, "rdp"), 1)
+    return tuple(ledger._orders.tolist()), tuple(ledger._rdp.tolist())
+
+
+def _neighbours(relation: Relation) -> Any:
+    import dp_accounting
+
+    return {
+        "add-remove": dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
+        "replace-one": dp_accounting.NeighboringRelation.REPLACE_ONE,
+        "zero-out": dp_accounting.NeighboringRelation.REPLACE_SPECIAL,
+    }[relation]
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without warnings of orders that are left out: an epsilon over fewer orders is no smaller."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _event(release: Release, relation: Relation, accountant: Accountant) -> Any:
+    """The release as dp-accounting names it. Its PLD accountant doubles the sensitivity under replace-one by itself;
+    its RDP accountant takes noise relative to the sensitivity, which replacing doubles."""
+    import dp_accounting as events
+
+    doubled = relation == "replace-one" and accountant == "rdp"
+    gaussian = events.GaussianDpEvent(release.noise_multiplier / (2 if doubled else 1))
+    if release.sampling == "poisson":
+        return events.PoissonSampledDpEvent(release.rate, gaussian)
+    if release.sampling == "fixed" and _amplified(release, relation):
+        return events.SampledWithoutReplacementDpEvent(release.population, release.cohort, gaussian)
+    return gaussian

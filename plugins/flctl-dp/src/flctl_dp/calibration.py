@@ -1,0 +1,78 @@
+"""The least noise that keeps to a target epsilon, and how many rounds a budget holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from flctl import PrivacyBudgetError
+
+from flctl_dp.accounting import Accountant, epsilon, supports
+from flctl_dp.releases import Relation, Release, Releases
+
+__all__ = ["HIGHEST", "LOWEST", "affordable", "calibrate", "together"]
+
+LOWEST, HIGHEST = 0.3, 100.0
+"""Between these noise multipliers calibration looks."""
+_TOLERANCE = 1e-3
+_BY_DISTRIBUTION = "pld"
+
+
+def together(spent: Releases, release: Release, count: int) -> Releases:
+    """What is spent, with so many releases more."""
+    return {**spent, release: spent.get(release, 0) + count} if count else spent
+
+
+def calibrate(
+    release: Release,
+    rounds: int,
+    target: float,
+    delta: float,
+    relation: Relation,
+    *,
+    spent: Releases | None = None,
+    accountant: Accountant = "pld",
+) -> float:
+    """A noise multiplier with which `rounds` of `release`, after what is `spent`, stay within the epsilon `target`: at
+    most a part in a thousand above the least such one, and never below it. Raises PrivacyBudgetError where 100 is not
+    enough."""
+
+    def fits(noise: float, by: Accountant) -> bool:
+        planned = together(spent or {}, replace(release, noise_multiplier=noise), rounds)
+        return epsilon(planned, delta, relation, accountant=by) <= target
+
+    if not fits(HIGHEST, accountant):
+        left = "nothing is left of it" if spent else "it is too small for so many rounds"
+        raise PrivacyBudgetError(
+            f"no noise multiplier up to {HIGHEST:g} keeps {rounds} rounds within epsilon {target:g}: {left}",
+            hint="Plan fewer rounds, a smaller cohort or a larger epsilon: `flctl dp plan` shows what each costs.",
+        )
+    low, high = LOWEST, HIGHEST
+    if accountant == _BY_DISTRIBUTION and supports({release: 1}, relation, "rdp"):  # quick, and close from above
+        _, guess = _narrow(lambda noise: fits(noise, "rdp"), low, high) if fits(high, "rdp") else (low, high)
+        high = guess if fits(guess, accountant) else high
+        low = max(low, 0.7 * high) if not fits(max(low, 0.7 * high), accountant) else low
+    return low if fits(low, accountant) else _narrow(lambda noise: fits(noise, accountant), low, high)[1]
+
+
+def affordable(spent: Releases, release: Release, wanted: int, target: float, delta: float, relation: Relation) -> int:
+    """How many of `wanted` further releases stay within the epsilon `target`."""
+
+    def fits(count: int) -> bool:
+        return epsilon(together(spent, release, count), delta, relation) <= target
+
+    if fits(wanted):
+        return wanted
+    low, high = 0, wanted  # high does not fit; whether 0 more do changes nothing
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _narrow(fits: Callable[[float], bool], low: float, high: float) -> tuple[float, float]:
+    """Bounds a part in a thousand apart, the upper of which fits."""
+    while high > low * (1 + _TOLERANCE):
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return low, high

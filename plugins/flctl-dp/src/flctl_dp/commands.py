@@ -1,0 +1,102 @@
+"""`flctl dp`: what a plan costs, what a population's ledger holds, and whether its chain is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["register"]
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON envelope on stdout.")]
+Where = Annotated[Path, typer.Argument(help="A ledger, or the partition that it lies in.")]
+Delta = Annotated[float, typer.Option("--delta", help="Below one over the number of clients.")]
+
+PLAN = """
+What rounds cost in epsilon, or how much noise an epsilon takes. Options with several values make a table.
+
+Examples:
+
+    flctl dp plan --population 60000 --cohort 256 --rounds 14062 --noise-multiplier 1.1 --delta 1e-5
+
+    flctl dp plan --population 3383 --cohort 60 --cohort 120 --rounds 100 --target-epsilon 2 --target-epsilon 8
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `dp` to the application."""
+    dp = typer.Typer(no_args_is_help=True, help="Differential privacy: plan a run, see and check a ledger.")
+    dp.command("plan", help=PLAN)(plan)
+    dp.command("status")(status)
+    dp.command("verify")(verify)
+    app.add_typer(dp, name="dp")
+
+
+def plan(
+    population: Annotated[int, typer.Option("--population", min=1, help="Clients that there are.")],
+    cohort: Annotated[list[float], typer.Option("--cohort", min=0, help="Clients a round, on average.")],
+    rounds: Annotated[list[int], typer.Option("--rounds", min=1, help="Rounds.")],
+    noise_multiplier: Annotated[
+        list[float] | None, typer.Option("--noise-multiplier", min=0, help="The noise over the clipping norm.")
+    ] = None,
+    target_epsilon: Annotated[
+        list[float] | None, typer.Option("--target-epsilon", min=0, help="Find the noise for this epsilon.")
+    ] = None,
+    delta: Delta = 1e-5,
+    sampling: Annotated[str, typer.Option("--sampling", help="poisson, fixed, all or unsampled.")] = "poisson",
+    relation: Annotated[
+        str | None, typer.Option("--relation", help="add-remove, replace-one or zero-out; else the sampling's.")
+    ] = None,
+    accountant: Annotated[str, typer.Option("--accountant", help="pld or rdp.")] = "pld",
+    as_json: JsonFlag = False,
+) -> None:
+    """See PLAN."""
+    from flctl_dp import plans
+
+    question = plans.Question(population, delta, sampling, relation, accountant)
+    found = plans.grid(question, cohort, rounds, noise_multiplier or [], target_epsilon or [])
+    data = {"delta": delta, "population": population, "sampling": sampling, "plans": [one.data() for one in found]}
+    _emit("dp plan", data if len(found) > 1 else found[0].data(), as_json, lambda c: plans.render(c, found))
+
+
+def status(
+    ledger: Where,
+    delta: Delta = 1e-5,
+    target_epsilon: Annotated[
+        float | None, typer.Option("--target-epsilon", min=0, help="Also say what is left of this epsilon.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what was released of a population, by which runs, and what that comes to."""
+    from flctl_dp import plans
+
+    data = plans.spent(plans.find_ledger(ledger), delta, target_epsilon)
+    _emit("dp status", data, as_json, lambda console: plans.render_spent(console, data))
+
+
+def verify(ledger: Where, as_json: JsonFlag = False) -> None:
+    """Check a ledger's chain of digests; exit code 6 where a line was changed, moved or lost."""
+    from flctl_dp import plans
+
+    file = plans.find_ledger(ledger)
+    found = plans.read_ledger(file)
+    data = {"ledger": file.path.as_posix(), "charges": len(found.charges), "head": found.head}
+    said = f"{file.path}: {len(found.charges)} charges in an unbroken chain, head {found.head[:16]}"
+    _emit("dp verify", data, as_json, lambda console: console.print(said, markup=False))
+
+
+def _emit(command: str, data: Mapping[str, Any], as_json: bool, render: Callable[[Console], None]) -> None:
+    """A result as flctl's commands print theirs: the envelope with `--json`, else what `render` writes."""
+    from rich.console import Console
+
+    if as_json:
+        from flctl_dp.plans import envelope
+
+        typer.echo(envelope(command, data))
+    else:
+        render(Console(soft_wrap=True, highlight=False))

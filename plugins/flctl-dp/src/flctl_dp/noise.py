@@ -1,0 +1,61 @@
+"""Gaussian noise on a lattice: sums are rounded to it, and what is added are whole numbers of its cells."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl_dp.entropy import Words
+from flctl_dp.table import discrete_gaussian_table
+
+__all__ = ["CELLS", "Lattice", "wide_discrete_gaussian"]
+
+_S, _K = 1024, 400
+"""The table's standard deviation, and the step of the coarser of the two draws."""
+CELLS = _S * math.sqrt(1 + _K * _K)
+"""The noise's standard deviation, in cells of the lattice: about 2^18.6."""
+_LIMIT = 2.0**52
+"""Whole numbers up to here are exact as float64."""
+
+
+def wide_discrete_gaussian(words: Words, count: int) -> npt.NDArray[np.int64]:
+    """`count` draws [count] of the discrete Gaussian with standard deviation `CELLS` on the whole numbers.
+
+    X + K Y of two draws of the table. The sum's probabilities are those of the discrete Gaussian of variance
+    S^2 (1 + K^2) times a theta series that varies by 2 exp(-2 pi^2 tau^2) with tau = S / sqrt(1 + K^2) = 2.56, which is
+    below 2^-185 of itself (Micciancio and Walter 2017, section 3; Canonne, Kamath and Steinke 2020, definition 1).
+    """
+    table = discrete_gaussian_table(_S)
+    fine, coarse = table.draw(words, count), table.draw(words, count)
+    coarse *= _K
+    coarse += fine
+    return coarse
+
+
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """The lattice on which noise of standard deviation `sigma` (in the units of what it is added to) is drawn."""
+
+    sigma: float
+
+    @property
+    def cell(self) -> float:
+        """The distance of neighbouring points in each coordinate."""
+        return self.sigma / CELLS
+
+    def stretch(self, coordinates: int) -> float:
+        """How much further apart, in L2, two vectors may lie once each coordinate is rounded: half a cell for each
+        vector and coordinate."""
+        return self.cell * math.sqrt(coordinates)
+
+    def noised(self, vector: npt.NDArray[Any], words: Words) -> npt.NDArray[np.float64]:
+        """The vector [L], rounded to the lattice and with noise, float64. Values beyond 2^52 cells are cut there,
+        which moves no two vectors apart."""
+        cells = np.rint(np.asarray(vector, np.float64) / self.cell)
+        np.clip(cells, -_LIMIT, _LIMIT, out=cells)
+        noised = cells.astype(np.int64) + wide_discrete_gaussian(words, cells.size)
+        return noised.astype(np.float64) * self.cell

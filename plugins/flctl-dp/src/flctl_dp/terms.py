@@ -1,0 +1,98 @@
+"""What a run's configuration means for privacy: what each round releases, and which runs have no epsilon."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from flctl import ConfigError, IncompatibleError
+
+from flctl_dp.releases import Relation, Release, Sampling
+
+__all__ = ["LEDGER", "Terms", "refuse_meaningless"]
+
+LEDGER = "privacy-ledger.jsonl"
+"""The ledger's name beside the rows that it is about, where no other is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a run samples, over how many clients, under which relation, and where that is written down."""
+
+    sampling: Sampling
+    population: int
+    cohort: float
+    relation: Relation
+    ledger: Path
+    name: str
+
+    @classmethod
+    def of(cls, run: Any, config: Any) -> Terms:
+        """The terms of a run. Raises IncompatibleError for a relation that its sampling has no epsilon for, ConfigError
+        for a delta that would allow to publish a client."""
+        sampling = _sampling(run)
+        population, cohort = run.eligible, run.cohort_size
+        if config.target_delta >= 1 / population:
+            raise ConfigError(
+                f"transforms.dp.target_delta is {config.target_delta:g}, and there are {population} clients: "
+                "publishing one of them at random would be within it",
+                hint=f"Take less than {1 / population:.2g}.",
+            )
+        ledger = Path(config.ledger) if config.ledger else run.partition.path / LEDGER
+        probe = cls(sampling, population, cohort, "zero-out", ledger, run.partition.digest).release(1.0)
+        relation: Relation = config.relation or probe.default_relation()
+        probe.check_relation(relation)
+        return cls(sampling, population, cohort, relation, ledger, run.partition.digest)
+
+    def release(self, noise_multiplier: float) -> Release:
+        """What a round with this noise releases."""
+        if self.sampling == "poisson":
+            return Release("poisson", noise_multiplier, rate=self.cohort / self.population)
+        if self.sampling == "fixed":
+            return Release("fixed", noise_multiplier, cohort=int(self.cohort), population=self.population)
+        return Release(self.sampling, noise_multiplier)
+
+
+def _sampling(run: Any) -> Sampling:
+    """How others may think of the cohort: one that devices make by being there or in time is no secret sample."""
+    chosen = run.config.cohort.sampling
+    devices = run.config.devices
+    secret = chosen in get_args(Sampling) and not (devices.simulated or devices.over_selection)
+    return chosen if secret else "unsampled"
+
+
+def refuse_meaningless(transform: Any, run: Any) -> None:
+    """Raises IncompatibleError for a run in which noise on the sum would not bound what is said of a client."""
+    mine, strategy = transform.name, run.strategy
+    if strategy.reads_each:
+        raise IncompatibleError(
+            f"transform '{mine}' bounds what a sum says of a client, and strategy '{strategy.name}' combines updates "
+            "otherwise",
+            hint="Take a strategy that needs only the sum (fedavg, fedprox, fedadam ...).",
+        )
+    if getattr(strategy.config, "weighted", False):
+        raise IncompatibleError(
+            f"strategy '{strategy.name}' weighs clients by their rows, and under '{mine}' each counts once",
+            hint="Take -o strategy.weighted=false.",
+        )
+    names = list(run.transforms)
+    place = next(number for number, one in enumerate(run.transforms.values()) if one is transform)
+    if place != len(names) - 1:
+        raise IncompatibleError(
+            f"transform '{names[place + 1]}' follows '{mine}', and could undo its clipping",
+            hint=f"Put '{mine}' last.",
+        )
+    if "buffers" in run.layout:
+        raise IncompatibleError(
+            f"the model keeps statistics of its inputs (BatchNorm), and '{mine}' adds noise to all that clients send: "
+            "variances would fall below zero",
+            hint="Take a model with GroupNorm or LayerNorm, or strategy fedbn, which sends no such statistics.",
+        )
+    for name, other in list(run.transforms.items())[:-1]:
+        if other.encodes or other.judges_each:
+            raise IncompatibleError(
+                f"transform '{mine}' clips what clients send, and '{name}' sends "
+                + ("a code" if other.encodes else "updates that the server looks at one by one"),
+                hint=f"Leave '{name}' out.",
+            )

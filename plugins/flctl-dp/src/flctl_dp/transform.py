@@ -1,0 +1,199 @@
+"""Differential privacy by the central mechanism: updates clipped at the clients, noise on their sum."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import flctl
+import numpy as np
+import numpy.typing as npt
+from flctl import Aggregate, Arrays, ConfigError, Layout, ServerContext, StartContext
+from pydantic import Field, model_validator
+
+from flctl_dp import budget
+from flctl_dp.entropy import Words, insecure_words, secure_words
+from flctl_dp.noise import Lattice
+from flctl_dp.releases import Relation
+from flctl_dp.terms import Terms, refuse_meaningless
+
+if TYPE_CHECKING:
+    from flctl.run import Run
+
+__all__ = ["ROUNDING", "CentralDP", "shrinking"]
+
+ROUNDING = 2.0**-10
+"""The share of the clipping norm that is kept free for what float32 makes of norms, products and sums."""
+
+
+def shrinking(norms: npt.NDArray[np.float64], bound: float) -> npt.NDArray[np.float64]:
+    """What brings updates of these norms [K] to the bound, [K]; 0 for a norm that is no number or infinite."""
+    usable = np.isfinite(norms)
+    scaled = bound / np.maximum(np.where(usable, norms, bound), bound)
+    return np.where(usable, scaled, 0.0)
+
+
+class CentralDP(flctl.Transform):
+    """Differential privacy of clients: clips each update and adds noise to their sum (McMahan et al. 2018)."""
+
+    name = "dp"
+
+    class Config(flctl.Transform.Config):
+        noise_multiplier: float | None = Field(
+            1.0,
+            gt=0,
+            description="The noise's standard deviation over the clipping norm; null: by target_epsilon.",
+            examples=[0.05],
+        )
+        clipping_norm: float = Field(1.0, gt=0, description="The largest L2 norm of a client's update.")
+        target_epsilon: float | None = Field(
+            None, gt=0, description="The budget of the population: a round that would exceed it is refused."
+        )
+        target_delta: float = Field(1e-5, gt=0, lt=1, description="Delta; below one over the number of clients.")
+        relation: Relation | None = Field(
+            None, description="What neighbouring populations differ in; null: the usual one of the sampling."
+        )
+        ledger: str | None = Field(
+            None, min_length=1, description="The population's ledger; null: privacy-ledger.jsonl in the partition."
+        )
+        insecure_seed: int | None = Field(
+            None,
+            ge=0,
+            description="For tests: noise and cohorts by seed, nothing recorded, epsilon infinite.",
+            examples=[7],
+        )
+
+        @model_validator(mode="before")
+        @classmethod
+        def _calibrate(cls, values: Any) -> Any:
+            given = isinstance(values, Mapping) and values.get("target_epsilon") is not None
+            return {"noise_multiplier": None, **values} if given else values
+
+        @model_validator(mode="after")
+        def _check_noise(self) -> Self:
+            if self.noise_multiplier is None and self.target_epsilon is None:
+                raise ValueError("either noise_multiplier or target_epsilon must be given")
+            return self
+
+    def check(self, run: Run) -> None:
+        refuse_meaningless(self, run)
+        terms = self.terms(run)
+        coordinates = sum(run.pipeline.layouts[self.name_in(run)].values())
+        noise = self.config.noise_multiplier or 1.0
+        terms.release(noise)
+        self._bound(self.config.clipping_norm, self._spread(noise, terms.cohort), coordinates)
+
+    @property
+    def secret_cohort(self) -> bool:
+        return self.config.insecure_seed is None
+
+    def terms(self, run: Run) -> Terms:
+        """How the run's rounds are accounted."""
+        return Terms.of(run, self.config)
+
+    def name_in(self, run: Run) -> str:
+        """What the run calls this transform."""
+        return next(name for name, transform in run.transforms.items() if transform is self)
+
+    def init(self, layout: Layout) -> Arrays:
+        coordinates = sum(layout.values())
+        noise = self.config.noise_multiplier or 1.0
+        return {
+            "noise": np.array([noise]),
+            "spread": np.array([noise]),
+            "clip": np.array([self.config.clipping_norm]),
+            "bound": np.array([self._bound(self.config.clipping_norm, noise, coordinates)]),
+            "coordinates": np.array([coordinates], np.int64),
+            "expected": np.zeros(1),
+            "run": np.zeros(16, np.uint8),
+            "head": np.zeros(32, np.uint8),
+        }
+
+    def begin(self, state: Arrays, ctx: StartContext) -> Arrays:
+        terms = self.terms(ctx.run)
+        if self.config.insecure_seed is not None:
+            return self._begun(state, float(state["noise"][0]), terms.cohort)
+        asked = budget.Asked(
+            terms=terms,
+            delta=self.config.target_delta,
+            target=self.config.target_epsilon,
+            noise=self.config.noise_multiplier if not state["expected"][0] else float(state["noise"][0]),
+            run=state["run"].tobytes().hex() if state["run"].any() else secrets.token_hex(16),
+            head=state["head"].tobytes().hex() if state["head"].any() else None,
+            round=ctx.round,
+            rounds=max(ctx.run.config.rounds, ctx.round),
+        )
+        noise, head = budget.charge(asked)
+        named = {"run": asked.run, "head": head}
+        written = {name: np.frombuffer(bytes.fromhex(text), np.uint8) for name, text in named.items()}
+        return {**self._begun(state, noise, terms.cohort), **written}
+
+    def broadcast(self, state: Arrays) -> Arrays:
+        return {"bound": state["bound"]}
+
+    def factors(self, norms: npt.NDArray[np.float64], broadcast: Arrays) -> npt.NDArray[np.float64]:
+        return shrinking(norms, float(broadcast["bound"][0]))
+
+    def weigh(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Each client counts once, whatever number of rows it claims."""
+        return np.ones_like(weights)
+
+    def on_server(self, aggregate: Aggregate, state: Arrays, ctx: ServerContext) -> tuple[Aggregate, Arrays]:
+        expected = self._expected(state, ctx)
+        noised = self._noised(aggregate.arrays, state, self._words(ctx.round, ctx.rng))
+        return dataclasses.replace(aggregate, arrays=noised, weight=expected), state
+
+    def tells(self, state: Arrays, run: Run, finished: bool) -> Mapping[str, float | str]:
+        said: dict[str, float | str] = {"noise_multiplier": float(state["noise"][0]), "clip": float(state["clip"][0])}
+        terms = self.terms(run)
+        if self.config.insecure_seed is not None:
+            return {**said, "epsilon": float("inf"), "statement": budget.INSECURE}
+        return {**said, **budget.told(terms, self.config.target_delta, state["run"].tobytes().hex(), finished)}
+
+    def _begun(self, state: Arrays, noise: float, expected: float) -> Arrays:
+        """The state with the noise of a round in which so many clients are expected."""
+        clip, coordinates, spread = float(state["clip"][0]), int(state["coordinates"][0]), self._spread(noise, expected)
+        return {
+            **state,
+            "noise": np.array([noise]),
+            "spread": np.array([spread]),
+            "bound": np.array([self._bound(clip, spread, coordinates)]),
+            "expected": np.array([expected]),
+        }
+
+    def _spread(self, noise: float, expected: float) -> float:
+        """The noise on the vectors, over the clipping norm, where a round is accounted with the multiplier `noise`."""
+        return noise
+
+    def _noised(self, arrays: Arrays, state: Arrays, words: Words) -> dict[str, npt.NDArray[np.float32]]:
+        """The vectors with noise, in the order of their names."""
+        lattice = Lattice(float(state["spread"][0]) * float(state["clip"][0]))
+        return {name: lattice.noised(vector, words).astype(np.float32) for name, vector in sorted(arrays.items())}
+
+    def _bound(self, clip: float, noise: float, coordinates: int) -> float:
+        """What norms are clipped to, so that rounding on the way keeps sums of neighbours within `clip`. Raises
+        ConfigError where the noise's lattice is so coarse that nothing is left."""
+        bound = clip * (1 - ROUNDING) - Lattice(noise * clip).stretch(coordinates)
+        if bound <= 0:
+            raise ConfigError(
+                f"noise of {noise:g} clipping norms on {coordinates} values leaves nothing of an update",
+                hint="Take a smaller noise multiplier, or a smaller model.",
+            )
+        return bound
+
+    def _expected(self, state: Arrays, ctx: ServerContext) -> float:
+        """The cohort's size that sums are divided by: the one that is expected, never the one that came."""
+        expected = float(state["expected"][0])
+        if expected:
+            return expected
+        if self.config.insecure_seed is None:
+            raise flctl.FlctlError("a sum came to transform 'dp' before its round was charged")
+        return float(max(ctx.asked, 1))
+
+    def _words(self, number: int, rng: np.random.Generator) -> Words:
+        """Where the noise of a round comes from: never from `rng`, but for an insecure seed."""
+        if self.config.insecure_seed is None:
+            return secure_words()
+        return insecure_words(self.config.insecure_seed, number, int(rng.integers(2**63)))

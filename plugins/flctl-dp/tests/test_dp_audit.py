@@ -1,0 +1,91 @@
+"""The audit: below the claim for the mechanism as it is, above it for each way in which one goes wrong."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from flctl_dp.audit import audit, lower_bound, p_value
+from flctl_dp.entropy import insecure_words
+from flctl_dp.releases import Release
+from flctl_dp.transform import CentralDP
+
+ALL, DRAWN = Release("all", 4.0), Release("poisson", 1.0, rate=0.5)
+
+
+def made(kind, release):
+    return kind.from_options({"noise_multiplier": release.noise_multiplier, "clipping_norm": 0.5})
+
+
+class TenthOfTheNoise(CentralDP):
+    def _noised(self, arrays, state, words):
+        return super()._noised(arrays, {**state, "spread": state["spread"] / 10}, words)
+
+
+class NoClip(CentralDP):
+    def factors(self, norms, broadcast):
+        return np.ones_like(norms)
+
+
+class SameNoise(CentralDP):
+    def _words(self, number, rng):
+        return insecure_words("always")
+
+
+class CountsRows(CentralDP):
+    def weigh(self, weights):
+        return weights
+
+
+@pytest.mark.parametrize(("release", "rounds"), [(ALL, 1), (ALL, 10), (DRAWN, 5)])
+def test_the_mechanism_as_it_is_stays_below_its_claim(release, rounds):
+    """Of twenty audits at 95% confidence, more than three above the claim would come by chance once in sixty times."""
+    found = [
+        audit(made(CentralDP, release), release, rounds, canaries=500, rng=np.random.default_rng(seed))
+        for seed in range(20)
+    ]
+    assert sum(one.broken for one in found) <= 3
+    assert {(one.rounds, one.canaries) for one in found} == {(rounds, 500)}
+
+
+def test_the_bound_is_not_idle():
+    """Much is released where little noise is added: the audit says so, and stays below what is accounted."""
+    release = Release("all", 0.5)
+    found = audit(made(CentralDP, release), release, 1, canaries=2000, rng=np.random.default_rng(1))
+    assert 1.0 < found.lower < found.claim
+
+
+@pytest.mark.parametrize(
+    ("mutant", "release", "rounds"),
+    [
+        (TenthOfTheNoise, ALL, 1),
+        (NoClip, ALL, 1),
+        (SameNoise, Release("poisson", 8.0, rate=0.5), 5),
+        (CountsRows, ALL, 1),
+    ],
+)
+def test_each_mutant_is_caught(mutant, release, rounds):
+    found = [audit(made(mutant, release), release, rounds, rng=np.random.default_rng(seed)) for seed in range(3)]
+    assert all(one.broken for one in found)
+
+
+def test_p_values_without_delta_are_binomial_tails():
+    """8 of 10 right by fair coins: (45 + 10 + 1) / 1024."""
+    assert p_value(10, 10, 8, 0.0, 0.0) == pytest.approx(56 / 1024)
+    assert p_value(10, 10, 10, np.log(3), 0.0) == pytest.approx(0.75**10)
+    assert p_value(1000, 10, 10, 1.0, 1e-3) > p_value(1000, 10, 10, 1.0, 0.0)
+    assert p_value(10, 10, 0, 5.0, 0.0) == 1.0
+
+
+def test_bounds_are_where_the_p_value_is_the_error():
+    found = lower_bound(100, 100, 95, 0.0, 0.05)
+    assert p_value(100, 100, 95, found, 0.0) == pytest.approx(0.05, rel=1e-6)
+    assert lower_bound(100, 100, 50, 0.0, 0.05) == 0.0
+    assert lower_bound(100, 100, 100, 0.0, 0.05) < np.log(0.05 ** (1 / 100) / (1 - 0.05 ** (1 / 100))) + 1e-9
+
+
+def test_randomised_response_is_never_refuted_too_often():
+    """Coins told right with probability e / (1 + e) are 1-private: bounds above 1 come at most one time in twenty."""
+    rng = np.random.default_rng(2)
+    right = rng.binomial(400, np.e / (1 + np.e), size=300)
+    above = sum(lower_bound(400, 400, int(v), 0.0, 0.05) > 1.0 for v in right)
+    assert stats.binom.sf(above - 1, 300, 0.05) > 1e-3

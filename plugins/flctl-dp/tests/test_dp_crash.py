@@ -1,0 +1,83 @@
+"""Killed at any point, a run has paid for whatever it may have released."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from flctl.testing.trial import Trial
+from flctl.training import train
+
+from flctl_dp.ledger import LedgerFile
+from flctl_dp.noise import Lattice
+
+DP = 'transforms.dp={"noise_multiplier": 2.0}'
+
+
+def test_noise_is_drawn_only_when_its_charge_is_on_disk(tmp_path, monkeypatch):
+    trial = Trial(tmp_path, "rounds=3")
+    file = LedgerFile(trial.partition.path / "privacy-ledger.jsonl")
+    seen, real = [], Lattice.noised
+    monkeypatch.setattr(Lattice, "noised", lambda *args: seen.append(len(file.read().charges)) or real(*args))
+    train(*trial.prepare("cohort.sampling=all", DP))
+    assert seen == [1, 2, 3]
+
+
+def test_a_round_that_fails_is_charged_all_the_same(tmp_path, monkeypatch):
+    trial = Trial(tmp_path, "rounds=3")
+
+    def break_down(*args):
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(Lattice, "noised", break_down)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(*trial.prepare("cohort.sampling=all", DP))
+    assert len(LedgerFile(trial.partition.path / "privacy-ledger.jsonl").read().charges) == 1
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from flctl.config import load
+from flctl.partition.store import Partition
+from flctl.registry import Registry
+from flctl.run import Run
+from flctl.rundir import RunDirectory
+from flctl.training import train
+
+directory, registry = RunDirectory(Path(sys.argv[1])), Registry()
+config = load(registry, file=directory.config_file, flags={}, overrides=(), environ={}).config
+train(Run.build(config, registry, Partition.open(Path(config.data)), directory.memory), directory)
+"""
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_at_any_point_leaves_no_release_uncharged(tmp_path):
+    trial = Trial(tmp_path, "rounds=400", "checkpoint.every=3", "checkpoint.seconds=0", "eval.every=0")
+    _, directory = trial.prepare("cohort.sampling=all", DP)
+    (tmp_path / "driver.py").write_text(DRIVER)
+    file, pick = LedgerFile(trial.partition.path / "privacy-ledger.jsonl"), random.Random(5)
+    charged, killed = 0, 0
+    while killed < 4:
+        process = subprocess.Popen([sys.executable, str(tmp_path / "driver.py"), str(directory.path)])
+        before, deadline = len(directory.lines()), time.monotonic() + 120
+        while process.poll() is None and len(directory.lines()) <= before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(pick.uniform(0, 0.3))
+        process.kill()
+        if process.wait() != -signal.SIGKILL:
+            break
+        killed += 1
+        ledger = file.read()
+        rounds = [charge.round for charge in ledger.charges]
+        assert len({charge.run for charge in ledger.charges}) <= killed
+        assert set(range(1, len(directory.lines()) + 1)) <= set(rounds)
+        assert len(rounds) > charged
+        newest = directory.checkpoints.rounds()[-1]
+        manifest = json.loads((directory.checkpoints.path(newest) / "manifest.json").read_text())
+        assert manifest["round"] <= max(rounds)
+        charged = len(rounds)
+    assert killed >= 1
