@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flctl
 
 FLCTL_API = "1.0"
@@ -14,3 +16,11 @@ def flctl_aggregators() -> list[type[flctl.Aggregator]]:
     from flctl_secagg.aggregator import SecureAggregation
 
     return [SecureAggregation]
+
+
+@flctl.hookimpl
+def flctl_commands(app: Any) -> None:
+    """`flctl secagg`; what its commands need is imported when they run."""
+    from flctl_secagg import commands
+
+    commands.register(app)

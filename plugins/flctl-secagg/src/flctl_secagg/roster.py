@@ -23,6 +23,7 @@ __all__ = [
     "make_roster",
     "read_private",
     "read_roster",
+    "roster_of",
     "write_private",
     "write_public",
 ]
@@ -100,8 +101,13 @@ def read_roster(path: Path) -> Roster:
 
 @lru_cache(maxsize=4)
 def _read(path: Path, changed: int, size: int) -> Roster:
+    return roster_of(path.read_text(encoding="utf-8", errors="replace"), path)
+
+
+def roster_of(text: str, path: Path) -> Roster:
+    """The roster that a text from `path` says, its signature checked. Raises IntegrityError."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(text)
         if values.pop("format") != FORMAT:
             raise ValueError("another format")
         hexed = {name: bytes.fromhex(values[name]) for name in ("graph_seed", "operator", "signature")}

@@ -1,0 +1,221 @@
+"""`flctl secagg`: keys and rosters, what a session will cost, whether recorded ones hold, and how fast masks are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from flctl_secagg.roster import Roster
+
+__all__ = ["register"]
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON envelope on stdout.")]
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The directory of keys (aggregator.keys).")]
+
+app = typer.Typer(no_args_is_help=True, help="Secure aggregation: keys, rosters, costs and transcripts.")
+keys = typer.Typer(no_args_is_help=True, help="Identity keys of clients and of the operator.")
+roster = typer.Typer(no_args_is_help=True, help="The list of who takes part, signed by the operator.")
+app.add_typer(keys, name="keys")
+app.add_typer(roster, name="roster")
+
+
+def register(root: typer.Typer) -> None:
+    """Adds the command to flctl's."""
+    root.add_typer(app, name="secagg")
+
+
+@keys.command("init")
+def init(
+    directory: Directory,
+    clients: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Clients to make keys for.")] = None,
+    operator: Annotated[bool, typer.Option("--operator", help="Make the operator's key too.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make private keys, readable by their owner alone; an existing one is never overwritten."""
+    from flctl import ConfigError
+    from flctl_secagg.home import CLIENTS, OPERATOR
+    from flctl_secagg.roster import identity_public, write_private, write_public
+
+    wanted = list(clients or [])
+    if not wanted and not operator:
+        raise ConfigError("no key was asked for", hint="Name clients, or say --operator.")
+    made = {}
+    for client in wanted:
+        made[client] = identity_public(write_private(directory / CLIENTS / _file_name(client))).hex()
+    if operator:
+        made["operator"] = identity_public(write_private(directory / "operator.key")).hex()
+        write_public(directory / OPERATOR, made["operator"] + "\n")
+    _tell("secagg keys init", {"directory": str(directory), "public": made}, _lines(made), as_json)
+
+
+@keys.command("export")
+def export(directory: Directory, as_json: JsonFlag = False) -> None:
+    """Print each client's public key, one `ID HEX` a line, for who signs the roster."""
+    found = _public_keys(directory)
+    _tell("secagg keys export", {"public": found}, _lines(found), as_json)
+
+
+@roster.command("sign")
+def sign(
+    directory: Directory,
+    run: Annotated[str, typer.Option("--run", help="The run that the roster is for.")],
+    public: Annotated[
+        Path | None, typer.Option("--public", help="Public keys, `ID HEX` a line; by default those of DIR's own keys.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Sign who takes part in a run, with the operator's key in DIR."""
+    from flctl import ConfigError
+    from flctl_secagg.roster import ROSTER, make_roster, read_private, write_public
+
+    found = _public_keys(directory) if public is None else _listed(public)
+    if not run or not found:
+        raise ConfigError("a roster needs the name of a run, and clients", hint="Give --run NAME, and make keys first.")
+    made = make_roster(
+        run, {client: bytes.fromhex(key) for client, key in found.items()}, read_private(directory / "operator.key")
+    )
+    made.check()
+    write_public(directory / ROSTER, made.text())
+    _tell("secagg roster sign", *_told(made), as_json)
+
+
+@roster.command("verify")
+def check(directory: Directory, as_json: JsonFlag = False) -> None:
+    """Check the roster's signature against the operator's key that is pinned in DIR; exit code 6 if it fails."""
+    from flctl_secagg.home import KeysHome
+
+    _tell("secagg roster verify", *_told(KeysHome(directory).roster()), as_json)
+
+
+@app.command("plan")
+def plan(
+    clients: Annotated[int, typer.Option("--clients", min=3, help="Clients in a session.")],
+    parameters: Annotated[int, typer.Option("--parameters", min=1, help="Coordinates of an update.")],
+    option: Annotated[
+        list[str] | None, typer.Option("-o", "--option", help="KEY=VALUE of aggregator.*, for example bits=20.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Tell what a session costs before a run: k, t, precision, bytes, seconds, and the dropouts it always survives."""
+    from flctl_secagg.costs import measure
+    from flctl_secagg.planning import planned
+
+    data = dataclasses.asdict(planned(clients, parameters, _options(option or []), measure()))
+    _tell("secagg plan", data, [f"{name:15} {_short(value)}" for name, value in data.items()], as_json)
+
+
+@app.command("verify")
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or one transcript.")],
+    operator: Annotated[
+        Path | None, typer.Option("--operator", help="The operator's public key, to be the one who signed.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Play recorded sessions again: all signatures and ids, that vectors came masked, and that the sum follows.
+
+    Needs a run with aggregator.transcript=true. Exit code 6 where anything does not hold.
+    """
+    from flctl import ConfigError
+    from flctl_secagg.home import pinned_operator
+    from flctl_secagg.verifier import verify as verdict_on
+
+    files = [run] if run.is_file() else sorted((run / "secagg" / "transcripts").glob("*.transcript"))
+    if not files:
+        raise ConfigError(f"{run} has no transcripts", hint="Train with -o aggregator.transcript=true.")
+    pinned = None if operator is None else pinned_operator(operator)
+    verdicts = [verdict_on(file, pinned) for file in files]
+    lines = [
+        f"round {v.round}, attempt {v.attempt}: "
+        + (
+            f"refused: {v.refused}"
+            if v.refused
+            else f"holds, {len(v.survivors)} of {v.asked} clients, {v.masked} masked"
+        )
+        for v in verdicts
+    ]
+    _tell("secagg verify", {"sessions": [dataclasses.asdict(v) for v in verdicts]}, lines, as_json)
+
+
+@app.command("bench")
+def bench(
+    length: Annotated[int, typer.Option("--length", min=1000, help="Words of a vector.")] = 1_000_000,
+    streams: Annotated[int, typer.Option("--streams", min=1, help="Masks that are added.")] = 10,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print the rate at which masks are added, beside this machine's bare AES rate, on one core."""
+    from flctl_secagg.costs import measure
+
+    speed = measure(length, streams)
+    lines = [
+        f"AES-128-CTR      {speed.aes / 1e9:.2f} GB/s",
+        f"masks            {speed.masks / 1e9:.2f} GB/s, {speed.rho:.2f} of it",
+        f"encode           {speed.encode * 1e9:.1f} ms for a million values",
+        f"agree            {speed.agree * 1e6:.0f} us for a pair",
+    ]
+    _tell("secagg bench", dataclasses.asdict(speed), lines, as_json)
+
+
+def _file_name(client: str) -> str:
+    from flctl import ConfigError
+
+    if not client or client.startswith(".") or any(letter in client for letter in "/\\\0"):
+        raise ConfigError(f"'{client}' cannot be the name of a file", hint="Client ids name their key files.")
+    return f"{client}.key"
+
+
+def _public_keys(directory: Path) -> dict[str, str]:
+    from flctl_secagg.home import CLIENTS
+    from flctl_secagg.roster import identity_public, read_private
+
+    paths = sorted((directory / CLIENTS).glob("*.key"))
+    return {path.name.removesuffix(".key"): identity_public(read_private(path)).hex() for path in paths}
+
+
+def _listed(path: Path) -> dict[str, str]:
+    from flctl import ConfigError
+
+    found: dict[str, str] = {}
+    try:
+        lines = [line.rpartition(" ") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        for client, _, key in lines:
+            if not client or client in found or len(bytes.fromhex(key)) != 32:
+                raise ValueError(f"the line of '{client}'")
+            found[client] = key
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is no list of public keys: {error}", hint="A line is ID HEX.") from error
+    return found
+
+
+def _options(pairs: Sequence[str]) -> dict[str, str]:
+    from flctl import ConfigError
+
+    for pair in pairs:
+        if "=" not in pair:
+            raise ConfigError(f"-o {pair} is not KEY=VALUE", hint="Write for example -o bits=20.")
+    return {key.removeprefix("aggregator."): value for key, _, value in (pair.partition("=") for pair in pairs)}
+
+
+def _told(made: Roster) -> tuple[dict[str, Any], list[str]]:
+    data = {"run": made.run, "clients": len(made.keys), "operator": made.operator.hex(), "digest": made.digest.hex()}
+    return data, [f"{name:9} {value}" for name, value in data.items()]
+
+
+def _lines(found: Mapping[str, str]) -> list[str]:
+    return [f"{client} {key}" for client, key in found.items()]
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _tell(command: str, data: Mapping[str, Any], lines: Sequence[str], as_json: bool) -> None:
+    """The result on stdout, in flctl's envelope or as lines."""
+    text = json.dumps({"flctl": 1, "command": command, "ok": True, "data": data}) if as_json else "\n".join(lines)
+    typer.echo(text)

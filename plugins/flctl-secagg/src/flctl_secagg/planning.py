@@ -1,0 +1,31 @@
+"""A plan from options alone, as a run with them would choose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from flctl import ConfigError
+from flctl_secagg.aggregator import SecureAggregation
+from flctl_secagg.costs import Plan, Speed, plan
+from flctl_secagg.encoding import WEIGHT
+
+__all__ = ["planned"]
+
+_PARAMETERS = 700
+"""Bytes of a session's parameters without the cohort's ids."""
+
+
+def planned(clients: int, parameters: int, options: Mapping[str, str], speed: Speed) -> Plan:
+    """What a session of `clients` costs under the options of `aggregator:`. Raises ConfigError for options that are
+    none, IncompatibleError for what cannot be kept."""
+    try:
+        aggregator = SecureAggregation.from_options(dict(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "options"
+        raise ConfigError(f"aggregator.{key}: {first['msg']}", hint="See the options in docs/secagg.md.") from error
+    encoding = aggregator.encoding(clients, {"delta": parameters, WEIGHT: 1})
+    hello = _PARAMETERS + clients * (len(str(clients)) + 3)
+    return plan(encoding, aggregator.degrees(clients), aggregator.config.mode == "active", hello, speed)

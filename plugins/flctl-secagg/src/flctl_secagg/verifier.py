@@ -1,0 +1,154 @@
+"""Whether a recorded session is as the protocol says: played again with the replies that came, message by message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flctl import FlctlError, IntegrityError, Phase
+from flctl_secagg import frames
+from flctl_secagg.packing import pack
+from flctl_secagg.primitives import SIGNATURE_BYTES
+from flctl_secagg.roster import Roster, roster_of
+from flctl_secagg.server import Attempt, AttemptError, Unmasked
+from flctl_secagg.session import Parameters, Session
+from flctl_secagg.transcript import CAME, PUBLISHED, ROSTER, SENT, Entry, read_entries
+
+__all__ = ["Verdict", "verify"]
+
+_HEAD = 38
+_LEAST_BYTES = 2560
+"""Ten of each byte: below, no test tells masked words from others."""
+_LIMIT = 255 + 8 * np.sqrt(2 * 255)
+"""Chi-squared of uniform bytes: eight deviations above its mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a transcript shows. `survivors` are empty, and `refused` says why, where the session gave no sum; `masked`
+    counts the vectors whose bytes are as good as uniform, `short` those too short to tell."""
+
+    file: str
+    round: int
+    attempt: int
+    mode: str
+    sid: str
+    asked: int
+    survivors: tuple[str, ...]
+    masked: int
+    short: int
+    refused: str | None
+    notes: tuple[str, ...]
+
+
+def verify(path: Path, operator: bytes | None = None) -> Verdict:
+    """The verdict on a transcript. `operator` is the pinned public key of who signs rosters.
+
+    Raises IntegrityError where the server told a client anything but what the protocol says, a published sum does not
+    follow from what came, or a vector that came is not masked.
+    """
+    try:
+        return _verify(path, operator)
+    except FlctlError as error:
+        if isinstance(error, IntegrityError):
+            raise
+        raise IntegrityError(f"{path.name}: {error.message}") from error
+
+
+def _verify(path: Path, operator: bytes | None) -> Verdict:
+    entries = list(read_entries(path))
+    published = [entry for entry in entries if entry.kind == PUBLISHED]
+    session = _session(path, entries, operator)
+    notes: list[str] = []
+    played = _played(path, session, [e for e in entries if e.kind not in (ROSTER, PUBLISHED)], notes)
+    if (isinstance(played, Unmasked), len(published)) not in ((True, 1), (False, 0)):
+        raise IntegrityError(f"{path.name}: {len(published)} sums were published, and the session came to another end")
+    if isinstance(played, Unmasked) and pack(played.words.astype("<u8"), 64) != published[0].message:
+        raise IntegrityError(f"{path.name}: the published sum does not follow from what the clients sent")
+    masked, short = _count_masked(path, entries)
+    parameters = session.parameters
+    return Verdict(
+        file=path.name,
+        round=parameters.round,
+        attempt=parameters.attempt,
+        mode=parameters.mode,
+        sid=session.sid.hex(),
+        asked=session.count,
+        survivors=played.survivors if isinstance(played, Unmasked) else (),
+        masked=masked,
+        short=short,
+        refused=None if isinstance(played, Unmasked) else played,
+        notes=tuple(notes),
+    )
+
+
+def _session(path: Path, entries: list[Entry], operator: bytes | None) -> Session:
+    """The session that the first messages propose, under the recorded roster."""
+    rosters = [entry.message for entry in entries if entry.kind == ROSTER]
+    hellos = [entry.message for entry in entries if (entry.way, entry.kind) == (SENT, frames.HELLO)]
+    if len(rosters) != 1 or not hellos:
+        raise IntegrityError(f"{path.name} has no roster, or no session in it")
+    roster: Roster = roster_of(rosters[0].decode("utf-8", "replace"), path)
+    roster.check(operator)
+    return Session(Parameters.read(hellos[0][_HEAD:]), roster)
+
+
+def _played(path: Path, session: Session, entries: list[Entry], notes: list[str]) -> Unmasked | str:
+    """How the session ends with the replies that came; why, where it gives no sum."""
+    protocol = Attempt(session, notes.append).run()
+    left = iter(_phases(entries))
+    replies: Iterator[tuple[str, bytes]] | None = None
+    try:
+        while True:
+            phase = protocol.send(replies)  # type: ignore[arg-type]  # a generator that has not started takes None
+            sent, came = next(left, ([], []))
+            _check_sent(path, phase, sent)
+            replies = iter([(entry.client, entry.message) for entry in came])
+    except StopIteration as finished:
+        found: Unmasked | str = finished.value
+    except AttemptError as error:
+        found = error.message
+    if next(left, None) is not None:
+        raise IntegrityError(f"{path.name}: the server went on after the session had ended")
+    return found
+
+
+def _phases(entries: list[Entry]) -> Iterator[tuple[list[Entry], list[Entry]]]:
+    """What was sent and what came, exchange by exchange."""
+    sent: list[Entry] = []
+    came: list[Entry] = []
+    for entry in entries:
+        if entry.way == SENT and sent and (came or entry.kind != sent[0].kind):
+            yield sent, came
+            sent, came = [], []
+        (came if entry.way == CAME else sent).append(entry)
+    if sent or came:
+        yield sent, came
+
+
+def _check_sent(path: Path, phase: Phase, sent: list[Entry]) -> None:
+    told = {entry.client: entry.message for entry in sent}
+    for client in sorted(phase.messages.keys() | told.keys()):
+        if told.get(client) != phase.messages.get(client) or len(told) != len(sent):
+            raise IntegrityError(
+                f"{path.name}: the server told client '{client}' something else than the protocol says"
+            )
+
+
+def _count_masked(path: Path, entries: list[Entry]) -> tuple[int, int]:
+    masked = short = 0
+    for entry in entries:
+        if (entry.way, entry.kind) != (CAME, frames.MASKED) or len(entry.message) <= _HEAD + SIGNATURE_BYTES:
+            continue
+        data = np.frombuffer(entry.message, np.uint8)[_HEAD + SIGNATURE_BYTES :]
+        if data.size < _LEAST_BYTES:
+            short += 1
+            continue
+        expected = data.size / 256
+        if ((np.bincount(data, minlength=256) - expected) ** 2 / expected).sum() > _LIMIT:
+            raise IntegrityError(f"{path.name}: the vector of client '{entry.client}' does not look masked")
+        masked += 1
+    return masked, short
