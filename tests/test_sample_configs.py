@@ -23,6 +23,8 @@ SHORT = {
     "smart-city": ["--rounds", "3"],
     "keyboard": ["--rounds", "1", "--clients-per-round", "2"],
     "activity": ["--rounds", "5"],
+    "activity-personal": ["--rounds", "2", "-o", "eval.every=1"],
+    "mnist-label-skew": ["--rounds", "1", "-o", "local.epochs=1"],
     "stragglers": ["--rounds", "1"],
     "attacked": ["--rounds", "3"],
 }
@@ -99,6 +101,8 @@ MADE = {
     "smart-city": made_air,
     "keyboard": made_plays,
     "activity": made_activity,
+    "activity-personal": made_activity,
+    "mnist-label-skew": made_mnist,
     "stragglers": lambda folder: "synthetic(1,1,12)",
     "attacked": lambda folder: "digits",
 }
@@ -129,7 +133,7 @@ def slice_of(name: str, data: Path, folder: Path) -> Path | str:
         text = (data / "tinyshakespeare" / "input.txt").read_text()[:60_000]
         (folder / "input.txt").write_text(text[: text.rindex("\n\n") + 1])
         return folder / "input.txt"
-    if name == "activity":
+    if name.startswith("activity"):
         return Path(shutil.copy(data / "wisdm" / "WISDM_ar_v1.1_transformed.arff", folder))
     return {"stragglers": "synthetic(1,1)", "attacked": "digits"}.get(name, "breast_cancer")
 
