@@ -633,6 +633,8 @@ GARBAGE = (VICTIMS, attempt_of(VICTIMS))
         b'{"a":' * 5000,
         b"\xff\xfe",
         b'{"bits":' + b"9" * 5000 + b"}",
+        dataclasses.replace(parameters(("a", "b", "c")), round=2**63).canonical(),
+        parameters(("a", "b", "c")).canonical().replace(b'"clip":4.0', b'"clip":NaN'),
     ],
 )
 def test_25_parameters_that_are_none_are_refused(raw):

@@ -112,6 +112,13 @@ def test_parameters_keep_their_promises_by_simulation_free_counting(mode, share,
     assert tail(absent, neighbours - threshold + 1) <= Fraction(1, 2**20 * count)
 
 
+def test_a_threshold_is_beyond_what_corrupt_clients_reach():
+    """40 of 100 corrupt: with two lists, 40 answer both and 59 honest ones are split, so 2 t - 99 > 40 gives t = 70."""
+    assert complete(100, "active", 0.4).threshold == 70
+    assert complete(100, "hbc", 0.4).threshold == 50
+    assert complete(10, "active", 0.1).threshold == 7
+
+
 def test_what_no_graph_can_bear_is_refused():
     with pytest.raises(IncompatibleError, match="no graph of 100 clients is safe"):
         choose(100, "hbc", 0.999, 0.0)

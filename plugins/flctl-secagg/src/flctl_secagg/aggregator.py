@@ -108,7 +108,7 @@ class SecureAggregation(flctl.Aggregator):
         """k and t for a cohort of `count`, chosen or as configured. Raises IncompatibleError where they protect less
         than they have to."""
         config = self.config
-        whole = complete(count, config.mode)
+        whole = complete(count, config.mode, config.corrupt)
         chosen = (
             whole
             if config.mode == "active" and count <= COMPLETE_UP_TO
@@ -120,7 +120,7 @@ class SecureAggregation(flctl.Aggregator):
                 f"{degree} neighbours are too few among {count} clients; {chosen.neighbours} are needed",
                 hint="Leave aggregator.neighbours out, or expect fewer corrupt and dropped clients.",
             )
-        least = least_threshold(count, degree, config.mode, chosen)
+        least = least_threshold(count, degree, config.mode, config.corrupt, chosen)
         threshold = least if config.threshold is None else config.threshold
         if not least <= threshold <= degree:
             raise IncompatibleError(

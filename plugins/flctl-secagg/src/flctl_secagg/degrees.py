@@ -33,15 +33,18 @@ def lowest_threshold(mode: Mode, neighbours: int) -> int:
     return 2 * neighbours // 3 + 1 if mode == "active" else max(neighbours // 2, 2)
 
 
-def complete(count: int, mode: Mode) -> Degrees:
-    """Everybody is everybody's neighbour."""
-    return Degrees(count - 1, max(lowest_threshold(mode, count - 1), (count - 1) // 2 + 1))
+def complete(count: int, mode: Mode, corrupt: float = 0.0) -> Degrees:
+    """Everybody is everybody's neighbour; t is more than corrupt clients can reach, in active mode with the help of two
+    lists of survivors (2 t - k > C)."""
+    degree, adversaries = count - 1, int(corrupt * count)
+    reached = (degree + adversaries) // 2 if mode == "active" else max(adversaries, degree // 2)
+    return Degrees(degree, max(lowest_threshold(mode, degree), reached + 1))
 
 
-def least_threshold(count: int, neighbours: int, mode: Mode, chosen: Degrees) -> int:
+def least_threshold(count: int, neighbours: int, mode: Mode, corrupt: float, chosen: Degrees) -> int:
     """The least t that is as safe as the `chosen` one, for a cohort of `count` and so many neighbours."""
     if neighbours == count - 1:
-        return complete(count, mode).threshold
+        return complete(count, mode, corrupt).threshold
     return max(lowest_threshold(mode, neighbours), chosen.threshold)
 
 
@@ -53,7 +56,7 @@ def choose(count: int, mode: Mode, corrupt: float, dropped: float) -> Degrees:
     Raises IncompatibleError where no t is both safe and reachable.
     """
     if count < COMPLETE_BELOW:
-        return complete(count, mode)
+        return complete(count, mode, corrupt)
     adversaries, absent = int(corrupt * count), int(dropped * count)
     for neighbours in range(2, count - 1, 2):
         if _disconnected(count, neighbours, adversaries + absent) >= Fraction(1, 2 ** (SIGMA + 1)):
@@ -62,8 +65,9 @@ def choose(count: int, mode: Mode, corrupt: float, dropped: float) -> Degrees:
         late = 1 if threshold is None else _at_least(count - 1, absent, neighbours, neighbours - threshold + 1)
         if threshold is not None and late <= Fraction(1, 2**ETA * count):
             return Degrees(neighbours, threshold)
-    if adversaries < lowest_threshold(mode, count - 1):
-        return complete(count, mode)
+    whole = complete(count, mode, corrupt)
+    if whole.threshold <= whole.neighbours - absent:
+        return whole
     raise IncompatibleError(
         f"no graph of {count} clients is safe with {adversaries} corrupt and {absent} dropped clients",
         hint="Expect fewer corrupt or dropped clients (aggregator.corrupt, aggregator.dropped).",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -74,10 +75,15 @@ def agree(private: X25519PrivateKey, public: bytes) -> bytes:
 def is_usable(public: bytes) -> bool:
     """Whether an X25519 public key gives secrets: one of low order gives the same to everybody."""
     try:
-        agree(loaded(new_key()), public)
+        agree(_probe(), public)
     except ProtocolError:
         return False
     return True
+
+
+@lru_cache(maxsize=1)
+def _probe() -> X25519PrivateKey:
+    return loaded(new_key())
 
 
 def sign(private: bytes, message: bytes) -> bytes:

@@ -23,6 +23,7 @@ __all__ = ["COMPLETE_UP_TO", "FLOOR", "Parameters", "Policy", "Session", "model_
 
 FLOOR = 3
 """No policy takes a smaller cohort: of two clients, each knows the other's update from the sum."""
+_MOST_COUNT = 1 << 48
 COMPLETE_UP_TO = 256
 """In active mode, cohorts up to here use the complete graph."""
 
@@ -100,7 +101,7 @@ class Parameters:
         numbers += (self.threshold, self.words, self.levels, *(length for _, length in self.layout))
         if any(type(text) is not str for text in (*texts, *(name for name, _ in self.layout))):
             raise TypeError("a text is none")
-        if any(type(number) is not int or number < 0 for number in numbers):
+        if any(type(number) is not int or not 0 <= number < _MOST_COUNT for number in numbers):
             raise TypeError("a count is none")
         if any(type(number) is not float or number < 0 for number in (self.clip, self.max_weight, self.deadline)):
             raise TypeError("a number is none")
@@ -160,7 +161,7 @@ class Policy:
             complete or (least.neighbours <= degree < count and degree % 2 == 0), f"{degree} neighbours are too few"
         )
         _demand(complete or found.mode == "hbc" or count > COMPLETE_UP_TO, "active mode asks for the complete graph")
-        safe = least_threshold(count, degree, found.mode, least)
+        safe = least_threshold(count, degree, found.mode, self.corrupt, least)
         lowest = max(safe, self.least_threshold)
         _demand(lowest <= threshold <= degree, f"a threshold of {threshold} is outside of {lowest} to {degree}")
 
@@ -223,7 +224,14 @@ class Session:
 
     def neighbours(self, place: int) -> tuple[int, ...]:
         """Who masks with the client at `place`, ascending."""
-        return neighbours_of(place, self.count, self.parameters.neighbours, self.graph_seed)
+        if place not in self._near:
+            degree = self.parameters.neighbours
+            self._near[place] = neighbours_of(place, self.count, degree, self.graph_seed)
+        return self._near[place]
+
+    @cached_property
+    def _near(self) -> dict[int, tuple[int, ...]]:
+        return {}
 
     def key_of(self, place: int) -> bytes:
         """The identity key of the client at `place`."""
