@@ -1,9 +1,14 @@
 """The audit: below the claim for the mechanism as it is, above it for each way in which one goes wrong."""
 
+import json
+
 import numpy as np
 import pytest
+from flctl.testing.trial import Trial
+from flctl.training import train
 from scipy import stats
 
+from flctl_dp.accounting import epsilon, gaussian_epsilon
 from flctl_dp.audit import audit, lower_bound, p_value
 from flctl_dp.entropy import insecure_words
 from flctl_dp.releases import Release
@@ -89,3 +94,55 @@ def test_randomised_response_is_never_refuted_too_often():
     right = rng.binomial(400, np.e / (1 + np.e), size=300)
     above = sum(lower_bound(400, 400, int(v), 0.0, 0.05) > 1.0 for v in right)
     assert stats.binom.sf(above - 1, 300, 0.05) > 1e-3
+
+
+@pytest.fixture
+def cli(capsys):
+    from flctl.cli import run
+
+    def call(*arguments):
+        code = run(["dp", *map(str, arguments), "--json"])
+        told = json.loads(capsys.readouterr().out)
+        return code, told.get("data") or told["error"]
+
+    return call
+
+
+def test_a_configuration_is_audited_by_the_command(tmp_path, cli):
+    file = tmp_path / "run.yaml"
+    file.write_text("rounds: 3\ncohort: {sampling: all}\ntransforms:\n  dp: {noise_multiplier: 4.0}\n")
+    code, data = cli("audit", file, "--canaries", 300)
+    assert (code, data["rounds"], data["canaries"]) == (int(data["broken"]), 3, 300)
+    assert data["claim"] == pytest.approx(gaussian_epsilon(3**0.5 / 4, 1e-5))
+    file.write_text("rounds: 2\ncohort: {sampling: poisson, rate: 0.5}\ntransforms:\n  dp: {target_epsilon: 3.0}\n")
+    code, data = cli("audit", file, "--canaries", 300)
+    assert 2.9 < data["claim"] <= 3.0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("rounds: 2", "no transform 'dp'"),
+        ("transforms: {dp: {}}", "by 'fixed'"),
+        ("transforms: {dp: {noise_multiplier: -1}}", "cannot be used"),
+        ("transforms: {dp: {insecure_seed: 1}}\ncohort: {sampling: all}", "claims nothing"),
+        ("rounds: many\ntransforms: {dp: {}}", "rounds is 'many'"),
+        ("transforms: {dp: {}}\ncohort: {sampling: poisson, rate: x}", "cohort.rate is 'x'"),
+        ("- a list", "not a YAML mapping"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_what_cannot_be_audited_is_told(tmp_path, cli, text, said):
+    (tmp_path / "run.yaml").write_text(text)
+    code, error = cli("audit", tmp_path / "run.yaml")
+    assert (code, said in error["message"]) == (2, True)
+
+
+def test_a_run_is_audited_with_the_noise_and_the_rounds_that_it_had(tmp_path, cli):
+    trial = Trial(tmp_path, "rounds=5")
+    budget = epsilon({Release("all", 4.0): 2}, 1e-5, "add-remove")
+    options = json.dumps({"noise_multiplier": 4.0, "target_epsilon": budget})
+    result = train(*trial.prepare(f"transforms.dp={options}"))
+    code, data = cli("audit", result.directory.path, "--canaries", 300)
+    assert (code, data["rounds"]) == (int(data["broken"]), 2)
+    assert data["claim"] == pytest.approx(budget)

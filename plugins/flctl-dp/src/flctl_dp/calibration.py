@@ -16,6 +16,7 @@ LOWEST, HIGHEST = 0.3, 100.0
 """Between these noise multipliers calibration looks."""
 _TOLERANCE = 1e-3
 _BY_DISTRIBUTION = "pld"
+_MANY = 1 << 16
 
 
 def together(spent: Releases, release: Release, count: int) -> Releases:
@@ -56,14 +57,18 @@ def calibrate(
 
 
 def affordable(spent: Releases, release: Release, wanted: int, target: float, delta: float, relation: Relation) -> int:
-    """How many of `wanted` further releases stay within the epsilon `target`."""
+    """How many of `wanted` further releases stay within the epsilon `target`. Many are not asked about at once."""
 
     def fits(count: int) -> bool:
         return epsilon(together(spent, release, count), delta, relation) <= target
 
-    if fits(wanted):
+    if wanted <= _MANY and fits(wanted):
         return wanted
-    low, high = 0, wanted  # high does not fit; whether 0 more do changes nothing
+    low, high = 0, min(1, wanted)  # whether 0 more fit changes nothing
+    while high < wanted and fits(high):
+        low, high = high, min(2 * high, wanted)
+    if fits(high):
+        return high
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)

@@ -1,4 +1,4 @@
-"""`flctl dp`: what a plan costs, what a population's ledger holds, and whether its chain is whole."""
+"""`flctl dp`: what a plan costs, what a population's ledger holds, whether its chain is whole, and an audit."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def register(app: typer.Typer) -> None:
     dp.command("plan", help=PLAN)(plan)
     dp.command("status")(status)
     dp.command("verify")(verify)
+    dp.command("audit")(audit)
     app.add_typer(dp, name="dp")
 
 
@@ -88,6 +89,23 @@ def verify(ledger: Where, as_json: JsonFlag = False) -> None:
     data = {"ledger": file.path.as_posix(), "charges": len(found.charges), "head": found.head}
     said = f"{file.path}: {len(found.charges)} charges in an unbroken chain, head {found.head[:16]}"
     _emit("dp verify", data, as_json, lambda console: console.print(said, markup=False))
+
+
+def audit(
+    run: Annotated[Path, typer.Argument(metavar="RUN|CONFIG", help="A run's directory, or a YAML file.")],
+    canaries: Annotated[int, typer.Option("--canaries", min=20, max=1_000_000, help="Clients made up for it.")] = 1000,
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds; else those of the config.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Attack the mechanism of a run with canaries, and print a lower bound of epsilon beside the claim.
+
+    Exit code 1 where the claim is refuted.
+    """
+    from flctl_dp import audits
+
+    found = audits.audit_of(run, canaries, rounds)
+    _emit("dp audit", audits.data(found), as_json, lambda console: console.print(audits.told(found), markup=False))
+    raise typer.Exit(1 if found.broken else 0)
 
 
 def _emit(command: str, data: Mapping[str, Any], as_json: bool, render: Callable[[Console], None]) -> None:
