@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from flctl.aggregator import PlainAggregator
 from flctl.cli import output
 from flctl.cli.training import open_stored
 from flctl.errors import ConfigError
@@ -34,8 +35,17 @@ def replay_client(path: Path, number: int, client: str) -> Mapping[str, Any]:
         memory = Path(scratch) / "memory"
         if directory.memory.is_dir():
             shutil.copytree(directory.memory, memory)
-        outcome = _replay(replace(run, memory_directory=memory), directory, saved[-1], number, client)
+        outcome = _replay(_over_plain_sums(replace(run, memory_directory=memory)), directory, saved[-1], number, client)
     return {"round": number, "client": client, "seed": run.config.seed, **outcome}
+
+
+def _over_plain_sums(run: Run) -> Run:
+    """The run without a protocol that hides updates: it is the client's work that is repeated, not what protects it,
+    and the protocol's own record of the run stays as it is."""
+    if not run.aggregator.hides:
+        return run
+    output.note(f"repeating without aggregator '{run.aggregator.name}': sums may differ by what it rounds")
+    return replace(run, aggregator=PlainAggregator())
 
 
 def _replay(run: Run, directory: RunDirectory, saved: int, number: int, client: str) -> Mapping[str, Any]:

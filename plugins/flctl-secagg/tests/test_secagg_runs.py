@@ -261,3 +261,16 @@ def test_words_of_a_shared_scale_are_summed_as_they_are(trial):
     chosen = ("transforms={quantise: {bits: 8}}", "engine=inprocess")
     plain, masked = trial.train(*chosen), trial.train(*chosen, "aggregator=secagg")
     np.testing.assert_allclose(masked.weights, plain.weights, atol=1e-6)
+
+
+def test_a_client_s_work_can_be_repeated_and_the_record_stays_as_it_is(trial, capsys):
+    from flctl.cli.replay import replay_client
+
+    masked = trial.train("aggregator=secagg", "engine=inprocess")
+    ledger = masked.directory / "secagg" / "ledger.sqlite"
+    before = sorted((path.name, path.stat().st_size) for path in ledger.parent.iterdir())
+    found = replay_client(masked.directory, 2, "3")
+    assert (found["failed"], found["in_cohort"]) == (None, True)
+    assert found["loss"] > 0
+    assert "repeating without aggregator 'secagg'" in capsys.readouterr().err
+    assert sorted((path.name, path.stat().st_size) for path in ledger.parent.iterdir()) == before
