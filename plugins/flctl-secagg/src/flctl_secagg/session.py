@@ -23,7 +23,7 @@ __all__ = ["COMPLETE_UP_TO", "FLOOR", "Parameters", "Policy", "Session", "model_
 
 FLOOR = 3
 """No policy takes a smaller cohort: of two clients, each knows the other's update from the sum."""
-_MOST_COUNT = 1 << 48
+_MOST_COUNT = 1 << 63
 COMPLETE_UP_TO = 256
 """In active mode, cohorts up to here use the complete graph."""
 
