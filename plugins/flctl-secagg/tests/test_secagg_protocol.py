@@ -207,3 +207,13 @@ def test_256_bit_keys_give_the_same_sum():
     decoded = attempt.session.encoding.decode(cohort.play(attempt).words, 5)
     exact = sum(one["delta"].astype(np.float64) for one in cohort.vectors.values())
     np.testing.assert_allclose(decoded.arrays["delta"], exact, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["hbc", "active"])
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_every_width_gives_the_sum_in_both_modes(mode, bits):
+    cohort = cohort_of(5)
+    attempt = attempt_of(cohort, mode=mode, bits=bits)
+    decoded = attempt.session.encoding.decode(cohort.play(attempt).words, 5)
+    exact = sum(one["delta"].astype(np.float64) for one in cohort.vectors.values())
+    assert np.abs(decoded.arrays["delta"] - exact).max() <= 5 / attempt.session.encoding.scale + 1e-5
