@@ -141,6 +141,13 @@ def test_a_vector_is_rounded_and_gets_noise_of_the_right_size():
     assert stats.kstest(noise / 0.5, "norm").pvalue > 1e-3
 
 
+def test_long_vectors_get_noise_of_their_own_in_every_part():
+    noise = Lattice(1.0).noised(np.zeros((1 << 20) + 5), insecure_words("test", 7))
+    assert not np.array_equal(noise[:5], noise[-5:])
+    assert np.unique(noise).size > 0.9 * noise.size / 4
+    assert abs(noise.std() - 1) < 0.01
+
+
 def test_what_leaves_is_a_point_of_the_lattice():
     lattice = Lattice(0.7)
     cells = lattice.noised(np.random.default_rng(1).normal(size=1000), secure_words()) / lattice.cell

@@ -268,6 +268,14 @@ def test_a_checkpoint_whose_charge_the_ledger_lacks_is_refused(trial):
     assert train(Run.build(longer, run.registry, trial.partition, directory.memory), directory).rounds == 4
 
 
+def test_what_no_accountant_can_add_up_is_refused_before_it_is_charged(trial):
+    train(*trial.prepare("cohort.sampling=fixed", "cohort.clients=4", dp(noise_multiplier=2.0), "rounds=1"))
+    poisson = ["cohort.sampling=poisson", "cohort.rate=0.5", dp(noise_multiplier=2.0, relation="replace-one")]
+    with pytest.raises(IncompatibleError, match="no accountant adds"):
+        train(*trial.prepare(*poisson))
+    assert len(ledger_of(trial).read().charges) == 1
+
+
 def test_partitions_of_the_same_people_share_a_ledger_that_is_named(trial, tmp_path):
     shared = (tmp_path / "people.jsonl").as_posix()
     train(*trial.prepare("cohort.sampling=all", dp(noise_multiplier=2.0, ledger=shared)))

@@ -8,7 +8,7 @@ from functools import lru_cache
 from flctl import IncompatibleError, IntegrityError, PrivacyBudgetError
 
 from flctl_dp.accounting import epsilon, guarantee, supports
-from flctl_dp.calibration import HIGHEST, affordable, calibrate
+from flctl_dp.calibration import HIGHEST, affordable, calibrate, together
 from flctl_dp.ledger import Ledger, LedgerFile
 from flctl_dp.releases import Relation, Release, Releases
 from flctl_dp.terms import Terms
@@ -53,6 +53,7 @@ def charge(asked: Asked) -> tuple[float, str]:
             )
         noise = asked.noise if asked.noise is not None else _calibrated(asked, ledger)
         release = asked.terms.release(noise)
+        _refuse_unaccountable(ledger, release, asked.terms)
         if asked.target is not None:
             _refuse_excess(asked, ledger, release, asked.target)
         return noise, file.charge(ledger, asked.run, asked.round, release).digest
@@ -64,6 +65,16 @@ def _calibrated(asked: Asked, ledger: Ledger) -> float:
     left = asked.rounds - asked.round + 1
     probe, relation = asked.terms.release(1.0), asked.terms.relation
     return calibrate(probe, left, asked.target, asked.delta, relation, spent=ledger.releases())
+
+
+def _refuse_unaccountable(ledger: Ledger, release: Release, terms: Terms) -> None:
+    """Before the charge: what no accountant can add up must not be released."""
+    planned = together(ledger.releases(), release, 1)
+    if not any(supports(planned, terms.relation, accountant) for accountant in ("pld", "rdp")):
+        raise IncompatibleError(
+            f"no accountant adds {release} up with what {terms.ledger} holds, under {terms.relation}",
+            hint="Sample as the runs before did, or by transforms.dp.relation=add-remove and Poisson sampling alone.",
+        )
 
 
 def _refuse_excess(asked: Asked, ledger: Ledger, release: Release, target: float) -> None:

@@ -20,6 +20,8 @@ CELLS = _S * math.sqrt(1 + _K * _K)
 """The noise's standard deviation, in cells of the lattice: about 2^18.6."""
 _LIMIT = 2.0**52
 """Whole numbers up to here are exact as float64."""
+_PART = 1 << 20
+"""Values that get their noise at once: large models need no more memory than their own for it."""
 
 
 def wide_discrete_gaussian(words: Words, count: int) -> npt.NDArray[np.int64]:
@@ -55,7 +57,11 @@ class Lattice:
     def noised(self, vector: npt.NDArray[Any], words: Words) -> npt.NDArray[np.float64]:
         """The vector [L], rounded to the lattice and with noise, float64. Values beyond 2^52 cells are cut there,
         which moves no two vectors apart."""
-        cells = np.rint(np.asarray(vector, np.float64) / self.cell)
-        np.clip(cells, -_LIMIT, _LIMIT, out=cells)
-        noised = cells.astype(np.int64) + wide_discrete_gaussian(words, cells.size)
-        return noised.astype(np.float64) * self.cell
+        noised = np.empty(vector.size, np.float64)
+        for start in range(0, vector.size, _PART):
+            part = noised[start : start + _PART]
+            np.divide(vector[start : start + _PART], self.cell, out=part, dtype=np.float64)
+            np.clip(np.rint(part, out=part), -_LIMIT, _LIMIT, out=part)
+            part[:] = part.astype(np.int64) + wide_discrete_gaussian(words, part.size)
+            part *= self.cell
+        return noised

@@ -33,11 +33,11 @@ class Terms:
         for a delta that would allow to publish a client."""
         sampling = _sampling(run)
         population, cohort = run.eligible, run.cohort_size
-        if config.target_delta >= 1 / population:
+        if config.target_delta * population >= 1:
             raise ConfigError(
                 f"transforms.dp.target_delta is {config.target_delta:g}, and there are {population} clients: "
                 "publishing one of them at random would be within it",
-                hint=f"Take less than {1 / population:.2g}.",
+                hint=f"Take less than {1 / max(population, 1):.2g}.",
             )
         ledger = Path(config.ledger) if config.ledger else run.partition.path / LEDGER
         probe = cls(sampling, population, cohort, "zero-out", ledger, run.partition.digest).release(1.0)
