@@ -315,3 +315,11 @@ def test_an_insecure_run_says_that_it_protects_nobody(trial):
     said = result.summary["transforms"]["dp"]
     assert said["epsilon"] is None
     assert said["statement"].startswith("(eps=inf)")
+
+
+def test_it_works_around_a_sum_that_hides_single_updates(trial):
+    """The same noise by an insecure seed: what secure aggregation adds up differs by its rounding alone."""
+    pytest.importorskip("flctl_secagg", reason="the plugin flctl-secagg is not installed")
+    options = dp(**{**SEEDED, "noise_multiplier": 0.1})
+    found = [trial.train("cohort.sampling=all", options, f"aggregator={one}").weights for one in ("plain", "secagg")]
+    assert np.allclose(*found, atol=1e-4)
