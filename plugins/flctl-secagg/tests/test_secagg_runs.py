@@ -274,3 +274,19 @@ def test_a_client_s_work_can_be_repeated_and_the_record_stays_as_it_is(trial, ca
     assert found["loss"] > 0
     assert "repeating without aggregator 'secagg'" in capsys.readouterr().err
     assert sorted((path.name, path.stat().st_size) for path in ledger.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "chosen", ["devices.stragglers=0.4", "devices.availability=0.8", "transforms.clip={norm: 1.0}"]
+)
+def test_simulated_devices_and_clipped_norms_give_the_plain_run_s_model(trial, chosen):
+    """Stragglers answer without a vector: they are mended as dropouts, or a second session is held without them."""
+    plain, masked = (trial.train(chosen, f"aggregator={name}", "engine=inprocess") for name in ("plain", "secagg"))
+    np.testing.assert_allclose(masked.weights, plain.weights, atol=1e-4)
+
+
+def test_differential_privacy_goes_with_it(trial):
+    pytest.importorskip("flctl_dp", reason="the plugin flctl-dp is not installed")
+    chosen = ('transforms={"dp": {"noise_multiplier": 1e-6}}', "engine=inprocess", "cohort.sampling=all")
+    plain, masked = (trial.train(*chosen, f"aggregator={name}") for name in ("plain", "secagg"))
+    np.testing.assert_allclose(masked.weights, plain.weights, atol=1e-3)

@@ -85,7 +85,7 @@ class SecureAggregation(flctl.Aggregator):
         placed = copy.copy(self)
         directory = run.directory / "secagg"
         if self.config.keys is None:
-            placed._home = SimulatedHome(directory, tuple(run.partition.client_ids))
+            placed._home = SimulatedHome(directory, run.partition.client_ids)
         else:
             placed._home = KeysHome(Path(self.config.keys), directory)
         placed._max_weight = float(max(run.partition.counts[:, 0].max(initial=0), 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -58,7 +58,7 @@ class SimulatedHome(Home):
     signs them. This shows the protocol at work; it protects nobody from who owns the machine."""
 
     path: Path
-    everybody: tuple[str, ...]
+    everybody: Sequence[str]
 
     def prepare(self, clients: Iterable[str]) -> None:
         if (self.path / ROSTER).exists():
