@@ -143,7 +143,7 @@ def test_a_default_run_directory_is_never_overwritten(toy):
         (["--model", "cnn"], 2, "cnn"),
         (["--lr", "-1"], 2, "lr"),
         (["--clients-per-round", "11"], 2, "11 clients a round were asked for, and 10"),
-        (["--aggregator", "secagg"], 2, "unknown aggregator 'secagg'"),
+        (["--aggregator", "secag"], 2, "unknown aggregator 'secag'"),
         (["--config", "nothing.yaml"], 2, "nothing.yaml"),
         (["--target-metric", "accuracy~1"], 2, "NAME=VALUE"),
         (["--target-metric", "acuracy=0.9"], 2, "acuracy"),
