@@ -107,7 +107,8 @@ def _on_all_cores(model: FlatModel, outcomes: Callable[[Module, int], Any], star
 
     small = sum(model.layout.values()) <= COPIED
     threads = min(cores(), len(starts), MOST_THREADS) if small else 1
-    modules = [model.module, *(copy.deepcopy(model.module) for _ in range(threads - 1))]
+    modules = [model.module, *_copies(model.module, threads - 1)]
+    threads = len(modules)
 
     def share(place: int) -> list[Any]:
         with torch.inference_mode():  # holds for its own thread
@@ -116,6 +117,14 @@ def _on_all_cores(model: FlatModel, outcomes: Callable[[Module, int], Any], star
     with ThreadPoolExecutor(threads) as pool:
         shares = list(pool.map(share, range(threads)))
     return [shares[number % threads][number // threads] for number in range(len(starts))]
+
+
+def _copies(module: Module, count: int) -> list[Module]:
+    """So many copies; none of a module that cannot be copied, as one that holds a lock: one thread does, then."""
+    try:
+        return [copy.deepcopy(module) for _ in range(count)]
+    except Exception:  # whatever the module's own parts raise
+        return []
 
 
 def central(model: FlatModel, rows: Rows, task: Task, batch_size: int = BATCH) -> dict[str, float]:

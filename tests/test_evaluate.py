@@ -1,6 +1,7 @@
 """Evaluation of real modules on real partitions: central, pooled, per client, and on another model's partition."""
 
 import math
+import threading
 import time
 from dataclasses import replace
 
@@ -141,6 +142,24 @@ def test_batches_side_by_side_give_the_bits_of_one_after_the_other(tmp_path, mon
     for other in found[1:]:
         np.testing.assert_array_equal(other.loss, found[0].loss)
         np.testing.assert_array_equal(other.log_probability, found[0].log_probability)
+
+
+class Locked(Forgetful):
+    """Holds what cannot be copied."""
+
+    def __init__(self, inner):
+        super().__init__(inner)
+        self.lock = threading.Lock()
+
+
+def test_a_module_that_cannot_be_copied_is_evaluated_by_one_thread(tmp_path, monkeypatch):
+    partition = partition_of(tmp_path / "p", dataset())
+    model, task = model_of(partition), task_of(partition)
+    x, y = partition.central_test()
+    expected = run_model(model, task, x, y, 4)
+    model.module = Locked(model.module)
+    monkeypatch.setattr(evaluate_module, "cores", lambda: 4)
+    np.testing.assert_array_equal(run_model(model, task, x, y, 4).loss, expected.loss)
 
 
 def test_equal_calls_give_equal_bits_and_leave_the_process_as_it_was(tmp_path):
