@@ -229,7 +229,7 @@ class Devices:
             )
 
     def _check_share(self, share: float) -> None:
-        strategy, clients = self._run.strategy, int(self._run.cohort_size)
+        strategy, clients = self._run.strategy, self._most_clients
         if strategy.takes_partial or self._stragglers(clients) < clients:
             return
         raise ConfigError(
@@ -238,13 +238,20 @@ class Devices:
             hint="Lower it, ask more clients, or take a strategy that uses partial work (fedprox, fednova).",
         )
 
+    @property
+    def _most_clients(self) -> int:
+        """How many clients a round can have."""
+        poisson = self._run.config.cohort.sampling == "poisson"
+        return self._run.eligible if poisson else int(self._run.cohort_size)
+
     def _check_deadline(self, deadline: float) -> None:
         numbers = np.flatnonzero(self._run.partition.counts[:, 0])
         full, partial = self._full(numbers), self._run.strategy.takes_partial
-        if self._clocked(numbers, full).usable(partial).any():
+        jitter = math.inf if self.config.speed_jitter else 1.0  # no bound to how fast a device can be in some round
+        if self._clocked(numbers, full, jitter).usable(partial).any():
             return
         steps = np.minimum(full, 1) if partial else full
-        fastest = float((self._sending[numbers] + steps * self._step_seconds[numbers]).min())
+        fastest = float((self._sending[numbers] + steps * self._step_seconds[numbers] / jitter).min())
         what = (
             "with one step"
             if partial

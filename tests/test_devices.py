@@ -274,6 +274,27 @@ def test_what_could_never_count_is_refused_before_anything_is_trained(options, s
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        # 0.5 clients on average, and now and then ten, of which one is no straggler
+        ["cohort.sampling=poisson", "cohort.rate=0.05", "devices.stragglers=0.9"],
+        ["cohort.sampling=poisson", "cohort.rate=0.05", "devices.stragglers=0"],
+        # four seconds' work that some device does twice as fast in some round
+        ["devices.deadline=2", "devices.speed=1", "devices.speed_jitter=1"],
+    ],
+)
+def test_what_counts_in_some_rounds_is_not_refused(options, toy, tmp_path):
+    found = make_run(toy, tmp_path / "r", "local.batch_size=4", *options)[0].devices
+    assert any(found.turnout(number, EVERYONE).counted.size for number in range(1, 50))
+
+
+def test_a_deadline_before_the_way_is_made_is_refused_however_fast_a_device_may_be(toy, tmp_path):
+    options = "devices.deadline=1", "devices.upload=50", "devices.speed=1", "devices.speed_jitter=1"
+    with pytest.raises(ConfigError, match="no client can be done by then"):
+        make_run(toy, tmp_path / "r", "strategy=fedprox", *options)
+
+
+@pytest.mark.parametrize(
     ("options", "says"),
     [
         (["deadline=2"], "devices.deadline has no effect without speed, upload or download"),
