@@ -1,6 +1,8 @@
 """Every engine: the same bits, and a client that fails is named whatever way it fails."""
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -151,3 +153,30 @@ def test_workers_run_this_flctl_wherever_the_user_stands(toy, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     with PoolEngine().open(run) as engine:
         assert list(engine.clients()) == list(toy.client_ids)
+
+
+BUSY = """
+import time
+from flctl.engines import worker
+
+def serve(requests, replies):
+    replies.write(b"!")
+    replies.flush()
+    time.sleep(600)
+
+worker.serve = serve
+worker.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no poll")
+def test_a_worker_in_the_middle_of_a_chunk_goes_with_its_server():
+    command = [sys.executable, "-c", BUSY]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.read(1) == b"!"
+            assert process.poll() is None
+            process.stdin.close()
+            assert process.wait(timeout=60) == 0
+        finally:
+            process.kill()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -27,10 +29,21 @@ def main() -> None:
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
+    if hasattr(select, "poll"):  # not on Windows
+        threading.Thread(target=_leave_with_server, args=(requests,), daemon=True).start()
     try:
         serve(requests, replies)
     except (EOFError, BrokenPipeError):
         return  # the server is gone, and so is the use of this process
+
+
+def _leave_with_server(requests: IO[bytes]) -> None:
+    """Ends this process once the server is gone, in the middle of a chunk too: the run may be resumed meanwhile, and
+    no two processes may write what one client remembers."""
+    poll = select.poll()
+    poll.register(requests, 0)  # that the other end was closed is told all the same
+    poll.poll()
+    os._exit(0)
 
 
 def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
