@@ -587,7 +587,7 @@ def test_24_a_client_that_restarts_after_its_vector_counts_as_dead():
 def test_24_memory_of_another_client_or_changed_on_its_way_is_none():
     played = Rewound("hbc")
     memory = played.before[frames.KEYS]
-    for bad in (memory[:-1], memory[:20] + b"x" + memory[21:], b"x"):
+    for bad in (memory[:-1], memory[:20] + bytes((memory[20] ^ 1,)) + memory[21:], b"x"):
         with pytest.raises(ProtocolError, match="remembers no such session"):
             played.again(frames.KEYS, memory=bad)
     other = played.cohort.client("c03")

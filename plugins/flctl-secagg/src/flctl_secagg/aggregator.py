@@ -52,9 +52,14 @@ class SecureAggregation(flctl.Aggregator):
             "hbc", description="What the server may do: follow the protocol (hbc), or anything (active)."
         )
         bits: int = Field(32, description="Bits of a word on its way: 16, 20, 24, 32 or 64.")
-        clip: float = Field(8.0, gt=0, description="The bound of each coordinate, before it is weighted.")
+        clip: float = Field(
+            8.0, gt=0, allow_inf_nan=False, description="The bound of each coordinate, before it is weighted."
+        )
         max_weight: float | None = Field(
-            None, gt=0, description="Weights above count as this; by default the most training rows that a client has."
+            None,
+            gt=0,
+            allow_inf_nan=False,
+            description="Weights above count as this; by default the most training rows that a client has.",
         )
         minimum: int = Field(5, ge=FLOOR, description="The fewest clients whose sum is made known.")
         neighbours: int | None = Field(None, ge=2, description="k: whom each client masks with; chosen if left out.")
@@ -64,7 +69,8 @@ class SecureAggregation(flctl.Aggregator):
         cipher: Ciphers = Field("aes-128-ctr", description="What masks are made by: aes-128-ctr or aes-256-ctr.")
         attempts: int = Field(2, ge=1, le=10, description="Sessions that are tried in a round before it is refused.")
         differing: Literal["warn", "refuse", "allow"] = Field(
-            "warn", description="When survivors differ by one client from the last round's: warn, refuse or allow."
+            "warn",
+            description="When survivors differ by one client from the last round's, or any's: warn, refuse or allow.",
         )
         keys: str | None = Field(None, description="A directory of keys and a roster; without it, the run makes them.")
         transcript: bool = Field(False, description="Record what passes through the server, for flctl secagg verify.")
@@ -120,7 +126,7 @@ class SecureAggregation(flctl.Aggregator):
                 f"{degree} neighbours are too few among {count} clients; {chosen.neighbours} are needed",
                 hint="Leave aggregator.neighbours out, or expect fewer corrupt and dropped clients.",
             )
-        least = least_threshold(count, degree, config.mode, config.corrupt, chosen)
+        least = least_threshold(count, degree, config.mode, config.corrupt)
         threshold = least if config.threshold is None else config.threshold
         if not least <= threshold <= degree:
             raise IncompatibleError(
@@ -159,9 +165,8 @@ class SecureAggregation(flctl.Aggregator):
 
     def client(self, memory: bytes, message: bytes, vector: Arrays | None, ctx: ClientContext) -> tuple[bytes, bytes]:
         home = self._home
-        me = Client(
-            ctx.client_id, home.keyring(), home.roster(), self._policy(home.roster()), home.ledger(), self._guard
-        )
+        roster, apart = home.roster(), self.config.differing == "refuse"
+        me = Client(ctx.client_id, home.keyring(), roster, self._policy(roster), home.ledger(), apart)
         return me.step(memory, message, vector, model_digest(ctx.work))
 
     def _policy(self, roster: Roster) -> Policy:
@@ -174,14 +179,6 @@ class SecureAggregation(flctl.Aggregator):
             dropped=config.dropped,
             run=roster.run or None,
         )
-
-    def _guard(self, client: str, run: str, number: int, survivors: Sequence[str]) -> None:
-        """Refuses to open shares for survivors that differ by one from the last ones, where the client wants that."""
-        if self.config.differing == "refuse" and self._differ_by_one(client, run, number, survivors):
-            raise ProtocolError(
-                "the survivors differ by one client from those of its last round: two sums would tell what it sent",
-                hint="Set aggregator.differing=warn, and rely on differential privacy for what sums reveal.",
-            )
 
     def _differ_by_one(self, client: str, run: str, number: int, survivors: Sequence[str]) -> bool:
         last = self._home.ledger().last_survivors(client, run, number)

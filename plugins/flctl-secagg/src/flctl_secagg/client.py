@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -54,7 +54,7 @@ def keys_text(sid: bytes, client: str, record: bytes) -> bytes:
     return bound(b"keys", sid, client.encode(), record[: 3 * KEY_BYTES])
 
 
-def masked_text(sid: bytes, client: str, packed: bytes | memoryview) -> bytes:
+def masked_text(sid: bytes, client: str, packed: bytes | bytearray | memoryview) -> bytes:
     """What a client signs of its masked vector."""
     return bound(b"masked", sid, client.encode(), hashlib.sha256(packed).digest())
 
@@ -125,6 +125,7 @@ class Client:
     """One client: who it is, what it insists on, and where it writes down what it did.
 
     `step` raises ProtocolError for whatever it refuses; nothing is sent then, and its memory of the session is gone.
+    `apart` refuses survivors that differ by one client from those of any other round that it opened shares in.
     """
 
     me: str
@@ -132,7 +133,7 @@ class Client:
     roster: Roster
     policy: Policy
     ledger: Ledger
-    guard: Callable[[str, str, int, Sequence[str]], None] | None = None
+    apart: bool = False
 
     def step(self, memory: bytes, message: bytes, vector: Arrays | None, model: str) -> tuple[bytes, bytes]:
         """(memory for the next phase, reply). `vector` is what the client has to add, in the phase that trains, and
@@ -253,7 +254,7 @@ class Client:
         signature = sign(self.keyring.secret_of(self.me), masked_text(session.sid, self.me, packed))
         # Keys and b are not needed any more; only what was entrusted by neighbours is.
         memory = Memory(frames.MASKED, kept.parameters, shares=shares)
-        return self._remembered(memory), frames.frame(frames.MASKED, session.sid, signature + packed)
+        return self._remembered(memory), frames.frame(frames.MASKED, session.sid, signature, packed)
 
     def _unboxed(
         self, private: X25519PrivateKey, public: bytes, session: Session, peer: int, box: bytes
@@ -269,7 +270,7 @@ class Client:
         readable = shamir.read_share(of_b) is not None and shamir.read_share(of_s) is not None
         return of_b + of_s if fits and readable else None
 
-    def _masked(self, kept: Memory, session: Session, vector: Arrays, peers: list[int]) -> bytes:
+    def _masked(self, kept: Memory, session: Session, vector: Arrays, peers: list[int]) -> bytes | bytearray:
         """y_u = x_u + PRG(b_u) + sum over peers of +-PRG(s_uv), modulo 2^w, packed."""
         me, bits = self._place(session), session.parameters.bits
         words = session.encoding.encode(vector)
@@ -340,9 +341,7 @@ class Client:
         parameters = session.parameters
         alive = frames.members(survivors, session.count)
         listed = [parameters.cohort[place] for place in sorted(alive)]
-        if self.guard is not None:
-            self.guard(self.me, parameters.run, parameters.round, listed)
-        self.ledger.answer(self.me, parameters.run, parameters.round, listed)
+        self.ledger.answer(self.me, parameters.run, parameters.round, listed, self.apart)
 
 
 def _expect(kept: Memory, phase: int) -> None:

@@ -41,11 +41,13 @@ def complete(count: int, mode: Mode, corrupt: float = 0.0) -> Degrees:
     return Degrees(degree, max(lowest_threshold(mode, degree), reached + 1))
 
 
-def least_threshold(count: int, neighbours: int, mode: Mode, corrupt: float, chosen: Degrees) -> int:
-    """The least t that is as safe as the `chosen` one, for a cohort of `count` and so many neighbours."""
+@lru_cache(maxsize=256)
+def least_threshold(count: int, neighbours: int, mode: Mode, corrupt: float) -> int:
+    """The least t that is safe for a cohort of `count` and so many neighbours; more than there are, where none is."""
     if neighbours == count - 1:
         return complete(count, mode, corrupt).threshold
-    return max(lowest_threshold(mode, neighbours), chosen.threshold)
+    found = _threshold(count, neighbours, mode, int(corrupt * count))
+    return neighbours + 1 if found is None else found
 
 
 @lru_cache(maxsize=256)
@@ -62,8 +64,7 @@ def choose(count: int, mode: Mode, corrupt: float, dropped: float) -> Degrees:
         if _disconnected(count, neighbours, adversaries + absent) >= Fraction(1, 2 ** (SIGMA + 1)):
             continue
         threshold = _threshold(count, neighbours, mode, adversaries)
-        late = 1 if threshold is None else _at_least(count - 1, absent, neighbours, neighbours - threshold + 1)
-        if threshold is not None and late <= Fraction(1, 2**ETA * count):
+        if threshold is not None and _comes_to_an_end(count, neighbours, threshold, absent):
             return Degrees(neighbours, threshold)
     whole = complete(count, mode, corrupt)
     if whole.threshold <= whole.neighbours - absent:
@@ -83,13 +84,25 @@ def _disconnected(count: int, neighbours: int, gone: int) -> Fraction:
 
 
 def _threshold(count: int, neighbours: int, mode: Mode, adversaries: int) -> int | None:
-    """The smallest t that corrupt neighbours reach with a probability of at most 2^-(sigma + 1) / n."""
+    """The smallest t that corrupt neighbours reach with a probability of at most 2^-(sigma + 1) / n; in active mode
+    never: who lies also picks the cohort, and so can put all corrupt clients next to one."""
     start = lowest_threshold(mode, neighbours)
+    if mode == "active":
+        safe = max(start, (neighbours + adversaries) // 2 + 1)
+        return safe if safe <= neighbours else None
     for threshold in range(start, neighbours + 1):
-        needed = 2 * threshold - neighbours if mode == "active" else threshold
-        if _at_least(count - 1, adversaries, neighbours, needed) <= Fraction(1, 2 ** (SIGMA + 1) * count):
+        if _at_least(count - 1, adversaries, neighbours, threshold) <= Fraction(1, 2 ** (SIGMA + 1) * count):
             return threshold
     return None
+
+
+def _comes_to_an_end(count: int, neighbours: int, threshold: int, absent: int) -> bool:
+    """Whether t neighbours are left but for a probability of 2^-eta / n; first by one term, which is soon known."""
+    least, limit = neighbours - threshold + 1, Fraction(1, 2**ETA * count)
+    one = comb(absent, least) * comb(count - 1 - absent, neighbours - least)
+    return Fraction(one, comb(count - 1, neighbours)) <= limit and (
+        _at_least(count - 1, absent, neighbours, least) <= limit
+    )
 
 
 def _at_least(population: int, marked: int, drawn: int, least: int) -> Fraction:

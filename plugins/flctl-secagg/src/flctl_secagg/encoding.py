@@ -47,7 +47,8 @@ class Encoding:
     """How `count` clients turn vectors of `layout` (without the weight) into words of `bits` bits.
 
     `clip` bounds each coordinate of a long vector before it is multiplied by its weight; weights above `max_weight`
-    count as `max_weight`. Raises IncompatibleError where the ring leaves fewer than 16 levels to each sign.
+    count as `max_weight`. Raises IncompatibleError where the ring leaves fewer than 16 levels to each sign, or the sum
+    of weights could overflow.
     """
 
     layout: tuple[tuple[str, int], ...]
@@ -62,6 +63,11 @@ class Encoding:
                 f"words of {self.bits} bits leave {self.levels} levels to each of {self.count} clients, at least "
                 f"{LEAST_LEVELS} are needed",
                 hint="Take more bits (aggregator.bits), or smaller cohorts.",
+            )
+        if self.max_weight > self.largest:
+            raise IncompatibleError(
+                f"weights up to {self.max_weight:g} may overflow their sum; {self.largest:g} is the most",
+                hint="Lower aggregator.max_weight, or give clients smaller weights.",
             )
 
     @cached_property
@@ -177,7 +183,7 @@ class Encoding:
 
     def _fill_many(self, part: Words, values: npt.NDArray[Any], factor: float, limit: float) -> bool:
         """Clipped, scaled and rounded at random, chunk by chunk in the cache."""
-        highest = float(np.abs(values).max())
+        highest = float(max(values.max(), -values.min()))  # no copy of the vector; NaN is the maximum of both
         _require_finite(highest)
         signed_lane = np.dtype(f"<i{part.itemsize}")
         most, noise = float(self.levels), _noise(values.size)

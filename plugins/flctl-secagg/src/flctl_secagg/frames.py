@@ -38,9 +38,9 @@ MOST_HELLO = 4 << 20
 """Bytes of a session's parameters that a client reads: the ids of a cohort of many thousands."""
 
 
-def frame(kind: int, sid: bytes, body: bytes = b"") -> bytes:
-    """One message of a session."""
-    return b"".join((MAGIC, bytes((kind,)), sid, body))
+def frame(kind: int, sid: bytes, *body: bytes | bytearray) -> bytes:
+    """One message of a session; the parts of its body are put together once."""
+    return b"".join((MAGIC, bytes((kind,)), sid, *body))
 
 
 def phase_of(message: bytes) -> int:

@@ -11,6 +11,7 @@ __all__ = ["WIDTHS", "Words", "lane", "pack", "packed_bytes", "reduce", "signed"
 
 Words = npt.NDArray[Any]
 WIDTHS = (16, 20, 24, 32, 64)
+_CHUNK = 1 << 15
 _LANES = {16: "<u2", 20: "<u4", 24: "<u4", 32: "<u4", 64: "<u8"}
 
 
@@ -31,17 +32,30 @@ def reduce(words: Words, bits: int) -> Words:
     return words
 
 
-def pack(words: Words, bits: int) -> bytes:
-    """The words, each below 2^bits, little-endian and without gaps."""
+def pack(words: Words, bits: int) -> bytes | bytearray:
+    """The words, each below 2^bits, little-endian and without gaps; chunk by chunk, without other memory of their
+    size."""
     if bits == words.itemsize * 8:
         return words.tobytes()
-    if bits == 24:
-        return np.ascontiguousarray(words.view(np.uint8).reshape(-1, 4)[:, :3]).tobytes()
+    packed = bytearray(packed_bytes(bits, words.size))
+    out = np.frombuffer(packed, np.uint8)
+    for start in range(0, words.size, _CHUNK):
+        part = words[start : start + _CHUNK]
+        raw = _three_bytes(part) if bits == 24 else _five_bytes(part)
+        out[packed_bytes(bits, start) :][: packed_bytes(bits, part.size)] = raw[: packed_bytes(bits, part.size)]
+    return packed
+
+
+def _three_bytes(words: Words) -> Words:
+    return np.ascontiguousarray(words).view(np.uint8).reshape(-1, 4)[:, :3].reshape(-1)
+
+
+def _five_bytes(words: Words) -> Words:
     even = np.zeros((words.size + 1) // 2 * 2, "<u8")
     even[: words.size] = words
     pairs = even[0::2] | (even[1::2] << np.uint64(20))
-    packed: bytes = pairs.view(np.uint8).reshape(-1, 8)[:, :5].tobytes()
-    return packed[: packed_bytes(bits, words.size)]
+    low: Words = pairs.view(np.uint8).reshape(-1, 8)[:, :5].reshape(-1)
+    return low
 
 
 def unpack(data: bytes | memoryview, bits: int, count: int) -> Words:

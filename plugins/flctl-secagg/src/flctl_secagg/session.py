@@ -7,6 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from typing import Any
 
 from flctl import Arrays, FlctlError, ProtocolError, Work
@@ -161,7 +162,7 @@ class Policy:
             complete or (least.neighbours <= degree < count and degree % 2 == 0), f"{degree} neighbours are too few"
         )
         _demand(complete or found.mode == "hbc" or count > COMPLETE_UP_TO, "active mode asks for the complete graph")
-        safe = least_threshold(count, degree, found.mode, self.corrupt, least)
+        safe = least_threshold(count, degree, found.mode, self.corrupt)
         lowest = max(safe, self.least_threshold)
         _demand(lowest <= threshold <= degree, f"a threshold of {threshold} is outside of {lowest} to {degree}")
 
@@ -169,7 +170,8 @@ class Policy:
         _demand(found.bits in WIDTHS, f"words of {found.bits} bits are unknown")
         _demand(found.cipher in ("aes-128-ctr", "aes-256-ctr"), "the cipher is unknown")
         _demand(0 < found.max_weight <= self.max_weight, f"weights up to {found.max_weight:g} are too large")
-        _demand(0 < found.clip < float("inf"), "the clip is no bound")
+        unit = found.clip * found.max_weight
+        _demand(0 < unit < inf and found.levels / unit < inf, "the clip is no bound")
         room = 1 << (found.bits - 1)
         _demand(found.levels > 0 and found.levels * len(found.cohort) < room, "the sum of the clients may overflow")
         _demand(found.words <= self.largest, f"{found.words} words are more than the policy makes room for")

@@ -71,7 +71,7 @@ class Transcript:
         """The sum that the session gave, 64 bits to a word."""
         self._write(SENT, PUBLISHED, "", pack(unmasked.words.astype("<u8"), 64))
 
-    def _write(self, way: int, kind: int, client: str, message: bytes) -> None:
+    def _write(self, way: int, kind: int, client: str, message: bytes | bytearray) -> None:
         name = client.encode()
         try:
             self._file.write(_HEAD.pack(way, kind, len(name), len(message)) + name)
