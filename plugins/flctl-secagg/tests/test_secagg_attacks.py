@@ -115,6 +115,91 @@ def test_two_lists_and_colluders_recover_an_update_only_beyond_what_is_promised(
     assert bool(found) is works
 
 
+class HalfDelivered:
+    """A server that hands c00 the shares of `near` honest clients and the colluders alone, and c00's shares to all;
+    later it calls those near dead. What is left masks nothing of c00's, and opens all that masked it."""
+
+    def __init__(self, mode, count, colluders, near):
+        self.cohort = cohort_of(count)
+        self.attempt = attempt_of(self.cohort, mode=mode)
+        names = self.cohort.names
+        self.bad, self.near = set(range(1, 1 + colluders)), set(range(1 + colluders, 1 + colluders + near))
+        self.alive, self.secrets = [place for place in range(count) if place not in self.near], {}
+        self.cohort.meddle = self._meddle
+        protocol = self.attempt.run()
+        phase = next(protocol)
+        while next(iter(phase.messages.values()))[5] not in LATE:
+            phase = protocol.send(self.cohort.replies(phase))
+        self.session, self.names = self.attempt.session, names
+
+    def _meddle(self, kind, name, message):
+        place = self.cohort.names.index(name)
+        if kind == frames.DELIVER and place in self.bad:  # what a colluder remembers is the server's
+            self.secrets[place] = self.cohort.client(name)._recalled(self.cohort.memories[name])[0].secrets["s"]
+        if kind != frames.DELIVER or place:
+            return message
+        boxes = frames.read_records(memoryview(message)[HEAD:], client_module.BOX_BYTES, 99, 99)
+        return message[:HEAD] + frames.records((at, box) for at, box in boxes.items() if at in self.bad | self.near)
+
+    def recovered(self):
+        """What c00 sent; None where too little is opened."""
+        listed, signed, answers = frames.bitmap(self.alive, len(self.names)), {}, {}
+        ask = [place for place in self.alive if place]
+        for place in ask if self.session.parameters.mode == "active" else ():
+            if answer := self._say(place, frames.SURVIVORS, listed):
+                signed[place] = answer[HEAD:]
+        for place in ask:
+            body = listed + frames.records((at, one) for at, one in signed.items() if at != place)
+            if answer := self._say(place, frames.UNMASK, body):
+                answers[place] = answer[HEAD:]
+        if len(answers) < self.session.parameters.threshold:
+            return None
+        for owner in self.near:
+            self.secrets[owner] = self._combined(owner, answers)
+        return self._unmasked(self._combined(0, answers))
+
+    def _say(self, place, kind, body):
+        return self.cohort.answer(self.names[place], frames.frame(kind, self.session.sid, body), False)
+
+    def _combined(self, owner, answers):
+        """A secret from the answers, in which owners are in ascending order without the one who answers."""
+        shares = []
+        for place, answer in sorted(answers.items())[: self.session.parameters.threshold]:
+            at = owner - (owner > place)
+            shares.append((place + (place < owner), shamir.read_share(answer[33 * at : 33 * at + 33])))
+        return shamir.combine([x for x, _ in shares], [share for _, share in shares])
+
+    def _unmasked(self, b):
+        said = [reply for kind, name, reply in self.cohort.said if (kind, name) == (frames.DELIVER, "c00")]
+        if not said:
+            return None  # it refused: too few shares
+        words = unpack(said[0][HEAD + SIGNATURE_BYTES :], 32, self.session.encoding.words)
+        mine = self.attempt.records[0][KEY_BYTES : 2 * KEY_BYTES]
+        streams = [(client_module.self_seed(self.session, b), False)]
+        for peer, secret in self.secrets.items():
+            streams.append((client_module.mask_seed(self.session, loaded(secret), mine, peer, 0), False))
+        add_masks(words, streams)
+        return self.session.encoding.decode(words, 1).arrays["delta"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "count", "colluders", "works"),
+    [("hbc", 6, 0, False), ("hbc", 6, 1, True), ("active", 10, 4, False), ("active", 10, 6, True)],
+)
+def test_so_does_delivering_shares_one_way(mode, count, colluders, works):
+    found = []
+    for near in range(1, count - colluders - 1):
+        try:
+            attack = HalfDelivered(mode, count, colluders, near)
+        except ProtocolError:
+            continue  # the victim refused, and too few were left for the server's own code
+        recovered = attack.recovered()
+        if recovered is not None:
+            found.append(near)
+            np.testing.assert_allclose(recovered, attack.cohort.vectors["c00"]["delta"], atol=1e-5)
+    assert bool(found) is works
+
+
 @pytest.mark.parametrize(("count", "corrupt"), [(500, 0.4), (500, 0.1), (300, 0.3)])
 def test_more_neighbours_than_needed_do_not_lower_the_threshold_below_what_is_safe(count, corrupt):
     """A server that proposes more neighbours, and the threshold of fewer: corrupt ones would reach it."""
