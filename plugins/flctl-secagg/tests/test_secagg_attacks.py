@@ -1,5 +1,6 @@
 """Attempts to recover one client's update, to be told two sums, and to break the sum: whole sessions at the edges."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -19,10 +20,12 @@ from flctl_secagg.ledger import Ledger
 from flctl_secagg.masks import add_masks
 from flctl_secagg.packing import WIDTHS, lane, packed_bytes, reduce, unpack
 from flctl_secagg.primitives import KEY_BYTES, SIGNATURE_BYTES, loaded
-from flctl_secagg.session import Policy
-from secagg_support import Cohort, attempt_of, cohort_of, identities, vectors
+from flctl_secagg.session import Policy, Session
+from flctl_secagg.transcript import Transcript
+from flctl_secagg.verifier import verify
+from secagg_support import Cohort, attempt_of, cohort_of, identities, parameters, vectors
 
-from flctl import IncompatibleError, ProtocolError
+from flctl import IncompatibleError, IntegrityError, ProtocolError
 
 HEAD = 38
 LATE = (frames.SURVIVORS, frames.UNMASK)
@@ -404,3 +407,26 @@ def test_a_record_holds_ids_and_no_more(tmp_path):
     assert json.dumps(list(cohort.names)).encode() in raw
     assert not any(cohort.keyring.secret_of(name) in raw for name in cohort.names)
     assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cohort": ()},
+        {"cohort": ("c00", "c01", "nobody")},
+        {"layout": (("delta", 2**62),)},
+        {"neighbours": 2**40},
+        {"bits": 31},
+        {"threshold": 0},
+    ],
+)
+def test_a_transcript_of_a_session_that_nobody_would_hold_is_refused(changes, tmp_path):
+    """A server that wrote it itself: the verifier says so, and makes no room for what it declares."""
+    roster, _, names = identities(3)
+    session = Session(dataclasses.replace(parameters(names, run=roster.run), **changes), roster)
+    hello = frames.frame(frames.HELLO, session.sid, session.parameters.canonical())
+    with Transcript.new(tmp_path, session) as transcript:
+        transcript.sent(frames.HELLO, "c00", hello)
+        transcript.came(frames.ADVERTISE, "c00", hello)
+    with pytest.raises(IntegrityError, match="policy: "):
+        verify(next(tmp_path.iterdir()))

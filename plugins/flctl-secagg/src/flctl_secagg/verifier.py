@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from flctl_secagg.packing import pack
 from flctl_secagg.primitives import SIGNATURE_BYTES
 from flctl_secagg.roster import Roster, roster_of
 from flctl_secagg.server import Attempt, AttemptError, Unmasked
-from flctl_secagg.session import Parameters, Session
+from flctl_secagg.session import FLOOR, Parameters, Policy, Session
 from flctl_secagg.transcript import CAME, PUBLISHED, ROSTER, SENT, Entry, read_entries
 
 __all__ = ["Verdict", "verify"]
@@ -93,7 +94,11 @@ def _session(path: Path, entries: list[Entry], operator: bytes | None) -> Sessio
         raise IntegrityError(f"{path.name} has no roster, or no session in it")
     roster: Roster = roster_of(rosters[0].decode("utf-8", "replace"), path)
     roster.check(operator)
-    return Session(Parameters.read(hellos[0][_HEAD:]), roster)
+    parameters = Parameters.read(hellos[0][_HEAD:])
+    # What no client takes part in, whatever it insists on, is not worth playing; nor is it safe to.
+    anybody = Policy(minimum=FLOOR, max_weight=inf, corrupt=0.0, dropped=0.0, run=roster.run or None)
+    anybody.check(parameters, next(iter(parameters.cohort), ""), roster)
+    return Session(parameters, roster)
 
 
 def _played(path: Path, session: Session, entries: list[Entry], notes: list[str]) -> Unmasked | str:
