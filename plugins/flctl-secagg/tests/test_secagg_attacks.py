@@ -426,7 +426,10 @@ def test_a_transcript_of_a_session_that_nobody_would_hold_is_refused(changes, tm
     session = Session(dataclasses.replace(parameters(names, run=roster.run), **changes), roster)
     hello = frames.frame(frames.HELLO, session.sid, session.parameters.canonical())
     with Transcript.new(tmp_path, session) as transcript:
-        transcript.sent(frames.HELLO, "c00", hello)
-        transcript.came(frames.ADVERTISE, "c00", hello)
+        for name in session.parameters.cohort or ("c00",):
+            transcript.sent(frames.HELLO, name, hello)
+        for name in session.parameters.cohort:
+            record = bytes(client_module.RECORD_BYTES)
+            transcript.came(frames.ADVERTISE, name, frames.frame(frames.ADVERTISE, session.sid, record))
     with pytest.raises(IntegrityError, match="policy: "):
         verify(next(tmp_path.iterdir()))
