@@ -114,6 +114,8 @@ def _on_all_cores(model: FlatModel, outcomes: Callable[[Module, int], Any], star
         with torch.inference_mode():  # holds for its own thread
             return [outcomes(modules[place], start) for start in starts[place::threads]]
 
+    if threads == 1:  # as for each of many clients' few rows
+        return share(0)
     with ThreadPoolExecutor(threads) as pool:
         shares = list(pool.map(share, range(threads)))
     return [shares[number % threads][number // threads] for number in range(len(starts))]
