@@ -241,7 +241,7 @@ def test_what_no_code_can_say_makes_a_failed_client(toy, tmp_path, registry):
 # The same everywhere
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "ipm" else [pytest.mark.slow]) for n in ATTACKS])
 def test_a_resume_gives_the_same_bits(toy, tmp_path, name):
     options = (f"attack.name={name}", *ATTACKS[name], "attack.fraction=0.3", "attack.since=2", "rounds=3")
     options += ("checkpoint.every=1", "cohort.clients=8")
@@ -258,7 +258,12 @@ def test_a_resume_gives_the_same_bits(toy, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "strategy"), [("gaussian", "fedavg"), ("min-max", "scaffold"), ("backdoor", "fedmedian")]
+    ("name", "strategy"),
+    [
+        pytest.param("gaussian", "fedavg", marks=pytest.mark.slow),
+        pytest.param("min-max", "scaffold", marks=pytest.mark.slow),
+        ("backdoor", "fedmedian"),
+    ],
 )
 def test_two_workers_give_the_same_bits_as_one(toy, tmp_path, name, strategy):
     options = (f"attack.name={name}", *ATTACKS[name], "attack.clients=3", "rounds=2", f"strategy={strategy}", *ALL)

@@ -202,6 +202,7 @@ def test_check_says_what_it_could_not_check(installed, capsys):
     assert found["dataset own", "warn"] == ["not checked: check_dataset needs a sample file, as its own tests give it"]
 
 
+@pytest.mark.slow
 def test_built_in_components_are_checked_only_when_asked_for(installed, capsys):
     installed(good=HEAD + GOOD + OFFER)
     assert not any(subject.startswith("model") for subject, _ in findings(capsys, "--check"))

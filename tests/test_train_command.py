@@ -345,7 +345,7 @@ def test_components_are_listed_and_shown(capsys):
     assert cli(["plugins", "list", "--json"]) == 0
     rows = said(capsys)["data"]["components"]
     assert {"kind": "strategy", "name": "fedavg"}.items() <= next(r for r in rows if r["name"] == "fedavg").items()
-    assert all(row["summary"] and row["origin"].startswith("flctl ") for row in rows)
+    assert all(row["summary"] and row["origin"].startswith(("flctl ", "flctl-")) for row in rows)
     assert cli(["plugins", "show", "fedprox", "--json"]) == 0
     (shown,) = said(capsys)["data"]["components"]
     assert shown["options"][0]["name"] == "proximal_mu"

@@ -16,6 +16,7 @@ from flctl_dp.releases import Release
 SEEDED = {"noise_multiplier": 0.5, "insecure_seed": 7}
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract_of_transforms():
     check_transform(AdaptiveDP, {"noise_multiplier": 0.05, "insecure_seed": 7})
 

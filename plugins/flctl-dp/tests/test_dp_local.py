@@ -33,6 +33,7 @@ def sent(update, seed=1, **options):
     return transform.on_client(ClientUpdate("a", {"delta": update}, 31.0), ctx)
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract_of_transforms():
     check_transform(LocalDP)
 

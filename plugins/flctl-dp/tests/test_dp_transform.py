@@ -37,6 +37,7 @@ def clipped(transform, arrays, bound):
     return transform.on_client(ClientUpdate("a", arrays, 17.0), ctx)
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract_of_transforms():
     check_transform(CentralDP, SEEDED)
 
