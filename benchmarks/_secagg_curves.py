@@ -60,7 +60,16 @@ def draw(found: Mapping[str, Line], path: Path) -> None:
         if across != "dropped":
             axes.set_xscale("log")
         axes.set_yscale("log")
-        style(axes, x=f"share {across}" if across == "dropped" else across, y="CPU seconds", title=name.capitalize())
+        axes.minorticks_off()
+        axes.tick_params(labelsize=8)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+        style(
+            axes,
+            x=f"share {across}" if across == "dropped" else across,
+            y="CPU seconds",
+            title=name[0].upper() + name[1:],
+        )
     legend(figure, panels[0])
     path.unlink(missing_ok=True)
     save(figure, path)
