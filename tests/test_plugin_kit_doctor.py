@@ -203,12 +203,14 @@ def test_check_says_what_it_could_not_check(installed, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_built_in_components_are_checked_only_when_asked_for(installed, capsys):
     installed(good=HEAD + GOOD + OFFER)
     assert not any(subject.startswith("model") for subject, _ in findings(capsys, "--check"))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_all_that_flctl_brings_along_is_well(capsys):
     found = findings(capsys, "builtin", "--check")
     assert {subject for subject, status in found if status == "ok"} > {"strategy fedavg", "engine pool", "dataset iris"}
