@@ -33,6 +33,8 @@ lint: setup ## style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy scripts
+	$(BIN)/mypy benchmarks --exclude /peers/
+	$(BIN)/mypy plugins/flctl-dp/src plugins/flctl-secagg/src
 
 format: setup ## put the code into the format that lint asks for
 	$(BIN)/ruff format .

@@ -29,7 +29,15 @@ def draw(results: Sequence[Result], peers: Mapping[str, Mapping[str, float]], pa
     for number, (name, rows) in enumerate(peers.items()):
         places = [(rows[result.row], place) for place, result in enumerate(shown) if result.row in rows]
         if places:
-            axes.scatter(*zip(*places, strict=True), marker="D", s=26, color=PEERS[number % 4], label=name, zorder=4)
+            axes.scatter(
+                [x for x, _ in places],
+                [y for _, y in places],
+                marker="D",
+                s=26,
+                color=PEERS[number % 4],
+                label=name,
+                zorder=4,
+            )
     axes.axvline(1, color=FLOOR, linewidth=1.2)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}x")

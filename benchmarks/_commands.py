@@ -36,7 +36,7 @@ class Timed:
     @property
     def rounds(self) -> float:
         """Seconds in rounds without their evaluation, as metrics.jsonl has them."""
-        return sum(line["seconds"]["total"] - line["seconds"].get("evaluate", 0.0) for line in self.lines)
+        return float(sum(line["seconds"]["total"] - line["seconds"].get("evaluate", 0.0) for line in self.lines))
 
 
 def train_command(partition: Path, run: Path, settings: Sequence[str], workers: int, rounds: int) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import platform
-import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,6 +13,8 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from flctl.bench.contest import Spread
 
 __all__ = [
     "BOUND",
@@ -53,24 +54,6 @@ class Contender(Protocol):
 
     def restart(self, model: npt.NDArray[np.float32]) -> None:
         """Takes `model` [D] for its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Median, smallest and largest of repeats."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of at least one value."""
-        return cls(statistics.median(values), min(values), max(values))
-
-    def text(self, digits: int = 3) -> str:
-        """`median (low-high)` with so many significant digits."""
-        return "{} ({}-{})".format(*(f"{value:.{digits}g}" for value in (self.median, self.low, self.high)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,19 +10,16 @@ benchmarks/results/label_skew.json, .md and .png; `--quick` plays two rounds on 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _measure import machine
-from _results import RESULTS, command, write
-from _trainings import Job, bands, flctl, trained
+from _results import RESULTS, write
+from _trainings import Job, Panel, data_folder, draw, facts, flctl, measured, parser, trained
 
 SKEWS = {
     "Dirichlet 0.1": ("--scheme", "dirichlet", "--alpha", "0.1"),
@@ -56,11 +53,10 @@ Curves = dict[str, dict[str, list[list[float]]]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains, prints, writes."""
     asked = _parse(arguments)
-    data = os.environ.get("FLCTL_TEST_DATA")
+    data = None if asked.quick else data_folder()
     if not (data or asked.quick):
-        print("skipped: FLCTL_TEST_DATA does not name the folder of real data sets", file=sys.stderr)
         return 0
-    source = "digits" if asked.quick else str(Path(data or "") / "mnist")
+    source = str(data / "mnist") if data else "digits"
     started = time.monotonic()
     found: Curves = {skew: {name: [] for name in VARIANTS} for skew in SKEWS}
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for skew, rows in table.items():
         print("\n".join([skew, *(f"  {name:10}{_cells(row)}" for name, row in rows.items())]))
     if not asked.quick:
-        record(asked, found, table, time.monotonic() - started)
+        record(asked, found, table, facts(asked, started))
     return 0
 
 
@@ -103,26 +99,23 @@ def _cells(row: Mapping[str, Sequence[Any]]) -> str:
     return f"{TARGET:.0%} in round {reached}; final {final}; +- {np.mean(row['spread']):.4f} from round to round"
 
 
-def record(asked: argparse.Namespace, found: Curves, table: Mapping[str, Any], seconds: float) -> None:
+def record(asked: argparse.Namespace, found: Curves, table: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     """Writes the three files."""
-    facts: dict[str, Any] = {
-        "command": command(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine(),
-        "seconds": round(seconds),
-        "seeds": asked.seeds,
+    made = {
+        **known,
         "settings": {"skews": SKEWS, "common": COMMON, "strategies": VARIANTS},
         "figures": table,
         "curves": {s: {n: np.round(c, 4).tolist() for n, c in rows.items()} for s, rows in found.items()},
     }
-    write(facts, "\n".join(_page(asked, facts, table)) + "\n", "label_skew")
-    _draw(found, RESULTS / "label_skew.png")
+    write(made, "\n".join(_page(asked, known, table)) + "\n", "label_skew")
+    panels = [Panel(f"MNIST, {s}", "test accuracy", range(1, asked.rounds + 1), rows) for s, rows in found.items()]
+    draw(panels, RESULTS / "label_skew.png")
 
 
-def _page(asked: argparse.Namespace, facts: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[str]:
+def _page(asked: argparse.Namespace, known: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[str]:
     yield "# Strategies under label skew"
     yield ""
-    yield f"Measured by `{facts['command']}` on {facts['machine']}, {facts['date']}, in {facts['seconds']} s."
+    yield measured(known)
     yield ""
     yield (
         f"MNIST, 100 clients, 10 a round, {asked.rounds} rounds of 5 epochs (B=50, lr 0.05), one hidden layer of 100. "
@@ -140,28 +133,8 @@ def _page(asked: argparse.Namespace, facts: Mapping[str, Any], table: Mapping[st
     yield "\n![Accuracy by round](label_skew.png)"
 
 
-def _draw(found: Curves, path: Path) -> None:
-    from flctl.report.figure import PALETTE, legend, new_figure, save, style
-
-    figure = new_figure(11.5, 4.8)
-    panels = figure.subplots(1, len(found), sharey=True)
-    for axes, (skew, rows) in zip(panels, found.items(), strict=True):
-        for color, (name, curves) in zip(PALETTE, rows.items(), strict=False):
-            bands(axes, range(1, len(curves[0]) + 1), curves, color, name)
-        style(axes, x="round", y="test accuracy", title=f"MNIST, {skew}")
-        axes.set_xlim(left=1)
-    legend(figure, panels[0])
-    path.unlink(missing_ok=True)
-    save(figure, path)
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two rounds on digits; nothing is written")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--workers", type=int, default=2, help="trainings at a time")
-    asked = parser.parse_args(arguments)
+    asked = parser(__doc__, "two rounds on digits", rounds=60).parse_args(arguments)
     if asked.quick:
         asked.seeds, asked.rounds = [1], 2
     return asked

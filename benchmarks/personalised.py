@@ -11,19 +11,16 @@ beat fedavg's global model in the mean over people; `--quick` plays five rounds 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _measure import machine
-from _results import RESULTS, command, write
-from _trainings import Job, bands, flctl, trained
+from _results import RESULTS, write
+from _trainings import Job, Panel, data_folder, draw, facts, flctl, measured, parser, trained
 
 COMMON = (
     "model={name: mlp, hidden: [64]}",
@@ -55,14 +52,13 @@ Curves = dict[str, list[dict[str, list[float]]]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains, prints, writes; 1 where the claim does not hold."""
     asked = _parse(arguments)
-    data = os.environ.get("FLCTL_TEST_DATA")
+    data = data_folder()
     if not data:
-        print("skipped: FLCTL_TEST_DATA does not name the folder of real data sets", file=sys.stderr)
         return 0
     started = time.monotonic()
     found: Curves = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory() as folder:
-        for job, lines in trained(list(jobs(asked, Path(data), Path(folder))), asked.workers):
+        for job, lines in trained(list(jobs(asked, data, Path(folder))), asked.workers):
             found[job.name].append(_curve(lines, VARIANTS[job.name][0]))
     table = {name: figures(curves) for name, curves in found.items()}
     for name, row in table.items():
@@ -70,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.quick:
         return 0
     held = {name: all(np.greater(table[name]["mean"], table[BEATEN]["mean"])) for name in WINNERS}
-    record(asked, found, table, held, time.monotonic() - started)
+    record(asked, found, table, held, facts(asked, started))
     return 0 if all(held.values()) else 1
 
 
@@ -103,28 +99,38 @@ def figures(curves: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[f
 
 
 def record(
-    asked: argparse.Namespace, found: Curves, table: Mapping[str, Any], held: Mapping[str, bool], seconds: float
+    asked: argparse.Namespace,
+    found: Curves,
+    table: Mapping[str, Any],
+    held: Mapping[str, bool],
+    known: Mapping[str, Any],
 ) -> None:
     """Writes the three files."""
-    facts: dict[str, Any] = {
-        "command": command(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine(),
-        "seconds": round(seconds),
-        "seeds": asked.seeds,
+    made = {
+        **known,
         "settings": {"common": COMMON, "variants": VARIANTS},
         "beats the global model": {name: bool(value) for name, value in held.items()},
         "figures": table,
         "curves": found,
     }
-    write(facts, "\n".join(_page(asked, facts, table)) + "\n", "personalised")
-    _draw(found, RESULTS / "personalised.png")
+    write(made, "\n".join(_page(asked, made, table)) + "\n", "personalised")
+    rounds = next(iter(found.values()))[0]["round"]
+    panels = [
+        Panel(
+            f"WISDM, {what} over people",
+            "accuracy on own rows",
+            rounds,
+            {name: [curve[what] for curve in curves] for name, curves in found.items()},
+        )
+        for what in ("mean", "worst tenth")
+    ]
+    draw(panels, RESULTS / "personalised.png")
 
 
-def _page(asked: argparse.Namespace, facts: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[str]:
+def _page(asked: argparse.Namespace, made: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[str]:
     yield "# Models of people's own"
     yield ""
-    yield f"Measured by `{facts['command']}` on {facts['machine']}, {facts['date']}, in {facts['seconds']} s."
+    yield measured(made)
     yield ""
     yield (
         f"WISDM, 36 people, all asked in each of {asked.rounds} rounds of 2 epochs (B=20, lr 0.05), one hidden layer "
@@ -136,33 +142,13 @@ def _page(asked: argparse.Namespace, facts: Mapping[str, Any], table: Mapping[st
     for name, row in table.items():
         yield f"| {name} | {' | '.join(' · '.join(f'{value:.4f}' for value in row[what]) for what in row)} |"
     yield ""
-    for name, value in facts["beats the global model"].items():
+    for name, value in made["beats the global model"].items():
         yield f"- {name} beats {BEATEN} with each seed: {'yes' if value else '**no**'}"
     yield "\n![Accuracy by round](personalised.png)"
 
 
-def _draw(found: Curves, path: Path) -> None:
-    from flctl.report.figure import PALETTE, legend, new_figure, save, style
-
-    figure = new_figure(11.5, 4.8)
-    panels = figure.subplots(1, 2)
-    for axes, what in zip(panels, ("mean", "worst tenth"), strict=True):
-        for color, (name, curves) in zip(PALETTE, found.items(), strict=False):
-            bands(axes, curves[0]["round"], [curve[what] for curve in curves], color, name)
-        style(axes, x="round", y="accuracy on own rows", title=f"WISDM, {what} over people")
-        axes.set_xlim(left=0)
-    legend(figure, panels[0])
-    path.unlink(missing_ok=True)
-    save(figure, path)
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="five rounds of one seed; nothing is written")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--workers", type=int, default=2, help="trainings at a time")
-    asked = parser.parse_args(arguments)
+    asked = parser(__doc__, "five rounds of one seed", rounds=100).parse_args(arguments)
     if asked.quick:
         asked.seeds, asked.rounds = [1], 5
     return asked

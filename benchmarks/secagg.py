@@ -25,6 +25,7 @@ from typing import Any
 
 import _secagg_curves
 import numpy as np
+import numpy.typing as npt
 from flctl_secagg import frames
 from flctl_secagg.aggregator import SecureAggregation
 from flctl_secagg.client import Client
@@ -177,7 +178,8 @@ def hold(count: int, length: int, gone: float, whole: bool) -> Held:
 
 def _drive(attempt: Attempt, clients: Mapping[str, Client], vector: Any, lost: set[str], held: Held) -> None:
     memories: dict[str, bytes] = {}
-    protocol, replies = attempt.run(), None
+    replies: Any = None  # a generator that has not started takes nothing else
+    protocol = attempt.run()
     away = 0.0
     while True:
         started, away = time.process_time(), 0.0
@@ -199,7 +201,7 @@ def _drive(attempt: Attempt, clients: Mapping[str, Client], vector: Any, lost: s
                 yield name, reply
 
         try:
-            phase = protocol.send(replies)  # type: ignore[arg-type]  # a generator that has not started takes None
+            phase = protocol.send(replies)
         except StopIteration:
             held.server += time.process_time() - started - away
             return
@@ -211,7 +213,7 @@ def masked_over_plain(length: int, repeats: int = 3) -> float:
     """CPU time of a masked round of ten clients over that of a plain one, no training in either: the least of each."""
     rng = np.random.default_rng(0)
     layout = {"delta": length, "weight": 1}
-    one = {"delta": rng.normal(size=length).astype(np.float32), "weight": np.ones(1)}
+    one: dict[str, npt.NDArray[Any]] = {"delta": rng.normal(size=length).astype(np.float32), "weight": np.ones(1)}
     vectors = {str(client): one for client in range(10)}
     spent = {}
     for name, make in (("plain", PlainAggregator), ("masked", SecureAggregation)):

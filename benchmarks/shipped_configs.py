@@ -11,22 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _measure import machine
+from _results import RESULTS
+from _trainings import data_folder, flctl
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
-FLCTL = [sys.executable, "-c", "from flctl.cli import main; main()"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +76,14 @@ def local_only(path: Path, epochs: Sequence[int]) -> tuple[dict[int, float], flo
     by epochs of local training, and of the run's best global model."""
     from flctl import evaluate
     from flctl.cli.training import open_stored
+    from flctl.order import local_keys
     from flctl.rounds import local_work
-    from flctl.seeds import rng
     from flctl.trainer import single_thread, train
 
     single_thread()
     run, directory = open_stored(path)
     model, task, start = run.build_model(), run.task(), run.build_model().read()
+    ids = np.array(list(run.partition.client_ids))
     scores: dict[int, list[float]] = {count: [] for count in epochs}
     for index in range(run.partition.clients):
         x, y = run.partition.train(index)
@@ -94,7 +92,7 @@ def local_only(path: Path, epochs: Sequence[int]) -> tuple[dict[int, float], flo
             continue
         model.load(start)
         for epoch in range(1, max(epochs) + 1):
-            train(model, task, x, y, local_work(run, 1), rng(0, "alone", index, epoch))
+            train(model, task, x, y, local_work(run, 1), local_keys(epoch, 0, ids[index : index + 1])[0])
             if epoch in scores:
                 made = evaluate.run_model(model, task, test_x, test_y)
                 scores[epoch].append(float(made.correct.sum() / made.count.sum()))  # type: ignore[union-attr]
@@ -127,15 +125,14 @@ TARGETS = (
 def main() -> int:
     """Runs the targets; the exit code is 1 when one is missed."""
     options = _parse()
-    data = os.environ.get("FLCTL_TEST_DATA")
+    data = data_folder()
     if not data:
-        print("skipped: FLCTL_TEST_DATA does not name the folder of real data sets", file=sys.stderr)
         return 0
     chosen = [target for target in TARGETS if not options.only or target.name in options.only]
     met = True
     for target in chosen:
         with tempfile.TemporaryDirectory() as folder:
-            row = measure(target, Path(data), Path(folder), options)
+            row = measure(target, data, Path(folder), options)
         print(f"{row['config']}: {row['found']} (held to: {row['claim']})", flush=True)
         if not options.quick:
             met = met and row["met"]
@@ -158,8 +155,8 @@ def measure(target: Target, data: Path, folder: Path, options: argparse.Namespac
     parts, run = folder / "parts", options.run or folder / "run"
     if options.run is None:
         few = ["--rounds", "2", "-o", "eval.every=1"] if options.quick else []
-        _flctl("partition", str(data / target.source), "--config", str(config), "--out", str(parts))
-        _flctl("train", str(parts), "--config", str(config), "--workers", options.workers, *few, "--out", str(run))
+        flctl("partition", str(data / target.source), "--config", str(config), "--out", str(parts))
+        flctl("train", str(parts), "--config", str(config), "--workers", options.workers, *few, "--out", str(run))
     facts = json.loads((run / "run.json").read_text())
     parts = (run / facts["partition"]).resolve()
     summary = json.loads((run / "summary.json").read_text())
@@ -174,14 +171,10 @@ def measure(target: Target, data: Path, folder: Path, options: argparse.Namespac
         "found": found,
         "met": met,
         "seconds": round(summary["seconds"]),
-        "machine": f"{os.cpu_count()} cores ({platform.machine()}), torch {version('torch')}",
+        "machine": machine(),
         "config_digest": facts["config_digest"],
         "partition_digest": facts["partition_digest"],
     }
-
-
-def _flctl(*arguments: str) -> None:
-    subprocess.run([*FLCTL, *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def record(row: dict[str, Any]) -> None:

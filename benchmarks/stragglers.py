@@ -10,29 +10,24 @@ benchmarks/results/stragglers.json, .md and .png; `--quick` plays three rounds o
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _results import RESULTS, write
+from _trainings import Job, Panel, draw, facts, flctl, measured, parser, trained
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 CONFIG = ROOT / "sample_configs" / "stragglers.yaml"
-FLCTL = [sys.executable, "-c", "from flctl.cli import main; main()"]
 VARIANTS: Mapping[str, tuple[str, ...]] = {
-    "fedavg, stragglers dropped": ("--strategy", "fedavg"),
-    "fedprox, mu 0": ("-o", "strategy.proximal_mu=0"),
+    "fedavg, stragglers dropped": ("strategy=fedavg",),
+    "fedprox, mu 0": ("strategy.proximal_mu=0",),
     "fedprox, mu 1": (),
-    "fednova": ("--strategy", "fednova"),
+    "fednova": ("strategy=fednova",),
 }
 FEDAVG, FEDPROX = "fedavg, stragglers dropped", "fedprox, mu 1"
 LAST, SETTLED = 20, 100
@@ -42,53 +37,36 @@ Curves = dict[str, list[dict[str, list[float]]]]
 METRICS = {"test_loss": "test loss", "accuracy": "test accuracy"}
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs every variant with every seed; the exit code is 1 where the claim does not hold."""
-    options = _parse()
-    seeds, rounds = (options.seeds[:1], 3) if options.quick else (options.seeds, 200)
-    found = measure(seeds, rounds)
-    if options.quick:
+    asked = _parse(arguments)
+    started = time.monotonic()
+    found: Curves = {name: [] for name in VARIANTS}
+    with tempfile.TemporaryDirectory() as folder:
+        for job, lines in trained(list(jobs(asked, Path(folder))), asked.workers):
+            found[job.name].append(_curve(lines))
+            print(f"seed {job.seed}, {job.name}: {_ending(found[job.name][-1])}", flush=True)
+    if asked.quick:
         return 0
     verdicts = judge(found)
-    record(found, seeds, verdicts)
+    record(found, verdicts, facts(asked, started))
     for sentence, holds in verdicts.items():
         print(f"{'holds' if holds else 'DOES NOT HOLD'}: {sentence}")
     return 0 if all(verdicts.values()) else 1
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="three rounds of one seed; nothing is written")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    return parser.parse_args()
+def jobs(asked: argparse.Namespace, folder: Path) -> Iterator[Job]:
+    """Every variant with every seed, on that seed's devices."""
+    for seed in asked.seeds:
+        parts = folder / f"parts-{seed}"
+        flctl("partition", "--config", str(CONFIG), "--seed", str(seed), "--out", str(parts))
+        for number, (name, settings) in enumerate(VARIANTS.items()):
+            own = (f"rounds={asked.rounds}", *settings)
+            yield Job(name, seed, parts, folder / f"run-{seed}-{number}", own, CONFIG)
 
 
-def measure(seeds: Sequence[int], rounds: int) -> Curves:
-    """Every variant's curve for every seed; as many runs at a time as there are cores."""
-    found: Curves = {name: [] for name in VARIANTS}
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = {seed: Path(folder) / f"parts-{seed}" for seed in seeds}
-        for seed, path in parts.items():
-            _flctl("partition", "--config", str(CONFIG), "--seed", str(seed), "--out", str(path))
-        asked = [(name, seed) for seed in seeds for name in VARIANTS]
-        curves = pool.map(lambda one: _curve(parts[one[1]], one[1], rounds, VARIANTS[one[0]]), asked)
-        for (name, seed), curve in zip(asked, curves, strict=True):
-            found[name].append(curve)
-            print(f"seed {seed}, {name}: {_ending(curve)}", flush=True)
-    return found
-
-
-def _flctl(*arguments: str) -> None:
-    subprocess.run([*FLCTL, *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def _curve(parts: Path, seed: int, rounds: int, flags: Sequence[str]) -> dict[str, list[float]]:
+def _curve(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """The metrics of one run, a value for each round."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
-        common = ("--config", str(CONFIG), "--seed", str(seed), "--rounds", str(rounds), "--out", str(run))
-        _flctl("train", str(parts), *common, *flags)
-        lines = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
     used = [float(line["answered"]) for line in lines]
     return {"clients": used, **{name: [line[name] for line in lines] for name in METRICS}}
 
@@ -131,28 +109,32 @@ def figures(curves: Sequence[Mapping[str, list[float]]]) -> dict[str, list[float
     }
 
 
-def record(found: Curves, seeds: Sequence[int], verdicts: Mapping[str, bool]) -> None:
+def record(found: Curves, verdicts: Mapping[str, bool], known: Mapping[str, Any]) -> None:
     """Writes the three files."""
     table = {name: figures(curves) for name, curves in found.items()}
-    facts = {
-        "command": f"python benchmarks/stragglers.py --seeds {' '.join(map(str, seeds))}",
+    made = {
+        **known,
         "config": CONFIG.relative_to(ROOT).as_posix(),
-        "machine": f"{os.cpu_count()} cores ({platform.machine()}), torch {version('torch')}",
-        "seeds": list(seeds),
         "claims": dict(verdicts),
         "figures": {name: _rounded(row) for name, row in table.items()},
         "curves": {name: [_rounded(curve) for curve in curves] for name, curves in found.items()},
     }
-    (RESULTS / "stragglers.json").write_text(json.dumps(facts) + "\n")
-    (RESULTS / "stragglers.md").write_text("\n".join(_text(facts, table)) + "\n")
-    _draw(found, RESULTS / "stragglers.png")
+    write(made, "\n".join(_text(made, table)) + "\n", "stragglers")
+    panels = [_panel(found, metric, label) for metric, label in METRICS.items()]
+    draw(panels, RESULTS / "stragglers.png")
+
+
+def _panel(found: Curves, metric: str, label: str) -> Panel:
+    curves = {name: [curve[metric] for curve in runs] for name, runs in found.items()}
+    rounds = range(1, len(next(iter(curves.values()))[0]) + 1)
+    return Panel(f"{label.capitalize()}, 90 % stragglers", label, rounds, curves, logarithmic=metric == "test_loss")
 
 
 def _rounded(row: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     return {name: [round(value, 5) for value in values] for name, values in row.items()}
 
 
-def _text(facts: Mapping[str, Any], table: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
+def _text(made: Mapping[str, Any], table: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
     heads = [
         "clients that count a round",
         "test loss",
@@ -167,11 +149,11 @@ def _text(facts: Mapping[str, Any], table: Mapping[str, Mapping[str, Sequence[fl
     return [
         "# 90 % stragglers on synthetic(1,1)",
         "",
-        f"Measured by `{facts['command']}` ({facts['config']}) on {facts['machine']}.",
+        measured(made),
         "",
-        f"One figure for each of the seeds {', '.join(map(str, facts['seeds']))}, which draw their own 30 devices. "
-        f"Loss and accuracy are means over the last {LAST} of 200 rounds, changes the mean of |this round - the last| "
-        f"after round {SETTLED}.",
+        f"One figure for each of the seeds {', '.join(map(str, made['seeds']))}, which draw their own 30 devices. "
+        f"All play {made['config']}. Loss and accuracy are means over the last {LAST} rounds, changes the mean of "
+        f"|this round - the last| after round {SETTLED}.",
         "",
         f"| variant | {' | '.join(heads)} |",
         "|---|---:|---:|---:|---:|---:|",
@@ -179,31 +161,18 @@ def _text(facts: Mapping[str, Any], table: Mapping[str, Mapping[str, Sequence[fl
         "",
         *[
             f"- {sentence}, with each seed: {'yes' if holds else '**no**'}"
-            for sentence, holds in facts["claims"].items()
+            for sentence, holds in made["claims"].items()
         ],
         "",
         "![Test loss and accuracy by round](stragglers.png)",
     ]
 
 
-def _draw(found: Curves, path: Path) -> None:
-    """Lines are means over the seeds, bands go from the least to the most of them."""
-    from flctl.report.figure import PALETTE, legend, new_figure, save, style
-
-    figure = new_figure(11.5, 4.6)
-    panels = figure.subplots(1, len(METRICS))
-    for axes, (metric, label) in zip(panels, METRICS.items(), strict=True):
-        for number, (name, curves) in enumerate(found.items()):
-            values = np.array([curve[metric] for curve in curves])
-            rounds, color = np.arange(1, values.shape[1] + 1), PALETTE[number]
-            axes.fill_between(rounds, values.min(0), values.max(0), color=color, alpha=0.15, linewidth=0)
-            axes.plot(rounds, values.mean(0), color=color, linewidth=1.6, label=name)
-        style(axes, x="round", y=label, title=f"{label.capitalize()}, 90 % stragglers")
-        axes.set_xlim(left=1)
-    panels[0].set_yscale("log")
-    legend(figure, panels[0])
-    path.unlink(missing_ok=True)
-    save(figure, path)
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    asked = parser(__doc__, "three rounds of one seed", rounds=200).parse_args(arguments)
+    if asked.quick:
+        asked.seeds, asked.rounds = asked.seeds[:1], 3
+    return asked
 
 
 if __name__ == "__main__":

@@ -73,6 +73,10 @@ class Spread:
         """The spread of at least one value."""
         return cls(statistics.median(values), min(values), max(values))
 
+    def text(self, digits: int = 3) -> str:
+        """`median (low-high)` with so many significant digits."""
+        return "{} ({}-{})".format(*(f"{value:.{digits}g}" for value in (self.median, self.low, self.high)))
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
