@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from flctl.errors import RoundFailedError as RoundFailedError
     from flctl.errors import StorageError as StorageError
     from flctl.hookspecs import hookimpl as hookimpl
+    from flctl.local_steps import LocalSteps as LocalSteps
+    from flctl.local_steps import StepsContext as StepsContext
     from flctl.models.model import DataSpec as DataSpec
     from flctl.models.model import Model as Model
     from flctl.partition.partitioner import Assignment as Assignment
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from flctl.transform import SharedContext as SharedContext
     from flctl.transform import StartContext as StartContext
     from flctl.transform import Transform as Transform
+    from flctl.types import RING as RING
     from flctl.types import Aggregate as Aggregate
     from flctl.types import Arrays as Arrays
     from flctl.types import Checkpoint as Checkpoint
@@ -93,6 +96,7 @@ _HOMES = {
         "StorageError",
     ],
     "flctl.hookspecs": ["hookimpl"],
+    "flctl.local_steps": ["LocalSteps", "StepsContext"],
     "flctl.models.model": ["DataSpec", "Model"],
     "flctl.partition.partitioner": ["Assignment", "Partitioner", "Rows"],
     "flctl.partition.store": ["Partition"],
@@ -102,6 +106,7 @@ _HOMES = {
     "flctl.trainer": ["Start", "Trained"],
     "flctl.transform": ["ClientContext", "ServerContext", "SharedContext", "StartContext", "Transform"],
     "flctl.types": [
+        "RING",
         "Aggregate",
         "Arrays",
         "Checkpoint",

@@ -69,6 +69,17 @@ class Aggregator(Component):
     transparent: ClassVar[bool] = False
     """True: a client's reply is its vector and nothing more, so that vectors may be added up where clients train."""
 
+    @property
+    def ring(self) -> int | None:
+        """Bits w of the ring in which vectors whose names end in `flctl.RING` are added up: their sum comes out modulo
+        2^w, within [-2^(w-1), 2^(w-1)). None: whole numbers are added up exactly, as int64."""
+        return None
+
+    @property
+    def survivors(self) -> int:
+        """The fewest clients whose sum is ever made known, for which the clients see themselves; 0: nobody does."""
+        return 0
+
     def placed(self, run: Run) -> Self:
         """Both sides, once, before `check`: this aggregator for `run`. What must outlive a process it may keep in a
         directory of its own under `run.directory`, but not before a round is played."""

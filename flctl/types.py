@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "RING",
     "WEIGHT",
     "Aggregate",
     "Allowance",
@@ -37,6 +38,9 @@ Layout = Mapping[str, int]
 """Name -> length: what an update must look like."""
 WEIGHT = "weight"
 """The summed vector [1] that holds the clients' weights; float64, so that a count of examples stays exact."""
+RING = ":ring"
+"""How the name of a vector of whole numbers ends of which only the sum counts, modulo an aggregator's ring: they are
+added up as they are, never rounded or scaled, and no single one has to fit the ring."""
 TaskKind = Literal["classification", "binary", "regression", "next-character"]
 
 

@@ -260,6 +260,11 @@ class DropsUnseen(Drops):
     transparent = True
 
 
+class NoSuchRing(Mutant):
+    ring = 20
+    """It adds up exactly instead."""
+
+
 class PretendsOpenly(Mutant):
     hides: ClassVar[bool] = True
     transparent = True
@@ -302,6 +307,10 @@ MUTANTS = {
     "garbage": [(OwnSum, ["with nothing from one client in phase 1: error: unpack", "half of its reply"])],
     "bad-vector": [(SwallowsNaN, "with a NaN: the sum is that of no right set of clients: it counts 9")],
     "integers": [(OwnSum, "'delta' of integers is not their exact sum")],
+    "ring": [
+        (OwnSum, "'noise:ring' is not the exact sum"),
+        (NoSuchRing, "'noise:ring' is not the exact sum modulo 2^20"),
+    ],
     "hides": [
         (Pretends, ["client 0's reply in phase 1 holds part of its 'delta' as float32", "'weight' as float64"]),
         (PretendsOpenly, "it is transparent"),

@@ -13,7 +13,7 @@ from flctl.testing.calls import remembered
 from flctl.testing.conformance import Checks, said
 from flctl.testing.protocol import Exchange, Script, play
 from flctl.testing.values import difference
-from flctl.types import WEIGHT, Arrays, ClientId
+from flctl.types import RING, WEIGHT, Arrays, ClientId
 
 __all__ = ["add_rounds"]
 
@@ -32,6 +32,7 @@ def add_rounds(checks: Checks) -> None:
     _add_repeated(checks)
     _add_garbage(checks)
     _add_integers(checks)
+    _add_ring(checks)
     _add_hides(checks)
     _add_purity(checks)
 
@@ -208,6 +209,33 @@ def _add_integers(checks: Checks) -> None:
                 exact = np.sum([v[name].astype(np.int64) for v in words.values()], axis=0)
                 if not np.array_equal(vector, exact):
                     yield f"'{name}' of integers is not their exact sum"
+
+
+def _add_ring(checks: Checks) -> None:
+    @checks.add(
+        "ring",
+        "Vectors whose names end in flctl.RING are summed exactly, modulo 2^ring where it says that it has a ring; or "
+        "the round is refused.",
+        why="Noise that clients add themselves (distributed privacy) is whole numbers around zero, of which one alone "
+        "may be beyond any bound: only their sum has to fit.",
+        todo="Add their words as they are, modulo your ring, and give the sum within [-2^(w-1), 2^(w-1)).",
+    )
+    def find(s: AggregatorSubject) -> Iterator[str]:
+        rng, name = np.random.default_rng(6), "noise" + RING
+        layout = {**LAYOUT, name: 30}
+        vectors = {
+            client: {**vector, name: rng.integers(-(1 << 40), 1 << 40, 30), WEIGHT: np.array([1.0])}
+            for client, vector in (s.vectors() if s.honest else {}).items()
+        }
+        result = play(s.make, vectors, layout).result if vectors else None
+        if result is not None:
+            found, ring = result.arrays[name], s.make().ring
+            exact = np.sum([vector[name] for vector in vectors.values()], axis=0)
+            if ring is not None and ring < 64:
+                half = 1 << (ring - 1)
+                exact = (exact + half) % (1 << ring) - half
+            if found.dtype.kind not in "iu" or not np.array_equal(found, exact):
+                yield f"'{name}' is not the exact sum" + ("" if ring is None else f" modulo 2^{ring}")
 
 
 def _add_hides(checks: Checks) -> None:

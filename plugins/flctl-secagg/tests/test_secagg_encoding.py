@@ -7,7 +7,7 @@ from flctl_secagg.packing import WIDTHS, lane, pack, packed_bytes, reduce, signe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flctl import IncompatibleError, ProtocolError
+from flctl import RING, IncompatibleError, ProtocolError
 
 LAYOUT = (("delta", 100), ("tau", 1), ("buffers", 30))
 
@@ -203,3 +203,27 @@ def test_fixed_point_numbers_are_spread_so_that_their_parts_do_not_overflow(bits
         encoding = coding(bits, count)
         assert count * (2**encoding.limb - 1) < 2**bits
         assert encoding.limb * encoding.limbs >= 64
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sampled_from(WIDTHS), st.integers(1, 12), st.sampled_from([1, 3, 16, 17, 40]), st.integers(0, 2**32 - 1))
+def test_vectors_of_the_ring_are_summed_exactly_modulo_its_size(bits, count, size, seed):
+    """Python's whole numbers as the oracle; values reach beyond the ring, and few values take one word each."""
+    name = "noise" + RING
+    encoding = coding(bits, count, layout=((name, size), ("tau", 1)))
+    rng = np.random.default_rng(seed)
+    sent = [rng.integers(-(2**62), 2**62, size) for _ in range(count)]
+    tau = np.ones(1, np.float32)
+    words = summed(encoding, [{name: one, "tau": tau, "weight": np.array([1.0])} for one in sent])
+    found = encoding.decode(words, count).arrays[name].tolist()
+    half = 1 << (bits - 1)
+    assert found == [(sum(map(int, column)) + half) % (2 * half) - half for column in zip(*sent, strict=True)]
+    assert encoding.words == size + coding(bits, count, layout=(("tau", 1),)).words + 1
+
+
+def test_fractions_in_a_vector_of_the_ring_are_refused():
+    encoding = coding(layout=(("noise" + RING, 20),))
+    with pytest.raises(ProtocolError, match="expected whole numbers"):
+        encoding.encode({"noise" + RING: np.zeros(20, np.float32), "weight": np.array([1.0])})
+    with pytest.raises(ProtocolError, match="weight above the maximum"):
+        encoding.encode({"noise" + RING: np.zeros(20, np.int64), "weight": np.array([11.0])})

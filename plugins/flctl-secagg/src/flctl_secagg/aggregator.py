@@ -86,6 +86,15 @@ class SecureAggregation(flctl.Aggregator):
     _home: Home = NoHome()
     _max_weight: float = _NO_RUN_WEIGHT
 
+    @property
+    def ring(self) -> int:
+        return int(self.config.bits)
+
+    @property
+    def survivors(self) -> int:
+        """No client opens a share for fewer: `minimum` is part of its own policy, whatever the server proposes."""
+        return int(self.config.minimum)
+
     def placed(self, run: Run) -> Self:
         """This aggregator with the run's identities, and with its largest client's weight as the largest."""
         placed = copy.copy(self)

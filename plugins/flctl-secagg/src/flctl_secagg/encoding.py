@@ -2,7 +2,8 @@
 
 A long vector is clipped coordinate by coordinate, multiplied by its client's weight, scaled so that n clients fill the
 ring, and rounded at random so that the mean stays. Vectors of a few values, and the weight, are 64-bit fixed-point
-numbers that are spread over as many words as they need. All words are summed alike, so a sum says nothing but sums.
+numbers that are spread over as many words as they need. Vectors whose names end in `flctl.RING` are whole numbers
+already, one word each, and their sum is one modulo 2^w. All words are summed alike, so a sum says nothing but sums.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flctl import Arrays, IncompatibleError, ProtocolError
+from flctl import RING, Arrays, IncompatibleError, ProtocolError
 from flctl_secagg.masks import keystream
 from flctl_secagg.packing import Words, lane, packed_bytes, signed
 
@@ -95,7 +96,7 @@ class Encoding:
     @cached_property
     def words(self) -> int:
         """d': the words of a masked vector."""
-        values = sum(length if length > FEW else length * self.limbs for _, length in self.layout)
+        values = sum(self._width(name, length) for name, length in self.layout)
         return values + len(self.layout) + self.limbs + 2
 
     @property
@@ -117,9 +118,12 @@ class Encoding:
             raise ProtocolError("the vectors to sum are not laid out as the session says")
         words, clipped, flags, at = np.empty(self.words, lane(self.bits)), False, [], 0
         for name, length in self.layout:
-            part = words[at : at + (length if length > FEW else length * self.limbs)]
+            part = words[at : at + self._width(name, length)]
             whole = vector[name].dtype.kind in "iu"
-            clipped |= self._fill(part, np.asarray(vector[name]), weight, whole)
+            if name.endswith(RING):
+                self._fill_ring(part, np.asarray(vector[name]), weight)
+            else:
+                clipped |= self._fill(part, np.asarray(vector[name]), weight, whole)
             flags.append(int(whole))
             at += part.size
         used = min(weight, self.max_weight)
@@ -138,11 +142,15 @@ class Encoding:
         for (name, length), flag in zip(self.layout, flags.tolist(), strict=True):
             if flag not in (0, survivors):
                 raise ProtocolError(f"{flag} of {survivors} clients sent '{name}' as whole numbers")
-            part = words[at : at + (length if length > FEW else length * self.limbs)]
-            arrays[name] = self._value(part, length, whole=flag > 0)
+            part = words[at : at + self._width(name, length)]
+            arrays[name] = signed(part, self.bits) if name.endswith(RING) else self._value(part, length, whole=flag > 0)
             at += part.size
         weight = float(self._joined(words[-2 - self.limbs : -2])[0]) / (1 << FRACTION)
         return Decoded(arrays, weight, int(words[-2]))
+
+    def _width(self, name: str, length: int) -> int:
+        """The words of a vector."""
+        return length if length > FEW or name.endswith(RING) else length * self.limbs
 
     def _weight(self, vector: Arrays) -> float:
         """The client's weight, checked."""
@@ -163,14 +171,24 @@ class Encoding:
             return self._fill_few(part, values.astype(np.float64) * factor)
         return self._fill_many(part, values, factor, self.clip * min(weight, self.max_weight))
 
+    def _fill_ring(self, part: Words, values: npt.NDArray[Any], weight: float) -> None:
+        """Whole numbers modulo 2^w, however large they are: their sum is what counts."""
+        if values.dtype.kind not in "iu":
+            raise ProtocolError(f"a vector of the ring holds {values.dtype}, expected whole numbers")
+        self._require_scaled(weight)
+        part[:] = values.astype(np.uint64).astype(part.dtype)  # two's complement; cut to w bits with the masks
+
+    def _require_scaled(self, weight: float) -> None:
+        if weight > self.max_weight:
+            raise ProtocolError("whole numbers came with a weight above the maximum, and cannot be scaled down")
+
     def _fill_whole(self, part: Words, values: npt.NDArray[Any], weight: float) -> None:
         """Whole numbers travel as they are: whoever put them on a lattice has rounded them already."""
         few = values.size <= FEW
         most = int(self.largest) if few else self.levels
         if values.size and max(int(values.max()), -int(values.min())) > most:
             raise ProtocolError(f"whole numbers beyond {most} do not fit a ring of {self.bits} bits")
-        if weight > self.max_weight:
-            raise ProtocolError("whole numbers came with a weight above the maximum, and cannot be scaled down")
+        self._require_scaled(weight)
         numbers = values.astype(np.int64)
         part[:] = self._spread(numbers << np.int64(FRACTION)) if few else numbers.astype(part.dtype)
 
