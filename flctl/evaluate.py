@@ -105,8 +105,8 @@ def _on_all_cores(model: FlatModel, outcomes: Callable[[Module, int], Any], star
     it likes on itself."""
     import torch
 
-    small = sum(model.layout.values()) <= COPIED
-    threads = min(cores(), len(starts), MOST_THREADS) if small else 1
+    alone = len(starts) == 1 or sum(model.layout.values()) > COPIED
+    threads = 1 if alone else min(cores(), len(starts), MOST_THREADS)
     modules = [model.module, *_copies(model.module, threads - 1)]
     threads = len(modules)
 

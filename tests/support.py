@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from flctl.aggregator import PlainAggregator
 from flctl.config import load
 from flctl.data.dataset import Dataset
 from flctl.engine import Engine
+from flctl.engines.inprocess import InProcessEngine
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.store import Partition
 from flctl.partition.writer import write_partition
 from flctl.registry import Registry
+from flctl.rounds import Rounds, State
 from flctl.run import Run
 from flctl.rundir import RunDirectory
 from flctl.training import Result, train
@@ -90,6 +93,32 @@ def flctl(
     """The command line in a process of its own."""
     command = [sys.executable, "-c", "from flctl.cli import main; main()", *arguments]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=240, check=False)
+
+
+class OneByOne(InProcessEngine):
+    """In this process, where each client's message is made and opened."""
+
+    name = "one-by-one"
+    gathers = False
+
+
+class Hidden(PlainAggregator):
+    """The plain sum; the server is to learn nothing else."""
+
+    name = "hidden"
+    hides = True
+
+
+def played(run: Run, rounds: int) -> tuple[Rounds, State, list[list[int]]]:
+    """Plays so many rounds in this process: the server's half, its state after them, and who was asked in each."""
+    cohorts = []
+    with InProcessEngine().open(run) as engine:
+        server = Rounds(run, engine)
+        state = server.initial()
+        for _ in range(rounds):
+            cohorts.append(server.plan(state).numbers.tolist())
+            state, _ = server.play(state, last=lambda seconds: False)
+    return server, state, cohorts
 
 
 class ScriptedEngine(Engine):

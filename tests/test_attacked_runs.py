@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support import checkpoint_digests, make_run, toy_partition, train_run, untimed_lines
+from support import Hidden, OneByOne, checkpoint_digests, make_run, toy_partition, train_run, untimed_lines
 
-from flctl.aggregator import PlainAggregator
 from flctl.cli import run as cli
 from flctl.config import digest, load
 from flctl.data.dataset import Dataset
@@ -80,16 +79,6 @@ class Narrow(Transform):
 
     def decode(self, vectors, ctx):
         return {name: vector.astype(np.float32) for name, vector in vectors.items()}
-
-
-class Hidden(PlainAggregator):
-    name = "hidden"
-    hides = True
-
-
-class OneByOne(InProcessEngine):
-    name = "one-by-one"
-    gathers = False
 
 
 class Plugin:

@@ -20,10 +20,10 @@ from compression_support import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import ScriptedEngine, checkpoint_digests, make_run, train_run, untimed_lines
+from support import Hidden, OneByOne, ScriptedEngine, checkpoint_digests, make_run, train_run, untimed_lines
 
 from flctl import arrays, hookimpl, wire
-from flctl.aggregator import Aggregator, Phase, PlainAggregator
+from flctl.aggregator import Aggregator, Phase
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import ConfigError, IncompatibleError
 from flctl.registry import Registry
@@ -518,20 +518,6 @@ def test_worker_processes_give_the_same_bits(chosen, toy, tmp_path):
     train_run(toy, tmp_path / "two", *options, "engine={name: pool, workers: 2}")
     assert checkpoint_digests(tmp_path / "one") == checkpoint_digests(tmp_path / "two")
     assert untimed_lines(tmp_path / "one") == untimed_lines(tmp_path / "two")
-
-
-class OneByOne(InProcessEngine):
-    """In this process, where each client's message is made and opened."""
-
-    name = "one-by-one"
-    gathers = False
-
-
-class Hidden(PlainAggregator):
-    """The plain sum; the server is to learn nothing else."""
-
-    name = "hidden"
-    hides = True
 
 
 class Masked(Aggregator):

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 from support import Given, checkpoint_digests, make_run, toy_dataset, train_run, untimed_lines
+from support import played as play
 
-from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import IncompatibleError
 from flctl.partition.writer import write_partition
 from flctl.registry import Registry
-from flctl.rounds import Rounds
 from flctl.server import ServerOptimizer
 from flctl.strategy import StepContext
 from flctl.trainer import Trained
@@ -98,14 +97,8 @@ def test_scaffold_refuses_local_steps_that_are_not_gradients(toy, tmp_path, key)
 
 def played(run, rounds):
     """The state after so many rounds, the cohort of each, and what each client that took part remembers."""
-    cohorts = []
-    with InProcessEngine().open(run) as engine:
-        server = Rounds(run, engine)
-        state = server.initial()
-        for _ in range(rounds):
-            cohorts.append(server.plan(state).numbers.tolist())
-            state, _ = server.play(state, last=lambda seconds: False)
-        memory, known = server.memory.read(np.arange(run.partition.clients), rounds + 1)
+    server, state, cohorts = play(run, rounds)
+    memory, known = server.memory.read(np.arange(run.partition.clients), rounds + 1)
     return state, cohorts, {name: rows[known] for name, rows in memory.items()}
 
 

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 import torch
 from support import checkpoint_digests, make_run, train_run, untimed_lines
+from support import played as play
 
 from flctl.cli import run as command
-from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import IncompatibleError, RoundFailedError
 from flctl.local_training import LocalTraining
 from flctl.order import batches, local_keys, stage_keys
 from flctl.parts import Division, Part
 from flctl.recall import Recall
 from flctl.registry import Registry
-from flctl.rounds import Rounds
 from flctl.strategies.private_layers import last_layer, matching
 from flctl.strategy import Stage, Strategy
 from flctl.testing import parts
@@ -94,14 +93,8 @@ MLP = ("model={name: mlp, hidden: [5]}", "local={epochs: 2, batch_size: 8, lr: 0
 
 def played(run, rounds):
     """The state after so many rounds, each round's cohort, the clients' memory, and every client's own model."""
-    cohorts = []
-    with InProcessEngine().open(run) as engine:
-        server = Rounds(run, engine)
-        state = server.initial()
-        for _ in range(rounds):
-            cohorts.append(server.plan(state).numbers.tolist())
-            state, _ = server.play(state, last=lambda seconds: False)
-        work = dataclasses.replace(server.plan(state).work, round=rounds + 1)
+    server, state, cohorts = play(run, rounds)
+    work = dataclasses.replace(server.plan(state).work, round=rounds + 1)
     recall = Recall(run, server.memory, run.division.private_of(run.build_model().read()))
     return state, cohorts, list(recall.models(work))
 
