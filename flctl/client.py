@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -113,7 +114,10 @@ class ClientRuntime:
             vectors = nothing(work, each)
         else:
             vectors = _rows(updates) if each else self._total(updates)
-        told = {name: np.array([metrics[name] for _, metrics in done]) for name in ("loss", "examples", "steps")}
+        told = {
+            name: np.array([metrics.get(name, math.nan) for _, metrics in done])
+            for name in ("loss", "examples", "steps")
+        }
         sent = _size([update.arrays for update in updates], self.run.multiplies)
         answered = np.array([n for n, one in zip(numbers, said, strict=True) if not isinstance(one, Failure)], np.int64)
         weights = np.array([update.weight for update in updates], np.float64)
@@ -217,7 +221,7 @@ class ClientRuntime:
         check_update(update, work.layout)
         remember = {**remember, **kept, **self.local.recall.private(trained)}
         metrics = {"loss": trained.loss, "examples": float(trained.examples), "steps": float(trained.steps)}
-        return update, remember, metrics
+        return update, remember, {name: value for name, value in metrics.items() if not math.isnan(value)}
 
     def _answer(self, client_id: ClientId, request: Request, memory: bytes, said: Said | Failure | None) -> Answer:
         if isinstance(said, Failure):

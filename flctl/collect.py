@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -38,6 +39,11 @@ class Traffic:
         """Counts a client's, or a chunk's, mean training loss over so many examples."""
         self.examples += examples
         self.loss += loss * examples
+
+    @property
+    def mean_loss(self) -> float | None:
+        """The mean training loss; None where nobody measured it."""
+        return None if not self.examples or math.isnan(self.loss) else self.loss / self.examples
 
     def take(self, gathered: Gathered) -> None:
         """Counts what a chunk replied."""

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flctl import seeds
 from flctl.clock import Clock
+from flctl.errors import PluginError
+from flctl.executors.by_rows import StepsOf
 from flctl.executors.costs import FLOAT
 from flctl.executors.executor import Executor
 from flctl.executors.shards import Shards
 from flctl.executors.updates import Updates
+from flctl.local_steps import LocalSteps, StepsContext
 from flctl.memory_store import MemoryStore
 from flctl.order import local_keys, most_steps, stage_keys, step_counts
 from flctl.recall import Recall
@@ -83,8 +87,45 @@ class LocalTraining:
         self, numbers: Numbers, work: Work, memory: Arrays, stage: Stage, place: int, start: Arrays | None = None
     ) -> Updates:
         asked = dataclasses.replace(work, params=work.params if start is None else start, local=stage.local)
+        shards = self._limited(numbers, work, place)
         with self.clock.phase("train"):
-            return self.executor.train(asked, self._limited(numbers, work, place), self._adjusts(work, memory, stage))
+            adjusts, steps = self._adjusts(work, memory, stage), self._steps(asked, shards, place)
+            return self.executor.train(asked, shards, adjusts, steps)
+
+    def _steps(self, work: Work, shards: Shards, stage: int) -> StepsOf | None:
+        """The local steps that a transform makes of a stage, by the place of the client; None where none does."""
+        name = self.run.makes_steps
+        if name is None:
+            return None
+        numbers, sizes = shards.clients, shards.sizes
+        counts, widths, _ = step_counts(sizes, work.local, shards.limits)
+
+        def steps(place: int) -> LocalSteps:
+            client = str(self.run.partition.client_ids[int(numbers[place])])
+            named = ("round", work.round, "client", client, name, "steps", stage)
+            ctx = StepsContext(
+                run=self.run,
+                round=work.round,
+                client_id=client,
+                number=int(numbers[place]),
+                stage=stage,
+                local=work.local,
+                rows=int(sizes[place]),
+                steps=int(counts[place]),
+                batch_size=int(min(widths[place], sizes[place])),
+                broadcast=work.transforms.get(name, {}),
+                rng=seeds.rng(self.run.config.seed, *named),
+            )
+            return self._made(name, ctx)
+
+        return steps
+
+    def _made(self, name: str, ctx: StepsContext) -> LocalSteps:
+        made = self.run.transforms[name].steps(ctx)
+        if not isinstance(made, LocalSteps):
+            found = type(made).__name__
+            raise PluginError(f"transform '{name}' made {found} of local steps, expected flctl.LocalSteps")
+        return made
 
     def _result(self, chains: list[_Chain], place: int) -> Trained | Failure:
         """What the first chain of stages gave the client, and what its own model ended with."""

@@ -33,7 +33,7 @@ CHUNK_STEP = {"shared": 0.25e-3, "stacked": 0.25e-3, "vmap": 1.5e-3}
 """One step of a chunk beside its arithmetic."""
 CLIENT = 0.35e-3
 """One client that trains alone: reading its rows, its order, its report."""
-STEP = {"fused": 0.12e-3, "sequential": 0.19e-3}
+STEP = {"fused": 0.12e-3, "sequential": 0.19e-3, "rows-chain": 0.4e-3, "rows-vmap": 4e-3, "rows-loop": 8e-3}
 """One step of such a client beside its arithmetic."""
 COPIED = 3e-9
 """To copy, compare, check and add one parameter of such a client."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -209,7 +210,7 @@ class Rounds:
         self._judge(plan, traffic.intake.failed)
         for client, reported in traffic.metrics.items():
             if reported and client not in traffic.intake.failed:
-                traffic.count(reported.get("loss", 0.0), reported.get("examples", 0.0))
+                traffic.count(reported.get("loss", math.nan), reported.get("examples", 0.0))
         return self._checked(step, traffic.intake.vectors, plan.round)
 
     def _advance(
@@ -354,7 +355,7 @@ class Rounds:
             answered=aggregate.count,
             failed=dict(traffic.intake.failed),
             examples=int(traffic.examples),
-            loss=traffic.loss / traffic.examples if traffic.examples else None,
+            loss=traffic.mean_loss,
             seconds=clock.report(),
             bytes_up=traffic.bytes_up,
             bytes_down=traffic.bytes_down,

@@ -168,6 +168,11 @@ class Run:
         """Whether a transform wants cohorts that nobody can foresee."""
         return any(transform.secret_cohort for transform in self.transforms.values())
 
+    @cached_property
+    def makes_steps(self) -> str | None:
+        """The name of the transform that makes the clients' local steps; None where none does."""
+        return next((name for name, transform in self.transforms.items() if transform.makes_steps), None)
+
     @property
     def eligible(self) -> int:
         """How many clients have training rows."""
@@ -189,6 +194,7 @@ def check(run: Run) -> None:
     if run.aggregator.hides:
         _check_hidden(run)
     run.pipeline.check()
+    _check_steps(run)
     for transform in run.transforms.values():
         transform.check(run)
     run.aggregator.check(run)
@@ -210,6 +216,15 @@ def _check_public(strategy: Strategy, division: Division) -> None:
             f"strategy '{strategy.name}' keeps all of the model's parameters private, and nothing would be learned "
             "together",
             hint="Name fewer of them as private, or take a model with more layers.",
+        )
+
+
+def _check_steps(run: Run) -> None:
+    makers = [name for name, transform in run.transforms.items() if transform.makes_steps]
+    if len(makers) > 1:
+        raise IncompatibleError(
+            f"transforms {' and '.join(repr(name) for name in makers)} each make the clients' local steps",
+            hint="Take one of them.",
         )
 
 

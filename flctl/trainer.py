@@ -37,6 +37,7 @@ __all__ = [
     "measure",
     "not_finite",
     "single_thread",
+    "tensor",
     "train",
 ]
 
@@ -111,7 +112,7 @@ class FlatModel:
         self._check(arrays)
         self.params.numpy()[:] = arrays["params"]
         if "buffers" in arrays:
-            parts = torch.split(_tensor(arrays["buffers"]), self._buffer_sizes)
+            parts = torch.split(tensor(arrays["buffers"]), self._buffer_sizes)
             for buffer, part in zip(self._buffers(), parts, strict=True):
                 exact = buffer.is_floating_point()
                 buffer.copy_((part if exact else part.round()).view(buffer.shape))
@@ -133,7 +134,7 @@ class FlatModel:
         state = self.module.state_dict()
         _check_named({name: tuple(value.shape) for name, value in state.items()}, named)
         for name, value in state.items():
-            value.copy_(_tensor(named[name]).view(value.shape))
+            value.copy_(tensor(named[name]).view(value.shape))
 
     def gradient(self, loss: Tensor) -> Tensor:
         """The flat gradient [D] of a loss; zero for parameters that the loss does not depend on."""
@@ -184,9 +185,10 @@ class Trained:
     """One client's local training.
 
     `delta`: the values after minus those before, laid out as the model; `loss`: the mean training loss over the
-    examples processed, each as the model was when it met them; `examples`: the rows of the shard, 0 where no step
-    was made; `steps`: how many. `start` is what the strategy `measures`. `personal` are the values that the client's
-    own model ended with, where a stage started from it or parts of the model are private; `delta` is without these.
+    examples processed, each as the model was when it met them, NaN where a transform makes the steps; `examples`: the
+    rows of the shard, 0 where no step was made; `steps`: how many. `start` is what the strategy `measures`. `personal`
+    are the values that the client's own model ended with, where a stage started from it or parts of the model are
+    private; `delta` is without these.
     """
 
     delta: Arrays
@@ -221,7 +223,7 @@ def train(
     model.module.train()
     torch.default_generator.manual_seed(module_seed(key))
     before, step = model.read(), _step(model, task, local, adjust, fused)
-    inputs, targets = _tensor(x), _tensor(y)
+    inputs, targets = tensor(x), tensor(y)
     total, terms, steps = 0.0, 0, 0
     for rows in batches(len(inputs), local, key, most):
         index = torch.from_numpy(rows)
@@ -241,7 +243,7 @@ def measure(
 ) -> Start:
     """The model on rows x [n, ...], y [n] or [n, window]; nothing of it changes. 0 and zeros for no rows."""
     model.module.eval()
-    inputs, targets = _tensor(x), _tensor(y)
+    inputs, targets = tensor(x), tensor(y)
     total, terms, summed = 0.0, 0, torch.zeros_like(model.params)
     with torch.set_grad_enabled(gradient):
         for start in range(0, len(inputs), _ROWS):
@@ -317,7 +319,7 @@ def not_finite(what: str, step: int, local: LocalWork) -> DivergenceError:
     )
 
 
-def _tensor(array: npt.NDArray[np.generic]) -> Tensor:
+def tensor(array: npt.NDArray[np.generic]) -> Tensor:
     """A tensor over the array's memory: float32, or int64 for codes; copied only where torch cannot share it."""
     kind = np.int64 if array.dtype.kind in "iub" else np.float32
     array = np.ascontiguousarray(array, kind)

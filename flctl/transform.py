@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from flctl import arrays, seeds
 from flctl.component import Component
+from flctl.local_steps import LocalSteps, StepsContext
 from flctl.types import Aggregate, Arrays, ClientId, ClientUpdate, Layout, Work
 
 if TYPE_CHECKING:
@@ -114,6 +115,11 @@ class Transform(Component):
         updates of this layout."""
         return {}
 
+    def steps(self, ctx: StepsContext) -> LocalSteps | None:
+        """Client, before each stage of its local training: how it makes its local steps. Overriding it MEANS "I make
+        the local steps of this run": each row's own gradient is then found, one client after the other."""
+        return None
+
     def factors(self, norms: npt.NDArray[np.float64], broadcast: Arrays) -> npt.NDArray[np.float64]:
         """Client, in the place of `on_client`: what updates with these L2 norms [K], each over all its vectors
         together, are multiplied by, [K]. Overriding it MEANS "I look at nothing but the norm": norms of many
@@ -155,6 +161,11 @@ class Transform(Component):
     def secret_cohort(self) -> bool:
         """Whether nobody may foresee who takes part: the operating system then draws cohorts, not the seed."""
         return False
+
+    @property
+    def makes_steps(self) -> bool:
+        """Whether it makes the clients' local steps."""
+        return type(self).steps is not Transform.steps
 
     @property
     def encodes(self) -> bool:

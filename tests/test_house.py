@@ -25,7 +25,7 @@ LAYERS = (
     # Values and what touches only them.
     """__init__ types arrays seeds errors wire component hookspecs atomic problems schedule server outcomes fairness
     parts spelling api_version plugin_files machine
-    messages slabs room local_optimizer weights""",
+    messages slabs room local_optimizer local_steps weights""",
     # What a plugin may offer, and how names become classes.
     """strategy transform aggregator engine order draws trainer executors tasks metrics checkpoint
     memory_files memory_store replies totals pipeline builtins registry

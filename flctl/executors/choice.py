@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.errors import ConfigError
+from flctl.executors.by_rows import BY_ROWS, by_rows
 from flctl.executors.chain import Chain, chain_of
 from flctl.executors.costs import Amounts, Cost, Limits, cut, evenly, shared_cost, single_cost, stacked_cost
 from flctl.executors.fused import unsupported
@@ -39,7 +40,7 @@ EXECUTORS = {
     "vmap": "clients side by side, through torch.func.vmap",
     "sequential": "one client after the other, through autograd",
 }
-"""In the order in which they are preferred."""
+"""In the order in which they are preferred. Where a transform makes the local steps, it is one of `BY_ROWS`."""
 TOGETHER = frozenset({"shared", "stacked", "vmap"})
 WORTH_SECONDS = 3.5e-3
 """Estimated training that a chunk is worth: below it, what is done once for a chunk would weigh."""
@@ -129,7 +130,8 @@ class Execution:
 
         chain = self.chain
         shared = stacked if chain is None else lambda amounts: shared_cost(chain, amounts)
-        return {"shared": shared, "stacked": stacked, "vmap": stacked, "fused": single, "sequential": single}
+        together = {"shared": shared, "stacked": stacked, "vmap": stacked}
+        return {**together, **dict.fromkeys(("fused", "sequential", *BY_ROWS), single)}
 
     @property
     def fixed_bytes(self) -> int:
@@ -142,6 +144,8 @@ def choose(run: Run, model: FlatModel, task: Task) -> Execution:
     client fits into `engine.memory`."""
     asked = run.config.engine.executor
     found = _Candidates(run, model, task)
+    if asked == "auto" and run.makes_steps is not None:
+        return _by_rows(found)
     for name in EXECUTORS if asked == "auto" else (asked,):
         reason = found.obstacle(name)
         if reason is None:
@@ -155,6 +159,22 @@ def choose(run: Run, model: FlatModel, task: Task) -> Execution:
         f"a client does not fit into engine.memory: {found.others['sequential']}",
         hint="Raise engine.memory (it is for each process that trains), or take a smaller model.",
     )
+
+
+def _by_rows(found: _Candidates) -> Execution:
+    """The execution of a run in which a transform makes the local steps. Raises ConfigError where the largest client
+    does not fit, IncompatibleError where rows have no gradients of their own."""
+    run = found.run
+    name = by_rows(run, found.model, found.task, found.chain)
+    found.others |= {other: found.obstacle(other) or "" for other in EXECUTORS}
+    reason = found.size(name)
+    if reason is not None:
+        raise ConfigError(
+            f"a client does not fit into engine.memory: {reason}",
+            hint="Raise engine.memory (it is for each process that trains), or take a smaller model.",
+        )
+    why = f"{BY_ROWS[name]}: transform '{run.makes_steps}' makes the local steps"
+    return replace(found.execution(name, why), alone=True)  # a client that is asked again would step again
 
 
 def obstacles(run: Run, model: FlatModel, task: Task) -> dict[str, str | None]:
@@ -195,7 +215,11 @@ class _Candidates:
 
     def obstacle(self, name: str) -> str | None:
         """Why the run cannot be trained so; None where it can."""
-        return getattr(self, f"_{name}")() or self._size(name)
+        return self._stepped() or getattr(self, f"_{name}")() or self.size(name)
+
+    def _stepped(self) -> str | None:
+        steps = self.run.makes_steps
+        return None if steps is None else f"transform '{steps}' needs the gradient of each row by itself"
 
     def _shared(self) -> str | None:
         if self.local.optimizer != "sgd":
@@ -241,7 +265,8 @@ class _Candidates:
     def _sequential(self) -> str | None:
         return None
 
-    def _size(self, name: str) -> str | None:
+    def size(self, name: str) -> str | None:
+        """Why the largest client does not fit; None where it does."""
         execution = self.execution(name, "")
         _, size = execution.cost(execution.amounts(np.array([self.largest])))
         needed = execution.fixed_bytes + int(size[0])

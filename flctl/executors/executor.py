@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flctl.errors import DivergenceError
+from flctl.executors.by_rows import BY_ROWS, StepsOf, row_gradients, train_by_rows
 from flctl.executors.choice import TOGETHER, Execution
 from flctl.executors.costs import low_rank_layers
 from flctl.executors.fused import FusedStep
@@ -38,17 +39,20 @@ class Executor:
         self._fused = None
         if execution.executor == "fused" and execution.chain and execution.head:
             self._fused = FusedStep(model, execution.chain, execution.head)
+        self._by_rows = None
+        if execution.executor in BY_ROWS:
+            self._by_rows = row_gradients(execution.executor, model, task, execution.chain, execution.head)
 
     @property
     def one_by_one(self) -> bool:
         """Whether clients train one after the other."""
         return self.execution.executor not in TOGETHER
 
-    def train(self, work: Work, shards: Shards, adjusts: Adjusts | None) -> Updates:
+    def train(self, work: Work, shards: Shards, adjusts: Adjusts | None, steps: StepsOf | None = None) -> Updates:
         """What the clients of `shards` learn from `work`, whose `params` are the same for all or a row [K, L] for each;
-        those that failed are told in its facts."""
+        those that failed are told in its facts. `steps` are a transform's, where it makes them."""
         if self.one_by_one:
-            return self._alone(work, shards, adjusts)
+            return self._alone(work, shards, adjusts, steps)
         return self._together(_params(work), work.local, shards, adjusts)
 
     def measure(self, work: Work, shards: Shards, gradient: bool) -> list[Start]:
@@ -80,19 +84,25 @@ class Executor:
         rule = Rule(local, self.execution.pull)
         return train_shared(chain, head, params, shards, rule, low_rank_layers(chain, rows))
 
-    def _alone(self, work: Work, shards: Shards, adjusts: Adjusts | None) -> OneByOne:
+    def _alone(self, work: Work, shards: Shards, adjusts: Adjusts | None, steps: StepsOf | None) -> OneByOne:
         done: list[Trained | Failure] = []
         for place in range(len(shards.clients)):
             try:
-                done.append(self._one(work, shards, place, None if adjusts is None else adjusts(place)))
+                done.append(self._one(work, shards, place, None if adjusts is None else adjusts(place), steps))
             except DivergenceError as error:
                 done.append(Failure("non-finite", error.message))
         return OneByOne(done, dict(self._model.layout))
 
-    def _one(self, work: Work, shards: Shards, place: int, adjust: Adjust | None) -> Trained:
+    def _one(self, work: Work, shards: Shards, place: int, adjust: Adjust | None, steps: StepsOf | None) -> Trained:
         self._model.load(_own(work, place))
         x, y = shards.one(place)
         key, limit = shards.keys[place], shards.limit(place)
+        if self._by_rows is not None:
+            if steps is None:
+                raise ValueError(f"the executor {self.execution.executor} needs a transform's local steps")
+            return train_by_rows(
+                self._model, self._by_rows, (x, y), work.local, key, steps(place), adjust=adjust, most=limit
+            )
         return train(self._model, self._task, x, y, work.local, key, adjust, self._fused, limit)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flctl.tasks import Task
     from flctl.trainer import FlatModel
 
-__all__ = ["stacks", "vmap_obstacle"]
+__all__ = ["stacks", "tried_rows", "vmap_obstacle"]
 
 CLIENTS, ROWS = 2, 3
 TOLERANCE = 1e-4
@@ -61,7 +61,7 @@ def vmap_obstacle(run: Run, model: FlatModel, task: Task) -> str | None:
     head = head_for(task)
     if head is None:
         return f"the task is {task.name}"
-    x, y = _tried_rows(run)
+    x, y = tried_rows(run)
     share = torch.full((CLIENTS, ROWS), 1 / ROWS)
     params = model.params.expand(CLIENTS, -1).clone()
     found = torch.empty_like(params)
@@ -77,8 +77,12 @@ def vmap_obstacle(run: Run, model: FlatModel, task: Task) -> str | None:
     return "under torch.func.vmap the model gives other gradients (dropout, for example)"
 
 
-def _tried_rows(run: Run) -> tuple[Tensor, Tensor]:
+def tried_rows(run: Run) -> tuple[Tensor, Tensor]:
+    """Made-up rows of a few clients, x [K, n, ...] and y [K, n, ...]."""
     generator = torch.Generator().manual_seed(0)
+    if run.partition.task == "next-character":
+        codes = torch.randint(run.partition.outputs, (2, CLIENTS, ROWS, *run.partition.shape), generator=generator)
+        return codes[0], codes[1]
     x = torch.randn(CLIENTS, ROWS, *run.partition.shape, generator=generator)
     if run.partition.task == "regression":
         return x, torch.randn(CLIENTS, ROWS, generator=generator)
