@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 from flctl import IncompatibleError, IntegrityError, PrivacyBudgetError
 
 from flctl_dp.accounting import epsilon, guarantee, supports
-from flctl_dp.calibration import HIGHEST, affordable, calibrate, together
+from flctl_dp.calibration import HIGHEST, affordable, calibrate
 from flctl_dp.ledger import Ledger, LedgerFile
 from flctl_dp.releases import Relation, Release, Releases
 from flctl_dp.terms import Terms
@@ -52,11 +54,18 @@ def charge(asked: Asked) -> tuple[float, str]:
                 hint="Put the ledger back that this run was charged to.",
             )
         noise = asked.noise if asked.noise is not None else _calibrated(asked, ledger)
-        release = asked.terms.release(noise)
+        release = _released(asked, ledger, noise)
         _refuse_unaccountable(ledger, release, asked.terms)
         if asked.target is not None:
             _refuse_excess(asked, ledger, release, asked.target)
         return noise, file.charge(ledger, asked.run, asked.round, release).digest
+
+
+def _released(asked: Asked, ledger: Ledger, noise: float) -> Release:
+    """What the round releases, this time: a run that is resumed may have released it before, with other noise."""
+    release = asked.terms.release(noise)
+    furthest = max((charge.round for charge in ledger.charges if charge.run == asked.run), default=0)
+    return release.at(asked.round) if asked.round > furthest else release.again()
 
 
 def _calibrated(asked: Asked, ledger: Ledger) -> float:
@@ -64,12 +73,12 @@ def _calibrated(asked: Asked, ledger: Ledger) -> float:
         raise IncompatibleError("neither a noise multiplier nor a target epsilon is given")
     left = asked.rounds - asked.round + 1
     probe, relation = asked.terms.release(1.0), asked.terms.relation
-    return calibrate(probe, left, asked.target, asked.delta, relation, spent=ledger.releases())
+    return calibrate(probe, left, asked.target, asked.delta, relation, spent=ledger.releases(), first=asked.round)
 
 
 def _refuse_unaccountable(ledger: Ledger, release: Release, terms: Terms) -> None:
     """Before the charge: what no accountant can add up must not be released."""
-    planned = together(ledger.releases(), release, 1)
+    planned = {**ledger.releases(), release: 1}
     if not any(supports(planned, terms.relation, accountant) for accountant in ("pld", "rdp")):
         raise IncompatibleError(
             f"no accountant adds {release} up with what {terms.ledger} holds, under {terms.relation}",
@@ -79,10 +88,7 @@ def _refuse_unaccountable(ledger: Ledger, release: Release, terms: Terms) -> Non
 
 def _refuse_excess(asked: Asked, ledger: Ledger, release: Release, target: float) -> None:
     spent, relation = ledger.releases(), asked.terms.relation
-    others = tuple(sorted(((r, n) for r, n in spent.items() if r != release), key=repr))
-    done = spent.get(release, 0)
-    total = done + asked.rounds - asked.round + 1
-    if done < _most(others, release, total, target, asked.delta, relation):
+    if _fits(asked, spent, release, target):
         return
     so_far = epsilon(spent, asked.delta, relation)
     raise PrivacyBudgetError(
@@ -90,6 +96,15 @@ def _refuse_excess(asked: Asked, ledger: Ledger, release: Release, target: float
         f"releases so far come to {so_far:.4g} (delta {asked.delta:g}, {relation})",
         hint="More rounds need a larger transforms.dp.target_epsilon, or more noise from the start: `flctl dp plan`.",
     )
+
+
+def _fits(asked: Asked, spent: Releases, release: Release, target: float) -> bool:
+    relation, done = asked.terms.relation, spent.get(release, 0)
+    if release.sampling == "cyclic":  # each round costs something else
+        return epsilon({**spent, release: done + 1}, asked.delta, relation) <= target
+    others = tuple(sorted(((r, n) for r, n in spent.items() if r != release), key=repr))
+    total = done + asked.rounds - asked.round + 1
+    return done < _most(others, release, total, target, asked.delta, relation)
 
 
 @lru_cache(maxsize=64)
@@ -139,7 +154,7 @@ def statement(releases: Releases, delta: float, relation: Relation) -> str:
         return "nothing was released"
     found = guarantee(releases, delta, relation)
     seen = guarantee(releases, delta, relation, "server")
-    names = "; ".join(f"{release} z={release.noise_multiplier:.4g} T={count}" for release, count in releases.items())
+    names = "; ".join(_named(releases))
     by = _NAMES[found.accountant]
     if found.accountant == "pld" and supports(releases, relation, "rdp"):
         by += f" (RDP {epsilon(releases, delta, relation, accountant='rdp'):.3g})"
@@ -148,3 +163,13 @@ def statement(releases: Releases, delta: float, relation: Relation) -> str:
         f"(eps={found.epsilon:.4g}, delta={delta:g})-DP, client level, {relation}, {names}, {by}, against the release; "
         f"{against}; metrics not covered"
     )
+
+
+def _named(releases: Releases) -> Iterator[str]:
+    """Each kind of release with its noise, and how many there are of it; the rounds of DP-FTRL together."""
+    kinds: dict[tuple[str, float], Counter[int]] = {}
+    for release, count in releases.items():
+        kinds.setdefault((str(release), release.noise_multiplier), Counter())[release.place] += count
+    for (name, noise), places in kinds.items():
+        participations = f" at most {places[1]} participations," if places[1] else ""
+        yield f"{name}{participations} z={noise:.4g} T={places.total()}"

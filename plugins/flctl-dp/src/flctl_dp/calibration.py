@@ -19,9 +19,9 @@ _BY_DISTRIBUTION = "pld"
 _MANY = 1 << 16
 
 
-def together(spent: Releases, release: Release, count: int) -> Releases:
-    """What is spent, with so many releases more."""
-    return {**spent, release: spent.get(release, 0) + count} if count else spent
+def together(spent: Releases, release: Release, count: int, first: int = 1) -> Releases:
+    """What is spent, with so many rounds of `release` more, from a run's round `first` on."""
+    return {**spent, **{r: spent.get(r, 0) + n for r, n in release.over(count, first).items()}}
 
 
 def calibrate(
@@ -32,14 +32,15 @@ def calibrate(
     relation: Relation,
     *,
     spent: Releases | None = None,
+    first: int = 1,
     accountant: Accountant = "pld",
 ) -> float:
-    """A noise multiplier with which `rounds` of `release`, after what is `spent`, stay within the epsilon `target`: at
-    most a part in a thousand above the least such one, and never below it. Raises PrivacyBudgetError where 100 is not
-    enough."""
+    """A noise multiplier with which `rounds` of `release` from a run's round `first` on, after what is `spent`, stay
+    within the epsilon `target`: at most a part in a thousand above the least such one, and never below it. Raises
+    PrivacyBudgetError where 100 is not enough."""
 
     def fits(noise: float, by: Accountant) -> bool:
-        planned = together(spent or {}, replace(release, noise_multiplier=noise), rounds)
+        planned = together(spent or {}, replace(release, noise_multiplier=noise), rounds, first)
         return epsilon(planned, delta, relation, accountant=by) <= target
 
     if not fits(HIGHEST, accountant):
@@ -56,11 +57,21 @@ def calibrate(
     return low if fits(low, accountant) else _narrow(lambda noise: fits(noise, accountant), low, high)[1]
 
 
-def affordable(spent: Releases, release: Release, wanted: int, target: float, delta: float, relation: Relation) -> int:
-    """How many of `wanted` further releases stay within the epsilon `target`. Many are not asked about at once."""
+def affordable(
+    spent: Releases,
+    release: Release,
+    wanted: int,
+    target: float,
+    delta: float,
+    relation: Relation,
+    *,
+    first: int = 1,
+) -> int:
+    """How many of `wanted` further rounds, from a run's round `first` on, stay within the epsilon `target`. Many are
+    not asked about at once."""
 
     def fits(count: int) -> bool:
-        return epsilon(together(spent, release, count), delta, relation) <= target
+        return epsilon(together(spent, release, count, first), delta, relation) <= target
 
     if wanted <= _MANY and fits(wanted):
         return wanted

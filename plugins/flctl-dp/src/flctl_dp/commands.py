@@ -49,7 +49,15 @@ def plan(
         list[float] | None, typer.Option("--target-epsilon", min=0, help="Find the noise for this epsilon.")
     ] = None,
     delta: Delta = 1e-5,
-    sampling: Annotated[str, typer.Option("--sampling", help="poisson, fixed, all or unsampled.")] = "poisson",
+    sampling: Annotated[
+        str, typer.Option("--sampling", help="poisson, fixed, all, unsampled, or cyclic (DP-FTRL).")
+    ] = "poisson",
+    max_cohort: Annotated[
+        int | None, typer.Option("--max-cohort", min=1, help="Cut larger cohorts to so many (poisson).")
+    ] = None,
+    bands: Annotated[
+        int | None, typer.Option("--bands", min=1, max=4096, help="Rounds over which noise is correlated (cyclic).")
+    ] = None,
     relation: Annotated[
         str | None, typer.Option("--relation", help="add-remove, replace-one or zero-out; else the sampling's.")
     ] = None,
@@ -59,7 +67,7 @@ def plan(
     """See PLAN."""
     from flctl_dp import plans
 
-    question = plans.Question(population, delta, sampling, relation, accountant)
+    question = plans.Question(population, delta, sampling, relation, accountant, max_cohort, bands)
     found = plans.grid(question, cohort, rounds, noise_multiplier or [], target_epsilon or [])
     data = {"delta": delta, "population": population, "sampling": sampling, "plans": [one.data() for one in found]}
     _emit("dp plan", data if len(found) > 1 else found[0].data(), as_json, lambda c: plans.render(c, found))

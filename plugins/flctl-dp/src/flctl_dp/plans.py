@@ -14,6 +14,7 @@ from flctl import ConfigError
 from flctl_dp.accounting import Accountant, guarantee
 from flctl_dp.budget import statement
 from flctl_dp.calibration import affordable, calibrate
+from flctl_dp.factor import bands_of
 from flctl_dp.ledger import Ledger, LedgerFile
 from flctl_dp.releases import RELATIONS, SAMPLINGS, Relation, Release, Sampling
 from flctl_dp.terms import LEDGER
@@ -33,6 +34,8 @@ class Question:
     sampling: str
     relation: str | None
     accountant: str
+    max_cohort: int | None = None
+    bands: int | None = None
 
     def check(self) -> None:
         """Raises ConfigError for a word that is none."""
@@ -43,17 +46,26 @@ class Question:
         ):
             if word not in known:
                 raise ConfigError(f"{what} is '{word}'", hint=f"Take {', '.join(str(k) for k in known if k)}.")
+        for what, given, needed in (("--max-cohort", self.max_cohort, "poisson"), ("--bands", self.bands, "cyclic")):
+            if given is not None and self.sampling != needed:
+                raise ConfigError(f"{what} has no meaning with --sampling {self.sampling}", hint=f"Take {needed}.")
 
     def release(self, cohort: float, noise: float) -> Release:
         """A round with `cohort` clients on average."""
         if not 0 < cohort <= self.population:
             raise ConfigError(f"--cohort is {cohort:g}, expected between 0 and the {self.population} clients there are")
         if self.sampling == "poisson":
-            return Release("poisson", noise, rate=cohort / self.population)
+            most = self.max_cohort or 0
+            size = self.population if most else 0
+            return Release("poisson", noise, rate=cohort / self.population, population=size, max_cohort=most)
+        if self.sampling in ("fixed", "cyclic") and cohort != int(cohort):
+            raise ConfigError(f"--cohort is {cohort:g}, and a {self.sampling} cohort is a whole number of clients")
         if self.sampling == "fixed":
-            if cohort != int(cohort):
-                raise ConfigError(f"--cohort is {cohort:g}, and a fixed cohort is a whole number of clients")
             return Release("fixed", noise, cohort=int(cohort), population=self.population)
+        if self.sampling == "cyclic":
+            separation = self.population // int(cohort)
+            bands = bands_of(self.bands, separation)
+            return Release("cyclic", noise, bands=bands, separation=separation, place=1)
         return Release(cast(Sampling, self.sampling), noise)
 
 
@@ -102,7 +114,7 @@ def _plan(question: Question, cohort: float, rounds: int, noise: float, target: 
     if target is not None:
         noise = calibrate(release, rounds, target, question.delta, relation, accountant=accountant)
         release = replace(release, noise_multiplier=noise)
-    releases = {release: rounds}
+    releases = release.over(rounds)
     found = guarantee(releases, question.delta, relation, "release", accountant)
     seen = guarantee(releases, question.delta, relation, "server", accountant)
     line = statement(releases, question.delta, relation)
@@ -158,8 +170,9 @@ def spent(file: LedgerFile, delta: float, target: float | None) -> dict[str, Any
         "statement": statement(releases, delta, relation),
     }
     if target is not None and ledger.charges:
-        release = ledger.charges[-1].release
-        left = affordable(releases, release, 1 << 20, target, delta, relation)
+        last = ledger.charges[-1]
+        release = last.release
+        left = affordable(releases, release, 1 << 20, target, delta, relation, first=last.round + 1)
         data |= {"target_epsilon": target, "rounds_left": left, "like": str(release)}
     return data
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from flctl import ConfigError, IncompatibleError
 
@@ -18,7 +18,10 @@ LEDGER = "privacy-ledger.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a run samples, over how many clients, under which relation, and where that is written down."""
+    """How a run samples, over how many clients, under which relation, and where that is written down.
+
+    `max_cohort` is for `poisson`, 0 for none; `separation` and `bands` are for `cyclic`.
+    """
 
     sampling: Sampling
     population: int
@@ -26,6 +29,9 @@ class Terms:
     relation: Relation
     ledger: Path
     name: str
+    max_cohort: int = 0
+    separation: int = 0
+    bands: int = 0
 
     @classmethod
     def of(cls, run: Any, config: Any) -> Terms:
@@ -46,9 +52,12 @@ class Terms:
         return cls(sampling, population, cohort, relation, ledger, run.partition.digest)
 
     def release(self, noise_multiplier: float) -> Release:
-        """What a round with this noise releases."""
+        """What a round with this noise releases; a run's first one, where rounds differ."""
         if self.sampling == "poisson":
-            return Release("poisson", noise_multiplier, rate=self.cohort / self.population)
+            rate, clients = self.cohort / self.population, self.population if self.max_cohort else 0
+            return Release("poisson", noise_multiplier, rate=rate, population=clients, max_cohort=self.max_cohort)
+        if self.sampling == "cyclic":
+            return Release("cyclic", noise_multiplier, bands=self.bands, separation=self.separation, place=1)
         if self.sampling == "fixed":
             return Release("fixed", noise_multiplier, cohort=int(self.cohort), population=self.population)
         return Release(self.sampling, noise_multiplier)
@@ -58,7 +67,7 @@ def _sampling(run: Any) -> Sampling:
     """How others may think of the cohort: one that devices make by being there or in time is no secret sample."""
     chosen = run.config.cohort.sampling
     devices = run.config.devices
-    secret = chosen in get_args(Sampling) and not (devices.simulated or devices.over_selection)
+    secret = chosen in ("poisson", "fixed", "all") and not (devices.simulated or devices.over_selection)
     return chosen if secret else "unsampled"
 
 
@@ -70,6 +79,12 @@ def refuse_meaningless(transform: Any, run: Any) -> None:
             f"transform '{mine}' bounds what a sum says of a client, and strategy '{strategy.name}' combines updates "
             "otherwise",
             hint="Take a strategy that needs only the sum (fedavg, fedprox, fedadam ...).",
+        )
+    if strategy.trusted:
+        raise IncompatibleError(
+            f"strategy '{strategy.name}' asks the same clients in every round, and '{mine}' counts on how all are "
+            "sampled",
+            hint="Take a strategy that trusts no clients in particular.",
         )
     if getattr(strategy.config, "weighted", False):
         raise IncompatibleError(
