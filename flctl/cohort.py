@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +30,10 @@ def select(
     """The indices of round `number`'s clients, ascending; may be empty under `poisson` and `trace`.
 
     `eligible` are the indices of the clients that have training rows. fixed: `clients` of them, uniformly without
-    replacement. poisson: each by itself with probability `rate`. all: all. cyclic: the next `clients` in an order
-    shuffled once. trace: `clients` of those that the trace says are available. `secret`: fixed and poisson are drawn
-    by the operating system, so that nobody can foresee them from the seed, or draw them again.
+    replacement. poisson: each by itself with probability `rate`; of more than `max_cohort`, so many uniformly. all:
+    all. cyclic: the next `clients` in an order shuffled once. trace: `clients` of those that the trace says are
+    available, and whose turn it is: with a `separation`, each has one in so many rounds. `secret`: fixed and poisson
+    are drawn by the operating system, so that nobody can foresee them from the seed, or draw them again.
     """
     if secret and cohort.sampling in ("poisson", "fixed"):
         return _secretly(cohort, eligible)
@@ -38,10 +41,12 @@ def select(
     if cohort.sampling == "all":
         return eligible
     if cohort.sampling == "poisson":
-        return eligible[generator.random(len(eligible)) < float(cohort.rate or 0.0)]
+        drawn = generator.random(len(eligible))
+        return _cut(eligible, drawn, drawn < float(cohort.rate or 0.0), cohort.max_cohort)
     if cohort.sampling == "cyclic":
         return _cyclic(cohort.clients, eligible, number, seed)
     if cohort.sampling == "trace":
+        eligible = _in_turn(cohort.separation, eligible, number, seed) if cohort.separation else eligible
         available = eligible[_available(Path(str(cohort.trace)), tuple(ids), number)[eligible]]
         return _without_replacement(generator, available, min(cohort.clients, len(available)))
     return _without_replacement(generator, eligible, cohort.clients)
@@ -52,7 +57,7 @@ def expected_size(cohort: CohortConfig, eligible: int) -> float:
     if cohort.sampling == "all":
         return float(eligible)
     if cohort.sampling == "poisson":
-        return float(cohort.rate or 0) * eligible
+        return _expected_drawn(float(cohort.rate or 0), eligible, cohort.max_cohort)
     if cohort.clients > eligible:
         raise ConfigError(
             f"{cohort.clients} clients a round were asked for, and {eligible} clients have training rows",
@@ -73,8 +78,32 @@ def _secretly(cohort: CohortConfig, eligible: Indices) -> Indices:
     if cohort.sampling == "poisson":
         # No word stands for a rate of 1; any other float, times 2^64, is a whole number but for far less than 2^-64.
         rate = float(cohort.rate or 0.0)
-        return eligible[words < np.uint64(int(rate * 2**64))] if rate < 1 else eligible
-    return np.sort(eligible[np.argsort(words, kind="stable")[: cohort.clients]])
+        below = words < np.uint64(int(rate * 2**64)) if rate < 1 else np.ones(len(words), bool)
+        return _cut(eligible, words, below, cohort.max_cohort)
+    return _lowest(eligible, words, cohort.clients)
+
+
+def _cut(eligible: Indices, drawn: npt.NDArray[Any], below: npt.NDArray[np.bool_], most: int | None) -> Indices:
+    """Those who drew a number below their rate; of more than `most` of them, the lowest numbers, whose owners are a
+    uniform choice."""
+    if most is None or np.count_nonzero(below) <= most:
+        return eligible[below]
+    return _lowest(eligible, drawn, most)
+
+
+def _lowest(eligible: Indices, drawn: npt.NDArray[Any], count: int) -> Indices:
+    return np.sort(eligible[np.argsort(drawn, kind="stable")[:count]])
+
+
+@lru_cache(maxsize=4)
+def _expected_drawn(rate: float, eligible: int, most: int | None) -> float:
+    """The mean of min(n, `most`) for binomial n."""
+    if most is None or most >= eligible or rate == 1:
+        return min(rate * eligible, most or math.inf)
+    numbers = np.arange(eligible + 1)
+    ways = np.cumsum(np.log((eligible + 1 - numbers[1:]) / numbers[1:]), dtype=np.float64)
+    logs = np.concatenate([[0.0], ways]) + numbers * math.log(rate) + (eligible - numbers) * math.log1p(-rate)
+    return float(np.minimum(numbers, most) @ np.exp(logs))
 
 
 def _without_replacement(generator: np.random.Generator, pool: Indices, size: int) -> Indices:
@@ -85,6 +114,12 @@ def _cyclic(size: int, eligible: Indices, number: int, seed: int) -> Indices:
     order = seeds.rng(seed, "cohort", "cyclic").permutation(eligible)
     start = (number - 1) * size
     return np.sort(order[np.arange(start, start + size) % len(order)])
+
+
+def _in_turn(separation: int, eligible: Indices, number: int, seed: int) -> Indices:
+    """Every `separation`-th client of an order shuffled once: those whose turn it is."""
+    order = seeds.rng(seed, "cohort", "separation").permutation(eligible)
+    return np.sort(order[(number - 1) % separation :: separation])
 
 
 def _available(trace: Path, ids: tuple[ClientId, ...], number: int) -> npt.NDArray[np.bool_]:

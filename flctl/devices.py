@@ -241,8 +241,10 @@ class Devices:
     @property
     def _most_clients(self) -> int:
         """How many clients a round can have."""
-        poisson = self._run.config.cohort.sampling == "poisson"
-        return self._run.eligible if poisson else int(self._run.cohort_size)
+        cohort = self._run.config.cohort
+        if cohort.sampling == "poisson":
+            return min(self._run.eligible, cohort.max_cohort or self._run.eligible)
+        return int(self._run.cohort_size)
 
     def _check_deadline(self, deadline: float) -> None:
         numbers = np.flatnonzero(self._run.partition.counts[:, 0])

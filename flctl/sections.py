@@ -136,8 +136,14 @@ class CohortConfig(Section):
     )
     clients: int = Field(default=10, ge=1, description="Clients per round (fixed, cyclic, trace).")
     rate: float | None = Field(default=None, gt=0, le=1, description="Probability that a client takes part (poisson).")
+    max_cohort: int | None = Field(
+        default=None, ge=1, description="Where more clients than this are drawn, so many of them at random (poisson)."
+    )
     trace: str | None = Field(
         default=None, min_length=1, description="File with the available clients of each round (trace)."
+    )
+    separation: int | None = Field(
+        default=None, ge=1, description="Ask each client only in one of so many rounds in turn (trace)."
     )
 
     @model_validator(mode="after")
@@ -150,8 +156,9 @@ class CohortConfig(Section):
 
     def idle(self) -> Reasons:
         """See `Section.idle`."""
-        used = {"poisson": ("rate",), "all": (), "trace": ("clients", "trace")}.get(self.sampling, ("clients",))
-        unused = tuple(name for name in ("clients", "rate", "trace") if name not in used)
+        special = {"poisson": ("rate", "max_cohort"), "all": (), "trace": ("clients", "trace", "separation")}
+        used = special.get(self.sampling, ("clients",))
+        unused = tuple(name for name in type(self).model_fields if name not in ("sampling", *used))
         return without(unused, f"with sampling {self.sampling}")
 
 

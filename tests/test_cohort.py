@@ -44,6 +44,44 @@ def test_poisson_draws_each_client_by_itself():
     assert cohorts.expected_size(config, 2000) == pytest.approx(200)
 
 
+@pytest.mark.parametrize("secret", [False, True])
+def test_poisson_cohorts_that_are_too_large_are_cut_uniformly(secret):
+    """Ten clients at 1/2, cut to 4: 1/1024 (1 * 0 + 10 * 1 + 45 * 2 + 120 * 3 + 848 * 4) of them on average."""
+    config, eligible = CohortConfig(sampling="poisson", rate=0.5, max_cohort=4), np.arange(10)
+    drawn = [cohorts.select(config, eligible, IDS, n, 5, secret) for n in range(1, 6001)]
+    sizes = [len(cohort) for cohort in drawn]
+    expected = (10 + 90 + 360 + 848 * 4) / 1024
+    assert cohorts.expected_size(config, 10) == pytest.approx(expected)
+    assert max(sizes) == 4
+    assert np.mean(sizes) == pytest.approx(expected, abs=5 * np.std(sizes) / np.sqrt(6000))
+    counts = np.bincount(np.concatenate(drawn), minlength=10)
+    assert np.abs(counts - 600 * expected).max() < 5 * np.sqrt(6000 * 0.1 * expected)
+    assert all((np.diff(cohort) > 0).all() for cohort in drawn)
+
+
+def test_a_cut_that_never_happens_changes_nothing():
+    plain, cut = CohortConfig(sampling="poisson", rate=0.3), CohortConfig(sampling="poisson", rate=0.3, max_cohort=50)
+    for number in range(1, 20):
+        pair = [cohorts.select(config, np.arange(50), IDS, number, 5).tolist() for config in (plain, cut)]
+        assert pair[0] == pair[1]
+    assert cohorts.expected_size(cut, 50) == cohorts.expected_size(plain, 50) == 15
+    assert cohorts.expected_size(CohortConfig(sampling="poisson", rate=1.0, max_cohort=7), 50) == 7
+
+
+def test_a_separation_gives_each_client_one_turn_in_so_many_rounds(tmp_path):
+    trace = tmp_path / "trace.csv"
+    trace.write_text("client,first_round,last_round\n" + "".join(f"{n},1,100\n" for n in range(0, 50, 2)))
+    config = CohortConfig(sampling="trace", clients=3, trace=str(trace), separation=7)
+    eligible, seen = np.arange(1, 50), {}
+    for number in range(1, 101):
+        chosen = cohorts.select(config, eligible, IDS, number, 3)
+        assert not (chosen % 2).any()
+        for client in chosen.tolist():
+            seen.setdefault(client, []).append(number)
+    assert sum(map(len, seen.values())) > 200
+    assert all((np.diff(rounds) % 7 == 0).all() for rounds in seen.values())
+
+
 def test_fixed_sampling_is_uniform():
     eligible = np.arange(10)
     chosen = [cohorts.select(CohortConfig(clients=3), eligible, IDS, n, 2) for n in range(1, 3001)]
