@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,10 +15,10 @@ from flctl_dp.ledger import Ledger, LedgerFile
 from flctl_dp.releases import Relation, Release, Releases
 from flctl_dp.terms import Terms
 
-__all__ = ["HIGHEST", "INSECURE", "Asked", "charge", "statement", "told"]
+__all__ = ["ACCOUNTED", "HIGHEST", "INSECURE", "Asked", "charge", "named", "quick", "statement", "told"]
 
 INSECURE = "(eps=inf)-DP: noise and cohorts follow from insecure_seed, which is for tests; nothing is private"
-_NAMES = {"gaussian": "exact Gaussian", "pld": "PLD", "rdp": "RDP"}
+ACCOUNTED: Mapping[str, str] = {"gaussian": "exact Gaussian", "pld": "PLD", "rdp": "RDP"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +136,13 @@ def told(terms: Terms, delta: float, run: str, finished: bool) -> dict[str, floa
             "population": statement(everything, delta, relation),
         }
     return {
-        "epsilon": _quick(own, delta, terms.relation),
-        "population_epsilon": _quick(everything, delta, terms.relation),
+        "epsilon": quick(own, delta, terms.relation),
+        "population_epsilon": quick(everything, delta, terms.relation),
         "delta": delta,
     }
 
 
-def _quick(releases: Releases, delta: float, relation: Relation) -> float:
+def quick(releases: Releases, delta: float, relation: Relation) -> float:
     """An epsilon for each round's line: by Renyi DP where that is known, which is quicker and says more, not less."""
     by = "rdp" if supports(releases, relation, "rdp") else "pld"
     return epsilon(releases, delta, relation, accountant="rdp" if by == "rdp" else "pld")
@@ -154,8 +154,8 @@ def statement(releases: Releases, delta: float, relation: Relation) -> str:
         return "nothing was released"
     found = guarantee(releases, delta, relation)
     seen = guarantee(releases, delta, relation, "server")
-    names = "; ".join(_named(releases))
-    by = _NAMES[found.accountant]
+    names = "; ".join(named(releases))
+    by = ACCOUNTED[found.accountant]
     if found.accountant == "pld" and supports(releases, relation, "rdp"):
         by += f" (RDP {epsilon(releases, delta, relation, accountant='rdp'):.3g})"
     against = f"against the server, who sees who took part ({seen.relation}), eps={seen.epsilon:.4g}"
@@ -165,7 +165,7 @@ def statement(releases: Releases, delta: float, relation: Relation) -> str:
     )
 
 
-def _named(releases: Releases) -> Iterator[str]:
+def named(releases: Releases) -> Iterator[str]:
     """Each kind of release with its noise, and how many there are of it; the rounds of DP-FTRL together."""
     kinds: dict[tuple[str, float], Counter[int]] = {}
     for release, count in releases.items():
