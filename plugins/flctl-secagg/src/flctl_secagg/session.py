@@ -75,7 +75,8 @@ class Parameters:
 
     def canonical(self) -> bytes:
         """The one way to write them: JSON with sorted keys and no spaces."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
     def read(cls, raw: bytes) -> Parameters:
