@@ -14,10 +14,11 @@ FLCTL_API = "1.0"
 def flctl_transforms() -> list[type[flctl.Transform]]:
     """The mechanisms; imported when a transform's name is looked up."""
     from flctl_dp.adaptive import AdaptiveDP
+    from flctl_dp.distributed import DistributedDP
     from flctl_dp.local import LocalDP
     from flctl_dp.transform import CentralDP
 
-    return [CentralDP, AdaptiveDP, LocalDP]
+    return [CentralDP, AdaptiveDP, DistributedDP, LocalDP]
 
 
 @flctl.hookimpl

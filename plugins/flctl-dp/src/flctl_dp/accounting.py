@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +15,7 @@ import numpy as np
 from flctl import ConfigError, IncompatibleError
 
 from flctl_dp.releases import Adversary, Relation, Release, Releases
+from flctl_dp.summed import SummedRelease, divergence
 
 __all__ = ["Accountant", "Guarantee", "epsilon", "gaussian_epsilon", "guarantee", "supports"]
 
@@ -72,6 +74,8 @@ def guarantee(
 
 def supports(releases: Releases, relation: Relation, accountant: Accountant) -> bool:
     """Whether the accountant knows how to compose these releases under this relation."""
+    if accountant == "pld" and _summed(releases):
+        return False
     sampled = {r.sampling for r in releases if _amplified(r, relation)}
     if accountant == "rdp":
         return not ("poisson" in sampled and relation == "replace-one")
@@ -116,7 +120,9 @@ def _epsilon(
     groups: _Groups, delta: float, relation: Relation, seen: bool, accountant: Accountant
 ) -> tuple[float, str]:
     releases = dict(groups)
-    if seen or not any(_amplified(release, relation) for release in releases):
+    if seen and _summed(releases):
+        releases = _exposed(releases)
+    if not _summed(releases) and (seen or not any(_amplified(release, relation) for release in releases)):
         return gaussian_epsilon(_mu(releases, relation), delta), "gaussian"
     if accountant == "pld" and not supports(releases, relation, "pld"):
         accountant = "rdp"
@@ -127,6 +133,20 @@ def _epsilon(
             hint="Take the relation add-remove, or noise multipliers of 0.3 and more with the accountant pld.",
         )
     return _composed(releases, delta, relation, accountant), accountant
+
+
+def _summed(releases: Iterable[Release]) -> bool:
+    """Whether clients added the noise of any of these themselves: their sum is no Gaussian, and has a Renyi bound."""
+    return any(isinstance(release, SummedRelease) for release in releases)
+
+
+def _exposed(releases: Mapping[Release, int]) -> dict[Release, int]:
+    """The releases as they are to who sees who took part."""
+    found: Counter[Release] = Counter()
+    for release, count in releases.items():
+        kept = isinstance(release, SummedRelease) or release.sampling == "cyclic"
+        found[release if kept else Release("unsampled", release.noise_multiplier)] += count
+    return dict(found)
 
 
 def _mu(releases: Mapping[Release, int], relation: Relation) -> float:
@@ -155,6 +175,9 @@ def _curve(release: Release, relation: Relation) -> tuple[tuple[float, ...], tup
     from dp_accounting import rdp
 
     ledger = rdp.RdpAccountant(neighboring_relation=_neighbours(relation))
+    if isinstance(release, SummedRelease):
+        orders = tuple(ledger.orders.tolist())
+        return orders, tuple(divergence(release, order, relation) for order in orders)
     ledger.compose(_event(release, relation, "rdp"), 1)
     return tuple(ledger._orders.tolist()), tuple(ledger._rdp.tolist())
 

@@ -22,6 +22,7 @@ from typing import Any
 from flctl import IncompatibleError, IntegrityError, StorageError
 
 from flctl_dp.releases import RELATIONS, Relation, Release, Releases
+from flctl_dp.summed import release_of
 
 __all__ = ["FORMAT", "Charge", "Ledger", "LedgerFile"]
 
@@ -203,7 +204,7 @@ def _extended(path: Path, ledger: Ledger, lines: list[bytes]) -> Ledger:
         if not isinstance(line.get("run"), str) or type(line.get("round")) is not int:
             raise IntegrityError(f"{where} names no round of a run", hint=_RESTORE)
         previous = line["digest"]
-        charges.append(Charge(line["run"], line["round"], Release.of(line.get("release"), where), previous))
+        charges.append(Charge(line["run"], line["round"], release_of(line.get("release"), where), previous))
     return replace(ledger, charges=tuple(charges)) if lines else ledger
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from flctl_dp.entropy import Words
 
-__all__ = ["AliasTable", "discrete_gaussian_table", "masses"]
+__all__ = ["AliasTable", "alias_table", "discrete_gaussian_table", "masses"]
 
 _FRACTION = 320
 """Bits behind the point while masses are computed; what is lost on the way is below 2^-290."""
@@ -87,11 +87,16 @@ def discrete_gaussian_table(s: int, bits: int = 15) -> AliasTable:
 
     The columns reach past 14 s on either side, where the mass that is left out is below 2^-140.
     """
-    columns = 1 << bits
-    reach = columns // 2 - 1
+    reach = (1 << bits) // 2 - 1
     if s < 1 or reach < 14 * s or bits > 16:
         raise ValueError(f"a table of 2^{bits} columns does not hold the standard deviation {s}")
-    half = masses(s, reach)
+    return alias_table(masses(s, reach), bits)
+
+
+def alias_table(half: list[int], bits: int) -> AliasTable:
+    """The table of a symmetric distribution on the whole numbers, of 2^bits columns: `half` [2^(bits - 1)] are numbers
+    in proportion to the probabilities of 0, 1, 2 ..."""
+    columns, reach = 1 << bits, len(half) - 1
     weights = [*half[:0:-1], *half, 0]  # -reach ... reach, and one column that stands for nothing by itself
     return _alias(_whole(weights, columns << _DEPTH, reach), reach, bits)
 
