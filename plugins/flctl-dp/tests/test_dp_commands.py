@@ -9,6 +9,7 @@ from flctl.training import train
 
 from flctl_dp.accounting import epsilon
 from flctl_dp.releases import Release
+from flctl_dp.summed import SummedRelease
 
 
 @pytest.fixture
@@ -43,6 +44,36 @@ def test_a_grid_is_every_combination(cli):
     noise = [one["noise_multiplier"] for one in data["plans"]]
     assert noise[0] > noise[1]
     assert noise[2] > noise[0]
+
+
+SUMS = ("--cohort", 500, "--rounds", 20, "--sampling", "all", "--survivors", 400, "--parameters", 60_000)
+
+
+def test_a_plan_of_noise_that_clients_add_names_the_fewest_of_them(cli):
+    wide = ("plan", "--population", 500, *SUMS, "--bits", 24, "--mechanism", "skellam")
+    code, data = cli(*wide, "--noise-multiplier", 2)
+    release = SummedRelease(
+        noise_multiplier=2.0, cohort=500, survivors=400, dimension=65_536, bits=24, mechanism="skellam"
+    )
+    assert code == 0
+    assert data["epsilon"] == data["server_epsilon"] == epsilon({release: 20}, 1e-5, "zero-out")
+    assert "minimum survivors 400 of up to 500, without a trusted server" in data["statement"]
+    code, data = cli(*wide, "--target-epsilon", 3)
+    assert 2.9 < data["epsilon"] <= 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (("--survivors", 501), "a round has 500 clients"),
+        (("--parameters", 0), "size of the model"),
+        (("--mechanism", "laplace"), "--mechanism is 'laplace'"),
+        (("--relation", "add-remove"), "makes room"),
+    ],
+)
+def test_sums_that_cannot_be_planned_are_told(cli, changed, said):
+    code, error = cli("plan", "--population", 500, *SUMS, "--noise-multiplier", 1, *changed)
+    assert (code in (2, 3), said in error["message"]) == (True, True), error
 
 
 def test_a_table_and_a_sentence_are_printed(capsys):

@@ -25,6 +25,8 @@ Examples:
     flctl dp plan --population 60000 --cohort 256 --rounds 14062 --noise-multiplier 1.1 --delta 1e-5
 
     flctl dp plan --population 3383 --cohort 60 --cohort 120 --rounds 100 --target-epsilon 2 --target-epsilon 8
+
+    flctl dp plan --population 500 --cohort 100 --rounds 50 --target-epsilon 4 --survivors 80 --parameters 200000
 """
 
 
@@ -62,12 +64,25 @@ def plan(
         str | None, typer.Option("--relation", help="add-remove, replace-one or zero-out; else the sampling's.")
     ] = None,
     accountant: Annotated[str, typer.Option("--accountant", help="pld or rdp.")] = "pld",
+    survivors: Annotated[
+        int | None, typer.Option("--survivors", min=1, help="Clients add the noise, and so many's is enough.")
+    ] = None,
+    parameters: Annotated[int, typer.Option("--parameters", min=0, help="Values of the model (with survivors).")] = 0,
+    bits: Annotated[int, typer.Option("--bits", min=8, max=32, help="Bits of sums (with survivors).")] = 20,
+    mechanism: Annotated[
+        str, typer.Option("--mechanism", help="discrete-gaussian or skellam (with survivors).")
+    ] = "discrete-gaussian",
     as_json: JsonFlag = False,
 ) -> None:
     """See PLAN."""
     from flctl_dp import plans
+    from flctl_dp.distributed_plans import DistributedQuestion
 
     question = plans.Question(population, delta, sampling, relation, accountant, max_cohort, bands)
+    if survivors is not None:
+        known: dict[str, Any] = {name: getattr(question, name) for name in plans.Question.__slots__}
+        known |= {"survivors": survivors, "parameters": parameters, "bits": bits, "mechanism": mechanism}
+        question = DistributedQuestion(**known)
     found = plans.grid(question, cohort, rounds, noise_multiplier or [], target_epsilon or [])
     data = {"delta": delta, "population": population, "sampling": sampling, "plans": [one.data() for one in found]}
     _emit("dp plan", data if len(found) > 1 else found[0].data(), as_json, lambda c: plans.render(c, found))

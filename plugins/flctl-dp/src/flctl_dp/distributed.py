@@ -29,7 +29,7 @@ from flctl_dp.calibration import LOWEST
 from flctl_dp.rotation import padded, rotated, signs_of, unrotated
 from flctl_dp.rounding import rounded
 from flctl_dp.shares import Mechanism, drawn_share
-from flctl_dp.summed import SummedRelease
+from flctl_dp.summed import SummedRelease, largest_cohort
 from flctl_dp.terms import Terms, refuse_meaningless
 from flctl_dp.transform import CentralDP, shrinking
 
@@ -40,7 +40,6 @@ __all__ = ["DistributedDP", "SummedTerms"]
 
 _VECTOR = "turned" + RING
 """The one vector that clients send: all others end to end, turned, on the lattice, and with noise."""
-_SURELY = 2.0**-40
 Float = npt.NDArray[np.float64]
 
 
@@ -136,7 +135,9 @@ class DistributedDP(CentralDP):
             )
         base = Terms.of(run, self.config.model_copy(update={"relation": None}))
         known = {one.name: getattr(base, one.name) for one in dataclasses.fields(Terms)}
-        largest = _largest_cohort(base, float(run.config.cohort.rate or 0))
+        largest = largest_cohort(
+            base.sampling, base.population, base.cohort, float(run.config.cohort.rate or 0), base.max_cohort
+        )
         survivors = self.config.survivors or run.aggregator.survivors or largest
         layout = run.pipeline.layouts[self.name_in(run)]
         return SummedTerms(
@@ -233,16 +234,3 @@ def _clipped(flat: Float, bound: float) -> Float:
     if not math.isfinite(norm):
         return np.zeros_like(flat)
     return flat * float(shrinking(np.array([norm]), bound)[0])
-
-
-def _largest_cohort(terms: Terms, rate: float) -> int:
-    """How many clients a round has at most; where each is drawn with the probability `rate`, but for a chance of
-    2^-40."""
-    if terms.sampling in ("fixed", "all"):
-        return math.ceil(terms.cohort)
-    if terms.sampling != "poisson":
-        return terms.population
-    from scipy.stats import binom
-
-    most = int(binom.isf(_SURELY, terms.population, rate))
-    return min(most, terms.max_cohort) if terms.max_cohort else most

@@ -10,11 +10,11 @@ from typing import Any
 
 from flctl import ConfigError, IncompatibleError, IntegrityError
 
-from flctl_dp.releases import Relation, Release
+from flctl_dp.releases import Relation, Release, Sampling
 from flctl_dp.rounding import reach_of
 from flctl_dp.shares import MECHANISMS, Mechanism, variances
 
-__all__ = ["SummedRelease", "divergence", "inflation", "release_of"]
+__all__ = ["SummedRelease", "divergence", "inflation", "largest_cohort", "release_of"]
 
 _OVERFLOW = 40
 """The sum of a round leaves its words with a chance below 2^-40."""
@@ -80,8 +80,21 @@ class SummedRelease(Release):
         name = self.mechanism.replace("-", " ").replace("gaussian", "Gaussian").replace("skellam", "Skellam")
         return (
             f"distributed {name} in sums of {self.bits} bits, minimum survivors {self.survivors} of up to {self.cohort}"
-            f"{told}, without a trusted server"
+            f"{told}, without a trusted server,"
         )
+
+
+def largest_cohort(sampling: Sampling, population: int, cohort: float, rate: float, most: int = 0) -> int:
+    """How many clients a round has at most. Where each is drawn by itself with the probability `rate`, and no cohort is
+    cut to `most`, that is so but for a chance of 2^-40."""
+    if sampling in ("fixed", "all"):
+        return math.ceil(cohort)
+    if sampling != "poisson":
+        return population
+    from scipy.stats import binom
+
+    drawn = int(binom.isf(2.0**-_OVERFLOW, population, rate))
+    return min(drawn, most) if most else drawn
 
 
 def release_of(found: Any, where: str) -> Release:
