@@ -59,7 +59,8 @@ def guarantee(
 
     release: the adversary sees every model that is released, and nothing else. server: it also sees who took part, so
     that no sampling hides anybody; then a client that is left out counts as zeros, whatever is said of neighbours.
-    Fixed sampling is beyond `pld`, which then means `rdp`. Raises ConfigError for a delta outside (0, 1),
+    Fixed sampling is beyond `pld`, which then means `rdp`; Poisson sampling with cohorts that are cut is beyond `rdp`
+    (`pld` has it from arXiv 2508.15089). Raises ConfigError for a delta outside (0, 1),
     IncompatibleError for a relation that a sampling has no epsilon for, or that `rdp` cannot account.
     """
     if not 0 < delta < 1:
@@ -78,7 +79,8 @@ def supports(releases: Releases, relation: Relation, accountant: Accountant) -> 
         return False
     sampled = {r.sampling for r in releases if _amplified(r, relation)}
     if accountant == "rdp":
-        return not ("poisson" in sampled and relation == "replace-one")
+        cut = any(release.max_cohort for release in releases)
+        return not (cut or ("poisson" in sampled and relation == "replace-one"))
     return "fixed" not in sampled and all(r.noise_multiplier >= _FINEST for r in releases if r.sampling == "poisson")
 
 
@@ -111,7 +113,7 @@ def _delta(eps: float, mu: float) -> float:
 def _amplified(release: Release, relation: Relation) -> bool:
     """Whether secret sampling lessens what the release says of a client."""
     if release.sampling == "poisson":
-        return release.rate < 1
+        return release.rate < 1 or bool(release.max_cohort)
     return release.sampling == "fixed" and relation == "replace-one" and release.cohort < release.population
 
 
@@ -128,8 +130,8 @@ def _epsilon(
         accountant = "rdp"
     if not supports(releases, relation, accountant):
         raise IncompatibleError(
-            "Renyi DP is known for Poisson sampling under add-remove and zero-out only, and so for no mixture of it "
-            "with fixed sampling",
+            "Renyi DP is known for Poisson sampling under add-remove and zero-out only, and where no cohort is cut; so "
+            "for no mixture of others with fixed sampling",
             hint="Take the relation add-remove, or noise multipliers of 0.3 and more with the accountant pld.",
         )
     return _composed(releases, delta, relation, accountant), accountant
@@ -152,21 +154,47 @@ def _exposed(releases: Mapping[Release, int]) -> dict[Release, int]:
 def _mu(releases: Mapping[Release, int], relation: Relation) -> float:
     """Sensitivity over noise of all together, without any sampling."""
     reach = 2 if relation == "replace-one" else 1
-    return math.sqrt(sum(n * (reach / r.noise_multiplier) ** 2 for r, n in releases.items()))
+    return math.sqrt(sum(n * (reach / r.ratio) ** 2 for r, n in releases.items()))
 
 
 def _composed(releases: Mapping[Release, int], delta: float, relation: Relation, accountant: Accountant) -> float:
-    from dp_accounting import pld, rdp
+    from dp_accounting import rdp
 
     with _quietly():
         if accountant == "rdp":
             curves = [(_curve(release, relation), count) for release, count in releases.items()]
             orders, total = curves[0][0][0], sum(count * np.asarray(curve) for (_, curve), count in curves)
             return float(rdp.compute_epsilon(orders, total, delta)[0])
-        ledger = pld.PLDAccountant(_neighbours(relation))
-        for release, count in releases.items():
-            ledger.compose(_event(release, relation, accountant), count)
-        return float(ledger.get_epsilon(delta))
+        sizes = (0, 1) if relation == "add-remove" and any(release.max_cohort for release in releases) else (0,)
+        return max(_by_distribution(releases, delta, relation, joined) for joined in sizes)
+
+
+def _by_distribution(releases: Mapping[Release, int], delta: float, relation: Relation, joined: int) -> float:
+    """Epsilon where `joined` more clients than these may be the larger of the two populations: how often a cohort is
+    cut depends on how many there are."""
+    from dp_accounting.pld import privacy_loss_distribution as losses
+
+    total = losses.identity()
+    for release, count in releases.items():
+        if _amplified(release, relation):
+            total = total.compose(_distribution(release, relation, joined).self_compose(count))
+        elif math.isfinite(release.ratio):  # many Gaussians are one
+            deviation = release.ratio / math.sqrt(count)
+            total = total.compose(losses.from_gaussian_mechanism(deviation, neighboring_relation=_neighbours(relation)))
+    return float(total.get_epsilon_for_delta(delta))
+
+
+@lru_cache(maxsize=16)
+def _distribution(release: Release, relation: Relation, joined: int) -> Any:
+    """The privacy loss of one release by Poisson sampling: it takes long to find, and is quick to compose with itself."""
+    from dp_accounting.pld import privacy_loss_distribution as losses
+
+    neighbours, noise = _neighbours(relation), release.noise_multiplier
+    if not release.max_cohort:
+        return losses.from_gaussian_mechanism(noise, sampling_prob=release.rate, neighboring_relation=neighbours)
+    return losses.from_truncated_subsampled_gaussian_mechanism(
+        release.population + joined, release.rate, release.max_cohort, noise, neighboring_relation=neighbours
+    )
 
 
 @lru_cache(maxsize=256)
@@ -178,8 +206,8 @@ def _curve(release: Release, relation: Relation) -> tuple[tuple[float, ...], tup
     if isinstance(release, SummedRelease):
         orders = tuple(ledger.orders.tolist())
         return orders, tuple(divergence(release, order, relation) for order in orders)
-    ledger.compose(_event(release, relation, "rdp"), 1)
-    return tuple(ledger._orders.tolist()), tuple(ledger._rdp.tolist())
+    ledger.compose(_event(release, relation), 1)
+    return tuple(ledger.orders.tolist()), tuple(ledger.rdp.tolist())
 
 
 def _neighbours(relation: Relation) -> Any:
@@ -204,13 +232,14 @@ def _quietly() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _event(release: Release, relation: Relation, accountant: Accountant) -> Any:
-    """The release as dp-accounting names it. Its PLD accountant doubles the sensitivity under replace-one by itself;
-    its RDP accountant takes noise relative to the sensitivity, which replacing doubles."""
+def _event(release: Release, relation: Relation) -> Any:
+    """The release as dp-accounting's RDP accountant takes it: with noise relative to the sensitivity, which replacing
+    doubles. Its distributions double that by themselves."""
     import dp_accounting as events
 
-    doubled = relation == "replace-one" and accountant == "rdp"
-    gaussian = events.GaussianDpEvent(release.noise_multiplier / (2 if doubled else 1))
+    if math.isinf(release.ratio):
+        return events.NoOpDpEvent()
+    gaussian = events.GaussianDpEvent(release.ratio / (2 if relation == "replace-one" else 1))
     if release.sampling == "poisson":
         return events.PoissonSampledDpEvent(release.rate, gaussian)
     if release.sampling == "fixed" and _amplified(release, relation):

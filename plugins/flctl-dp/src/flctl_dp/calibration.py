@@ -54,6 +54,10 @@ def calibrate(
         _, guess = _narrow(lambda noise: fits(noise, "rdp"), low, high) if fits(high, "rdp") else (low, high)
         high = guess if fits(guess, accountant) else high
         low = max(low, 0.7 * high) if not fits(max(low, 0.7 * high), accountant) else low
+    elif accountant == _BY_DISTRIBUTION:  # distributions are found quickly where there is much noise
+        while high > low and fits(max(low, high / 2), accountant):
+            high = max(low, high / 2)
+        low = max(low, high / 2)
     return low if fits(low, accountant) else _narrow(lambda noise: fits(noise, accountant), low, high)[1]
 
 

@@ -106,8 +106,10 @@ def _separation(run: Run) -> int:
         return 1
     if cohort.sampling == "cyclic":
         return max(1, run.eligible // cohort.clients)
+    if cohort.sampling == "trace" and cohort.separation:
+        return cohort.separation
     raise IncompatibleError(
         f"transform '{CorrelatedDP.name}' needs to know how long a client stays away, and cohort.sampling is "
         f"'{cohort.sampling}'",
-        hint="Take cohort.sampling=cyclic, in which everybody's turn comes before anybody's second one.",
+        hint="Take cohort.sampling=cyclic, or trace with a cohort.separation.",
     )

@@ -145,7 +145,8 @@ class Release:
 
     def __str__(self) -> str:
         if self.sampling == "poisson":
-            return f"Poisson q={self.rate:.4g}" + (f" cut to {self.max_cohort}" if self.max_cohort else "")
+            cut = f" cut to {self.max_cohort} of {self.population}" if self.max_cohort else ""
+            return f"Poisson q={self.rate:.4g}{cut}"
         if self.sampling == "cyclic":
             return f"DP-FTRL of {self.bands} bands, separation {self.separation},"
         return f"fixed {self.cohort} of {self.population}" if self.sampling == "fixed" else self.sampling

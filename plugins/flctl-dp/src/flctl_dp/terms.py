@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ LEDGER = "privacy-ledger.jsonl"
 class Terms:
     """How a run samples, over how many clients, under which relation, and where that is written down.
 
-    `max_cohort` is for `poisson`, 0 for none; `separation` and `bands` are for `cyclic`.
+    `rate` and `max_cohort`, 0 for none, are for `poisson`; `separation` and `bands` are for `cyclic`.
     """
 
     sampling: Sampling
@@ -29,6 +29,7 @@ class Terms:
     relation: Relation
     ledger: Path
     name: str
+    rate: float = 0.0
     max_cohort: int = 0
     separation: int = 0
     bands: int = 0
@@ -46,16 +47,19 @@ class Terms:
                 hint=f"Take less than {1 / max(population, 1):.2g}.",
             )
         ledger = Path(config.ledger) if config.ledger else run.partition.path / LEDGER
-        probe = cls(sampling, population, cohort, "zero-out", ledger, run.partition.digest).release(1.0)
+        drawn = run.config.cohort
+        rate, most = float(drawn.rate or 0), min(drawn.max_cohort or 0, population)
+        terms = cls(sampling, population, cohort, "zero-out", ledger, run.partition.digest, rate, most)
+        probe = terms.release(1.0)
         relation: Relation = config.relation or probe.default_relation()
         probe.check_relation(relation)
-        return cls(sampling, population, cohort, relation, ledger, run.partition.digest)
+        return replace(terms, relation=relation)
 
     def release(self, noise_multiplier: float) -> Release:
         """What a round with this noise releases; a run's first one, where rounds differ."""
         if self.sampling == "poisson":
-            rate, clients = self.cohort / self.population, self.population if self.max_cohort else 0
-            return Release("poisson", noise_multiplier, rate=rate, population=clients, max_cohort=self.max_cohort)
+            size = self.population if self.max_cohort else 0
+            return Release("poisson", noise_multiplier, self.rate, population=size, max_cohort=self.max_cohort)
         if self.sampling == "cyclic":
             return Release("cyclic", noise_multiplier, bands=self.bands, separation=self.separation, place=1)
         if self.sampling == "fixed":
