@@ -15,10 +15,11 @@ def flctl_transforms() -> list[type[flctl.Transform]]:
     """The mechanisms; imported when a transform's name is looked up."""
     from flctl_dp.adaptive import AdaptiveDP
     from flctl_dp.distributed import DistributedDP
+    from flctl_dp.ftrl import CorrelatedDP
     from flctl_dp.local import LocalDP
     from flctl_dp.transform import CentralDP
 
-    return [CentralDP, AdaptiveDP, DistributedDP, LocalDP]
+    return [CentralDP, AdaptiveDP, DistributedDP, CorrelatedDP, LocalDP]
 
 
 @flctl.hookimpl
