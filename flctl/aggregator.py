@@ -36,7 +36,8 @@ def _unheard(note: str) -> None:
 @dataclass(frozen=True, slots=True)
 class AggregationContext:
     """One round as the aggregator's server half sees it. `layout` is the vector's, the weight included. `work` is what
-    the clients are asked in the phase that trains; `note` puts a sentence into the round's report."""
+    the clients are asked in the phase that trains; `note` puts a sentence into the round's report. `deadline` is in
+    seconds: who answers later counts as absent."""
 
     round: int
     cohort: tuple[ClientId, ...]
@@ -44,6 +45,7 @@ class AggregationContext:
     total: Callable[[], Total]
     work: Work | None = None
     note: Callable[[str], None] = _unheard
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

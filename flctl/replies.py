@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from flctl import arrays
-from flctl.errors import DivergenceError, FlctlError, IntegrityError, StorageError
+from flctl.errors import DivergenceError, FlctlError, IntegrityError, ProtocolError, StorageError
 from flctl.room import HEAP, Room
 from flctl.types import WEIGHT, Arrays, ClientUpdate, Failure, Gathered, Layout, Work
 
@@ -90,6 +90,8 @@ def failure_of(error: BaseException) -> Failure:
     """The error as a failure."""
     if isinstance(error, DivergenceError):
         return Failure("non-finite", error.message)
+    if isinstance(error, ProtocolError):
+        return Failure("refused", error.message)
     return Failure("exception", error.message if isinstance(error, FlctlError) else _last_line(error))
 
 

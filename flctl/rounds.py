@@ -20,7 +20,7 @@ from flctl.clock import Clock
 from flctl.collect import Traffic, chunk_replies, in_order, waited
 from flctl.devices import Turnout
 from flctl.engine import Engine
-from flctl.errors import DivergenceError, PluginError, RoundFailedError
+from flctl.errors import DivergenceError, PluginError, ProtocolError, RoundFailedError
 from flctl.memory_store import MemoryStore
 from flctl.partition.store import Rows
 from flctl.pipeline import begun, told
@@ -91,8 +91,8 @@ class Rounds:
     def play(self, state: State, *, last: Callable[[float], bool]) -> tuple[State, RoundReport]:
         """One round: plan, exchange, aggregate, step, evaluate. `last(seconds)` says whether to evaluate in any case.
 
-        Raises RoundFailedError, DivergenceError or PluginError, and changes nothing, when the round cannot be used;
-        PrivacyBudgetError before it begins.
+        Raises RoundFailedError, DivergenceError, ProtocolError or PluginError, and changes nothing, when the round
+        cannot be used; PrivacyBudgetError before it begins.
         """
         state = _frozen(replace(state, transforms=begun(self.run, state.round + 1, state.transforms)))
         clock = Clock()
@@ -198,7 +198,8 @@ class Rounds:
     def _aggregate(self, plan: RoundPlan, traffic: Traffic, clock: Clock) -> Aggregate:
         total = self._total(plan, traffic.intake)
         note = traffic.notes.append
-        ctx = AggregationContext(plan.round, plan.cohort, traffic.intake.layout, lambda: total, plan.work, note)
+        layout = traffic.intake.layout
+        ctx = AggregationContext(plan.round, plan.cohort, layout, lambda: total, plan.work, note, self._deadline)
         protocol = self.run.aggregator.server(ctx)
         step = self._advance(protocol, None, plan, clock)
         while isinstance(step, Phase):
@@ -282,7 +283,7 @@ class Rounds:
             requests |= {client: Request(plan.round, None, phase.messages[client]) for client in late}
         size = messages.work_size(plan.work) if phase.trains else 0
         traffic.bytes_down += sum(size + len(message or b"") for message in phase.messages.values())
-        answers = self.engine.exchange(requests, self.run.config.engine.deadline)
+        answers = self.engine.exchange(requests, self._deadline)
         asked = [client for client in plan.cohort if client in requests]
         for client, answer in in_order(answers, asked):
             if isinstance(answer, Failure):
@@ -311,6 +312,8 @@ class Rounds:
         replay = f"Look closer with `flctl runs replay {run} --round {plan.round} --client {shlex.quote(client)}`"
         if all(f.kind == "non-finite" for f in failed.values()):
             raise DivergenceError(message, hint=f"Lower local.lr (it is {plan.work.local.lr:g}). {replay}.")
+        if failure.kind == "refused":
+            raise ProtocolError(message, hint=f"{replay}.")
         raise RoundFailedError(message, hint=f"{replay}, or go on without such clients with --max-failures.")
 
     def _step(self, state: State, aggregate: Aggregate, plan: RoundPlan) -> State:

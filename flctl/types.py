@@ -154,7 +154,8 @@ class Reply:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-FailureKind = Literal["exception", "non-finite", "layout", "worker-died", "deadline", "protocol", "memory"]
+FailureKind = Literal["exception", "non-finite", "layout", "worker-died", "deadline", "protocol", "refused", "memory"]
+"""`protocol`: what it sent is none of the protocol's; `refused`: it would not send what it was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +219,7 @@ class Checkpoint:
     """Everything that the rounds after `round` depend on.
 
     `states` holds the named states of the strategy and the transforms; `progress` what the stopping rules have
-    seen; the digests say which config and partition it belongs to; `ledger_head` binds a privacy ledger.
+    seen; the digests say which config and partition it belongs to.
     """
 
     round: int
@@ -227,4 +228,3 @@ class Checkpoint:
     progress: Mapping[str, Any]
     config_digest: str
     partition_digest: str
-    ledger_head: str | None = None

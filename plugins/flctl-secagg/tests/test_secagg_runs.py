@@ -1,5 +1,6 @@
 """Whole runs of flctl: masked and plain ones agree, and clients that fail at each phase cost what they should."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -94,6 +95,24 @@ def faulty(script, kind="exception"):
     return registry
 
 
+def proposing(seen=None, **changed):
+    """A registry in which secure aggregation proposes other parameters than its clients expect."""
+
+    class Proposing(SecureAggregation):
+        name = "proposing"
+
+        def _parameters(self, *args):
+            made = dataclasses.replace(super()._parameters(*args), **changed)
+            if seen is not None:
+                seen.append(made)
+            return made
+
+    registry = Quiet()
+    plugin = type("Plugin", (), {"flctl_aggregators": staticmethod(flctl.hookimpl(lambda: [Proposing]))})
+    registry.add(plugin(), "proposing")
+    return registry
+
+
 ENGINE = "engine={name: faulty, max_failures: 9}"
 
 
@@ -159,6 +178,20 @@ def test_one_failure_more_than_is_allowed_ends_the_run_as_elsewhere(trial):
     engine = "engine={name: faulty, max_failures: 1}"
     with pytest.raises(RoundFailedError):
         trial.train("rounds=1", "aggregator=secagg", engine, registry=faulty({(frames.HELLO, 1): ("1", "4")}))
+
+
+def test_a_client_that_refuses_ends_the_run_as_a_refusal(trial):
+    """Clients insist on five of them, and so they do after the server has proposed two."""
+    with pytest.raises(ProtocolError, match=r"client '0' failed \(refused\): .*the policy asks for 5") as caught:
+        trial.train("rounds=1", "aggregator=proposing", "engine=inprocess", registry=proposing(minimum=2))
+    assert caught.value.exit_code == 3
+
+
+def test_the_deadline_is_part_of_what_clients_agree_on(trial):
+    proposed = []
+    engine = "engine={name: inprocess, deadline: 90}"
+    trial.train("rounds=1", "aggregator=proposing", engine, registry=proposing(proposed))
+    assert [parameters.deadline for parameters in proposed] == [90.0]
 
 
 def test_values_beyond_the_clip_are_told(trial):

@@ -218,7 +218,7 @@ class SecureAggregation(flctl.Aggregator):
             mode=self.config.mode,
             cipher=self.config.cipher,
             cohort=tuple(cohort),
-            deadline=0.0,
+            deadline=ctx.deadline or 0.0,
             nonce=new_key().hex(),
             words=encoding.words,
             levels=encoding.levels,
