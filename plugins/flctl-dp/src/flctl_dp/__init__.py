@@ -15,11 +15,12 @@ def flctl_transforms() -> list[type[flctl.Transform]]:
     """The mechanisms; imported when a transform's name is looked up."""
     from flctl_dp.adaptive import AdaptiveDP
     from flctl_dp.distributed import DistributedDP
+    from flctl_dp.examples import ExampleDP
     from flctl_dp.ftrl import CorrelatedDP
     from flctl_dp.local import LocalDP
     from flctl_dp.transform import CentralDP
 
-    return [CentralDP, AdaptiveDP, DistributedDP, CorrelatedDP, LocalDP]
+    return [CentralDP, AdaptiveDP, DistributedDP, CorrelatedDP, ExampleDP, LocalDP]
 
 
 @flctl.hookimpl

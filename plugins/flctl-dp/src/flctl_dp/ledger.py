@@ -1,9 +1,10 @@
 """The privacy ledger of a population: what was released about it, by whichever run, in a chain of digests.
 
-One JSON object a line. The first names the population and the neighbouring relation; each later one is a charge, put on
-disk before the release that it stands for is made. A line's `digest` is over its other fields, among them the digest of
-the line before it. FILE.head holds the number of lines and the last digest, so that a file that lost its end is known;
-the checkpoint of each run holds the digest of its own last charge, so that a ledger in which that is missing is known.
+One JSON object a line. The first names the population, the unit and the neighbouring relation; each later one is a
+charge, put on disk before the releases that it stands for are made. A line's `digest` is over its other fields, among
+them the digest of the line before it. FILE.head holds the number of lines and the last digest, so that a file that lost
+its end is known; the checkpoint of each run holds the digest of its own last charge, so that a ledger in which that is
+missing is known.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from flctl import IncompatibleError, IntegrityError, StorageError
 
 from flctl_dp.releases import RELATIONS, Relation, Release, Releases
 from flctl_dp.summed import release_of
 
-__all__ = ["FORMAT", "Charge", "Ledger", "LedgerFile"]
+__all__ = ["FORMAT", "Charge", "Ledger", "LedgerFile", "Unit"]
+
+Unit = Literal["client", "example"]
+"""What is protected: clients of a population, or the rows of one client."""
 
 FORMAT = "flctl-dp-ledger/1"
 _MOST = 1 << 30
@@ -34,12 +38,13 @@ _HEAD = ".head"
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One release by a run, in a round of it."""
+    """`count` like releases by a run, in a round of it."""
 
     run: str
     round: int
     release: Release
     digest: str
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,7 @@ class Ledger:
     relation: Relation
     genesis: str
     charges: tuple[Charge, ...]
+    unit: Unit = "client"
 
     @property
     def head(self) -> str:
@@ -58,7 +64,11 @@ class Ledger:
 
     def releases(self, run: str | None = None) -> Releases:
         """What was released, by all runs or by one."""
-        return Counter(charge.release for charge in self.charges if run is None or charge.run == run)
+        counted: Counter[Release] = Counter()
+        for charge in self.charges:
+            if run is None or charge.run == run:
+                counted[charge.release] += charge.count
+        return counted
 
     def holds(self, digest: str) -> bool:
         """Whether a line with this digest is part of it."""
@@ -99,15 +109,15 @@ class LedgerFile:
             raise IntegrityError(f"{self.path} has lost lines: it had {head[0]}, which end otherwise", hint=_RESTORE)
         return ledger
 
-    def open(self, population: str, relation: Relation) -> Ledger:
+    def open(self, population: str, relation: Relation, unit: Unit = "client") -> Ledger:
         """The ledger, made if there is none; call it under `locked`. Raises IncompatibleError where it is kept for
-        another neighbouring relation."""
+        another neighbouring relation or unit."""
         ledger = self.read()
         if ledger is None:
             genesis = {
                 "format": FORMAT,
                 "population": population,
-                "unit": "client",
+                "unit": unit,
                 "relation": relation,
                 "nonce": secrets.token_hex(16),
             }
@@ -115,6 +125,11 @@ class LedgerFile:
             ledger = self.read()
         if ledger is None:
             raise StorageError(f"{self.path} was removed while it was made")
+        if ledger.unit != unit:
+            raise IncompatibleError(
+                f"{self.path} is kept for the unit {ledger.unit}, and this run accounts for the unit {unit}",
+                hint="Give the two ledgers of their own.",
+            )
         if ledger.relation != relation:
             raise IncompatibleError(
                 f"{self.path} is kept for the relation {ledger.relation}, and this run accounts {relation}: the two do "
@@ -123,12 +138,13 @@ class LedgerFile:
             )
         return ledger
 
-    def charge(self, ledger: Ledger, run: str, number: int, release: Release) -> Charge:
-        """Adds a charge after the ledger's last, and puts it on disk; call it under the same `locked` as `open`."""
+    def charge(self, ledger: Ledger, run: str, number: int, release: Release, count: int = 1) -> Charge:
+        """Adds a charge of `count` releases after the ledger's last, and puts it on disk; call it under the same
+        `locked` as `open`."""
         line = {"previous": ledger.head, "run": run, "round": number, "release": release.fields()}
-        sealed = _sealed(line)
+        sealed = _sealed(line if count == 1 else {**line, "count": count})
         self._append(sealed, 2 + len(ledger.charges))
-        return Charge(run, number, release, sealed["digest"])
+        return Charge(run, number, release, sealed["digest"], count)
 
     def _append(self, line: dict[str, Any], count: int) -> None:
         data = (json.dumps(line, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n").encode()
@@ -188,9 +204,9 @@ def _parse(path: Path, lines: list[bytes]) -> Ledger:
     if first["format"] != FORMAT:
         raise IncompatibleError(f"{path} has the format {first['format'][:40]!r}; this reads {FORMAT!r}")
     population, relation = first.get("population"), first.get("relation")
-    if not isinstance(population, str) or relation not in RELATIONS or first.get("unit") != "client":
-        raise IntegrityError(f"{path}:1 names no population and relation", hint=_RESTORE)
-    return _extended(path, Ledger(population, relation, first["digest"], ()), lines[1:])
+    if not isinstance(population, str) or relation not in RELATIONS or first.get("unit") not in get_args(Unit):
+        raise IntegrityError(f"{path}:1 names no population, relation and unit", hint=_RESTORE)
+    return _extended(path, Ledger(population, relation, first["digest"], (), first["unit"]), lines[1:])
 
 
 def _extended(path: Path, ledger: Ledger, lines: list[bytes]) -> Ledger:
@@ -203,8 +219,11 @@ def _extended(path: Path, ledger: Ledger, lines: list[bytes]) -> Ledger:
             raise IntegrityError(f"{where} does not follow the line before it", hint=_RESTORE)
         if not isinstance(line.get("run"), str) or type(line.get("round")) is not int:
             raise IntegrityError(f"{where} names no round of a run", hint=_RESTORE)
+        count = line.get("count", 1)
+        if type(count) is not int or count < 1:
+            raise IntegrityError(f"{where} counts no releases", hint=_RESTORE)
         previous = line["digest"]
-        charges.append(Charge(line["run"], line["round"], release_of(line.get("release"), where), previous))
+        charges.append(Charge(line["run"], line["round"], release_of(line.get("release"), where), previous, count))
     return replace(ledger, charges=tuple(charges)) if lines else ledger
 
 

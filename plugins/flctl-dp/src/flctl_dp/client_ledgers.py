@@ -1,0 +1,101 @@
+"""A ledger for each client: what its own rows' updates have said of them, by whichever run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from flctl import IncompatibleError, IntegrityError
+
+from flctl_dp.accounting import epsilon
+from flctl_dp.budget import quick
+from flctl_dp.ledger import Ledger, LedgerFile
+from flctl_dp.releases import Relation, Release, Releases
+
+__all__ = ["FOLDER", "ClientLedgers", "Spent", "frozen", "spent"]
+
+FOLDER = "privacy-ledgers"
+"""The name of the clients' ledgers beside the rows that they are about, where no other is given."""
+_A_FOLDER = 1000
+"""Clients whose ledgers lie in one folder."""
+_EXACT = 16
+"""Kinds of clients whose epsilon is found by privacy loss distributions; that of others by Renyi DP, which is quicker
+and says more, not less."""
+Frozen = tuple[tuple[Release, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLedgers:
+    """The ledgers of a partition's clients, in a folder. Files are named by the client's number: an id may be no name
+    that every file system takes. The client's id is in the ledger."""
+
+    folder: Path
+
+    def of(self, number: int) -> LedgerFile:
+        """The ledger of client `number`."""
+        return LedgerFile(self.folder / f"{number // _A_FOLDER:03d}" / f"{number:06d}.jsonl")
+
+    def files(self) -> Iterator[tuple[int, LedgerFile]]:
+        """All ledgers that there are or were, by number. Raises IntegrityError for a file with another name."""
+        names = {path.name.split(".")[0]: path for path in self.folder.glob("*/*.jsonl*")}
+        for name, path in sorted(names.items()):
+            if not (name.isdecimal() and name.isascii()):
+                raise IntegrityError(f"{path} is no client's ledger")
+            yield int(name), self.of(int(name))
+
+    def read(self, numbers: Iterable[int]) -> dict[int, Ledger]:
+        """Those of the clients `numbers` that have one. Raises IntegrityError for one that was changed."""
+        if not self.folder.is_dir():
+            return {}
+        found = ((number, self.of(number).read()) for number in numbers)
+        return {number: ledger for number, ledger in found if ledger is not None}
+
+    @contextmanager
+    def opened(self, number: int, client: str, relation: Relation) -> Iterator[tuple[LedgerFile, Ledger]]:
+        """A client's ledger, made if there is none, which nobody else charges meanwhile. Raises IncompatibleError for
+        that of another client or relation."""
+        file = self.of(number)
+        with file.locked():
+            ledger = file.open(client, relation, "example")
+            if ledger.population != client:
+                raise IncompatibleError(
+                    f"{file.path} is the ledger of client '{ledger.population[:40]}', not of '{client}'",
+                    hint="Take a folder of ledgers for each partition.",
+                )
+            yield file, ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What clients have spent: how many of them there are, the greatest and the median epsilon, and the releases of
+    one whose epsilon is the greatest."""
+
+    clients: int
+    greatest: float
+    median: float
+    releases: Releases
+
+
+def frozen(releases: Releases) -> Frozen:
+    """The releases in an order that does not depend on when they were made."""
+    return tuple(sorted(releases.items(), key=repr))
+
+
+def spent(clients: Iterable[Releases], delta: float, relation: Relation, exact: bool = True) -> Spent:
+    """What these clients have spent, each by its own; `exact`: by the accountant that says least."""
+    kinds: dict[Frozen, int] = {}
+    for releases in clients:
+        if releases:
+            kinds[frozen(releases)] = kinds.get(frozen(releases), 0) + 1
+    found = {kind: quick(dict(kind), delta, relation) for kind in kinds}
+    if exact:
+        highest = sorted(found, key=lambda kind: found[kind], reverse=True)[:_EXACT]
+        found |= {kind: epsilon(dict(kind), delta, relation) for kind in highest}
+    each = [found[kind] for kind, count in kinds.items() for _ in range(count)]
+    if not each:
+        return Spent(0, 0.0, 0.0, {})
+    worst = max(found, key=lambda kind: found[kind])
+    return Spent(len(each), found[worst], median(each), dict(worst))

@@ -1,0 +1,178 @@
+"""The budget of each client's rows: how much noise keeps to it, whether a round does, and what is to be said of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flctl import IncompatibleError, LocalWork, PrivacyBudgetError
+
+from flctl_dp.accounting import Accountant, epsilon, guarantee, supports
+from flctl_dp.budget import ACCOUNTED, named
+from flctl_dp.calibration import calibrate
+from flctl_dp.client_ledgers import FOLDER, ClientLedgers, Frozen, Spent, frozen, spent
+from flctl_dp.releases import Relation, Release, Releases
+
+if TYPE_CHECKING:
+    from flctl.run import Run
+
+__all__ = ["ExampleTerms", "Steps", "calibrated", "refuse_excess", "statement", "steps_of", "within"]
+
+Steps = tuple[tuple[float, int], ...]
+"""(rate, count): how many steps a client makes in a round in which each of its rows is taken with that rate."""
+_FEW = 8
+"""Kinds of clients whose noise is found by privacy loss distributions, which takes seconds for each."""
+_CLASS = 1.05
+"""Beyond, clients whose rates differ by less than this factor have the noise of the highest rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleTerms:
+    """How a run's steps are accounted, within which budget of each client, and where that is written down."""
+
+    relation: Relation
+    delta: float
+    target: float | None
+    rounds: int
+    ledgers: ClientLedgers
+
+    @classmethod
+    def of(cls, run: Run, config: Any) -> ExampleTerms:
+        """The terms of a run with the options of its transform."""
+        folder = Path(config.ledger) if config.ledger else run.partition.path / FOLDER
+        relation: Relation = config.relation or "add-remove"
+        return cls(relation, config.target_delta, config.target_epsilon, run.config.rounds, ClientLedgers(folder))
+
+
+def steps_of(run: Run, rows: int) -> Steps:
+    """What a client with so many rows does in a round, over all stages of its training."""
+    found: dict[float, int] = {}
+    for stage in run.strategy.stages(run.config.local.amount()):
+        rate, count = _stage(stage.local, rows)
+        if count:
+            found[rate] = found.get(rate, 0) + count
+    return tuple(found.items())
+
+
+def _stage(local: LocalWork, rows: int) -> tuple[float, int]:
+    """The rate and the number of a stage's steps, as `StepsContext` has them."""
+    size = local.batch_size or max(rows, 1)
+    batches = math.ceil((rows - rows % size if local.drop_last else rows) / size)
+    count = local.epochs * batches if local.steps is None else (local.steps if batches else 0)
+    return min(size, rows) / max(rows, 1), count
+
+
+def released(steps: Steps, noise: float) -> Releases:
+    """The releases of a round with this noise."""
+    return {Release("poisson", noise, rate=rate): count for rate, count in steps}
+
+
+def calibrated(terms: ExampleTerms, clients: Mapping[int, Steps], before: Mapping[int, Releases]) -> dict[int, float]:
+    """A noise multiplier for each client, with which `terms.rounds` rounds stay within the target, after what was
+    released `before`. Raises PrivacyBudgetError where no noise is enough.
+
+    Where clients are of many kinds, those of alike rates have one noise, found by Renyi DP: somewhat more than they
+    need.
+    """
+    kinds = {number: (_bounding(steps), frozen(before.get(number, {}))) for number, steps in clients.items() if steps}
+    accountant: Accountant = "pld"
+    if len(set(kinds.values())) > _FEW:
+        accountant = "rdp" if supports({Release("poisson", 1.0, rate=0.5): 1}, terms.relation, "rdp") else "pld"
+        kinds = dict(_classed(kinds))
+    found = {kind: _noise(terms, *kind, accountant) for kind in dict.fromkeys(kinds.values())}
+    return {number: found[kind] for number, kind in kinds.items()}
+
+
+_Kind = tuple[tuple[float, int], Frozen]
+
+
+def _bounding(steps: Steps) -> tuple[float, int]:
+    """Steps of one rate that cost no less."""
+    return max(rate for rate, _ in steps), sum(count for _, count in steps)
+
+
+def _classed(kinds: Mapping[int, _Kind]) -> Iterator[tuple[int, _Kind]]:
+    """The kinds with their rates and counts raised to the highest of their class."""
+    highest: dict[tuple[int, Frozen], tuple[float, int]] = {}
+    place = {number: (math.ceil(math.log(rate, _CLASS)), past) for number, ((rate, _), past) in kinds.items()}
+    for number, ((rate, count), _) in kinds.items():
+        top = highest.get(place[number], (0.0, 0))
+        highest[place[number]] = max(top[0], rate), max(top[1], count)
+    for number, (_, past) in kinds.items():
+        yield number, (highest[place[number]], past)
+
+
+def _noise(terms: ExampleTerms, steps: tuple[float, int], past: Frozen, accountant: Accountant) -> float:
+    if terms.target is None:
+        raise IncompatibleError("neither a noise multiplier nor a target epsilon is given")
+    (rate, count), target, delta, relation = steps, terms.target, terms.delta, terms.relation
+    probe = Release("poisson", 1.0, rate=rate)
+    return calibrate(probe, count * terms.rounds, target, delta, relation, spent=dict(past), accountant=accountant)
+
+
+def within(before: Releases, more: Releases, terms: ExampleTerms) -> bool:
+    """Whether `more`, after what was released `before`, stays within the target."""
+    if terms.target is None or not more:
+        return True
+    repeated = min(before.get(release, 0) // count for release, count in more.items())
+    others = {release: count - repeated * more.get(release, 0) for release, count in before.items()}
+    rest = frozen({release: count for release, count in others.items() if count})
+    # Asked about few totals, so that most rounds find their answer kept.
+    total = max(repeated + 1, min(1 << (repeated + 1).bit_length(), terms.rounds))
+    return repeated < _most(rest, frozen(more), total, terms.target, terms.delta, terms.relation)
+
+
+@lru_cache(maxsize=1 << 16)
+def _most(others: Frozen, more: Frozen, total: int, target: float, delta: float, relation: Relation) -> int:
+    """How many times `more` fits beside the others, of `total` times that are asked about."""
+
+    def fits(count: int) -> bool:
+        planned = dict(others)
+        for release, each in more:
+            planned[release] = planned.get(release, 0) + count * each
+        by_renyi = supports(planned, relation, "rdp") and epsilon(planned, delta, relation, accountant="rdp") <= target
+        return by_renyi or epsilon(planned, delta, relation) <= target
+
+    if fits(total):
+        return total
+    low, high = 0, total
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def refuse_excess(terms: ExampleTerms, number: int, client: str, before: Releases, more: Releases) -> None:
+    """Raises PrivacyBudgetError where round `number` would take a client's rows beyond the target."""
+    if within(before, more, terms):
+        return
+    so_far = epsilon(before, terms.delta, terms.relation)
+    raise PrivacyBudgetError(
+        f"round {number} would take the rows of client '{client}' beyond epsilon {terms.target:g}: the "
+        f"{sum(before.values())} steps so far come to {so_far:.4g} (delta {terms.delta:g}, {terms.relation})",
+        hint="More rounds need a larger transforms.dp-examples.target_epsilon, or more noise from the start.",
+    )
+
+
+def statement(clients: Iterable[Releases], delta: float, relation: Relation) -> str:
+    """One line that says what is guaranteed of each client's rows."""
+    return described(spent(clients, delta, relation), delta, relation)
+
+
+def described(found: Spent, delta: float, relation: Relation) -> str:
+    """What clients have spent, in one line."""
+    if not found.clients:
+        return "nothing was released"
+    by = ACCOUNTED[guarantee(found.releases, delta, relation).accountant]
+    if by == "PLD" and supports(found.releases, relation, "rdp"):
+        by += f" (RDP {epsilon(found.releases, delta, relation, accountant='rdp'):.3g})"
+    others = f"the greatest of {found.clients} clients, median {found.median:.4g}; " if found.clients > 1 else ""
+    return (
+        f"(eps={found.greatest:.4g}, delta={delta:g})-DP, example level, {relation}, "
+        f"{'; '.join(named(found.releases))}, {by}, against everybody who sees the client's updates, the server "
+        f"included; {others}how many rows a client has is public; evaluations not covered"
+    )
