@@ -96,7 +96,6 @@ class Checkpoints:
             progress=manifest["progress"],
             config_digest=manifest["config_digest"],
             partition_digest=manifest["partition_digest"],
-            ledger_head=manifest["ledger_head"],
         )
 
     def sweep(self) -> None:
@@ -122,7 +121,6 @@ def _manifest(checkpoint: Checkpoint, files: Mapping[str, bytes]) -> dict[str, A
         "round": checkpoint.round,
         "config_digest": checkpoint.config_digest,
         "partition_digest": checkpoint.partition_digest,
-        "ledger_head": checkpoint.ledger_head,
         "progress": dict(checkpoint.progress),
         "states": sorted(checkpoint.states),
         "files": sealed,
