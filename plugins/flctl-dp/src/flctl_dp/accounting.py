@@ -186,7 +186,7 @@ def _by_distribution(releases: Mapping[Release, int], delta: float, relation: Re
 
 @lru_cache(maxsize=16)
 def _distribution(release: Release, relation: Relation, joined: int) -> Any:
-    """The privacy loss of one release by Poisson sampling: it takes long to find, and is quick to compose with itself."""
+    """The privacy loss of one release by Poisson sampling: it takes long to find, and is composed in no time."""
     from dp_accounting.pld import privacy_loss_distribution as losses
 
     neighbours, noise = _neighbours(relation), release.noise_multiplier
