@@ -1,6 +1,7 @@
 """The audit: below the claim for the mechanism as it is, above it for each way in which one goes wrong."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,16 +10,42 @@ from flctl.training import train
 from scipy import stats
 
 from flctl_dp.accounting import epsilon, gaussian_epsilon
+from flctl_dp.adaptive import AdaptiveDP
 from flctl_dp.audit import audit, lower_bound, p_value
 from flctl_dp.entropy import insecure_words
+from flctl_dp.ftrl import CorrelatedDP
 from flctl_dp.releases import Release
 from flctl_dp.transform import CentralDP
 
 ALL, DRAWN = Release("all", 4.0), Release("poisson", 1.0, rate=0.5)
+TURNS = Release("cyclic", 2.0, bands=4, separation=5, place=1)
 
 
 def made(kind, release):
     return kind.from_options({"noise_multiplier": release.noise_multiplier, "clipping_norm": 0.5})
+
+
+class Forgetful(AdaptiveDP):
+    """Votes without noise of their own, and vectors with a tenth of theirs."""
+
+    def _spread(self, noise, expected):
+        return super()._spread(noise, expected) / 10
+
+
+class TenthInTurn(CorrelatedDP):
+    def _begun(self, state, noise, expected):
+        begun = super()._begun(state, noise, expected)
+        return {**begun, "spread": begun["spread"] / 10}
+
+
+class NoClipInTurn(CorrelatedDP):
+    def factors(self, norms, broadcast):
+        return np.ones_like(norms)
+
+
+class SameInTurn(CorrelatedDP):
+    def _words(self, number, rng):
+        return insecure_words("always")
 
 
 class TenthOfTheNoise(CentralDP):
@@ -41,21 +68,36 @@ class CountsRows(CentralDP):
         return weights
 
 
-@pytest.mark.parametrize(("release", "rounds"), [(ALL, 1), (ALL, 10), (DRAWN, 5)])
-def test_the_mechanism_as_it_is_stays_below_its_claim(release, rounds):
+@pytest.mark.parametrize(
+    ("kind", "release", "rounds"),
+    [
+        (CentralDP, ALL, 1),
+        (CentralDP, ALL, 10),
+        (CentralDP, DRAWN, 5),
+        (AdaptiveDP, ALL, 3),
+        (CorrelatedDP, TURNS, 13),
+    ],
+)
+def test_the_mechanism_as_it_is_stays_below_its_claim(kind, release, rounds):
     """Of twenty audits at 95% confidence, more than three above the claim would come by chance once in sixty times."""
     found = [
-        audit(made(CentralDP, release), release, rounds, canaries=500, rng=np.random.default_rng(seed))
-        for seed in range(20)
+        audit(made(kind, release), release, rounds, canaries=500, rng=np.random.default_rng(seed)) for seed in range(20)
     ]
     assert sum(one.broken for one in found) <= 3
     assert {(one.rounds, one.canaries) for one in found} == {(rounds, 500)}
 
 
-def test_the_bound_is_not_idle():
+@pytest.mark.parametrize(
+    ("kind", "release", "rounds"),
+    [
+        (CentralDP, Release("all", 0.5), 1),
+        (AdaptiveDP, Release("all", 0.5), 1),
+        (CorrelatedDP, Release("cyclic", 0.5, bands=4, separation=5, place=1), 8),
+    ],
+)
+def test_the_bound_is_not_idle(kind, release, rounds):
     """Much is released where little noise is added: the audit says so, and stays below what is accounted."""
-    release = Release("all", 0.5)
-    found = audit(made(CentralDP, release), release, 1, canaries=2000, rng=np.random.default_rng(1))
+    found = audit(made(kind, release), release, rounds, canaries=2000, rng=np.random.default_rng(1))
     assert 1.0 < found.lower < found.claim
 
 
@@ -66,6 +108,10 @@ def test_the_bound_is_not_idle():
         (NoClip, ALL, 1),
         (SameNoise, Release("poisson", 8.0, rate=0.5), 5),
         (CountsRows, ALL, 1),
+        (Forgetful, ALL, 3),
+        (TenthInTurn, TURNS, 8),
+        (NoClipInTurn, TURNS, 8),
+        (SameInTurn, replace(TURNS, noise_multiplier=16.0), 13),
     ],
 )
 def test_each_mutant_is_caught(mutant, release, rounds):
@@ -128,6 +174,7 @@ def test_a_configuration_is_audited_by_the_command(tmp_path, cli):
         ("transforms: {dp: {insecure_seed: 1}}\ncohort: {sampling: all}", "claims nothing"),
         ("rounds: many\ntransforms: {dp: {}}", "rounds is 'many'"),
         ("transforms: {dp: {}}\ncohort: {sampling: poisson, rate: x}", "cohort.rate is 'x'"),
+        ("transforms: {dp: {}}\ncohort: {sampling: poisson, rate: 0.5, max_cohort: 9}", "with a max_cohort"),
         ("- a list", "not a YAML mapping"),
         ("a: [", "not YAML"),
     ],
@@ -136,6 +183,29 @@ def test_what_cannot_be_audited_is_told(tmp_path, cli, text, said):
     (tmp_path / "run.yaml").write_text(text)
     code, error = cli("audit", tmp_path / "run.yaml")
     assert (code, said in error["message"]) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("transforms: {dp-local: {}}\ncohort: {sampling: all}", "no way into transform 'dp-local'"),
+        ("transforms: {dp-ftrl: {}}\ncohort: {sampling: cyclic, clients: 3}", "which only a run tells"),
+    ],
+)
+def test_mechanisms_that_the_attack_does_not_know_are_refused(tmp_path, cli, text, said):
+    (tmp_path / "run.yaml").write_text(text)
+    code, error = cli("audit", tmp_path / "run.yaml")
+    assert (code, said in error["message"]) == (3, True)
+
+
+@pytest.mark.parametrize("name", ["dp-adaptive", "dp-ftrl"])
+def test_runs_of_other_mechanisms_are_audited(tmp_path, cli, name):
+    trial = Trial(tmp_path, "rounds=4", "cohort.sampling=cyclic" if name == "dp-ftrl" else "cohort.sampling=all")
+    clients = ["cohort.clients=3"] if name == "dp-ftrl" else []
+    result = train(*trial.prepare(f'transforms.{name}={{"noise_multiplier": 0.5}}', *clients))
+    code, data = cli("audit", result.directory.path, "--canaries", 300)
+    assert (code, data["rounds"]) == (int(data["broken"]), 4)
+    assert data["claim"] == pytest.approx(result.summary["transforms"][name]["epsilon"])
 
 
 def test_a_run_is_audited_with_the_noise_and_the_rounds_that_it_had(tmp_path, cli):

@@ -9,14 +9,14 @@ less than the bound is broken; what claims more is not thereby proven.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from flctl import Aggregate, ClientContext, ClientUpdate, ServerContext
+from flctl import Aggregate, Arrays, ClientContext, ClientUpdate, ServerContext
 
 from flctl_dp.accounting import epsilon
+from flctl_dp.factor import coefficients
 from flctl_dp.releases import Release
 from flctl_dp.transform import CentralDP
 
@@ -83,7 +83,7 @@ def audit(
     error: float = 0.05,
     rng: np.random.Generator | None = None,
 ) -> Audit:
-    """Audits a central mechanism with `canaries` over `rounds`, sampled as `release` says (poisson, or all).
+    """Audits a central mechanism with `canaries` over `rounds`, sampled as `release` says (poisson, all or cyclic).
 
     Several attacks are tried, and share the probability of error among them, so that the bound holds for all together.
     """
@@ -92,13 +92,16 @@ def audit(
     inside = rng.random(canaries) < 0.5
     sums = _released(transform, release, rounds, inside, rng)
     attacks = [sums.sum(axis=0)]
+    if release.sampling == "cyclic":  # what was correlated is taken apart again
+        sums = _rows(sums, release)
+        attacks += [_matched(sums, release)]
     if rounds > 1:  # noise that is used twice leaves no spread but that of who took part
         attacks += [_unevenness(sums)]
     each = error / (len(attacks) * len(_SHARES))
     found = [
         lower_bound(canaries, *_guessed(score, inside, share), delta, each) for score in attacks for share in _SHARES
     ]
-    claim = epsilon({release: rounds}, delta, release.default_relation())
+    claim = epsilon(release.over(rounds), delta, release.default_relation())
     return Audit(max(found), claim, delta, 1 - error, canaries, rounds)
 
 
@@ -109,6 +112,26 @@ def _guessed(score: Floats, inside: npt.NDArray[np.bool_], share: float) -> tupl
     return 2 * count, int(inside[order[-count:]].sum() + (~inside[order[:count]]).sum())
 
 
+def _turns(canaries: int, release: Release) -> npt.NDArray[np.int64]:
+    """In which of the rounds of a turn each canary takes part, [canaries]."""
+    return np.arange(canaries) % release.separation
+
+
+def _rows(sums: Floats, release: Release) -> Floats:
+    """C y [rounds, canaries], whose noise is fresh in every round."""
+    column = coefficients(release.bands)
+    return np.stack([column[: t + 1][::-1] @ sums[max(0, t + 1 - release.bands) : t + 1] for t in range(len(sums))])
+
+
+def _matched(rows: Floats, release: Release) -> Floats:
+    """How well the rows fit a canary that came whenever it was its turn, [canaries]."""
+    column = np.zeros(release.separation)
+    column[: release.bands] = coefficients(release.bands)
+    turns, rounds = _turns(rows.shape[1], release), np.arange(len(rows))[:, None]
+    since = rounds - turns
+    return np.asarray((rows * np.where(since >= 0, column[since % release.separation], 0.0)).sum(axis=0))
+
+
 def _unevenness(sums: Floats) -> Floats:
     """How much each canary's axis changes from round to round."""
     return np.asarray(sums.std(axis=0))
@@ -117,33 +140,40 @@ def _unevenness(sums: Floats) -> Floats:
 def _released(
     transform: CentralDP, release: Release, rounds: int, inside: npt.NDArray[np.bool_], rng: np.random.Generator
 ) -> Floats:
-    """The noisy sums of all rounds [rounds, canaries]."""
+    """The noisy sums of all rounds, over the clipping norm of each, [rounds, canaries]."""
     size = len(inside)
-    expected = release.rate * size if release.sampling == "poisson" else float(size)
-    state = transform._begun(transform.init({"delta": size}), release.noise_multiplier, expected)
+    share = {"poisson": release.rate, "cyclic": 1 / max(release.separation, 1)}.get(release.sampling, 1.0)
+    bands = {"bands": np.array([release.bands])} if release.bands else {}
+    state = transform._begun({**transform.init({"delta": size}), **bands}, release.noise_multiplier, share * size)
     sums = []
     for number in range(1, rounds + 1):
-        asked = inside & (rng.random(size) < release.rate) if release.sampling == "poisson" else inside
+        asked, clip = inside & _drawn(size, release, number, rng), float(state["clip"][0])
         total = _total(transform, transform.broadcast(state), np.flatnonzero(asked), size, number)
         ctx = ServerContext(number, int(asked.sum()), rng)
-        result, state = transform.on_server(
-            Aggregate({"delta": total}, float(asked.sum()), int(asked.sum())), state, ctx
-        )
-        sums.append(np.asarray(result.arrays["delta"], np.float64))
+        result, state = transform.on_server(Aggregate(total, float(asked.sum()), int(asked.sum())), state, ctx)
+        sums.append(np.asarray(result.arrays["delta"], np.float64) / clip)
     return np.stack(sums)
 
 
+def _drawn(size: int, release: Release, number: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Which canaries round `number` asks, if they are there."""
+    if release.sampling == "poisson":
+        return np.asarray(rng.random(size) < release.rate)
+    if release.sampling == "cyclic":
+        return np.asarray(_turns(size, release) == (number - 1) % release.separation)
+    return np.ones(size, bool)
+
+
 def _total(
-    transform: CentralDP,
-    broadcast: Mapping[str, Floats],
-    asked: npt.NDArray[np.int64],
-    size: int,
-    number: int,
-) -> Floats:
-    total = np.zeros(size)
+    transform: CentralDP, broadcast: Arrays, asked: npt.NDArray[np.int64], size: int, number: int
+) -> dict[str, Floats]:
+    """The sum of what the canaries that are asked send; each is loud on an axis of its own."""
+    total = {name: np.zeros(length) for name, length in transform.sends({"delta": size}).items()}
     loud = np.array([_LOUD * transform.config.clipping_norm], np.float32)
     for place in asked:
         ctx = ClientContext(number, str(place), broadcast, np.random.default_rng(0))
         sent = transform.on_client(ClientUpdate(str(place), {"delta": loud}, 10.0), ctx)
-        total[place] += sent.weight * float(sent.arrays["delta"][0])
+        total["delta"][place] += sent.weight * float(sent.arrays["delta"][0])
+        for name in sent.arrays.keys() - {"delta"}:
+            total[name] += sent.weight * sent.arrays[name]
     return total

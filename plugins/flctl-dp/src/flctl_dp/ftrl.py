@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,6 +75,10 @@ class CorrelatedDP(CentralDP):
         released = {name: vector for name, (vector, _) in pairs.items()}
         after = past.followed({name: noise for name, (_, noise) in pairs.items()})
         return dataclasses.replace(aggregate, arrays=released, weight=expected), after
+
+    def tells(self, state: Arrays, run: Run, finished: bool) -> Mapping[str, float | str]:
+        terms = self.terms(run)
+        return {**super().tells(state, run, finished), "bands": terms.bands, "separation": terms.separation}
 
     def _begun(self, state: Arrays, noise: float, expected: float) -> Arrays:
         clip, coordinates, bands = float(state["clip"][0]), int(state["coordinates"][0]), int(state["bands"][0])
