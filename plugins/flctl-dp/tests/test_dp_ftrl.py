@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from flctl import Aggregate, ConfigError, IncompatibleError, ServerContext
+from flctl import Aggregate, ConfigError, IncompatibleError, IntegrityError, ServerContext
 from flctl.run import Run
 from flctl.testing import check_transform
 from flctl.testing.trial import Trial
@@ -244,6 +244,19 @@ def test_prefix_sums_have_the_noise_that_theory_gives_and_less_than_independent_
     assert expected[-1] < 0.5 * z**2 * rounds
 
 
+def test_the_noise_of_a_release_is_what_the_column_of_a_client_asks_for():
+    """z times the norm of a column times the clipping norm, over the fixed number of clients that are expected."""
+    transform = CorrelatedDP.from_options(
+        {"noise_multiplier": 2.0, "clipping_norm": 0.5, "bands": 4, "insecure_seed": 1}
+    )
+    state = transform._begun(transform.init({"delta": 20_000}), 2.0, 30.0)
+    ctx = ServerContext(1, 7, np.random.default_rng(0))
+    aggregate, _ = transform.on_server(Aggregate({"delta": np.zeros(20_000)}, 7.0, 7), state, ctx)
+    sigma = 2.0 * 0.5 * math.sqrt(1 + 1 / 4 + 9 / 64 + 25 / 256)
+    assert aggregate.arrays["delta"].std() == pytest.approx(sigma, rel=5 / math.sqrt(2 * 20_000))
+    assert aggregate.weight == 30.0
+
+
 def test_fine_noise_is_gaussian_on_every_cell():
     drawn = fine_discrete_gaussian(secure_words(), 200_000)
     assert stats.kstest(drawn[:50_000] / FINE_CELLS, "norm").pvalue > 1e-4
@@ -355,7 +368,7 @@ def test_other_samplings_are_refused(tmp_path):
 
 
 def test_numbers_that_leave_nothing_are_refused(trial):
-    with pytest.raises(ConfigError, match="leaves (little|nothing)"):
+    with pytest.raises(ConfigError, match=r"leaves (little|nothing)"):
         trial.prepare(ftrl(noise_multiplier=2e6))
     with pytest.raises(ValidationError):
         CorrelatedDP.from_options({"bands": 0})
@@ -372,3 +385,89 @@ def test_cohorts_in_turn_keep_the_separation_that_is_accounted(clients, eligible
         for client in select(config, np.arange(eligible), ids, number, 3).tolist():
             assert number - last.get(client, -99) >= eligible // clients
             last[client] = number
+
+
+def test_a_trace_whose_clients_have_turns_is_accounted_by_them(tmp_path):
+    trial = Trial(tmp_path, "rounds=5")
+    trace = tmp_path / "trace.csv"
+    names = trial.partition.client_ids
+    trace.write_text("client,first_round,last_round\n" + "".join(f"{name},1,{4 + n}\n" for n, name in enumerate(names)))
+    cohort = ["cohort.sampling=trace", "cohort.clients=2", f"cohort.trace={trace.as_posix()}"]
+    with pytest.raises(IncompatibleError, match="is 'trace'"):
+        trial.prepare(ftrl(), *cohort)
+    train(*trial.prepare(ftrl(noise_multiplier=2.0, bands=2), *cohort, "cohort.separation=4"))
+    ledger = ledger_of(trial).read()
+    assert [charge.release.place for charge in ledger.charges] == [1, 2, 0, 0, 1]
+    assert {charge.release.separation for charge in ledger.charges} == {4}
+
+
+def test_devices_that_are_asked_beyond_the_cohort_come_again_sooner(trial):
+    """Nine clients by three, of whom half as many more are asked: five a round, so that each may come every round."""
+    with pytest.raises(IncompatibleError, match="again after 1 rounds"):
+        trial.prepare(ftrl(bands=2), "devices.over_selection=0.5", "devices.speed=100")
+
+
+def test_two_runs_on_one_population_add_up(trial):
+    for _ in range(2):
+        result = train(*trial.prepare(ftrl(noise_multiplier=4.0)))
+    said = result.summary["transforms"]["dp-ftrl"]
+    both = {release: 2 * count for release, count in cyclic(4.0, 3, 3).over(5).items()}
+    assert said["population_epsilon"] == pytest.approx(epsilon(both, 1e-5, "zero-out"))
+    assert said["population_epsilon"] > said["epsilon"]
+
+
+@pytest.fixture
+def cli(capsys):
+    from flctl.cli import run
+
+    def call(*arguments):
+        code = run(["dp", *map(str, arguments), "--json"])
+        told = json.loads(capsys.readouterr().out)
+        return code, told.get("data") or told["error"]
+
+    return call
+
+
+PLAN = ("plan", "--population", 1000, "--cohort", 100, "--rounds", 25, "--sampling", "cyclic")
+
+
+def test_a_plan_knows_how_often_a_client_comes(cli):
+    code, data = cli(*PLAN, "--noise-multiplier", 2, "--bands", 4)
+    assert code == 0
+    assert data["epsilon"] == epsilon(cyclic(2.0, 4, 10).over(25), 1e-5, "zero-out")
+    assert "DP-FTRL of 4 bands, separation 10, at most 3 participations, z=2 T=25" in data["statement"]
+    code, data = cli(*PLAN, "--target-epsilon", 2)
+    assert 1.99 < data["epsilon"] <= 2
+    assert data["epsilon"] == data["server_epsilon"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--bands", 11], 3, "again after 10 rounds"),
+        (["--sampling", "poisson", "--bands", 2], 2, "no meaning"),
+        (["--cohort", 1.5], 2, "whole number"),
+        (["--relation", "add-remove"], 3, "makes room"),
+    ],
+)
+def test_plans_that_cannot_be_are_told(cli, arguments, code, said):
+    found, error = cli(*PLAN, "--noise-multiplier", 2, *arguments)
+    assert (found, said in error["message"]) == (code, True), error
+
+
+def test_what_is_left_counts_from_the_round_that_comes_next(trial, cli):
+    train(*trial.prepare(ftrl(noise_multiplier=2.0), "rounds=4"))
+    code, data = cli("status", trial.partition.path, "--target-epsilon", 5)
+    left = data["rounds_left"]
+    assert (code, data["charges"]) == (0, 4)
+    assert epsilon(cyclic(2.0, 3, 3).over(4 + left), 1e-5, "zero-out") <= 5
+    assert epsilon(cyclic(2.0, 3, 3).over(5 + left), 1e-5, "zero-out") > 5
+
+
+def test_ledgers_keep_rounds_of_this_kind_and_of_the_older_ones():
+    for release in (cyclic(2.0, 3, 4), cyclic(2.0, 3, 4).at(4), Release("all", 2.0), Release("poisson", 1.0, rate=0.5)):
+        assert Release.of(json.loads(json.dumps(release.fields())), "line 3") == release
+    assert set(Release("all", 2.0).fields()) == {"sampling", "noise_multiplier", "rate", "cohort", "population"}
+    for wrong in ({"bands": 3.0}, {"place": 9}, {"more": 1}, {"separation": None}):
+        with pytest.raises(IntegrityError):
+            Release.of({**cyclic(2.0, 3, 4).fields(), **wrong}, "line 3")
