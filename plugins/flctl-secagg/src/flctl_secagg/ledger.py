@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ CREATE TABLE IF NOT EXISTS answers (
     client TEXT, run TEXT, round INTEGER, survivors TEXT, number INTEGER PRIMARY KEY, UNIQUE (client, run, round));
 """
 _SECONDS = 30.0
+"""How long another process may hold the record."""
+_PAUSE = 0.01
 _lock = Lock()
 
 
@@ -80,7 +83,21 @@ class Ledger:
             with _lock, _connection(self.path, self.synced) as connection:
                 yield connection
         except sqlite3.Error as error:
-            raise StorageError(f"the record of sessions cannot be used: {error}", hint="Is the disk full?") from error
+            raise _refusal(error) from error
+
+
+def _refusal(error: sqlite3.Error) -> StorageError:
+    if _is_busy(error):
+        return StorageError(
+            f"another process has held the record of sessions for {_SECONDS:g} seconds",
+            hint="Wait for it, or end it: a process that was stopped in the middle keeps the record.",
+        )
+    return StorageError(f"the record of sessions cannot be used: {error}", hint="Is the disk full, or read-only?")
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    """Whether another connection is in the way, and nothing is wrong; the lower byte of a code is its kind."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _conflict(number: int, listed: str, earlier: Sequence[tuple[int, str]]) -> ProtocolError | None:
@@ -122,8 +139,18 @@ def _on_disk(path: Path, synced: bool, process: int, inode: int) -> sqlite3.Conn
 
 
 def _opened(name: str, synced: bool) -> sqlite3.Connection:
-    connection = sqlite3.connect(name, timeout=_SECONDS, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
-    connection.executescript(_TABLES)
-    return connection
+    """A connection. SQLite does not wait where two processes switch a new record to its journal at once, but says at
+    once that it is locked: so it is tried again."""
+    deadline = time.monotonic() + _SECONDS
+    while True:
+        connection = sqlite3.connect(name, timeout=_SECONDS, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
+            connection.executescript(_TABLES)
+            return connection
+        except sqlite3.Error as error:
+            connection.close()
+            if not _is_busy(error) or time.monotonic() >= deadline:
+                raise
+        time.sleep(_PAUSE)
