@@ -429,3 +429,20 @@ def test_it_works_around_a_sum_that_hides_single_updates(trial):
 def test_codes_of_noisy_updates_are_as_private(trial):
     result = train(*trial.prepare(f"transforms={json.dumps({'dp-examples': SEEDED, 'topk': {}})}"))
     assert result.status == "finished"
+
+
+def test_digits_of_five_hospitals_are_learned_at_epsilon_8(tmp_path, monkeypatch):
+    """287 rows each, 20 rounds of 5 steps: far above the 0.1 of guessing."""
+    from flctl.cli import run as run_cli
+
+    from flctl_dp import client_ledgers
+
+    monkeypatch.setattr(client_ledgers, "_EXACT", 16)
+    parts, out = (tmp_path / "parts").as_posix(), tmp_path / "run"
+    assert run_cli(["partition", "digits", "--clients", "5", "--scheme", "iid", "--out", parts]) == 0
+    options = ["local.batch_size=64", "local.lr=2", "transforms.dp-examples.noise_multiplier=1.6"]
+    words = ["train", parts, "--rounds", "20", "--model", "logreg", "--transform", "dp-examples", "--out", str(out)]
+    assert run_cli([*words, *(word for option in options for word in ("-o", option))]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["transforms"]["dp-examples"]["epsilon"] < 8
+    assert summary["final"]["accuracy"] > 0.85

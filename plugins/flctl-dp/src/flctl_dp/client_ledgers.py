@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil, log
 from pathlib import Path
 from statistics import median
 
@@ -15,7 +17,7 @@ from flctl_dp.budget import quick
 from flctl_dp.ledger import Ledger, LedgerFile
 from flctl_dp.releases import Relation, Release, Releases
 
-__all__ = ["FOLDER", "ClientLedgers", "Spent", "frozen", "spent"]
+__all__ = ["FOLDER", "MANY", "ClientLedgers", "Spent", "coarse", "frozen", "rate_class", "spent"]
 
 FOLDER = "privacy-ledgers"
 """The name of the clients' ledgers beside the rows that they are about, where no other is given."""
@@ -24,6 +26,10 @@ _A_FOLDER = 1000
 _EXACT = 16
 """Kinds of clients whose epsilon is found by privacy loss distributions; that of others by Renyi DP, which is quicker
 and says more, not less."""
+MANY = 64
+"""Kinds of clients beyond which sampling rates are rounded up for accounting: each rate takes half a second."""
+_CLASS = 1.05
+"""The factor between two rates that are accounted, where rates are many."""
 Frozen = tuple[tuple[Release, int], ...]
 
 
@@ -33,6 +39,14 @@ class ClientLedgers:
     that every file system takes. The client's id is in the ledger."""
 
     folder: Path
+
+    @classmethod
+    def at(cls, path: Path) -> ClientLedgers | None:
+        """The ledgers in the folder `path`, or in the partition there; None where there are none."""
+        within = path / FOLDER
+        folder = within if within.is_dir() else path
+        kept = any(any(folder.glob(f"[0-9][0-9][0-9]/*.{suffix}")) for suffix in ("jsonl", "jsonl.head"))
+        return cls(folder) if kept else None
 
     def of(self, number: int) -> LedgerFile:
         """The ledger of client `number`."""
@@ -45,6 +59,11 @@ class ClientLedgers:
             if not (name.isdecimal() and name.isascii()):
                 raise IntegrityError(f"{path} is no client's ledger")
             yield int(name), self.of(int(name))
+
+    def all(self) -> dict[int, Ledger]:
+        """All of them. Raises IntegrityError for one that was changed, or is gone."""
+        found = ((number, file.read()) for number, file in self.files())
+        return {number: ledger for number, ledger in found if ledger is not None}
 
     def read(self, numbers: Iterable[int]) -> dict[int, Ledger]:
         """Those of the clients `numbers` that have one. Raises IntegrityError for one that was changed."""
@@ -84,12 +103,29 @@ def frozen(releases: Releases) -> Frozen:
     return tuple(sorted(releases.items(), key=repr))
 
 
+def rate_class(rate: float) -> int:
+    """The class of alike sampling rates that this one belongs to; 0 is that of the highest."""
+    return -ceil(log(rate, _CLASS))
+
+
+def coarse(releases: Releases) -> Releases:
+    """Releases that say no less, of few different rates: each rate is raised to the highest of its class."""
+    raised: Counter[Release] = Counter()
+    for release, count in releases.items():
+        highest = max(release.rate, min(1.0, _CLASS ** -rate_class(release.rate))) if release.rate else 0.0
+        raised[replace(release, rate=highest)] += count
+    return raised
+
+
 def spent(clients: Iterable[Releases], delta: float, relation: Relation, exact: bool = True) -> Spent:
-    """What these clients have spent, each by its own; `exact`: by the accountant that says least."""
-    kinds: dict[Frozen, int] = {}
-    for releases in clients:
-        if releases:
-            kinds[frozen(releases)] = kinds.get(frozen(releases), 0) + 1
+    """What these clients have spent, each by its own; `exact`: by the accountant that says least. Where they are of
+    many kinds, rates are rounded up."""
+    kinds = Counter(frozen(releases) for releases in clients if releases)
+    if len(kinds) > MANY:
+        raised: Counter[Frozen] = Counter()
+        for kind, count in kinds.items():
+            raised[frozen(coarse(dict(kind)))] += count
+        kinds = raised
     found = {kind: quick(dict(kind), delta, relation) for kind in kinds}
     if exact:
         highest = sorted(found, key=lambda kind: found[kind], reverse=True)[:_EXACT]

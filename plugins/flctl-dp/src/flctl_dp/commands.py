@@ -29,11 +29,23 @@ Examples:
     flctl dp plan --population 500 --cohort 100 --rounds 50 --target-epsilon 4 --survivors 80 --parameters 200000
 """
 
+PLAN_EXAMPLES = """
+What training by the transform dp-examples costs the rows of one client that takes part in all rounds, or how much noise
+an epsilon takes. Options with several values make a table.
+
+Examples:
+
+    flctl dp plan-examples --rows 2000 --batch-size 64 --rounds 50 --noise-multiplier 1.0
+
+    flctl dp plan-examples --rows 2000 --batch-size 32 --batch-size 128 --rounds 50 --target-epsilon 4
+"""
+
 
 def register(app: typer.Typer) -> None:
     """Adds `dp` to the application."""
     dp = typer.Typer(no_args_is_help=True, help="Differential privacy: plan a run, see and check a ledger.")
     dp.command("plan", help=PLAN)(plan)
+    dp.command("plan-examples", help=PLAN_EXAMPLES)(plan_examples)
     dp.command("status")(status)
     dp.command("verify")(verify)
     dp.command("audit")(audit)
@@ -88,6 +100,32 @@ def plan(
     _emit("dp plan", data if len(found) > 1 else found[0].data(), as_json, lambda c: plans.render(c, found))
 
 
+def plan_examples(
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Training rows of the client.")],
+    rounds: Annotated[list[int], typer.Option("--rounds", min=1, help="Rounds.")],
+    batch_size: Annotated[list[int], typer.Option("--batch-size", min=0, help="Rows a step, on average; 0: all.")],
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs a round.")] = 1,
+    noise_multiplier: Annotated[
+        list[float] | None, typer.Option("--noise-multiplier", min=0, help="The noise over the clipping norm.")
+    ] = None,
+    target_epsilon: Annotated[
+        list[float] | None, typer.Option("--target-epsilon", min=0, help="Find the noise for this epsilon.")
+    ] = None,
+    delta: Annotated[float, typer.Option("--delta", help="Below one over the number of rows.")] = 1e-5,
+    relation: Annotated[str, typer.Option("--relation", help="add-remove, replace-one or zero-out.")] = "add-remove",
+    accountant: Annotated[str, typer.Option("--accountant", help="pld or rdp.")] = "pld",
+    as_json: JsonFlag = False,
+) -> None:
+    """See PLAN_EXAMPLES."""
+    from flctl_dp import example_plans
+
+    question = example_plans.ExampleQuestion(rows, epochs, delta, relation, accountant)
+    found = example_plans.grid(question, batch_size, rounds, noise_multiplier or [], target_epsilon or [])
+    data = {"delta": delta, "rows": rows, "epochs": epochs, "plans": [one.data() for one in found]}
+    shown = data if len(found) > 1 else found[0].data()
+    _emit("dp plan-examples", shown, as_json, lambda console: example_plans.render(console, found))
+
+
 def status(
     ledger: Where,
     delta: Delta = 1e-5,
@@ -96,22 +134,40 @@ def status(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what was released of a population, by which runs, and what that comes to."""
-    from flctl_dp import plans
+    """Show what was released of a population, by which runs, and what that comes to; and of the rows of its clients."""
+    from flctl_dp import example_plans, plans
+    from flctl_dp.client_ledgers import ClientLedgers
 
-    data = plans.spent(plans.find_ledger(ledger), delta, target_epsilon)
-    _emit("dp status", data, as_json, lambda console: plans.render_spent(console, data))
+    clients, file = ClientLedgers.at(ledger), plans.find_ledger(ledger)
+    population = None if clients and not plans.is_kept(file) else plans.spent(file, delta, target_epsilon)
+    rows = example_plans.of_clients(clients, delta) if clients else None
+    data = {**(population or {}), **({"clients": rows} if rows else {})}
+
+    def render(console: Console) -> None:
+        if population:
+            plans.render_spent(console, population)
+        if rows:
+            example_plans.render_clients(console, rows)
+
+    _emit("dp status", data, as_json, render)
 
 
 def verify(ledger: Where, as_json: JsonFlag = False) -> None:
-    """Check a ledger's chain of digests; exit code 6 where a line was changed, moved or lost."""
-    from flctl_dp import plans
+    """Check a ledger's chain of digests, and those of clients; exit code 6 where a line was changed, moved or lost."""
+    from flctl_dp import example_plans, plans
+    from flctl_dp.client_ledgers import ClientLedgers
 
-    file = plans.find_ledger(ledger)
-    found = plans.read_ledger(file)
-    data = {"ledger": file.path.as_posix(), "charges": len(found.charges), "head": found.head}
-    said = f"{file.path}: {len(found.charges)} charges in an unbroken chain, head {found.head[:16]}"
-    _emit("dp verify", data, as_json, lambda console: console.print(said, markup=False))
+    clients, file = ClientLedgers.at(ledger), plans.find_ledger(ledger)
+    data: dict[str, Any] = {}
+    said: list[str] = []
+    if not clients or plans.is_kept(file):
+        found = plans.read_ledger(file)
+        data = {"ledger": file.path.as_posix(), "charges": len(found.charges), "head": found.head}
+        said += [f"{file.path}: {len(found.charges)} charges in an unbroken chain, head {found.head[:16]}"]
+    if clients:
+        data["clients"] = example_plans.verified(clients)
+        said += ["{ledgers}: {charges} charges in the unbroken chains of {clients} clients".format(**data["clients"])]
+    _emit("dp verify", data, as_json, lambda console: console.print("\n".join(said), markup=False))
 
 
 def audit(

@@ -3,49 +3,51 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from flctl import IncompatibleError, LocalWork, PrivacyBudgetError
 
 from flctl_dp.accounting import Accountant, epsilon, guarantee, supports
 from flctl_dp.budget import ACCOUNTED, named
 from flctl_dp.calibration import calibrate
-from flctl_dp.client_ledgers import FOLDER, ClientLedgers, Frozen, Spent, frozen, spent
+from flctl_dp.client_ledgers import FOLDER, MANY, ClientLedgers, Frozen, Spent, coarse, frozen, rate_class
 from flctl_dp.releases import Relation, Release, Releases
 
 if TYPE_CHECKING:
     from flctl.run import Run
 
-__all__ = ["ExampleTerms", "Steps", "calibrated", "refuse_excess", "statement", "steps_of", "within"]
+__all__ = ["ExampleTerms", "Steps", "calibrated", "described", "refuse_excess", "released", "steps_of", "within"]
 
 Steps = tuple[tuple[float, int], ...]
 """(rate, count): how many steps a client makes in a round in which each of its rows is taken with that rate."""
 _FEW = 8
 """Kinds of clients whose noise is found by privacy loss distributions, which takes seconds for each."""
-_CLASS = 1.05
-"""Beyond, clients whose rates differ by less than this factor have the noise of the highest rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExampleTerms:
-    """How a run's steps are accounted, within which budget of each client, and where that is written down."""
+    """How a run's steps are accounted, within which budget of each client, and where that is written down. `many`:
+    there are so many kinds of clients that rates are rounded up."""
 
     relation: Relation
     delta: float
     target: float | None
     rounds: int
     ledgers: ClientLedgers
+    many: bool = False
 
     @classmethod
     def of(cls, run: Run, config: Any) -> ExampleTerms:
         """The terms of a run with the options of its transform."""
         folder = Path(config.ledger) if config.ledger else run.partition.path / FOLDER
         relation: Relation = config.relation or "add-remove"
-        return cls(relation, config.target_delta, config.target_epsilon, run.config.rounds, ClientLedgers(folder))
+        many = len(np.unique(run.partition.counts[:, 0])) > MANY
+        return cls(relation, config.target_delta, config.target_epsilon, run.config.rounds, ClientLedgers(folder), many)
 
 
 def steps_of(run: Run, rows: int) -> Steps:
@@ -98,7 +100,7 @@ def _bounding(steps: Steps) -> tuple[float, int]:
 def _classed(kinds: Mapping[int, _Kind]) -> Iterator[tuple[int, _Kind]]:
     """The kinds with their rates and counts raised to the highest of their class."""
     highest: dict[tuple[int, Frozen], tuple[float, int]] = {}
-    place = {number: (math.ceil(math.log(rate, _CLASS)), past) for number, ((rate, _), past) in kinds.items()}
+    place = {number: (rate_class(rate), past) for number, ((rate, _), past) in kinds.items()}
     for number, ((rate, count), _) in kinds.items():
         top = highest.get(place[number], (0.0, 0))
         highest[place[number]] = max(top[0], rate), max(top[1], count)
@@ -118,6 +120,8 @@ def within(before: Releases, more: Releases, terms: ExampleTerms) -> bool:
     """Whether `more`, after what was released `before`, stays within the target."""
     if terms.target is None or not more:
         return True
+    if terms.many:
+        before, more = coarse(before), coarse(more)
     repeated = min(before.get(release, 0) // count for release, count in more.items())
     others = {release: count - repeated * more.get(release, 0) for release, count in before.items()}
     rest = frozen({release: count for release, count in others.items() if count})
@@ -156,11 +160,6 @@ def refuse_excess(terms: ExampleTerms, number: int, client: str, before: Release
         f"{sum(before.values())} steps so far come to {so_far:.4g} (delta {terms.delta:g}, {terms.relation})",
         hint="More rounds need a larger transforms.dp-examples.target_epsilon, or more noise from the start.",
     )
-
-
-def statement(clients: Iterable[Releases], delta: float, relation: Relation) -> str:
-    """One line that says what is guaranteed of each client's rows."""
-    return described(spent(clients, delta, relation), delta, relation)
 
 
 def described(found: Spent, delta: float, relation: Relation) -> str:

@@ -22,7 +22,18 @@ from flctl_dp.terms import LEDGER
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Plan", "Question", "envelope", "find_ledger", "grid", "read_ledger", "render", "render_spent", "spent"]
+__all__ = [
+    "Plan",
+    "Question",
+    "envelope",
+    "find_ledger",
+    "grid",
+    "is_kept",
+    "read_ledger",
+    "render",
+    "render_spent",
+    "spent",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +154,11 @@ def render(console: Console, plans: Sequence[Plan]) -> None:
 def find_ledger(path: Path) -> LedgerFile:
     """The ledger at `path`, or in the partition there."""
     return LedgerFile(path / LEDGER if path.is_dir() else path)
+
+
+def is_kept(file: LedgerFile) -> bool:
+    """Whether a ledger is or was there."""
+    return file.path.is_file() or file.path.with_name(file.path.name + ".head").is_file()
 
 
 def read_ledger(file: LedgerFile) -> Ledger:
