@@ -8,7 +8,7 @@ import pytest
 from conformance_support import caught, unmutated
 from pydantic import Field
 
-from flctl import Aggregate, IncompatibleError, Transform
+from flctl import Aggregate, IncompatibleError, LocalSteps, Transform
 from flctl.registry import Registry
 from flctl.testing import check_transform
 from flctl.testing.transform import TRANSFORM
@@ -113,7 +113,30 @@ class Signs(Transform):
         return {f"rest.{n}": given.arrays[n] + ctx.memory[f"rest.{n}"] - arrived[n] for n in given.arrays}
 
 
-@pytest.mark.parametrize("component", [Sparse, Sees, Signs])
+class RowByRow(Transform):
+    """One row a step, its gradient as it is."""
+
+    name = "row-by-row"
+
+    def steps(self, ctx):
+        return OneRow(ctx)
+
+
+class OneRow(LocalSteps):
+    def __init__(self, ctx):
+        self.ctx = ctx
+
+    def batches(self):
+        return [np.array([place % self.ctx.rows]) for place in range(self.ctx.steps)]
+
+    def factors(self, norms):
+        return np.ones_like(norms)
+
+    def gradient(self, total):
+        return total
+
+
+@pytest.mark.parametrize("component", [Sparse, Sees, Signs, RowByRow])
 def test_sound_transforms_pass(component):
     assert check_transform(component, processes=False).checks == TRANSFORM.ids
 
@@ -383,6 +406,28 @@ MUTANTS = {
     "resume": [(Counts, "after a resume the checkpoint's model differ")],
     "processes": [(Process, "in two worker processes the checkpoint's model differ")],
 }
+
+
+class NoSteps(Mutant):
+    def steps(self, ctx):
+        return None
+
+
+def stepping(**methods):
+    """A transform whose steps are those of `OneRow`, with other methods."""
+    steps = type("Steps", (OneRow,), methods)
+    return type("Stepping", (Mutant,), {"name": "stepping", "steps": lambda self, ctx: steps(ctx)})
+
+
+MUTANTS["steps"] = [
+    (NoSteps, "it returned NoneType"),
+    (stepping(batches=lambda self: [np.zeros(1, np.int64)] * 9), "it makes 9 steps, and 5 are asked for"),
+    (stepping(batches=lambda self: [np.array([self.ctx.rows])]), "expected int64 numbers in [0, 1"),
+    (stepping(batches=lambda self: [np.array([0.5])]), "a step takes the rows [0.5]"),
+    (stepping(factors=lambda self, norms: norms - np.inf), "it gave the factors [-inf"),
+    (stepping(factors=lambda self, norms: norms / (1 + norms.max())), "another factor alone"),
+    (stepping(gradient=lambda self, total: total[:1]), "has the shape (1,)"),
+]
 
 
 def subject(component, directory, processes=False):

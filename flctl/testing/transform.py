@@ -12,6 +12,7 @@ from flctl.testing.examples import or_examples
 from flctl.testing.places import temporary_directory
 from flctl.testing.transform_halves import add_halves
 from flctl.testing.transform_runs import add_runs
+from flctl.testing.transform_steps import add_steps
 from flctl.testing.transform_subject import TransformSubject
 from flctl.testing.trial import Trial
 from flctl.transform import Transform
@@ -22,6 +23,7 @@ __all__ = ["TRANSFORM", "check_transform"]
 def _all() -> Checks:
     checks = component_checks("transform")
     add_halves(checks)
+    add_steps(checks)
     add_runs(checks)
     return checks
 
