@@ -15,6 +15,7 @@ from flctl_dp.ledger import LedgerFile
 from flctl_dp.noise import Lattice
 
 DP = 'transforms.dp={"noise_multiplier": 2.0}'
+FTRL = ("cohort.sampling=cyclic", "cohort.clients=2", 'transforms.dp-ftrl={"noise_multiplier": 2.0}')
 
 
 def test_noise_is_drawn_only_when_its_charge_is_on_disk(tmp_path, monkeypatch):
@@ -38,6 +39,17 @@ def test_a_round_that_fails_is_charged_all_the_same(tmp_path, monkeypatch):
     assert len(LedgerFile(trial.partition.path / "privacy-ledger.jsonl").read().charges) == 1
 
 
+def test_correlated_noise_is_drawn_only_when_its_charge_is_on_disk(tmp_path, monkeypatch):
+    from flctl_dp import ftrl
+
+    trial = Trial(tmp_path, "rounds=3")
+    file = LedgerFile(trial.partition.path / "privacy-ledger.jsonl")
+    seen, real = [], ftrl.noised
+    monkeypatch.setattr(ftrl, "noised", lambda *args: seen.append(len(file.read().charges)) or real(*args))
+    train(*trial.prepare(*FTRL))
+    assert seen == [1, 2, 3]
+
+
 DRIVER = """
 import sys
 from pathlib import Path
@@ -55,9 +67,10 @@ train(Run.build(config, registry, Partition.open(Path(config.data)), directory.m
 
 
 @pytest.mark.slow
-def test_kill_minus_nine_at_any_point_leaves_no_release_uncharged(tmp_path):
+@pytest.mark.parametrize("mechanism", [("cohort.sampling=all", DP), FTRL])
+def test_kill_minus_nine_at_any_point_leaves_no_release_uncharged(tmp_path, mechanism):
     trial = Trial(tmp_path, "rounds=400", "checkpoint.every=3", "checkpoint.seconds=0", "eval.every=0")
-    _, directory = trial.prepare("cohort.sampling=all", DP)
+    _, directory = trial.prepare(*mechanism)
     (tmp_path / "driver.py").write_text(DRIVER)
     file, pick = LedgerFile(trial.partition.path / "privacy-ledger.jsonl"), random.Random(5)
     charged, killed = 0, 0
@@ -81,3 +94,5 @@ def test_kill_minus_nine_at_any_point_leaves_no_release_uncharged(tmp_path):
         assert manifest["round"] <= max(rounds)
         charged = len(rounds)
     assert killed >= 1
+    again = [one for number, one in enumerate(ledger.charges) if one.round <= max([0, *rounds[:number]])]
+    assert {one.release.place for one in again} <= {0 if mechanism[-1] == DP else 1}
