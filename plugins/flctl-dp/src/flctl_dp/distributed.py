@@ -230,7 +230,7 @@ class DistributedDP(CentralDP):
 def _clipped(flat: Float, bound: float) -> Float:
     """The vector within the bound in L2; zeros for one that is not finite, or longer than float64 can tell."""
     with np.errstate(over="ignore", invalid="ignore"):
-        norm = math.sqrt(float(np.dot(flat, flat)))
+        norm = math.sqrt(float(np.einsum("i,i", flat, flat)))
     if not math.isfinite(norm):
         return np.zeros_like(flat)
     return flat * float(shrinking(np.array([norm]), bound)[0])

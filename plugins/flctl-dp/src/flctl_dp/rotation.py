@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +10,6 @@ import numpy.typing as npt
 __all__ = ["hadamard", "padded", "rotated", "signs_of", "unrotated"]
 
 Float = npt.NDArray[np.float64]
-_BLOCK = 64
-"""Coordinates that one matrix product mixes: small enough for the cache, large enough for few passes."""
 
 
 def padded(size: int) -> int:
@@ -48,21 +45,15 @@ def unrotated(vector: Float, signs: npt.NDArray[np.int8], size: int) -> Float:
 def hadamard(vector: Float) -> Float:
     """H v for the orthonormal Walsh-Hadamard matrix (Sylvester's order) of v's size D, a power of two; H H = 1.
 
-    Matrix products mix up to 64 coordinates each: H is the Kronecker product of smaller ones. Each pass takes the top
-    digit of the index and moves it to the bottom, so that after the last one the order is as it was.
+    log2(D) passes of sums and differences (Fino and Algazi 1976). Nothing is left to a matrix library, whose threads
+    wait for each other for longer than this takes.
     """
-    left = vector.size
-    while left > 1:
-        width = min(left, _BLOCK)
-        vector = np.ascontiguousarray((_matrix(width) @ vector.reshape(width, -1)).T).reshape(-1)
-        left //= width
-    return np.array(vector, np.float64)
-
-
-@lru_cache(maxsize=8)
-def _matrix(width: int) -> Float:
-    """The orthonormal Walsh-Hadamard matrix [width, width]."""
-    matrix = np.ones((1, 1))
-    while len(matrix) < width:
-        matrix = np.block([[matrix, matrix], [matrix, -matrix]]) / math.sqrt(2)
-    return matrix
+    here, there = np.array(vector, np.float64), np.empty(vector.size)
+    half = vector.size // 2
+    while half:
+        pairs, mixed = here.reshape(-1, 2, half), there.reshape(-1, 2, half)
+        np.add(pairs[:, 0], pairs[:, 1], out=mixed[:, 0])
+        np.subtract(pairs[:, 0], pairs[:, 1], out=mixed[:, 1])
+        here, there, half = there, here, half // 2
+    here /= math.sqrt(vector.size)
+    return here

@@ -52,4 +52,4 @@ def rounded(vector: npt.NDArray[np.float64], reach: int, words: Words) -> npt.ND
 def _fits(whole: npt.NDArray[np.float64], reach: int) -> bool:
     """Exact where it says yes: whole numbers with squares that add up to less than 2^52 are exact as float64."""
     with np.errstate(over="ignore"):
-        return bool(np.dot(whole, whole) <= min(float(reach), _EXACT))
+        return bool(np.einsum("i,i", whole, whole) <= min(float(reach), _EXACT))
