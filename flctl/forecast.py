@@ -8,6 +8,7 @@ from typing import Any
 
 from flctl import machine, messages
 from flctl.engine import Engine
+from flctl.executors.by_rows import BY_ROWS
 from flctl.executors.choice import TOGETHER, obstacles
 from flctl.footprint import Footprint, RoundShape, footprint, round_shape
 from flctl.message_sizes import up_bytes
@@ -45,13 +46,15 @@ class Traffic:
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """How a run will be trained. `others` says of each executor that was not taken why not; `readers` are the parts
-    that read single updates; `attack` is what the run simulates, if it does; `asked` is the engine that the
-    configuration names."""
+    that read single updates; `by_rows`: the executor takes each row's own gradient; `attack` is what the run simulates,
+    if it does; `asked` is the engine that the configuration names.
+    """
 
     executor: str
     why: str
     others: Mapping[str, str]
     alone: bool
+    by_rows: bool
     asked: str
     engine: str
     workers: int
@@ -115,6 +118,7 @@ def forecast(run: Run, engine: type[Engine], state: State | None = None) -> Fore
         why=execution.why,
         others=_others(run),
         alone=execution.alone,
+        by_rows=execution.executor in BY_ROWS,
         asked=chosen.name,
         engine=engine.name,
         workers=chosen.workers,

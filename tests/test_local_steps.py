@@ -106,7 +106,7 @@ def test_rows_are_taken_in_parts_that_fit(way, monkeypatch):
     model, task, shape, outputs, _ = model_of("cnn")
     x, y = rows_of(task, shape, outputs, 7)
     expected = one_by_one(model, task, x, y, 0.5)
-    monkeypatch.setattr(module, "_BYTES", 3 * 12 * model.params.numel())
+    monkeypatch.setattr(module, "TOGETHER_BYTES", 3 * 12 * model.params.numel())
     monkeypatch.setattr(module, "_COLUMNS", 100)
     found = row_gradients(way, model, task, None, None).total(x, y, clipped(0.5))
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6)

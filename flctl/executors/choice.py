@@ -20,6 +20,7 @@ from flctl.executors.chain import Chain, chain_of
 from flctl.executors.costs import Amounts, Cost, Limits, cut, evenly, shared_cost, single_cost, stacked_cost
 from flctl.executors.fused import unsupported
 from flctl.executors.heads import Head, head_for
+from flctl.executors.row_gradients import ROW_GRADIENT_BYTES, TOGETHER_BYTES
 from flctl.executors.trial import stacks, vmap_obstacle
 from flctl.order import step_counts
 from flctl.types import LocalWork
@@ -128,10 +129,15 @@ class Execution:
         def single(amounts: Amounts) -> Cost:
             return single_cost(self.parameters, amounts, self.local, self.adjusts)
 
+        def row_by_row(amounts: Amounts) -> Cost:
+            seconds, size = single(amounts)
+            each = ROW_GRADIENT_BYTES * self.parameters
+            return seconds, size + np.clip(each * amounts.width, each, max(each, TOGETHER_BYTES))
+
         chain = self.chain
         shared = stacked if chain is None else lambda amounts: shared_cost(chain, amounts)
         together = {"shared": shared, "stacked": stacked, "vmap": stacked}
-        return {**together, **dict.fromkeys(("fused", "sequential", *BY_ROWS), single)}
+        return {**together, **dict.fromkeys(("fused", "sequential"), single), **dict.fromkeys(BY_ROWS, row_by_row)}
 
     @property
     def fixed_bytes(self) -> int:

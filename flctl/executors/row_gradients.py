@@ -19,12 +19,22 @@ from flctl.executors.heads import Head
 from flctl.tasks import Task
 from flctl.trainer import FlatModel
 
-__all__ = ["ChainRows", "Factors", "LoopRows", "RowGradients", "VmapRows"]
+__all__ = [
+    "ROW_GRADIENT_BYTES",
+    "TOGETHER_BYTES",
+    "ChainRows",
+    "Factors",
+    "LoopRows",
+    "RowGradients",
+    "VmapRows",
+]
 
 Factors = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 """Norms [n] -> what gradients of these norms are multiplied by, [n]."""
-_BYTES = 128 << 20
+TOGETHER_BYTES = 128 << 20
 """What the gradients of the rows that are looked at together may take."""
+ROW_GRADIENT_BYTES = 12
+"""For each parameter of one of them."""
 _COLUMNS = 1 << 16
 """Values of each row's gradient that are made float64 at once."""
 
@@ -70,7 +80,7 @@ class ChainRows(RowGradients):
     @property
     def _at_once(self) -> int:
         widths = sum(layer.inputs + layer.outputs for layer in self._layers if isinstance(layer, Dense))
-        return max(1, _BYTES // (16 * widths))
+        return max(1, TOGETHER_BYTES // (16 * widths))
 
     def _add(self, out: Tensor, x: Tensor, y: Tensor, factors: Factors) -> None:
         seen = self._backward(x, y)
@@ -130,7 +140,7 @@ class VmapRows(RowGradients):
 
     @property
     def _at_once(self) -> int:
-        return max(1, _BYTES // (12 * self._parameters))
+        return max(1, TOGETHER_BYTES // (ROW_GRADIENT_BYTES * self._parameters))
 
     def _add(self, out: Tensor, x: Tensor, y: Tensor, factors: Factors) -> None:
         grads = self._gradient(self._model.params, x, y).detach()
