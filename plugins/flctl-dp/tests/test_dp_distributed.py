@@ -227,6 +227,30 @@ def test_with_fewer_survivors_the_round_comes_to_nothing_and_is_charged(trial):
 
 
 @needs_secagg
+def test_a_round_that_is_tried_again_has_new_noise_and_one_charge(trial, monkeypatch):
+    """The first session of the round loses too many clients before they send, and comes to nothing; those who are left
+    hold another, against a server that may lie."""
+    sent, on_client = [], DistributedDP.on_client
+
+    def or_gone(self, update, ctx):
+        if ctx.client_id in ("0", "3", "5"):
+            raise FlctlError("gone")
+        made = on_client(self, update, ctx)
+        sent.append((ctx.client_id, made.arrays[VECTOR]))
+        return made
+
+    monkeypatch.setattr(DistributedDP, "on_client", or_gone)
+    settings = ("aggregator.minimum=6", "aggregator.mode=active", "engine={name: inprocess, max_failures: 9}")
+    result = train(*trial.prepare(dp(), *SECAGG, *settings, "rounds=1"))
+    assert result.status == "finished"
+    charges = LedgerFile(trial.partition.path / "privacy-ledger.jsonl").read().charges
+    assert len(charges) == 1
+    tries = [vector for client, vector in sent if client == "1"]
+    assert len(tries) == 2
+    assert not np.array_equal(*tries)
+
+
+@needs_secagg
 @pytest.mark.parametrize("cohort", [("cohort.sampling=poisson", "cohort.rate=0.9"), ("cohort.clients=8",)])
 def test_drawn_cohorts_gain_nothing_and_are_held_to_the_minimum(trial, cohort):
     """A round of a Poisson cohort has between zero and nine clients here; below four it is refused."""
