@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from flctl_dp.accounting import epsilon, gaussian_epsilon, guarantee
+from flctl_dp.accounting import epsilon, gaussian_epsilon, guarantee, quick_epsilon
 from flctl_dp.calibration import affordable, calibrate, together
 from flctl_dp.releases import Release
 
@@ -212,6 +212,22 @@ def test_a_budget_holds_as_many_rounds_as_fit_and_no_more():
     assert epsilon({release: count}, 1e-5, "add-remove") <= 2.0 < epsilon({release: count + 1}, 1e-5, "add-remove")
     assert affordable({release: count}, release, 1, 2.0, 1e-5, "add-remove") == 0
     assert affordable({}, release, 3, 2.0, 1e-5, "add-remove") == 3
+
+
+@pytest.mark.parametrize(
+    ("releases", "relation", "within"),
+    [
+        ({poisson(0.05, 1.0): 30}, "add-remove", 0.3),
+        ({poisson(0.05, 4.0): 30}, "replace-one", 0.01),
+        ({Release("poisson", 4.0, rate=0.05, population=1000, max_cohort=70): 30}, "zero-out", 0.01),
+        ({Release("all", 4.0): 3}, "add-remove", 1e-12),
+        ({Release("fixed", 4.0, cohort=50, population=1000): 20}, "replace-one", 1e-12),
+    ],
+)
+def test_what_is_found_quickly_is_no_smaller(releases, relation, within):
+    """By Renyi DP, or in steps of a thousandth where that is not known."""
+    exact, quick = epsilon(releases, 1e-5, relation), quick_epsilon(releases, 1e-5, relation)
+    assert exact * (1 - 1e-9) <= quick <= exact * (1 + within)
 
 
 def test_numbers_do_not_depend_on_the_order_of_rounds():

@@ -17,11 +17,13 @@ from flctl import ConfigError, IncompatibleError
 from flctl_dp.releases import Adversary, Relation, Release, Releases
 from flctl_dp.summed import SummedRelease, divergence
 
-__all__ = ["Accountant", "Guarantee", "epsilon", "gaussian_epsilon", "guarantee", "supports"]
+__all__ = ["Accountant", "Guarantee", "epsilon", "gaussian_epsilon", "guarantee", "quick_epsilon", "supports"]
 
 Accountant = Literal["pld", "rdp"]
 _FINEST = 0.3
 """Noise multipliers below this take privacy loss distributions too large to hold; Renyi DP serves there."""
+_FINE, _COARSE = 1e-4, 1e-3
+"""Steps in which privacy losses are counted, rounded up: a coarser one is quicker, and its epsilon no smaller."""
 _Groups = tuple[tuple[Release, int], ...]
 
 
@@ -63,14 +65,25 @@ def guarantee(
     (`pld` has it from arXiv 2508.15089). Raises ConfigError for a delta outside (0, 1),
     IncompatibleError for a relation that a sampling has no epsilon for, or that `rdp` cannot account.
     """
+    groups = _checked(releases, delta, relation)
+    seen: Relation = "zero-out" if adversary == "server" and relation == "add-remove" else relation
+    found, by = _epsilon(groups, delta, relation, adversary == "server", accountant, _FINE)
+    return Guarantee(found, delta, seen, adversary, by)
+
+
+def quick_epsilon(releases: Releases, delta: float, relation: Relation) -> float:
+    """An epsilon of all releases that is found quickly, and is no smaller than that of `epsilon` but for what rounding
+    does: by Renyi DP where that is known, else by coarser distributions. Raises as `guarantee` does."""
+    by: Accountant = "rdp" if supports(releases, relation, "rdp") else "pld"
+    return _epsilon(_checked(releases, delta, relation), delta, relation, False, by, _COARSE)[0]
+
+
+def _checked(releases: Releases, delta: float, relation: Relation) -> _Groups:
     if not 0 < delta < 1:
         raise ConfigError(f"delta is {delta}, expected a number between 0 and 1", hint="Take less than 1 / clients.")
     for release in releases:
         release.check_relation(relation)
-    seen: Relation = "zero-out" if adversary == "server" and relation == "add-remove" else relation
-    groups = tuple(sorted(((r, n) for r, n in releases.items() if n), key=repr))
-    found, by = _epsilon(groups, delta, relation, adversary == "server", accountant)
-    return Guarantee(found, delta, seen, adversary, by)
+    return tuple(sorted(((r, n) for r, n in releases.items() if n), key=repr))
 
 
 def supports(releases: Releases, relation: Relation, accountant: Accountant) -> bool:
@@ -119,7 +132,7 @@ def _amplified(release: Release, relation: Relation) -> bool:
 
 @lru_cache(maxsize=4096)
 def _epsilon(
-    groups: _Groups, delta: float, relation: Relation, seen: bool, accountant: Accountant
+    groups: _Groups, delta: float, relation: Relation, seen: bool, accountant: Accountant, step: float
 ) -> tuple[float, str]:
     releases = dict(groups)
     if seen and _summed(releases):
@@ -134,7 +147,7 @@ def _epsilon(
             "for no mixture of others with fixed sampling",
             hint="Take the relation add-remove, or noise multipliers of 0.3 and more with the accountant pld.",
         )
-    return _composed(releases, delta, relation, accountant), accountant
+    return _composed(releases, delta, relation, accountant, step), accountant
 
 
 def _summed(releases: Iterable[Release]) -> bool:
@@ -157,7 +170,9 @@ def _mu(releases: Mapping[Release, int], relation: Relation) -> float:
     return math.sqrt(sum(n * (reach / r.ratio) ** 2 for r, n in releases.items()))
 
 
-def _composed(releases: Mapping[Release, int], delta: float, relation: Relation, accountant: Accountant) -> float:
+def _composed(
+    releases: Mapping[Release, int], delta: float, relation: Relation, accountant: Accountant, step: float
+) -> float:
     from dp_accounting import rdp
 
     with _quietly():
@@ -166,35 +181,37 @@ def _composed(releases: Mapping[Release, int], delta: float, relation: Relation,
             orders, total = curves[0][0][0], sum(count * np.asarray(curve) for (_, curve), count in curves)
             return float(rdp.compute_epsilon(orders, total, delta)[0])
         sizes = (0, 1) if relation == "add-remove" and any(release.max_cohort for release in releases) else (0,)
-        return max(_by_distribution(releases, delta, relation, joined) for joined in sizes)
+        return max(_by_distribution(releases, delta, relation, joined, step) for joined in sizes)
 
 
-def _by_distribution(releases: Mapping[Release, int], delta: float, relation: Relation, joined: int) -> float:
+def _by_distribution(
+    releases: Mapping[Release, int], delta: float, relation: Relation, joined: int, step: float
+) -> float:
     """Epsilon where `joined` more clients than these may be the larger of the two populations: how often a cohort is
     cut depends on how many there are."""
     from dp_accounting.pld import privacy_loss_distribution as losses
 
-    total = losses.identity()
+    total = losses.identity(step)
     for release, count in releases.items():
         if _amplified(release, relation):
-            total = total.compose(_distribution(release, relation, joined).self_compose(count))
+            total = total.compose(_distribution(release, relation, joined, step).self_compose(count))
         elif math.isfinite(release.ratio):  # many Gaussians are one
-            deviation = release.ratio / math.sqrt(count)
-            total = total.compose(losses.from_gaussian_mechanism(deviation, neighboring_relation=_neighbours(relation)))
+            alike = {"value_discretization_interval": step, "neighboring_relation": _neighbours(relation)}
+            total = total.compose(losses.from_gaussian_mechanism(release.ratio / math.sqrt(count), **alike))
     return float(total.get_epsilon_for_delta(delta))
 
 
 @lru_cache(maxsize=16)
-def _distribution(release: Release, relation: Relation, joined: int) -> Any:
+def _distribution(release: Release, relation: Relation, joined: int, step: float) -> Any:
     """The privacy loss of one release by Poisson sampling: it takes long to find, and is composed in no time."""
     from dp_accounting.pld import privacy_loss_distribution as losses
 
-    neighbours, noise = _neighbours(relation), release.noise_multiplier
+    noise = release.noise_multiplier
+    alike = {"value_discretization_interval": step, "neighboring_relation": _neighbours(relation)}
     if not release.max_cohort:
-        return losses.from_gaussian_mechanism(noise, sampling_prob=release.rate, neighboring_relation=neighbours)
-    return losses.from_truncated_subsampled_gaussian_mechanism(
-        release.population + joined, release.rate, release.max_cohort, noise, neighboring_relation=neighbours
-    )
+        return losses.from_gaussian_mechanism(noise, sampling_prob=release.rate, **alike)
+    drawn = release.population + joined, release.rate, release.max_cohort
+    return losses.from_truncated_subsampled_gaussian_mechanism(*drawn, noise, **alike)
 
 
 @lru_cache(maxsize=256)

@@ -9,13 +9,13 @@ from functools import lru_cache
 
 from flctl import IncompatibleError, IntegrityError, PrivacyBudgetError
 
-from flctl_dp.accounting import epsilon, guarantee, supports
+from flctl_dp.accounting import epsilon, guarantee, quick_epsilon, supports
 from flctl_dp.calibration import HIGHEST, affordable, calibrate
 from flctl_dp.ledger import Ledger, LedgerFile
 from flctl_dp.releases import Relation, Release, Releases
 from flctl_dp.terms import Terms
 
-__all__ = ["ACCOUNTED", "HIGHEST", "INSECURE", "Asked", "charge", "named", "quick", "statement", "told"]
+__all__ = ["ACCOUNTED", "HIGHEST", "INSECURE", "Asked", "charge", "named", "statement", "told"]
 
 INSECURE = "(eps=inf)-DP: noise and cohorts follow from insecure_seed, which is for tests; nothing is private"
 ACCOUNTED: Mapping[str, str] = {"gaussian": "exact Gaussian", "pld": "PLD", "rdp": "RDP"}
@@ -136,16 +136,10 @@ def told(terms: Terms, delta: float, run: str, finished: bool) -> dict[str, floa
             "population": statement(everything, delta, relation),
         }
     return {
-        "epsilon": quick(own, delta, terms.relation),
-        "population_epsilon": quick(everything, delta, terms.relation),
+        "epsilon": quick_epsilon(own, delta, terms.relation),
+        "population_epsilon": quick_epsilon(everything, delta, terms.relation),
         "delta": delta,
     }
-
-
-def quick(releases: Releases, delta: float, relation: Relation) -> float:
-    """An epsilon for each round's line: by Renyi DP where that is known, which is quicker and says more, not less."""
-    by = "rdp" if supports(releases, relation, "rdp") else "pld"
-    return epsilon(releases, delta, relation, accountant="rdp" if by == "rdp" else "pld")
 
 
 def statement(releases: Releases, delta: float, relation: Relation) -> str:

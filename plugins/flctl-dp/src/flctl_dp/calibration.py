@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from flctl import PrivacyBudgetError
 
-from flctl_dp.accounting import Accountant, epsilon, supports
+from flctl_dp.accounting import Accountant, epsilon, quick_epsilon
 from flctl_dp.releases import Relation, Release, Releases
 
 __all__ = ["HIGHEST", "LOWEST", "affordable", "calibrate", "together"]
@@ -16,6 +16,8 @@ LOWEST, HIGHEST = 0.3, 100.0
 """Between these noise multipliers calibration looks."""
 _TOLERANCE = 1e-3
 _BY_DISTRIBUTION = "pld"
+_CLOSE = (0.99, 0.7)
+"""What is tried of a noise multiplier that was found quickly: it is a little above the least one, or somewhat."""
 _MANY = 1 << 16
 
 
@@ -39,26 +41,27 @@ def calibrate(
     within the epsilon `target`: at most a part in a thousand above the least such one, and never below it. Raises
     PrivacyBudgetError where 100 is not enough."""
 
-    def fits(noise: float, by: Accountant) -> bool:
-        planned = together(spent or {}, replace(release, noise_multiplier=noise), rounds, first)
-        return epsilon(planned, delta, relation, accountant=by) <= target
+    def planned(noise: float) -> Releases:
+        return together(spent or {}, replace(release, noise_multiplier=noise), rounds, first)
 
-    if not fits(HIGHEST, accountant):
+    def fits(noise: float) -> bool:
+        return epsilon(planned(noise), delta, relation, accountant=accountant) <= target
+
+    def fits_quickly(noise: float) -> bool:
+        return quick_epsilon(planned(noise), delta, relation) <= target
+
+    if not fits(HIGHEST):
         left = "nothing is left of it" if spent else "it is too small for so many rounds"
         raise PrivacyBudgetError(
             f"no noise multiplier up to {HIGHEST:g} keeps {rounds} rounds within epsilon {target:g}: {left}",
             hint="Plan fewer rounds, a smaller cohort or a larger epsilon: `flctl dp plan` shows what each costs.",
         )
     low, high = LOWEST, HIGHEST
-    if accountant == _BY_DISTRIBUTION and supports({release: 1}, relation, "rdp"):  # quick, and close from above
-        _, guess = _narrow(lambda noise: fits(noise, "rdp"), low, high) if fits(high, "rdp") else (low, high)
-        high = guess if fits(guess, accountant) else high
-        low = max(low, 0.7 * high) if not fits(max(low, 0.7 * high), accountant) else low
-    elif accountant == _BY_DISTRIBUTION:  # distributions are found quickly where there is much noise
-        while high > low and fits(max(low, high / 2), accountant):
-            high = max(low, high / 2)
-        low = max(low, high / 2)
-    return low if fits(low, accountant) else _narrow(lambda noise: fits(noise, accountant), low, high)[1]
+    if accountant == _BY_DISTRIBUTION and fits_quickly(high):
+        _, guess = _narrow(fits_quickly, low, high)
+        high = guess if fits(guess) else high
+        low = next((share * high for share in _CLOSE if share * high > low and not fits(share * high)), low)
+    return low if fits(low) else _narrow(fits, low, high)[1]
 
 
 def affordable(
