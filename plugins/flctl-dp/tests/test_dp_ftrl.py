@@ -459,7 +459,7 @@ def test_what_is_left_counts_from_the_round_that_comes_next(trial, cli):
     train(*trial.prepare(ftrl(noise_multiplier=2.0), "rounds=4"))
     code, data = cli("status", trial.partition.path, "--target-epsilon", 5)
     left = data["rounds_left"]
-    assert (code, data["charges"]) == (0, 4)
+    assert (code, data["charges"], data["like"]) == (0, 4, "DP-FTRL of 3 bands, separation 3")
     assert epsilon(cyclic(2.0, 3, 3).over(4 + left), 1e-5, "zero-out") <= 5
     assert epsilon(cyclic(2.0, 3, 3).over(5 + left), 1e-5, "zero-out") > 5
 

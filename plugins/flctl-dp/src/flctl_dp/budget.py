@@ -165,5 +165,5 @@ def named(releases: Releases) -> Iterator[str]:
     for release, count in releases.items():
         kinds.setdefault((str(release), release.noise_multiplier), Counter())[release.place] += count
     for (name, noise), places in kinds.items():
-        participations = f" at most {places[1]} participations," if places[1] else ""
+        participations = f", at most {places[1]} participations," if places[1] else ""
         yield f"{name}{participations} z={noise:.4g} T={places.total()}"

@@ -148,7 +148,7 @@ class Release:
             cut = f" cut to {self.max_cohort} of {self.population}" if self.max_cohort else ""
             return f"Poisson q={self.rate:.4g}{cut}"
         if self.sampling == "cyclic":
-            return f"DP-FTRL of {self.bands} bands, separation {self.separation},"
+            return f"DP-FTRL of {self.bands} bands, separation {self.separation}"
         return f"fixed {self.cohort} of {self.population}" if self.sampling == "fixed" else self.sampling
 
 
