@@ -172,14 +172,14 @@ def test_an_empty_batch_makes_a_noisy_step():
 
 @pytest.mark.parametrize(("noise", "epochs", "published"), [(1.3, 15, 1.19), (1.1, 60, 3.01), (0.7, 45, 7.10)])
 def test_published_figures_of_dp_sgd_come_out(noise, epochs, published):
-    """TensorFlow Privacy's tutorial on MNIST: 60,000 rows, batches of 256, delta 1e-5, by Renyi DP and the conversion of
-    Mironov (2017, proposition 3); later conversions, and distributions, say less."""
+    """TensorFlow Privacy's tutorial on MNIST: 60,000 rows, batches of 256, delta 1e-5, by Renyi DP and the conversion
+    of Mironov (2017, proposition 3); later conversions, and distributions, say less."""
     release, steps = Release("poisson", noise, rate=256 / 60_000), epochs * 60_000 // 256
     orders, curve = accounting._curve(release, "add-remove")
     found = min(steps * loss + math.log(1e5) / (order - 1) for order, loss in zip(orders, curve, strict=True))
     assert found == pytest.approx(published, abs=0.006)
     renyi, least = (epsilon({release: steps}, 1e-5, "add-remove", accountant=by) for by in ("rdp", "pld"))
-    assert 0.75 * published < least < renyi < published
+    assert 0.7 * published < least < renyi < published
 
 
 # Runs and their ledgers.

@@ -12,7 +12,8 @@ from statistics import median
 
 from flctl import IncompatibleError, IntegrityError
 
-from flctl_dp.accounting import epsilon, quick_epsilon
+from flctl_dp.accounting import epsilon
+from flctl_dp.few_orders import bound
 from flctl_dp.ledger import Ledger, LedgerFile
 from flctl_dp.releases import Relation, Release, Releases
 
@@ -125,7 +126,7 @@ def spent(clients: Iterable[Releases], delta: float, relation: Relation, exact: 
         for kind, count in kinds.items():
             raised[frozen(coarse(dict(kind)))] += count
         kinds = raised
-    found = {kind: quick_epsilon(dict(kind), delta, relation) for kind in kinds}
+    found = {kind: bound(dict(kind), delta, relation) for kind in kinds}
     if exact:
         highest = sorted(found, key=lambda kind: found[kind], reverse=True)[:_EXACT]
         found |= {kind: epsilon(dict(kind), delta, relation) for kind in highest}

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from flctl import IncompatibleError, LocalWork, PrivacyBudgetError
 
-from flctl_dp.accounting import Accountant, epsilon, guarantee, supports
+from flctl_dp.accounting import epsilon, guarantee, supports
 from flctl_dp.budget import ACCOUNTED, named
 from flctl_dp.calibration import calibrate
 from flctl_dp.client_ledgers import FOLDER, MANY, ClientLedgers, Frozen, Spent, coarse, frozen, rate_class
+from flctl_dp.few_orders import bound, least_noise
 from flctl_dp.releases import Relation, Release, Releases
 
 if TYPE_CHECKING:
@@ -81,11 +82,10 @@ def calibrated(terms: ExampleTerms, clients: Mapping[int, Steps], before: Mappin
     need.
     """
     kinds = {number: (_bounding(steps), frozen(before.get(number, {}))) for number, steps in clients.items() if steps}
-    accountant: Accountant = "pld"
-    if len(set(kinds.values())) > _FEW:
-        accountant = "rdp" if supports({Release("poisson", 1.0, rate=0.5): 1}, terms.relation, "rdp") else "pld"
+    many = len(set(kinds.values())) > _FEW
+    if many:
         kinds = dict(_classed(kinds))
-    found = {kind: _noise(terms, *kind, accountant) for kind in dict.fromkeys(kinds.values())}
+    found = {kind: _noise(terms, *kind, many) for kind in dict.fromkeys(kinds.values())}
     return {number: found[kind] for number, kind in kinds.items()}
 
 
@@ -108,12 +108,13 @@ def _classed(kinds: Mapping[int, _Kind]) -> Iterator[tuple[int, _Kind]]:
         yield number, (highest[place[number]], past)
 
 
-def _noise(terms: ExampleTerms, steps: tuple[float, int], past: Frozen, accountant: Accountant) -> float:
+def _noise(terms: ExampleTerms, steps: tuple[float, int], past: Frozen, many: bool) -> float:
     if terms.target is None:
         raise IncompatibleError("neither a noise multiplier nor a target epsilon is given")
     (rate, count), target, delta, relation = steps, terms.target, terms.delta, terms.relation
-    probe = Release("poisson", 1.0, rate=rate)
-    return calibrate(probe, count * terms.rounds, target, delta, relation, spent=dict(past), accountant=accountant)
+    probe, wanted, before = Release("poisson", 1.0, rate=rate), count * terms.rounds, dict(past)
+    quick = least_noise(probe, wanted, target, delta, relation, before) if many else 0.0
+    return quick or calibrate(probe, wanted, target, delta, relation, spent=before)
 
 
 def within(before: Releases, more: Releases, terms: ExampleTerms) -> bool:
@@ -138,8 +139,7 @@ def _most(others: Frozen, more: Frozen, total: int, target: float, delta: float,
         planned = dict(others)
         for release, each in more:
             planned[release] = planned.get(release, 0) + count * each
-        by_renyi = supports(planned, relation, "rdp") and epsilon(planned, delta, relation, accountant="rdp") <= target
-        return by_renyi or epsilon(planned, delta, relation) <= target
+        return bound(planned, delta, relation) <= target or epsilon(planned, delta, relation) <= target
 
     if fits(total):
         return total
