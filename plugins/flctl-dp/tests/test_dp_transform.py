@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays as vectors
 from pydantic import ValidationError
 from scipy import stats
 
-from flctl_dp.accounting import epsilon
+from flctl_dp.accounting import epsilon, quick_epsilon
 from flctl_dp.ledger import LedgerFile
 from flctl_dp.releases import Release
 from flctl_dp.transform import CentralDP
@@ -216,6 +216,17 @@ def test_two_runs_on_one_population_add_up_in_one_budget(trial):
     assert said["population_epsilon"] == pytest.approx(budget)
     assert said["epsilon"] == epsilon({Release("all", 3.0): 2}, 1e-5, "add-remove")
     assert dict(ledger_of(trial).read().releases()) == {Release("all", 3.0): 5}
+
+
+def test_no_round_is_told_to_cost_more_than_the_budget_that_it_was_charged_within(trial):
+    """Renyi DP, which serves for rounds, says more than privacy loss distributions, which the noise was found by."""
+    poisson = ("cohort.sampling=poisson", "cohort.rate=0.5")
+    result = train(*trial.prepare(*poisson, dp(target_epsilon=2.0)))
+    charged = ledger_of(trial).read().releases()
+    assert quick_epsilon(charged, 1e-5, "add-remove") > 2.0
+    lines = map(json.loads, (result.directory.path / "metrics.jsonl").read_text().splitlines())
+    said = [line["transforms"]["dp"] for line in lines]
+    assert [0 < line["epsilon"] <= 2.0 and 0 < line["population_epsilon"] <= 2.0 for line in said] == [True] * 3
 
 
 def test_target_epsilon_finds_the_noise_for_all_rounds_and_keeps_to_it(trial):

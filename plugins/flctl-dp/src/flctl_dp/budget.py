@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -120,9 +121,10 @@ def _most(
     return affordable(dict(others), release, total, target, delta, relation)
 
 
-def told(terms: Terms, delta: float, run: str, finished: bool) -> dict[str, float | str]:
+def told(terms: Terms, delta: float, target: float | None, run: str, finished: bool) -> dict[str, float | str]:
     """What a round's line says: epsilon of the run, and of all that was released of its population; and the statements
-    about both, of a run that is finished."""
+    about both, of a run that is finished. What was charged within the `target` is told as no more than that, whatever
+    the quicker accountant says of it."""
     ledger = LedgerFile(terms.ledger).read()
     if ledger is None:
         return {}
@@ -135,9 +137,11 @@ def told(terms: Terms, delta: float, run: str, finished: bool) -> dict[str, floa
             "statement": statement(own, delta, relation),
             "population": statement(everything, delta, relation),
         }
+    most = math.inf if target is None else target
+    latest = most if ledger.charges[-1].run == run else math.inf  # others may have another target
     return {
-        "epsilon": quick_epsilon(own, delta, terms.relation),
-        "population_epsilon": quick_epsilon(everything, delta, terms.relation),
+        "epsilon": min(quick_epsilon(own, delta, relation), most),
+        "population_epsilon": min(quick_epsilon(everything, delta, relation), latest),
         "delta": delta,
     }
 

@@ -150,7 +150,8 @@ class CentralDP(flctl.Transform):
         terms = self.terms(run)
         if self.config.insecure_seed is not None:
             return {**said, "epsilon": float("inf"), "statement": budget.INSECURE}
-        return {**said, **budget.told(terms, self.config.target_delta, state["run"].tobytes().hex(), finished)}
+        delta, target = self.config.target_delta, self.config.target_epsilon
+        return {**said, **budget.told(terms, delta, target, state["run"].tobytes().hex(), finished)}
 
     def _begun(self, state: Arrays, noise: float, expected: float) -> Arrays:
         """The state with the noise of a round in which so many clients are expected."""
