@@ -17,7 +17,7 @@ from flctl_dp.few_orders import bound
 from flctl_dp.ledger import Ledger, LedgerFile
 from flctl_dp.releases import Relation, Release, Releases
 
-__all__ = ["FOLDER", "MANY", "ClientLedgers", "Spent", "coarse", "frozen", "rate_class", "spent"]
+__all__ = ["FOLDER", "MANY", "ClientLedgers", "Spent", "coarse", "frozen", "raised_rate", "spent"]
 
 FOLDER = "privacy-ledgers"
 """The name of the clients' ledgers beside the rows that they are about, where no other is given."""
@@ -103,17 +103,16 @@ def frozen(releases: Releases) -> Frozen:
     return tuple(sorted(releases.items(), key=repr))
 
 
-def rate_class(rate: float) -> int:
-    """The class of alike sampling rates that this one belongs to; 0 is that of the highest."""
-    return -ceil(log(rate, _CLASS))
+def raised_rate(rate: float) -> float:
+    """The highest sampling rate of the class of alike ones that this one belongs to."""
+    return max(rate, min(1.0, _CLASS ** ceil(log(rate, _CLASS)))) if rate else 0.0
 
 
 def coarse(releases: Releases) -> Releases:
     """Releases that say no less, of few different rates: each rate is raised to the highest of its class."""
     raised: Counter[Release] = Counter()
     for release, count in releases.items():
-        highest = max(release.rate, min(1.0, _CLASS ** -rate_class(release.rate))) if release.rate else 0.0
-        raised[replace(release, rate=highest)] += count
+        raised[replace(release, rate=raised_rate(release.rate))] += count
     return raised
 
 

@@ -15,7 +15,7 @@ from flctl import IncompatibleError, LocalWork, PrivacyBudgetError
 from flctl_dp.accounting import epsilon, guarantee, supports
 from flctl_dp.budget import ACCOUNTED, named
 from flctl_dp.calibration import calibrate
-from flctl_dp.client_ledgers import FOLDER, MANY, ClientLedgers, Frozen, Spent, coarse, frozen, rate_class
+from flctl_dp.client_ledgers import FOLDER, MANY, ClientLedgers, Frozen, Spent, coarse, frozen, raised_rate
 from flctl_dp.few_orders import bound, least_noise
 from flctl_dp.releases import Relation, Release, Releases
 
@@ -98,14 +98,13 @@ def _bounding(steps: Steps) -> tuple[float, int]:
 
 
 def _classed(kinds: Mapping[int, _Kind]) -> Iterator[tuple[int, _Kind]]:
-    """The kinds with their rates and counts raised to the highest of their class."""
-    highest: dict[tuple[int, Frozen], tuple[float, int]] = {}
-    place = {number: (rate_class(rate), past) for number, ((rate, _), past) in kinds.items()}
-    for number, ((rate, count), _) in kinds.items():
-        top = highest.get(place[number], (0.0, 0))
-        highest[place[number]] = max(top[0], rate), max(top[1], count)
-    for number, (_, past) in kinds.items():
-        yield number, (highest[place[number]], past)
+    """The kinds as `coarse` accounts them, with the highest count of their class."""
+    raised = {n: (raised_rate(rate), count, frozen(coarse(dict(past)))) for n, ((rate, count), past) in kinds.items()}
+    highest: dict[tuple[float, Frozen], int] = {}
+    for rate, count, past in raised.values():
+        highest[rate, past] = max(count, highest.get((rate, past), 0))
+    for number, (rate, _, past) in raised.items():
+        yield number, ((rate, highest[rate, past]), past)
 
 
 def _noise(terms: ExampleTerms, steps: tuple[float, int], past: Frozen, many: bool) -> float:
