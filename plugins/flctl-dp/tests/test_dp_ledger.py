@@ -131,6 +131,34 @@ def test_two_relations_do_not_share_a_ledger(file):
         file.open("people", "replace-one")
 
 
+@pytest.mark.parametrize("left", [0, 1, 40])
+def test_a_first_line_that_a_kill_cut_off_is_written_anew(file, left):
+    charged(file, RELEASE)
+    first = lines_of(file)[0]
+    file.path.with_name("ledger.jsonl.head").unlink()
+    file.path.write_bytes(first[:left])
+    assert file.read() is None
+    assert len(charged(file, RELEASE).charges) == 1
+
+
+def test_a_file_that_is_no_ledger_is_left_as_it_is(file):
+    file.path.parent.mkdir()
+    file.path.write_bytes(b"notes without a line end")
+    with pytest.raises(IntegrityError, match="no first line"), file.locked():
+        file.open("people", "add-remove")
+    assert file.path.read_bytes() == b"notes without a line end"
+
+
+def test_a_link_is_the_ledger_that_it_leads_to(file, tmp_path):
+    """Two names of a ledger with a lock each would let two processes charge at once, and fork it."""
+    charged(file, RELEASE)
+    (tmp_path / "link.jsonl").symlink_to(file.path)
+    linked = LedgerFile(tmp_path / "link.jsonl")
+    assert len(charged(linked, RELEASE).charges) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "link.jsonl"]
+    assert len(file.read().charges) == 2
+
+
 def test_a_line_that_a_kill_cut_off_is_taken_away_by_the_next_charge(file):
     charged(file, RELEASE)
     with file.path.open("ab") as half:

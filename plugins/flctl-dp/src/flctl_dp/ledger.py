@@ -34,6 +34,8 @@ FORMAT = "flctl-dp-ledger/1"
 _MOST = 1 << 30
 """Bytes beyond which a ledger is not read."""
 _HEAD = ".head"
+_BEGIN = b'{"digest":"'
+"""How each line begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +78,10 @@ class Ledger:
 
 
 class LedgerFile:
-    """A ledger on disk, at `path`."""
+    """A ledger on disk, at `path`; a link is followed, so that all who charge it wait for one lock and see one head."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path.resolve() if path.is_symlink() else path
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -103,7 +105,10 @@ class LedgerFile:
         if self.path.stat().st_size > _MOST:
             raise IntegrityError(f"{self.path} is larger than {_MOST} bytes")
         data = self.path.read_bytes()
-        ledger = _parsed(self.path, data[: data.rfind(b"\n") + 1])  # an end without a line end was never released
+        whole = data[: data.rfind(b"\n") + 1]  # an end without a line end was never released
+        if head is None and not whole and data[: len(_BEGIN)] == _BEGIN[: len(data)]:
+            return None  # a kill cut its first line off
+        ledger = _parsed(self.path, whole)
         count = 1 + len(ledger.charges)
         if head is not None and (count < head[0] or [*_digests(ledger)][head[0] - 1] != head[1]):
             raise IntegrityError(f"{self.path} has lost lines: it had {head[0]}, which end otherwise", hint=_RESTORE)
