@@ -45,6 +45,16 @@ def test_poisson_rounds_cost_what_the_reference_accountants_say(rate, noise, rou
     assert both["pld"] < both["rdp"]
 
 
+@pytest.mark.parametrize("sampling", [{"sampling": "poisson", "rate": 0.1}, {"sampling": "all"}])
+def test_noise_beyond_reckoning_is_refused_and_up_to_there_has_an_epsilon(sampling):
+    for noise in (0.0, 1e-300, 1e300, math.inf, math.nan):
+        with pytest.raises(ConfigError, match="expected a number between"):
+            Release(noise_multiplier=noise, **sampling)
+    loud, quiet = ({Release(noise_multiplier=noise, **sampling): 10} for noise in (1e9, 1e-9))
+    assert 0 <= epsilon(loud, 1e-5, "add-remove") < 1e-3
+    assert epsilon(quiet, 1e-5, "add-remove") > 1e12
+
+
 def test_the_example_of_every_dp_sgd_paper():
     """60,000 records, lots of 256, noise 1.1, 60 epochs: epsilon 2.38 by PLD, 2.60 by RDP."""
     both = [epsilon({poisson(256 / 60000, 1.1): 14062}, 1e-5, "add-remove", accountant=by) for by in ("pld", "rdp")]

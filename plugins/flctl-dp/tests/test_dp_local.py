@@ -33,6 +33,14 @@ def sent(update, seed=1, **options):
     return transform.on_client(ClientUpdate("a", {"delta": update}, 31.0), ctx)
 
 
+@pytest.mark.parametrize("hostile", [math.nan, math.inf, -math.inf])
+def test_an_update_that_is_not_finite_is_noise_and_nothing_else(hostile):
+    """The same noise as around zeros: clipping to nothing must not leave NaN to be rounded."""
+    zeros = sent(np.zeros(5, np.float32), insecure_seed=3).arrays["delta"]
+    found = sent(np.array([hostile, 1, 1, 1, 1], np.float32), insecure_seed=3).arrays["delta"]
+    assert found.tolist() == zeros.tolist()
+
+
 @pytest.mark.slow
 def test_it_keeps_the_contract_of_transforms():
     check_transform(LocalDP)

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from flctl_dp.entropy import Words
 from flctl_dp.noise import Lattice
-from flctl_dp.transform import ROUNDING, CentralDP, shrinking
+from flctl_dp.transform import ROUNDING, CentralDP, scaled, shrinking
 
 __all__ = ["AdaptiveDP"]
 
@@ -53,10 +53,9 @@ class AdaptiveDP(CentralDP):
         norm = math.hypot(*(float(np.linalg.norm(v.astype(np.float64))) for v in update.arrays.values()))
         half, bound = float(ctx.broadcast["half"][0]), float(ctx.broadcast["bound"][0])
         factor, within = float(shrinking(np.array([norm]), bound)[0]), norm <= bound
-        scaled = {name: vector * vector.dtype.type(factor) for name, vector in update.arrays.items()}
         vote = np.array([half if within else -half], np.float32)
         weight = float(self.weigh(np.array([update.weight]))[0])
-        return dataclasses.replace(update, arrays={**scaled, _BELOW: vote}, weight=weight)
+        return dataclasses.replace(update, arrays={**scaled(update.arrays, factor), _BELOW: vote}, weight=weight)
 
     def on_server(self, aggregate: Aggregate, state: Arrays, ctx: ServerContext) -> tuple[Aggregate, Arrays]:
         expected, words = self._expected(state, ctx), self._words(ctx.round, ctx.rng)

@@ -9,7 +9,7 @@ import numpy as np
 from flctl import Aggregate, Arrays, ClientContext, ClientUpdate, ConfigError, ServerContext, Transform
 
 from flctl_dp.terms import Terms
-from flctl_dp.transform import CentralDP, shrinking
+from flctl_dp.transform import CentralDP, scaled, shrinking
 
 if TYPE_CHECKING:
     from flctl.run import Run
@@ -50,10 +50,10 @@ class LocalDP(CentralDP):
         bound = float(ctx.broadcast["bound"][0])
         norm = np.sqrt(sum(float(np.square(v.astype(np.float64)).sum()) for v in update.arrays.values()))
         factor = float(shrinking(np.array([norm]), bound)[0])
-        scaled = {name: vector * vector.dtype.type(factor) for name, vector in update.arrays.items()}
         weight = float(self.weigh(np.array([update.weight]))[0])
         words = self._words(ctx.round, ctx.rng)
-        return dataclasses.replace(update, arrays=self._noised(scaled, ctx.broadcast, words), weight=weight)
+        noised = self._noised(scaled(update.arrays, factor), ctx.broadcast, words)
+        return dataclasses.replace(update, arrays=noised, weight=weight)
 
     def on_server(self, aggregate: Aggregate, state: Arrays, ctx: ServerContext) -> tuple[Aggregate, Arrays]:
         """The sum as it is: dividing by those who came tells the server nothing that it does not know."""

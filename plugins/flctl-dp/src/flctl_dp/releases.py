@@ -32,6 +32,9 @@ room for another client, whose update then differs: add-remove is no relation of
 _ALWAYS = ("sampling", "noise_multiplier", "rate", "cohort", "population")
 """The fields that every line of a ledger has; the others are written where they are not 0."""
 
+_LOUDEST = 1e9
+"""The largest noise multiplier, and one over the smallest: beyond, squares of it leave what accountants reckon with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Release:
@@ -59,8 +62,9 @@ class Release:
     place: int = 0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier > 0):
-            raise ConfigError(f"the noise multiplier is {self.noise_multiplier}, expected a number above 0")
+        if not 1 / _LOUDEST <= self.noise_multiplier <= _LOUDEST:
+            bounds = f"between {1 / _LOUDEST:g} and {_LOUDEST:g}"
+            raise ConfigError(f"the noise multiplier is {self.noise_multiplier}, expected a number {bounds}")
         if self.sampling == "poisson" and not 0 < self.rate <= 1:
             raise ConfigError(f"the sampling rate is {self.rate}, expected a probability above 0")
         if self.sampling == "fixed" and not 0 < self.cohort <= self.population:

@@ -22,7 +22,7 @@ from flctl_dp.terms import Terms, refuse_meaningless
 if TYPE_CHECKING:
     from flctl.run import Run
 
-__all__ = ["ROUNDING", "CentralDP", "shrinking"]
+__all__ = ["ROUNDING", "CentralDP", "scaled", "shrinking"]
 
 ROUNDING = 2.0**-10
 """The share of the clipping norm that is kept free for what float32 makes of norms, products and sums."""
@@ -33,6 +33,13 @@ def shrinking(norms: npt.NDArray[np.float64], bound: float) -> npt.NDArray[np.fl
     usable = np.isfinite(norms)
     scaled = bound / np.maximum(np.where(usable, norms, bound), bound)
     return np.where(usable, scaled, 0.0)
+
+
+def scaled(vectors: Arrays, factor: float) -> dict[str, npt.NDArray[Any]]:
+    """The vectors times the factor; zeros for a factor of 0, whatever they hold: NaN times 0 would be NaN."""
+    if not factor:
+        return {name: np.zeros_like(vector) for name, vector in vectors.items()}
+    return {name: vector * vector.dtype.type(factor) for name, vector in vectors.items()}
 
 
 class CentralDP(flctl.Transform):
