@@ -27,6 +27,8 @@ SHORT = {
     "mnist-label-skew": ["--rounds", "1", "-o", "local.epochs=1"],
     "stragglers": ["--rounds", "1"],
     "attacked": ["--rounds", "3"],
+    "medicine-private": ["--rounds", "2"],
+    "mnist-private": ["--rounds", "2", "--sampling-rate", "0.5"],
 }
 
 
@@ -105,6 +107,8 @@ MADE = {
     "mnist-label-skew": made_mnist,
     "stragglers": lambda folder: "synthetic(1,1,12)",
     "attacked": lambda folder: "digits",
+    "medicine-private": lambda folder: "breast_cancer",
+    "mnist-private": made_mnist,
 }
 
 
@@ -144,7 +148,7 @@ def three_commands(name: str, source: Path | str, capsys: pytest.CaptureFixture[
     parts = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["data"]
     fewer = ["--clients", "10"] if name.startswith("mnist") else []
     assert cli(["partition", str(source), "--config", config, *fewer, "--out", parts]) == 0
-    few = ["--clients-per-round", "5"] if name.startswith("mnist") else []
+    few = ["--clients-per-round", "5"] if name.startswith("mnist") and "--sampling-rate" not in SHORT[name] else []
     assert cli(["train", "--config", config, *few, *SHORT[name], "--out", "runs/x"]) == 0
     capsys.readouterr()
     assert cli(["eval", "runs/x", "--json"]) == 0

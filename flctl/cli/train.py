@@ -191,7 +191,8 @@ def _render(console: Console, outcome: Outcome) -> None:
         "budget": "privacy budget spent",
     }
     _render_told(console, outcome)
-    console.print(f"{reached.get(result.status, result.status)} after round {result.rounds}: {final}", markup=False)
+    ended = f"{reached.get(result.status, result.status)} after round {result.rounds}"
+    console.print(f"{ended}: {final}" if final else ended, markup=False)
     best = summary["best"]
     if best["round"] is not None:
         console.print(f"best {summary['metric']} {best['value']:.4f} in round {best['round']}", markup=False)
@@ -199,5 +200,5 @@ def _render(console: Console, outcome: Outcome) -> None:
         profiles.render(console, outcome.profile)
     if result.status == "interrupted":
         console.print(f"go on with: flctl train --resume {path}", markup=False)
-    else:
+    elif result.rounds:
         console.print(f"next: flctl eval {path} --per-client", markup=False)
