@@ -17,8 +17,9 @@ from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import ConfigError, DivergenceError
 from flctl.executors.chain import Dense, chain_of
 from flctl.executors.heads import head_for
+from flctl.executors.recurrence import recurrence
 from flctl.executors.shards import Shards
-from flctl.executors.shared import Rule, recurrence, train_shared
+from flctl.executors.shared import Rule, train_shared
 from flctl.executors.stacked import ChainGradient, train_stacked
 from flctl.order import local_keys
 from flctl.partition.writer import write_partition
@@ -180,6 +181,30 @@ def test_clients_whose_numbers_overflow_fail_alone(kind):
     np.testing.assert_allclose(found.each()[0].delta["params"], honest[0].delta["params"], rtol=1e-3, atol=1e-5)
     assert found.each()[1] is None
     assert found.norms()[1] == 0
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e2, 1e4, 1e6])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_rows_that_cancel_do_not_hide_how_long_an_update_is(scale, decay):
+    """Large rows of which every third undoes two others: a norm from their products would be mostly rounding. What is
+    clipped by its norm must be no longer in the sum."""
+    task, data = task_for("regression"), shards([64, 5], (200,), "regression", 1)
+    rows = data.partition
+    rows.x[:40] *= np.float32(scale)
+    rows.x[40:60] = rows.x[:20] + rows.x[20:40]
+    rows.y[:40], rows.y[40:60], rows.x[60:64] = 1, -1, 0
+    rows.y[0] += 10 / scale
+    module, local = network(200, [], 1), LocalWork(lr=1.0, batch_size=0, weight_decay=decay)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+    params = FlatModel(module).params.clone()
+    found = train_shared(chain_of(module), head_for(task), params, data, Rule(local), frozenset({0}))
+    summed = np.linalg.norm(found.sum(np.array([1.0, 0.0]))["params"].astype(np.float64))
+    assert found.norms()[0] == pytest.approx(summed, rel=2**-11)
+    places, block = found.block()
+    lengths = np.linalg.norm(block["params"].astype(np.float64), axis=1)
+    np.testing.assert_allclose(found.norms()[places], lengths, rtol=2**-11)
 
 
 def test_the_recurrence_of_momentum_by_hand():

@@ -14,7 +14,7 @@ their own (as in `stacked`), as have all biases.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from flctl.executors.chain import ACTIVATIONS, Activation, Chain, Dense
 from flctl.executors.heads import Head
+from flctl.executors.recurrence import recurrence
 from flctl.executors.shards import Shards, Stack
 from flctl.executors.stacked import StackedUpdates, facts_of
 from flctl.executors.updates import Facts, Float64, Updates, Vectors
@@ -30,29 +31,12 @@ from flctl.room import HEAP, Room
 from flctl.trainer import CLIP_EPS, Trained
 from flctl.types import LocalWork, Numbers
 
-__all__ = ["LowRank", "Own", "Rule", "SharedUpdates", "recurrence", "train_shared"]
+__all__ = ["LowRank", "Own", "Rule", "SharedUpdates", "train_shared"]
 
-
-@lru_cache(maxsize=16)
-def recurrence(local: LocalWork, steps: int, pull: float = 0.0) -> tuple[Tensor, Tensor]:
-    """(alpha [S + 1], beta [S + 1, S]): what S steps of SGD make of a start w0 and gradients g_j,
-    w_t = alpha_t w0 - lr * sum_j beta_{t, j} g_j; momentum, Nesterov and weight decay as in `local_optimizer.Sgd`,
-    and `pull` times (w - w0) added to each gradient.
-
-    The same tensors are returned again: they are not to be changed. SGD is linear in (w0, g_0 ... g_{S-1}), so it is
-    run on the unit vectors.
-    """
-    unit = torch.eye(steps + 1, dtype=torch.float64)
-    weights, velocity = unit[0].clone(), torch.zeros(steps + 1, dtype=torch.float64)
-    rows = [weights.clone()]
-    for step in range(steps):
-        grad = unit[step + 1] + local.weight_decay * weights + pull * (weights - unit[0])
-        velocity = grad if step == 0 else local.momentum * velocity + grad
-        direction = grad + local.momentum * velocity if local.nesterov else velocity
-        weights = weights - local.lr * (direction if local.momentum else grad)
-        rows.append(weights)
-    table = torch.stack(rows)
-    return table[:, 0].float(), (table[:, 1:] / -local.lr).float()
+_ALL = slice(None)
+_CANCELS = 45.0
+"""How many times longer than a change the rows that made it may be together: of what cancels more than that, rounding
+in float32 could be a part in a thousand of the norm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,17 +129,25 @@ class LowRank:
             total += self._shrunk**2 * self.weight.square().sum().double() - 2 * self._lr * self._shrunk * crossed
         return total.clamp_(min=0)
 
+    def reaches(self) -> Tensor:
+        """How long each client's change [K] would be, at most, if nothing in it cancelled: rounding is relative to
+        that, not to what is left."""
+        moves = torch.linalg.vector_norm(self._d, dim=2) * torch.linalg.vector_norm(self._h, dim=2)
+        start = torch.linalg.vector_norm(self.weight, dtype=torch.float64)
+        reaches: Tensor = moves.sum(1, dtype=torch.float64).mul_(self._lr).add_(self._shrunk.abs() * start)
+        return reaches
+
     def sum(self, factors: Tensor) -> Tensor:
         """sum_k factors[k] * change_k, [out, in]: one product over all rows of all clients."""
         scaled = (self._d * factors.view(-1, 1, 1)).flatten(0, 1)
         total = torch.mm(scaled.T, self._h.flatten(0, 1)).mul_(-self._lr)
         return total if self._plain else total.add_(self.weight, alpha=float(factors @ self._shrunk))
 
-    def each(self, out: Tensor) -> None:
-        """Writes each client's change into `out` [K, out, in]."""
-        out.baddbmm_(self._d.mT, self._h, beta=0, alpha=-self._lr)
+    def each(self, out: Tensor, places: slice = _ALL) -> None:
+        """Writes the changes of the clients at `places` into `out` [K, out, in]."""
+        out.baddbmm_(self._d[places].mT, self._h[places], beta=0, alpha=-self._lr)
         if not self._plain:
-            out.add_(self.weight * self._shrunk.view(-1, 1, 1))
+            out.add_(self.weight * self._shrunk[places].view(-1, 1, 1))
 
     def _here(self, step: int) -> slice:
         return slice(step * self._width, (step + 1) * self._width)
@@ -226,8 +218,8 @@ class OwnWeight(Own):
         h = self._inputs
         return (torch.bmm(d, d.mT) * torch.bmm(h, h.mT)).sum((1, 2))
 
-    def each(self, out: Tensor) -> None:
-        out.copy_(self.values)
+    def each(self, out: Tensor, places: slice = _ALL) -> None:
+        out.copy_(self.values[places])
 
 
 class SharedPass:
@@ -333,18 +325,39 @@ class SharedUpdates(Updates):
         self._back = np.argsort(clients)
 
     def norms(self) -> Float64:
-        parts = [*self._work.weights.values(), *self._work.biases.values()]
-        total = torch.stack([part.squares() for part in parts]).sum(0)
-        return total.sqrt().numpy()[self._back]
+        total = self._squares.sqrt()
+        for place in self._cancelling:
+            total[place] = torch.linalg.vector_norm(self._built(place), dtype=torch.float64)
+        return total.numpy()[self._back]
 
     def sum(self, factors: Float64) -> Vectors:
         ordered = torch.from_numpy(factors[self._clients]).float()
+        built, ordered = ordered[self._cancelling], ordered.index_fill(0, torch.tensor(self._cancelling).long(), 0.0)
         total = torch.zeros(self._chain.parameters)
         for place, layer in self._dense():
             total[layer.weight] = self._work.weights[place].sum(ordered).view(-1)
             if layer.bias is not None:
                 total[layer.bias] = self._work.biases[place].sum(ordered)
+        for place, factor in zip(self._cancelling, built.tolist(), strict=True):
+            total.add_(self._built(place), alpha=factor)
         return {"params": total.numpy()}
+
+    @cached_property
+    def _squares(self) -> Tensor:
+        """The squared norm [K] of each client's change, from products of the rows that made it."""
+        parts = [*self._work.weights.values(), *self._work.biases.values()]
+        return torch.stack([part.squares() for part in parts]).sum(0)
+
+    @cached_property
+    def _cancelling(self) -> list[int]:
+        """The places of clients most of whose rows cancel: what is left of them is known once it is built, which is
+        what is then measured, and added up. A client may be clipped by its norm, whatever its rows are."""
+        low = [weight for weight in self._work.weights.values() if isinstance(weight, LowRank)]
+        if not low:
+            return []
+        together = torch.stack([weight.reaches().square() for weight in low]).sum(0)
+        places: list[int] = torch.nonzero(together > _CANCELS**2 * self._squares).view(-1).tolist()
+        return places
 
     def each(self) -> list[Trained | None]:
         return self.materialised().each()
@@ -355,11 +368,22 @@ class SharedUpdates(Updates):
     def materialised(self, room: Room = HEAP) -> StackedUpdates:
         """The same as one block [K, D], in the `room`."""
         block = torch.from_numpy(room.empty((len(self._clients), self._chain.parameters), np.float32))
-        for place, layer in self._dense():
-            self._work.weights[place].each(block[:, layer.weight].view(-1, layer.outputs, layer.inputs))
-            if layer.bias is not None:
-                block[:, layer.bias] = self._work.biases[place].values
+        self._fill(block, _ALL)
+        for place in self._cancelling:  # to the bit what was measured
+            block[place] = self._built(place)
         return StackedUpdates(block, self.facts, self._clients)
+
+    def _built(self, place: int) -> Tensor:
+        """The change [D] of the client at `place`."""
+        block = torch.empty(1, self._chain.parameters)
+        self._fill(block, slice(place, place + 1))
+        return block[0]
+
+    def _fill(self, block: Tensor, places: slice) -> None:
+        for place, layer in self._dense():
+            self._work.weights[place].each(block[:, layer.weight].view(-1, layer.outputs, layer.inputs), places)
+            if layer.bias is not None:
+                block[:, layer.bias] = self._work.biases[place].values[places]
 
     def _dense(self) -> list[tuple[int, Dense]]:
         return [(place, layer) for place, layer in enumerate(self._work.layers) if isinstance(layer, Dense)]
