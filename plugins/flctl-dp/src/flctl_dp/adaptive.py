@@ -74,7 +74,7 @@ class AdaptiveDP(CentralDP):
         first, coordinates = self.config.clipping_norm, int(state["coordinates"][0])
         clip = float(state["clip"][0]) * math.exp(-self.config.clip_lr * (within - self.config.target_quantile))
         clip = min(max(clip, first / _FARTHEST), first * _FARTHEST)
-        bound = self._bound(clip, float(state["spread"][0]), coordinates)
+        bound = self._bound(clip, float(state["spread"][0]), coordinates, float(state["rounded"][0]))
         return {**state, "clip": np.array([clip]), "bound": np.array([bound])}
 
     def _begun(self, state: Arrays, noise: float, expected: float) -> Arrays:

@@ -222,7 +222,11 @@ class DistributedDP(CentralDP):
     def _begun(self, state: Arrays, noise: float, expected: float) -> Arrays:
         return {**state, "noise": np.array([noise]), "expected": np.array([expected])}
 
-    def _bound(self, clip: float, noise: float, coordinates: int) -> float:
+    def _rounded(self, run: Run) -> float:
+        """Whole numbers are not rounded."""
+        return 0.0
+
+    def _bound(self, clip: float, noise: float, coordinates: int, rounded: float = 0.0) -> float:
         """Nothing is kept free for rounding: what is on the lattice is measured there, in whole numbers."""
         return clip
 

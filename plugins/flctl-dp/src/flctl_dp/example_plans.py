@@ -14,6 +14,7 @@ from flctl_dp.calibration import calibrate
 from flctl_dp.client_ledgers import ClientLedgers, Spent, spent
 from flctl_dp.example_budget import described
 from flctl_dp.ledger import Ledger
+from flctl_dp.plans import either, render_plans
 from flctl_dp.releases import RELATIONS, Relation, Release
 
 if TYPE_CHECKING:
@@ -75,14 +76,12 @@ def grid(
     targets: Sequence[float],
 ) -> list[ExamplePlan]:
     """A plan for each combination. Raises ConfigError unless either noises or targets are given."""
-    if bool(noises) == bool(targets):
-        raise ConfigError("give either --noise-multiplier or --target-epsilon", hint="Each may be given several times.")
     question.check()
     return [
         _plan(question, size, count, noise, target)
         for size in batch_sizes
         for count in rounds
-        for noise, target in [*((noise, None) for noise in noises), *((1.0, target) for target in targets)]
+        for noise, target in either(noises, targets)
     ]
 
 
@@ -103,21 +102,17 @@ def _plan(question: ExampleQuestion, size: int, rounds: int, noise: float, targe
 
 
 def render(console: Console, plans: Sequence[ExamplePlan]) -> None:
-    """One plan as a sentence, several as a table."""
-    if len(plans) == 1:
-        console.print(f"noise multiplier {plans[0].noise_multiplier:.4g}\n{plans[0].statement}", markup=False)
-        return
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("batch size", "rounds", "steps", "noise", "epsilon", "relation", "by"):
-        table.add_column(column, justify="right")
-    for one in plans:
-        cells = (one.batch_size, one.rounds, one.steps)
-        numbers = (f"{one.noise_multiplier:.4g}", f"{one.epsilon:.4g}")
-        table.add_row(*map(str, cells), *numbers, one.relation, one.accountant)
-    console.print(table)
+    """The plans of a client's rows in words."""
+    columns = {
+        "batch size": "batch_size",
+        "rounds": "rounds",
+        "steps": "steps",
+        "noise": "noise_multiplier",
+        "epsilon": "epsilon",
+        "relation": "relation",
+        "by": "accountant",
+    }
+    render_plans(console, plans, columns)
 
 
 def of_clients(ledgers: ClientLedgers, delta: float) -> dict[str, Any]:

@@ -38,7 +38,8 @@ class CorrelatedDP(CentralDP):
         super().check(run)
         terms, noise = self.terms(run), self.config.noise_multiplier or 1.0
         coordinates = sum(run.pipeline.layouts[self.name_in(run)].values())
-        self._reach(self.config.clipping_norm, noise * column_norm(terms.bands), coordinates, terms.bands)
+        spread = noise * column_norm(terms.bands)
+        self._reach(self.config.clipping_norm, spread, coordinates, terms.bands, self._rounded(run))
 
     @property
     def secret_cohort(self) -> bool:
@@ -82,20 +83,20 @@ class CorrelatedDP(CentralDP):
 
     def _begun(self, state: Arrays, noise: float, expected: float) -> Arrays:
         clip, coordinates, bands = float(state["clip"][0]), int(state["coordinates"][0]), int(state["bands"][0])
-        spread = noise * column_norm(bands)
+        spread, rounded = noise * column_norm(bands), float(state["rounded"][0])
         return {
             **state,
             "noise": np.array([noise]),
             "spread": np.array([spread]),
-            "bound": np.array([self._reach(clip, spread, coordinates, bands)]),
+            "bound": np.array([self._reach(clip, spread, coordinates, bands, rounded)]),
             "expected": np.array([expected]),
         }
 
-    def _reach(self, clip: float, spread: float, coordinates: int, bands: int) -> float:
+    def _reach(self, clip: float, spread: float, coordinates: int, bands: int, rounded: float) -> float:
         """What norms are clipped to, so that rounding keeps what neighbours move all rows within `clip` times the norm
         of a column. At least half of `clip` is left, so that no single row moves by more than `clip` either, which is
         what a round that is played again is charged."""
-        bound = clip * (1 - ROUNDING) - stretch(spread * clip, coordinates, bands)
+        bound = clip * (1 - ROUNDING) - stretch(spread * clip, coordinates, bands) - rounded
         if bound < clip / 2:
             raise ConfigError(
                 f"noise of {spread:g} clipping norms on {coordinates} values leaves little of an update",

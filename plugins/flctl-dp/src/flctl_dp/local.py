@@ -42,6 +42,10 @@ class LocalDP(CentralDP):
         exposed = self.config.model_copy(update={"relation": None})
         return dataclasses.replace(Terms.of(run, exposed), sampling="unsampled", relation="replace-one")
 
+    def _rounded(self, run: Run) -> float:
+        """What is rounded has its noise already."""
+        return 0.0
+
     def broadcast(self, state: Arrays) -> Arrays:
         return {"bound": state["bound"], "clip": state["clip"], "spread": state["spread"]}
 

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Plan",
     "Question",
+    "either",
     "envelope",
     "find_ledger",
     "grid",
     "is_kept",
     "read_ledger",
     "render",
+    "render_plans",
     "render_spent",
     "spent",
 ]
@@ -107,14 +109,20 @@ def grid(
 ) -> list[Plan]:
     """A plan for each combination. Raises ConfigError unless either noises or targets are given."""
     question.check()
-    if bool(noises) == bool(targets):
-        raise ConfigError("give either --noise-multiplier or --target-epsilon", hint="Each may be given several times.")
     return [
         _plan(question, cohort, count, noise, target)
         for cohort in cohorts
         for count in rounds
-        for noise, target in [*((noise, None) for noise in noises), *((1.0, target) for target in targets)]
+        for noise, target in either(noises, targets)
     ]
+
+
+def either(noises: Sequence[float], targets: Sequence[float]) -> list[tuple[float, float | None]]:
+    """(noise, target) of each: the noise, or one to begin with and the target that it is to be found for. Raises
+    ConfigError unless one of both is given."""
+    if bool(noises) == bool(targets):
+        raise ConfigError("give either --noise-multiplier or --target-epsilon", hint="Each may be given several times.")
+    return [*((noise, None) for noise in noises), *((1.0, target) for target in targets)]
 
 
 def _plan(question: Question, cohort: float, rounds: int, noise: float, target: float | None) -> Plan:
@@ -133,7 +141,21 @@ def _plan(question: Question, cohort: float, rounds: int, noise: float, target: 
 
 
 def render(console: Console, plans: Sequence[Plan]) -> None:
-    """One plan as a sentence, several as a table."""
+    """The plans of rounds in words."""
+    columns = {
+        "clients a round": "cohort",
+        "rounds": "rounds",
+        "noise": "noise_multiplier",
+        "epsilon (release)": "epsilon",
+        "epsilon (server)": "server_epsilon",
+        "relation": "relation",
+        "by": "accountant",
+    }
+    render_plans(console, plans, columns)
+
+
+def render_plans(console: Console, plans: Sequence[Any], columns: Mapping[str, str]) -> None:
+    """One plan as a sentence, several as a table with the columns title -> attribute."""
     if len(plans) == 1:
         console.print(f"noise multiplier {plans[0].noise_multiplier:.4g}\n{plans[0].statement}", markup=False)
         return
@@ -141,13 +163,11 @@ def render(console: Console, plans: Sequence[Plan]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("clients a round", "rounds", "noise", "epsilon (release)", "epsilon (server)", "relation", "by"):
-        table.add_column(column, justify="right")
+    for title in columns:
+        table.add_column(title, justify="right")
     for one in plans:
-        cells = (one.cohort, one.rounds, one.noise_multiplier, one.epsilon, one.server_epsilon)
-        table.add_row(
-            *(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells), one.relation, one.accountant
-        )
+        cells = (getattr(one, name) for name in columns.values())
+        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells))
     console.print(table)
 
 

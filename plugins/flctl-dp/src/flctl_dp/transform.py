@@ -90,7 +90,7 @@ class CentralDP(flctl.Transform):
         coordinates = sum(run.pipeline.layouts[self.name_in(run)].values())
         noise = self.config.noise_multiplier or 1.0
         terms.release(noise)
-        self._bound(self.config.clipping_norm, self._spread(noise, terms.cohort), coordinates)
+        self._bound(self.config.clipping_norm, self._spread(noise, terms.cohort), coordinates, self._rounded(run))
 
     @property
     def secret_cohort(self) -> bool:
@@ -113,13 +113,14 @@ class CentralDP(flctl.Transform):
             "clip": np.array([self.config.clipping_norm]),
             "bound": np.array([self._bound(self.config.clipping_norm, noise, coordinates)]),
             "coordinates": np.array([coordinates], np.int64),
+            "rounded": np.zeros(1),
             "expected": np.zeros(1),
             "run": np.zeros(16, np.uint8),
             "head": np.zeros(32, np.uint8),
         }
 
     def begin(self, state: Arrays, ctx: StartContext) -> Arrays:
-        terms = self.terms(ctx.run)
+        terms, state = self.terms(ctx.run), {**state, "rounded": np.array([self._rounded(ctx.run)])}
         if self.config.insecure_seed is not None:
             return self._begun(state, float(state["noise"][0]), terms.cohort)
         asked = budget.Asked(
@@ -163,11 +164,12 @@ class CentralDP(flctl.Transform):
     def _begun(self, state: Arrays, noise: float, expected: float) -> Arrays:
         """The state with the noise of a round in which so many clients are expected."""
         clip, coordinates, spread = float(state["clip"][0]), int(state["coordinates"][0]), self._spread(noise, expected)
+        rounded = float(state["rounded"][0])
         return {
             **state,
             "noise": np.array([noise]),
             "spread": np.array([spread]),
-            "bound": np.array([self._bound(clip, spread, coordinates)]),
+            "bound": np.array([self._bound(clip, spread, coordinates, rounded)]),
             "expected": np.array([expected]),
         }
 
@@ -180,10 +182,15 @@ class CentralDP(flctl.Transform):
         lattice = Lattice(float(state["spread"][0]) * float(state["clip"][0]))
         return {name: lattice.noised(vector, words).astype(np.float32) for name, vector in sorted(arrays.items())}
 
-    def _bound(self, clip: float, noise: float, coordinates: int) -> float:
+    def _rounded(self, run: Run) -> float:
+        """What the aggregator's rounding may add to what a client moves the sum by, before there is noise."""
+        return run.aggregator.rounding(run)
+
+    def _bound(self, clip: float, noise: float, coordinates: int, rounded: float = 0.0) -> float:
         """What norms are clipped to, so that rounding on the way keeps sums of neighbours within `clip`. Raises
-        ConfigError where the noise's lattice is so coarse that nothing is left."""
-        bound = clip * (1 - ROUNDING) - Lattice(noise * clip).stretch(coordinates)
+        ConfigError where the lattice of the noise, or of the aggregator, is so coarse that little is left."""
+        _refuse_coarse(clip, rounded)
+        bound = clip * (1 - ROUNDING) - Lattice(noise * clip).stretch(coordinates) - rounded
         if bound <= 0:
             raise ConfigError(
                 f"noise of {noise:g} clipping norms on {coordinates} values leaves nothing of an update",
@@ -205,3 +212,11 @@ class CentralDP(flctl.Transform):
         if self.config.insecure_seed is None:
             return secure_words()
         return insecure_words(self.config.insecure_seed, number, int(rng.integers(2**63)))
+
+
+def _refuse_coarse(clip: float, rounded: float) -> None:
+    if rounded > clip / 2:
+        raise ConfigError(
+            f"the aggregator's rounding may move a sum by {rounded:.3g}, more than half of the clipping norm {clip:g}",
+            hint="Take more bits, or bounds that are nearer to what is sent (aggregator.clip, aggregator.max_weight).",
+        )
