@@ -82,6 +82,11 @@ class Aggregator(Component):
         """The fewest clients whose sum is ever made known, for which the clients see themselves; 0: nobody does."""
         return 0
 
+    def rounding(self, run: Run) -> float:
+        """How much further, in L2, one client's update moves the sum of a round than its length says, at most, because
+        vectors are rounded on their way; 0 where they are added up as they are."""
+        return 0.0
+
     def placed(self, run: Run) -> Self:
         """Both sides, once, before `check`: this aggregator for `run`. What must outlive a process it may keep in a
         directory of its own under `run.directory`, but not before a round is played."""

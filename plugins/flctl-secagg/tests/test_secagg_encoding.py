@@ -96,6 +96,20 @@ def test_the_sum_is_within_one_level_for_each_client(bits, count, seed):
     assert decoded.clipped == 0
 
 
+@pytest.mark.parametrize("bits", [16, 20, 32])
+def test_what_rounding_adds_to_a_client_s_length_is_within_its_bound(bits):
+    """By hand: a level is clip max_weight / Q, there are 130 long values, and one of 2^-24."""
+    encoding = coding(bits)
+    level = 2.0 * 10.0 / encoding.levels
+    assert encoding.rounding == pytest.approx((130 * level**2 + 2.0**-48) ** 0.5)
+    for seed in range(20):
+        one = vector(seed=seed)
+        found = encoding.decode(summed(encoding, [one]), 1).arrays
+        away = sum(float(np.sum((found[name].astype(float) - one[name]) ** 2)) for name in dict(LAYOUT))
+        assert away**0.5 <= encoding.rounding
+    assert coding(bits, layout=(("words" + RING, 100),)).rounding == 0
+
+
 def test_values_beyond_the_clip_are_clipped_and_counted():
     encoding = coding()
     given = vector(5.0)

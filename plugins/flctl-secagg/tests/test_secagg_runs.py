@@ -14,11 +14,12 @@ from flctl_secagg import frames
 from flctl_secagg.aggregator import SecureAggregation
 
 import flctl
-from flctl import Failure, IncompatibleError, ProtocolError, RoundFailedError
+from flctl import ConfigError, Failure, IncompatibleError, ProtocolError, RoundFailedError
 from flctl.engines.inprocess import InProcessEngine
 from flctl.registry import Registry
 from flctl.testing import check_aggregator
 from flctl.testing.trial import Quiet, Trial
+from flctl.transform import StartContext
 
 SUMMING = ("fedavg", "fedprox", "fedadam", "fedavgm", "scaffold", "fednova", "feddyn", "qfedavg", "fedsgd")
 
@@ -316,6 +317,27 @@ def test_simulated_devices_and_clipped_norms_give_the_plain_run_s_model(trial, c
     """Stragglers answer without a vector: they are mended as dropouts, or a second session is held without them."""
     plain, masked = (trial.train(chosen, f"aggregator={name}", "engine=inprocess") for name in ("plain", "secagg"))
     np.testing.assert_allclose(masked.weights, plain.weights, atol=1e-4)
+
+
+def test_noise_covers_what_rounding_adds(trial):
+    """Clipping leaves room for as much as the aggregator may round, and weights that all count once make it finer."""
+    pytest.importorskip("flctl_dp", reason="the plugin flctl-dp is not installed")
+    chosen = (
+        'transforms={"dp": {"clipping_norm": 0.5, "insecure_seed": 7}}',
+        "engine=inprocess",
+        "cohort.sampling=all",
+    )
+    for bits in (20, 32):
+        run, _ = trial.prepare(*chosen, "aggregator=secagg", f"aggregator.bits={bits}", "aggregator.clip=0.5")
+        transform = run.transforms["dp"]
+        encoding = run.aggregator.encoding(9, {**run.update_layout, "weight": 1})
+        assert encoding.max_weight == 1
+        assert run.aggregator.rounding(run) == 10 * encoding.rounding > 0
+        init = transform.init(run.update_layout)
+        before, begun = (float(state["bound"][0]) for state in (init, transform.begin(init, StartContext(1, run))))
+        assert before - begun == pytest.approx(run.aggregator.rounding(run), rel=1e-6)
+    with pytest.raises(ConfigError, match="more than half of the clipping norm"):
+        trial.prepare(*chosen, "aggregator=secagg", "aggregator.bits=16", "aggregator.clip=8")
 
 
 def test_differential_privacy_goes_with_it(trial):

@@ -92,7 +92,7 @@ class CorrelatedDP(CentralDP):
             "expected": np.array([expected]),
         }
 
-    def _reach(self, clip: float, spread: float, coordinates: int, bands: int, rounded: float) -> float:
+    def _reach(self, clip: float, spread: float, coordinates: int, bands: int, rounded: float = 0.0) -> float:
         """What norms are clipped to, so that rounding keeps what neighbours move all rows within `clip` times the norm
         of a column. At least half of `clip` is left, so that no single row moves by more than `clip` either, which is
         what a round that is played again is charged."""

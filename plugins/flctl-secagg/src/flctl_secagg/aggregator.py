@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
 import flctl
@@ -59,7 +60,7 @@ class SecureAggregation(flctl.Aggregator):
             None,
             gt=0,
             allow_inf_nan=False,
-            description="Weights above count as this; by default the most training rows that a client has.",
+            description="Weights above count as this; by default those of the client with the most rows.",
         )
         minimum: int = Field(5, ge=FLOOR, description="The fewest clients whose sum is made known.")
         neighbours: int | None = Field(None, ge=2, description="k: whom each client masks with; chosen if left out.")
@@ -95,6 +96,12 @@ class SecureAggregation(flctl.Aggregator):
         """No client opens a share for fewer: `minimum` is part of its own policy, whatever the server proposes."""
         return int(self.config.minimum)
 
+    def rounding(self, run: Run) -> float:
+        """Each value is rounded by a level at most; and where there is one client more or less, the levels of all
+        others may change too."""
+        count = _most_clients(run)
+        return (count + 1) * self.encoding(count, {**run.update_layout, WEIGHT: 1}).rounding
+
     def placed(self, run: Run) -> Self:
         """This aggregator with the run's identities, and with its largest client's weight as the largest."""
         placed = copy.copy(self)
@@ -103,7 +110,7 @@ class SecureAggregation(flctl.Aggregator):
             placed._home = SimulatedHome(directory, run.partition.client_ids)
         else:
             placed._home = KeysHome(Path(self.config.keys), directory)
-        placed._max_weight = float(max(run.partition.counts[:, 0].max(initial=0), 1))
+        placed._max_weight = _largest_weight(run)
         return placed
 
     def check(self, run: Run) -> None:
@@ -245,3 +252,20 @@ class SecureAggregation(flctl.Aggregator):
             ctx.note("the survivors differ by one client from the last round's: the two sums together tell of it")
         ledger.answer(_SERVER, run, ctx.round, survivors)
         return Aggregate(decoded.arrays, decoded.weight, len(survivors))
+
+
+def _most_clients(run: Run) -> int:
+    """As many clients as a round has, but for a chance below 2^-40 where each is drawn by itself (by Bernstein)."""
+    cohort, eligible = run.devices.cohort, run.eligible
+    if cohort.sampling == "poisson":
+        mean = float(cohort.rate or 0.0) * eligible
+        return min(eligible, cohort.max_cohort or eligible, math.ceil(mean + 8 * math.sqrt(mean) + 30))
+    return eligible if cohort.sampling == "all" else min(cohort.clients, eligible)
+
+
+def _largest_weight(run: Run) -> float:
+    """That of the client with the most rows, as the run's transforms count it."""
+    weights = np.array([max(run.partition.counts[:, 0].max(initial=0), 1)], np.float64)
+    for transform in run.transforms.values():
+        weights = transform.weigh(weights)
+    return float(weights[0])

@@ -8,6 +8,7 @@ already, one word each, and their sum is one modulo 2^w. All words are summed al
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,6 +83,13 @@ class Encoding:
     def scale(self) -> float:
         """Levels for one unit of a premultiplied value."""
         return self.levels / (self.clip * self.max_weight)
+
+    @property
+    def rounding(self) -> float:
+        """How far, in L2, the words of a premultiplied vector are from it, at most, but for what was clipped."""
+        few = sum(n for name, n in self.layout if n <= FEW and not name.endswith(RING))
+        many = sum(n for name, n in self.layout if n > FEW and not name.endswith(RING))
+        return math.sqrt(many / self.scale**2 + few / (1 << 2 * FRACTION))
 
     @property
     def limb(self) -> int:
