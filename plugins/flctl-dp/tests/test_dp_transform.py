@@ -288,6 +288,16 @@ def test_what_no_accountant_can_add_up_is_refused_before_it_is_charged(trial):
     assert len(ledger_of(trial).read().charges) == 1
 
 
+@pytest.mark.parametrize("attack", ["sign-flip", "gaussian", "alie", "ipm", "min-max"])
+def test_updates_that_are_made_up_after_clipping_are_refused(trial, attack):
+    chosen = (f"attack.name={attack}", "attack.clients=3")
+    with pytest.raises(IncompatibleError, match="no noise of 'dp' covers"):
+        trial.prepare(*chosen, dp(noise_multiplier=2.0))
+    trial.prepare(*chosen, dp(**SEEDED))
+    trial.prepare(*chosen, 'transforms.dp-local={"noise_multiplier": 2.0}')
+    trial.prepare("attack.name=label-flip", "attack.clients=3", dp(noise_multiplier=2.0))
+
+
 def test_partitions_of_the_same_people_share_a_ledger_that_is_named(trial, tmp_path):
     shared = (tmp_path / "people.jsonl").as_posix()
     train(*trial.prepare("cohort.sampling=all", dp(noise_multiplier=2.0, ledger=shared)))

@@ -23,6 +23,7 @@ class LocalDP(CentralDP):
     name = "dp-local"
     factors = Transform.factors
     """Noise is more than a factor."""
+    noised_by_clients = True
 
     def check(self, run: Run) -> None:
         super().check(run)

@@ -10,7 +10,7 @@ from flctl import ConfigError, IncompatibleError
 
 from flctl_dp.releases import Relation, Release, Sampling
 
-__all__ = ["LEDGER", "Terms", "refuse_meaningless"]
+__all__ = ["LEDGER", "Terms", "refuse_made_up", "refuse_meaningless"]
 
 LEDGER = "privacy-ledger.jsonl"
 """The ledger's name beside the rows that it is about, where no other is given."""
@@ -115,3 +115,14 @@ def refuse_meaningless(transform: Any, run: Any) -> None:
                 + ("a code" if other.encodes else "updates that the server looks at one by one"),
                 hint=f"Leave '{name}' out.",
             )
+
+
+def refuse_made_up(mine: str, run: Any) -> None:
+    """Raises IncompatibleError for a run that changes updates once they are clipped: what is made of those of others
+    may move the sum by any length, and so may what is not clipped."""
+    if run.adversary.on_updates:
+        raise IncompatibleError(
+            f"attack '{run.config.attack.name}' makes updates up once they are clipped, and no noise of '{mine}' covers"
+            " how far those move the sum",
+            hint=f"Take label-flip or backdoor; or transforms.{mine}.insecure_seed, which promises nothing.",
+        )

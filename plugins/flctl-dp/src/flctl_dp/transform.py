@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import flctl
 import numpy as np
@@ -17,7 +17,7 @@ from flctl_dp import budget
 from flctl_dp.entropy import Words, insecure_words, secure_words
 from flctl_dp.noise import Lattice
 from flctl_dp.releases import Relation
-from flctl_dp.terms import Terms, refuse_meaningless
+from flctl_dp.terms import Terms, refuse_made_up, refuse_meaningless
 
 if TYPE_CHECKING:
     from flctl.run import Run
@@ -84,8 +84,13 @@ class CentralDP(flctl.Transform):
                 raise ValueError("either noise_multiplier or target_epsilon must be given")
             return self
 
+    noised_by_clients: ClassVar[bool] = False
+    """Whether what leaves a client has its noise: what becomes of it later tells no more."""
+
     def check(self, run: Run) -> None:
         refuse_meaningless(self, run)
+        if self.config.insecure_seed is None and not self.noised_by_clients:
+            refuse_made_up(self.name, run)
         terms = self.terms(run)
         coordinates = sum(run.pipeline.layouts[self.name_in(run)].values())
         noise = self.config.noise_multiplier or 1.0
