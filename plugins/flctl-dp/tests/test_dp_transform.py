@@ -62,10 +62,28 @@ def test_no_update_is_longer_than_the_bound_over_all_vectors_together(delta, buf
     assert sent.weight == 1.0
 
 
+def test_norms_that_float32_cannot_keep_to_are_refused():
+    """At 1e-44, rounding to float32 alone makes updates longer than they may be."""
+    for bound in (0.0, 1e-300, 1e-44, 1e300, math.inf, math.nan):
+        with pytest.raises((ConfigError, ValidationError)):
+            CentralDP.from_options({"clipping_norm": bound})
+
+
+@pytest.mark.parametrize("bound", [1e-20, 1e-7, 1e-6, 1e-5, 1e-4, 1.0])
+@pytest.mark.parametrize("value", [3e38, 1e38, 7e37])
+def test_factors_that_float32_would_round_up_are_none(bound, value):
+    """Next to zero, float32 has few numbers: a factor of 1.1e-45 would count as 1.4e-45."""
+    for size in (9, 1000):
+        sent = clipped(CentralDP(), {"delta": np.full(size, value, np.float32)}, bound).arrays["delta"]
+        assert np.linalg.norm(sent.astype(float)) <= bound * (1 + 2**-11)
+    factors = CentralDP().factors(np.array([1e38, 1e39, 1e44]), {"bound": np.array([bound])})
+    assert all(factor == 0 or factor > 1e-38 for factor in factors)
+
+
 @pytest.mark.parametrize("hostile", [math.nan, math.inf, -math.inf])
 def test_norms_that_are_no_numbers_count_nothing(hostile):
     factors = CentralDP().factors(np.array([hostile, 0.0, 2.0, 5e-324, 1e300]), {"bound": np.array([1.0])})
-    assert factors.tolist() == [0.0, 1.0, 0.5, 1.0, 1e-300]
+    assert factors.tolist() == [0.0, 1.0, 0.5, 1.0, 0.0]
 
 
 def test_short_updates_are_left_as_they_are():

@@ -33,7 +33,7 @@ class AdaptiveDP(CentralDP):
     """Votes are sent beside what is multiplied: the norm alone does not do."""
 
     class Config(CentralDP.Config):
-        clipping_norm: float = Field(0.1, gt=0, description="The clipping norm of the first round.")
+        clipping_norm: float = Field(0.1, ge=1e-20, le=1e20, description="The clipping norm of the first round.")
         target_quantile: float = Field(
             0.5, gt=0, lt=1, description="The share of clients whose updates stay as they are."
         )

@@ -35,7 +35,7 @@ class ExampleDP(flctl.Transform):
     name = "dp-examples"
 
     class Config(CentralDP.Config):
-        clipping_norm: float = Field(1.0, gt=0, description="The largest L2 norm of a row's gradient.")
+        clipping_norm: float = Field(1.0, ge=1e-20, le=1e20, description="The largest L2 norm of a row's gradient.")
         target_epsilon: float | None = Field(
             None, gt=0, description="The budget of each client's rows: a round that would exceed one is refused."
         )

@@ -29,10 +29,11 @@ ROUNDING = 2.0**-10
 
 
 def shrinking(norms: npt.NDArray[np.float64], bound: float) -> npt.NDArray[np.float64]:
-    """What brings updates of these norms [K] to the bound, [K]; 0 for a norm that is no number or infinite."""
+    """What brings updates of these norms [K] to the bound, [K]; 0 for a norm that is no number or infinite, and where
+    float32, which updates are, could not tell the factor from a larger one."""
     usable = np.isfinite(norms)
     scaled = bound / np.maximum(np.where(usable, norms, bound), bound)
-    return np.where(usable, scaled, 0.0)
+    return np.where(usable & (scaled >= np.finfo(np.float32).tiny), scaled, 0.0)
 
 
 def scaled(vectors: Arrays, factor: float) -> dict[str, npt.NDArray[Any]]:
@@ -54,7 +55,7 @@ class CentralDP(flctl.Transform):
             description="The noise's standard deviation over the clipping norm; null: by target_epsilon.",
             examples=[0.05],
         )
-        clipping_norm: float = Field(1.0, gt=0, description="The largest L2 norm of a client's update.")
+        clipping_norm: float = Field(1.0, ge=1e-20, le=1e20, description="The largest L2 norm of a client's update.")
         target_epsilon: float | None = Field(
             None, gt=0, description="The budget of the population: a round that would exceed it is refused."
         )
