@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from flctl.config import digest
 from flctl.engine import Engine
-from flctl.errors import IncompatibleError, IntegrityError, PrivacyBudgetError
+from flctl.errors import FlctlError, IncompatibleError, IntegrityError, PrivacyBudgetError
 from flctl.footprint import refuse_too_large
 from flctl.metrics import higher_is_better, primary_metric
 from flctl.pipeline import told
@@ -77,7 +78,7 @@ class Result:
 def train(run: Run, directory: RunDirectory, *, interrupted: Callable[[], bool] = lambda: False) -> Result:
     """Trains until a rule of `stop:` holds, `rounds` are done, or `interrupted()` is true after a round.
 
-    Starts where the directory's newest checkpoint is. Raises FlctlError, with the last good checkpoint kept, when a
+    Starts where the directory's newest checkpoint is. Raises FlctlError, with a checkpoint of the round before, when a
     round cannot be used; IncompatibleError when the checkpoint belongs to another config, partition or version;
     ConfigError when this machine lacks the memory.
     """
@@ -88,8 +89,15 @@ def train(run: Run, directory: RunDirectory, *, interrupted: Callable[[], bool] 
         if run.adversary.attacks:
             directory.keep_attack(run.adversary.facts())
         engine = chosen.from_options(dict(run.config.engine.options))
-        with engine.open(run):
-            return Training(run, directory, engine, interrupted).finish()
+        training: Training | None = None
+        try:
+            with engine.open(run):
+                training = Training(run, directory, engine, interrupted)
+                return training.finish()
+        except FlctlError:
+            if training is not None:
+                training.keep()  # once the engine is closed: a client that was late may still have written
+            raise
 
 
 def engine_name(run: Run) -> str:
@@ -148,6 +156,7 @@ class Training:
         self._saved_at = time.monotonic()
         self._saving = 0.0
         self._best: tuple[State, Progress] | None = None
+        self._good: tuple[State, Progress] | None = None
         self._refused: PrivacyBudgetError | None = None
 
     def finish(self) -> Result:
@@ -162,6 +171,17 @@ class Training:
                 self._refused, self.progress = refused, replace(self.progress, status="budget")
                 self._save(state)
         return self._end(state)
+
+    def keep(self) -> None:
+        """Writes the state before the round that could not be used, where no checkpoint has it. That this fails too is
+        not told: what made the round fail is."""
+        if self._good is None or self.directory.checkpoints.rounds()[-1:] == [self._good[0].round]:
+            return
+        state, self.progress = self._good
+        if self._best is not None and self._best[0].round > state.round:
+            self._best = None
+        with suppress(FlctlError):
+            self._save(state)
 
     def _start(self) -> State:
         saved = self.directory.checkpoints.rounds()
@@ -190,7 +210,7 @@ class Training:
         return state_of(checkpoint)
 
     def _round(self, state: State) -> State:
-        started = time.monotonic()
+        started, self._good = time.monotonic(), (state, self.progress)
 
         def last(seconds: float) -> bool:
             number = state.round + 1

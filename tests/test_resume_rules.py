@@ -2,6 +2,8 @@
 
 import json
 import signal
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from support import Given, checkpoint_digests, make_run, toy_dataset, train_run, untimed_lines
@@ -9,12 +11,15 @@ from support import Given, checkpoint_digests, make_run, toy_dataset, train_run,
 from flctl.cli.failures import Terminated
 from flctl.cli.training import _Signals
 from flctl.config import load
-from flctl.errors import ConfigError, IncompatibleError
+from flctl.engines.inprocess import InProcessEngine
+from flctl.errors import ConfigError, IncompatibleError, RoundFailedError
+from flctl.hookspecs import hookimpl
 from flctl.partition.writer import write_partition
 from flctl.registry import Registry
 from flctl.run import Run
 from flctl.rundir import RunDirectory
 from flctl.training import train
+from flctl.types import Failure
 
 
 def resume(partition, path, *overrides):
@@ -44,6 +49,34 @@ def test_a_resume_goes_on_where_the_rule_that_ended_the_run_is_lifted(toy, tmp_p
         assert checkpoint_digests(tmp_path / "run")[name] == checkpoint_digests(tmp_path / "straight")[name]
     if status != "time":
         assert untimed_lines(tmp_path / "run") == untimed_lines(tmp_path / "straight")
+
+
+class Fails(InProcessEngine):
+    """Loses a client in the fourth round, for as long as it is told to."""
+
+    name, gathers = "fails", False
+    script: ClassVar = {"fail": True}
+
+    def exchange(self, requests, deadline=None):
+        for client, answer in super().exchange(requests, deadline):
+            lost = self.script["fail"] and next(iter(requests.values())).round == 4
+            yield client, Failure("exception", "lost") if lost else answer
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "scaffold"])
+def test_a_round_that_fails_costs_none_of_those_before_it(toy, tmp_path, strategy, monkeypatch):
+    registry = Registry()
+    registry.add(SimpleNamespace(flctl_engines=hookimpl(lambda: [Fails])), "fails")
+    chosen = (f"strategy={strategy}", "rounds=6", "checkpoint.every=0", "checkpoint.seconds=0")
+    run, directory = make_run(toy, tmp_path / "run", *chosen, "engine=fails", registry=registry)
+    with pytest.raises(RoundFailedError, match="round 4"):
+        train(run, directory)
+    assert directory.checkpoints.rounds()[-1] == len(directory.lines()) == 3
+    monkeypatch.setitem(Fails.script, "fail", False)
+    assert train(Run.build(run.config, registry, toy, directory.memory), directory).rounds == 6
+    straight = train_run(toy, tmp_path / "straight", *chosen, "engine=fails", registry=registry)
+    assert straight.rounds == 6
+    assert untimed_lines(tmp_path / "run") == untimed_lines(tmp_path / "straight")
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(1, 1), (3, 3), (5, 5), (6, 6), (7, 7), (100, 7)])
