@@ -3,12 +3,13 @@
 import json
 import multiprocessing
 import os
+from typing import get_args
 
 import pytest
 from flctl import IncompatibleError, IntegrityError
 
 from flctl_dp.ledger import LedgerFile
-from flctl_dp.releases import Release
+from flctl_dp.releases import _RELATIONS, Release, Sampling
 
 RELEASE = Release("poisson", 1.1, rate=0.01)
 OTHER = Release("all", 3.0)
@@ -127,8 +128,11 @@ def test_a_release_that_cannot_be_is_refused_though_its_seal_is_right(file):
 
 def test_two_relations_do_not_share_a_ledger(file):
     charged(file, RELEASE)
-    with pytest.raises(IncompatibleError, match="do not add up"), file.locked():
+    with pytest.raises(IncompatibleError, match="do not add up") as raised, file.locked():
         file.open("people", "replace-one")
+    assert "zero-out" in raised.value.hint
+    for sampling in get_args(Sampling):
+        assert "zero-out" in _RELATIONS[sampling]
 
 
 @pytest.mark.parametrize("left", [0, 1, 40])

@@ -139,7 +139,8 @@ class LedgerFile:
             raise IncompatibleError(
                 f"{self.path} is kept for the relation {ledger.relation}, and this run accounts {relation}: the two do "
                 "not add up",
-                hint=f"Take transforms.dp.relation={ledger.relation}, with a sampling that has it.",
+                hint=f"Take the relation {ledger.relation}, with a sampling that has it. All samplings have zero-out: "
+                "runs that are to add up take that from the first on (-o transforms.dp.relation=zero-out).",
             )
         return ledger
 
