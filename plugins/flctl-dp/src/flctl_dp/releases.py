@@ -63,8 +63,8 @@ class Release:
 
     def __post_init__(self) -> None:
         if not 1 / _LOUDEST <= self.noise_multiplier <= _LOUDEST:
-            bounds = f"between {1 / _LOUDEST:g} and {_LOUDEST:g}"
-            raise ConfigError(f"the noise multiplier is {self.noise_multiplier}, expected a number {bounds}")
+            bounds = f"from {1 / _LOUDEST:g} to {_LOUDEST:g}"
+            raise ConfigError(f"the noise multiplier is {self.noise_multiplier}, expected a number above 0, {bounds}")
         if self.sampling == "poisson" and not 0 < self.rate <= 1:
             raise ConfigError(f"the sampling rate is {self.rate}, expected a probability above 0")
         if self.sampling == "fixed" and not 0 < self.cohort <= self.population:
