@@ -55,6 +55,14 @@ def test_noise_beyond_reckoning_is_refused_and_up_to_there_has_an_epsilon(sampli
     assert epsilon(quiet, 1e-5, "add-remove") > 1e12
 
 
+def test_deltas_below_what_distributions_keep_have_the_epsilon_of_renyi_dp():
+    releases = {poisson(0.1, 1.0): 10}
+    found = guarantee(releases, 1e-30, "add-remove")
+    assert found.accountant == "rdp"
+    assert found.epsilon == epsilon(releases, 1e-30, "add-remove", accountant="rdp") < math.inf
+    assert found.epsilon > guarantee(releases, 1e-9, "add-remove").epsilon
+
+
 def test_the_example_of_every_dp_sgd_paper():
     """60,000 records, lots of 256, noise 1.1, 60 epochs: epsilon 2.38 by PLD, 2.60 by RDP."""
     both = [epsilon({poisson(256 / 60000, 1.1): 14062}, 1e-5, "add-remove", accountant=by) for by in ("pld", "rdp")]

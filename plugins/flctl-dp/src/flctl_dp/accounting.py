@@ -147,7 +147,10 @@ def _epsilon(
             "for no mixture of others with fixed sampling",
             hint="Take the relation add-remove, or noise multipliers of 0.3 and more with the accountant pld.",
         )
-    return _composed(releases, delta, relation, accountant, step), accountant
+    found = _composed(releases, delta, relation, accountant, step)
+    if math.isinf(found) and supports(releases, relation, "rdp"):  # distributions are cut where little is left of them
+        return _composed(releases, delta, relation, "rdp", step), "rdp"
+    return found, accountant
 
 
 def _summed(releases: Iterable[Release]) -> bool:
