@@ -27,8 +27,8 @@ SHORT = {
     "mnist-label-skew": ["--rounds", "1", "-o", "local.epochs=1"],
     "stragglers": ["--rounds", "1"],
     "attacked": ["--rounds", "3"],
-    "medicine-private": ["--rounds", "2"],
-    "mnist-private": ["--rounds", "2", "--sampling-rate", "0.5"],
+    "medicine-private": ["--rounds", "2", "-o", "transforms.dp-examples.noise_multiplier=2"],
+    "mnist-private": ["--rounds", "2", "--sampling-rate", "0.5", "-o", "transforms.dp.noise_multiplier=2"],
 }
 
 

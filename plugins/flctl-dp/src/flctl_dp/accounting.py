@@ -17,7 +17,16 @@ from flctl import ConfigError, IncompatibleError
 from flctl_dp.releases import Adversary, Relation, Release, Releases
 from flctl_dp.summed import SummedRelease, divergence
 
-__all__ = ["Accountant", "Guarantee", "epsilon", "gaussian_epsilon", "guarantee", "quick_epsilon", "supports"]
+__all__ = [
+    "Accountant",
+    "Guarantee",
+    "coarse_epsilon",
+    "epsilon",
+    "gaussian_epsilon",
+    "guarantee",
+    "quick_epsilon",
+    "supports",
+]
 
 Accountant = Literal["pld", "rdp"]
 _FINEST = 0.3
@@ -76,6 +85,11 @@ def quick_epsilon(releases: Releases, delta: float, relation: Relation) -> float
     does: by Renyi DP where that is known, else by coarser distributions. Raises as `guarantee` does."""
     by: Accountant = "rdp" if supports(releases, relation, "rdp") else "pld"
     return _epsilon(_checked(releases, delta, relation), delta, relation, False, by, _COARSE)[0]
+
+
+def coarse_epsilon(releases: Releases, delta: float, relation: Relation) -> float:
+    """As `epsilon`, by distributions in coarser steps: a tenth of the time, and a little more."""
+    return _epsilon(_checked(releases, delta, relation), delta, relation, False, "pld", _COARSE)[0]
 
 
 def _checked(releases: Releases, delta: float, relation: Relation) -> _Groups:

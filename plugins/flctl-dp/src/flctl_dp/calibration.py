@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 from flctl import PrivacyBudgetError
 
-from flctl_dp.accounting import Accountant, epsilon, quick_epsilon
+from flctl_dp.accounting import Accountant, coarse_epsilon, epsilon, quick_epsilon
 from flctl_dp.releases import Relation, Release, Releases
 
 __all__ = ["HIGHEST", "LOWEST", "affordable", "calibrate", "together"]
@@ -16,8 +17,8 @@ LOWEST, HIGHEST = 0.3, 100.0
 """Between these noise multipliers calibration looks."""
 _TOLERANCE = 1e-3
 _BY_DISTRIBUTION = "pld"
-_CLOSE = (0.99, 0.7)
-"""What is tried of a noise multiplier that was found quickly: it is a little above the least one, or somewhat."""
+_CLOSE = (1 - 0.9 * _TOLERANCE, 0.99, 0.7)
+"""What is tried of a noise multiplier that was found quickly: it is the least one, or a little or somewhat above it."""
 _MANY = 1 << 16
 
 
@@ -44,24 +45,26 @@ def calibrate(
     def planned(noise: float) -> Releases:
         return together(spent or {}, replace(release, noise_multiplier=noise), rounds, first)
 
-    def fits(noise: float) -> bool:
-        return epsilon(planned(noise), delta, relation, accountant=accountant) <= target
+    def cost(noise: float) -> float:
+        return epsilon(planned(noise), delta, relation, accountant=accountant)
 
-    def fits_quickly(noise: float) -> bool:
-        return quick_epsilon(planned(noise), delta, relation) <= target
+    def quickly(noise: float) -> float:
+        return quick_epsilon(planned(noise), delta, relation)
 
-    if not fits(HIGHEST):
+    def coarsely(noise: float) -> float:
+        return coarse_epsilon(planned(noise), delta, relation)
+
+    if cost(HIGHEST) > target:
         left = "nothing is left of it" if spent else "it is too small for so many rounds"
         raise PrivacyBudgetError(
             f"no noise multiplier up to {HIGHEST:g} keeps {rounds} rounds within epsilon {target:g}: {left}",
             hint="Plan fewer rounds, a smaller cohort or a larger epsilon: `flctl dp plan` shows what each costs.",
         )
     low, high = LOWEST, HIGHEST
-    if accountant == _BY_DISTRIBUTION and fits_quickly(high):
-        _, guess = _narrow(fits_quickly, low, high)
-        high = guess if fits(guess) else high
-        low = next((share * high for share in _CLOSE if share * high > low and not fits(share * high)), low)
-    return low if fits(low) else _narrow(fits, low, high)[1]
+    if accountant == _BY_DISTRIBUTION:
+        for quicker in (quickly, coarsely):
+            low, high = _closer(quicker, cost, target, low, high)
+    return low if cost(low) <= target else _narrow(cost, target, low, high)[1]
 
 
 def affordable(
@@ -93,9 +96,37 @@ def affordable(
     return low
 
 
-def _narrow(fits: Callable[[float], bool], low: float, high: float) -> tuple[float, float]:
-    """Bounds a part in a thousand apart, the upper of which fits."""
+Cost = Callable[[float], float]
+"""Noise multiplier -> epsilon."""
+
+
+def _closer(quick: Cost, cost: Cost, target: float, low: float, high: float) -> tuple[float, float]:
+    """Bounds of the noise that meets the target, close to where a quicker accountant, which says a little more, finds
+    it; `high` fits, and `low` does not unless it is the lowest."""
+    if quick(high) > target or quick(low) <= target:
+        return low, high
+    _, guess = _narrow(quick, target, low, high)
+    if cost(guess) > target:
+        return guess, high
+    below = (share * guess for share in _CLOSE)
+    return next((noise for noise in below if noise > low and cost(noise) > target), low), guess
+
+
+def _narrow(cost: Cost, target: float, low: float, high: float) -> tuple[float, float]:
+    """Bounds a part in a thousand apart, the upper of which fits; `low` does not, and `high` does.
+
+    By false position on logarithms, a little above what it says and a little below in turn, so that both bounds come
+    close; every third time by halves, whatever the costs look like.
+    """
+    over, under, turn = cost(low), cost(high), 0
     while high > low * (1 + _TOLERANCE):
-        middle = (low * high) ** 0.5
-        low, high = (low, middle) if fits(middle) else (middle, high)
+        share = 0.5
+        if turn % 3 < 2 and 0 < under <= target < over < math.inf and under < over:
+            share = math.log(over / target) / math.log(over / under)
+        aside = (1 + _TOLERANCE / 3) ** (1 if turn % 2 == 0 else -1)
+        least, most = low * (1 + _TOLERANCE / 4), high / (1 + _TOLERANCE / 4)
+        noise = min(max(low * (high / low) ** share * aside, least), most)
+        found = cost(noise)
+        low, over, high, under = (low, over, noise, found) if found <= target else (noise, found, high, under)
+        turn += 1
     return low, high
