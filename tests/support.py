@@ -6,12 +6,13 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from flctl.aggregator import PlainAggregator
 from flctl.config import load
@@ -93,6 +94,13 @@ def flctl(
     """The command line in a process of its own."""
     command = [sys.executable, "-c", "from flctl.cli import main; main()", *arguments]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=240, check=False)
+
+
+def slow_but(values: Iterable[Any], *quick: Any) -> list[Any]:
+    """The values, or tuples of them, as parameters of a test: all but those that begin with a quick one are slow."""
+    several = [value if isinstance(value, tuple) else (value,) for value in values]
+    marks = [() if value[0] in quick else pytest.mark.slow for value in several]
+    return [pytest.param(*value, marks=mark) for value, mark in zip(several, marks, strict=True)]
 
 
 class OneByOne(InProcessEngine):

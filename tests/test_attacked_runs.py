@@ -246,11 +246,12 @@ def test_a_resume_gives_the_same_bits(toy, tmp_path, name):
     assert [ends[0][key] == ends[1][key] for key in sorted(ends[0]) if "model" in key] == [True, True, False, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "strategy"),
     [
-        pytest.param("gaussian", "fedavg", marks=pytest.mark.slow),
-        pytest.param("min-max", "scaffold", marks=pytest.mark.slow),
+        ("gaussian", "fedavg"),
+        ("min-max", "scaffold"),
         ("backdoor", "fedmedian"),
     ],
 )

@@ -85,6 +85,7 @@ def _expected(data, start, clip=None, scaffold=False, kind="ordinary", **local):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variant",
     [{}, {"kind": "lean"}, {"mu": 0.3}, {"momentum": 0.9}, {"clip": 0.2}, {"scaffold": True}],

@@ -103,6 +103,7 @@ def test_a_client_that_breaks_the_contract_is_a_failed_client(toy, tmp_path, way
     assert caught.value.message.isprintable()
 
 
+@pytest.mark.slow
 def test_engines_agree_on_code_that_changes_tensors_reads_or_mutates(toy, tmp_path, wayward):
     """The tensors of one client are not the next one's, whether or not the same process trains both."""
     chosen = (wayward, "strategy={name: wayward, way: tensors}", "rounds=2")
@@ -111,6 +112,7 @@ def test_engines_agree_on_code_that_changes_tensors_reads_or_mutates(toy, tmp_pa
     assert checkpoint_digests(tmp_path / "one") == checkpoint_digests(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_code_in_a_worker_that_reads_standard_input_finds_its_end(toy, tmp_path, wayward):
     pooled = (wayward, "strategy={name: wayward, way: talk}", "rounds=1", "engine={name: pool, workers: 1}")
     train_run(toy, tmp_path / "pool", *pooled)
@@ -118,6 +120,7 @@ def test_code_in_a_worker_that_reads_standard_input_finds_its_end(toy, tmp_path,
     assert checkpoint_digests(tmp_path / "pool") == checkpoint_digests(tmp_path / "plain")
 
 
+@pytest.mark.slow
 def test_what_a_client_prints_stays_out_of_the_result(toy, tmp_path, wayward):
     chosen = ["-o", "model=logreg", "-o", "strategy={name: wayward, way: talk}", "-o", wayward]
     out = str(tmp_path / "run")

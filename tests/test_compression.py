@@ -497,6 +497,7 @@ def test_training_still_learns(name, toy, tmp_path):
     assert result.summary["final"]["accuracy"] >= 0.85
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_goes_on_exactly(name, toy, tmp_path):
     chosen = (chosen_transform(name), "rounds=4", "checkpoint.every=1")
     train_run(toy, tmp_path / "whole", *chosen)
@@ -508,9 +509,8 @@ def test_a_run_that_was_cut_goes_on_exactly(name, toy, tmp_path):
     assert untimed_lines(tmp_path / "cut") == untimed_lines(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(
-    "chosen", [pytest.param(n, marks=[] if n == "powersgd" else [pytest.mark.slow]) for n in OPTIONS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("chosen", sorted(OPTIONS))
 def test_worker_processes_give_the_same_bits(chosen, toy, tmp_path):
     """Also of what powersgd computes with linear algebra."""
     options = (chosen_transform(chosen), "model={name: mlp, hidden: [16]}", "rounds=3")

@@ -168,7 +168,8 @@ def test_feddyn_is_that_of_plain_numpy(toy, tmp_path, executor):
     np.testing.assert_allclose(memory["gradient"], [own[k] for k in sorted(own)], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["scaffold", pytest.param("feddyn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["scaffold", "feddyn"])
 def test_worker_processes_give_the_same_bits(toy, tmp_path, name):
     chosen = (f"strategy={name}", "local.epochs=2", "cohort.clients=6")
     train_run(toy, tmp_path / "one", *chosen)

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from support import checkpoint_digests, make_run, train_run, untimed_lines
+from support import checkpoint_digests, make_run, slow_but, train_run, untimed_lines
 
 from flctl.engines.inprocess import InProcessEngine
 from flctl.engines.pool import PoolEngine
@@ -62,6 +62,7 @@ def victim(toy) -> str:
     return str(toy.client_ids[int(index)])
 
 
+@pytest.mark.slow
 def test_the_same_bits_in_this_process_and_in_one_two_and_four_workers(toy, tmp_path):
     settings = ("model=mlp", "cohort.clients=7", "local.epochs=2", "strategy=fedadam")
     train_run(toy, tmp_path / "here", *settings)
@@ -93,7 +94,9 @@ def test_a_failing_client_is_named_and_the_round_goes_on_if_allowed(toy, tmp_pat
         assert says in line["failed"][victim(toy)]["message"]
 
 
-@pytest.mark.parametrize(("way", "kind"), [("kill", "worker-died"), ("hang", "deadline"), ("raise", "exception")])
+@pytest.mark.parametrize(
+    ("way", "kind"), slow_but([("kill", "worker-died"), ("hang", "deadline"), ("raise", "exception")], "raise")
+)
 def test_a_worker_that_dies_or_hangs_costs_its_client_only(toy, tmp_path, trap, way, kind):
     result = train_run(
         toy, tmp_path / "run", trap, "strategy.name=trap", f"strategy.way={way}", "engine.max_failures=1",
@@ -104,6 +107,7 @@ def test_a_worker_that_dies_or_hangs_costs_its_client_only(toy, tmp_path, trap, 
     assert [line["failed"][victim(toy)]["kind"] for line in lines] == [kind, kind]
 
 
+@pytest.mark.slow
 def test_a_client_that_prints_does_not_disturb_its_worker(toy, tmp_path, trap):
     result = train_run(
         toy, tmp_path / "run", trap, "strategy.name=trap", "strategy.way=print", "cohort.sampling=all", "rounds=1",
@@ -123,6 +127,7 @@ def test_a_late_client_is_left_out_in_process_too(toy, tmp_path):
     assert answer.kind == "deadline"
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_open_the_run_says_why(toy, tmp_path):
     run, _ = make_run(toy, tmp_path / "run", "engine.name=pool")
     broken = dataclasses.replace(run, config=run.config.model_copy(update={"strategy": run.config.strategy.model_copy(
@@ -146,6 +151,7 @@ def test_what_an_engine_promises(toy, tmp_path, engine):
         assert dict(engine.exchange({})) == {}
 
 
+@pytest.mark.slow
 def test_workers_run_this_flctl_wherever_the_user_stands(toy, tmp_path, monkeypatch):
     (tmp_path / "flctl").mkdir()
     (tmp_path / "flctl" / "__init__.py").write_text("raise SystemExit('another flctl')")

@@ -289,6 +289,7 @@ def trained_digest(clutter=False):
     ).hexdigest()
 
 
+@pytest.mark.slow
 def test_the_same_steps_have_the_same_bits_again_after_other_clients_and_in_another_process():
     other = in_another_process("trained_digest()")
     assert {trained_digest(), trained_digest(), trained_digest(clutter=True)} == {other}

@@ -213,6 +213,7 @@ def test_a_run_says_how_it_trains_and_measures_no_loss(trial):
     assert directory.lines()[0]["examples"] > 0
 
 
+@pytest.mark.slow
 def test_the_bits_are_the_same_in_worker_processes_and_after_a_resume(trial):
     plain = trial.train(stepping(trial))
     assert trial.train(stepping(trial), "engine={name: pool, workers: 2}").digests == plain.digests

@@ -182,6 +182,7 @@ def test_what_is_measured_is_without_dropout_and_does_not_depend_on_the_batch():
         np.testing.assert_array_equal(vector, before[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qfedavg", "mime-lite"])
 def test_executors_and_worker_processes_agree(toy, tmp_path, name):
     chosen = (f"strategy={name}", "local.epochs=2", "cohort.clients=6", "model=mlp")

@@ -164,6 +164,7 @@ def test_the_same_bits_after_a_resume(strategy, toy, tmp_path):
     assert sum(line["surplus"] + line["absent"] for line in told) > 0
 
 
+@pytest.mark.slow
 def test_the_same_bits_in_this_process_and_in_two_workers(toy, tmp_path):
     settings = ("strategy=scaffold", *ALL_KNOBS, *EPOCHS[:3])
     train_run(toy, tmp_path / "here", *settings)

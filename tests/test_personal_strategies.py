@@ -263,7 +263,8 @@ PERSONAL = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "ditto" else [pytest.mark.slow]) for n in PERSONAL])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(PERSONAL))
 def test_worker_processes_and_whoever_trains_first_give_the_same_bits(toy, tmp_path, name):
     chosen = (*PERSONAL[name], "local.epochs=2", "cohort.clients=6", "eval.per_client=true")
     train_run(toy, tmp_path / "one", *chosen)

@@ -127,6 +127,7 @@ def test_options_of_a_files_class_are_checked_and_recorded(here, toy, capsys):
     assert "Did you mean 'share'?" in told["error"]["message"]
 
 
+@pytest.mark.slow
 def test_every_kind_in_files_gives_the_same_bits_in_a_pool_and_after_a_resume(here, toy, capsys):
     files = ["--strategy", "./mine.py:Half", "--transform", "./mine.py:Round", "--aggregator", "summed.py:Summed"]
     trained(capsys, toy, *files, "--engine", "./here.py", "--out", "one")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import sysconfig_paths
+from support import slow_but
 
 import flctl
 from flctl import scaffold, testing
@@ -185,7 +186,7 @@ TRAINED = {
 CHECKED = {"strategy": {"processes": False}, "transform": {"processes": False}, "aggregator": {"processes": False}}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(KINDS, "strategy", "partitioner"))
 def test_what_is_written_keeps_its_contract_and_works_from_its_file(here, generated, toy, capsys, kind):
     file = generated(kind)
     assert cli(["plugins", "doctor", file, "--json"]) == 0

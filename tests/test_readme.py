@@ -83,6 +83,7 @@ def test_the_readme_shows_the_main_commands() -> None:
     assert len(words) >= 7
 
 
+@pytest.mark.slow
 def test_the_commands_print_what_the_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")

@@ -28,17 +28,17 @@ def same_end(one: Path, other: Path) -> None:
     assert summaries[0] == summaries[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks to kill cheaply")
 @pytest.mark.parametrize(
     ("strategy", "stride"),
     [
-        ("fedadam", 7),
-        pytest.param("remembering", 7, marks=pytest.mark.slow),
-        pytest.param("scaffold", 25, marks=pytest.mark.slow),
-        pytest.param("feddyn", 25, marks=pytest.mark.slow),
-        pytest.param("ditto", 40, marks=pytest.mark.slow),
-        pytest.param("fedadam", 1, marks=pytest.mark.slow),
-        pytest.param("remembering", 3, marks=pytest.mark.slow),
+        ("remembering", 7),
+        ("scaffold", 25),
+        ("feddyn", 25),
+        ("ditto", 40),
+        ("fedadam", 1),
+        ("remembering", 3),
     ],
 )
 def test_killed_at_each_durable_operation(toy, tmp_path, strategy, stride):

@@ -276,6 +276,7 @@ def test_of_many_equal_scores_the_first_are_taken():
     assert krum.one_by_one(level, 1, 7) == list(range(7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROBUST)
 def test_a_rule_takes_little_more_memory_than_the_updates(name, monkeypatch):
     """Its share is that of a few blocks of columns and of the result, however many clients there are."""

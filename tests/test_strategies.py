@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import checkpoint_digests, flctl, make_run, train_run, untimed_lines
+from support import checkpoint_digests, flctl, make_run, slow_but, train_run, untimed_lines
 
 from flctl import arrays
 from flctl.cli import run as run_command
@@ -186,6 +186,7 @@ def test_it_trains(name, toy, tmp_path):
     assert result.summary["final"].get("personal_accuracy_mean", 1.0) > 0.6
 
 
+@pytest.mark.parametrize("name", slow_but(STRATEGIES, "fedavg", "scaffold", "fedper"), indirect=True)
 def test_it_resumes_as_if_it_had_never_stopped_and_its_config_reads_back(name, toy, tmp_path):
     chosen = overrides(name, "rounds=4")
     train_run(toy, tmp_path / "whole", *chosen)
@@ -277,6 +278,7 @@ def test_fednova_refuses_an_optimizer_whose_gradients_do_not_add_up(toy, tmp_pat
         make_run(toy, tmp_path / "run", "strategy=fednova", "local.optimizer=adam")
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_with_a_strategy_and_its_options(toy, tmp_path):
     flags = ["--strategy", "krum", "-o", "strategy.num_malicious=2", "--clients-per-round", "7", "--rounds", "2"]
     done = flctl("train", str(toy.path), "--model", "logreg", *flags, "--out", str(tmp_path / "run"))

@@ -20,6 +20,7 @@ from flctl.testing.engine_subject import EngineSubject
 from flctl.testing.trial import Trial
 
 
+@pytest.mark.slow
 def test_the_engine_in_one_process_keeps_the_contract():
     assert check_engine(InProcessEngine).checks == ENGINE.ids
 
@@ -240,6 +241,7 @@ def test_for_every_check_something_is_known_that_breaks_it():
     assert unmutated(ENGINE, MUTANTS) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "mutant", "words"),
     [(which, *case) for which, cases in MUTANTS.items() for case in cases],

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from support import checkpoint_digests, flctl, train_run, untimed_lines
+from support import checkpoint_digests, flctl, slow_but, train_run, untimed_lines
 
 from flctl.cli import run as cli
 from flctl.cli.training import target_flags
@@ -234,7 +234,7 @@ def test_a_moved_run_and_partition_go_on(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), slow_but([(signal.SIGINT, 130), (signal.SIGTERM, 143)], signal.SIGINT))
 def test_a_signal_ends_the_run_after_its_round(toy, tmp_path, number, code):
     command = [sys.executable, "-c", "from flctl.cli import main; main()", "train", str(toy.path), "--model", "logreg"]
     command += ["--rounds", "100000", "-o", "eval.every=0", "--out", "x"]
@@ -251,6 +251,7 @@ def test_a_signal_ends_the_run_after_its_round(toy, tmp_path, number, code):
     assert (tmp_path / "x" / "checkpoints" / f"round-{summary['rounds']:05d}").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or not sys.platform.startswith("linux"), reason="file size limit of Linux"
 )

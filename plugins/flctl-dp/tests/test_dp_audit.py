@@ -68,6 +68,7 @@ class CountsRows(CentralDP):
         return weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "release", "rounds"),
     [
@@ -154,6 +155,7 @@ def cli(capsys):
     return call
 
 
+@pytest.mark.slow
 def test_a_configuration_is_audited_by_the_command(tmp_path, cli):
     file = tmp_path / "run.yaml"
     file.write_text("rounds: 3\ncohort: {sampling: all}\ntransforms:\n  dp: {noise_multiplier: 4.0}\n")

@@ -35,6 +35,7 @@ def reference(relation, clients, release, rounds, delta):
     return accountant.get_epsilon(delta)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rounds", "most"), [(1, 2), (5, 60), (5, 70)])
 def test_it_costs_what_the_reference_accountant_says(rounds, most):
     release = cut(2.0, 0.05, most, 1000)
@@ -44,6 +45,7 @@ def test_it_costs_what_the_reference_accountant_says(rounds, most):
         assert found > epsilon({Release("poisson", 2.0, rate=0.05): rounds}, 1e-5, "zero-out")
 
 
+@pytest.mark.slow
 def test_who_may_join_is_counted_too():
     """Under add-remove the larger population may be this one, or this one and one client more."""
     both = [reference(NEIGHBOURS.ADD_OR_REMOVE_ONE, clients, cut(4.0), 3, 1e-5) for clients in (4, 5)]
@@ -79,10 +81,11 @@ def exceeds(first, second, eps, noise):
     return float(np.maximum(densities[0] - np.exp(eps) * densities[1], 0).sum() * (at[1] - at[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others", [(-1, -1, -1), (0, 0, 0), (-1, 1, 0)])
 @pytest.mark.parametrize(
     ("rate", "most"),
-    [(0.5, 2), pytest.param(1.0, 2, marks=pytest.mark.slow), pytest.param(0.9, 3, marks=pytest.mark.slow)],
+    [(0.5, 2), (1.0, 2), (0.9, 3)],
 )
 def test_no_pair_of_neighbours_is_told_apart_better_than_that(others, rate, most):
     """By integration, in one dimension: four clients, one of whom is left out, counts as nothing, or turns round."""

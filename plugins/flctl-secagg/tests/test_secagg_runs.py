@@ -272,6 +272,7 @@ def test_options_out_of_bounds_are_refused(trial, bad):
         trial.prepare(f"aggregator={{name: secagg, {bad}}}")
 
 
+@pytest.mark.slow
 def test_a_failed_secure_sum_ends_the_command_with_exit_code_3(trial, tmp_path):
     """A cohort that is drawn by chance falls below the minimum."""
     command = [sys.executable, "-c", "from flctl.cli import main; main()", "train", str(trial.partition.path)]
