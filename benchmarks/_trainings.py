@@ -20,7 +20,7 @@ import numpy as np
 from _measure import machine
 from _results import command
 
-__all__ = ["Job", "Panel", "data_folder", "draw", "facts", "flctl", "measured", "parser", "trained"]
+__all__ = ["Job", "Panel", "data_folder", "draw", "facts", "flctl", "measured", "parser", "source_of", "trained"]
 
 FLCTL = [sys.executable, "-c", "from flctl.cli import main; main()"]
 
@@ -65,6 +65,14 @@ def data_folder() -> Path | None:
     if not named:
         print("skipped: FLCTL_TEST_DATA does not name the folder of real data sets", file=sys.stderr)
     return Path(named) if named else None
+
+
+def source_of(quick: bool, name: str) -> str | None:
+    """The data set `name`, or scikit-learn's digits in the quick form; None, and it is said, where it is not there."""
+    if quick:
+        return "digits"
+    folder = data_folder()
+    return str(folder / name) if folder else None
 
 
 def facts(asked: argparse.Namespace, started: float) -> dict[str, Any]:

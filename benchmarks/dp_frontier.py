@@ -22,7 +22,7 @@ from statistics import mean
 from typing import Any
 
 from _results import RESULTS, write
-from _trainings import Job, Panel, data_folder, draw, facts, flctl, measured, parser, trained
+from _trainings import Job, Panel, draw, facts, flctl, measured, parser, source_of, trained
 
 EPSILONS, DELTA = (2.0, 4.0, 8.0), 1e-4
 CLIENTS, COHORT = 1000, 100
@@ -51,12 +51,11 @@ Row = dict[str, Any]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains, prints, writes."""
     asked = _parse(arguments)
-    data = None if asked.quick else data_folder()
-    if not (data or asked.quick):
+    source = source_of(asked.quick, "mnist")
+    if source is None:
         return 0
     started, rows = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder:
-        source = str(data / "mnist") if data else "digits"
         for job, lines in trained(list(jobs(asked, source, Path(folder))), asked.workers):
             rows.append(row(job, lines, asked.rounds))
             print(_text(rows[-1]), flush=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from _results import RESULTS, write
-from _trainings import Job, Panel, data_folder, draw, facts, flctl, measured, parser, trained
+from _trainings import Job, Panel, draw, facts, flctl, measured, parser, source_of, trained
 
 SKEWS = {
     "Dirichlet 0.1": ("--scheme", "dirichlet", "--alpha", "0.1"),
@@ -53,10 +53,9 @@ Curves = dict[str, dict[str, list[list[float]]]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains, prints, writes."""
     asked = _parse(arguments)
-    data = None if asked.quick else data_folder()
-    if not (data or asked.quick):
+    source = source_of(asked.quick, "mnist")
+    if source is None:
         return 0
-    source = str(data / "mnist") if data else "digits"
     started = time.monotonic()
     found: Curves = {skew: {name: [] for name in VARIANTS} for skew in SKEWS}
     with tempfile.TemporaryDirectory() as folder:

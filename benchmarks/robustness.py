@@ -23,7 +23,7 @@ from typing import Any
 from _heat import draw
 from _results import RESULTS, write
 from _robust_table import Cell, Claim, Table, claims, markdown, table
-from _trainings import Job, data_folder, facts, flctl, parser, trained
+from _trainings import Job, facts, flctl, parser, source_of, trained
 
 CLIENTS, MALICIOUS = 25, 5
 COMMON = (
@@ -65,10 +65,9 @@ QUICK = (("mean", "median", "multi-krum"), ("none", "ALIE", "IPM 100", "backdoor
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains, prints, writes; 1 where a claim is missed."""
     asked = _parse(arguments)
-    data = None if asked.quick else data_folder()
-    if not (data or asked.quick):
+    source = source_of(asked.quick, "mnist")
+    if source is None:
         return 0
-    source = str(data / "mnist") if data else "digits"
     started = time.monotonic()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # trainings run side by side
     with tempfile.TemporaryDirectory() as folder:
