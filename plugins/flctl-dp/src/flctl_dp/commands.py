@@ -15,6 +15,12 @@ __all__ = ["register"]
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON envelope on stdout.")]
 Where = Annotated[Path, typer.Argument(help="A ledger, or the partition that it lies in.")]
+NoiseMultipliers = Annotated[
+    list[float] | None, typer.Option("--noise-multiplier", min=0, help="The noise over the clipping norm.")
+]
+TargetEpsilons = Annotated[
+    list[float] | None, typer.Option("--target-epsilon", min=0, help="Find the noise for this epsilon.")
+]
 Delta = Annotated[float, typer.Option("--delta", help="Below one over the number of clients.")]
 
 PLAN = """
@@ -56,12 +62,8 @@ def plan(
     population: Annotated[int, typer.Option("--population", min=1, help="Clients that there are.")],
     cohort: Annotated[list[float], typer.Option("--cohort", min=0, help="Clients a round, on average.")],
     rounds: Annotated[list[int], typer.Option("--rounds", min=1, help="Rounds.")],
-    noise_multiplier: Annotated[
-        list[float] | None, typer.Option("--noise-multiplier", min=0, help="The noise over the clipping norm.")
-    ] = None,
-    target_epsilon: Annotated[
-        list[float] | None, typer.Option("--target-epsilon", min=0, help="Find the noise for this epsilon.")
-    ] = None,
+    noise_multiplier: NoiseMultipliers = None,
+    target_epsilon: TargetEpsilons = None,
     delta: Delta = 1e-5,
     sampling: Annotated[
         str, typer.Option("--sampling", help="poisson, fixed, all, unsampled, or cyclic (DP-FTRL).")
@@ -105,12 +107,8 @@ def plan_examples(
     rounds: Annotated[list[int], typer.Option("--rounds", min=1, help="Rounds.")],
     batch_size: Annotated[list[int], typer.Option("--batch-size", min=0, help="Rows a step, on average; 0: all.")],
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs a round.")] = 1,
-    noise_multiplier: Annotated[
-        list[float] | None, typer.Option("--noise-multiplier", min=0, help="The noise over the clipping norm.")
-    ] = None,
-    target_epsilon: Annotated[
-        list[float] | None, typer.Option("--target-epsilon", min=0, help="Find the noise for this epsilon.")
-    ] = None,
+    noise_multiplier: NoiseMultipliers = None,
+    target_epsilon: TargetEpsilons = None,
     delta: Annotated[float, typer.Option("--delta", help="Below one over the number of rows.")] = 1e-5,
     relation: Annotated[str, typer.Option("--relation", help="add-remove, replace-one or zero-out.")] = "add-remove",
     accountant: Annotated[str, typer.Option("--accountant", help="pld or rdp.")] = "pld",

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from flctl import ConfigError, LocalSteps
+from flctl import LocalSteps
 
 from flctl_dp.entropy import Words
 from flctl_dp.noise import Lattice
-from flctl_dp.transform import ROUNDING, shrinking
+from flctl_dp.transform import shortened, shrinking
 
 __all__ = ["PoissonSteps", "coins", "row_bound"]
 
@@ -44,15 +44,8 @@ class PoissonSteps(LocalSteps):
 
 
 def row_bound(clip: float, noise: float, coordinates: int) -> float:
-    """What the norms of rows' gradients come to at most, so that rounding on the way keeps sums of neighbours within
-    `clip`. Raises ConfigError where the noise's lattice is so coarse that nothing is left."""
-    bound = clip * (1 - ROUNDING) - Lattice(noise * clip).stretch(coordinates)
-    if bound <= 0:
-        raise ConfigError(
-            f"noise of {noise:g} clipping norms on {coordinates} values leaves nothing of a gradient",
-            hint="Take a smaller noise multiplier, or a smaller model.",
-        )
-    return bound
+    """What the norms of rows' gradients come to at most. Raises ConfigError as `shortened` does."""
+    return shortened(clip, noise, coordinates, of="a gradient")
 
 
 def coins(words: Words, chance: float, count: int) -> npt.NDArray[np.bool_]:

@@ -22,7 +22,7 @@ from flctl_dp.terms import Terms, refuse_made_up, refuse_meaningless
 if TYPE_CHECKING:
     from flctl.run import Run
 
-__all__ = ["ROUNDING", "CentralDP", "scaled", "shrinking"]
+__all__ = ["ROUNDING", "CentralDP", "scaled", "shortened", "shrinking"]
 
 ROUNDING = 2.0**-10
 """The share of the clipping norm that is kept free for what float32 makes of norms, products and sums."""
@@ -34,6 +34,18 @@ def shrinking(norms: npt.NDArray[np.float64], bound: float) -> npt.NDArray[np.fl
     usable = np.isfinite(norms)
     scaled = bound / np.maximum(np.where(usable, norms, bound), bound)
     return np.where(usable & (scaled >= np.finfo(np.float32).tiny), scaled, 0.0)
+
+
+def shortened(clip: float, noise: float, coordinates: int, rounded: float = 0.0, of: str = "an update") -> float:
+    """What norms come to at most, so that rounding on the way keeps sums of neighbours within `clip`; `rounded` is what
+    else is rounded. Raises ConfigError where the noise's lattice is so coarse that nothing is left."""
+    bound = clip * (1 - ROUNDING) - Lattice(noise * clip).stretch(coordinates) - rounded
+    if bound <= 0:
+        raise ConfigError(
+            f"noise of {noise:g} clipping norms on {coordinates} values leaves nothing of {of}",
+            hint="Take a smaller noise multiplier, or a smaller model.",
+        )
+    return bound
 
 
 def scaled(vectors: Arrays, factor: float) -> dict[str, npt.NDArray[Any]]:
@@ -196,13 +208,7 @@ class CentralDP(flctl.Transform):
         """What norms are clipped to, so that rounding on the way keeps sums of neighbours within `clip`. Raises
         ConfigError where the lattice of the noise, or of the aggregator, is so coarse that little is left."""
         _refuse_coarse(clip, rounded)
-        bound = clip * (1 - ROUNDING) - Lattice(noise * clip).stretch(coordinates) - rounded
-        if bound <= 0:
-            raise ConfigError(
-                f"noise of {noise:g} clipping norms on {coordinates} values leaves nothing of an update",
-                hint="Take a smaller noise multiplier, or a smaller model.",
-            )
-        return bound
+        return shortened(clip, noise, coordinates, rounded)
 
     def _expected(self, state: Arrays, ctx: ServerContext) -> float:
         """The cohort's size that sums are divided by: the one that is expected, never the one that came."""
