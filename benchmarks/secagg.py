@@ -26,16 +26,18 @@ from typing import Any
 import _secagg_curves
 import numpy as np
 import numpy.typing as npt
-from flctl_secagg import frames
 from flctl_secagg.aggregator import SecureAggregation
-from flctl_secagg.client import Client
-from flctl_secagg.costs import measure
-from flctl_secagg.degrees import complete
-from flctl_secagg.ledger import Ledger
-from flctl_secagg.primitives import new_key
-from flctl_secagg.roster import Keyring, identity_public, make_roster
-from flctl_secagg.server import Attempt
-from flctl_secagg.session import Policy, Session
+from flctl_secagg.client.client import Client
+from flctl_secagg.client.ledger import Ledger
+from flctl_secagg.client.policy import Policy
+from flctl_secagg.crypto.primitives import new_key
+from flctl_secagg.identity.keys import Keyring, identity_public
+from flctl_secagg.identity.roster import make_roster
+from flctl_secagg.planning.costs import measure
+from flctl_secagg.protocol import frames
+from flctl_secagg.protocol.degrees import complete
+from flctl_secagg.protocol.session import Session
+from flctl_secagg.server.attempt import Attempt
 
 from flctl import AggregationContext, Phase
 from flctl.aggregator import PlainAggregator

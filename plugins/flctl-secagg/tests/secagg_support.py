@@ -6,14 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from flctl_secagg.client import Client
-from flctl_secagg.degrees import complete
-from flctl_secagg.encoding import Encoding
-from flctl_secagg.ledger import Ledger
-from flctl_secagg.primitives import new_key
-from flctl_secagg.roster import Keyring, Roster, identity_public, make_roster
-from flctl_secagg.server import Attempt, AttemptError, Unmasked
-from flctl_secagg.session import Parameters, Policy, Session, model_digest
+from flctl_secagg.client.client import Client
+from flctl_secagg.client.ledger import Ledger
+from flctl_secagg.client.policy import Policy
+from flctl_secagg.crypto.primitives import new_key
+from flctl_secagg.encoding.vectors import Encoding
+from flctl_secagg.identity.keys import Keyring, identity_public
+from flctl_secagg.identity.roster import Roster, make_roster
+from flctl_secagg.protocol.degrees import complete
+from flctl_secagg.protocol.parameters import Parameters
+from flctl_secagg.protocol.session import Session
+from flctl_secagg.protocol.work_digest import model_digest
+from flctl_secagg.server.attempt import Attempt, AttemptError, Unmasked
 
 MODEL = model_digest(None)
 LENGTHS = (("delta", 40), ("buffers", 6))

@@ -9,20 +9,23 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from flctl_secagg import client as client_module
-from flctl_secagg import frames, shamir
 from flctl_secagg.aggregator import SecureAggregation
-from flctl_secagg.client import Client
-from flctl_secagg.degrees import _at_least, choose, least_threshold
-from flctl_secagg.encoding import Encoding
-from flctl_secagg.graph import ring
-from flctl_secagg.ledger import Ledger
-from flctl_secagg.masks import add_masks
-from flctl_secagg.packing import WIDTHS, lane, packed_bytes, reduce, unpack
-from flctl_secagg.primitives import KEY_BYTES, SIGNATURE_BYTES, loaded
-from flctl_secagg.session import Policy, Session
-from flctl_secagg.transcript import Transcript
-from flctl_secagg.verifier import verify
+from flctl_secagg.client import client as client_module
+from flctl_secagg.client.client import Client
+from flctl_secagg.client.ledger import Ledger
+from flctl_secagg.client.policy import Policy
+from flctl_secagg.crypto import shamir
+from flctl_secagg.crypto.masks import add_masks
+from flctl_secagg.crypto.primitives import KEY_BYTES, SIGNATURE_BYTES, loaded
+from flctl_secagg.encoding.packing import WIDTHS, lane, packed_bytes, reduce, unpack
+from flctl_secagg.encoding.vectors import Encoding
+from flctl_secagg.protocol import frames
+from flctl_secagg.protocol.degrees import _at_least, choose, least_threshold
+from flctl_secagg.protocol.derived_keys import BOX_BYTES, RECORD_BYTES, mask_seed, self_seed
+from flctl_secagg.protocol.graph import ring
+from flctl_secagg.protocol.session import Session
+from flctl_secagg.transcripts.recording import Transcript
+from flctl_secagg.transcripts.verifier import verify
 from secagg_support import Cohort, attempt_of, cohort_of, identities, parameters, vectors
 
 from flctl import IncompatibleError, IntegrityError, ProtocolError
@@ -85,11 +88,11 @@ class TwoLists:
     def unmasked(self, b, s):
         said = next(reply for kind, name, reply in self.cohort.said if (kind, name) == (frames.DELIVER, "c00"))
         words = unpack(said[HEAD + SIGNATURE_BYTES :], 32, self.session.encoding.words)
-        streams = [(client_module.self_seed(self.session, b), False)]
+        streams = [(self_seed(self.session, b), False)]
         for peer, record in self.attempt.records.items():
             if peer:
                 public = record[KEY_BYTES : 2 * KEY_BYTES]
-                streams.append((client_module.mask_seed(self.session, loaded(s), public, 0, peer), False))
+                streams.append((mask_seed(self.session, loaded(s), public, 0, peer), False))
         add_masks(words, streams)
         return self.session.encoding.decode(words, 1).arrays["delta"]
 
@@ -141,7 +144,7 @@ class HalfDelivered:
             self.secrets[place] = self.cohort.client(name)._recalled(self.cohort.memories[name])[0].secrets["s"]
         if kind != frames.DELIVER or place:
             return message
-        boxes = frames.read_records(memoryview(message)[HEAD:], client_module.BOX_BYTES, 99, 99)
+        boxes = frames.read_records(memoryview(message)[HEAD:], BOX_BYTES, 99, 99)
         return message[:HEAD] + frames.records((at, box) for at, box in boxes.items() if at in self.bad | self.near)
 
     def recovered(self):
@@ -178,9 +181,9 @@ class HalfDelivered:
             return None  # it refused: too few shares
         words = unpack(said[0][HEAD + SIGNATURE_BYTES :], 32, self.session.encoding.words)
         mine = self.attempt.records[0][KEY_BYTES : 2 * KEY_BYTES]
-        streams = [(client_module.self_seed(self.session, b), False)]
+        streams = [(self_seed(self.session, b), False)]
         for peer, secret in self.secrets.items():
-            streams.append((client_module.mask_seed(self.session, loaded(secret), mine, peer, 0), False))
+            streams.append((mask_seed(self.session, loaded(secret), mine, peer, 0), False))
         add_masks(words, streams)
         return self.session.encoding.decode(words, 1).arrays["delta"]
 
@@ -260,7 +263,7 @@ def test_of_processes_that_race_for_a_round_one_wins(tmp_path):
     """Four processes at once, each with other survivors: the record takes one list."""
     program = (
         "import sys; from pathlib import Path; from flctl import ProtocolError\n"
-        "from flctl_secagg.ledger import Ledger\n"
+        "from flctl_secagg.client.ledger import Ledger\n"
         "sys.stdin.readline()\n"
         "try: Ledger(Path(sys.argv[1])).answer('a', 'run', 1, ['a', 'b', sys.argv[2]])\n"
         "except ProtocolError: print('refused')\n"
@@ -429,7 +432,7 @@ def test_a_transcript_of_a_session_that_nobody_would_hold_is_refused(changes, tm
         for name in session.parameters.cohort or ("c00",):
             transcript.sent(frames.HELLO, name, hello)
         for name in session.parameters.cohort:
-            record = bytes(client_module.RECORD_BYTES)
+            record = bytes(RECORD_BYTES)
             transcript.came(frames.ADVERTISE, name, frames.frame(frames.ADVERTISE, session.sid, record))
     with pytest.raises(IntegrityError, match="policy: "):
         verify(next(tmp_path.iterdir()))

@@ -6,10 +6,13 @@ import re
 
 import numpy as np
 import pytest
-from flctl_secagg import commands, frames, verifier
-from flctl_secagg.packing import pack, unpack
-from flctl_secagg.roster import read_private, read_roster
-from flctl_secagg.transcript import CAME, MAGIC, PUBLISHED, SENT, Entry, read_entries
+from flctl_secagg.cli import commands
+from flctl_secagg.encoding.packing import pack, unpack
+from flctl_secagg.identity.keys import read_private
+from flctl_secagg.identity.roster import read_roster
+from flctl_secagg.protocol import frames
+from flctl_secagg.transcripts import verifier
+from flctl_secagg.transcripts.recording import CAME, MAGIC, PUBLISHED, SENT, Entry, read_entries
 from typer.testing import CliRunner
 
 import flctl
@@ -138,8 +141,8 @@ def test_a_plan_tells_what_a_session_costs():
 
 def test_a_plan_s_bytes_are_those_of_a_session():
     """What one client of nine sends and hears in a real session, but for the length of ids."""
-    from flctl_secagg.costs import Speed, plan
-    from flctl_secagg.degrees import Degrees
+    from flctl_secagg.planning.costs import Speed, plan
+    from flctl_secagg.protocol.degrees import Degrees
     from secagg_support import attempt_of, cohort_of
 
     for mode in ("hbc", "active"):
@@ -179,7 +182,7 @@ def test_recorded_sessions_hold(recorded):
 
 def written(path, entries):
     """A transcript of these entries."""
-    from flctl_secagg.transcript import Transcript
+    from flctl_secagg.transcripts.recording import Transcript
 
     with path.open("wb") as file:
         file.write(MAGIC)
@@ -233,10 +236,10 @@ def test_a_server_that_told_two_clients_different_lists_is_found(recorded, tmp_p
 
 def test_a_vector_that_was_not_masked_is_found(recorded, tmp_path):
     """A client whose words are small numbers in the clear, under its own signature, and no sum is published."""
-    from flctl_secagg.client import masked_text
-    from flctl_secagg.primitives import sign
-    from flctl_secagg.server import AttemptError
-    from flctl_secagg.transcript import Transcript
+    from flctl_secagg.crypto.primitives import sign
+    from flctl_secagg.protocol.signed_texts import masked_text
+    from flctl_secagg.server.attempt import AttemptError
+    from flctl_secagg.transcripts.recording import Transcript
     from secagg_support import attempt_of, cohort_of
 
     layout = (("delta", 3000),)

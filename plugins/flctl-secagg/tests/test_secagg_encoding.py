@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from flctl_secagg.encoding import FEW, Encoding
-from flctl_secagg.packing import WIDTHS, lane, pack, packed_bytes, reduce, signed, unpack
+from flctl_secagg.encoding.packing import WIDTHS, lane, pack, packed_bytes, reduce, signed, unpack
+from flctl_secagg.encoding.vectors import FEW, Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -5,8 +5,8 @@ import sqlite3
 from threading import Timer
 
 import pytest
-from flctl_secagg import ledger
-from flctl_secagg.ledger import Ledger
+from flctl_secagg.client import ledger
+from flctl_secagg.client.ledger import Ledger
 
 from flctl import ProtocolError, StorageError
 

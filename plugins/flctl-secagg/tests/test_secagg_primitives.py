@@ -8,8 +8,11 @@ import flctl_secagg
 import numpy as np
 import pytest
 import secagg_reference as reference
-from flctl_secagg import client, graph, masks, packing, primitives
-from flctl_secagg.session import Session
+from flctl_secagg.crypto import masks, primitives
+from flctl_secagg.encoding import packing
+from flctl_secagg.protocol import graph
+from flctl_secagg.protocol.derived_keys import box_key, mask_seed, self_seed
+from flctl_secagg.protocol.session import Session
 from secagg_support import identities, parameters
 
 from flctl import ProtocolError
@@ -81,14 +84,14 @@ def test_what_a_session_derives_is_frozen(monkeypatch):
     public = primitives.public_of(privates[1])
     for cipher, name in (("aes-128-ctr", ""), ("aes-256-ctr", "_256")):
         session = Session(parameters(names, cipher=cipher), roster)
-        seed = client.mask_seed(session, primitives.loaded(privates[0]), public, 7, 3)
+        seed = mask_seed(session, primitives.loaded(privates[0]), public, 7, 3)
         assert seed.hex() == KNOWN["mask_seed" + name]
         words = np.zeros(16, "<u4")
         masks.add_masks(words, [(seed, True)])
         assert words.tobytes().hex() == KNOWN["mask" + name]
     session = Session(parameters(names), roster)
-    assert client.self_seed(session, privates[2]).hex() == KNOWN["self_seed"]
-    assert client._box_key(session, primitives.loaded(privates[0]), public, 3, 7).hex() == KNOWN["share_key"]
+    assert self_seed(session, privates[2]).hex() == KNOWN["self_seed"]
+    assert box_key(session, primitives.loaded(privates[0]), public, 3, 7).hex() == KNOWN["share_key"]
     assert primitives.commitment(privates[3], session.sid, "c03").hex() == KNOWN["commitment"]
     assert list(graph.ring(60, session.sid)) == KNOWN["ring_of_60"]
 

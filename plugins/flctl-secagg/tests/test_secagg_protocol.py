@@ -3,10 +3,10 @@ error; and nobody's update, weight or secret is to be seen on the way."""
 
 import numpy as np
 import pytest
-from flctl_secagg import frames
-from flctl_secagg.degrees import choose
-from flctl_secagg.packing import WIDTHS, lane, reduce
-from flctl_secagg.session import Policy
+from flctl_secagg.client.policy import Policy
+from flctl_secagg.encoding.packing import WIDTHS, lane, reduce
+from flctl_secagg.protocol import frames
+from flctl_secagg.protocol.degrees import choose
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from secagg_support import AttemptError, attempt_of, cohort_of, vectors
@@ -24,7 +24,7 @@ class Recording:
     """A cohort whose clients' words are written down before they are masked."""
 
     def __init__(self, monkeypatch):
-        from flctl_secagg.encoding import Encoding
+        from flctl_secagg.encoding.vectors import Encoding
 
         self.words = []
         encode = Encoding.encode
@@ -72,7 +72,7 @@ def test_so_they_do_on_a_sparse_graph_and_in_larger_cohorts(recording, data):
     sparse = data.draw(st.booleans(), "sparse")
     with pytest.MonkeyPatch.context() as patch:
         choose.cache_clear()
-        patch.setattr("flctl_secagg.degrees.COMPLETE_BELOW", 3)  # else a cohort of 40 has no sparse graph
+        patch.setattr("flctl_secagg.protocol.degrees.COMPLETE_BELOW", 3)  # else a cohort of 40 has no sparse graph
         play_with_losses(
             recording, count, lost, mode="hbc", bits=bits, **({"neighbours": 12, "threshold": 6} if sparse else {})
         )
@@ -152,7 +152,7 @@ def test_a_client_that_says_something_twice_is_heard_once():
 @pytest.mark.parametrize("mode", ["hbc", "active"])
 def test_nothing_of_a_vector_weight_or_secret_is_on_the_wire(mode, monkeypatch):
     """Every private value that clients draw, and their vectors and weights, are looked for in every message."""
-    from flctl_secagg import client
+    from flctl_secagg.client import client
 
     drawn = []
     monkeypatch.setattr(client, "new_key", lambda: drawn.append(bytes(range(len(drawn), len(drawn) + 32))) or drawn[-1])
@@ -187,7 +187,7 @@ def test_a_masked_vector_of_zeros_is_uniform_and_differs_each_time():
 
 def test_no_keystream_is_used_twice(monkeypatch):
     """Over two attempts of a round, each pair's seed is derived by its two ends and the server, never for two uses."""
-    from flctl_secagg import masks
+    from flctl_secagg.crypto import masks
 
     seeds = []
     keystream = masks.keystream

@@ -9,11 +9,19 @@ import sys
 
 import numpy as np
 import pytest
-from flctl_secagg import client, frames, primitives, recovery
-from flctl_secagg.ledger import Ledger
-from flctl_secagg.primitives import bound, sign
-from flctl_secagg.roster import Roster, make_roster
-from flctl_secagg.session import Parameters, Policy, Session
+from flctl_secagg.client import client
+from flctl_secagg.client.ledger import Ledger
+from flctl_secagg.client.memory import Memory
+from flctl_secagg.client.policy import Policy
+from flctl_secagg.crypto import primitives
+from flctl_secagg.crypto.primitives import bound, sign
+from flctl_secagg.identity.roster import Roster, make_roster
+from flctl_secagg.protocol import frames
+from flctl_secagg.protocol.derived_keys import BOX_BYTES, RECORD_BYTES
+from flctl_secagg.protocol.parameters import Parameters
+from flctl_secagg.protocol.session import Session
+from flctl_secagg.protocol.signed_texts import keys_text, masked_text
+from flctl_secagg.server import recovery
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from secagg_support import AttemptError, attempt_of, cohort_of, identities, parameters
@@ -90,7 +98,7 @@ def test_01_a_new_process_knows_what_the_old_one_answered(tmp_path):
     sid = played.attempt.session.sid.hex()
     program = (
         "import sys; from pathlib import Path; from flctl import ProtocolError\n"
-        "from flctl_secagg.ledger import Ledger\n"
+        "from flctl_secagg.client.ledger import Ledger\n"
         f"try: Ledger(Path(sys.argv[1])).claim({VICTIM!r}, bytes.fromhex({sid!r}), {frames.UNMASK})\n"
         "except ProtocolError as error: print(error.message)"
     )
@@ -202,7 +210,7 @@ def test_05_each_session_has_new_keys():
 
 def with_record(message, place, change):
     """A KEYS message in which one record is another."""
-    records = frames.read_records(memoryview(message)[HEAD:], client.RECORD_BYTES, 99, 99)
+    records = frames.read_records(memoryview(message)[HEAD:], RECORD_BYTES, 99, 99)
     records[place] = change(records[place])
     return message[:HEAD] + frames.records(records.items())
 
@@ -229,10 +237,10 @@ def test_06_keys_that_the_server_signs_itself_are_refused():
 
 def test_07_a_record_twice_or_for_another_client_is_refused():
     def twice(message):
-        return message + message[-(client.RECORD_BYTES + 4) :]
+        return message + message[-(RECORD_BYTES + 4) :]
 
     def renamed(message):
-        records = frames.read_records(memoryview(message)[HEAD:], client.RECORD_BYTES, 99, 99)
+        records = frames.read_records(memoryview(message)[HEAD:], RECORD_BYTES, 99, 99)
         records[3] = records[4]
         return message[:HEAD] + frames.records(records.items())
 
@@ -250,7 +258,7 @@ def test_07_equal_keys_of_two_clients_are_refused():
         if kind != frames.HELLO or name not in ("c03", "c04"):
             return reply
         keys = first.setdefault("keys", reply[HEAD : HEAD + 64]) + reply[HEAD + 64 : HEAD + 96]
-        text = client.keys_text(reply[6:HEAD], name, keys)
+        text = keys_text(reply[6:HEAD], name, keys)
         return reply[:HEAD] + keys + sign(cohort.keyring.secret_of(name), text)
 
     cohort.tamper = tamper
@@ -258,11 +266,11 @@ def test_07_equal_keys_of_two_clients_are_refused():
     assert notes == ["client 'c04' is left out: its keys are of low order, or not its own"]
     victim, session = cohort.client(VICTIM), attempt_of(cohort).session
     _, mine = victim.step(b"", frames.frame(frames.HELLO, session.sid, session.parameters.canonical()), None, "")
-    kept = client.Memory(0, b"", records={2: mine[HEAD:]})
+    kept = Memory(0, b"", records={2: mine[HEAD:]})
     double = mine[HEAD : HEAD + 32] * 2 + mine[HEAD + 64 : HEAD + 96]
     for place in (0, 1, 3, 4):
         name = cohort.names[place]
-        record = double + sign(cohort.keyring.secret_of(name), client.keys_text(session.sid, name, double))
+        record = double + sign(cohort.keyring.secret_of(name), keys_text(session.sid, name, double))
         kept = dataclasses.replace(kept, records={**kept.records, place: record})
     with pytest.raises(ProtocolError, match="two keys of the session are the same"):
         victim._check_records(kept, session, kept.records, session.neighbours(2))
@@ -270,7 +278,7 @@ def test_07_equal_keys_of_two_clients_are_refused():
 
 def test_07_a_client_is_not_its_own_neighbour():
     def own(message):
-        boxes = frames.read_records(memoryview(message)[HEAD:], client.BOX_BYTES, 99, 99)
+        boxes = frames.read_records(memoryview(message)[HEAD:], BOX_BYTES, 99, 99)
         boxes[2] = boxes.pop(3)
         return message[:HEAD] + frames.records(boxes.items())
 
@@ -285,7 +293,7 @@ def test_08_a_key_of_low_order_costs_its_sender_and_nobody_else(low):
         if (kind, name) != (frames.HELLO, "c03"):
             return reply
         record = reply[HEAD : HEAD + 32] + low + reply[HEAD + 64 : HEAD + 96]
-        text = client.keys_text(reply[6:HEAD], name, record)
+        text = keys_text(reply[6:HEAD], name, record)
         return reply[:HEAD] + record + sign(cohort.keyring.secret_of(name), text)
 
     cohort.tamper = tamper
@@ -312,7 +320,7 @@ def damaged(kind):
     """Ways to damage the box from c04 in what the victim is delivered."""
 
     def change(message):
-        boxes = frames.read_records(memoryview(message)[HEAD:], client.BOX_BYTES, 99, 99)
+        boxes = frames.read_records(memoryview(message)[HEAD:], BOX_BYTES, 99, 99)
         box = boxes[4]
         flipped = box[:20] + bytes((box[20] ^ 1,)) + box[21:]
         boxes[4] = {"body": flipped, "nonce": b"\0" * 12 + box[12:], "tag": box[:-1] + b"\0", "other": boxes[5]}[kind]
@@ -544,11 +552,7 @@ def test_22_a_signed_vector_that_was_not_masked_as_agreed_gives_no_sum():
         if (at, name) != (frames.DELIVER, "c03"):
             return reply
         packed = bytes(len(reply) - HEAD - 64)
-        return (
-            reply[:HEAD]
-            + sign(cohort.keyring.secret_of(name), client.masked_text(reply[6:HEAD], name, packed))
-            + packed
-        )
+        return reply[:HEAD] + sign(cohort.keyring.secret_of(name), masked_text(reply[6:HEAD], name, packed)) + packed
 
     cohort.tamper = tamper
     attempt = attempt_of(cohort)
@@ -679,7 +683,7 @@ def test_27_no_secret_is_shown_by_repr_errors_or_logs(caplog, monkeypatch):
     except AttemptError as error:
         notes.append(repr(error))
     victim = cohort.client(VICTIM)
-    kept = client.Memory(1, b"", {"b": drawn[0]}, {}, {1: drawn[1]})
+    kept = Memory(1, b"", {"b": drawn[0]}, {}, {1: drawn[1]})
     opened = recovery.Opened(3)
     opened.add(1, 1, 2, int.from_bytes(drawn[0], "big"))
     shown = " ".join(

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from flctl_secagg import frames
 from flctl_secagg.aggregator import SecureAggregation
+from flctl_secagg.protocol import frames
 
 import flctl
 from flctl import ConfigError, Failure, IncompatibleError, ProtocolError, RoundFailedError

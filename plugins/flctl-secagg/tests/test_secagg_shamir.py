@@ -4,9 +4,9 @@ from fractions import Fraction
 from math import comb
 
 import pytest
-from flctl_secagg import shamir
-from flctl_secagg.degrees import Degrees, choose, complete
-from flctl_secagg.graph import neighbours_of, ring
+from flctl_secagg.crypto import shamir
+from flctl_secagg.protocol.degrees import Degrees, choose, complete
+from flctl_secagg.protocol.graph import neighbours_of, ring
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -21,6 +21,6 @@ def flctl_aggregators() -> list[type[flctl.Aggregator]]:
 @flctl.hookimpl
 def flctl_commands(app: Any) -> None:
     """`flctl secagg`; what its commands need is imported when they run."""
-    from flctl_secagg import commands
+    from flctl_secagg.cli import commands
 
     commands.register(app)

@@ -14,17 +14,20 @@ from pydantic import Field, model_validator
 
 import flctl
 from flctl import Aggregate, AggregationContext, Arrays, ClientContext, IncompatibleError, Phase, ProtocolError
-from flctl_secagg.client import Client
-from flctl_secagg.degrees import Degrees, Mode, choose, complete, least_threshold
-from flctl_secagg.encoding import WEIGHT, Encoding
-from flctl_secagg.home import Home, KeysHome, NoHome, SimulatedHome
-from flctl_secagg.masks import Ciphers
-from flctl_secagg.packing import WIDTHS
-from flctl_secagg.primitives import new_key
-from flctl_secagg.roster import Roster
-from flctl_secagg.server import Attempt, AttemptError, Unmasked
-from flctl_secagg.session import COMPLETE_UP_TO, FLOOR, Parameters, Policy, Session, model_digest
-from flctl_secagg.transcript import Transcript
+from flctl_secagg.client.client import Client
+from flctl_secagg.client.policy import FLOOR, Policy
+from flctl_secagg.crypto.masks import Ciphers
+from flctl_secagg.crypto.primitives import new_key
+from flctl_secagg.encoding.packing import WIDTHS
+from flctl_secagg.encoding.vectors import WEIGHT, Encoding
+from flctl_secagg.identity.roster import Roster
+from flctl_secagg.protocol.degrees import COMPLETE_UP_TO, Degrees, Mode, choose, complete, least_threshold
+from flctl_secagg.protocol.parameters import Parameters
+from flctl_secagg.protocol.session import Session
+from flctl_secagg.protocol.work_digest import model_digest
+from flctl_secagg.server.attempt import Attempt, AttemptError, Unmasked
+from flctl_secagg.storage import Home, KeysHome, NoHome, SimulatedHome
+from flctl_secagg.transcripts.recording import Transcript
 
 if TYPE_CHECKING:
     from flctl.run import Run

@@ -10,13 +10,23 @@ from typing import Protocol
 import numpy as np
 
 from flctl import Phase, ProtocolError
-from flctl_secagg import frames, shamir
-from flctl_secagg.client import BOX_BYTES, RECORD_BYTES, agreed_text, keys_text, mask_seed, masked_text, self_seed
-from flctl_secagg.masks import Stream, add_masks
-from flctl_secagg.packing import Words, lane, reduce, unpack
-from flctl_secagg.primitives import KEY_BYTES, SIGNATURE_BYTES, commitment, is_signed, is_usable, loaded, public_of
-from flctl_secagg.recovery import Opened, recover
-from flctl_secagg.session import Session
+from flctl_secagg.crypto import shamir
+from flctl_secagg.crypto.masks import Stream, add_masks
+from flctl_secagg.crypto.primitives import (
+    KEY_BYTES,
+    SIGNATURE_BYTES,
+    commitment,
+    is_signed,
+    is_usable,
+    loaded,
+    public_of,
+)
+from flctl_secagg.encoding.packing import Words, lane, reduce, unpack
+from flctl_secagg.protocol import frames
+from flctl_secagg.protocol.derived_keys import BOX_BYTES, RECORD_BYTES, mask_seed, self_seed
+from flctl_secagg.protocol.session import Session
+from flctl_secagg.protocol.signed_texts import agreed_text, keys_text, masked_text
+from flctl_secagg.server.recovery import Opened, recover
 
 __all__ = ["Attempt", "AttemptError", "Recorder", "Unmasked"]
 

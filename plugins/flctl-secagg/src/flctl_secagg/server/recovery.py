@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import combinations, islice
 
 from flctl import ProtocolError
-from flctl_secagg import shamir
+from flctl_secagg.crypto import shamir
 
 __all__ = ["Opened", "recover"]
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from flctl_secagg.client import BOX_BYTES, RECORD_BYTES
-from flctl_secagg.degrees import Degrees
-from flctl_secagg.encoding import WEIGHT, Encoding
-from flctl_secagg.masks import CHUNK, add_masks, keystream
-from flctl_secagg.packing import lane
-from flctl_secagg.primitives import SIGNATURE_BYTES, agree, derive, loaded, new_key, public_of
-from flctl_secagg.shamir import SHARE_BYTES
+from flctl_secagg.crypto.masks import CHUNK, add_masks, keystream
+from flctl_secagg.crypto.primitives import SIGNATURE_BYTES, agree, derive, loaded, new_key, public_of
+from flctl_secagg.crypto.shamir import SHARE_BYTES
+from flctl_secagg.encoding.packing import lane
+from flctl_secagg.encoding.vectors import WEIGHT, Encoding
+from flctl_secagg.protocol.degrees import Degrees
+from flctl_secagg.protocol.derived_keys import BOX_BYTES, RECORD_BYTES
 
 __all__ = ["Plan", "Speed", "measure", "plan"]
 

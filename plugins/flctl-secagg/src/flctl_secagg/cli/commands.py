@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from flctl_secagg.roster import Roster
+    from flctl_secagg.identity.roster import Roster
 
 __all__ = ["register"]
 
@@ -39,8 +39,8 @@ def init(
 ) -> None:
     """Make private keys, readable by their owner alone; an existing one is never overwritten."""
     from flctl import ConfigError
-    from flctl_secagg.home import CLIENTS, OPERATOR
-    from flctl_secagg.roster import identity_public, write_private, write_public
+    from flctl_secagg.identity.keys import identity_public, write_private, write_public
+    from flctl_secagg.storage import CLIENTS, OPERATOR
 
     wanted = list(clients or [])
     if not wanted and not operator:
@@ -72,7 +72,8 @@ def sign(
 ) -> None:
     """Sign who takes part in a run, with the operator's key in DIR."""
     from flctl import ConfigError
-    from flctl_secagg.roster import ROSTER, make_roster, read_private, write_public
+    from flctl_secagg.identity.keys import read_private, write_public
+    from flctl_secagg.identity.roster import ROSTER, make_roster
 
     found = _public_keys(directory) if public is None else _listed(public)
     if not run or not found:
@@ -88,7 +89,7 @@ def sign(
 @roster.command("verify")
 def check(directory: Directory, as_json: JsonFlag = False) -> None:
     """Check the roster's signature against the operator's key that is pinned in DIR; exit code 6 if it fails."""
-    from flctl_secagg.home import KeysHome
+    from flctl_secagg.storage import KeysHome
 
     _tell("secagg roster verify", *_told(KeysHome(directory).roster()), as_json)
 
@@ -103,8 +104,8 @@ def plan(
     as_json: JsonFlag = False,
 ) -> None:
     """Tell what a session costs before a run: k, t, precision, bytes, seconds, and the dropouts it always survives."""
-    from flctl_secagg.costs import measure
-    from flctl_secagg.planning import planned
+    from flctl_secagg.planning.costs import measure
+    from flctl_secagg.planning.options import planned
 
     data = dataclasses.asdict(planned(clients, parameters, _options(option or []), measure()))
     _tell("secagg plan", data, [f"{name:15} {_short(value)}" for name, value in data.items()], as_json)
@@ -123,8 +124,8 @@ def verify(
     Needs a run with aggregator.transcript=true. Exit code 6 where anything does not hold.
     """
     from flctl import ConfigError
-    from flctl_secagg.home import pinned_operator
-    from flctl_secagg.verifier import verify as verdict_on
+    from flctl_secagg.storage import pinned_operator
+    from flctl_secagg.transcripts.verifier import verify as verdict_on
 
     files = [run] if run.is_file() else sorted((run / "secagg" / "transcripts").glob("*.transcript"))
     if not files:
@@ -150,7 +151,7 @@ def bench(
     as_json: JsonFlag = False,
 ) -> None:
     """Print the rate at which masks are added, beside this machine's bare AES rate, on one core."""
-    from flctl_secagg.costs import measure
+    from flctl_secagg.planning.costs import measure
 
     speed = measure(length, streams)
     lines = [
@@ -171,8 +172,8 @@ def _file_name(client: str) -> str:
 
 
 def _public_keys(directory: Path) -> dict[str, str]:
-    from flctl_secagg.home import CLIENTS
-    from flctl_secagg.roster import identity_public, read_private
+    from flctl_secagg.identity.keys import identity_public, read_private
+    from flctl_secagg.storage import CLIENTS
 
     paths = sorted((directory / CLIENTS).glob("*.key"))
     return {path.name.removesuffix(".key"): identity_public(read_private(path)).hex() for path in paths}

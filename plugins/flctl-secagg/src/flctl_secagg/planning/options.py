@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from flctl import ConfigError
 from flctl_secagg.aggregator import SecureAggregation
-from flctl_secagg.costs import Plan, Speed, plan
-from flctl_secagg.encoding import WEIGHT
+from flctl_secagg.encoding.vectors import WEIGHT
+from flctl_secagg.planning.costs import Plan, Speed, plan
 
 __all__ = ["planned"]
 

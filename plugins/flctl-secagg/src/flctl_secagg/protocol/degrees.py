@@ -10,11 +10,22 @@ from typing import Literal
 
 from flctl import IncompatibleError
 
-__all__ = ["COMPLETE_BELOW", "Degrees", "Mode", "choose", "complete", "least_threshold", "lowest_threshold"]
+__all__ = [
+    "COMPLETE_BELOW",
+    "COMPLETE_UP_TO",
+    "Degrees",
+    "Mode",
+    "choose",
+    "complete",
+    "least_threshold",
+    "lowest_threshold",
+]
 
 Mode = Literal["hbc", "active"]
 COMPLETE_BELOW = 50
 """Cohorts up to here use the complete graph: a sparse one would save little."""
+COMPLETE_UP_TO = 256
+"""In active mode, cohorts up to here use the complete graph."""
 SIGMA, ETA = 40, 20
 """Failures are as rare as 2^-40 for secrecy and 2^-20 for coming to an end."""
 

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl import RING, Arrays, IncompatibleError, ProtocolError
-from flctl_secagg.masks import keystream
-from flctl_secagg.packing import Words, lane, packed_bytes, signed
+from flctl_secagg.crypto.masks import keystream
+from flctl_secagg.encoding.packing import Words, lane, packed_bytes, signed
 
 __all__ = ["FEW", "FRACTION", "WEIGHT", "Decoded", "Encoding"]
 

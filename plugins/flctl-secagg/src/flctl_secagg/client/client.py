@@ -7,24 +7,20 @@ step of a session is claimed in the ledger before it is taken: an old memory can
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from flctl import Arrays, ProtocolError
-from flctl_secagg import frames, shamir
-from flctl_secagg.ledger import Ledger
-from flctl_secagg.masks import Stream, add_masks, seed_bytes
-from flctl_secagg.packing import pack, reduce
-from flctl_secagg.primitives import (
+from flctl_secagg.client.ledger import Ledger
+from flctl_secagg.client.memory import Memory
+from flctl_secagg.client.policy import Policy
+from flctl_secagg.crypto import shamir
+from flctl_secagg.crypto.masks import Stream, add_masks
+from flctl_secagg.crypto.primitives import (
     KEY_BYTES,
     SIGNATURE_BYTES,
-    agree,
-    bound,
     commitment,
     derive,
     is_signed,
@@ -35,89 +31,16 @@ from flctl_secagg.primitives import (
     sign,
     unsealed,
 )
-from flctl_secagg.roster import Keyring, Roster
-from flctl_secagg.session import Parameters, Policy, Session
+from flctl_secagg.encoding.packing import pack, reduce
+from flctl_secagg.identity.keys import Keyring
+from flctl_secagg.identity.roster import Roster
+from flctl_secagg.protocol import frames
+from flctl_secagg.protocol.derived_keys import BOX_BYTES, PAIR, RECORD_BYTES, box_data, box_key, mask_seed, self_seed
+from flctl_secagg.protocol.parameters import Parameters
+from flctl_secagg.protocol.session import Session
+from flctl_secagg.protocol.signed_texts import agreed_text, keys_text, masked_text
 
-__all__ = ["BOX_BYTES", "RECORD_BYTES", "Client", "agreed_text", "keys_text", "mask_seed", "masked_text", "self_seed"]
-
-RECORD_BYTES = 3 * KEY_BYTES + SIGNATURE_BYTES
-"""A key record: c and s public keys, commitment to b, signature."""
-_PAIR = struct.Struct(f">H{shamir.SHARE_BYTES}s{shamir.SHARE_BYTES}s")
-BOX_BYTES = 12 + _PAIR.size + 16
-"""A sealed pair of shares: nonce, place on the polynomial and the shares of b and s, tag."""
-_BAD_BOX = "a share of this session cannot be read"
-"""One text for whatever is wrong with a ciphertext: it must not say what an attacker got right."""
-
-
-def keys_text(sid: bytes, client: str, record: bytes) -> bytes:
-    """What a client signs of its public keys."""
-    return bound(b"keys", sid, client.encode(), record[: 3 * KEY_BYTES])
-
-
-def masked_text(sid: bytes, client: str, packed: bytes | bytearray | memoryview) -> bytes:
-    """What a client signs of its masked vector."""
-    return bound(b"masked", sid, client.encode(), hashlib.sha256(packed).digest())
-
-
-def agreed_text(sid: bytes, survivors: bytes | memoryview) -> bytes:
-    """What a client signs of the list of survivors."""
-    return bound(b"survivors", sid, hashlib.sha256(survivors).digest())
-
-
-def self_seed(session: Session, secret: bytes) -> bytes:
-    """The seed of PRG(b_u)."""
-    return derive(secret, session.sid, b"flctl-secagg self", seed_bytes(session.parameters.cipher))
-
-
-def mask_seed(session: Session, private: X25519PrivateKey, public: bytes, one: int, other: int) -> bytes:
-    """The seed of PRG(s_uv), the same for both of a pair."""
-    info = bound(b"mask", min(one, other), max(one, other))
-    return derive(agree(private, public), session.sid, info, seed_bytes(session.parameters.cipher))
-
-
-def _box_key(session: Session, private: X25519PrivateKey, public: bytes, sender: int, receiver: int) -> bytes:
-    return derive(agree(private, public), session.sid, bound(b"shares", sender, receiver))
-
-
-def _box_data(session: Session, sender: int, receiver: int) -> bytes:
-    return bound(b"shares", session.sid, sender, receiver)
-
-
-@dataclass(frozen=True, repr=False)
-class Memory:
-    """What a client keeps from one phase to the next: never shown, and sealed on its way."""
-
-    phase: int
-    parameters: bytes
-    secrets: Mapping[str, bytes] = field(default_factory=dict)
-    records: Mapping[int, bytes] = field(default_factory=dict)
-    shares: Mapping[int, bytes] = field(default_factory=dict)
-    survivors: bytes = b""
-
-    def written(self) -> bytes:
-        """As JSON with hexadecimal values."""
-        values = {
-            "phase": self.phase,
-            "parameters": self.parameters.decode(),
-            "secrets": {name: value.hex() for name, value in self.secrets.items()},
-            "records": {str(place): value.hex() for place, value in self.records.items()},
-            "shares": {str(place): value.hex() for place, value in self.shares.items()},
-            "survivors": self.survivors.hex(),
-        }
-        return json.dumps(values, separators=(",", ":")).encode()
-
-    @classmethod
-    def read(cls, raw: bytes) -> Memory:
-        """What `written` wrote."""
-        values = json.loads(raw)
-        return cls(
-            phase=values["phase"],
-            parameters=values["parameters"].encode(),
-            secrets={name: bytes.fromhex(value) for name, value in values["secrets"].items()},
-            records={int(place): bytes.fromhex(value) for place, value in values["records"].items()},
-            shares={int(place): bytes.fromhex(value) for place, value in values["shares"].items()},
-            survivors=bytes.fromhex(values["survivors"]),
-        )
+__all__ = ["Client"]
 
 
 @dataclass(frozen=True)
@@ -198,8 +121,8 @@ class Client:
         private, boxes = loaded(kept.secrets["c"]), []
         for at, peer in enumerate(neighbours):
             if peer in records:
-                key = _box_key(session, private, records[peer][:KEY_BYTES], me, peer)
-                boxes.append(sealed(key, shares[at], _box_data(session, me, peer)))
+                key = box_key(session, private, records[peer][:KEY_BYTES], me, peer)
+                boxes.append(sealed(key, shares[at], box_data(session, me, peer)))
         memory = dataclasses.replace(kept, phase=frames.SHARES, records=records)
         return self._remembered(memory), frames.frame(frames.SHARES, session.sid, b"".join(boxes))
 
@@ -227,7 +150,7 @@ class Client:
         count, threshold = len(neighbours), session.parameters.threshold
         of_b, of_s = (shamir.split(kept.secrets[name], threshold, count) for name in ("b", "s"))
         pairs = zip(of_b, of_s, strict=True)
-        return [_PAIR.pack(x, shamir.written(b), shamir.written(s)) for x, (b, s) in enumerate(pairs, 1)]
+        return [PAIR.pack(x, shamir.written(b), shamir.written(s)) for x, (b, s) in enumerate(pairs, 1)]
 
     def _mask(
         self, kept: Memory, session: Session, message: bytes, vector: Arrays | None, model: str
@@ -261,11 +184,11 @@ class Client:
     ) -> bytes | None:
         """The two shares that a peer sealed for this client; None, whatever is wrong."""
         me = self._place(session)
-        key = _box_key(session, private, public, peer, me)
-        plain = unsealed(key, box, _box_data(session, peer, me))
+        key = box_key(session, private, public, peer, me)
+        plain = unsealed(key, box, box_data(session, peer, me))
         if plain is None:
             return None
-        x, of_b, of_s = _PAIR.unpack(plain)
+        x, of_b, of_s = PAIR.unpack(plain)
         fits = x == session.neighbours(peer).index(me) + 1
         readable = shamir.read_share(of_b) is not None and shamir.read_share(of_s) is not None
         return of_b + of_s if fits and readable else None

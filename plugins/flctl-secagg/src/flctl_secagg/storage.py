@@ -8,19 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from flctl import ConfigError, IncompatibleError
-from flctl_secagg.ledger import Ledger
-from flctl_secagg.primitives import new_key
-from flctl_secagg.roster import (
-    ROSTER,
-    Keyring,
-    Roster,
-    identity_public,
-    make_roster,
-    read_private,
-    read_roster,
-    write_private,
-    write_public,
-)
+from flctl_secagg.client.ledger import Ledger
+from flctl_secagg.crypto.primitives import new_key
+from flctl_secagg.identity.keys import Keyring, identity_public, read_private, write_private, write_public
+from flctl_secagg.identity.roster import ROSTER, Roster, make_roster, read_roster
 
 __all__ = ["CLIENTS", "LEDGER", "OPERATOR", "Home", "KeysHome", "NoHome", "SimulatedHome"]
 

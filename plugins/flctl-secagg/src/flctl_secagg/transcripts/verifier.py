@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from flctl import FlctlError, IntegrityError, Phase
-from flctl_secagg import frames
-from flctl_secagg.packing import pack
-from flctl_secagg.primitives import SIGNATURE_BYTES
-from flctl_secagg.roster import Roster, roster_of
-from flctl_secagg.server import Attempt, AttemptError, Unmasked
-from flctl_secagg.session import FLOOR, Parameters, Policy, Session
-from flctl_secagg.transcript import CAME, PUBLISHED, ROSTER, SENT, Entry, read_entries
+from flctl_secagg.client.policy import FLOOR, Policy
+from flctl_secagg.crypto.primitives import SIGNATURE_BYTES
+from flctl_secagg.encoding.packing import pack
+from flctl_secagg.identity.roster import Roster, roster_of
+from flctl_secagg.protocol import frames
+from flctl_secagg.protocol.parameters import Parameters
+from flctl_secagg.protocol.session import Session
+from flctl_secagg.server.attempt import Attempt, AttemptError, Unmasked
+from flctl_secagg.transcripts.recording import CAME, PUBLISHED, ROSTER, SENT, Entry, read_entries
 
 __all__ = ["Verdict", "verify"]
 

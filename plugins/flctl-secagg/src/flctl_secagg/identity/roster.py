@@ -1,37 +1,24 @@
-"""Who takes part: Ed25519 identity keys by client, signed by an operator, and the files that keys are kept in."""
+"""The roster: Ed25519 identity keys by client, signed by an operator."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flctl import ConfigError, IntegrityError
+from flctl_secagg.crypto.primitives import bound, is_signed, sign
+from flctl_secagg.identity.keys import LOST, identity_public
 
-from flctl import ConfigError, IntegrityError, StorageError
-from flctl_secagg.primitives import bound, derive, is_signed, new_key, sign
-
-__all__ = [
-    "ROSTER",
-    "Keyring",
-    "Roster",
-    "identity_public",
-    "make_roster",
-    "read_private",
-    "read_roster",
-    "roster_of",
-    "write_private",
-    "write_public",
-]
+__all__ = ["ROSTER", "Roster", "make_roster", "read_roster", "roster_of"]
 
 ROSTER = "roster.json"
 FORMAT = "flctl-secagg-roster/1"
 MOST_BYTES = 256 << 20
-_LOST = "Copy it again from where it was made: identity keys cannot be recovered."
 
 
 @dataclass(frozen=True)
@@ -59,7 +46,7 @@ class Roster:
     def check(self, operator: bytes | None = None) -> None:
         """Raises IntegrityError unless the signature holds, keys are distinct, and the operator is the pinned one."""
         if operator is not None and operator != self.operator:
-            raise IntegrityError("the roster is signed by another operator than the one that is pinned", hint=_LOST)
+            raise IntegrityError("the roster is signed by another operator than the one that is pinned", hint=LOST)
         if not is_signed(self.operator, self.signature, self.signed_part(self.run, self.graph_seed, self.keys)):
             raise IntegrityError(
                 "the roster's signature does not hold", hint="Sign it again: flctl secagg roster sign."
@@ -114,83 +101,8 @@ def roster_of(text: str, path: Path) -> Roster:
         keys = {str(client): bytes.fromhex(key) for client, key in values["clients"].items()}
         roster = Roster(str(values["run"]), hexed["graph_seed"], hexed["operator"], keys, hexed["signature"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"{path} is no roster", hint=_LOST) from error
+        raise IntegrityError(f"{path} is no roster", hint=LOST) from error
     if any(len(key) != 32 for key in (*keys.values(), roster.operator, roster.graph_seed)):
-        raise IntegrityError(f"{path} has keys that are not 32 bytes long", hint=_LOST)
+        raise IntegrityError(f"{path} has keys that are not 32 bytes long", hint=LOST)
     roster.check()
     return roster
-
-
-def identity_public(private: bytes) -> bytes:
-    """The Ed25519 public key of 32 private bytes."""
-    return Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
-
-
-@dataclass(frozen=True)
-class Keyring:
-    """Where a client finds its own private key; `secret_of` is called anew for each message, and nothing is kept."""
-
-    secret_of: Callable[[str], bytes]
-
-    def __repr__(self) -> str:
-        return "Keyring()"
-
-    @classmethod
-    def derived(cls, master: bytes) -> Keyring:
-        """All clients' keys from one secret: for simulations, where one machine is everybody."""
-        return cls(lambda client: derive(master, b"flctl-secagg simulation", bound(b"identity", client.encode())))
-
-    @classmethod
-    def files(cls, directory: Path) -> Keyring:
-        """Each client's key in a file `CLIENT.key` of its own."""
-        return cls(lambda client: read_private(directory / f"{client}.key"))
-
-
-def write_private(path: Path, key: bytes | None = None) -> bytes:
-    """Writes 32 private bytes, new ones unless given, readable by the owner alone. Raises ConfigError where the file
-    exists: a key is never overwritten."""
-    key = new_key() if key is None else key
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError as error:
-        raise ConfigError(f"{path} exists", hint="Keys are not overwritten: move it away, or name another.") from error
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
-    with os.fdopen(handle, "wb") as file:
-        file.write(key.hex().encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return key
-
-
-def read_private(path: Path) -> bytes:
-    """32 private bytes. Raises ConfigError where there are none, IntegrityError where others can read them."""
-    try:
-        if os.name == "posix" and path.stat().st_mode & 0o077:
-            raise IntegrityError(
-                f"{path} can be read by others", hint=f"chmod 600 {path.name}; better, make a new key."
-            )
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read: {error.strerror}", hint="Make one: flctl secagg keys init."
-        ) from error
-    try:
-        key = bytes.fromhex(raw.decode("ascii").strip())
-    except ValueError:
-        key = b""
-    if len(key) != 32:
-        raise IntegrityError(f"{path} holds no key of 32 bytes", hint=_LOST)
-    return key
-
-
-def write_public(path: Path, text: str) -> None:
-    """Writes what is no secret, whole or not at all."""
-    partial = path.with_name(path.name + f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}") from error

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import IO, Self
 
 from flctl import IntegrityError, StorageError
-from flctl_secagg.packing import pack
-from flctl_secagg.server import Unmasked
-from flctl_secagg.session import Session
+from flctl_secagg.encoding.packing import pack
+from flctl_secagg.protocol.session import Session
+from flctl_secagg.server.attempt import Unmasked
 
 __all__ = ["Entry", "Transcript", "read_entries"]
 

@@ -1,0 +1,1 @@
+"""The `flctl secagg` command."""

@@ -1,0 +1,1 @@
+"""The client's half of the protocol: its steps, its policy, its memory and its record of sessions."""

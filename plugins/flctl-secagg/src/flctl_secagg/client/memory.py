@@ -1,0 +1,46 @@
+"""The memory of a client between two phases of a session."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["Memory"]
+
+
+@dataclass(frozen=True, repr=False)
+class Memory:
+    """What a client keeps from one phase to the next: never shown, and sealed on its way."""
+
+    phase: int
+    parameters: bytes
+    secrets: Mapping[str, bytes] = field(default_factory=dict)
+    records: Mapping[int, bytes] = field(default_factory=dict)
+    shares: Mapping[int, bytes] = field(default_factory=dict)
+    survivors: bytes = b""
+
+    def written(self) -> bytes:
+        """As JSON with hexadecimal values."""
+        values = {
+            "phase": self.phase,
+            "parameters": self.parameters.decode(),
+            "secrets": {name: value.hex() for name, value in self.secrets.items()},
+            "records": {str(place): value.hex() for place, value in self.records.items()},
+            "shares": {str(place): value.hex() for place, value in self.shares.items()},
+            "survivors": self.survivors.hex(),
+        }
+        return json.dumps(values, separators=(",", ":")).encode()
+
+    @classmethod
+    def read(cls, raw: bytes) -> Memory:
+        """What `written` wrote."""
+        values = json.loads(raw)
+        return cls(
+            phase=values["phase"],
+            parameters=values["parameters"].encode(),
+            secrets={name: bytes.fromhex(value) for name, value in values["secrets"].items()},
+            records={int(place): bytes.fromhex(value) for place, value in values["records"].items()},
+            shares={int(place): bytes.fromhex(value) for place, value in values["shares"].items()},
+            survivors=bytes.fromhex(values["survivors"]),
+        )

@@ -1,0 +1,1 @@
+"""Cryptographic primitives: key agreement, signatures, sealing, masks and secret sharing."""

@@ -1,0 +1,1 @@
+"""Identity keys of clients and the roster that an operator signs."""

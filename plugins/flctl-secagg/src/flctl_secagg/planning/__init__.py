@@ -1,0 +1,1 @@
+"""Costs of a session before it is held."""

@@ -1,0 +1,1 @@
+"""The protocol that both sides know: parameters, sessions, messages, signed texts, k and t."""

@@ -1,0 +1,87 @@
+"""The parameters of a session: proposed by the server, checked by each client, and written in one canonical form."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+
+from flctl import ProtocolError
+from flctl_secagg.crypto.masks import Ciphers
+from flctl_secagg.crypto.primitives import PROTOCOL
+from flctl_secagg.identity.roster import Roster
+from flctl_secagg.protocol.degrees import Mode
+from flctl_secagg.protocol.frames import MOST_HELLO
+
+__all__ = ["Parameters"]
+
+_MOST_COUNT = 1 << 63
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What the server proposes and every client checks. `model` is `model_digest`; `minimum` and `survivors` are the
+    fewest clients that may begin and end; `cohort` is sorted; `deadline` is in seconds, 0 for none; `nonce` is hex."""
+
+    run: str
+    round: int
+    attempt: int
+    model: str
+    layout: tuple[tuple[str, int], ...]
+    bits: int
+    clip: float
+    max_weight: float
+    minimum: int
+    survivors: int
+    neighbours: int
+    threshold: int
+    mode: Mode
+    cipher: Ciphers
+    cohort: tuple[str, ...]
+    deadline: float
+    nonce: str
+    words: int
+    levels: int
+    version: str = PROTOCOL.decode()
+
+    def canonical(self) -> bytes:
+        """The one way to write them: JSON with sorted keys and no spaces."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+    @classmethod
+    def read(cls, raw: bytes) -> Parameters:
+        """The parameters in canonical bytes. Raises ProtocolError for anything else."""
+        if len(raw) > MOST_HELLO:
+            raise ProtocolError(f"parameters of {len(raw)} bytes; at most {MOST_HELLO} are read")
+        try:
+            values = json.loads(raw)
+            values["layout"] = tuple((name, length) for name, length in values["layout"])
+            values["cohort"] = tuple(values["cohort"])
+            found = cls(**values)
+            found.check_types()
+            same = found.canonical() == raw
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ProtocolError("parameters of a session are not well-formed") from error
+        if not same:
+            raise ProtocolError("parameters of a session are not in their canonical form")
+        return found
+
+    def check_types(self) -> None:
+        """Raises TypeError or ValueError for a value of another type, or out of any use."""
+        texts = (self.run, self.model, self.mode, self.cipher, self.nonce, self.version, *self.cohort)
+        numbers: tuple[int, ...] = (self.round, self.attempt, self.bits, self.minimum, self.survivors, self.neighbours)
+        numbers += (self.threshold, self.words, self.levels, *(length for _, length in self.layout))
+        if any(type(text) is not str for text in (*texts, *(name for name, _ in self.layout))):
+            raise TypeError("a text is none")
+        if any(type(number) is not int or not 0 <= number < _MOST_COUNT for number in numbers):
+            raise TypeError("a count is none")
+        if any(type(number) is not float or number < 0 for number in (self.clip, self.max_weight, self.deadline)):
+            raise TypeError("a number is none")
+        if len(bytes.fromhex(self.nonce)) != 32 or len(self.nonce) != 64 or len(dict(self.layout)) != len(self.layout):
+            raise ValueError("the nonce or the layout is no such thing")
+
+    def sid(self, roster: Roster) -> bytes:
+        """SHA-256 over the protocol's name, these parameters and the roster."""
+        return hashlib.sha256(PROTOCOL + self.canonical() + roster.digest).digest()
