@@ -1,4 +1,4 @@
-"""What privacy costs in time: lattice noise beside NumPy's float normal, and the accountants.
+"""What privacy costs in time: lattice noise beside NumPy's float normal, and the accounting.
 
     python benchmarks/dp.py [--quick]
 
@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 import numpy as np
 from _measure import Spread, machine
 from _results import command, write
-from flctl_dp import accounting
-from flctl_dp.entropy import secure_words
-from flctl_dp.noise import wide_discrete_gaussian
-from flctl_dp.releases import Release
+from flctl_dp.accounting import accountants as accounting
+from flctl_dp.accounting.releases import Release
+from flctl_dp.noise.entropy import secure_words
+from flctl_dp.noise.lattice import wide_discrete_gaussian
 
 SLOWEST = 0.080
 """Seconds that 10^6 draws may take."""

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from flctl_dp.accounting import epsilon, gaussian_epsilon, guarantee, quick_epsilon
-from flctl_dp.calibration import affordable, calibrate, together
-from flctl_dp.releases import Release
+from flctl_dp.accounting.accountants import epsilon, gaussian_epsilon, guarantee, quick_epsilon
+from flctl_dp.accounting.calibration import affordable, calibrate, together
+from flctl_dp.accounting.releases import Release
 
 NEIGHBOURS = dp_accounting.NeighboringRelation
 

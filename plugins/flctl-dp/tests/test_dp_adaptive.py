@@ -9,9 +9,9 @@ from flctl.testing import check_transform
 from flctl.testing.trial import Trial
 from flctl.training import train
 
-from flctl_dp.adaptive import AdaptiveDP
-from flctl_dp.ledger import LedgerFile
-from flctl_dp.releases import Release
+from flctl_dp.accounting.releases import Release
+from flctl_dp.ledgers.ledger import LedgerFile
+from flctl_dp.mechanisms.adaptive import AdaptiveDP
 
 SEEDED = {"noise_multiplier": 0.5, "insecure_seed": 7}
 

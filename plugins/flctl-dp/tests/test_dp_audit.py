@@ -9,13 +9,13 @@ from flctl.testing.trial import Trial
 from flctl.training import train
 from scipy import stats
 
-from flctl_dp.accounting import epsilon, gaussian_epsilon
-from flctl_dp.adaptive import AdaptiveDP
-from flctl_dp.audit import audit, lower_bound, p_value
-from flctl_dp.entropy import insecure_words
-from flctl_dp.ftrl import CorrelatedDP
-from flctl_dp.releases import Release
-from flctl_dp.transform import CentralDP
+from flctl_dp.accounting.accountants import epsilon, gaussian_epsilon
+from flctl_dp.accounting.releases import Release
+from flctl_dp.audit.canary_attack import audit, lower_bound, p_value
+from flctl_dp.mechanisms.adaptive import AdaptiveDP
+from flctl_dp.mechanisms.central import CentralDP
+from flctl_dp.mechanisms.ftrl import CorrelatedDP
+from flctl_dp.noise.entropy import insecure_words
 
 ALL, DRAWN = Release("all", 4.0), Release("poisson", 1.0, rate=0.5)
 TURNS = Release("cyclic", 2.0, bands=4, separation=5, place=1)

@@ -7,9 +7,9 @@ from flctl.cli import run as run_cli
 from flctl.testing.trial import Trial
 from flctl.training import train
 
-from flctl_dp.accounting import epsilon
-from flctl_dp.releases import Release
-from flctl_dp.summed import SummedRelease
+from flctl_dp.accounting.accountants import epsilon
+from flctl_dp.accounting.releases import Release
+from flctl_dp.accounting.summed_release import SummedRelease
 
 
 @pytest.fixture

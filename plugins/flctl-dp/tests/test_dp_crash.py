@@ -11,8 +11,8 @@ import pytest
 from flctl.testing.trial import Trial
 from flctl.training import train
 
-from flctl_dp.ledger import LedgerFile
-from flctl_dp.noise import Lattice
+from flctl_dp.ledgers.ledger import LedgerFile
+from flctl_dp.noise.lattice import Lattice
 
 DP = 'transforms.dp={"noise_multiplier": 2.0}'
 FTRL = ("cohort.sampling=cyclic", "cohort.clients=2", 'transforms.dp-ftrl={"noise_multiplier": 2.0}')
@@ -40,7 +40,7 @@ def test_a_round_that_fails_is_charged_all_the_same(tmp_path, monkeypatch):
 
 
 def test_correlated_noise_is_drawn_only_when_its_charge_is_on_disk(tmp_path, monkeypatch):
-    from flctl_dp import ftrl
+    from flctl_dp.mechanisms import ftrl
 
     trial = Trial(tmp_path, "rounds=3")
     file = LedgerFile(trial.partition.path / "privacy-ledger.jsonl")

@@ -22,10 +22,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from flctl_dp import distributed
-from flctl_dp.distributed import DistributedDP
-from flctl_dp.ledger import LedgerFile
-from flctl_dp.summed import SummedRelease
+from flctl_dp.accounting.summed_release import SummedRelease
+from flctl_dp.ledgers.ledger import LedgerFile
+from flctl_dp.mechanisms import distributed
+from flctl_dp.mechanisms.distributed import DistributedDP
 
 VECTOR = "turned" + RING
 SECAGG = ("aggregator=secagg", "aggregator.bits=20")

@@ -9,10 +9,10 @@ from dp_accounting import GaussianDpEvent, rdp
 from flctl import IncompatibleError
 from scipy import special
 
-from flctl_dp.accounting import epsilon, guarantee, supports
-from flctl_dp.calibration import calibrate
-from flctl_dp.releases import Release
-from flctl_dp.summed import SummedRelease, divergence, inflation, release_of
+from flctl_dp.accounting.accountants import epsilon, guarantee, supports
+from flctl_dp.accounting.calibration import calibrate
+from flctl_dp.accounting.releases import Release
+from flctl_dp.accounting.summed_release import SummedRelease, divergence, inflation, release_of
 
 ORDERS = [1.1, 1.5, 2, 2.5, 3, 5, 8, 16, 32, 63]
 DELTA = 1e-5

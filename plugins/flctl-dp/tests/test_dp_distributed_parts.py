@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import linalg, special, stats
 
-from flctl_dp.entropy import insecure_words, secure_words
-from flctl_dp.releases import Release
-from flctl_dp.rotation import hadamard, padded, rotated, signs_of, unrotated
-from flctl_dp.rounding import reach_of, rounded
-from flctl_dp.shares import drawn_share, variances
-from flctl_dp.skellam import skellam_masses, skellam_table
-from flctl_dp.summed import SummedRelease, release_of
+from flctl_dp.accounting.releases import Release
+from flctl_dp.accounting.summed_release import SummedRelease, release_of
+from flctl_dp.noise.entropy import insecure_words, secure_words
+from flctl_dp.noise.rotation import hadamard, padded, rotated, signs_of, unrotated
+from flctl_dp.noise.shares import drawn_share, variances
+from flctl_dp.noise.skellam import skellam_masses, skellam_table
+from flctl_dp.noise.stochastic_rounding import reach_of, rounded
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 64, 128, 256])

@@ -13,12 +13,12 @@ from flctl.cli import run as run_cli
 from flctl.testing.trial import Trial
 from flctl.training import train
 
-from flctl_dp import client_ledgers
-from flctl_dp.accounting import epsilon
-from flctl_dp.client_ledgers import ClientLedgers, coarse, spent
-from flctl_dp.ledger import LedgerFile
-from flctl_dp.noise import Lattice
-from flctl_dp.releases import Release
+from flctl_dp.accounting.accountants import epsilon
+from flctl_dp.accounting.releases import Release
+from flctl_dp.ledgers import client_ledgers
+from flctl_dp.ledgers.client_ledgers import ClientLedgers, coarse, spent
+from flctl_dp.ledgers.ledger import LedgerFile
+from flctl_dp.noise.lattice import Lattice
 from test_dp_crash import DRIVER
 
 DP = 'transforms.dp-examples={"noise_multiplier": 2.0}'

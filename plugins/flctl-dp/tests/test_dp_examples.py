@@ -16,15 +16,15 @@ from flctl.training import train
 from pydantic import ValidationError
 from scipy import stats
 
-from flctl_dp import accounting
-from flctl_dp.accounting import epsilon
-from flctl_dp.client_ledgers import ClientLedgers
-from flctl_dp.entropy import insecure_words, secure_words
-from flctl_dp.example_budget import calibrated, released, steps_of, within
-from flctl_dp.examples import ExampleDP
-from flctl_dp.noise import Lattice
-from flctl_dp.poisson_steps import PoissonSteps, coins, row_bound
-from flctl_dp.releases import Release
+from flctl_dp.accounting import accountants
+from flctl_dp.accounting.accountants import epsilon
+from flctl_dp.accounting.releases import Release
+from flctl_dp.budget.example_budget import calibrated, released, steps_of, within
+from flctl_dp.ledgers.client_ledgers import ClientLedgers
+from flctl_dp.mechanisms.examples import ExampleDP
+from flctl_dp.mechanisms.poisson_steps import PoissonSteps, coins, row_bound
+from flctl_dp.noise.entropy import insecure_words, secure_words
+from flctl_dp.noise.lattice import Lattice
 
 SEEDED = {"insecure_seed": 7, "noise_multiplier": 0.5}
 
@@ -52,7 +52,7 @@ def ledgers_of(trial):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """One distribution a run is enough: each takes half a second."""
-    from flctl_dp import client_ledgers
+    from flctl_dp.ledgers import client_ledgers
 
     monkeypatch.setattr(client_ledgers, "_EXACT", 1)
 
@@ -104,7 +104,7 @@ def test_coins_come_from_the_operating_system_and_not_from_a_seed(trial):
 
 
 def test_many_coins_are_tossed_in_parts(monkeypatch):
-    from flctl_dp import poisson_steps
+    from flctl_dp.mechanisms import poisson_steps
 
     monkeypatch.setattr(poisson_steps, "_DRAWN", 120)
     assert len(list(stepped(steps=7).batches())) == 7
@@ -175,7 +175,7 @@ def test_published_figures_of_dp_sgd_come_out(noise, epochs, published):
     """TensorFlow Privacy's tutorial on MNIST: 60,000 rows, batches of 256, delta 1e-5, by Renyi DP and the conversion
     of Mironov (2017, proposition 3); later conversions, and distributions, say less."""
     release, steps = Release("poisson", noise, rate=256 / 60_000), epochs * 60_000 // 256
-    orders, curve = accounting._curve(release, "add-remove")
+    orders, curve = accountants._curve(release, "add-remove")
     found = min(steps * loss + math.log(1e5) / (order - 1) for order, loss in zip(orders, curve, strict=True))
     assert found == pytest.approx(published, abs=0.006)
     renyi, least = (epsilon({release: steps}, 1e-5, "add-remove", accountant=by) for by in ("rdp", "pld"))
@@ -213,7 +213,7 @@ def test_what_is_charged_is_what_was_planned_for_each_client(sampled, overrides)
 
 
 def test_a_run_says_what_it_came_to_for_each_client(sampled, monkeypatch):
-    from flctl_dp import client_ledgers
+    from flctl_dp.ledgers import client_ledgers
 
     monkeypatch.setattr(client_ledgers, "_EXACT", 16)
     result = train(*sampled.prepare(dp(noise_multiplier=2.0)))
@@ -249,7 +249,7 @@ def test_who_is_not_asked_is_not_charged_and_runs_add_up(trial):
 @pytest.mark.slow
 def test_target_epsilon_finds_noise_for_each_client(sampled, monkeypatch):
     """By the accountant that says least, and by classes of clients: never beyond the target, and close to it."""
-    from flctl_dp import example_budget
+    from flctl_dp.budget import example_budget
 
     monkeypatch.setattr(example_budget, "_FEW", 0)
     result = train(*sampled.prepare(dp(target_epsilon=6.0)))
@@ -448,7 +448,7 @@ def test_digits_of_five_hospitals_are_learned_at_epsilon_8(tmp_path, monkeypatch
     """287 rows each, 20 rounds of 5 steps: far above the 0.1 of guessing."""
     from flctl.cli import run as run_cli
 
-    from flctl_dp import client_ledgers
+    from flctl_dp.ledgers import client_ledgers
 
     monkeypatch.setattr(client_ledgers, "_EXACT", 16)
     parts, out = (tmp_path / "parts").as_posix(), tmp_path / "run"

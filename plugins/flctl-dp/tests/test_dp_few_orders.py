@@ -2,9 +2,9 @@
 
 import pytest
 
-from flctl_dp.accounting import epsilon
-from flctl_dp.few_orders import bound, least_noise
-from flctl_dp.releases import Release
+from flctl_dp.accounting.accountants import epsilon
+from flctl_dp.accounting.rdp_bounds import bound, least_noise
+from flctl_dp.accounting.releases import Release
 
 
 @pytest.mark.parametrize(

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import stats
 
-from flctl_dp.accounting import epsilon, gaussian_epsilon
-from flctl_dp.calibration import affordable, calibrate
-from flctl_dp.correlated import noised, stretch
-from flctl_dp.entropy import insecure_words, secure_words
-from flctl_dp.factor import coefficients, column_norm
-from flctl_dp.ftrl import CorrelatedDP
-from flctl_dp.ledger import LedgerFile
-from flctl_dp.noise import FINE_CELLS, fine_discrete_gaussian
-from flctl_dp.releases import Release
+from flctl_dp.accounting.accountants import epsilon, gaussian_epsilon
+from flctl_dp.accounting.calibration import affordable, calibrate
+from flctl_dp.accounting.releases import Release
+from flctl_dp.ledgers.ledger import LedgerFile
+from flctl_dp.mechanisms.ftrl import CorrelatedDP
+from flctl_dp.noise.banded_factor import coefficients, column_norm
+from flctl_dp.noise.correlated import noised, stretch
+from flctl_dp.noise.entropy import insecure_words, secure_words
+from flctl_dp.noise.lattice import FINE_CELLS, fine_discrete_gaussian
 
 CYCLIC = ("cohort.sampling=cyclic", "cohort.clients=3")
 """Of the nine clients of a trial: each stays away for two rounds, so that up to three bands fit."""

@@ -8,8 +8,8 @@ from typing import get_args
 import pytest
 from flctl import IncompatibleError, IntegrityError
 
-from flctl_dp.ledger import LedgerFile
-from flctl_dp.releases import _RELATIONS, Release, Sampling
+from flctl_dp.accounting.releases import _RELATIONS, Release, Sampling
+from flctl_dp.ledgers.ledger import LedgerFile
 
 RELEASE = Release("poisson", 1.1, rate=0.01)
 OTHER = Release("all", 3.0)
@@ -83,7 +83,7 @@ def test_an_edit_is_found(file, edit):
 
 
 def test_a_line_sealed_anew_breaks_the_chain_behind_it(file):
-    from flctl_dp.ledger import _sealed
+    from flctl_dp.ledgers.ledger import _sealed
 
     charged(file, RELEASE, RELEASE, OTHER)
     lines = lines_of(file)
@@ -116,7 +116,7 @@ def test_a_ledger_that_is_gone_is_missed(file):
 
 
 def test_a_release_that_cannot_be_is_refused_though_its_seal_is_right(file):
-    from flctl_dp.ledger import _sealed
+    from flctl_dp.ledgers.ledger import _sealed
 
     ledger = charged(file, RELEASE)
     for fields in ({"noise_multiplier": -1.0}, {"sampling": "magic"}, {"rate": True}, {"extra": 1}):

@@ -11,10 +11,10 @@ from flctl.testing.trial import Trial
 from flctl.training import train
 from scipy import stats
 
-from flctl_dp.accounting import epsilon, gaussian_epsilon
-from flctl_dp.ledger import LedgerFile
-from flctl_dp.local import LocalDP
-from flctl_dp.releases import Release
+from flctl_dp.accounting.accountants import epsilon, gaussian_epsilon
+from flctl_dp.accounting.releases import Release
+from flctl_dp.ledgers.ledger import LedgerFile
+from flctl_dp.mechanisms.local import LocalDP
 
 
 def dp(**options):

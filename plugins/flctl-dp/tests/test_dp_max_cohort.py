@@ -14,10 +14,10 @@ from flctl.testing.trial import Trial
 from flctl.training import train
 from scipy import stats
 
-from flctl_dp.accounting import epsilon, gaussian_epsilon, guarantee, supports
-from flctl_dp.calibration import calibrate
-from flctl_dp.ledger import LedgerFile
-from flctl_dp.releases import Release
+from flctl_dp.accounting.accountants import epsilon, gaussian_epsilon, guarantee, supports
+from flctl_dp.accounting.calibration import calibrate
+from flctl_dp.accounting.releases import Release
+from flctl_dp.ledgers.ledger import LedgerFile
 
 NEIGHBOURS = dp_accounting.NeighboringRelation
 

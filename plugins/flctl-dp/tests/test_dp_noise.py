@@ -10,9 +10,9 @@ import pytest
 from scipy import stats
 
 from exact_sampler import discrete_gaussian
-from flctl_dp.entropy import Words, insecure_words, secure_words
-from flctl_dp.noise import CELLS, Lattice, wide_discrete_gaussian
-from flctl_dp.table import AliasTable, discrete_gaussian_table
+from flctl_dp.noise.alias_table import AliasTable, discrete_gaussian_table
+from flctl_dp.noise.entropy import Words, insecure_words, secure_words
+from flctl_dp.noise.lattice import CELLS, Lattice, wide_discrete_gaussian
 
 FULL = 1 << 128
 

@@ -15,10 +15,10 @@ from hypothesis.extra.numpy import arrays as vectors
 from pydantic import ValidationError
 from scipy import stats
 
-from flctl_dp.accounting import epsilon, quick_epsilon
-from flctl_dp.ledger import LedgerFile
-from flctl_dp.releases import Release
-from flctl_dp.transform import CentralDP
+from flctl_dp.accounting.accountants import epsilon, quick_epsilon
+from flctl_dp.accounting.releases import Release
+from flctl_dp.ledgers.ledger import LedgerFile
+from flctl_dp.mechanisms.central import CentralDP
 
 SEEDED = {"noise_multiplier": 1.0, "insecure_seed": 7}
 
@@ -94,7 +94,7 @@ def test_short_updates_are_left_as_they_are():
 
 def test_sums_of_neighbours_are_within_the_clipping_norm_on_the_lattice():
     """What is left below the norm covers the rounding of the sum to the lattice, for any vectors."""
-    from flctl_dp.noise import Lattice
+    from flctl_dp.noise.lattice import Lattice
 
     transform = CentralDP.from_options({"noise_multiplier": 4.0, "clipping_norm": 2.0})
     size, rng = 50_000, np.random.default_rng(1)

@@ -13,12 +13,12 @@ FLCTL_API = "1.0"
 @flctl.hookimpl
 def flctl_transforms() -> list[type[flctl.Transform]]:
     """The mechanisms; imported when a transform's name is looked up."""
-    from flctl_dp.adaptive import AdaptiveDP
-    from flctl_dp.distributed import DistributedDP
-    from flctl_dp.examples import ExampleDP
-    from flctl_dp.ftrl import CorrelatedDP
-    from flctl_dp.local import LocalDP
-    from flctl_dp.transform import CentralDP
+    from flctl_dp.mechanisms.adaptive import AdaptiveDP
+    from flctl_dp.mechanisms.central import CentralDP
+    from flctl_dp.mechanisms.distributed import DistributedDP
+    from flctl_dp.mechanisms.examples import ExampleDP
+    from flctl_dp.mechanisms.ftrl import CorrelatedDP
+    from flctl_dp.mechanisms.local import LocalDP
 
     return [CentralDP, AdaptiveDP, DistributedDP, CorrelatedDP, ExampleDP, LocalDP]
 
@@ -26,6 +26,6 @@ def flctl_transforms() -> list[type[flctl.Transform]]:
 @flctl.hookimpl
 def flctl_commands(app: Any) -> None:
     """Adds `flctl dp`."""
-    from flctl_dp.commands import register
+    from flctl_dp.commands.register import register
 
     register(app)

@@ -1,0 +1,1 @@
+"""Privacy accounting: releases, and the epsilon that they compose to. Knows no run and no file."""

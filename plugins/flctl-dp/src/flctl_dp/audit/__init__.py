@@ -1,0 +1,1 @@
+"""Empirical audits: an attack with canaries gives a lower bound of epsilon."""

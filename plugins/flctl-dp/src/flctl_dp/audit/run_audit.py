@@ -1,0 +1,132 @@
+"""`flctl dp audit`: which mechanism a run or a configuration has, and what its audit found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from flctl import ConfigError, IncompatibleError
+from pydantic import ValidationError
+
+from flctl_dp.accounting.calibration import calibrate
+from flctl_dp.accounting.releases import Release
+from flctl_dp.audit.canary_attack import Audit, audit
+from flctl_dp.mechanisms.adaptive import AdaptiveDP
+from flctl_dp.mechanisms.central import CentralDP
+from flctl_dp.mechanisms.ftrl import CorrelatedDP
+
+__all__ = ["audit_of", "data", "told"]
+
+_MOST = 1 << 20
+"""Bytes of a configuration or summary."""
+
+
+def audit_of(path: Path, canaries: int, rounds: int | None) -> Audit:
+    """The audit of the transform 'dp', 'dp-adaptive' or 'dp-ftrl' as a run directory, or a YAML file, has it.
+
+    Raises ConfigError for a configuration without any, or whose sampling the attack does not know, IncompatibleError
+    for a mechanism that it does not know.
+    """
+    config = _read(path / "config.yaml" if path.is_dir() else path)
+    transform = _mechanism(path, config)
+    if transform.config.insecure_seed is not None:
+        raise ConfigError(f"{path} has an insecure_seed: it claims nothing that could be audited")
+    planned = int(_number(path, "rounds", config.get("rounds", 1)))
+    played = _played(path, transform.name)
+    noise = played.get("noise_multiplier") or transform.config.noise_multiplier
+    release = _release(path, config.get("cohort"), noise or 1.0, transform, played)
+    if noise is None:
+        target, delta = transform.config.target_epsilon or 0.0, transform.config.target_delta
+        noise = calibrate(release, planned, target, delta, release.default_relation())
+        release = replace(release, noise_multiplier=noise)
+    return audit(transform, release, rounds or int(played.get("rounds", planned)), canaries=canaries)
+
+
+def _mechanism(path: Path, config: Mapping[str, Any]) -> CentralDP:
+    """The run's transform that protects clients."""
+    options = config.get("transforms")
+    chosen = dict(options) if isinstance(options, Mapping) else {}
+    kind = next((kind for kind in (CentralDP, AdaptiveDP, CorrelatedDP) if kind.name in chosen), None)
+    if kind is None:
+        other = next((name for name in chosen if str(name).startswith(f"{CentralDP.name}-")), None)
+        if other:
+            raise IncompatibleError(
+                f"the attack knows no way into transform '{other}'",
+                hint="It audits 'dp', 'dp-adaptive' and 'dp-ftrl'.",
+            )
+        raise ConfigError(f"{path} has no transform '{CentralDP.name}' to audit")
+    try:
+        return kind.from_options(dict(chosen[kind.name] or {}))
+    except (ValidationError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: transforms.{kind.name} cannot be used: {error}") from error
+
+
+def told(found: Audit) -> str:
+    """What was found, in one line."""
+    verdict = "the claim is REFUTED" if found.broken else "the claim stands"
+    return (
+        f"epsilon is at least {found.lower:.3g} with {found.confidence:.0%} confidence, and {found.claim:.4g} is "
+        f"claimed (delta {found.delta:g}, {found.rounds} rounds, {found.canaries} canaries): {verdict}"
+    )
+
+
+def data(found: Audit) -> dict[str, Any]:
+    """As plain values."""
+    return {**asdict(found), "broken": found.broken}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file() or path.stat().st_size > _MOST:
+        raise ConfigError(f"{path} is no configuration", hint="Give a run's directory, or a YAML file.")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not YAML") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} is not a YAML mapping")
+    return config
+
+
+def _number(path: Path, name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ConfigError(f"{path}: {name} is {value!r}, expected a number above 0")
+    return float(value)
+
+
+def _played(path: Path, name: str) -> dict[str, float]:
+    """What a finished run says of its rounds and of its mechanism; nothing where there is none."""
+    summary = path / "summary.json"
+    if not summary.is_file() or summary.stat().st_size > _MOST:
+        return {}
+    try:
+        said = json.loads(summary.read_text(encoding="utf-8"))
+        told = {"rounds": said["rounds"], **said["transforms"][name]}
+        return {key: float(value) for key, value in told.items() if isinstance(value, (int, float))}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def _release(path: Path, cohort: Any, noise: float, transform: CentralDP, played: Mapping[str, float]) -> Release:
+    chosen = cohort if isinstance(cohort, Mapping) else {}
+    sampling = chosen.get("sampling", "fixed")
+    if isinstance(transform, CorrelatedDP):
+        if not {"bands", "separation"} <= played.keys():
+            raise IncompatibleError(
+                f"how long a client of {path} stays away depends on how many there are, which only a run tells",
+                hint=f"Audit the directory of a run with '{transform.name}' that has ended.",
+            )
+        bands, separation = int(played["bands"]), int(played["separation"])
+        return Release("cyclic", noise, bands=bands, separation=separation, place=1)
+    if sampling == "poisson" and not chosen.get("max_cohort"):
+        return Release("poisson", noise, rate=_number(path, "cohort.rate", chosen.get("rate")))
+    if sampling == "all":
+        return Release("all", noise)
+    cut = " with a max_cohort" if chosen.get("max_cohort") else ""
+    raise ConfigError(
+        f"{path} samples its cohorts by '{sampling}'{cut}, and the attack knows poisson and all",
+        hint="Audit the same mechanism with cohort.sampling=all: it is the same noise.",
+    )

@@ -1,0 +1,274 @@
+"""The privacy ledger of a population: what was released about it, by whichever run, in a chain of digests.
+
+One JSON object a line. The first names the population, the unit and the neighbouring relation; each later one is a
+charge, put on disk before the releases that it stands for are made. A line's `digest` is over its other fields, among
+them the digest of the line before it. FILE.head holds the number of lines and the last digest, so that a file that lost
+its end is known; the checkpoint of each run holds the digest of its own last charge, so that a ledger in which that is
+missing is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from flctl import IncompatibleError, IntegrityError, StorageError
+
+from flctl_dp.accounting.releases import RELATIONS, Relation, Release, Releases
+from flctl_dp.accounting.summed_release import release_of
+
+__all__ = ["FORMAT", "Charge", "Ledger", "LedgerFile", "Unit"]
+
+Unit = Literal["client", "example"]
+"""What is protected: clients of a population, or the rows of one client."""
+
+FORMAT = "flctl-dp-ledger/1"
+_MOST = 1 << 30
+"""Bytes beyond which a ledger is not read."""
+_HEAD = ".head"
+_BEGIN = b'{"digest":"'
+"""How each line begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """`count` like releases by a run, in a round of it."""
+
+    run: str
+    round: int
+    release: Release
+    digest: str
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """A ledger as it was read: the population's name, its relation, and its charges in order."""
+
+    population: str
+    relation: Relation
+    genesis: str
+    charges: tuple[Charge, ...]
+    unit: Unit = "client"
+
+    @property
+    def head(self) -> str:
+        """The digest of the last line."""
+        return self.charges[-1].digest if self.charges else self.genesis
+
+    def releases(self, run: str | None = None) -> Releases:
+        """What was released, by all runs or by one."""
+        counted: Counter[Release] = Counter()
+        for charge in self.charges:
+            if run is None or charge.run == run:
+                counted[charge.release] += charge.count
+        return counted
+
+    def holds(self, digest: str) -> bool:
+        """Whether a line with this digest is part of it."""
+        return digest == self.genesis or any(charge.digest == digest for charge in self.charges)
+
+
+class LedgerFile:
+    """A ledger on disk, at `path`; a link is followed, so that all who charge it wait for one lock and see one head."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve() if path.is_symlink() else path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from charging. Raises StorageError after a minute."""
+        from filelock import FileLock, Timeout
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.path.with_name(self.path.name + ".lock"), timeout=60):
+                yield
+        except Timeout as error:
+            raise StorageError(f"another process has held {self.path} for a minute", hint="Wait for it.") from error
+
+    def read(self) -> Ledger | None:
+        """The ledger; None where there is none yet. Raises IntegrityError for one that was changed, or cut."""
+        head = self._head()
+        if not self.path.exists():
+            if head is not None:
+                raise IntegrityError(f"{self.path} is gone, and had {head[0]} lines", hint=_RESTORE)
+            return None
+        if self.path.stat().st_size > _MOST:
+            raise IntegrityError(f"{self.path} is larger than {_MOST} bytes")
+        data = self.path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]  # an end without a line end was never released
+        if head is None and not whole and data[: len(_BEGIN)] == _BEGIN[: len(data)]:
+            return None  # a kill cut its first line off
+        ledger = _parsed(self.path, whole)
+        count = 1 + len(ledger.charges)
+        if head is not None and (count < head[0] or [*_digests(ledger)][head[0] - 1] != head[1]):
+            raise IntegrityError(f"{self.path} has lost lines: it had {head[0]}, which end otherwise", hint=_RESTORE)
+        return ledger
+
+    def open(self, population: str, relation: Relation, unit: Unit = "client") -> Ledger:
+        """The ledger, made if there is none; call it under `locked`. Raises IncompatibleError where it is kept for
+        another neighbouring relation or unit."""
+        ledger = self.read()
+        if ledger is None:
+            genesis = {
+                "format": FORMAT,
+                "population": population,
+                "unit": unit,
+                "relation": relation,
+                "nonce": secrets.token_hex(16),
+            }
+            self._append(_sealed(genesis), 1)
+            ledger = self.read()
+        if ledger is None:
+            raise StorageError(f"{self.path} was removed while it was made")
+        if ledger.unit != unit:
+            raise IncompatibleError(
+                f"{self.path} is kept for the unit {ledger.unit}, and this run accounts for the unit {unit}",
+                hint="Give the two ledgers of their own.",
+            )
+        if ledger.relation != relation:
+            raise IncompatibleError(
+                f"{self.path} is kept for the relation {ledger.relation}, and this run accounts {relation}: the two do "
+                "not add up",
+                hint=f"Take the relation {ledger.relation}, with a sampling that has it. All samplings have zero-out: "
+                "runs that are to add up take that from the first on (-o transforms.dp.relation=zero-out).",
+            )
+        return ledger
+
+    def charge(self, ledger: Ledger, run: str, number: int, release: Release, count: int = 1) -> Charge:
+        """Adds a charge of `count` releases after the ledger's last, and puts it on disk; call it under the same
+        `locked` as `open`."""
+        line = {"previous": ledger.head, "run": run, "round": number, "release": release.fields()}
+        sealed = _sealed(line if count == 1 else {**line, "count": count})
+        self._append(sealed, 2 + len(ledger.charges))
+        return Charge(run, number, release, sealed["digest"], count)
+
+    def _append(self, line: dict[str, Any], count: int) -> None:
+        data = (json.dumps(line, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n").encode()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = not self.path.exists()
+        with self.path.open("ab") as file:
+            _cut_torn_end(self.path, file)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if fresh:
+            _sync_directory(self.path.parent)
+        self._keep_head(count, line["digest"])
+
+    def _head(self) -> tuple[int, str] | None:
+        path = self.path.with_name(self.path.name + _HEAD)
+        if not path.is_file():
+            return None
+        count, _, digest = path.read_text(encoding="ascii", errors="replace")[:200].strip().partition(" ")
+        if not count.isdecimal() or int(count) < 1:
+            raise IntegrityError(f"{path} is not a number of lines and a digest", hint=_RESTORE)
+        return int(count), digest
+
+    def _keep_head(self, count: int, digest: str) -> None:
+        path = self.path.with_name(self.path.name + _HEAD)
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("w", encoding="ascii") as file:
+            file.write(f"{count} {digest}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+
+
+_RESTORE = "Put it back from a copy: without it nobody can say how much was released about these clients."
+
+
+def _parsed(path: Path, data: bytes) -> Ledger:
+    """The ledger in whole lines. What this process parsed before is not parsed again while its digest is the same."""
+    length, digest, known = _KNOWN.get(path, (0, "", None))
+    same = known is not None and hashlib.sha256(data[:length]).hexdigest() == digest
+    lines = data[length if same else 0 :].split(b"\n")[:-1]
+    ledger = _extended(path, known, lines) if same and known is not None else _parse(path, lines)
+    _KNOWN[path] = len(data), hashlib.sha256(data).hexdigest(), ledger
+    return ledger
+
+
+_KNOWN: dict[Path, tuple[int, str, Ledger | None]] = {}
+"""Path -> the bytes that were parsed, their digest, and what they hold."""
+
+
+def _parse(path: Path, lines: list[bytes]) -> Ledger:
+    if not lines:
+        raise IntegrityError(f"{path} has no first line", hint=_RESTORE)
+    first = _object(f"{path}:1", lines[0])
+    if not isinstance(first.get("format"), str):
+        raise IntegrityError(f"{path}:1 is not the first line of a ledger", hint=_RESTORE)
+    if first["format"] != FORMAT:
+        raise IncompatibleError(f"{path} has the format {first['format'][:40]!r}; this reads {FORMAT!r}")
+    population, relation = first.get("population"), first.get("relation")
+    if not isinstance(population, str) or relation not in RELATIONS or first.get("unit") not in get_args(Unit):
+        raise IntegrityError(f"{path}:1 names no population, relation and unit", hint=_RESTORE)
+    return _extended(path, Ledger(population, relation, first["digest"], (), first["unit"]), lines[1:])
+
+
+def _extended(path: Path, ledger: Ledger, lines: list[bytes]) -> Ledger:
+    """The ledger with further lines, each checked against the one before it."""
+    previous, charges = ledger.head, list(ledger.charges)
+    for number, text in enumerate(lines, 2 + len(charges)):
+        where = f"{path}:{number}"
+        line = _object(where, text)
+        if line.get("previous") != previous:
+            raise IntegrityError(f"{where} does not follow the line before it", hint=_RESTORE)
+        if not isinstance(line.get("run"), str) or type(line.get("round")) is not int:
+            raise IntegrityError(f"{where} names no round of a run", hint=_RESTORE)
+        count = line.get("count", 1)
+        if type(count) is not int or count < 1:
+            raise IntegrityError(f"{where} counts no releases", hint=_RESTORE)
+        previous = line["digest"]
+        charges.append(Charge(line["run"], line["round"], release_of(line.get("release"), where), previous, count))
+    return replace(ledger, charges=tuple(charges)) if lines else ledger
+
+
+def _object(where: str, text: bytes) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{where} is not JSON", hint=_RESTORE) from error
+    if not isinstance(line, dict) or line.get("digest") != _digest({k: v for k, v in line.items() if k != "digest"}):
+        raise IntegrityError(f"{where} was changed after it was written", hint=_RESTORE)
+    return line
+
+
+def _digests(ledger: Ledger) -> Iterator[str]:
+    yield ledger.genesis
+    yield from (charge.digest for charge in ledger.charges)
+
+
+def _sealed(line: dict[str, Any]) -> dict[str, Any]:
+    return {**line, "digest": _digest(line)}
+
+
+def _digest(line: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(line, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _cut_torn_end(path: Path, file: Any) -> None:
+    """A line that a kill cut off stands for no release: noise is drawn after the line is on disk."""
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole != len(data):
+        file.truncate(whole)
+
+
+def _sync_directory(folder: Path) -> None:
+    if os.name == "nt":  # directories cannot be synced there
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

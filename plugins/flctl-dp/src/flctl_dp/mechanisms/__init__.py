@@ -1,0 +1,1 @@
+"""The six transforms, `dp` to `dp-examples`, and what they share."""

@@ -1,0 +1,205 @@
+"""Differential privacy by the central mechanism: updates clipped at the clients, noise on their sum."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import flctl
+import numpy as np
+import numpy.typing as npt
+from flctl import Aggregate, Arrays, ConfigError, Layout, ServerContext, StartContext
+from pydantic import Field, model_validator
+
+from flctl_dp.accounting.releases import Relation
+from flctl_dp.budget import charging
+from flctl_dp.budget.terms import Terms, refuse_made_up, refuse_meaningless
+from flctl_dp.mechanisms.clipping import shortened, shrinking
+from flctl_dp.noise.entropy import Words, insecure_words, secure_words
+from flctl_dp.noise.lattice import Lattice
+
+if TYPE_CHECKING:
+    from flctl.run import Run
+
+__all__ = ["CentralDP"]
+
+
+class CentralDP(flctl.Transform):
+    """Differential privacy of clients: clips each update and adds noise to their sum (McMahan et al. 2018)."""
+
+    name = "dp"
+
+    class Config(flctl.Transform.Config):
+        noise_multiplier: float | None = Field(
+            1.0,
+            gt=0,
+            description="The noise's standard deviation over the clipping norm; null: by target_epsilon.",
+            examples=[0.05],
+        )
+        clipping_norm: float = Field(1.0, ge=1e-20, le=1e20, description="The largest L2 norm of a client's update.")
+        target_epsilon: float | None = Field(
+            None, gt=0, description="The budget of the population: a round that would exceed it is refused."
+        )
+        target_delta: float = Field(1e-5, gt=0, lt=1, description="Delta; below one over the number of clients.")
+        relation: Relation | None = Field(
+            None, description="What neighbouring populations differ in; null: the usual one of the sampling."
+        )
+        ledger: str | None = Field(
+            None, min_length=1, description="The population's ledger; null: privacy-ledger.jsonl in the partition."
+        )
+        insecure_seed: int | None = Field(
+            None,
+            ge=0,
+            description="For tests: noise and cohorts by seed, nothing recorded, epsilon infinite.",
+            examples=[7],
+        )
+
+        @model_validator(mode="before")
+        @classmethod
+        def _calibrate(cls, values: Any) -> Any:
+            given = isinstance(values, Mapping) and values.get("target_epsilon") is not None
+            return {"noise_multiplier": None, **values} if given else values
+
+        @model_validator(mode="after")
+        def _check_noise(self) -> Self:
+            if self.noise_multiplier is None and self.target_epsilon is None:
+                raise ValueError("either noise_multiplier or target_epsilon must be given")
+            return self
+
+    noised_by_clients: ClassVar[bool] = False
+    """Whether what leaves a client has its noise: what becomes of it later tells no more."""
+
+    def check(self, run: Run) -> None:
+        refuse_meaningless(self, run)
+        if self.config.insecure_seed is None and not self.noised_by_clients:
+            refuse_made_up(self.name, run)
+        terms = self.terms(run)
+        coordinates = sum(run.pipeline.layouts[self.name_in(run)].values())
+        noise = self.config.noise_multiplier or 1.0
+        terms.release(noise)
+        self._bound(self.config.clipping_norm, self._spread(noise, terms.cohort), coordinates, self._rounded(run))
+
+    @property
+    def secret_cohort(self) -> bool:
+        return self.config.insecure_seed is None
+
+    def terms(self, run: Run) -> Terms:
+        """How the run's rounds are accounted."""
+        return Terms.of(run, self.config)
+
+    def name_in(self, run: Run) -> str:
+        """What the run calls this transform."""
+        return next(name for name, transform in run.transforms.items() if transform is self)
+
+    def init(self, layout: Layout) -> Arrays:
+        coordinates = sum(layout.values())
+        noise = self.config.noise_multiplier or 1.0
+        return {
+            "noise": np.array([noise]),
+            "spread": np.array([noise]),
+            "clip": np.array([self.config.clipping_norm]),
+            "bound": np.array([self._bound(self.config.clipping_norm, noise, coordinates)]),
+            "coordinates": np.array([coordinates], np.int64),
+            "rounded": np.zeros(1),
+            "expected": np.zeros(1),
+            "run": np.zeros(16, np.uint8),
+            "head": np.zeros(32, np.uint8),
+        }
+
+    def begin(self, state: Arrays, ctx: StartContext) -> Arrays:
+        terms, state = self.terms(ctx.run), {**state, "rounded": np.array([self._rounded(ctx.run)])}
+        if self.config.insecure_seed is not None:
+            return self._begun(state, float(state["noise"][0]), terms.cohort)
+        asked = charging.Asked(
+            terms=terms,
+            delta=self.config.target_delta,
+            target=self.config.target_epsilon,
+            noise=self.config.noise_multiplier if not state["expected"][0] else float(state["noise"][0]),
+            run=state["run"].tobytes().hex() if state["run"].any() else secrets.token_hex(16),
+            head=state["head"].tobytes().hex() if state["head"].any() else None,
+            round=ctx.round,
+            rounds=max(ctx.run.config.rounds, ctx.round),
+        )
+        noise, head = charging.charge(asked)
+        named = {"run": asked.run, "head": head}
+        written = {name: np.frombuffer(bytes.fromhex(text), np.uint8) for name, text in named.items()}
+        return {**self._begun(state, noise, terms.cohort), **written}
+
+    def broadcast(self, state: Arrays) -> Arrays:
+        return {"bound": state["bound"]}
+
+    def factors(self, norms: npt.NDArray[np.float64], broadcast: Arrays) -> npt.NDArray[np.float64]:
+        return shrinking(norms, float(broadcast["bound"][0]))
+
+    def weigh(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Each client counts once, whatever number of rows it claims."""
+        return np.ones_like(weights)
+
+    def on_server(self, aggregate: Aggregate, state: Arrays, ctx: ServerContext) -> tuple[Aggregate, Arrays]:
+        expected = self._expected(state, ctx)
+        noised = self._noised(aggregate.arrays, state, self._words(ctx.round, ctx.rng))
+        return dataclasses.replace(aggregate, arrays=noised, weight=expected), state
+
+    def tells(self, state: Arrays, run: Run, finished: bool) -> Mapping[str, float | str]:
+        said: dict[str, float | str] = {"noise_multiplier": float(state["noise"][0]), "clip": float(state["clip"][0])}
+        terms = self.terms(run)
+        if self.config.insecure_seed is not None:
+            return {**said, "epsilon": float("inf"), "statement": charging.INSECURE}
+        delta, target = self.config.target_delta, self.config.target_epsilon
+        return {**said, **charging.told(terms, delta, target, state["run"].tobytes().hex(), finished)}
+
+    def _begun(self, state: Arrays, noise: float, expected: float) -> Arrays:
+        """The state with the noise of a round in which so many clients are expected."""
+        clip, coordinates, spread = float(state["clip"][0]), int(state["coordinates"][0]), self._spread(noise, expected)
+        rounded = float(state["rounded"][0])
+        return {
+            **state,
+            "noise": np.array([noise]),
+            "spread": np.array([spread]),
+            "bound": np.array([self._bound(clip, spread, coordinates, rounded)]),
+            "expected": np.array([expected]),
+        }
+
+    def _spread(self, noise: float, expected: float) -> float:
+        """The noise on the vectors, over the clipping norm, where a round is accounted with the multiplier `noise`."""
+        return noise
+
+    def _noised(self, arrays: Arrays, state: Arrays, words: Words) -> dict[str, npt.NDArray[np.float32]]:
+        """The vectors with noise, in the order of their names."""
+        lattice = Lattice(float(state["spread"][0]) * float(state["clip"][0]))
+        return {name: lattice.noised(vector, words).astype(np.float32) for name, vector in sorted(arrays.items())}
+
+    def _rounded(self, run: Run) -> float:
+        """What the aggregator's rounding may add to what a client moves the sum by, before there is noise."""
+        return run.aggregator.rounding(run)
+
+    def _bound(self, clip: float, noise: float, coordinates: int, rounded: float = 0.0) -> float:
+        """What norms are clipped to, so that rounding on the way keeps sums of neighbours within `clip`. Raises
+        ConfigError where the lattice of the noise, or of the aggregator, is so coarse that little is left."""
+        _refuse_coarse(clip, rounded)
+        return shortened(clip, noise, coordinates, rounded)
+
+    def _expected(self, state: Arrays, ctx: ServerContext) -> float:
+        """The cohort's size that sums are divided by: the one that is expected, never the one that came."""
+        expected = float(state["expected"][0])
+        if expected:
+            return expected
+        if self.config.insecure_seed is None:
+            raise flctl.FlctlError("a sum came to transform 'dp' before its round was charged")
+        return float(max(ctx.asked, 1))
+
+    def _words(self, number: int, rng: np.random.Generator) -> Words:
+        """Where the noise of a round comes from: never from `rng`, but for an insecure seed."""
+        if self.config.insecure_seed is None:
+            return secure_words()
+        return insecure_words(self.config.insecure_seed, number, int(rng.integers(2**63)))
+
+
+def _refuse_coarse(clip: float, rounded: float) -> None:
+    if rounded > clip / 2:
+        raise ConfigError(
+            f"the aggregator's rounding may move a sum by {rounded:.3g}, more than half of the clipping norm {clip:g}",
+            hint="Take more bits, or bounds that are nearer to what is sent (aggregator.clip, aggregator.max_weight).",
+        )

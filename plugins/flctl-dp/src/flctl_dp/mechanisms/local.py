@@ -1,0 +1,66 @@
+"""Local differential privacy: each client adds the noise itself, and trusts nobody."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+from flctl import Aggregate, Arrays, ClientContext, ClientUpdate, ConfigError, ServerContext, Transform
+
+from flctl_dp.budget.terms import Terms
+from flctl_dp.mechanisms.central import CentralDP
+from flctl_dp.mechanisms.clipping import scaled, shrinking
+
+if TYPE_CHECKING:
+    from flctl.run import Run
+
+__all__ = ["LocalDP"]
+
+
+class LocalDP(CentralDP):
+    """Local differential privacy: each client clips its update and adds noise itself (Balle and Wang 2018)."""
+
+    name = "dp-local"
+    factors = Transform.factors
+    """Noise is more than a factor."""
+    noised_by_clients = True
+
+    def check(self, run: Run) -> None:
+        super().check(run)
+        relation = self.config.relation
+        if relation not in (None, "replace-one"):
+            raise ConfigError(
+                f"transforms.dp-local.relation is {relation}: any two updates of a client must look alike",
+                hint="Take replace-one, or leave it out.",
+            )
+
+    @property
+    def secret_cohort(self) -> bool:
+        return False
+
+    def terms(self, run: Run) -> Terms:
+        """Who takes part is known to whom a client does not trust, so that no sampling counts."""
+        exposed = self.config.model_copy(update={"relation": None})
+        return dataclasses.replace(Terms.of(run, exposed), sampling="unsampled", relation="replace-one")
+
+    def _rounded(self, run: Run) -> float:
+        """What is rounded has its noise already."""
+        return 0.0
+
+    def broadcast(self, state: Arrays) -> Arrays:
+        return {"bound": state["bound"], "clip": state["clip"], "spread": state["spread"]}
+
+    def on_client(self, update: ClientUpdate, ctx: ClientContext) -> ClientUpdate:
+        """The update, clipped, on the lattice, and with noise in every value of every vector."""
+        bound = float(ctx.broadcast["bound"][0])
+        norm = np.sqrt(sum(float(np.square(v.astype(np.float64)).sum()) for v in update.arrays.values()))
+        factor = float(shrinking(np.array([norm]), bound)[0])
+        weight = float(self.weigh(np.array([update.weight]))[0])
+        words = self._words(ctx.round, ctx.rng)
+        noised = self._noised(scaled(update.arrays, factor), ctx.broadcast, words)
+        return dataclasses.replace(update, arrays=noised, weight=weight)
+
+    def on_server(self, aggregate: Aggregate, state: Arrays, ctx: ServerContext) -> tuple[Aggregate, Arrays]:
+        """The sum as it is: dividing by those who came tells the server nothing that it does not know."""
+        return aggregate, state

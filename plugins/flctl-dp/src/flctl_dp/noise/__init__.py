@@ -1,0 +1,1 @@
+"""Random numbers, rounding and noise: exact distributions on a lattice, from the operating system's randomness."""
