@@ -1,4 +1,4 @@
-"""What privacy costs in time: lattice noise beside NumPy's float normal, and the accounting.
+"""Time of lattice noise beside NumPy's float normal, and of the accountants.
 
     python benchmarks/dp.py [--quick]
 

@@ -32,8 +32,8 @@ def test_modules_import_from_folders_below_only(path):
 
 def _imported(path: Path) -> set[str]:
     found = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom))
-    modules = {node.module or "" for node in found}
-    return {module for module in modules if module.startswith("flctl_dp.")}
+    names = {f"{node.module}.{alias.name}" for node in found for alias in node.names}
+    return {".".join(name.split(".")[:3]) for name in names if name.startswith("flctl_dp.")}
 
 
 def _reached(path: Path) -> set[Path]:
