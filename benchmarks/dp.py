@@ -15,12 +15,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import numpy as np
-from _measure import Spread, machine
-from _results import command, write
 from flctl_dp.accounting import accountants as accounting
 from flctl_dp.accounting.releases import Release
 from flctl_dp.noise.entropy import secure_words
 from flctl_dp.noise.lattice import wide_discrete_gaussian
+from harness.measurement import Spread, machine
+from harness.results import command, write
 
 SLOWEST = 0.080
 """Seconds that 10^6 draws may take."""

@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from _results import RESULTS, write
-from _trainings import Job, Panel, draw, facts, flctl, measured, parser, source_of, trained
+from harness.results import RESULTS, write
+from harness.trainings import Job, Panel, draw, facts, flctl, measured, parser, source_of, trained
 
 EPSILONS, DELTA = (2.0, 4.0, 8.0), 1e-4
 CLIENTS, COHORT = 1000, 100

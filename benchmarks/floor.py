@@ -12,11 +12,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from _contest import Amount, Session
-from _floor import Floor, FloorJob
-from _measure import Spread, machine, paired
-from _ours import opened
-from _rows import ROWS, RoundRow
+from harness.contest import Amount, Session
+from harness.flctl_rounds import opened
+from harness.floor import Floor, FloorJob
+from harness.measurement import Spread, machine, paired
+from harness.speedup_rows import ROWS, RoundRow
 
 KINDS = {"ordinary": {}, "lean": {"kind": "lean"}}
 

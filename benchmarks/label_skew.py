@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _results import RESULTS, write
-from _trainings import Job, Panel, draw, facts, flctl, measured, parser, source_of, trained
+from harness.results import RESULTS, write
+from harness.trainings import Job, Panel, draw, facts, flctl, measured, parser, source_of, trained
 
 SKEWS = {
     "Dirichlet 0.1": ("--scheme", "dirichlet", "--alpha", "0.1"),

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _results import RESULTS, write
-from _trainings import Job, Panel, data_folder, draw, facts, flctl, measured, parser, trained
+from harness.results import RESULTS, write
+from harness.trainings import Job, Panel, data_folder, draw, facts, flctl, measured, parser, trained
 
 COMMON = (
     "model={name: mlp, hidden: [64]}",

@@ -20,10 +20,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from _heat import draw
-from _results import RESULTS, write
-from _robust_table import Cell, Claim, Table, claims, markdown, table
-from _trainings import Job, facts, flctl, parser, source_of, trained
+from harness.results import RESULTS, write
+from harness.robustness_heatmap import draw
+from harness.robustness_table import Cell, Claim, Table, claims, markdown, table
+from harness.trainings import Job, facts, flctl, parser, source_of, trained
 
 CLIENTS, MALICIOUS = 25, 5
 COMMON = (

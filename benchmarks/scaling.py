@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _contest import Session
-from _measure import Spread, machine
-from _ours import executor_of, opened
-from _results import RESULTS, command, write
-from _workloads import W2, W3, Workload
+from harness.contest import Session
+from harness.flctl_rounds import executor_of, opened
+from harness.measurement import Spread, machine
+from harness.results import RESULTS, command, write
+from harness.workloads import W2, W3, Workload
 
 LARGEST_SLOPE = 1.1
 REPEATS, QUICK_REPEATS = 7, 2

@@ -23,7 +23,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import _secagg_curves
 import numpy as np
 import numpy.typing as npt
 from flctl_secagg.aggregator import SecureAggregation
@@ -38,6 +37,7 @@ from flctl_secagg.protocol import frames
 from flctl_secagg.protocol.degrees import complete
 from flctl_secagg.protocol.session import Session
 from flctl_secagg.server.attempt import Attempt
+from harness import secagg_curves
 
 from flctl import AggregationContext, Phase
 from flctl.aggregator import PlainAggregator
@@ -86,8 +86,8 @@ def main() -> int:
     if quick:
         print("sizes are 20 to 50 times smaller than said below; only that everything runs is shown")
     print("\n".join(table))
-    curves = _secagg_curves.measured(hold, quick)
-    grown = _secagg_curves.table(curves)
+    curves = secagg_curves.measured(hold, quick)
+    grown = secagg_curves.table(curves)
     print("\n".join(grown))
     if quick:
         return 0
@@ -102,7 +102,7 @@ def main() -> int:
     (RESULTS / "secagg.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     text = [f"`{facts['command']}`, {facts['machine']}; what it compares is in the script.", "", *table]
     text += ["", *grown, "", "![CPU seconds against clients, values and dropouts](secagg.png)"]
-    _secagg_curves.draw(curves, RESULTS / "secagg.png")
+    secagg_curves.draw(curves, RESULTS / "secagg.png")
     (RESULTS / "secagg.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     return 0 if all(holds(name, value) for name, value in found.items()) else 1
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _measure import machine
-from _results import RESULTS
-from _trainings import data_folder, flctl
+from harness.measurement import machine
+from harness.results import RESULTS
+from harness.trainings import data_folder, flctl
 
 ROOT = Path(__file__).resolve().parent.parent
 

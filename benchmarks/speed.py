@@ -17,12 +17,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import _peers
-from _chart import draw
-from _contest import Session
-from _other_rows import OTHER_ROWS
-from _results import RESULTS, Result, markdown, report, write
-from _rows import ROWS
+from harness import peer_environments
+from harness.contest import Session
+from harness.other_rows import OTHER_ROWS
+from harness.results import RESULTS, Result, markdown, report, write
+from harness.speedup_chart import draw
+from harness.speedup_rows import ROWS
 
 NAMES = [*(row.name for row in ROWS), *(name for row in OTHER_ROWS for name in row.names)]
 
@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with Session(quick=asked.quick) as session:
         results = list(measured(session, asked, failed))
         rows = [result.row for result in results if not asked.quick or result.row == "w2"]
-        peers = {} if asked.no_peers else _peers.beside(session, asked.peers, rows)
-    for line in _peers.lines(peers, results):
+        peers = {} if asked.no_peers else peer_environments.beside(session, asked.peers, rows)
+    for line in peer_environments.lines(peers, results):
         print(line)
     if asked.out or not (asked.quick or asked.only):
         _write(results, peers, asked.out or RESULTS)
@@ -64,10 +64,10 @@ def _chosen(only: Sequence[str] | None) -> Iterable[tuple[tuple[str, ...], Calla
     return [(names, measure) for names, measure in rows if not only or set(names) & set(only)]
 
 
-def _write(results: Sequence[Result], peers: _peers.Peers, folder: Path) -> None:
+def _write(results: Sequence[Result], peers: peer_environments.Peers, folder: Path) -> None:
     made = report(results, {"peers": {name: asdict(peer) for name, peer in peers.items()}})
-    write(made, markdown(made, results) + _peers.page(peers, results), "speed", folder)
-    draw(results, _peers.relative(peers, results), folder / "speed.png")
+    write(made, markdown(made, results) + peer_environments.page(peers, results), "speed", folder)
+    draw(results, peer_environments.relative(peers, results), folder / "speed.png")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -76,7 +76,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="ROW", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--executor", help="pin an executor; default: what flctl chooses")
     parser.add_argument("--out", type=Path, help="where the results go")
-    parser.add_argument("--peers", type=Path, default=_peers.FOLDER, help="the folder of the peers' environments")
+    parser.add_argument(
+        "--peers", type=Path, default=peer_environments.FOLDER, help="the folder of the peers' environments"
+    )
     parser.add_argument("--no-peers", action="store_true", help="leave the peers out")
     asked = parser.parse_args(arguments)
     if asked.quick and asked.out:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _results import RESULTS, write
-from _trainings import Job, Panel, draw, facts, flctl, measured, parser, trained
+from harness.results import RESULTS, write
+from harness.trainings import Job, Panel, draw, facts, flctl, measured, parser, trained
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "sample_configs" / "stragglers.yaml"

@@ -21,7 +21,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what was asked for; the exit code is 1 when a benchmark failed, 2 when there is none of that name."""
     options = _parse(arguments)
-    found = {path.stem: path for path in sorted(FOLDER.glob("[!_]*.py"))}
+    found = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
     unknown = [name for name in options.names if name not in found]
     if unknown:
         print(f"error: no benchmark {', '.join(unknown)}; there are: {', '.join(found)}", file=sys.stderr)

@@ -7,17 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
 
-import _floor
-import _floor_worker
-import _measure
-import _peers
-import _results
-import _rows
-import _workloads
+from harness import floor_worker, measurement, peer_environments, results, speedup_rows, workloads  # noqa: E402
+from harness.floor import Floor  # noqa: E402
 
-BENCHMARKS = Path(_floor.__file__).parent
 SIZES, BATCH, LR, FEATURES, CLASSES = (5, 7, 12), 4, 0.5, 60, 10
 ROUNDS = ((0, 2), (1, 2))
 """Two rounds of two clients each; client 2 is in both, so that SCAFFOLD's memory counts."""
@@ -25,7 +20,7 @@ ROUNDS = ((0, 2), (1, 2))
 
 @pytest.fixture(scope="module")
 def floor():
-    with _floor.Floor(2) as processes:
+    with Floor(2) as processes:
         yield processes
 
 
@@ -104,11 +99,11 @@ def test_the_floor_computes_the_algorithm_that_it_names(floor, data, variant):
 
 
 def test_the_parts_of_a_round_hold_each_client_once_and_are_of_like_size(tmp_path):
-    sizes = _workloads.ragged_sizes(200)
+    sizes = workloads.ragged_sizes(200)
     offsets = np.r_[0, np.cumsum(sizes)]
     plan = {"rows": np.arange(offsets[-1]), "offsets": offsets, "weights": sizes / sizes.sum()}
     np.savez(tmp_path / "round.npz", **plan, clients=np.arange(200))
-    parts = _floor_worker.parts(tmp_path / "round.npz", 2)
+    parts = floor_worker.parts(tmp_path / "round.npz", 2)
     assert [client for part in parts for client in part.clients] == list(range(200))
     assert np.concatenate([part.rows for part in parts]).tolist() == list(range(offsets[-1]))
     assert abs(len(parts[0].rows) - len(parts[1].rows)) <= sizes.max()
@@ -137,7 +132,7 @@ def _paired(*others, blocks=3, apart=()):
     asked = []
     floor = Scripted("floor", asked, [1.0], [2.0], [4.0])
     contenders = {"floor": floor} | {f"c{n}": Scripted(f"c{n}", asked, *models) for n, models in enumerate(others)}
-    return _measure.paired(contenders, blocks, 5, np.zeros(1, np.float32), apart), asked, contenders
+    return measurement.paired(contenders, blocks, 5, np.zeros(1, np.float32), apart), asked, contenders
 
 
 def test_contenders_warm_up_and_then_take_turns():
@@ -154,7 +149,7 @@ def test_all_go_on_from_the_first_ones_model():
 
 def test_ratios_are_those_of_pairs():
     times = {"floor": [4.0, 6.0, 9.0], "flctl": [2.0, 2.0, 9.0]}
-    assert _measure.ratios(times, "floor", "flctl") == _measure.Spread(2.0, 1.0, 3.0)
+    assert measurement.ratios(times, "floor", "flctl") == measurement.Spread(2.0, 1.0, 3.0)
 
 
 def test_a_difference_is_relative_to_the_change_of_its_block():
@@ -172,57 +167,61 @@ def test_one_block_that_rounding_tipped_is_borne():
     "models", [[[1.001], [2.001], [4.0]], [[1.0], [2.0], [4.11]], [[1.0], [np.nan], [4.0]]], ids=["often", "far", "nan"]
 )
 def test_models_that_differ_are_refused(models):
-    with pytest.raises(_measure.ChecksumError, match="'c0'"):
+    with pytest.raises(measurement.ChecksumError, match="'c0'"):
         _paired(models)
     assert _paired(models, apart=["c0"])[0][1].worst == 0.0
 
 
 def test_models_that_did_not_move_prove_nothing():
     contenders = {name: Scripted(name, [], [0.0]) for name in ("floor", "flctl")}
-    with pytest.raises(_measure.ChecksumError, match="did not change"):
-        _measure.paired(contenders, 1, 1, np.zeros(1, np.float32))
+    with pytest.raises(measurement.ChecksumError, match="did not change"):
+        measurement.paired(contenders, 1, 1, np.zeros(1, np.float32))
 
 
 @pytest.mark.parametrize(
     ("target", "value", "verdict"),
     [
-        (_results.Target(5, 8), 4.9, "NOT met"),
-        (_results.Target(5, 8), 5.0, "met"),
-        (_results.Target(5, 8), 8.5, "met, hoped too"),
-        (_results.Target(6, 4, smaller=True), 6.1, "NOT met"),
-        (_results.Target(6, 4, smaller=True), 5.0, "met"),
-        (_results.Target(1.25, smaller=True), 1.0, "met"),
+        (results.Target(5, 8), 4.9, "NOT met"),
+        (results.Target(5, 8), 5.0, "met"),
+        (results.Target(5, 8), 8.5, "met, hoped too"),
+        (results.Target(6, 4, smaller=True), 6.1, "NOT met"),
+        (results.Target(6, 4, smaller=True), 5.0, "met"),
+        (results.Target(1.25, smaller=True), 1.0, "met"),
     ],
 )
 def test_a_verdict_follows_from_the_median(target, value, verdict):
-    result = _results.Result("row", "title", "figure", target, _measure.Spread(value, 0.0, 100.0))
+    result = results.Result("row", "title", "figure", target, measurement.Spread(value, 0.0, 100.0))
     assert result.verdict() == verdict
     assert verdict in result.line()
     assert verdict not in result.line(judged=False)
 
 
 def test_a_row_that_could_not_be_measured_says_why():
-    result = _results.Result("row", "title", "figure", _results.Target(1), skipped="no such strategy")
+    result = results.Result("row", "title", "figure", results.Target(1), skipped="no such strategy")
     assert result.line() == "row            skipped: no such strategy"
-    assert "| skipped: no such strategy | - | - |" in _results.markdown(_results.report([result]), [result])
+    assert "| skipped: no such strategy | - | - |" in results.markdown(results.report([result]), [result])
 
 
 def test_peers_stand_beside_the_floor():
-    spread = _measure.Spread(2.0, 2.0, 2.0)
-    seconds = {"floor": spread, "flctl": _measure.Spread(0.5, 0.5, 0.5)}
-    result = _results.Result("w2", "title", "faster than the floor", _results.Target(1), spread, seconds)
-    measured = _peers.Measured(_measure.Spread(8.0, 8.0, 8.0), 20.0, "1 process")
-    peers = {"pfl": _peers.PeerReport("pfl==0.6.0", {"w2": measured, "w3": _peers.Measured(failed="code 1: no")})}
-    assert _peers.relative(peers, [result]) == {"pfl": {"w2": 0.25}}
-    assert "| w2 | pfl (pfl==0.6.0) | 1 process | 8 (8-8) | 20.0 s | 16x |" in _peers.page(peers, [result])
+    spread = measurement.Spread(2.0, 2.0, 2.0)
+    seconds = {"floor": spread, "flctl": measurement.Spread(0.5, 0.5, 0.5)}
+    result = results.Result("w2", "title", "faster than the floor", results.Target(1), spread, seconds)
+    measured = peer_environments.Measured(measurement.Spread(8.0, 8.0, 8.0), 20.0, "1 process")
+    peers = {
+        "pfl": peer_environments.PeerReport(
+            "pfl==0.6.0", {"w2": measured, "w3": peer_environments.Measured(failed="code 1: no")}
+        )
+    }
+    assert peer_environments.relative(peers, [result]) == {"pfl": {"w2": 0.25}}
+    assert "| w2 | pfl (pfl==0.6.0) | 1 process | 8 (8-8) | 20.0 s | 16x |" in peer_environments.page(peers, [result])
 
 
 def test_no_peer_is_installed_where_there_is_nothing(tmp_path):
-    assert [peer.name for peer in _peers.PEERS if _peers.is_installed(peer, tmp_path)] == []
+    assert [peer.name for peer in peer_environments.PEERS if peer_environments.is_installed(peer, tmp_path)] == []
 
 
 def test_ragged_sizes_are_log_normal_within_bounds():
-    sizes = _workloads.ragged_sizes(10_000)
+    sizes = workloads.ragged_sizes(10_000)
     assert (sizes.min(), sizes.max()) == (5, 500)
     assert abs(np.median(sizes) - 20) <= 1
     # A log-normal law's quartiles are its median times exp(-+0.6745 sigma): 10.2 and 39.3.
@@ -230,7 +229,7 @@ def test_ragged_sizes_are_log_normal_within_bounds():
 
 
 def test_rows_have_names_of_their_own():
-    names = [row.name for row in _rows.ROWS]
+    names = [row.name for row in speedup_rows.ROWS]
     assert len(set(names)) == len(names) == 14
 
 

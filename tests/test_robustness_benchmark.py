@@ -9,7 +9,7 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-from _robust_table import Cell, claims, markdown, table  # noqa: E402
+from harness.robustness_table import Cell, claims, markdown, table  # noqa: E402
 
 FACTS = {"date": "today", "seconds": 1, "command": "c", "machine": "m", "setting": "s"}
 

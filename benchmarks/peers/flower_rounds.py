@@ -13,13 +13,13 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent)  # for Ray's actors
 
-from _flower_client import train_with
-from _peer import Clock, given
+from flower_client import train_with
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
+from peer import Clock, given
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from _peer import Clock, Spec, given
+from peer import Clock, Spec, given
 
 # fluke imports torchvision, whose operators a build for CUDA does not load beside a torch for CPUs; its import then
 # fails for want of these declarations. No workload here uses an operator of it.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _peer import Clock, given
+from peer import Clock, given
 from pfl.aggregate.simulate import SimulatedBackend
 from pfl.aggregate.weighting import WeightByDatapoints
 from pfl.algorithm.base import NNAlgorithmParams

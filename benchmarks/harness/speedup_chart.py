@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from _results import Result
+from harness.results import Result
 
 __all__ = ["draw"]
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _contest import FLOOR, OURS, Session
-from _measure import Spread
-from _results import Result
-from _rows import ROWS
+from harness.contest import FLOOR, OURS, Session
+from harness.measurement import Spread
+from harness.processes import BENCHMARKS
+from harness.results import Result
+from harness.speedup_rows import ROWS
 
 __all__ = ["FOLDER", "PEERS", "Measured", "Peer", "beside", "install", "is_installed", "lines", "page", "relative"]
 
-HERE = Path(__file__).resolve().parent
-FOLDER = HERE.parent / "build" / "peers"
+FOLDER = BENCHMARKS.parent / "build" / "peers"
 TORCH = "torch==2.13.0"
 MARK = "installed.json"
 TIMEOUT_SECONDS = 1500
@@ -152,7 +152,7 @@ def _fastest(session: Session, home: Path, peer: Peer, row: str) -> Measured:
 
 def _measure(session: Session, home: Path, peer: Peer, row: str, way: str) -> Measured:
     program, workers = peer.ways[way]
-    command = [str(home / "bin" / program[0]), *program[1:], str(HERE / "peers" / peer.script)]
+    command = [str(home / "bin" / program[0]), *program[1:], str(BENCHMARKS / "peers" / peer.script)]
     spec = {**_spec(session, row), "workers": workers}
     started = time.time()
     try:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from _workloads import QUIET
 
 from flctl import cohort as cohorts
 from flctl.config import load
@@ -23,10 +22,11 @@ from flctl.rounds import Rounds
 from flctl.run import Run
 from flctl.rundir import RunDirectory
 from flctl.training import engine_name
+from harness.workloads import QUIET
 
 __all__ = ["PLUGIN", "Ours", "build_run", "executor_of", "opened", "write_data", "write_rounds"]
 
-PLUGIN = Path(__file__).with_name("_mean_of_each.py")
+PLUGIN = Path(__file__).with_name("mean_of_each.py")
 
 
 def build_run(

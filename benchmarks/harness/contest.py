@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from _floor import Floor, FloorJob
-from _measure import Check, paired
-from _ours import build_run, executor_of, opened, write_data, write_rounds
-from _workloads import Workload, make_partition
 
 from flctl.partition.store import Partition
 from flctl.run import Run
+from harness.flctl_rounds import build_run, executor_of, opened, write_data, write_rounds
+from harness.floor import Floor, FloorJob
+from harness.measurement import Check, paired
+from harness.workloads import Workload, make_partition
 
 __all__ = ["FLOOR", "LEAN", "OURS", "OURS_ALONE", "PLAIN", "Amount", "Contest", "Session"]
 

@@ -1,6 +1,6 @@
 """One process of the floor: trains its half of each cohort with plain torch, and adds up what comes out, in place.
 
-Started by `_floor.Floor`, which sends one JSON object a line and hears one word back. Nothing of flctl is imported.
+Started by `floor.Floor`, which sends one JSON object a line and hears one word back. Nothing of flctl is imported.
 Data lie in the process's own memory; the model, the partial sums and SCAFFOLD's vectors in files that all map.
 """
 
@@ -13,11 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import _modules
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+
+from harness import torch_models
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +84,12 @@ class Ordinary:
 
     def __init__(self, job: Job, number: int, x: Tensor, y: Tensor) -> None:
         self.job, self.number, self.x, self.y = job, number, x, y
-        self.module = _modules.build(job.model, job.options)
+        self.module = torch_models.build(job.model, job.options)
         self.parameters: Any = list(self.module.parameters())
         self.optimizer = torch.optim.SGD(self.parameters, lr=job.lr, momentum=job.momentum)
-        self.start = _modules.unflatten(job.mapped("model")[0], self.module)
+        self.start = torch_models.unflatten(job.mapped("model")[0], self.module)
         self.partial = job.mapped("partial", job.processes)[number]
-        self.sums = _modules.unflatten(self.partial, self.module)
+        self.sums = torch_models.unflatten(self.partial, self.module)
         self.control = Control(job, number, self.module) if job.scaffold else None
 
     def play(self, part: Part) -> None:
@@ -151,10 +152,10 @@ class Control:
 
     def __init__(self, job: Job, number: int, module: torch.nn.Module) -> None:
         self.lr = job.lr
-        self.server = _modules.unflatten(job.mapped("control")[0], module)
+        self.server = torch_models.unflatten(job.mapped("control")[0], module)
         self.rows = job.mapped("controls", job.clients)
         self.partial = job.mapped("control_partial", job.processes)[number]
-        self.sums = _modules.unflatten(self.partial, module)
+        self.sums = torch_models.unflatten(self.partial, module)
         self.module = module
         self.own: Any = []
         self.term: tuple[Tensor, ...] = ()
@@ -162,7 +163,7 @@ class Control:
     @torch.no_grad()
     def begin(self, client: int) -> None:
         """c - c_i, which every step adds to the gradient."""
-        self.own = _modules.unflatten(self.rows[client], self.module)
+        self.own = torch_models.unflatten(self.rows[client], self.module)
         self.term = torch._foreach_sub(self.server, self.own)
 
     @torch.no_grad()
@@ -180,8 +181,8 @@ class Lean(Ordinary):
 
     def __init__(self, job: Job, number: int, x: Tensor, y: Tensor) -> None:
         super().__init__(job, number, x, y)
-        self.flat_start, self.flat = job.mapped("model")[0], _modules.flatten(self.module)
-        self.values = _modules.unflatten(self.flat, self.module)
+        self.flat_start, self.flat = job.mapped("model")[0], torch_models.flatten(self.module)
+        self.values = torch_models.unflatten(self.flat, self.module)
         for parameter, value in zip(self.parameters, self.values, strict=True):
             parameter.data = value
 

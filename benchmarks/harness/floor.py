@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,11 +18,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from _floor_worker import Job
+
+from harness.floor_worker import Job
+from harness.processes import environment, module_command
 
 __all__ = ["Floor", "FloorJob", "memory_folder"]
 
-WORKER = Path(__file__).with_name("_floor_worker.py")
 MEMORY_FILES, ROOM_BYTES = Path("/dev/shm"), 1 << 30
 
 
@@ -39,13 +39,12 @@ class Floor:
     def __init__(self, processes: int = 2) -> None:
         self._folder = tempfile.TemporaryDirectory(dir=memory_folder(ROOM_BYTES))
         self.folder = Path(self._folder.name)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self._processes = [
             subprocess.Popen(
-                [sys.executable, str(WORKER), str(number)],
+                module_command("floor_worker", str(number)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=environment,
+                env=environment(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1"),
                 text=True,
             )
             for number in range(processes)
@@ -66,7 +65,7 @@ class Floor:
         self._folder.cleanup()
 
     def open(self, start: npt.NDArray[np.float32], **fields: Any) -> FloorJob:
-        """A job from the model `start` [D]; `fields` are those of `_floor_worker.Job`."""
+        """A job from the model `start` [D]; `fields` are those of `floor_worker.Job`."""
         folder = self.folder / f"job-{self._jobs}"
         folder.mkdir()
         self._jobs += 1

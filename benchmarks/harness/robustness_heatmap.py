@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from _robust_table import BACKDOOR, Table
+from harness.robustness_table import BACKDOOR, Table
 
 __all__ = ["draw"]
 

@@ -1,6 +1,6 @@
 """A large federation's rounds, in a process of its own: seconds a round, and the memory of all its processes.
 
-python benchmarks/_million.py --clients 1000000 --cohort 10000      prints what was measured as JSON
+PYTHONPATH=benchmarks python -m harness.large_federation --clients 1000000 --cohort 10000      prints JSON
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _floor import memory_folder
-from _measure import family, peak_bytes, resident
-from _ours import build_run, executor_of, opened
-from _workloads import FEATURES, SEED, W3, Dealt
 
 from flctl.data.dataset import Dataset, Split
 from flctl.partition.store import Partition
 from flctl.partition.writer import write_partition
+from harness.flctl_rounds import build_run, executor_of, opened
+from harness.floor import memory_folder
+from harness.measurement import family, peak_bytes, resident
+from harness.processes import environment, module_command
+from harness.workloads import FEATURES, SEED, W3, Dealt
 
 CHUNK = 1 << 18
 
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(dir=memory_folder(needed)) as name:
         path, size = Path(name) / "parts", ["--clients", str(asked.clients), "--rows", str(asked.rows)]
         # In a process of its own: its memory is not the rounds'.
-        subprocess.run([sys.executable, __file__, *size, "--make", str(path)], check=True)
+        subprocess.run(module_command("large_federation", *size, "--make", str(path)), check=True, env=environment())
         print(json.dumps(measure(path, asked.cohort, asked.rounds, asked.workers, asked.executor)))
 
 

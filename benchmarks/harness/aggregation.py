@@ -1,6 +1,6 @@
 """W4: the server's sum of large updates against torch adding them up; in a process of its own, for its memory.
 
-python benchmarks/_aggregation.py --updates 100 --length 10000000      prints what was measured as JSON
+PYTHONPATH=benchmarks python -m harness.aggregation --updates 100 --length 10000000      prints JSON
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from _measure import TOLERANCE, ChecksumError, peak_bytes, reset_peak
 
 from flctl import wire
 from flctl.totals import Intake, Sum
 from flctl.types import WEIGHT
+from harness.measurement import TOLERANCE, ChecksumError, peak_bytes, reset_peak
 
 Vector = npt.NDArray[np.float32]
 DISTINCT = 10

@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from _measure import Spread, machine
+from harness.measurement import Spread, machine
+from harness.processes import BENCHMARKS
 
 __all__ = ["RESULTS", "Result", "Target", "command", "markdown", "report", "write"]
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = BENCHMARKS / "results"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import _modules
 import numpy as np
 import torch
+from harness import torch_models
 
 __all__ = ["Clock", "Spec", "given"]
 
@@ -40,7 +40,7 @@ class Spec:
     def module(self) -> torch.nn.Module:
         """The freshly initialised model."""
         torch.manual_seed(7)
-        return _modules.build(self.model, self.options)
+        return torch_models.build(self.model, self.options)
 
     def rows(self) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
         """x [n, ...], y [n] in memory, and where each client's rows begin [clients + 1]."""

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from _contest import FLOOR, LEAN, OURS, PLAIN, Amount, Contest, Session
-from _measure import Spread, ratios
-from _ours import PLUGIN
-from _results import Result, Target
-from _workloads import W1, W2, W3, Workload
-
 from flctl.registry import Registry
+from harness.contest import FLOOR, LEAN, OURS, PLAIN, Amount, Contest, Session
+from harness.flctl_rounds import PLUGIN
+from harness.measurement import Spread, ratios
+from harness.results import Result, Target
+from harness.workloads import W1, W2, W3, Workload
 
 __all__ = ["ROWS", "RoundRow"]
 

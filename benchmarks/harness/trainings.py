@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _measure import machine
-from _results import command
+
+from harness.measurement import machine
+from harness.results import command
 
 __all__ = ["Job", "Panel", "data_folder", "draw", "facts", "flctl", "measured", "parser", "source_of", "trained"]
 

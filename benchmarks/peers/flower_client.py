@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from _peer import Spec
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from peer import Spec
 
 __all__ = ["train_with"]
 

@@ -47,7 +47,7 @@ class Workload:
 
     @property
     def options(self) -> dict[str, int]:
-        """The options of `_modules.build`."""
+        """The options of `torch_models.build`."""
         return {} if self.hidden is None else {"hidden": self.hidden}
 
     def settings(self) -> list[str]:

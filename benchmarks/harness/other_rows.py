@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from _commands import Timed, imports_torch, train_command, watched
-from _contest import Session
-from _measure import Spread, ratios
-from _ours import opened
-from _results import Result, Target
-from _workloads import W2
+from harness.contest import Session
+from harness.flctl_rounds import opened
+from harness.measurement import Spread, ratios
+from harness.processes import environment, module_command
+from harness.results import Result, Target
+from harness.train_command import Timed, imports_torch, train_command, watched
+from harness.workloads import W2
 
 __all__ = ["OTHER_ROWS", "OtherRow"]
 
-HERE = Path(__file__).parent
 REPEATS = 5
 
 
@@ -36,9 +34,9 @@ class OtherRow:
 
 
 def _script(name: str, *arguments: str) -> dict[str, Any]:
-    """What a script of this folder prints, in a process of its own. Raises RuntimeError with its last words."""
-    command = [sys.executable, str(HERE / name), *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    """JSON object that a module of this package prints, run in its own process. Raises RuntimeError if it fails."""
+    command = module_command(name, *arguments)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment())
     if done.returncode:
         raise RuntimeError(f"{name} ended with code {done.returncode}: {done.stderr[-1000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -48,7 +46,7 @@ def _script(name: str, *arguments: str) -> dict[str, Any]:
 def aggregation(session: Session, executor: str | None) -> list[Result]:
     """W4: time against torch on one thread, as the server has; and memory."""
     size = ["--updates", "7", "--length", "10000", "--repeats", "2"] if session.quick else []
-    found = _script("_aggregation.py", *size)
+    found = _script("aggregation", *size)
     times, vectors = found["times"], found["extra_vectors"]["flctl"]
     title = "weighted mean of 100 updates x 10M float32"
     seconds = {name: Spread.of(values) for name, values in times.items()}
@@ -66,7 +64,7 @@ def aggregation(session: Session, executor: str | None) -> list[Result]:
 def million(session: Session, executor: str | None) -> list[Result]:
     """Seconds a round and memory with 1,000,000 clients in the store."""
     size = ["--clients", "2000", "--cohort", "50", "--rounds", "2", "--workers", "1"] if session.quick else []
-    found = _script("_million.py", *size, *(["--executor", executor] if executor else []))
+    found = _script("large_federation", *size, *(["--executor", executor] if executor else []))
     title = "1,000,000 clients x 20 in the store, 10,000 a round, softmax 60 -> 10"
     spread, memory = Spread.of(found["times"]), Spread.of([sum(found["peak_mib"]) / 1024])
     seconds = {"flctl": spread, "flctl, first round": Spread.of([found["first_seconds"]])}
