@@ -77,7 +77,9 @@ def accumulate(total: Mapping[str, npt.NDArray[Any]], arrays: Arrays, weight: fl
 
 
 def scale(arrays: Arrays, factor: float) -> dict[str, npt.NDArray[Any]]:
-    """Each vector times `factor`, dtype kept."""
+    """Each vector times `factor`, dtype kept; zeros for a factor of 0, since 0 times NaN would be NaN."""
+    if factor == 0:
+        return {name: np.zeros_like(array) for name, array in arrays.items()}
     return {name: array * array.dtype.type(factor) for name, array in arrays.items()}
 
 

@@ -115,7 +115,7 @@ class ClientRuntime:
         else:
             vectors = _rows(updates) if each else self._total(updates)
         told = {
-            name: np.array([metrics.get(name, math.nan) for _, metrics in done])
+            name: np.array([0.0 if self.run.withholds_metrics else metrics.get(name, math.nan) for _, metrics in done])
             for name in ("loss", "examples", "steps")
         }
         sent = _size([update.arrays for update in updates], self.run.multiplies)
@@ -133,7 +133,7 @@ class ClientRuntime:
 
     def _unread(self, numbers: Numbers, updates: Updates, work: Work, each: bool, room: Room) -> Gathered:
         """The reply of a chunk whose updates nobody looks at by themselves here: their sum, or their rows."""
-        facts, factors = updates.facts, self._factors(updates, work)
+        facts, factors = self.local.counted(updates.facts), self._factors(updates, work)
         examples = facts.examples.astype(np.float64)
         weights = self._weighed(examples)
         if each:
@@ -146,7 +146,8 @@ class ClientRuntime:
         else:
             done = np.array([place for place in range(len(numbers)) if place not in facts.failures], np.int64)
             with self.clock.phase("train"):  # the sum is training's last product where models are never built
-                total = updates.sum(np.where(np.isin(np.arange(len(numbers)), done), weights * factors, 0.0))
+                moved = [place for place in done.tolist() if place not in updates.facts.failures]
+                total = updates.sum(np.where(np.isin(np.arange(len(numbers)), moved), weights * factors, 0.0))
             vectors = {_SENT.get(name, name): vector for name, vector in total.items()}
             sent = len(done) * vector_size(vectors)
             vectors[WEIGHT] = np.array([weights[done].sum()])
@@ -200,13 +201,25 @@ class ClientRuntime:
         kept: dict[int, Arrays] = {}
         for place, trained in enumerate(self.local.each(numbers, work, memory)):
             mine = {name: rows[place] for name, rows in memory.items()}
-            one = guard(partial(self._prepared, ids[place], trained, mine, work))
+            one = guard(partial(self._finite, ids[place], trained, mine, work))
             if not isinstance(one, Failure):
                 update, kept[int(numbers[place])], metrics = one
                 one = update, metrics
             said.append(one)
         self.local.remember(kept, work.round)
         return said
+
+    def _finite(
+        self, client_id: ClientId, trained: Trained | Failure, memory: Arrays, work: Work
+    ) -> tuple[ClientUpdate, Arrays, Mapping[str, float]]:
+        """As `_prepared`; zeros in place of an update that is not finite, if a transform bounds clients."""
+        try:
+            return self._prepared(client_id, trained, memory, work)
+        except DivergenceError:
+            if isinstance(trained, Failure) or not self.run.bounds_clients:
+                raise
+            unmoved = dataclasses.replace(self.local.unmoved, start=trained.start, personal=trained.personal)
+            return self._prepared(client_id, unmoved, memory, work)
 
     def _prepared(
         self, client_id: ClientId, trained: Trained | Failure, memory: Arrays, work: Work
@@ -238,7 +251,7 @@ class ClientRuntime:
         if given != ["bytes", "bytes"]:
             name = self.run.aggregator.name
             raise FlctlError(f"aggregator '{name}' gave {' and '.join(given)}, expected memory and reply as bytes")
-        return Reply(message, {} if said is None or self.run.aggregator.hides else said[1]), memory
+        return Reply(message, {} if said is None or self.run.withholds_metrics else said[1]), memory
 
     def _numbers(self, ids: Sequence[ClientId]) -> Numbers:
         return np.array([self.run.partition.index(client_id) for client_id in ids], np.int64)

@@ -48,7 +48,8 @@ class Traffic:
     def take(self, gathered: Gathered) -> None:
         """Counts what a chunk replied."""
         examples = float(gathered.examples.sum())
-        self.count(float(gathered.loss @ gathered.examples) / max(examples, 1.0), examples)
+        loss = np.where(gathered.examples > 0, gathered.loss, 0.0)  # who made no step has no loss
+        self.count(float(loss @ gathered.examples) / max(examples, 1.0), examples)
         self.bytes_up += gathered.bytes_up
         for name, seconds in gathered.seconds.items():
             self.work[name] = self.work.get(name, 0.0) + seconds

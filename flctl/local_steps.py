@@ -44,6 +44,7 @@ class LocalSteps(ABC):
     """One client's local steps, in the place of batches in order and the mean of their gradients.
 
     A step on rows r is gradient(sum over i in r of factors(|g_i|) g_i), where g_i is the gradient of row i's own loss.
+    It depends on that row and the parameters alone: models that draw random numbers or remember rows are refused.
     Then come the strategy's `adjust`, `local.clip_norm` and the local optimiser, as ever.
     """
 

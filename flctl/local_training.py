@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flctl import seeds
+from flctl import arrays, seeds
 from flctl.clock import Clock
 from flctl.errors import PluginError
 from flctl.executors.by_rows import StepsOf
 from flctl.executors.costs import FLOAT
 from flctl.executors.executor import Executor
 from flctl.executors.shards import Shards
-from flctl.executors.updates import Updates
+from flctl.executors.updates import Facts, Updates
 from flctl.local_steps import LocalSteps, StepsContext
 from flctl.memory_store import MemoryStore
 from flctl.order import local_keys, most_steps, stage_keys, step_counts
@@ -69,6 +70,17 @@ class LocalTraining:
     def together(self, numbers: Numbers, work: Work) -> Updates:
         """What clients that remember nothing learn from the global model."""
         return self._stage(numbers, work, {}, Stage(work.local), 0)
+
+    def counted(self, facts: Facts) -> Facts:
+        """The facts as they are reported. If a transform bounds clients, one that diverged is no failure, but a client
+        that made no step."""
+        if not (self.run.bounds_clients and facts.failures):
+            return facts
+        failures = {place: one for place, one in facts.failures.items() if not self._counts_as_zeros(one)}
+        diverged = [place for place in facts.failures if place not in failures]
+        loss, examples, steps = facts.loss.copy(), facts.examples.copy(), facts.steps.copy()
+        loss[diverged], examples[diverged], steps[diverged] = math.nan, 0, 0
+        return dataclasses.replace(facts, loss=loss, examples=examples, steps=steps, failures=failures)
 
     def each(self, numbers: Numbers, work: Work, memory: Arrays) -> list[Trained | Failure]:
         """Each client's result, with what the strategy `measures`."""
@@ -132,12 +144,22 @@ class LocalTraining:
         results = [chain.result(place) for chain in chains]
         failed = next((result for result in results if isinstance(result, Failure)), None)
         first = results[0]
-        if failed is not None or isinstance(first, Failure):
-            return failed or first
+        if failed is not None and not self._counts_as_zeros(failed):
+            return failed
+        if isinstance(first, Failure):
+            first = self.unmoved
         own = [chain for chain in chains if chain.personal] or chains[:1]
         if not (own[0].personal or self.run.division.private):
             return first
         return dataclasses.replace(first, delta=self.run.division.public_of(first.delta), personal=own[-1].ended(place))
+
+    def _counts_as_zeros(self, failure: Failure) -> bool:
+        return self.run.bounds_clients and failure.kind == "non-finite"
+
+    @property
+    def unmoved(self) -> Trained:
+        """The result of a client whose model did not change."""
+        return Trained(arrays.zeros(self.run.division.layout), math.nan, 0, 0)
 
     def _measured(self, done: list[Trained | Failure], numbers: Numbers, work: Work) -> list[Trained | Failure]:
         measures = self.run.strategy.measures

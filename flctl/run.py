@@ -169,6 +169,16 @@ class Run:
         return any(transform.secret_cohort for transform in self.transforms.values())
 
     @cached_property
+    def bounds_clients(self) -> bool:
+        """True if a transform bounds how far each client moves the sum."""
+        return any(transform.bounds_clients for transform in self.transforms.values())
+
+    @cached_property
+    def withholds_metrics(self) -> bool:
+        """True if clients send no metrics: the aggregator hides them, or a transform's noise does not cover them."""
+        return self.aggregator.hides or any(one.noised_by_clients for one in self.transforms.values())
+
+    @cached_property
     def makes_steps(self) -> str | None:
         """The name of the transform that makes the clients' local steps; None where none does."""
         return next((name for name, transform in self.transforms.items() if transform.makes_steps), None)

@@ -82,6 +82,14 @@ class Transform(Component):
     """True: `decode` is linear, so that it is applied once, to the sum of what clients send; that works where the
     server sees nothing else. False: the server decodes each client's message before it is added."""
 
+    bounds_clients: ClassVar[bool] = False
+    """True: a client moves the sum by a bounded length at most. A client whose training diverges then counts as zeros,
+    as its update would: an error that names it would be a release without noise."""
+
+    noised_by_clients: ClassVar[bool] = False
+    """True: updates are private when they leave a client. Its metrics (loss, rows, steps) then stay with the client,
+    as no noise covers them."""
+
     def shaped(self, shapes: Shapes) -> Self:
         """Both sides, once, before anything else: this transform for a model of such tensors."""
         return self

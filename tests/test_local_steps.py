@@ -251,9 +251,10 @@ def test_an_executor_that_cannot_is_refused_with_the_reason(trial):
         trial.prepare(stepping(trial), "engine={name: inprocess, executor: sequential}")
 
 
-def test_dropout_is_drawn_for_each_row(trial):
-    run, _ = trial.prepare(stepping(trial), "model=mlp", "model.dropout=0.5")
-    assert run.execution.executor == "rows-vmap"
+def test_models_whose_rows_depend_on_those_before_are_refused(trial):
+    """A mask of dropout follows the row's position in the batch: one row more changes all later gradients."""
+    with pytest.raises(IncompatibleError, match="draws random numbers"):
+        trial.prepare(stepping(trial), "model=mlp", "model.dropout=0.5")
 
 
 def test_an_empty_step_moves_by_what_the_transform_says():

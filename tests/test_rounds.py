@@ -16,6 +16,8 @@ from flctl.order import batches, local_keys
 from flctl.partition.writer import write_partition
 from flctl.registry import Registry
 from flctl.rounds import Rounds
+from flctl.testing.trial import Trial
+from flctl.training import train
 from flctl.transform import Transform
 from flctl.types import Failure
 
@@ -309,3 +311,47 @@ def test_a_client_that_fits_nowhere_is_the_one_that_failed(toy, tmp_path):
         _, report = rounds.play(rounds.initial(), last=lambda seconds: False)
     assert {failure.kind for failure in report.failed.values()} == {"memory"}
     assert len(report.failed) == 10
+
+
+BOUNDING = """
+import flctl
+
+class Bounding(flctl.Transform):
+    name = "bounding"
+    bounds_clients = True
+
+class Noised(flctl.Transform):
+    name = "noised"
+    noised_by_clients = True
+"""
+
+
+DIVERGING = """
+import torch
+
+class Diverging(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward(x) * (float("inf") if self.training else 1.0)
+
+def net(data):
+    return Diverging(4, 3)
+"""
+
+
+def test_a_diverging_client_counts_as_zeros_under_a_transform_that_bounds_clients(tmp_path):
+    trial = Trial(tmp_path, "rounds=1", f"model={(tmp_path / 'net.py').as_posix()}:net")
+    (tmp_path / "net.py").write_text(DIVERGING)
+    (tmp_path / "bounding.py").write_text(BOUNDING)
+    with pytest.raises(DivergenceError, match="failed"):
+        trial.train()
+    run, directory = trial.prepare(f"transforms=['{(tmp_path / 'bounding.py').as_posix()}:Bounding']")
+    line = train(run, directory).directory.lines()[0]
+    assert (line["answered"], line["loss"]) == (9, None)
+
+
+def test_clients_send_no_metrics_under_a_transform_whose_noise_they_add(tmp_path):
+    trial = Trial(tmp_path, "rounds=1")
+    (tmp_path / "noised.py").write_text(BOUNDING)
+    run, directory = trial.prepare(f"transforms=['{(tmp_path / 'noised.py').as_posix()}:Noised']")
+    line = train(run, directory).directory.lines()[0]
+    assert (line["loss"], line["examples"]) == (None, 0)

@@ -14,6 +14,7 @@ import torch
 from flctl.errors import IncompatibleError, PluginError
 from flctl.executors.chain import Chain
 from flctl.executors.heads import Head, head_for
+from flctl.executors.row_dependence import dependence
 from flctl.executors.row_gradients import ChainRows, LoopRows, RowGradients, VmapRows
 from flctl.executors.trial import tried_rows
 from flctl.local_optimizer import optimizer_for
@@ -52,6 +53,13 @@ def by_rows(run: Run, model: FlatModel, task: Task, chain: Chain | None) -> str:
         )
     if chain is not None and chain.dense and head_for(task):
         return "rows-chain"
+    obstacle = dependence(model, task, *(part[0] for part in tried_rows(run)))
+    if obstacle is not None:
+        raise IncompatibleError(
+            f"transform '{run.makes_steps}' needs the gradient of each row by itself, and the model {obstacle}",
+            hint="Set the model's dropout to 0, or use a model without random numbers and without memory of earlier "
+            "rows.",
+        )
     return "rows-vmap" if _vmaps(run, model, task) else "rows-loop"
 
 

@@ -68,8 +68,7 @@ class CentralDP(flctl.Transform):
                 raise ValueError("either noise_multiplier or target_epsilon must be given")
             return self
 
-    noised_by_clients: ClassVar[bool] = False
-    """Whether what leaves a client has its noise: what becomes of it later tells no more."""
+    bounds_clients: ClassVar[bool] = True
 
     def check(self, run: Run) -> None:
         refuse_meaningless(self, run)
