@@ -40,7 +40,7 @@ from flctl_secagg.server.attempt import Attempt
 from harness import secagg_curves
 
 from flctl import AggregationContext, Phase
-from flctl.aggregator import PlainAggregator
+from flctl.algorithms.aggregators.plain import PlainAggregator
 from flctl.testing.protocol import play
 
 RESULTS = Path(__file__).resolve().parent / "results"

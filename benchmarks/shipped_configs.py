@@ -74,11 +74,11 @@ def beats_local(summary: dict[str, Any], parts: Path, run: Path) -> tuple[bool, 
 def local_only(path: Path, epochs: Sequence[int]) -> tuple[dict[int, float], float]:
     """Mean accuracy over clients, each on its own test rows: of models trained alone from the run's initial weights,
     by epochs of local training, and of the run's best global model."""
-    from flctl import evaluate
-    from flctl.cli.training import open_stored
-    from flctl.order import local_keys
-    from flctl.rounds import local_work
-    from flctl.trainer import single_thread, train
+    from flctl.cli.train.job import open_stored
+    from flctl.evaluation import evaluate
+    from flctl.executors.batches import local_keys
+    from flctl.executors.sequential import single_thread, train
+    from flctl.server.rounds import local_work
 
     single_thread()
     run, directory = open_stored(path)

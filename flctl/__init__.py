@@ -8,21 +8,30 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-API_VERSION = "1.0"
+from flctl.version import API_VERSION, __version__
 
 if TYPE_CHECKING:
-    from flctl.aggregator import AggregationContext as AggregationContext
-    from flctl.aggregator import Aggregator as Aggregator
-    from flctl.aggregator import Phase as Phase
-    from flctl.client import ClientRuntime as ClientRuntime
+    from flctl.algorithms.aggregator import AggregationContext as AggregationContext
+    from flctl.algorithms.aggregator import Aggregator as Aggregator
+    from flctl.algorithms.aggregator import Phase as Phase
+    from flctl.algorithms.local_steps import LocalSteps as LocalSteps
+    from flctl.algorithms.local_steps import StepsContext as StepsContext
+    from flctl.algorithms.strategy import Stage as Stage
+    from flctl.algorithms.strategy import StepContext as StepContext
+    from flctl.algorithms.strategy import Strategy as Strategy
+    from flctl.algorithms.transform import ClientContext as ClientContext
+    from flctl.algorithms.transform import ServerContext as ServerContext
+    from flctl.algorithms.transform import SharedContext as SharedContext
+    from flctl.algorithms.transform import StartContext as StartContext
+    from flctl.algorithms.transform import Transform as Transform
+    from flctl.client.runtime import ClientRuntime as ClientRuntime
     from flctl.component import Component as Component
     from flctl.component import Options as Options
     from flctl.data.dataset import Dataset as Dataset
     from flctl.data.dataset import DatasetReader as DatasetReader
     from flctl.data.dataset import Split as Split
-    from flctl.engine import Engine as Engine
-    from flctl.engine import Lost as Lost
+    from flctl.engines.engine import Engine as Engine
+    from flctl.engines.engine import Lost as Lost
     from flctl.errors import ConfigError as ConfigError
     from flctl.errors import DataError as DataError
     from flctl.errors import DivergenceError as DivergenceError
@@ -35,28 +44,16 @@ if TYPE_CHECKING:
     from flctl.errors import ProtocolError as ProtocolError
     from flctl.errors import RoundFailedError as RoundFailedError
     from flctl.errors import StorageError as StorageError
-    from flctl.hookspecs import hookimpl as hookimpl
-    from flctl.local_steps import LocalSteps as LocalSteps
-    from flctl.local_steps import StepsContext as StepsContext
     from flctl.models.model import DataSpec as DataSpec
     from flctl.models.model import Model as Model
+    from flctl.models.parts import Part as Part
     from flctl.partition.partitioner import Assignment as Assignment
     from flctl.partition.partitioner import Partitioner as Partitioner
     from flctl.partition.partitioner import Rows as Rows
     from flctl.partition.store import Partition as Partition
-    from flctl.parts import Part as Part
+    from flctl.plugins.hookspecs import hookimpl as hookimpl
     from flctl.seeds import rng as rng
     from flctl.seeds import secure_rng as secure_rng
-    from flctl.strategy import Stage as Stage
-    from flctl.strategy import StepContext as StepContext
-    from flctl.strategy import Strategy as Strategy
-    from flctl.trainer import Start as Start
-    from flctl.trainer import Trained as Trained
-    from flctl.transform import ClientContext as ClientContext
-    from flctl.transform import ServerContext as ServerContext
-    from flctl.transform import SharedContext as SharedContext
-    from flctl.transform import StartContext as StartContext
-    from flctl.transform import Transform as Transform
     from flctl.types import RING as RING
     from flctl.types import Aggregate as Aggregate
     from flctl.types import Arrays as Arrays
@@ -70,17 +67,19 @@ if TYPE_CHECKING:
     from flctl.types import Request as Request
     from flctl.types import RoundPlan as RoundPlan
     from flctl.types import RoundReport as RoundReport
+    from flctl.types import Start as Start
+    from flctl.types import Trained as Trained
     from flctl.types import Work as Work
-    from flctl.wire import Frame as Frame
-    from flctl.wire import pack as pack
-    from flctl.wire import unpack as unpack
+    from flctl.wire.frames import Frame as Frame
+    from flctl.wire.frames import pack as pack
+    from flctl.wire.frames import unpack as unpack
 
 _HOMES = {
-    "flctl.aggregator": ["AggregationContext", "Aggregator", "Phase"],
-    "flctl.client": ["ClientRuntime"],
+    "flctl.algorithms.aggregator": ["AggregationContext", "Aggregator", "Phase"],
+    "flctl.client.runtime": ["ClientRuntime"],
     "flctl.component": ["Component", "Options"],
     "flctl.data.dataset": ["Dataset", "DatasetReader", "Split"],
-    "flctl.engine": ["Engine", "Lost"],
+    "flctl.engines.engine": ["Engine", "Lost"],
     "flctl.errors": [
         "ConfigError",
         "DataError",
@@ -95,16 +94,15 @@ _HOMES = {
         "RoundFailedError",
         "StorageError",
     ],
-    "flctl.hookspecs": ["hookimpl"],
-    "flctl.local_steps": ["LocalSteps", "StepsContext"],
+    "flctl.plugins.hookspecs": ["hookimpl"],
+    "flctl.algorithms.local_steps": ["LocalSteps", "StepsContext"],
     "flctl.models.model": ["DataSpec", "Model"],
     "flctl.partition.partitioner": ["Assignment", "Partitioner", "Rows"],
     "flctl.partition.store": ["Partition"],
-    "flctl.parts": ["Part"],
+    "flctl.models.parts": ["Part"],
     "flctl.seeds": ["rng", "secure_rng"],
-    "flctl.strategy": ["Stage", "StepContext", "Strategy"],
-    "flctl.trainer": ["Start", "Trained"],
-    "flctl.transform": ["ClientContext", "ServerContext", "SharedContext", "StartContext", "Transform"],
+    "flctl.algorithms.strategy": ["Stage", "StepContext", "Strategy"],
+    "flctl.algorithms.transform": ["ClientContext", "ServerContext", "SharedContext", "StartContext", "Transform"],
     "flctl.types": [
         "RING",
         "Aggregate",
@@ -119,6 +117,8 @@ _HOMES = {
         "Request",
         "RoundPlan",
         "RoundReport",
+        "Start",
+        "Trained",
         "Work",
     ],
     "flctl.wire": ["Frame", "pack", "unpack"],

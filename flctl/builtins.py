@@ -6,36 +6,36 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from flctl.hookspecs import hookimpl
+from flctl.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from flctl.aggregator import Aggregator
+    from flctl.algorithms.aggregator import Aggregator
+    from flctl.algorithms.strategy import Strategy
+    from flctl.algorithms.transform import Transform
     from flctl.data.dataset import DatasetReader
-    from flctl.engine import Engine
+    from flctl.engines.engine import Engine
     from flctl.models.model import Model
     from flctl.partition.partitioner import Partitioner
-    from flctl.strategy import Strategy
-    from flctl.training import Result
-    from flctl.transform import Transform
+    from flctl.server.training import Result
 
 
 @hookimpl
 def flctl_strategies() -> Iterable[type[Strategy]]:
-    from flctl.strategies import STRATEGIES
+    from flctl.algorithms.strategies import STRATEGIES
 
     return STRATEGIES
 
 
 @hookimpl
 def flctl_transforms() -> Iterable[type[Transform]]:
-    from flctl.transforms import TRANSFORMS
+    from flctl.algorithms.transforms import TRANSFORMS
 
     return TRANSFORMS
 
 
 @hookimpl
 def flctl_aggregators() -> Iterable[type[Aggregator]]:
-    from flctl.aggregator import PlainAggregator
+    from flctl.algorithms.aggregators.plain import PlainAggregator
 
     return [PlainAggregator]
 

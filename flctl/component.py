@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Component", "Options"]
+__all__ = [
+    "FILE_KINDS",
+    "Component",
+    "Options",
+    "file_of",
+    "short_name",
+]
 
 
 class Options(BaseModel):
@@ -34,3 +41,19 @@ class Component:
     def from_options(cls, options: dict[str, Any] | None = None) -> Self:
         """The component configured by plain values. Raises `pydantic.ValidationError` for a bad option."""
         return cls(cls.Config.model_validate(options or {}))
+
+
+FILE_KINDS = frozenset({"strategy", "transform", "aggregator", "engine"})
+"""The kinds that a configuration may name by file; a model in a file is a function, `flctl.plugins.custom_model`."""
+
+
+def file_of(name: str) -> Path | None:
+    """The file that a component's name in a configuration means: `./mine.py:Name` or `./mine.py`; None for others."""
+    place = name if name.endswith(".py") else name.rpartition(":")[0]
+    return Path(place) if place.endswith(".py") else None
+
+
+def short_name(name: str) -> str:
+    """A component's name as part of a file's name: `./mine.py:Name` is `Name`, `./mine.py` is `mine`."""
+    file = file_of(name)
+    return name if file is None else file.stem if name.endswith(".py") else name.rpartition(":")[2]

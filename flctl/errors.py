@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "ProtocolError",
     "RoundFailedError",
     "StorageError",
+    "suggest",
 ]
 
 
@@ -97,3 +100,9 @@ class IntegrityError(FlctlError):
     """Bytes on disk are not what they claim to be: a wrong digest, a bad header, a truncated file."""
 
     exit_code = 6
+
+
+def suggest(name: str, known: Iterable[str]) -> str | None:
+    """A did-you-mean sentence, or None when nothing is close."""
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    return f"Did you mean '{close[0]}'?" if close else None

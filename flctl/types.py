@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "PADDING",
+    "QUICK",
     "RING",
     "WEIGHT",
     "Aggregate",
@@ -27,7 +29,10 @@ __all__ = [
     "Request",
     "RoundPlan",
     "RoundReport",
+    "ServerOptimizerName",
+    "Start",
     "TaskKind",
+    "Trained",
     "Work",
 ]
 
@@ -228,3 +233,46 @@ class Checkpoint:
     progress: Mapping[str, Any]
     config_digest: str
     partition_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The global model on all rows of a client, before its first step: the mean loss and its gradient [D], None where
+    it was not asked for. Without dropout, and with the statistics for normalisation that the model has."""
+
+    loss: float
+    gradient: npt.NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """One client's local training.
+
+    `delta`: the values after minus those before, laid out as the model; `loss`: the mean training loss over the
+    examples processed, each as the model was when it met them, NaN where a transform makes the steps; `examples`: the
+    rows of the shard, 0 where no step was made; `steps`: how many. `start` is what the strategy `measures`. `personal`
+    are the values that the client's own model ended with, where a stage started from it or parts of the model are
+    private; `delta` is without these.
+    """
+
+    delta: Arrays
+    loss: float
+    examples: int
+    steps: int
+    start: Start | None = None
+    personal: Arrays | None = None
+
+
+ServerOptimizerName = Literal["sgd", "momentum", "adagrad", "adam", "yogi"]
+
+
+QUICK: Mapping[TaskKind, tuple[str, ...]] = {
+    "classification": ("test_loss", "accuracy"),
+    "binary": ("test_loss", "accuracy"),
+    "next-character": ("test_loss", "accuracy", "perplexity"),
+    "regression": ("test_loss", "mae", "rmse", "r2"),
+}
+"""What `quick_score` gives, and so what a run may stop by or be best in."""
+
+PADDING = -1
+"""The target of a position that holds no character, in data sets of text: it is not scored."""

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from flctl import arrays
-from flctl.pipeline import Pipeline
-from flctl.registry import Registry
-from flctl.transform import ServerContext, Transform
+from flctl.algorithms.pipeline import Pipeline
+from flctl.algorithms.transform import ServerContext, Transform
+from flctl.plugins.registry import Registry
 from flctl.types import Aggregate, ClientUpdate, LocalWork, Work
 
 OPTIONS: Mapping[str, dict[str, Any]] = {

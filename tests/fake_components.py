@@ -9,8 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from flctl.component import Component, Options
-from flctl.errors import PluginError
-from flctl.registry import suggest
+from flctl.errors import PluginError, suggest
 
 
 class Fedavg(Component):

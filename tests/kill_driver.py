@@ -15,13 +15,13 @@ from pathlib import Path
 
 from support import make_run
 
-from flctl.config import load
+from flctl.config.load import load
 from flctl.partition.store import Partition
-from flctl.registry import Registry
+from flctl.plugins.registry import Registry
 from flctl.report import curves
-from flctl.run import Run
-from flctl.rundir import RunDirectory
-from flctl.training import train
+from flctl.run.directory import RunDirectory
+from flctl.run.run import Run
+from flctl.server.training import train
 
 OPERATIONS = ("fsync", "rename", "replace", "unlink", "mkdir", "rmdir", "open", "pwrite", "pwritev")
 OVERRIDES = ("rounds=5", "checkpoint.every=2", "checkpoint.seconds=0", "local.epochs=2")

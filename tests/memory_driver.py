@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from flctl import atomic
-from flctl.memory_store import MemoryStore
+from flctl.client.memory_store import MemoryStore
 
 CLIENTS, LAYOUT, EVERY = 60, {"a": 4000, "b": 500}, 3
 

@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flctl.aggregator import PlainAggregator
-from flctl.config import load
+from flctl.algorithms.aggregators.plain import PlainAggregator
+from flctl.config.load import load
 from flctl.data.dataset import Dataset
-from flctl.engine import Engine
+from flctl.engines.engine import Engine
 from flctl.engines.inprocess import InProcessEngine
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.store import Partition
 from flctl.partition.writer import write_partition
-from flctl.registry import Registry
-from flctl.rounds import Rounds, State
-from flctl.run import Run
-from flctl.rundir import RunDirectory
-from flctl.training import Result, train
+from flctl.plugins.registry import Registry
+from flctl.run.directory import RunDirectory
+from flctl.run.run import Run
+from flctl.server.rounds import Rounds, State
+from flctl.server.training import Result, train
 from flctl.types import ClientId, Failure, Reply, Request
 
 

@@ -9,8 +9,8 @@ from support import ScriptedEngine, make_run, toy_partition, train_run
 
 import flctl
 from flctl.engines.inprocess import InProcessEngine
-from flctl.registry import Registry
-from flctl.rounds import Rounds
+from flctl.plugins.registry import Registry
+from flctl.server.rounds import Rounds
 from flctl.types import Failure
 
 
@@ -44,7 +44,7 @@ class Curious(flctl.Aggregator):
 
 
 def flctl_sum(ctx):
-    from flctl.totals import Intake, Sum
+    from flctl.algorithms.aggregators.accumulators import Intake, Sum
 
     return Sum(Intake(ctx.layout))
 

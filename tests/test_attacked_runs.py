@@ -9,20 +9,21 @@ import numpy as np
 import pytest
 from support import Hidden, OneByOne, checkpoint_digests, make_run, toy_partition, train_run, untimed_lines
 
+from flctl.algorithms.strategy import Strategy
+from flctl.algorithms.transform import Transform
 from flctl.cli import run as cli
-from flctl.config import digest, load
+from flctl.config.config import digest
+from flctl.config.load import load
 from flctl.data.dataset import Dataset
+from flctl.engines.footprint import footprint, round_shape
 from flctl.engines.inprocess import InProcessEngine
 from flctl.engines.pool import PoolEngine
 from flctl.errors import ConfigError, DivergenceError, IncompatibleError
-from flctl.footprint import footprint, round_shape
-from flctl.hookspecs import hookimpl
 from flctl.partition.writer import write_partition
-from flctl.registry import Registry
-from flctl.rounds import Rounds
-from flctl.strategy import Strategy
-from flctl.training import train
-from flctl.transform import Transform
+from flctl.plugins.hookspecs import hookimpl
+from flctl.plugins.registry import Registry
+from flctl.server.rounds import Rounds
+from flctl.server.training import train
 
 IPM = ("attack.name=ipm", "attack.epsilon=10", "attack.clients=2")
 ALL = ("cohort.sampling=all",)

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from scipy import stats
 from support import Given
 
-from flctl.attack_section import AttackConfig
-from flctl.attacks.adversary import _BY_NAME, Adversary
-from flctl.attacks.attack import Attack, Known
-from flctl.attacks.intake import attacked
-from flctl.attacks.on_rows import stamped
+from flctl.config.sections.attack import AttackConfig
 from flctl.data.dataset import Dataset
 from flctl.errors import ConfigError
 from flctl.partition.store import Partition
 from flctl.partition.writer import write_partition
+from flctl.simulation.attacks.adversary import _BY_NAME, Adversary
+from flctl.simulation.attacks.attack import Attack, Known
+from flctl.simulation.attacks.intake import attacked
+from flctl.simulation.attacks.on_rows import stamped
 from flctl.types import ClientUpdate
 
 quick = settings(deadline=None, max_examples=60)
@@ -135,7 +135,7 @@ def test_replacement_counts_in_full():
 
 def test_mean_and_deviation_are_the_same_in_blocks(monkeypatch):
     rows = np.random.default_rng(0).normal(size=(5, 103)).astype(np.float32)
-    monkeypatch.setattr("flctl.attacks.attack._ELEMENTS", 50)
+    monkeypatch.setattr("flctl.simulation.attacks.attack._ELEMENTS", 50)
     seen = known(rows)
     assert len(list(seen.blocks())) == 11
     np.testing.assert_allclose(seen.mean, rows.astype(float).mean(axis=0), rtol=1e-12)

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flctl.bench import contest as contests
-from flctl.bench import workloads
-from flctl.bench.contest import Spread, agreement, paired
-from flctl.bench.floor import Floor, module_for
-from flctl.bench.workloads import WORKLOADS, make_partition
 from flctl.cli import run as cli
-from flctl.config import load
+from flctl.config.load import load
 from flctl.errors import FlctlError
 from flctl.machine import facts
-from flctl.registry import Registry
-from flctl.run import Run
+from flctl.performance import benchmark as contests
+from flctl.performance import workloads
+from flctl.performance.benchmark import Spread, agreement, paired
+from flctl.performance.hand_written_loop import Floor, module_for
+from flctl.performance.workloads import WORKLOADS, make_partition
+from flctl.plugins.registry import Registry
+from flctl.run.run import Run
 
 START = np.zeros(2, np.float32)
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from flctl.executors.chain import ACTIVATIONS, Activation, Chain, Convolution, Dense, Flat, MaxPool, chain_of
-from flctl.executors.heads import head_for
-from flctl.tasks import task_for
-from flctl.trainer import FlatModel
+from flctl.executors.layer_chain import ACTIVATIONS, Activation, Chain, Convolution, Dense, Flat, MaxPool, chain_of
+from flctl.executors.loss_heads import head_for
+from flctl.models.flat_model import FlatModel
+from flctl.models.tasks import task_for
 
 
 def small():

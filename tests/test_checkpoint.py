@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from support import make_run, train_run
 
-from flctl.checkpoint import Checkpoints, read_tensors
 from flctl.errors import IncompatibleError, IntegrityError
+from flctl.run.checkpoint import Checkpoints, read_tensors
 from flctl.types import Checkpoint
 
 

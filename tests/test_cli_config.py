@@ -10,8 +10,9 @@ import typer
 
 import flctl.cli
 from flctl.cli import config as command
-from flctl.config import Config, Flag, digest, effective, load
-from flctl.registry import Registry
+from flctl.config.config import Config, Flag, digest, effective
+from flctl.config.load import load
+from flctl.plugins.registry import Registry
 
 TEXT = "strategy: fedadam\ntransforms:\n  clip: {norm: 2}\nlocal:\n  lr: 0.5\n"
 

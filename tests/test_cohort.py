@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flctl import cohort as cohorts
 from flctl.cli import run
-from flctl.config import CohortConfig
+from flctl.config.config import CohortConfig
 from flctl.errors import ConfigError, DataError
+from flctl.run import cohort as cohorts
 
 IDS = [str(n) for n in range(50)]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flctl.metrics import score
-from flctl.outcomes import outcomes_of
+from flctl.evaluation.metrics import score
+from flctl.evaluation.outcomes import outcomes_of
 from flctl.report.comparison import BLOCKS, client_difference, differences, mcnemar
 
 

@@ -7,12 +7,12 @@ import pytest
 from support import ScriptedEngine, checkpoint_digests, flctl, make_run, train_run
 
 from flctl import Aggregator, Strategy, hookimpl, wire
-from flctl.aggregator import Phase
+from flctl.algorithms.aggregator import Phase
+from flctl.algorithms.aggregators.accumulators import Intake, Sum
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import PluginError, RoundFailedError
-from flctl.registry import Registry
-from flctl.rounds import Rounds
-from flctl.totals import Intake, Sum
+from flctl.plugins.registry import Registry
+from flctl.server.rounds import Rounds
 from flctl.types import WEIGHT, Failure
 
 PLUGIN = """

@@ -23,15 +23,15 @@ from hypothesis import strategies as st
 from support import Hidden, OneByOne, ScriptedEngine, checkpoint_digests, make_run, train_run, untimed_lines
 
 from flctl import arrays, hookimpl, wire
-from flctl.aggregator import Aggregator, Phase
+from flctl.algorithms.aggregator import Aggregator, Phase
+from flctl.algorithms.aggregators.accumulators import Each, Intake, Sum
+from flctl.algorithms.transforms.packing import pack, packed_size, unpack
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import ConfigError, IncompatibleError
-from flctl.registry import Registry
-from flctl.rounds import Rounds
-from flctl.run import Run
-from flctl.totals import Each, Intake, Sum
-from flctl.training import train
-from flctl.transforms.packing import pack, packed_size, unpack
+from flctl.plugins.registry import Registry
+from flctl.run.run import Run
+from flctl.server.rounds import Rounds
+from flctl.server.training import train
 from flctl.types import WEIGHT, Aggregate, Failure
 
 FEEDBACK = {name: {"error_feedback": True} for name in ("topk", "randomk", "ef-signsgd", "powersgd")}

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from flctl.config import Config, Flag, Origin, digest, dump, effective, load, load_partition_section
+from flctl.config.config import Config, Flag, digest, dump, effective
+from flctl.config.load import Origin, load, load_partition_section
 from flctl.errors import ConfigError
 
 
@@ -192,12 +193,14 @@ def value_at(found, key):
 @QUICK
 @given(ANY_KEYS, ANY_KEYS, ANY_KEYS, ANY_KEYS)
 def test_the_highest_layer_that_sets_a_key_decides_it(file, environ, overrides, flags):
-    from flctl import yaml_text
+    from flctl.config import yaml_writer
 
     found = loaded(
-        yaml_text.write(nested(file)),
-        environ={f"FLCTL__{key.replace('.', '__').upper()}": yaml_text.inline(value) for key, value in environ.items()},
-        overrides=[f"{key}={yaml_text.inline(value)}" for key, value in overrides.items()],
+        yaml_writer.write(nested(file)),
+        environ={
+            f"FLCTL__{key.replace('.', '__').upper()}": yaml_writer.inline(value) for key, value in environ.items()
+        },
+        overrides=[f"{key}={yaml_writer.inline(value)}" for key, value in overrides.items()],
         flags={key: Flag(f"--{key}", value) for key, value in flags.items()},
     )
     for key in KEYS:
@@ -235,10 +238,10 @@ COMPONENTS = st.fixed_dictionaries(
 @QUICK
 @given(ANY_KEYS, COMPONENTS)
 def test_what_is_dumped_is_loaded_back(flat, components):
-    from flctl import yaml_text
+    from flctl.config import yaml_writer
 
     flat = {key: value for key, value in flat.items() if key.partition(".")[0] not in components}
-    first = loaded(yaml_text.write({**nested(flat), **components})).config
+    first = loaded(yaml_writer.write({**nested(flat), **components})).config
     second = config(dump(first))
     assert second == first
     assert [t.name for t in second.transforms] == [t.name for t in first.transforms]

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from flctl import yaml_text
-from flctl.config import Config, load, load_partition_section
+from flctl.config import yaml_writer
+from flctl.config.config import Config
+from flctl.config.load import load, load_partition_section
+from flctl.config.sections.training import SECTIONS
+from flctl.config.sources import LAYERED, NAMED
+from flctl.config.validation import expectation
 from flctl.errors import ConfigError
-from flctl.explain import expectation
-from flctl.layers import LAYERED, NAMED
-from flctl.registry import Registry
-from flctl.sections import SECTIONS
+from flctl.plugins.registry import Registry
 
 DOCS = Path(__file__).parent.parent / "docs" / "config.md"
 TEXT = DOCS.read_text(encoding="utf-8") if DOCS.is_file() else ""
@@ -33,7 +34,7 @@ def described():
     for name in set(NAMED) - set(SECTIONS):
         keys[name] = ("a name, or a mapping with a name and options", keys[name][1].name, keys[name][2])
     keys[LAYERED] = ("a mapping of names to options, or a list of names", {}, keys[LAYERED][2])
-    return {name: (kind, yaml_text.inline(default), meaning) for name, (kind, default, meaning) in keys.items()}
+    return {name: (kind, yaml_writer.inline(default), meaning) for name, (kind, default, meaning) in keys.items()}
 
 
 @pytest.mark.parametrize("key", described())

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from fake_components import FakeRegistry
 
-from flctl.config import Flag, load, load_partition_section
+from flctl.config.config import Flag
+from flctl.config.load import load, load_partition_section
+from flctl.config.sections.training import CohortConfig, EngineConfig, LocalConfig, ServerConfig
 from flctl.errors import ConfigError
-from flctl.sections import CohortConfig, EngineConfig, LocalConfig, ServerConfig
 
 
 @pytest.fixture(autouse=True)

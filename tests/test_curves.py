@@ -7,7 +7,7 @@ import pytest
 from matplotlib.image import imread
 
 from flctl.errors import ConfigError
-from flctl.evaluate import ClientScores
+from flctl.evaluation.evaluate import ClientScores
 from flctl.report.clients import draw_clients
 from flctl.report.curves import compare_curves, curves, shown_metric
 

@@ -8,7 +8,7 @@ from support import make_run, train_run
 
 from flctl.cli import run
 from flctl.errors import IntegrityError
-from flctl.rundir import RunDirectory
+from flctl.run.directory import RunDirectory
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from flctl.data import numpy_files
-from flctl.data.idx import read_idx
+from flctl.data.readers import numpy_files
+from flctl.data.readers.idx import read_idx
 from flctl.errors import ConfigError, DataError, MissingExtraError
 
 RNG = np.random.default_rng(11)

@@ -10,7 +10,7 @@ from data_files import read
 
 from flctl.data.sources import open_source
 from flctl.errors import DataError
-from flctl.registry import Registry
+from flctl.plugins.registry import Registry
 
 
 def test_mnist(data_root: Path) -> None:

@@ -14,7 +14,7 @@ from flctl.data import READERS
 from flctl.data.dataset import Dataset, DatasetReader
 from flctl.data.sources import open_source
 from flctl.errors import ConfigError, DataError, PluginError
-from flctl.registry import Registry
+from flctl.plugins.registry import Registry
 
 REGISTRY = Registry()
 
@@ -184,7 +184,7 @@ def test_listing_readers_imports_no_heavy_package() -> None:
 
 
 def test_a_reader_whose_columns_do_not_pair_up_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flctl.data.embedded import Iris
+    from flctl.data.readers.embedded import Iris
 
     def read(self: Iris, source: str, seed: int) -> Dataset:
         return Dataset("iris", "classification", np.zeros((3, 2), np.float32), np.zeros(2, np.int64))

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from flctl.data.arff import ArffReader
-from flctl.data.columnar import ArrowReader, ParquetReader
 from flctl.data.dataset import Dataset
-from flctl.data.delimited import CsvReader
+from flctl.data.readers.arff import ArffReader
+from flctl.data.readers.columnar import ArrowReader, ParquetReader
+from flctl.data.readers.delimited import CsvReader
 from flctl.errors import DataError, MissingExtraError
 
 PEOPLE = """\

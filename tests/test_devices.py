@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import make_run
 
-from flctl import draws, messages, wire
+from flctl import seeds, wire
 from flctl.cli import run as cli
-from flctl.config import digest, load
+from flctl.config.config import digest
+from flctl.config.load import load
 from flctl.errors import ConfigError
-from flctl.order import client_keys
-from flctl.registry import Registry
+from flctl.plugins.registry import Registry
+from flctl.seeds import client_keys
+from flctl.wire import messages
 
 EVERYONE = np.arange(10)
 
@@ -36,7 +38,7 @@ def steps_of(partition, epochs=1):
 
 def test_numbers_are_uniform_normal_and_each_clients_own():
     keys = client_keys(np.arange(20_000).astype(str))
-    uniform, normal = draws.uniform(3, ("a",), keys), draws.normal(3, ("a",), keys)
+    uniform, normal = seeds.uniform(3, ("a",), keys), seeds.normal(3, ("a",), keys)
     assert 0 < uniform.min() < uniform.max() < 1
     counts = np.histogram(uniform, 20, (0, 1))[0]
     assert ((counts - 1000) ** 2 / 1000).sum() < 43.8  # 19 degrees of freedom, the 0.1 % point
@@ -44,9 +46,9 @@ def test_numbers_are_uniform_normal_and_each_clients_own():
     np.testing.assert_allclose(inside, [0.5, 0.95], atol=0.012)
     assert abs(np.corrcoef(uniform, normal)[0, 1]) < 0.03
     assert abs(np.corrcoef(normal[1:], normal[:-1])[0, 1]) < 0.03
-    np.testing.assert_array_equal(draws.normal(3, ("a",), keys[[7, 2]]), normal[[7, 2]])
-    assert not np.isin(draws.uniform(4, ("a",), keys), uniform).any()
-    assert not np.isin(draws.uniform(3, ("b",), keys), uniform).any()
+    np.testing.assert_array_equal(seeds.normal(3, ("a",), keys[[7, 2]]), normal[[7, 2]])
+    assert not np.isin(seeds.uniform(4, ("a",), keys), uniform).any()
+    assert not np.isin(seeds.uniform(3, ("b",), keys), uniform).any()
 
 
 # -- stragglers as a share ---------------------------------------------------------------------------------
@@ -140,7 +142,7 @@ def test_the_network_takes_what_the_encoded_messages_take(toy, tmp_path):
 def _down(run):
     """What the run's own first round sends a client."""
     from flctl.engines.inprocess import InProcessEngine
-    from flctl.rounds import Rounds
+    from flctl.server.rounds import Rounds
 
     engine = InProcessEngine()
     with engine.open(run):
@@ -154,7 +156,7 @@ def test_who_cannot_even_send_in_time_is_late(toy, tmp_path):
         toy, tmp_path / "r", "strategy=fedprox", "devices.upload=100", "devices.network_spread=1", "devices.deadline=2"
     )
     up = len(wire.pack("vector", arrays={"delta": np.zeros(15, np.float32), "weight": np.zeros(1)}))
-    rates = 100 * np.exp(draws.normal(0, ("device", "network"), client_keys(toy.client_ids)))
+    rates = 100 * np.exp(seeds.normal(0, ("device", "network"), client_keys(toy.client_ids)))
     late = up / rates > 2
     assert 0 < late.sum() < 10
     assert run.devices.turnout(1, EVERYONE).counted.tolist() == np.flatnonzero(~late).tolist()
@@ -198,10 +200,10 @@ def test_a_round_is_what_a_loop_over_its_clients_says(knobs, strategy, number, s
     told, came = Counter(absent=0, late=0, partial=0, surplus=0), []
     for client in asked:
         key = client_keys(toy.client_ids[client : client + 1])
-        if draws.uniform(seed, ("round", number, "device", "there"), key)[0] >= config.availability:
+        if seeds.uniform(seed, ("round", number, "device", "there"), key)[0] >= config.availability:
             told["absent"] += 1
             continue
-        z, jitter = (draws.normal(seed, names, key)[0] for names in (("device", "speed"), _jitter(number)))
+        z, jitter = (seeds.normal(seed, names, key)[0] for names in (("device", "speed"), _jitter(number)))
         speed = config.speed * math.exp(config.speed_spread * z + config.speed_jitter * jitter)
         way, full = up / config.upload if config.upload else 0.0, int(steps_of(toy, 2)[client])
         left = (config.deadline or math.inf) - way
@@ -241,8 +243,8 @@ def test_devices_are_there_as_often_as_is_said_and_each_by_itself(toy, tmp_path)
 
 def test_without_the_section_everybody_does_everything_and_nothing_is_drawn(toy, tmp_path, monkeypatch):
     found = devices(toy, tmp_path / "r")
-    monkeypatch.setattr(draws, "uniform", None)
-    monkeypatch.setattr(draws, "normal", None)
+    monkeypatch.setattr(seeds, "uniform", None)
+    monkeypatch.setattr(seeds, "normal", None)
     turnout = found.turnout(1, EVERYONE)
     assert (turnout.counted, turnout.steps, turnout.allowance, turnout.told) == (None, None, None, {})
     assert turnout.numbers is EVERYONE

@@ -6,13 +6,12 @@ import torch
 from support import Given, checkpoint_digests, make_run, toy_dataset, train_run, untimed_lines
 from support import played as play
 
+from flctl.algorithms.server_optimizer import ServerOptimizer
+from flctl.algorithms.strategy import StepContext
 from flctl.errors import IncompatibleError
 from flctl.partition.writer import write_partition
-from flctl.registry import Registry
-from flctl.server import ServerOptimizer
-from flctl.strategy import StepContext
-from flctl.trainer import Trained
-from flctl.types import Aggregate, LocalWork, Work
+from flctl.plugins.registry import Registry
+from flctl.types import Aggregate, LocalWork, Trained, Work
 
 DELTAS = (([1, 0, 2], 10, 2), ([-1, 4, 0], 30, 4))
 """(change, rows, steps) of two clients, for the numbers by hand."""

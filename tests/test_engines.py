@@ -11,7 +11,7 @@ from support import checkpoint_digests, make_run, slow_but, train_run, untimed_l
 from flctl.engines.inprocess import InProcessEngine
 from flctl.engines.pool import PoolEngine
 from flctl.errors import FlctlError
-from flctl.rounds import Rounds
+from flctl.server.rounds import Rounds
 from flctl.types import Failure, Reply, Request
 
 TRAP = """

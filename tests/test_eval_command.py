@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from support import Given, toy_dataset, toy_partition, train_run
 
 import flctl.cli
-from flctl.cli import eval as command
+from flctl.cli.eval import command
 from flctl.partition.store import Partition
 from flctl.partition.writer import write_partition
 

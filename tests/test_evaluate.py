@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from flctl import evaluate as evaluate_module
 from flctl.data.dataset import Dataset, Split
 from flctl.errors import IncompatibleError
-from flctl.evaluate import central, clients, evaluate, run_model
+from flctl.evaluation import evaluate as evaluate_module
+from flctl.evaluation.evaluate import central, clients, evaluate, run_model
+from flctl.models.flat_model import FlatModel
+from flctl.models.tasks import task_for
 from flctl.partition.align import align
 from flctl.partition.partitioner import Assignment, Partitioner
 from flctl.partition.writer import write_partition
-from flctl.tasks import task_for
-from flctl.trainer import FlatModel
 
 
 class ByThirds(Partitioner):

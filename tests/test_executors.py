@@ -15,17 +15,18 @@ from torch import nn
 from flctl.data.dataset import Dataset
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import ConfigError, DivergenceError
-from flctl.executors.chain import Dense, chain_of
-from flctl.executors.heads import head_for
-from flctl.executors.recurrence import recurrence
+from flctl.executors.batches import local_keys
+from flctl.executors.layer_chain import Dense, chain_of
+from flctl.executors.loss_heads import head_for
+from flctl.executors.sequential import single_thread, train
+from flctl.executors.sgd_recurrence import recurrence
 from flctl.executors.shards import Shards
 from flctl.executors.shared import Rule, train_shared
 from flctl.executors.stacked import ChainGradient, train_stacked
-from flctl.order import local_keys
+from flctl.models.flat_model import FlatModel
+from flctl.models.tasks import task_for
 from flctl.partition.writer import write_partition
-from flctl.rounds import Rounds
-from flctl.tasks import task_for
-from flctl.trainer import FlatModel, single_thread, train
+from flctl.server.rounds import Rounds
 from flctl.types import LocalWork
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "sigmoid": nn.Sigmoid}

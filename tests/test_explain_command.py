@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 from support import make_run, toy_partition, train_run
 
-from flctl import footprint as footprints
 from flctl.cli import run as cli
-from flctl.engines.inprocess import InProcessEngine
-from flctl.engines.pool import PoolEngine
-from flctl.errors import ConfigError
-from flctl.executors.choice import EXECUTORS
-from flctl.footprint import (
+from flctl.engines import footprint as footprints
+from flctl.engines.footprint import (
     PROCESS_BYTES,
     SERVER_VECTORS,
     RoundShape,
@@ -23,10 +19,14 @@ from flctl.footprint import (
     round_shape,
     size_text,
 )
-from flctl.forecast import forecast
+from flctl.engines.inprocess import InProcessEngine
+from flctl.engines.pool import PoolEngine
+from flctl.errors import ConfigError
+from flctl.executors.choice import EXECUTORS
 from flctl.machine import FreeMemory, cores, free_memory
-from flctl.pace import pace, seconds_text
-from flctl.training import engine_class
+from flctl.performance.duration import pace, seconds_text
+from flctl.performance.forecast import forecast
+from flctl.server.training import engine_class
 
 QUICK = ("--model", "logreg", "--rounds", "2", "--clients-per-round", "4", "--seed", "7")
 MIB = 1 << 20

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flctl.fairness import by_size, jain_index, spread
+from flctl.evaluation.spread import by_size, jain_index, spread
 
 NAN = math.nan
 

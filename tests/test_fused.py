@@ -13,14 +13,15 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flctl.executors.chain import chain_of
 from flctl.executors.fused import FusedStep, unsupported
-from flctl.executors.heads import head_for
+from flctl.executors.layer_chain import chain_of
+from flctl.executors.loss_heads import head_for
+from flctl.executors.sequential import single_thread
+from flctl.models.flat_model import FlatModel
 from flctl.models.images import Cnn
 from flctl.models.mlp import TwoNN
 from flctl.models.model import DataSpec
-from flctl.tasks import task_for
-from flctl.trainer import FlatModel, single_thread
+from flctl.models.tasks import task_for
 
 KINDS = ("classification", "binary", "regression")
 

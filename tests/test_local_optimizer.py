@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flctl.errors import ConfigError
-from flctl.local_optimizer import OPTIMIZERS, optimizer_for
+from flctl.executors.optimizers import OPTIMIZERS, optimizer_for
 from flctl.types import LocalWork
 
 ORACLES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}

@@ -9,16 +9,16 @@ from torch import nn
 
 import flctl
 from flctl.errors import IncompatibleError
-from flctl.executors.by_rows import row_gradients
-from flctl.executors.chain import chain_of
-from flctl.executors.heads import head_for
+from flctl.executors.batches import batches
+from flctl.executors.layer_chain import chain_of
+from flctl.executors.loss_heads import head_for
+from flctl.executors.per_example_steps import row_gradients
 from flctl.models import MODELS
+from flctl.models.flat_model import FlatModel
 from flctl.models.model import DataSpec
-from flctl.order import batches
-from flctl.tasks import task_for
+from flctl.models.tasks import task_for
 from flctl.testing.parts import here
 from flctl.testing.trial import Trial
-from flctl.trainer import FlatModel
 
 IMAGES, TABLE, TEXT = ("classification", (1, 8, 8), 10), ("classification", (6,), 3), ("next-character", (7,), 11)
 SHIPPED = {
@@ -101,7 +101,7 @@ def test_no_row_adds_more_than_the_bound_and_none_spoils_others(name, value):
 
 @pytest.mark.parametrize("way", ["rows-vmap", "rows-loop"])
 def test_rows_are_taken_in_parts_that_fit(way, monkeypatch):
-    from flctl.executors import row_gradients as module
+    from flctl.executors import per_example_gradients as module
 
     model, task, shape, outputs, _ = model_of("cnn")
     x, y = rows_of(task, shape, outputs, 7)
@@ -125,7 +125,7 @@ class Ordinary(flctl.LocalSteps):
             yield rows
 
     def key(self):
-        from flctl.order import local_keys
+        from flctl.executors.batches import local_keys
 
         ctx = self.ctx
         return local_keys(ctx.run.config.seed, ctx.round, ctx.run.partition.client_ids.take(np.array([ctx.number])))[0]
@@ -201,7 +201,7 @@ def test_steps_like_the_ordinary_ones_give_the_ordinary_model(trial, more):
 
 
 def test_a_run_says_how_it_trains_and_measures_no_loss(trial):
-    from flctl.training import train
+    from flctl.server.training import train
 
     run, directory = trial.prepare(stepping(trial))
     assert run.execution.executor == "rows-chain"
@@ -258,7 +258,7 @@ def test_models_whose_rows_depend_on_those_before_are_refused(trial):
 
 
 def test_an_empty_step_moves_by_what_the_transform_says():
-    from flctl.executors.by_rows import train_by_rows
+    from flctl.executors.per_example_steps import train_by_rows
     from flctl.types import LocalWork
 
     class Nobody(Ordinary):

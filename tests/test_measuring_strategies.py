@@ -5,16 +5,17 @@ import pytest
 import torch
 from support import checkpoint_digests, make_run, train_run
 
+from flctl.algorithms.server_optimizer import ServerOptimizer
+from flctl.algorithms.strategy import StepContext
+from flctl.client.local_training import LocalTraining
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import IncompatibleError
-from flctl.local_training import LocalTraining
-from flctl.registry import Registry
-from flctl.rounds import Rounds
-from flctl.server import ServerOptimizer
-from flctl.strategy import StepContext
-from flctl.tasks import task_for
-from flctl.trainer import FlatModel, Start, Trained, measure
-from flctl.types import Aggregate, LocalWork, Work
+from flctl.executors.sequential import measure
+from flctl.models.flat_model import FlatModel
+from flctl.models.tasks import task_for
+from flctl.plugins.registry import Registry
+from flctl.server.rounds import Rounds
+from flctl.types import Aggregate, LocalWork, Start, Trained, Work
 
 CTX = StepContext(round=1, seed=0, server=ServerOptimizer(), clients=2, examples=20)
 
@@ -148,7 +149,7 @@ def test_local_settings_that_break_their_promise_are_refused(toy, tmp_path, name
 @pytest.mark.parametrize("limit", [1, 400, 1 << 22])
 def test_every_executor_measures_the_mean_over_all_rows(toy, tmp_path, monkeypatch, executor, batch, limit):
     """Whatever the batches, and however few clients are in memory at once."""
-    monkeypatch.setattr("flctl.executors.measuring._FLOATS", limit)
+    monkeypatch.setattr("flctl.executors.initial_gradients._FLOATS", limit)
     chosen = ("strategy=mime-lite", f"local.batch_size={batch}", f"engine.executor={executor}", "local.steps=1")
     run, _ = make_run(toy, tmp_path / "run", *chosen)
     runtime = LocalTraining(run)

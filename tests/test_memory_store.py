@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from flctl import memory_files
+from flctl.client import memory_files
+from flctl.client.memory_store import MemoryStore
 from flctl.errors import FlctlError, IncompatibleError, IntegrityError, StorageError
-from flctl.memory_store import MemoryStore
 
 DRIVER = [sys.executable, memory_driver.__file__]
 LAYOUT = {"b": 2, "a": 3}

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sk
 
 from flctl.errors import ConfigError
-from flctl.metrics import (
+from flctl.evaluation.metrics import (
     METRICS,
     auroc,
     calibration_error,
@@ -23,7 +23,7 @@ from flctl.metrics import (
     quick_score,
     score,
 )
-from flctl.outcomes import CHUNK, concatenate, outcomes_of, segment_sums
+from flctl.evaluation.outcomes import CHUNK, concatenate, outcomes_of, segment_sums
 
 LN2 = math.log(2)
 relaxed = settings(deadline=None, max_examples=60)

@@ -6,12 +6,13 @@ import torch
 from torch import nn
 
 from flctl.errors import ConfigError, PluginError
+from flctl.executors.sequential import single_thread, train
 from flctl.models import MODELS
-from flctl.models.custom import CustomModel, resolve
+from flctl.models.flat_model import FlatModel
 from flctl.models.model import DataSpec
-from flctl.registry import Registry
-from flctl.tasks import task_for
-from flctl.trainer import FlatModel, single_thread, train
+from flctl.models.tasks import task_for
+from flctl.plugins.custom_model import CustomModel, resolve
+from flctl.plugins.registry import Registry
 from flctl.types import LocalWork
 
 MODEL = {model.name: model for model in MODELS}

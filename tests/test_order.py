@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flctl.order import arrange, batches, client_keys, local_keys, module_seed, most_steps, orders, step_counts
+from flctl.executors.batches import arrange, batches, local_keys, module_seed, most_steps, orders, step_counts
+from flctl.seeds import client_keys
 from flctl.types import Allowance, LocalWork
 
 ROWS = st.lists(st.integers(0, 23), min_size=1, max_size=6)

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from flctl.cli import output, run
-from flctl.client import ClientRuntime
+from flctl.client.runtime import ClientRuntime
 from flctl.errors import FlctlError
 from flctl.partition.store import Partition
 from flctl.report.progress import JsonEvents, PlainLines, warnings_of

@@ -14,17 +14,17 @@ from support import ScriptedEngine, checkpoint_digests, make_run, train_run, unt
 from test_testing_aggregator import RollCall
 
 import flctl
+from flctl.algorithms.strategies.fednova import FedNova
+from flctl.algorithms.strategies.private_layers import FedRep
+from flctl.algorithms.strategies.qfedavg import QFedAvg
+from flctl.client.local_training import LocalTraining
 from flctl.engines.inprocess import InProcessEngine
-from flctl.local_training import LocalTraining
-from flctl.order import local_keys
-from flctl.registry import Registry
-from flctl.rounds import Rounds
-from flctl.run import Run
-from flctl.strategies.fednova import FedNova
-from flctl.strategies.private_layers import FedRep
-from flctl.strategies.qfedavg import QFedAvg
-from flctl.trainer import single_thread, train
-from flctl.training import train as train_on
+from flctl.executors.batches import local_keys
+from flctl.executors.sequential import single_thread, train
+from flctl.plugins.registry import Registry
+from flctl.run.run import Run
+from flctl.server.rounds import Rounds
+from flctl.server.training import train as train_on
 from flctl.types import Allowance
 
 SLOW = "devices.stragglers=0.75"
@@ -96,7 +96,7 @@ def test_fedavg_is_the_mean_over_those_who_were_done(toy, tmp_path):
 
 
 def _size(plan):
-    from flctl import messages
+    from flctl.wire import messages
 
     return len(messages.pack_work(replace(plan.work, allowance=None)))
 

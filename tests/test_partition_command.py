@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 
 from flctl.cli import run
-from flctl.cli.partition_flags import FLAGS
-from flctl.cli.partitioning import tell
+from flctl.cli.partition.flags import FLAGS
+from flctl.cli.partition.job import tell
 from flctl.partition.request import PartitionSettings
 from flctl.partition.store import Partition
-from flctl.registry import Registry
+from flctl.plugins.registry import Registry
 
 
 @pytest.fixture(autouse=True)
@@ -221,7 +221,7 @@ def test_a_scheme_with_its_options_as_a_mapping(capsys):
 def test_a_plugins_scheme_takes_its_options(capsys, monkeypatch):
     from flctl.component import Options
     from flctl.partition.partitioner import Assignment, Partitioner
-    from flctl.registry import Offer, Plugin
+    from flctl.plugins.registry import Offer, Plugin
 
     class Modulo(Partitioner):
         """Every n-th row."""
@@ -342,13 +342,13 @@ def test_a_damaged_source_is_an_integrity_error(capsys, here):
 
 
 def test_a_report_that_cannot_be_written_leaves_the_partition(capsys, here, monkeypatch):
-    from flctl.cli import partitioning
+    from flctl.cli.partition import job
     from flctl.errors import StorageError
 
     def refuse(*_):
         raise StorageError("cannot write heatmap.png: No space left on device")
 
-    monkeypatch.setattr(partitioning, "draw", refuse)
+    monkeypatch.setattr(job, "draw", refuse)
     assert partition("iris", "--out", "x") == 0
     assert "its report was not" in capsys.readouterr().err
     Partition.open("x").verify_digests()

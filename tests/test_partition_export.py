@@ -21,7 +21,7 @@ from flctl.errors import ConfigError, DataError, IntegrityError
 from flctl.partition.export import export_all, export_client, file_names
 from flctl.partition.store import Partition
 from flctl.partition.verify import verify
-from flctl.registry import Registry
+from flctl.plugins.registry import Registry
 
 
 @pytest.fixture(autouse=True)

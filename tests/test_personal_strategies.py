@@ -10,17 +10,18 @@ import torch
 from support import checkpoint_digests, make_run, train_run, untimed_lines
 from support import played as play
 
+from flctl.algorithms.strategies.private_layers import last_layer, matching
+from flctl.algorithms.strategy import Stage, Strategy
 from flctl.cli import run as command
+from flctl.client.local_training import LocalTraining
+from flctl.client.memory import Recall
 from flctl.errors import IncompatibleError, RoundFailedError
-from flctl.local_training import LocalTraining
-from flctl.order import batches, local_keys, stage_keys
-from flctl.parts import Division, Part
-from flctl.recall import Recall
-from flctl.registry import Registry
-from flctl.strategies.private_layers import last_layer, matching
-from flctl.strategy import Stage, Strategy
+from flctl.executors.batches import batches, local_keys, stage_keys
+from flctl.executors.sequential import single_thread, train
+from flctl.models.flat_model import FlatModel
+from flctl.models.parts import Division, Part
+from flctl.plugins.registry import Registry
 from flctl.testing import parts
-from flctl.trainer import FlatModel, single_thread, train
 from flctl.types import LocalWork
 
 PARTS = [
@@ -279,7 +280,7 @@ def test_a_little_memory_changes_nothing(toy, tmp_path, monkeypatch, name):
     chosen = (*PERSONAL[name], "engine.executor=sequential")
     train_run(toy, tmp_path / "one", *chosen)
     monkeypatch.setattr(LocalTraining, "at_once", 1)
-    monkeypatch.setattr("flctl.recall._AT_ONCE", 1)
+    monkeypatch.setattr("flctl.client.memory._AT_ONCE", 1)
     train_run(toy, tmp_path / "two", *chosen)
     assert checkpoint_digests(tmp_path / "one") == checkpoint_digests(tmp_path / "two")
 

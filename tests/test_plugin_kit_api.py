@@ -6,9 +6,9 @@ import sys
 import pytest
 
 import flctl
-from flctl import api_version
 from flctl.errors import PluginError
-from flctl.registry import Registry
+from flctl.plugins import api_version
+from flctl.plugins.registry import Registry
 
 PLUGIN = """
 {statement}

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from support import checkpoint_digests
 
-from flctl import config_schema
 from flctl.cli import run as cli
-from flctl.config import load
+from flctl.component import file_of, short_name
+from flctl.config import json_schema
+from flctl.config.load import load
 from flctl.errors import ConfigError, PluginError
-from flctl.plugin_files import file_of, short_name
-from flctl.registry import Registry
+from flctl.plugins.registry import Registry
 
 MINE = '''
 import dataclasses
@@ -219,7 +219,7 @@ def test_a_file_runs_once_however_it_is_named(here):
 
 
 def test_the_schema_for_editors_lets_a_file_stand_where_a_component_is_named():
-    schema = config_schema.schema(Registry())
+    schema = json_schema.schema(Registry())
     patterns = [form["pattern"] for form in schema["properties"]["strategy"]["anyOf"][0]["anyOf"] if "pattern" in form]
     (pattern,) = patterns
     mapping = schema["properties"]["transforms"]["anyOf"][0]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from flctl import scaffold, testing
-from flctl.plugin_files import BASES
-from flctl.registry import KINDS, Registry
+from flctl import testing
+from flctl.plugins import new_plugin
+from flctl.plugins.files import BASES
+from flctl.plugins.registry import KINDS, Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = (ROOT / "plugins" / "README.md").read_text(encoding="utf-8")
@@ -74,15 +75,15 @@ def code(language):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_examples_are_what_flctl_plugins_new_writes(kind):
     """So they pass their tests, install and train: tests/test_plugin_kit_new.py holds the templates to that."""
-    names = scaffold.names_of(NAMES[kind])
-    rendered = scaffold.render(names, kind)
+    names = new_plugin.names_of(NAMES[kind])
+    rendered = new_plugin.render(names, kind)
     component = f"src/{names.module}/{kind}.py"
     assert f"# {component}\n{rendered[component]}" in code("python")
 
 
 def test_a_whole_package_is_shown():
-    names = scaffold.names_of(NAMES["strategy"])
-    rendered = scaffold.render(names, "strategy")
+    names = new_plugin.names_of(NAMES["strategy"])
+    rendered = new_plugin.render(names, "strategy")
     assert rendered["pyproject.toml"] in code("toml")
     for path in (f"src/{names.module}/__init__.py", f"tests/test_{names.module}.py"):
         assert f"# {path}\n{rendered[path]}" in code("python")

@@ -15,11 +15,12 @@ import sysconfig_paths
 from support import slow_but
 
 import flctl
-from flctl import scaffold, testing
+from flctl import testing
 from flctl.cli import run as cli
 from flctl.errors import ConfigError, PluginError
 from flctl.partition.store import Partition
-from flctl.registry import KINDS, Registry
+from flctl.plugins import new_plugin
+from flctl.plugins.registry import KINDS, Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 SVMLIGHT = "".join(f"{n % 3} 1:{n % 7} 2:{n % 5} 4:{n / 10}\n" for n in range(90))
@@ -46,7 +47,7 @@ def here(tmp_path, monkeypatch):
     ],
 )
 def test_what_follows_from_a_name(word, names):
-    found = scaffold.names_of(word)
+    found = new_plugin.names_of(word)
     assert (found.distribution, found.module, found.component, found.class_name) == (word, *names)
 
 
@@ -85,7 +86,7 @@ def test_names_that_cannot_be_are_refused(here, capsys, word, says):
 
 def test_a_name_that_is_nearly_right_is_mended_in_the_hint():
     with pytest.raises(ConfigError) as caught:
-        scaffold.names_of("Trimmed Mean!")
+        new_plugin.names_of("Trimmed Mean!")
     assert caught.value.hint == "Did you mean 'trimmed-mean'?"
 
 
@@ -119,7 +120,7 @@ def test_an_installed_plugin_of_the_name_is_a_clash(monkeypatch):
     registry = Registry()
     registry.add(type("Nothing", (), {})(), "mine")
     with pytest.raises(PluginError, match="a plugin named 'mine' is installed already, from this process"):
-        scaffold.refuse_clash(scaffold.names_of("mine"), "model", registry)
+        new_plugin.refuse_clash(new_plugin.names_of("mine"), "model", registry)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -152,7 +153,7 @@ def test_every_file_is_what_it_should_be(here, capsys, kind):
 def test_what_is_written_is_in_our_own_style(here, kind):
     """As strict as flctl's own code."""
     pytest.importorskip("ruff", reason="ruff is in the extra `dev`")
-    scaffold.write(here / "x", scaffold.render(scaffold.names_of("my-own"), kind))
+    new_plugin.write(here / "x", new_plugin.render(new_plugin.names_of("my-own"), kind))
     isolated = ["--isolated", "--config", "lint.isort.known-first-party=['my_own']", "--config", "line-length=120", "x"]
     for command in (["check", "--select", "E,F,I,W,UP,B,RUF"], ["format", "--check"]):
         call = [sys.executable, "-m", "ruff", *command, *isolated]
@@ -166,7 +167,7 @@ def generated(here, monkeypatch):
     known = set(sys.modules)
 
     def write(kind):
-        scaffold.write(here / "pkg", scaffold.render(scaffold.names_of("my-own"), kind))
+        new_plugin.write(here / "pkg", new_plugin.render(new_plugin.names_of("my-own"), kind))
         monkeypatch.syspath_prepend(here / "pkg/src")
         return (here / "pkg/src/my_own/__init__.py").relative_to(here).as_posix()
 
@@ -314,7 +315,7 @@ def test_the_templates_are_in_a_built_wheel(tmp_path):
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
-    packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("flctl/template/")}
-    here = {path.relative_to(ROOT).as_posix() for path in (ROOT / "flctl/template").rglob("*.tmpl")}
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("flctl/plugins/template/")}
+    here = {path.relative_to(ROOT).as_posix() for path in (ROOT / "flctl/plugins/template").rglob("*.tmpl")}
     assert packed == here
     assert len(here) == 25

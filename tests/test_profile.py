@@ -5,13 +5,13 @@ import json
 import pytest
 from support import make_run, train_run
 
-from flctl import profile as profiles
 from flctl.cli import run as cli
 from flctl.cli.profiles import render
 from flctl.machine import process_age
-from flctl.profile import PHASES, Profiler, phases_of
+from flctl.performance import profile as profiles
+from flctl.performance.profile import PHASES, Profiler, phases_of
 from flctl.report.phases import draw_phases
-from flctl.training import Result, Started
+from flctl.server.training import Result, Started
 from flctl.types import RoundReport
 
 QUICK = ("--model", "logreg", "--rounds", "4", "--clients-per-round", "4", "--seed", "7")

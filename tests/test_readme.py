@@ -104,7 +104,7 @@ def test_the_demo_runs_the_readme_s_three_commands() -> None:
 
 
 def test_the_readme_names_every_strategy_scheme_and_model() -> None:
-    from flctl.registry import Registry
+    from flctl.plugins.registry import Registry
 
     registry = Registry()
     for kind in ("strategy", "partitioner", "model"):

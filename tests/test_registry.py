@@ -6,7 +6,7 @@ import pytest
 
 from flctl import Strategy, hookimpl
 from flctl.errors import PluginError
-from flctl.registry import KINDS, Registry
+from flctl.plugins.registry import KINDS, Registry
 
 
 class Own(Strategy):
@@ -90,7 +90,7 @@ def test_a_clash_names_both_distributions(installed):
 
 def test_a_clash_is_settled_by_disabling_one(installed):
     installed(Entry("acme", Clashing()))
-    assert Registry(disable=["acme"]).get("strategy", "fedavg").__module__ == "flctl.strategies.fedavg"
+    assert Registry(disable=["acme"]).get("strategy", "fedavg").__module__ == "flctl.algorithms.strategies.fedavg"
 
 
 @pytest.mark.parametrize("target", [ImportError("no module named acme"), Failing(), Misspelt()])

@@ -13,8 +13,8 @@ import pytest
 from support import checkpoint_digests, flctl, make_run, train_run, untimed_lines
 
 from flctl.errors import IncompatibleError, IntegrityError, StorageError
-from flctl.rundir import RunDirectory
-from flctl.training import train
+from flctl.run.directory import RunDirectory
+from flctl.server.training import train
 
 HERE = Path(__file__).parent
 

@@ -9,16 +9,16 @@ import pytest
 from support import Given, checkpoint_digests, make_run, toy_dataset, train_run, untimed_lines
 
 from flctl.cli.failures import Terminated
-from flctl.cli.training import _Signals
-from flctl.config import load
+from flctl.cli.train.job import _Signals
+from flctl.config.load import load
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import ConfigError, IncompatibleError, RoundFailedError
-from flctl.hookspecs import hookimpl
 from flctl.partition.writer import write_partition
-from flctl.registry import Registry
-from flctl.run import Run
-from flctl.rundir import RunDirectory
-from flctl.training import train
+from flctl.plugins.hookspecs import hookimpl
+from flctl.plugins.registry import Registry
+from flctl.run.directory import RunDirectory
+from flctl.run.run import Run
+from flctl.server.training import train
 from flctl.types import Failure
 
 

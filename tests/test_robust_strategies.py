@@ -11,20 +11,19 @@ from scipy import stats
 from support import ScriptedEngine, make_run
 
 from flctl import arrays, wire
+from flctl.algorithms.server_optimizer import ServerOptimizer
+from flctl.algorithms.strategies import centered_clipping, krum, update_matrix
+from flctl.algorithms.strategy import StepContext, Strategy
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import IncompatibleError
-from flctl.registry import Registry
-from flctl.rounds import Rounds
-from flctl.server import ServerOptimizer
-from flctl.strategies import centered_clipping, krum, rows
-from flctl.strategy import StepContext, Strategy
-from flctl.trainer import Trained
-from flctl.types import WEIGHT, Aggregate, ClientUpdate, Failure, LocalWork, Work
+from flctl.plugins.registry import Registry
+from flctl.server.rounds import Rounds
+from flctl.types import WEIGHT, Aggregate, ClientUpdate, Failure, LocalWork, Trained, Work
 
 ROOT = "00"
 OPTIONS = {"fltrust": {"root": ROOT}}
 ROBUST = sorted(
-    name for name in Registry().offers("strategy") if issubclass(Registry().get("strategy", name), rows.Robust)
+    name for name in Registry().offers("strategy") if issubclass(Registry().get("strategy", name), update_matrix.Robust)
 )
 WITHIN = ["fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan"]
 """Rules whose result lies within the range of the honest clients' values, coordinate by coordinate."""
@@ -280,7 +279,7 @@ def test_of_many_equal_scores_the_first_are_taken():
 @pytest.mark.parametrize("name", ROBUST)
 def test_a_rule_takes_little_more_memory_than_the_updates(name, monkeypatch):
     """Its share is that of a few blocks of columns and of the result, however many clients there are."""
-    monkeypatch.setattr(rows, "_ELEMENTS", 1 << 16)
+    monkeypatch.setattr(update_matrix, "_ELEMENTS", 1 << 16)
     clients = updates(np.random.default_rng(0).normal(size=(40, 100_000)))
     tracemalloc.start()
     result(make(name), clients)
@@ -293,7 +292,7 @@ def test_a_rule_takes_little_more_memory_than_the_updates(name, monkeypatch):
 def test_walking_in_blocks_of_columns_changes_nothing(name, monkeypatch):
     clients = updates(np.random.default_rng(3).normal(size=(9, 50)), range(1, 10), split=40)
     whole = result(make(name), clients)
-    monkeypatch.setattr(rows, "_ELEMENTS", 9 * 7)
+    monkeypatch.setattr(update_matrix, "_ELEMENTS", 9 * 7)
     np.testing.assert_allclose(result(make(name), clients), whole, rtol=1e-5, atol=1e-6)
 
 
@@ -544,7 +543,7 @@ def test_without_momentum_clients_remember_nothing():
 def test_buckets_hold_each_update_once_and_are_of_their_size(n, size, seed):
     values = np.random.default_rng(seed).normal(size=(n, 2))
     clients = updates(values)
-    groups = centered_clipping.buckets(clients, rows.products(clients), size)
+    groups = centered_clipping.buckets(clients, update_matrix.products(clients), size)
     members = groups > 0
     assert members.sum(axis=0).tolist() == [1] * n
     assert sorted(members.sum(axis=1).tolist(), reverse=True) == [size] * (n // size) + [n % size] * (n % size > 0)
@@ -563,5 +562,5 @@ def test_buckets_differ_from_round_to_round():
     deals = set()
     for seed in range(20):
         clients = updates(np.random.default_rng(seed).normal(size=(6, 2)))
-        deals.add((centered_clipping.buckets(clients, rows.products(clients), 2) > 0).tobytes())
+        deals.add((centered_clipping.buckets(clients, update_matrix.products(clients), 2) > 0).tobytes())
     assert len(deals) > 10

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from flctl import cohort as cohorts
-from flctl.config import CohortConfig
-from flctl.registry import Registry
-from flctl.run import Run
-from flctl.rundir import RunDirectory
+from flctl.config.config import CohortConfig
+from flctl.plugins.registry import Registry
+from flctl.run import cohort as cohorts
+from flctl.run.directory import RunDirectory
+from flctl.run.run import Run
+from flctl.server.training import train
 from flctl.testing.trial import Trial
-from flctl.training import train
 
 LIMITED = """
 import dataclasses
@@ -103,7 +103,7 @@ def test_a_state_that_is_none_is_the_plugins_error(trial):
 @pytest.mark.parametrize("executor", ["sequential", "auto"])
 def test_clients_count_alike_by_any_executor(trial, executor):
     """Weights of 8 to 24 rows become 1: then the sum over nine clients is that of halves, and its weight 9."""
-    from flctl.rounds import Rounds
+    from flctl.server.rounds import Rounds
 
     run, _ = trial.prepare(transform(trial), f"engine={{name: inprocess, executor: {executor}}}")
     seen = []

@@ -8,17 +8,17 @@ import torch
 from support import Given, ScriptedEngine, make_run, toy_dataset, train_run
 
 from flctl import hookimpl, wire
-from flctl.aggregator import Aggregator
-from flctl.engine import Lost
+from flctl.algorithms.aggregator import Aggregator
+from flctl.engines.engine import Lost
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import ConfigError, DivergenceError, FlctlError, IncompatibleError, RoundFailedError
-from flctl.order import batches, local_keys
+from flctl.executors.batches import batches, local_keys
 from flctl.partition.writer import write_partition
-from flctl.registry import Registry
-from flctl.rounds import Rounds
+from flctl.plugins.registry import Registry
+from flctl.server.rounds import Rounds
 from flctl.testing.trial import Trial
-from flctl.training import train
-from flctl.transform import Transform
+from flctl.server.training import train
+from flctl.algorithms.transform import Transform
 from flctl.types import Failure
 
 
@@ -154,7 +154,7 @@ def test_an_empty_cohort_leaves_the_model_as_it_is(toy, tmp_path):
 
 
 def test_bytes_are_those_of_the_encoded_messages(toy, tmp_path):
-    from flctl import messages
+    from flctl.wire import messages
 
     run, _ = make_run(toy, tmp_path / "run", "cohort.sampling=all")
     _, report = play(run)

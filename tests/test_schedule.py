@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flctl.errors import ConfigError
-from flctl.schedule import SCHEDULES, scheduled_lr
+from flctl.server.lr_schedule import SCHEDULES, scheduled_lr
 
 
 @pytest.mark.parametrize(
@@ -61,5 +61,6 @@ def test_an_unknown_schedule_and_a_floor_above_the_rate_are_refused():
 
 
 def test_schedules_need_no_torch():
-    code = "import sys, flctl.schedule, flctl.models, flctl.models.custom; sys.exit('torch' in sys.modules)"
+    modules = "flctl.server.lr_schedule, flctl.models, flctl.plugins.custom_model"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from flctl.server import ServerOptimizer
+from flctl.algorithms.server_optimizer import ServerOptimizer
 
 W = np.array([1.0, -2.0, 0.5], np.float32)
 D = np.array([0.5, 0.25, -1.0], np.float32)

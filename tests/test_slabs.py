@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from flctl import messages, wire
 from flctl.errors import ProtocolError
-from flctl.room import HEAP
-from flctl.slabs import LEAST, Rooms, SlabRoom, Slabs, read_slab
 from flctl.types import Gathered
+from flctl.wire import frames, messages
+from flctl.wire.buffers import HEAP
+from flctl.wire.shared_memory import LEAST, Rooms, SlabRoom, Slabs, read_slab
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="there is no memfd_create here: pipes are used")
 ROWS = np.arange(6 * 30_000, dtype=np.float32).reshape(6, 30_000)
@@ -132,12 +132,12 @@ def test_a_worker_that_cannot_reach_a_slab_uses_the_heap():
 def test_a_reply_cannot_point_beyond_its_slab(slabs, declared):
     _, memory = slabs.take(LEAST)
     with pytest.raises(ProtocolError, match="a reply has vectors 'delta'"):
-        read_slab({"delta": declared}, memory, wire.DTYPES.__contains__)
+        read_slab({"delta": declared}, memory, frames.DTYPES.__contains__)
 
 
 def test_a_reply_without_a_slab_cannot_point_into_one():
     with pytest.raises(ProtocolError, match="in memory that it was not given"):
-        read_slab({"delta": [0, "<f4", [1, 1]]}, None, wire.DTYPES.__contains__)
+        read_slab({"delta": [0, "<f4", [1, 1]]}, None, frames.DTYPES.__contains__)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")

@@ -9,18 +9,17 @@ import torch
 from support import checkpoint_digests, flctl, make_run, slow_but, train_run, untimed_lines
 
 from flctl import arrays
+from flctl.algorithms.server_optimizer import ServerOptimizer
+from flctl.algorithms.strategies.fednova import accumulation
+from flctl.algorithms.strategy import StepContext, Strategy
 from flctl.cli import run as run_command
-from flctl.config import load
+from flctl.config.load import load
 from flctl.errors import IncompatibleError
-from flctl.registry import Registry
-from flctl.run import Run
-from flctl.rundir import RunDirectory
-from flctl.server import ServerOptimizer
-from flctl.strategies.fednova import accumulation
-from flctl.strategy import StepContext, Strategy
-from flctl.trainer import Start, Trained
-from flctl.training import train
-from flctl.types import Aggregate, Arrays, ClientUpdate, LocalWork, Work
+from flctl.plugins.registry import Registry
+from flctl.run.directory import RunDirectory
+from flctl.run.run import Run
+from flctl.server.training import train
+from flctl.types import Aggregate, Arrays, ClientUpdate, LocalWork, Start, Trained, Work
 
 STRATEGIES = sorted(Registry().offers("strategy"))
 NEEDED = {"fltrust": ({"root": "0"}, ["strategy.root=0", "cohort.sampling=all"])}

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flctl import strict_yaml, yaml_text
+from flctl.config import yaml_reader, yaml_writer
+from flctl.config.problems import Source, refuse
+from flctl.config.yaml_reader import parse, plain, read_source
 from flctl.errors import ConfigError
-from flctl.problems import Source, refuse
-from flctl.strict_yaml import parse, plain, read_source
 
 
 def read(text: str):
@@ -154,7 +154,7 @@ def test_an_alias_to_its_own_list_is_refused():
 
 @pytest.mark.parametrize("text", ["[" * 500_000, "{a: " * 200_000, "- " * 400_000, "? " * 400_000])
 def test_deep_nesting_is_refused(text):
-    assert f"nested deeper than {strict_yaml.MAX_DEPTH} levels" in refused(text)
+    assert f"nested deeper than {yaml_reader.MAX_DEPTH} levels" in refused(text)
 
 
 def test_too_many_values_are_refused():
@@ -163,11 +163,11 @@ def test_too_many_values_are_refused():
 
 def test_a_file_above_one_mebibyte_is_refused_unread(tmp_path):
     file = tmp_path / "big.yaml"
-    file.write_bytes(b"#" * (strict_yaml.MAX_BYTES + 1))
+    file.write_bytes(b"#" * (yaml_reader.MAX_BYTES + 1))
     with pytest.raises(ConfigError, match="larger than 1 MiB"):
         read_source(file)
-    file.write_bytes(b"#" * strict_yaml.MAX_BYTES)
-    assert len(read_source(file).text) == strict_yaml.MAX_BYTES
+    file.write_bytes(b"#" * yaml_reader.MAX_BYTES)
+    assert len(read_source(file).text) == yaml_reader.MAX_BYTES
 
 
 def test_a_file_that_is_not_utf_8_is_refused_with_its_first_bad_byte(tmp_path):
@@ -193,7 +193,7 @@ VALUES = st.recursive(
 @settings(deadline=None, max_examples=300)
 @given(st.dictionaries(TEXT, VALUES, max_size=5))
 def test_what_is_written_is_read_back(tree):
-    found = read(yaml_text.write(tree))
+    found = read(yaml_writer.write(tree))
     assert found == (tree or {})
     assert _types(found) == _types(tree)
 
@@ -224,10 +224,10 @@ def test_any_text_is_read_or_refused_with_a_place(text):
 
 
 def test_comments_stand_in_a_column_and_do_not_change_the_values():
-    text = yaml_text.write({"a": 1, "section": {"key": "word"}}, lambda path: ".".join(path))
+    text = yaml_writer.write({"a": 1, "section": {"key": "word"}}, lambda path: ".".join(path))
     assert text == "a: 1         # a\nsection:\n  key: word  # section.key\n"
     assert read(text) == {"a": 1, "section": {"key": "word"}}
 
 
 def test_small_numbers_are_numbers_for_yaml_1_1_readers_too():
-    assert yaml_text.write({"eps": 1e-08}) == "eps: 1.0e-08\n"
+    assert yaml_writer.write({"eps": 1e-08}) == "eps: 1.0e-08\n"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flctl.errors import ConfigError
-from flctl.tasks import task_for
+from flctl.models.tasks import task_for
 
 
 def test_classification_is_softmax_cross_entropy():

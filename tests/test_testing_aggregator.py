@@ -9,11 +9,11 @@ import pytest
 from conformance_support import caught, unmutated
 
 from flctl import Aggregate, Aggregator, Phase, ProtocolError, wire
-from flctl.aggregator import PlainAggregator
-from flctl.registry import Registry
+from flctl.algorithms.aggregators.plain import PlainAggregator
+from flctl.plugins.registry import Registry
 from flctl.testing import check_aggregator
-from flctl.testing.aggregator import AGGREGATOR
-from flctl.testing.aggregator_subject import AggregatorSubject
+from flctl.testing.aggregator.contract import AGGREGATOR
+from flctl.testing.aggregator.subject import AggregatorSubject
 from flctl.testing.trial import Trial
 
 

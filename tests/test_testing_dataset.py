@@ -11,10 +11,10 @@ import pytest
 from conformance_support import caught, unmutated
 
 from flctl import DataError, Dataset, DatasetReader, Split
-from flctl.registry import Registry
+from flctl.plugins.registry import Registry
 from flctl.testing import check_dataset
-from flctl.testing.dataset import DATASET, DatasetSubject
-from flctl.testing.dataset_values import faults_of
+from flctl.testing.dataset.contract import DATASET, DatasetSubject
+from flctl.testing.dataset.values import faults_of
 
 CSV = "age,height,kind\n" + "".join(f"{20 + n},{1.5 + n / 100},{'ab'[n % 2]}\n" for n in range(40))
 ARFF = "@relation people\n@attribute age numeric\n@attribute kind {a,b}\n@data\n" + "".join(

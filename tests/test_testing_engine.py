@@ -11,12 +11,13 @@ import pytest
 from conformance_support import caught, unmutated
 
 from flctl import Failure, Reply, wire
-from flctl.engine import Lost
+from flctl.engines.engine import Lost
 from flctl.engines.inprocess import InProcessEngine
 from flctl.engines.pool import PoolEngine
-from flctl.testing import check_engine, engine_subject
-from flctl.testing.engine import ENGINE
-from flctl.testing.engine_subject import EngineSubject
+from flctl.testing import check_engine
+from flctl.testing.engine import subject
+from flctl.testing.engine.contract import ENGINE
+from flctl.testing.engine.subject import EngineSubject
 from flctl.testing.trial import Trial
 
 
@@ -229,7 +230,7 @@ MUTANTS = {
 
 @pytest.fixture(autouse=True)
 def _no_child_is_left(monkeypatch):
-    monkeypatch.setattr(engine_subject, "GRACE", 0.5)
+    monkeypatch.setattr(subject, "GRACE", 0.5)
     yield
     while Leaks.left:
         process = Leaks.left.pop()

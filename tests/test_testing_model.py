@@ -9,9 +9,9 @@ from conformance_support import caught, unmutated
 from torch import nn
 
 from flctl import ConfigError, DataSpec, Model
-from flctl.registry import Registry
+from flctl.plugins.registry import Registry
 from flctl.testing import check_model
-from flctl.testing.model import MODEL, SPECS, ModelSubject
+from flctl.testing.model.contract import MODEL, SPECS, ModelSubject
 
 SMALL = {"resnet": ({"width": 8, "blocks": (1, 1)}, [DataSpec("classification", (1, 12, 12), 3)])}
 """A smaller form of a large model."""

@@ -5,7 +5,7 @@ import pytest
 from conformance_support import caught, unmutated
 
 from flctl import Assignment, DataError, Partitioner
-from flctl.registry import Registry
+from flctl.plugins.registry import Registry
 from flctl.testing import check_partitioner
 from flctl.testing.partitioner import PARTITIONER, PartitionerSubject
 

@@ -13,11 +13,11 @@ from conformance_support import COMMON, caught, only, unmutated
 from pydantic import ConfigDict, Field, field_validator
 
 from flctl import IncompatibleError, Options, Strategy
-from flctl.registry import Registry
+from flctl.plugins.registry import Registry
 from flctl.testing import ConformanceError, check_strategy
 from flctl.testing.conformance import conform
-from flctl.testing.strategy import STRATEGY
-from flctl.testing.strategy_subject import StrategySubject
+from flctl.testing.strategy.contract import STRATEGY
+from flctl.testing.strategy.subject import StrategySubject
 from flctl.testing.trial import Trial
 
 OPTIONS = {"fltrust": {"root": "0"}}

@@ -9,10 +9,10 @@ from conformance_support import caught, unmutated
 from pydantic import Field
 
 from flctl import Aggregate, IncompatibleError, LocalSteps, Transform
-from flctl.registry import Registry
+from flctl.plugins.registry import Registry
 from flctl.testing import check_transform
-from flctl.testing.transform import TRANSFORM
-from flctl.testing.transform_subject import TransformSubject
+from flctl.testing.transform.contract import TRANSFORM
+from flctl.testing.transform.subject import TransformSubject
 from flctl.testing.trial import Trial
 
 OPTIONS = {"clip": {"norm": 1.0}}

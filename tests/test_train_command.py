@@ -11,7 +11,7 @@ import pytest
 from support import checkpoint_digests, flctl, slow_but, train_run, untimed_lines
 
 from flctl.cli import run as cli
-from flctl.cli.training import target_flags
+from flctl.cli.train.job import target_flags
 
 QUICK = ("--model", "logreg", "--rounds", "3", "--clients-per-round", "4", "--seed", "7")
 
@@ -259,7 +259,7 @@ def test_a_full_disk_is_an_error_and_the_run_goes_on_afterwards(toy, tmp_path):
     """A limit on file sizes stands in for a full disk: metrics.jsonl outgrows it after some rounds."""
     limited = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "import flctl.training; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000));"
+        "import flctl.server.training; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000));"
         "from flctl.cli import main; main()"
     )
     command = [
@@ -369,8 +369,9 @@ def test_the_doctor_finds_this_installation_well(capsys):
 def test_what_a_run_may_stop_by_is_what_is_measured(task, toy):
     import numpy as np
 
-    from flctl.metrics import QUICK, quick_score
-    from flctl.outcomes import outcomes_of
+    from flctl.evaluation.metrics import quick_score
+    from flctl.evaluation.outcomes import outcomes_of
+    from flctl.types import QUICK
 
     outputs = {"next-character": np.zeros((2, 3, 4), np.float32), "regression": np.zeros((2, 1), np.float32)}
     y = {"next-character": np.zeros((2, 3), np.int64), "regression": np.array([0.0, 1.0], np.float32)}

@@ -13,9 +13,10 @@ from torch import nn
 from torch.nn import functional
 
 from flctl.errors import ConfigError, DivergenceError, IncompatibleError
-from flctl.order import batches, local_keys, orders
-from flctl.tasks import task_for
-from flctl.trainer import FlatModel, single_thread, train
+from flctl.executors.batches import batches, local_keys, orders
+from flctl.executors.sequential import single_thread, train
+from flctl.models.flat_model import FlatModel
+from flctl.models.tasks import task_for
 from flctl.types import LocalWork
 
 CLASSES = task_for("classification")

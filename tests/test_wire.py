@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from flctl import messages, wire
+from flctl import wire
 from flctl.errors import ProtocolError
 from flctl.types import Allowance, Failure, LocalWork, Reply, Work
+from flctl.wire import frames, messages
 
 vectors = st.dictionaries(
     st.text(max_size=5),
@@ -58,7 +59,7 @@ def test_a_changed_byte_before_the_numbers_never_crashes(position, change):
 
 
 def declared(header: bytes, body: bytes = b"", version: int = 1) -> bytes:
-    return wire.PREFIX.pack(b"FLCW", version, len(header), len(body)) + header + body
+    return frames.PREFIX.pack(b"FLCW", version, len(header), len(body)) + header + body
 
 
 @pytest.mark.parametrize(
@@ -73,8 +74,8 @@ def declared(header: bytes, body: bytes = b"", version: int = 1) -> bytes:
         (declared(b'{"kind":"vector","meta":{},"arrays":[["a","<f4",1],["a","<f4",1]]}', b"12345678"), "twice"),
         (declared(b'{"kind":"vector","meta":{},"arrays":[]}', b"1234"), "belong to no array"),
         (declared(b'{"kind":"vector","meta":{},"arrays":[]}', version=2), "version 2"),
-        (wire.PREFIX.pack(b"FLCW", 1, 1 << 31, 0), "header of 2147483648 bytes"),
-        (wire.PREFIX.pack(b"FLCW", 1, 2, 1 << 60) + b"{}", "declares"),
+        (frames.PREFIX.pack(b"FLCW", 1, 1 << 31, 0), "header of 2147483648 bytes"),
+        (frames.PREFIX.pack(b"FLCW", 1, 2, 1 << 60) + b"{}", "declares"),
         (wire.pack("work"), "kind 'work'"),
     ],
 )

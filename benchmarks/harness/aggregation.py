@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from flctl import wire
-from flctl.totals import Intake, Sum
+from flctl.algorithms.aggregators.accumulators import Intake, Sum
 from flctl.types import WEIGHT
 from harness.measurement import TOLERANCE, ChecksumError, peak_bytes, reset_peak
 

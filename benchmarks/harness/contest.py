@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.partition.store import Partition
-from flctl.run import Run
+from flctl.run.run import Run
 from harness.flctl_rounds import build_run, executor_of, opened, write_data, write_rounds
 from harness.floor import Floor, FloorJob
 from harness.measurement import Check, paired

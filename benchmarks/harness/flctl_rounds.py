@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from flctl import cohort as cohorts
-from flctl.config import load
-from flctl.engine import Engine
-from flctl.order import local_keys, orders
+from flctl.run import cohort as cohorts
+from flctl.config.load import load
+from flctl.engines.engine import Engine
+from flctl.executors.batches import local_keys, orders
 from flctl.partition.store import Partition
-from flctl.registry import Registry
-from flctl.rounds import Rounds
-from flctl.run import Run
-from flctl.rundir import RunDirectory
-from flctl.training import engine_name
+from flctl.plugins.registry import Registry
+from flctl.server.rounds import Rounds
+from flctl.run.run import Run
+from flctl.run.directory import RunDirectory
+from flctl.server.training import engine_name
 from harness.workloads import QUIET
 
 __all__ = ["PLUGIN", "Ours", "build_run", "executor_of", "opened", "write_data", "write_rounds"]

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from flctl.bench.contest import Spread
+from flctl.performance.benchmark import Spread
 
 __all__ = [
     "BOUND",

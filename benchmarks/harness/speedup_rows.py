@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flctl.registry import Registry
+from flctl.plugins.registry import Registry
 from harness.contest import FLOOR, LEAN, OURS, PLAIN, Amount, Contest, Session
 from harness.flctl_rounds import PLUGIN
 from harness.measurement import Spread, ratios

@@ -106,13 +106,13 @@ def trained(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, list[dict[
 
 
 def _train(job: Job) -> list[dict[str, Any]]:
-    from flctl.config import load
+    from flctl.config.load import load
     from flctl.errors import DivergenceError
     from flctl.partition.store import Partition
-    from flctl.registry import Registry
-    from flctl.run import Run
-    from flctl.rundir import RunDirectory
-    from flctl.training import train
+    from flctl.plugins.registry import Registry
+    from flctl.run.directory import RunDirectory
+    from flctl.run.run import Run
+    from flctl.server.training import train
 
     registry, partition = Registry(), Partition.open(job.partition)
     overrides = [f"data={job.partition.as_posix()}", f"seed={job.seed}", "engine=inprocess", *job.settings]

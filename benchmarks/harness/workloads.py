@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.data.dataset import Dataset, Split
-from flctl.data.idx import IdxReader
+from flctl.data.readers.idx import IdxReader
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.store import Partition
 from flctl.partition.writer import write_partition

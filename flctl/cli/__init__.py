@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from flctl.registry import Registry
+    from flctl.plugins.registry import Registry
 
 __all__ = ["build", "main", "run"]
 
@@ -38,7 +38,7 @@ def build(disable: Sequence[str] = ()) -> typer.Typer:
     """
     from flctl.cli import output
     from flctl.cli.session import use_registry
-    from flctl.registry import Registry
+    from flctl.plugins.registry import Registry
 
     app = typer.Typer(
         name="flctl",
@@ -152,7 +152,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _version(asked: bool) -> None:
-    from flctl import __version__
+    from flctl.version import __version__
 
     if asked:
         typer.echo(f"flctl {__version__}")
@@ -175,8 +175,8 @@ def _root(
 
 
 def _check_disabled(names: Sequence[str]) -> None:
-    from flctl.errors import PluginError
-    from flctl.registry import plugin_names, suggest
+    from flctl.errors import PluginError, suggest
+    from flctl.plugins.registry import plugin_names
 
     known = plugin_names() if names else []
     for name in names:

@@ -14,7 +14,7 @@ from flctl.cli.session import current_registry
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from flctl.bench.contest import Result, Spread
+    from flctl.performance.benchmark import Result, Spread
 
 __all__ = ["register"]
 
@@ -41,9 +41,9 @@ def bench(
 ) -> None:
     """Compare rounds of flctl, by each executor, with a loop written by hand in torch; takes about half a minute."""
     from flctl import machine
-    from flctl.bench.contest import contest
-    from flctl.bench.workloads import WORKLOADS
     from flctl.errors import ConfigError
+    from flctl.performance.benchmark import contest
+    from flctl.performance.workloads import WORKLOADS
 
     names = list(dict.fromkeys(workload or DEFAULT))
     for name in names:

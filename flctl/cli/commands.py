@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import typer
 
-from flctl.cli import bench, config, demo, doctor, eval, partition, plot, plugins, runs, train  # noqa: A004
+from flctl.cli import bench, config, demo, doctor, plot
+from flctl.cli.eval import command as eval_command
+from flctl.cli.partition import command as partition_command
+from flctl.cli.plugins import command as plugins_command
+from flctl.cli.runs import command as runs_command
+from flctl.cli.train import command as train_command
 
 __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
     """Adds them to the application, in the order that `--help` shows."""
-    for command in (partition, train, eval, plot, runs, demo, config, plugins, doctor, bench):
-        command.register(app)
+    for module in (
+        partition_command,
+        train_command,
+        eval_command,
+        plot,
+        runs_command,
+        demo,
+        config,
+        plugins_command,
+        doctor,
+        bench,
+    ):
+        module.register(app)

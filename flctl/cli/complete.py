@@ -27,7 +27,7 @@ def complete_partitions(incomplete: str) -> Iterable[str]:
 
 
 def _names(kind: str, incomplete: str) -> Iterable[str]:
-    from flctl.registry import Registry
+    from flctl.plugins.registry import Registry
 
     return sorted(name for name in Registry().offers(kind) if name.startswith(incomplete))
 

@@ -15,7 +15,7 @@ from flctl.cli.session import current_registry
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from flctl.config import Loaded, Origin
+    from flctl.config.load import Loaded, Origin
 
 __all__ = ["register"]
 
@@ -61,7 +61,8 @@ def show(
     """See SHOW_HELP."""
     import os
 
-    from flctl.config import digest, load
+    from flctl.config.config import digest
+    from flctl.config.load import load
 
     loaded = load(current_registry(), file=file, overrides=tuple(override or ()), environ=os.environ)
     data = {"digest": digest(loaded.config), "values": _values(loaded)}
@@ -72,9 +73,9 @@ def schema(as_json: JsonFlag = False) -> None:
     """See SCHEMA_HELP."""
     import json
 
-    from flctl import config_schema
+    from flctl.config import json_schema
 
-    found = config_schema.schema(current_registry())
+    found = json_schema.schema(current_registry())
     output.emit("config schema", {"schema": found}, as_json, lambda _: typer.echo(json.dumps(found, indent=2)))
 
 
@@ -84,7 +85,8 @@ def validate(
     as_json: JsonFlag = False,
 ) -> None:
     """See VALIDATE_HELP."""
-    from flctl.config import digest, load
+    from flctl.config.config import digest
+    from flctl.config.load import load
 
     loaded = load(current_registry(), file=file, overrides=tuple(override or ()))
     data = {"file": str(file), "valid": True, "digest": digest(loaded.config)}
@@ -92,7 +94,7 @@ def validate(
 
 
 def _values(loaded: Loaded) -> dict[str, Any]:
-    from flctl.config import effective
+    from flctl.config.config import effective
 
     tree = effective(loaded.config)
     return {
@@ -111,10 +113,10 @@ def _at(tree: Mapping[str, Any], key: str) -> Any:
 
 
 def _annotated(loaded: Loaded) -> str:
-    from flctl import yaml_text
-    from flctl.config import effective
+    from flctl.config import yaml_writer
+    from flctl.config.config import effective
 
-    return yaml_text.write(effective(loaded.config), lambda path: _comment(loaded.origins[".".join(path)]))
+    return yaml_writer.write(effective(loaded.config), lambda path: _comment(loaded.origins[".".join(path)]))
 
 
 def _comment(origin: Origin) -> str:

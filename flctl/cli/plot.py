@@ -55,7 +55,7 @@ def curves(
 ) -> None:
     """See HELP."""
     from flctl.report.curves import metric_curves, shown_metric, write_points
-    from flctl.rundir import RunDirectory
+    from flctl.run.directory import RunDirectory
 
     picture = out or Path(f"curves-{x}.png")
     _refuse_early(x, picture)
@@ -71,10 +71,9 @@ def curves(
 def _refuse_early(x: str, picture: Path) -> None:
     """Raises ConfigError for an axis that there is none, and for files that are there or that no picture is named."""
     from flctl import atomic
-    from flctl.errors import ConfigError
+    from flctl.errors import ConfigError, suggest
     from flctl.report.curves import AXES
     from flctl.report.figure import format_of
-    from flctl.spelling import suggest
 
     if x not in AXES:
         raise ConfigError(f"--x {x} is no axis", hint=suggest(x, AXES) or f"Choose one of {', '.join(AXES)}.")

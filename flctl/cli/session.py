@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flctl.registry import Registry
+    from flctl.plugins.registry import Registry
 
 __all__ = ["current_registry", "use_registry"]
 
@@ -20,7 +20,7 @@ def use_registry(registry: Registry) -> None:
 
 def current_registry() -> Registry:
     """The registry in use; a fresh one where no command line was started."""
-    from flctl.registry import Registry
+    from flctl.plugins.registry import Registry
 
     try:
         return _current.get()

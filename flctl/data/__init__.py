@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 __all__ = ["READERS"]
 
 _HOMES = {
-    "flctl.data.embedded": ["Digits", "BreastCancer", "Wine", "Iris", "Diabetes"],
-    "flctl.data.synthetic": ["Synthetic"],
-    "flctl.data.idx": ["IdxReader"],
-    "flctl.data.cifar": ["CifarReader"],
-    "flctl.data.leaf": ["LeafReader"],
-    "flctl.data.numpy_files": ["NpzReader", "NpyReader"],
-    "flctl.data.arff": ["ArffReader"],
-    "flctl.data.delimited": ["CsvReader"],
-    "flctl.data.columnar": ["ParquetReader", "ArrowReader"],
-    "flctl.data.speeches": ["TextReader"],
-    "flctl.data.images": ["ImageFolderReader"],
+    "flctl.data.readers.embedded": ["Digits", "BreastCancer", "Wine", "Iris", "Diabetes"],
+    "flctl.data.readers.synthetic": ["Synthetic"],
+    "flctl.data.readers.idx": ["IdxReader"],
+    "flctl.data.readers.cifar": ["CifarReader"],
+    "flctl.data.readers.leaf": ["LeafReader"],
+    "flctl.data.readers.numpy_files": ["NpzReader", "NpyReader"],
+    "flctl.data.readers.arff": ["ArffReader"],
+    "flctl.data.readers.delimited": ["CsvReader"],
+    "flctl.data.readers.columnar": ["ParquetReader", "ArrowReader"],
+    "flctl.data.readers.speeches": ["TextReader"],
+    "flctl.data.readers.images": ["ImageFolderReader"],
 }
 
 

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from flctl.errors import DataError, IntegrityError
-from flctl.registry import suggest
+from flctl.errors import DataError, IntegrityError, suggest
 
 __all__ = [
     "DEFLATE_RATIO",

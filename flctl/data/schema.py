@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from flctl.data.options import TabularOptions
-from flctl.errors import ConfigError, DataError
-from flctl.registry import suggest
+from flctl.errors import ConfigError, DataError, suggest
 
 __all__ = ["Plan", "named_columns", "plan_columns", "refuse_duplicates", "refuse_other_groups"]
 

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from flctl.data.dataset import Dataset, DatasetReader
-from flctl.errors import ConfigError, DataError, FlctlError
-from flctl.registry import Registry, suggest
+from flctl.errors import ConfigError, DataError, FlctlError, suggest
+from flctl.plugins.registry import Registry
 
 __all__ = ["find_reader", "open_source"]
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["PADDING", "Vocabulary", "windows"]
+from flctl.types import PADDING
 
-PADDING = -1
-"""The target of a place that counts for nothing; the input there is code 0."""
+__all__ = ["Vocabulary", "windows"]
 
 
 @dataclass(frozen=True, slots=True)

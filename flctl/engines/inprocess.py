@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from flctl.engine import Engine, Lost, groups
-from flctl.replies import is_out_of_memory
+from flctl.engines.engine import Engine, Lost
+from flctl.engines.grouping import groups
 from flctl.types import ClientId, Failure, Gathered, Numbers, Reply, Request, Work
+from flctl.wire.replies import is_out_of_memory
 
 if TYPE_CHECKING:
-    from flctl.client import ClientRuntime
-    from flctl.run import Run
+    from flctl.client.runtime import ClientRuntime
+    from flctl.run.run import Run
 
 
 class InProcessEngine(Engine):
@@ -27,7 +28,7 @@ class InProcessEngine(Engine):
 
     @contextmanager
     def open(self, run: Run) -> Iterator[InProcessEngine]:
-        from flctl.client import ClientRuntime
+        from flctl.client.runtime import ClientRuntime
 
         self._runtime, self._memories, self._round = ClientRuntime(run), {}, 0
         yield self

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from flctl import messages
-from flctl.engine import Engine, Lost, groups
+from flctl.engines.engine import Engine, Lost
+from flctl.engines.grouping import groups
 from flctl.engines.worker_process import WorkerProcess
 from flctl.errors import ProtocolError
-from flctl.slabs import Slabs
 from flctl.types import ClientId, Failure, Gathered, Numbers, Reply, Request, Work
+from flctl.wire import messages
+from flctl.wire.shared_memory import Slabs
 
 if TYPE_CHECKING:
-    from flctl.run import Run
+    from flctl.run.run import Run
 
 POLL_SECONDS = 0.2
 _FLOAT_BYTES = 4

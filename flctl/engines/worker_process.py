@@ -10,14 +10,14 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from flctl import messages, wire
-from flctl.config import effective
+from flctl.config.config import effective
 from flctl.errors import FlctlError, IntegrityError, StorageError
-from flctl.slabs import Bytes, Slab
 from flctl.types import ClientId, Failure, Gathered, Numbers, Reply, Request
+from flctl.wire import frames, messages
+from flctl.wire.shared_memory import Bytes, Slab
 
 if TYPE_CHECKING:
-    from flctl.run import Run
+    from flctl.run.run import Run
 
 __all__ = ["WorkerProcess", "read_frame", "write_parts"]
 
@@ -36,8 +36,8 @@ _ENVIRONMENT = {
 
 def read_frame(stream: IO[bytes]) -> bytes:
     """The next whole frame. Raises EOFError at the end of the stream, ProtocolError for bytes that are no frame."""
-    prefix = _read(stream, wire.PREFIX.size)
-    header, body = wire.lengths(prefix)
+    prefix = _read(stream, frames.PREFIX.size)
+    header, body = frames.lengths(prefix)
     return prefix + _read(stream, header + body)
 
 
@@ -56,11 +56,11 @@ def _read(stream: IO[bytes], size: int) -> bytes:
 
 
 class WorkerProcess:
-    """One `python -m flctl.engines.worker`, told to open the run; `ask` is one client's turn."""
+    """One `python -m flctl.worker`, told to open the run; `ask` is one client's turn."""
 
     def __init__(self, run: Run) -> None:
         # -P: a folder named flctl where the user happens to stand is not this flctl.
-        command = [sys.executable, "-P", "-m", "flctl.engines.worker"]
+        command = [sys.executable, "-P", "-m", "flctl.worker"]
         environment = {**os.environ, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
@@ -76,7 +76,7 @@ class WorkerProcess:
             "disabled": list(run.registry.disabled),
             "path": sys.path,
         }
-        write_parts(self._stdin, wire.pack_parts("open", meta=opening))
+        write_parts(self._stdin, frames.pack_parts("open", meta=opening))
 
     @property
     def _stdin(self) -> IO[bytes]:
@@ -89,7 +89,7 @@ class WorkerProcess:
     def wait_until_open(self) -> None:
         """Returns when the worker can take clients. Raises FlctlError with its reason when it cannot."""
         try:
-            frame = wire.unpack(read_frame(self._stdout), "opened")
+            frame = frames.unpack(read_frame(self._stdout), "opened")
         except EOFError as error:
             raise FlctlError(f"a worker process ended with code {self.exit_code()} before it was ready") from error
         if frame.meta["error"]:
@@ -106,7 +106,7 @@ class WorkerProcess:
             blobs[f"{place}/message"] = np.frombuffer(request.message or b"", np.uint8)
             blobs[f"{place}/memory"] = np.frombuffer(memory, np.uint8)
         meta = {"clients": list(ids), "round": requests[0].round, "trains": work is not None}
-        write_parts(self._stdin, wire.pack_parts("ask", meta=meta, arrays=blobs))
+        write_parts(self._stdin, frames.pack_parts("ask", meta=meta, arrays=blobs))
         answer = read_frame(self._stdout)
         return _lost(answer) or messages.unpack_answers(answer)
 
@@ -117,7 +117,7 @@ class WorkerProcess:
         self._send(work)
         slab, memory = taken or (None, None)
         meta = {"each": each, "slab": slab and slab.address}
-        write_parts(self._stdin, wire.pack_parts("gather", meta=meta, arrays={"numbers": numbers}))
+        write_parts(self._stdin, frames.pack_parts("gather", meta=meta, arrays={"numbers": numbers}))
         answer = read_frame(self._stdout)
         return _lost(answer) or messages.unpack_gathered(answer, memory)
 
@@ -160,10 +160,10 @@ def _widen(stream: IO[bytes]) -> None:
 
 def _lost(answer: bytes) -> Failure | None:
     """Why a worker has no answer, where it says so. Raises what must end the run."""
-    kind = wire.kind_of(answer)
+    kind = frames.kind_of(answer)
     if kind == "stop":
-        said = wire.unpack(answer, "stop").meta
+        said = frames.unpack(answer, "stop").meta
         raise (StorageError if said["storage"] else IntegrityError)(said["message"], hint=said["hint"])
     if kind != "lost":
         return None
-    return Failure("memory", str(wire.unpack(answer, "lost").meta["message"]))
+    return Failure("memory", str(frames.unpack(answer, "lost").meta["message"]))

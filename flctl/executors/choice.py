@@ -15,20 +15,20 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.errors import ConfigError
-from flctl.executors.by_rows import BY_ROWS, by_rows
-from flctl.executors.chain import Chain, chain_of
+from flctl.executors.batches import step_counts
 from flctl.executors.costs import Amounts, Cost, Limits, cut, evenly, shared_cost, single_cost, stacked_cost
 from flctl.executors.fused import unsupported
-from flctl.executors.heads import Head, head_for
-from flctl.executors.row_gradients import ROW_GRADIENT_BYTES, TOGETHER_BYTES
-from flctl.executors.trial import stacks, vmap_obstacle
-from flctl.order import step_counts
+from flctl.executors.layer_chain import Chain, chain_of
+from flctl.executors.loss_heads import Head, head_for
+from flctl.executors.per_example_gradients import ROW_GRADIENT_BYTES, TOGETHER_BYTES
+from flctl.executors.per_example_steps import BY_ROWS, by_rows
+from flctl.executors.stacking_trial import stacks, vmap_obstacle
 from flctl.types import LocalWork
 
 if TYPE_CHECKING:
-    from flctl.run import Run
-    from flctl.tasks import Task
-    from flctl.trainer import FlatModel
+    from flctl.models.flat_model import FlatModel
+    from flctl.models.tasks import Task
+    from flctl.run.run import Run
 
 Counts = npt.NDArray[np.int64]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from flctl.executors.chain import Chain, Convolution, Dense
+from flctl.executors.layer_chain import Chain, Convolution, Dense
 from flctl.types import LocalWork
 
 __all__ = ["Amounts", "Limits", "cut", "low_rank_layers", "shared_cost", "single_cost", "stacked_cost"]

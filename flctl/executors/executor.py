@@ -10,19 +10,20 @@ import torch
 from torch import Tensor
 
 from flctl.errors import DivergenceError
-from flctl.executors.by_rows import BY_ROWS, StepsOf, row_gradients, train_by_rows
 from flctl.executors.choice import TOGETHER, Execution
 from flctl.executors.costs import low_rank_layers
 from flctl.executors.fused import FusedStep
-from flctl.executors.measuring import stacked_starts
+from flctl.executors.initial_gradients import stacked_starts
+from flctl.executors.per_example_steps import BY_ROWS, StepsOf, row_gradients, train_by_rows
+from flctl.executors.sequential import Adjust, measure, train
 from flctl.executors.shards import Shards
 from flctl.executors.shared import Rule, train_shared
 from flctl.executors.stacked import ChainGradient, Gradient, train_stacked
 from flctl.executors.updates import OneByOne, Updates
 from flctl.executors.vmapped import VmapGradient
-from flctl.tasks import Task
-from flctl.trainer import Adjust, FlatModel, Start, Trained, measure, train
-from flctl.types import Arrays, Failure, LocalWork, Work
+from flctl.models.flat_model import FlatModel
+from flctl.models.tasks import Task
+from flctl.types import Arrays, Failure, LocalWork, Start, Trained, Work
 
 __all__ = ["Adjusts", "Executor"]
 

@@ -23,21 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flctl.executors.chain import (
-    ACTIVATIONS,
-    Activation,
-    Chain,
-    Convolution,
-    Dense,
-    Flat,
-    Layer,
-    MaxPool,
-    Shape,
-)
-from flctl.executors.heads import Head
+from flctl.executors.layer_chain import ACTIVATIONS, Activation, Chain, Convolution, Dense, Flat, Layer, MaxPool, Shape
+from flctl.executors.loss_heads import Head
 
 if TYPE_CHECKING:
-    from flctl.trainer import FlatModel
+    from flctl.models.flat_model import FlatModel
 
 __all__ = ["FusedStep", "unsupported"]
 

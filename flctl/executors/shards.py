@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from flctl.order import Arrangement, Keys, arrange
+from flctl.executors.batches import Arrangement, arrange
 from flctl.partition.store import Partition, Rows
+from flctl.seeds import Keys
 from flctl.types import LocalWork
 
 __all__ = ["Shards", "Stack"]

@@ -20,16 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flctl.executors.chain import ACTIVATIONS, Activation, Chain, Dense
-from flctl.executors.heads import Head
-from flctl.executors.recurrence import recurrence
+from flctl.executors.layer_chain import ACTIVATIONS, Activation, Chain, Dense
+from flctl.executors.loss_heads import Head
+from flctl.executors.optimizers import Optimizer, optimizer_for
+from flctl.executors.sequential import CLIP_EPS
+from flctl.executors.sgd_recurrence import recurrence
 from flctl.executors.shards import Shards, Stack
 from flctl.executors.stacked import StackedUpdates, facts_of
 from flctl.executors.updates import Facts, Float64, Updates, Vectors
-from flctl.local_optimizer import Optimizer, optimizer_for
-from flctl.room import HEAP, Room
-from flctl.trainer import CLIP_EPS, Trained
-from flctl.types import LocalWork, Numbers
+from flctl.types import LocalWork, Numbers, Trained
+from flctl.wire.buffers import HEAP, Room
 
 __all__ = ["LowRank", "Own", "Rule", "SharedUpdates", "train_shared"]
 

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flctl.executors.chain import ACTIVATIONS, Activation, Chain, Dense
-from flctl.executors.heads import Head
+from flctl.executors.layer_chain import ACTIVATIONS, Activation, Chain, Dense
+from flctl.executors.loss_heads import Head
+from flctl.executors.optimizers import optimizer_for
+from flctl.executors.sequential import CLIP_EPS, is_plain, not_finite
 from flctl.executors.shards import Shards, Stack
 from flctl.executors.updates import Facts, Float64, Updates, Vectors
-from flctl.local_optimizer import optimizer_for
-from flctl.room import HEAP, Room
-from flctl.trainer import CLIP_EPS, Trained, is_plain, not_finite
-from flctl.types import Failure, LocalWork, Numbers
+from flctl.types import Failure, LocalWork, Numbers, Trained
+from flctl.wire.buffers import HEAP, Room
 
 __all__ = ["Adjusts", "ChainGradient", "Gradient", "StackedUpdates", "facts_of", "train_stacked"]
 

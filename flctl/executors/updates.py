@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl import arrays
-from flctl.room import HEAP, Room
-from flctl.trainer import Trained
-from flctl.types import Failure
+from flctl.types import Failure, Trained
+from flctl.wire.buffers import HEAP, Room
 
 __all__ = ["Facts", "OneByOne", "Updates"]
 

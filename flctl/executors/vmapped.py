@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flctl.executors.heads import Head
-from flctl.trainer import FlatModel
+from flctl.executors.loss_heads import Head
+from flctl.models.flat_model import FlatModel
 
 __all__ = ["VmapGradient"]
 

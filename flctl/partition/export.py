@@ -17,13 +17,13 @@ from flctl import atomic
 from flctl.data.extras import optional
 from flctl.errors import ConfigError, DataError
 from flctl.partition.store import Partition
+from flctl.types import PADDING
 
 __all__ = ["FORMATS", "Part", "export_all", "export_client", "file_names"]
 
 Part = Literal["all", "train", "test"]
 FORMATS = (".npz", ".csv", ".parquet", ".txt")
 INDEX = "index.csv"
-PADDING = -1
 CELLS = 1 << 17
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 _SPEAKER = re.compile(r"\S.{0,78}")

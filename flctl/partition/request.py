@@ -14,11 +14,11 @@ from flctl.component import Component, Options
 from flctl.data.dataset import Dataset, DatasetReader
 from flctl.data.options import Columns
 from flctl.data.sources import find_reader, open_source
-from flctl.errors import ConfigError
+from flctl.errors import ConfigError, suggest
 from flctl.partition.partitioner import Partitioner
 from flctl.partition.store import Partition
 from flctl.partition.writer import Origin, write_partition
-from flctl.registry import Registry, suggest
+from flctl.plugins.registry import Registry
 
 __all__ = ["DEFAULT_CLIENTS", "Made", "PartitionSettings", "Request", "make", "parse"]
 

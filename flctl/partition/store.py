@@ -16,11 +16,10 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from flctl.errors import DataError, IntegrityError
+from flctl.errors import DataError, IntegrityError, suggest
 from flctl.partition.manifest import MANIFEST, MAX_BYTES, Manifest, parse
 from flctl.partition.npy import StoredColumn, file_digest, open_column
 from flctl.partition.preprocess import Standardiser
-from flctl.registry import suggest
 from flctl.types import TaskKind
 
 __all__ = ["ClientIds", "Manifest", "Partition"]

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from flctl import __version__, atomic, seeds
+from flctl import atomic, seeds
 from flctl.data.dataset import Dataset, Split
 from flctl.errors import ConfigError, DataError, PluginError
 from flctl.partition import manifest as manifests
@@ -27,6 +27,7 @@ from flctl.partition.partitioner import Partitioner, Rows
 from flctl.partition.preprocess import Standardise, Statistics, kind_of
 from flctl.partition.split import Mode, Plan, plan
 from flctl.partition.store import Partition
+from flctl.version import __version__
 
 __all__ = ["Origin", "dataset_digest", "rows_of", "write_partition"]
 

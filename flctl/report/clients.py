@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from flctl.evaluate import ClientScores
-from flctl.metrics import METRICS
+from flctl.evaluation.evaluate import ClientScores
+from flctl.evaluation.metrics import METRICS
 from flctl.report.figure import GREY, PALETTE, empty, legend, new_figure, save, style
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl import seeds
-from flctl.metrics import Scores
-from flctl.outcomes import Labelled, Measured
+from flctl.evaluation.metrics import Scores
+from flctl.evaluation.outcomes import Labelled, Measured
 
 __all__ = ["RESAMPLES", "Difference", "client_difference", "differences", "mcnemar"]
 

@@ -4,32 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from flctl.evaluate import ClientScores, Evaluation
-from flctl.fairness import SizeGroup, Spread, by_size, spread
-from flctl.metrics import METRICS
+from flctl.evaluation.evaluate import ClientScores, Evaluated
+from flctl.evaluation.metrics import METRICS
+from flctl.evaluation.spread import SizeGroup, Spread, by_size, spread
 from flctl.report.comparison import Difference, client_difference, differences
 
-__all__ = ["Comparison", "Evaluated", "as_data", "client_metrics", "client_rows", "compare", "size_groups", "spreads"]
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """One model's evaluation and what it was of: the run's (or file's) name, the round, the partition and its
-    classes. Models of equal `rows_digest` were scored on the same central rows in the same order. `personal`: each
-    client's rows were scored by its own model."""
-
-    name: str
-    round: int | None
-    data: Path
-    partition_digest: str
-    rows_digest: str
-    classes: Sequence[str]
-    evaluation: Evaluation
-    notes: tuple[str, ...] = ()
-    personal: bool = False
+__all__ = ["Comparison", "as_data", "client_metrics", "client_rows", "compare", "size_groups", "spreads"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from flctl.pace import seconds_text
-from flctl.profile import PHASES
+from flctl.performance.duration import seconds_text
+from flctl.performance.profile import PHASES
 from flctl.report.figure import GREY, empty, legend, new_figure, save, style
 
 if TYPE_CHECKING:

@@ -14,9 +14,11 @@ import numpy.typing as npt
 
 from flctl import atomic
 from flctl.errors import ConfigError
-from flctl.outcomes import PADDING, Labelled, Measured
+from flctl.evaluation.evaluate import Evaluated
+from flctl.evaluation.outcomes import Labelled, Measured
 from flctl.partition.store import Partition
-from flctl.report.evaluation import Evaluated, client_rows
+from flctl.report.evaluation import client_rows
+from flctl.types import PADDING
 
 __all__ = ["format_of", "write_client_numbers", "write_predictions"]
 

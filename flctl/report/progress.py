@@ -6,11 +6,11 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from flctl.hookspecs import hookimpl
-from flctl.rundir import report_line
+from flctl.plugins.hookspecs import hookimpl
+from flctl.run.directory import report_line
 
 if TYPE_CHECKING:
-    from flctl.training import Started
+    from flctl.server.training import Started
     from flctl.types import RoundReport
 
 __all__ = ["JsonEvents", "LiveProgress", "PlainLines", "observer", "round_text", "warnings_of"]

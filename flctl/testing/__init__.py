@@ -6,14 +6,14 @@ that it found, why it matters and what to do. Nothing here needs pytest.
 
 from __future__ import annotations
 
-from flctl.testing.aggregator import check_aggregator
+from flctl.testing.aggregator.contract import check_aggregator
 from flctl.testing.conformance import Conformance, ConformanceError
-from flctl.testing.dataset import check_dataset
-from flctl.testing.engine import check_engine
-from flctl.testing.model import check_model
+from flctl.testing.dataset.contract import check_dataset
+from flctl.testing.engine.contract import check_engine
+from flctl.testing.model.contract import check_model
 from flctl.testing.partitioner import check_partitioner
-from flctl.testing.strategy import check_strategy
-from flctl.testing.transform import check_transform
+from flctl.testing.strategy.contract import check_strategy
+from flctl.testing.transform.contract import check_transform
 
 __all__ = [
     "Conformance",

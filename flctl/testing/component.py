@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ValidationError
 
 from flctl.component import Component, Options
-from flctl.explain import schema_of
-from flctl.plugin_files import base_of
+from flctl.config.validation import schema_of
+from flctl.plugins.files import base_of
 from flctl.testing.conformance import Checks
 
 __all__ = ["NAME", "Subject", "component_checks", "title_of"]

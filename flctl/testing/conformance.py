@@ -8,8 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flctl.errors import FlctlError
-from flctl.spelling import suggest
+from flctl.errors import FlctlError, suggest
 from flctl.testing.randomness import global_seed, threads_kept
 
 __all__ = ["Check", "Checks", "Conformance", "ConformanceError", "Failed", "UnaskedError", "conform", "said"]

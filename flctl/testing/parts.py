@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from flctl.aggregator import PlainAggregator
+from flctl.algorithms.aggregators.plain import PlainAggregator
+from flctl.algorithms.transform import ClientContext, Transform
 from flctl.engines.inprocess import InProcessEngine
-from flctl.transform import ClientContext, Transform
 from flctl.types import Arrays, ClientId, ClientUpdate, Failure, Reply, Request
 
 if TYPE_CHECKING:

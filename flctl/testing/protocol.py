@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from flctl.aggregator import AggregationContext, Aggregator, Phase
+from flctl.algorithms.aggregator import AggregationContext, Aggregator, Phase
+from flctl.algorithms.aggregators.accumulators import Intake, Sum
+from flctl.algorithms.transform import ClientContext
 from flctl.errors import FlctlError
 from flctl.testing.values import copied, difference
-from flctl.totals import Intake, Sum
-from flctl.transform import ClientContext
 from flctl.types import Aggregate, Arrays, ClientId, Layout
 
 __all__ = ["MOST_PHASES", "Exchange", "Played", "Script", "play"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flctl.errors import PluginError
-from flctl.plugin_files import load_file
+from flctl.plugins.files import load_file
 
 __all__ = ["fetch", "is_importable", "spelt"]
 

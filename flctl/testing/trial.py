@@ -15,11 +15,11 @@ from flctl.data.dataset import Dataset
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.store import Partition
 from flctl.partition.writer import write_partition
-from flctl.registry import Registry
+from flctl.plugins.registry import Registry
 
 if TYPE_CHECKING:
-    from flctl.run import Run
-    from flctl.rundir import RunDirectory
+    from flctl.run.directory import RunDirectory
+    from flctl.run.run import Run
 
 __all__ = ["CLIENTS", "Quiet", "Trial", "TrialResult", "tiny_dataset"]
 
@@ -80,9 +80,9 @@ class Trial:
 
     def prepare(self, *overrides: str, registry: Registry | None = None) -> tuple[Run, RunDirectory]:
         """A run that has not started, in a new run directory."""
-        from flctl.config import load
-        from flctl.run import Run
-        from flctl.rundir import RunDirectory
+        from flctl.config.load import load
+        from flctl.run.directory import RunDirectory
+        from flctl.run.run import Run
 
         self._runs += 1
         registry = registry or Quiet()
@@ -94,7 +94,7 @@ class Trial:
 
     def train(self, *overrides: str, registry: Registry | None = None) -> TrialResult:
         """Trains a new run to its end."""
-        from flctl.training import train
+        from flctl.server.training import train
 
         run, directory = self.prepare(*overrides, registry=registry)
         train(run, directory)
@@ -102,8 +102,8 @@ class Trial:
 
     def train_in_two(self, *overrides: str) -> TrialResult:
         """Trains one round, then goes on from the checkpoint with new objects, as a resume does."""
-        from flctl.run import Run
-        from flctl.training import train
+        from flctl.run.run import Run
+        from flctl.server.training import train
 
         run, directory = self.prepare(*overrides)
         short = run.config.model_copy(update={"rounds": 1})

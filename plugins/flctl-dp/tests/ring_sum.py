@@ -3,7 +3,7 @@
 import dataclasses
 
 from flctl import RING
-from flctl.aggregator import PlainAggregator
+from flctl.algorithms.aggregators.plain import PlainAggregator
 
 HALF = 1 << 19
 

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 from flctl import Aggregate, ClientContext, ClientUpdate, IncompatibleError, ServerContext
+from flctl.server.training import train
 from flctl.testing import check_transform
 from flctl.testing.trial import Trial
-from flctl.training import train
 
 from flctl_dp.accounting.releases import Release
 from flctl_dp.ledgers.ledger import LedgerFile

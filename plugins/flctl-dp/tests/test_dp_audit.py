@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from flctl.server.training import train
 from flctl.testing.trial import Trial
-from flctl.training import train
 from scipy import stats
 
 from flctl_dp.accounting.accountants import epsilon, gaussian_epsilon

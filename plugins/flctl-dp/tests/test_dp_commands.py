@@ -4,8 +4,8 @@ import json
 
 import pytest
 from flctl.cli import run as run_cli
+from flctl.server.training import train
 from flctl.testing.trial import Trial
-from flctl.training import train
 
 from flctl_dp.accounting.accountants import epsilon
 from flctl_dp.accounting.releases import Release

@@ -8,8 +8,8 @@ import sys
 import time
 
 import pytest
+from flctl.server.training import train
 from flctl.testing.trial import Trial
-from flctl.training import train
 
 from flctl_dp.ledgers.ledger import LedgerFile
 from flctl_dp.noise.lattice import Lattice

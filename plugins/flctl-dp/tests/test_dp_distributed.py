@@ -15,9 +15,9 @@ from flctl import (
     ProtocolError,
     SharedContext,
 )
+from flctl.server.training import train
 from flctl.testing import check_transform, parts
 from flctl.testing.trial import Trial
-from flctl.training import train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from flctl import ConfigError, IncompatibleError, IntegrityError, LocalWork, RoundFailedError
-from flctl.executors.by_rows import row_gradients, train_by_rows
-from flctl.tasks import task_for
+from flctl.executors.per_example_steps import row_gradients, train_by_rows
+from flctl.models.flat_model import FlatModel
+from flctl.models.tasks import task_for
+from flctl.server.training import train
 from flctl.testing import check_transform
 from flctl.testing.trial import Trial
-from flctl.trainer import FlatModel
-from flctl.training import train
 from pydantic import ValidationError
 from scipy import stats
 
@@ -135,8 +135,8 @@ HOSTILE = (math.nan, math.inf, -math.inf, 3e38, -1e30, 1e-42, 0.0, 1e5)
 @pytest.mark.parametrize("way", ["rows-chain", "rows-vmap", "rows-loop"])
 def test_one_row_moves_the_rounded_sum_by_no_more_than_the_clipping_norm(way, value):
     """In cells of the lattice that the noise is drawn on: what is released before noise, in whole numbers."""
-    from flctl.executors.chain import chain_of
-    from flctl.executors.heads import head_for
+    from flctl.executors.layer_chain import chain_of
+    from flctl.executors.loss_heads import head_for
 
     torch.manual_seed(2)
     model = FlatModel(torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.ReLU(), torch.nn.Linear(9, 3)))
@@ -323,7 +323,7 @@ def test_worker_processes_charge_each_client_once_a_round(trial):
 
 
 def test_a_resumed_run_goes_on_with_its_noise_and_its_identity(trial):
-    from flctl.run import Run
+    from flctl.run.run import Run
 
     run, directory = trial.prepare(dp(noise_multiplier=2.0))
     short = run.config.model_copy(update={"rounds": 2})
@@ -335,7 +335,7 @@ def test_a_resumed_run_goes_on_with_its_noise_and_its_identity(trial):
 
 
 def test_a_checkpoint_whose_ledgers_are_gone_or_others_is_refused(trial):
-    from flctl.run import Run
+    from flctl.run.run import Run
 
     run, directory = trial.prepare(dp(noise_multiplier=2.0), "rounds=2")
     train(run, directory)

@@ -7,10 +7,10 @@ from itertools import product
 import numpy as np
 import pytest
 from flctl import Aggregate, ConfigError, IncompatibleError, IntegrityError, ServerContext
-from flctl.run import Run
+from flctl.run.run import Run
+from flctl.server.training import train
 from flctl.testing import check_transform
 from flctl.testing.trial import Trial
-from flctl.training import train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -376,8 +376,8 @@ def test_numbers_that_leave_nothing_are_refused(trial):
 
 @pytest.mark.parametrize(("clients", "eligible"), [(3, 10), (4, 9), (9, 9), (5, 9), (1, 7)])
 def test_cohorts_in_turn_keep_the_separation_that_is_accounted(clients, eligible):
-    from flctl.cohort import select
-    from flctl.config import CohortConfig
+    from flctl.config.config import CohortConfig
+    from flctl.run.cohort import select
 
     config, ids = CohortConfig(sampling="cyclic", clients=clients), [str(n) for n in range(eligible)]
     last = {}

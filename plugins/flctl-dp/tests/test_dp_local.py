@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 from flctl import ClientContext, ClientUpdate, ConfigError
+from flctl.server.training import train
 from flctl.testing import check_transform
 from flctl.testing.trial import Trial
-from flctl.training import train
 from scipy import stats
 
 from flctl_dp.accounting.accountants import epsilon, gaussian_epsilon

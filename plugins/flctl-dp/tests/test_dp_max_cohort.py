@@ -10,8 +10,8 @@ import pytest
 from dp_accounting import pld
 from flctl import ConfigError, IncompatibleError
 from flctl.cli import run as run_cli
+from flctl.server.training import train
 from flctl.testing.trial import Trial
-from flctl.training import train
 from scipy import stats
 
 from flctl_dp.accounting.accountants import epsilon, gaussian_epsilon, guarantee, supports

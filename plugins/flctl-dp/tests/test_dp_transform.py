@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 from flctl import Aggregate, ClientContext, ClientUpdate, ConfigError, FlctlError, IncompatibleError, ServerContext
+from flctl.server.training import train
 from flctl.testing import check_transform
 from flctl.testing.trial import Trial
-from flctl.training import train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as vectors
@@ -256,7 +256,7 @@ def test_target_epsilon_finds_the_noise_for_all_rounds_and_keeps_to_it(trial):
 
 
 def test_a_resumed_run_goes_on_with_its_noise_and_its_identity(trial):
-    from flctl.run import Run
+    from flctl.run.run import Run
 
     run, directory = trial.prepare("cohort.sampling=all", dp(target_epsilon=4.0))
     short = run.config.model_copy(update={"rounds": 1})
@@ -269,7 +269,7 @@ def test_a_resumed_run_goes_on_with_its_noise_and_its_identity(trial):
 
 
 def test_a_round_that_is_played_again_is_charged_again(trial):
-    from flctl.run import Run
+    from flctl.run.run import Run
 
     run, directory = trial.prepare("cohort.sampling=all", dp(noise_multiplier=2.0))
     train(run, directory)
@@ -279,7 +279,7 @@ def test_a_round_that_is_played_again_is_charged_again(trial):
 
 
 def test_a_checkpoint_whose_charge_the_ledger_lacks_is_refused(trial):
-    from flctl.run import Run
+    from flctl.run.run import Run
 
     run, directory = trial.prepare("cohort.sampling=all", dp(noise_multiplier=2.0), "rounds=2")
     train(run, directory)

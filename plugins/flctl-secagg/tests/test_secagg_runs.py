@@ -15,11 +15,11 @@ from flctl_secagg.protocol import frames
 
 import flctl
 from flctl import ConfigError, Failure, IncompatibleError, ProtocolError, RoundFailedError
+from flctl.algorithms.transform import StartContext
 from flctl.engines.inprocess import InProcessEngine
-from flctl.registry import Registry
+from flctl.plugins.registry import Registry
 from flctl.testing import check_aggregator
 from flctl.testing.trial import Quiet, Trial
-from flctl.transform import StartContext
 
 SUMMING = ("fedavg", "fedprox", "fedadam", "fedavgm", "scaffold", "fednova", "feddyn", "qfedavg", "fedsgd")
 
@@ -220,7 +220,7 @@ def test_a_run_that_was_cut_off_goes_on(trial):
 
 def test_a_round_that_was_summed_and_lost_is_played_again_with_the_same_clients(trial):
     """As after a kill between the sum and the checkpoint: the clients' record has the round, and they answer again."""
-    from flctl.rounds import Rounds
+    from flctl.server.rounds import Rounds
 
     run, _ = trial.prepare("aggregator=secagg", "engine=inprocess", "rounds=1")
     with InProcessEngine().open(run) as engine:
@@ -299,7 +299,7 @@ def test_words_of_a_shared_scale_are_summed_as_they_are(trial):
 
 
 def test_a_client_s_work_can_be_repeated_and_the_record_stays_as_it_is(trial, capsys):
-    from flctl.cli.replay import replay_client
+    from flctl.cli.runs.replay import replay_client
 
     masked = trial.train("aggregator=secagg", "engine=inprocess")
     ledger = masked.directory / "secagg" / "ledger.sqlite"

@@ -30,7 +30,7 @@ from flctl_secagg.storage import Home, KeysHome, NoHome, SimulatedHome
 from flctl_secagg.transcripts.recording import Transcript
 
 if TYPE_CHECKING:
-    from flctl.run import Run
+    from flctl.run.run import Run
 
 __all__ = ["SecureAggregation"]
 

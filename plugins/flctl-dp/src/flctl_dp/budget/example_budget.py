@@ -20,7 +20,7 @@ from flctl_dp.budget.charging import ACCOUNTED, named
 from flctl_dp.ledgers.client_ledgers import FOLDER, MANY, ClientLedgers, Frozen, Spent, coarse, frozen, raised_rate
 
 if TYPE_CHECKING:
-    from flctl.run import Run
+    from flctl.run.run import Run
 
 __all__ = ["ExampleTerms", "Steps", "calibrated", "described", "refuse_excess", "released", "steps_of", "within"]
 

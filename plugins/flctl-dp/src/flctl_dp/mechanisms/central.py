@@ -21,7 +21,7 @@ from flctl_dp.noise.entropy import Words, insecure_words, secure_words
 from flctl_dp.noise.lattice import Lattice
 
 if TYPE_CHECKING:
-    from flctl.run import Run
+    from flctl.run.run import Run
 
 __all__ = ["CentralDP"]
 

@@ -35,7 +35,7 @@ from flctl_dp.noise.shares import Mechanism, drawn_share
 from flctl_dp.noise.stochastic_rounding import rounded
 
 if TYPE_CHECKING:
-    from flctl.run import Run
+    from flctl.run.run import Run
 
 __all__ = ["DistributedDP", "SummedTerms"]
 

@@ -22,7 +22,7 @@ from flctl_dp.mechanisms.poisson_steps import PoissonSteps, row_bound
 from flctl_dp.noise.entropy import Words, insecure_words, secure_words
 
 if TYPE_CHECKING:
-    from flctl.run import Run
+    from flctl.run.run import Run
 
 __all__ = ["ExampleDP"]
 

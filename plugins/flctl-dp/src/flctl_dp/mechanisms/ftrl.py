@@ -17,7 +17,7 @@ from flctl_dp.noise.banded_factor import MOST_BANDS, bands_of, column_norm
 from flctl_dp.noise.correlated import Past, noised, stretch
 
 if TYPE_CHECKING:
-    from flctl.run import Run
+    from flctl.run.run import Run
 
 __all__ = ["CorrelatedDP"]
 

@@ -13,7 +13,7 @@ from flctl_dp.mechanisms.central import CentralDP
 from flctl_dp.mechanisms.clipping import scaled, shrinking
 
 if TYPE_CHECKING:
-    from flctl.run import Run
+    from flctl.run.run import Run
 
 __all__ = ["LocalDP"]
 

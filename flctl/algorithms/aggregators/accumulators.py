@@ -1,0 +1,240 @@
+"""The server's intake: messages checked, decoded, counted, and added up in the order they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from flctl import arrays, wire
+from flctl.errors import FlctlError, ProtocolError
+from flctl.types import WEIGHT, Aggregate, Arrays, ClientId, ClientUpdate, Failure, Gathered, Layout
+from flctl.wire.replies import check_words, failure_of
+
+__all__ = ["Each", "Intake", "Sum"]
+
+Vectors = dict[str, np.ndarray[Any, np.dtype[Any]]]
+Arrive = Callable[[ClientUpdate], ClientUpdate]
+"""What a server makes of what one client sent, before it adds it up or looks at it."""
+
+
+@dataclass(slots=True)
+class Intake:
+    """Opens clients' messages and keeps who failed; the server trusts no client's word on shape or finiteness, nor
+    that it says something once: the first counts.
+
+    `layout` is that of a message, the weight included. What `arrive` makes of it has the layout `arrived`; without
+    `arrive`, it is taken as it is.
+    """
+
+    layout: Layout
+    failed: dict[ClientId, Failure] = field(default_factory=dict)
+    heard: set[ClientId] = field(default_factory=set)
+    arrive: Arrive | None = None
+    arrived: Layout | None = None
+
+    @property
+    def vectors(self) -> Layout:
+        """What is added up, without the weight."""
+        return self.arrived or {name: length for name, length in self.layout.items() if name != WEIGHT}
+
+    def open(self, client_id: ClientId, message: bytes) -> ClientUpdate | None:
+        """What a message holds; None, and the client noted as failed, when it cannot be used; None also for a client
+        that was heard before."""
+        if client_id in self.heard:
+            return None
+        self.heard.add(client_id)
+        try:
+            vectors = dict(wire.unpack(message, "vector").arrays)
+        except ProtocolError as error:
+            self.failed[client_id] = Failure("protocol", error.message)
+            return None
+        failure = self._judge(vectors)
+        if failure is not None:
+            self.failed[client_id] = failure
+            return None
+        weight = float(vectors.pop(WEIGHT)[0])
+        update = ClientUpdate(client_id, vectors, weight)
+        return update if self.arrive is None else self.take(update)
+
+    def rows(self, gathered: Gathered, ids: Sequence[ClientId]) -> Iterator[ClientUpdate]:
+        """What each client of a chunk sent, as far as it can be used; `ids` are those of `gathered.numbers`."""
+        usable = self.arrive is None and arrays.is_finite(gathered.vectors)  # all at once, as nothing is decoded
+        for place, (client_id, weight) in enumerate(zip(ids, gathered.weights.tolist(), strict=True)):
+            update = ClientUpdate(client_id, {name: rows[place] for name, rows in gathered.vectors.items()}, weight)
+            taken = update if usable else self.take(update)
+            if taken is not None:
+                yield taken
+
+    def take(self, update: ClientUpdate) -> ClientUpdate | None:
+        """What the server makes of an update; None, and the client noted as failed, where it is not finite, or a code
+        that none of ours could be."""
+        try:
+            update = self.arrive(update) if self.arrive is not None else update
+        except Exception as error:  # a client that sends an impossible code must not end the run
+            self.failed[update.client_id] = Failure("protocol", failure_of(error).message)
+            return None
+        if self.arrived is not None and arrays.layout_of(update.arrays) != dict(self.arrived):
+            found = dict(arrays.layout_of(update.arrays))
+            self.failed[update.client_id] = Failure("layout", f"decoded to {found}, expected {dict(self.arrived)}")
+            return None
+        if not arrays.is_finite(update.arrays):
+            self.failed[update.client_id] = Failure("non-finite", "decoded to values that are NaN or infinite")
+            return None
+        return update
+
+    def _judge(self, vector: Arrays) -> Failure | None:
+        found = arrays.layout_of(vector)
+        if found != dict(self.layout):
+            return Failure("layout", f"the reply has the vectors {dict(found)}, expected {dict(self.layout)}")
+        if not arrays.is_finite(vector):
+            return Failure("non-finite", "the reply has values that are NaN or infinite")
+        if float(vector[WEIGHT][0]) < 0:
+            return Failure("protocol", f"the reply has the weight {float(vector[WEIGHT][0])}, which is negative")
+        return None
+
+
+class Sum:
+    """Adds vectors with one accumulator, whatever the number of clients.
+
+    Clients send them `multiplied` by their weight, or the server does that. A chunk's clients are added up first, and
+    chunks after that, wherever the first was done: so the sum is the same to the bit. `chunk_of` says which chunk a
+    client belongs to; without it, each is a chunk of its own.
+    """
+
+    def __init__(self, intake: Intake, chunk_of: Mapping[ClientId, int] | None = None, multiplied: bool = True) -> None:
+        self.intake = intake
+        self._multiplied = multiplied
+        self._chunk_of = chunk_of or {}
+        self._chunk: int | None = None
+        self._part: Arrays | None = None
+        self._mine = False
+        """Whether `_part` is ours to change; the first client's of a chunk is where its message lies."""
+        self._total: Vectors | None = None
+        self._count = 0
+
+    def add(self, client_id: ClientId, message: bytes) -> None:
+        """Adds the vector of one client."""
+        update = self.intake.open(client_id, message)
+        if update is not None:
+            self.take(update)
+
+    def take(self, update: ClientUpdate) -> None:
+        """Adds what one client sent, as it arrived."""
+        vectors = update.arrays if self._multiplied else self._weighed(update)
+        if vectors is None:
+            return
+        chunk = self._chunk_of.get(update.client_id)
+        if chunk is None or chunk != self._chunk:
+            self._close()
+        self._chunk = chunk
+        self._count += 1
+        self._keep({**vectors, WEIGHT: np.array([update.weight])})
+
+    def merge(self, gathered: Gathered, ids: Sequence[ClientId]) -> None:
+        """Adds the sum of a chunk, or the updates of its clients."""
+        if any(vector.ndim == 2 for vector in gathered.vectors.values()):
+            for update in self.intake.rows(gathered, ids):
+                self.take(update)
+        elif gathered.numbers.size:
+            self._count += len(gathered.numbers)
+            self._total = _added(self._total, gathered.vectors)
+
+    def aggregate(self) -> Aggregate:
+        """sum_k w_k a_k, sum_k w_k and the count; zeros when nobody answered."""
+        self._close()
+        total = self._total if self._total is not None else arrays.zeros({**self.intake.vectors, WEIGHT: 1})
+        vectors = {name: array for name, array in total.items() if name != WEIGHT}
+        return Aggregate(vectors, float(total[WEIGHT][0]), self._count)
+
+    def _weighed(self, update: ClientUpdate) -> Arrays | None:
+        """What a client's update adds; None, and the client noted as failed, where that is no number."""
+        try:
+            check_words(update)
+        except FlctlError as error:
+            self.intake.failed[update.client_id] = Failure("protocol", error.message)
+            return None
+        vectors = arrays.weigh(update.arrays, update.weight)
+        if arrays.is_finite(vectors):
+            return vectors
+        said = f"times its weight {update.weight:g}, the update has values that are infinite"
+        self.intake.failed[update.client_id] = Failure("non-finite", said)
+        return None
+
+    def _keep(self, vector: Arrays) -> None:
+        """Adds a vector to the chunk's part. A copy is made where a second one comes: large updates often stand
+        alone in their chunk, and then there is one accumulator and nothing beside it."""
+        if self._part is None:
+            self._part, self._mine = vector, False
+            return
+        part = _added(None, self._part) if not self._mine else dict(self._part)
+        self._part, self._mine = _added(part, vector), True
+
+    def _close(self) -> None:
+        if self._part is not None:
+            self._total = _added(self._total, self._part)
+        self._part = None
+
+
+def _added(total: Vectors | None, vector: Arrays) -> Vectors:
+    """The vector added to the total, in place; a new one where there is none yet."""
+    if total is None:
+        return {name: np.array(array, _wide(array.dtype)) for name, array in vector.items()}
+    for name, array in vector.items():  # whatever dtype a client sends, no other client's numbers lose by it
+        wide = np.result_type(total[name], array)
+        total[name] = total[name].astype(wide, copy=False)
+    arrays.accumulate(total, vector)
+    return total
+
+
+def _wide(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    """The dtype to sum in: at least float32 for fractions, integers as they are."""
+    return np.result_type(dtype, np.float32) if dtype.kind == "f" else dtype
+
+
+class Each:
+    """Keeps each client's update, for parts that read them, in the order of the cohort; memory grows with it."""
+
+    def __init__(
+        self, intake: Intake, order: Sequence[ClientId], combine: Callable[[Sequence[ClientUpdate]], Arrays]
+    ) -> None:
+        self.intake = intake
+        self._order = order
+        self._combine = combine
+        self._updates: dict[ClientId, ClientUpdate] = {}
+
+    def add(self, client_id: ClientId, message: bytes) -> None:
+        """Keeps the update of one client."""
+        update = self.intake.open(client_id, message)
+        if update is not None:
+            self.take(update)
+
+    def take(self, update: ClientUpdate) -> None:
+        """Keeps what one client sent, as it arrived."""
+        self._updates[update.client_id] = update
+
+    def merge(self, gathered: Gathered, ids: Sequence[ClientId]) -> None:
+        """Keeps the updates of a chunk; `ids` are those of `gathered.numbers`."""
+        for update in self.intake.rows(gathered, ids):
+            self.take(update)
+
+    def aggregate(self) -> Aggregate:
+        """What `combine` makes of the updates, with weight 1; the weighted mean of vectors that it leaves out."""
+        kept = (self._updates[client_id] for client_id in self._order if client_id in self._updates)
+        updates = [update for update in kept if update.weight > 0]
+        if not updates:
+            return Aggregate(arrays.zeros(self.intake.vectors), 0.0, 0)
+        combined = self._combine(updates)
+        rest = [name for name in updates[0].arrays if name not in combined]
+        means = {name: _mean(updates, name) for name in rest}
+        return Aggregate({**combined, **means}, 1.0, len(updates))
+
+
+def _mean(updates: Sequence[ClientUpdate], name: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    total = sum(update.weight for update in updates)
+    mean = arrays.zeros({name: updates[0].arrays[name].size})
+    for update in updates:
+        arrays.accumulate(mean, {name: update.arrays[name]}, update.weight / total)
+    return mean[name]

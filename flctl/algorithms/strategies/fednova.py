@@ -1,0 +1,66 @@
+"""FedNova."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flctl.algorithms.strategy import StepContext, Strategy
+from flctl.errors import IncompatibleError
+from flctl.types import Aggregate, Arrays, Layout, LocalWork, Work
+
+if TYPE_CHECKING:
+    from flctl.run.run import Run
+    from flctl.types import Trained
+
+
+class FedNova(Strategy):
+    """Mean of the changes per local step, times the mean number of steps (Wang et al. 2020, section 5: FedNova).
+
+    w <- w + tau_eff sum_k p_k delta_k / ||a_k||_1 with p_k = n_k / n and tau_eff = sum_k p_k ||a_k||_1, so that
+    clients who take more steps do not pull harder. a_k is how often each of client k's gradients counts in its
+    change: once under plain SGD, more under momentum (`accumulation`). Both sums are sums over clients: FedNova
+    works where the server sees no single update. The local optimiser must be sgd.
+    """
+
+    name = "fednova"
+    takes_partial = True
+
+    def check(self, run: Run) -> None:
+        optimizer = run.config.local.optimizer
+        if optimizer != "sgd":
+            raise IncompatibleError(
+                f"fednova needs a local optimizer that adds gradients up, and `local.optimizer` is {optimizer}",
+                hint="Set local.optimizer=sgd, with momentum if you like.",
+            )
+
+    def sends(self, layout: Layout) -> Layout:
+        return {**super().sends(layout), "tau": 1}
+
+    def report(self, local: Trained, work: Work, memory: Arrays) -> tuple[Arrays, float, Arrays]:
+        arrays, weight, memory = super().report(local, work, memory)
+        tau = accumulation(local.steps, work.local)
+        per_step = arrays["delta"] / np.float32(tau or 1.0)
+        return {**arrays, "delta": per_step, "tau": np.array([tau], np.float32)}, weight, memory
+
+    def step(self, params: Arrays, aggregate: Aggregate, state: Arrays, ctx: StepContext) -> tuple[Arrays, Arrays]:
+        if aggregate.weight == 0:
+            return params, state
+        delta = aggregate.arrays["delta"] * aggregate.mean("tau")
+        return super().step(
+            params, dataclasses.replace(aggregate, arrays={**aggregate.arrays, "delta": delta}), state, ctx
+        )
+
+
+def accumulation(steps: int, local: LocalWork) -> float:
+    """||a||_1 after so many steps of SGD: the sum of how often each step's gradient was added to the model.
+
+    Plain: `steps`. With momentum rho a step's gradient is added (1 - rho^r) / (1 - rho) times, r being the steps from
+    it to the end, itself included; in all (steps - rho (1 - rho^steps) / (1 - rho)) / (1 - rho). Nesterov's
+    look-ahead adds the gradient once and rho times its momentum: steps + rho times the latter.
+    """
+    rho = local.momentum
+    heavy_ball = (steps - rho * (1 - rho**steps) / (1 - rho)) / (1 - rho)
+    return steps + rho * heavy_ball if local.nesterov else heavy_ball

@@ -1,0 +1,77 @@
+"""FLTrust."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from flctl.algorithms.strategies.update_matrix import Least, Vector, Weighing, products
+from flctl.errors import IncompatibleError
+from flctl.types import ClientUpdate
+
+if TYPE_CHECKING:
+    from flctl.run.run import Run
+
+
+class FLTrust(Weighing):
+    """Mean of updates by their cosine to one that is trusted, scaled to its norm (Cao et al. 2021, Algorithm 2).
+
+    g = sum_k TS_k (||g_0|| / ||g_k||) g_k / sum_k TS_k with TS_k = max(0, cos(g_k, g_0)); where nobody is trusted the
+    model stays as it is. g_0 is the update of the client `root`, whose rows are the server's own clean ones; it is
+    not part of the sum. However many of the others are malicious, none moves the model further than g_0 would.
+    """
+
+    name = "fltrust"
+
+    class Config(Weighing.Config):
+        root: str = Field(
+            min_length=1,
+            coerce_numbers_to_str=True,
+            description="The client whose rows the server trusts; it is asked in each round, beside the cohort.",
+        )
+
+    def least(self) -> Least:
+        return Least(2, "root and one more")
+
+    @property
+    def trusted(self) -> tuple[str]:
+        return (self.config.root,)
+
+    def check(self, run: Run) -> None:
+        super().check(run)
+        root = run.partition.index(self.config.root)
+        if not run.partition.counts[root, 0]:
+            raise IncompatibleError(
+                f"fltrust trusts the rows of client '{self.config.root}', and it has none to train on",
+                hint="Name a client with training rows as strategy.root.",
+            )
+        if run.config.devices.simulated:
+            raise IncompatibleError(
+                f"fltrust needs client '{self.config.root}' in each round: under `devices:` it may be late or absent",
+                hint="Leave `devices:` out.",
+            )
+
+    def weigh(self, rows: Sequence[ClientUpdate]) -> Vector:
+        ids = [row.client_id for row in rows]
+        if self.config.root not in ids:
+            raise IncompatibleError(
+                f"the update of client '{self.config.root}', which fltrust holds the others against, did not arrive",
+                hint="See why that client failed; nothing replaces what it says.",
+            )
+        return trust(products(rows), ids.index(self.config.root))
+
+
+def trust(gram: Vector, root: int) -> Vector:
+    """The coefficients [n] of the updates, from their inner products [n, n]: TS_k ||g_0|| / (||g_k|| sum TS), and 0
+    for the root, for updates that are zero, and for all where nobody is trusted."""
+    norms = np.sqrt(np.diagonal(gram))
+    both = norms * norms[root]
+    scores: Vector = np.divide(np.maximum(gram[root], 0), both, out=np.zeros(len(gram)), where=both > 0)
+    scores[root] = 0
+    total = float(scores.sum())
+    if total == 0:
+        return np.zeros(len(gram))
+    return np.asarray(np.divide(scores * norms[root], norms * total, out=np.zeros(len(gram)), where=scores > 0))

@@ -1,0 +1,130 @@
+"""Krum and the rules built on it: updates are chosen by how near their neighbours are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from flctl.algorithms.strategies.update_matrix import (
+    Block,
+    Least,
+    Robust,
+    Vector,
+    Weighing,
+    by_column,
+    distances,
+    products,
+)
+from flctl.types import Arrays, ClientUpdate
+
+_MALICIOUS = "How many clients of a cohort may be malicious, at most."
+
+
+def scores(squared: Vector, neighbours: int) -> Vector:
+    """Krum's score [n]: the sum of each update's squared distances [n, n] to its `neighbours` nearest others."""
+    n = len(squared)
+    others = squared[~np.eye(n, dtype=bool)].reshape(n, n - 1)
+    return np.asarray(np.sort(others, axis=1)[:, :neighbours].sum(axis=1))
+
+
+def best(squared: Vector, num_malicious: int, count: int) -> npt.NDArray[np.int64]:
+    """The `count` updates of least score, the best first; equal scores go by the order of the updates."""
+    order = np.argsort(scores(squared, len(squared) - num_malicious - 2), kind="stable")
+    return order[:count]
+
+
+class Krum(Weighing):
+    """The one update whose n - f - 2 nearest neighbours are nearest to it (Blanchard et al. 2017, section 4: Krum).
+
+    Unweighted. Needs n >= 2 f + 3 updates for f = `num_malicious`; of equal scores the first client's by id is taken.
+    """
+
+    name = "krum"
+
+    class Config(Weighing.Config):
+        num_malicious: int = Field(1, ge=0, description=_MALICIOUS)
+
+    def least(self) -> Least:
+        return Least(2 * self.config.num_malicious + 3, "2 num_malicious + 3")
+
+    def selected(self, n: int) -> int:
+        """How many of n updates are averaged."""
+        return 1
+
+    def weigh(self, rows: Sequence[ClientUpdate]) -> Vector:
+        chosen = best(distances(products(rows)), self.config.num_malicious, self.selected(len(rows)))
+        coefficients = np.zeros(len(rows))
+        coefficients[chosen] = 1 / len(chosen)
+        return coefficients
+
+
+class MultiKrum(Krum):
+    """Unweighted mean of the updates of the best Krum scores (Blanchard et al. 2017, section 4: Multi-Krum).
+
+    m = `num_selected` of them: 1 is Krum, n the mean. Needs n >= 2 f + 3 updates, and at least m.
+    """
+
+    name = "multikrum"
+
+    class Config(Krum.Config):
+        num_selected: int | None = Field(
+            None, ge=1, description="How many updates are averaged; null: all but `num_malicious`."
+        )
+
+    def least(self) -> Least:
+        m = self.config.num_selected
+        return Least(m, "num_selected") if m and m > super().least().updates else super().least()
+
+    def selected(self, n: int) -> int:
+        return int(self.config.num_selected or n - self.config.num_malicious)
+
+
+class Bulyan(Robust):
+    """Of n - 2 f updates that Krum picks, the mean near the median (El Mhamdi et al. 2018, Bulyan of Krum).
+
+    Krum picks one update after the other from those that are left, theta = n - 2 f in all; then each coordinate is
+    the unweighted mean of the theta - 2 f values nearest to its median. Needs n >= 4 f + 3 updates. The last picks
+    are among fewer than 2 f + 3 updates; where Krum would look at no neighbour, it looks at one. Of two values
+    equally far from the median the smaller is nearer.
+    """
+
+    name = "bulyan"
+
+    class Config(Robust.Config):
+        num_malicious: int = Field(1, ge=0, description=_MALICIOUS)
+
+    def least(self) -> Least:
+        return Least(4 * self.config.num_malicious + 3, "4 num_malicious + 3")
+
+    def rule(self, rows: Sequence[ClientUpdate]) -> Arrays:
+        f = self.config.num_malicious
+        chosen = one_by_one(distances(products(rows)), f, len(rows) - 2 * f)
+        return by_column([rows[index] for index in chosen], lambda block: near_median(block, len(chosen) - 2 * f))
+
+
+def one_by_one(squared: Vector, num_malicious: int, count: int) -> list[int]:
+    """The `count` updates, ascending, that Krum picks when each pick is taken out before the next."""
+    left = np.arange(len(squared))
+    while len(left) > len(squared) - count:
+        neighbours = max(len(left) - num_malicious - 2, 1)
+        left = np.delete(left, np.argmin(scores(squared[np.ix_(left, left)], neighbours)))
+    return sorted(set(range(len(squared))) - set(left.tolist()))
+
+
+def near_median(block: Block, count: int) -> npt.NDArray[np.float64]:
+    """The mean of the `count` values nearest to the median, for each line [columns] of a block [columns, n].
+
+    The nearest lie side by side in sorted order, so the farther end is dropped until `count` are left.
+    """
+    n, line = block.shape[1], np.arange(len(block))
+    block.sort(axis=1)
+    wide = block.astype(np.float64)
+    median = wide[:, (n - 1) // 2 : n // 2 + 1].mean(axis=1)
+    low = np.zeros(len(block), np.int64)
+    for left in range(n, count, -1):
+        low += median - wide[line, low] > wide[line, low + left - 1] - median
+    place = np.arange(n)[None, :] - low[:, None]
+    return np.asarray(np.where((place >= 0) & (place < count), wide, 0).sum(axis=1) / count)

@@ -1,0 +1,67 @@
+"""MimeLite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from flctl.algorithms.strategy import Measured, StepContext, Strategy
+from flctl.errors import IncompatibleError
+from flctl.types import Aggregate, Arrays, Layout, Work
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flctl.run.run import Run
+    from flctl.types import Trained
+
+
+class MimeLite(Strategy):
+    """Local steps along the server's momentum, which no local step changes (Karimireddy et al. 2020b, MimeLite).
+
+    Each step of a client is w <- w - lr ((1 - beta) grad + beta m) with the m that the round began with. Then
+    m <- (1 - beta) g + beta m, where g is the mean of the clients' gradients at the global model on all their rows.
+    Clients send that gradient beside their change. The local optimiser must be sgd without a momentum of its own.
+    """
+
+    name = "mime-lite"
+    measures: ClassVar[Measured] = "gradient"
+
+    class Config(Strategy.Config):
+        momentum: float = Field(0.9, ge=0, lt=1, description="The server's momentum beta; 0 is FedAvg.")
+
+    def check(self, run: Run) -> None:
+        local = run.config.local
+        if local.optimizer != "sgd" or local.momentum:
+            raise IncompatibleError(
+                f"mime-lite gives local sgd the server's momentum, and `local` has the optimizer {local.optimizer} "
+                f"with the momentum {local.momentum:g}",
+                hint="Set local.optimizer=sgd and leave local.momentum out; strategy.momentum is the server's.",
+            )
+
+    def init(self, params: Arrays) -> Arrays:
+        return {"momentum": np.zeros_like(params["params"])}
+
+    def broadcast(self, state: Arrays) -> Arrays:
+        return {"momentum": state["momentum"]}
+
+    def sends(self, layout: Layout) -> Layout:
+        return {**super().sends(layout), "gradient": layout["params"]}
+
+    def adjust(self, grad: Tensor, params: Tensor, work: Work, memory: Arrays) -> Tensor:
+        momentum: Any = work.extra["momentum"]  # a tensor here
+        return grad.mul(1 - self.config.momentum).add(momentum, alpha=self.config.momentum)
+
+    def report(self, local: Trained, work: Work, memory: Arrays) -> tuple[Arrays, float, Arrays]:
+        arrays, weight, memory = super().report(local, work, memory)
+        gradient = local.start.gradient if local.start else None
+        return {**arrays, "gradient": np.zeros_like(arrays["delta"]) if gradient is None else gradient}, weight, memory
+
+    def step(self, params: Arrays, aggregate: Aggregate, state: Arrays, ctx: StepContext) -> tuple[Arrays, Arrays]:
+        if aggregate.weight == 0:
+            return params, state
+        params, after = super().step(params, aggregate, state, ctx)
+        beta = np.float32(self.config.momentum)
+        return params, {**after, "momentum": beta * state["momentum"] + (1 - beta) * aggregate.mean("gradient")}

@@ -1,0 +1,22 @@
+"""Clipping an update's norm."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from flctl.algorithms.transform import Transform
+from flctl.types import Arrays
+
+
+class Clip(Transform):
+    """Scales an update down to an L2 norm of at most `norm`, over all its vectors together (Sun et al. 2019)."""
+
+    name = "clip"
+
+    class Config(Transform.Config):
+        norm: float = Field(gt=0, description="The largest L2 norm that an update may have.")
+
+    def factors(self, norms: npt.NDArray[np.float64], broadcast: Arrays) -> npt.NDArray[np.float64]:
+        return np.where(norms > self.config.norm, self.config.norm / np.maximum(norms, self.config.norm), 1.0)

@@ -1,0 +1,61 @@
+"""Floating-point numbers of 16 bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl.algorithms.transform import ClientContext, SharedContext
+from flctl.algorithms.transforms.compressor import CODE, Compressor, Parts, Values, checked
+from flctl.types import Layout
+
+_WORDS = CODE + "bfloat16"
+_LARGEST_HALF = float(np.finfo(np.float16).max)
+_LARGEST_WORD = np.uint32(0x7F7F)
+"""The largest finite bfloat16, 3.39e38."""
+
+
+class Float16(Compressor):
+    """Values as IEEE half precision, to the nearest: 3 digits from 6e-5 to 65504, fewer down to 6e-8.
+
+    Larger values count as 65504, smaller ones as 0.
+    """
+
+    name = "float16"
+
+    def parts(self, length: int) -> Layout:
+        return {CODE + "float16": length}
+
+    def code(self, name: str, values: Values, ctx: ClientContext) -> Parts:
+        return {CODE + "float16": np.clip(values, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16)}
+
+    def value(self, name: str, parts: Parts, length: int, ctx: SharedContext) -> npt.NDArray[np.float32]:
+        found = parts[CODE + "float16"]
+        checked(found.dtype == np.float16, f"'{name}' is {found.dtype}, expected float16")
+        return found.astype(np.float32)
+
+
+class BFloat16(Compressor):
+    """Values as bfloat16, to the nearest: the range of float32 with 2 digits (Kalamkar et al. 2019)."""
+
+    name = "bfloat16"
+
+    def parts(self, length: int) -> Layout:
+        return {_WORDS: length}
+
+    def code(self, name: str, values: Values, ctx: ClientContext) -> Parts:
+        return {_WORDS: _upper_halves(values)}
+
+    def value(self, name: str, parts: Parts, length: int, ctx: SharedContext) -> npt.NDArray[np.float32]:
+        found = parts[_WORDS]
+        checked(found.dtype == np.uint16, f"'{name}' is {found.dtype}, expected uint16")
+        return (found.astype(np.uint32) << 16).view(np.float32)
+
+
+def _upper_halves(values: Values) -> npt.NDArray[np.uint16]:
+    """The upper 16 bits of each float32, rounded to nearest, ties to even; the largest finite one rather than
+    infinity."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    sign = rounded & np.uint32(0x8000)
+    return np.asarray(sign | np.minimum(rounded & np.uint32(0x7FFF), _LARGEST_WORD), np.uint16)

@@ -1,0 +1,172 @@
+"""Low-rank matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from flctl.algorithms.transform import ClientContext, Shapes, SharedContext
+from flctl.algorithms.transforms.compressor import ErrorFeedback, Parts, Values, compressible, in_range
+from flctl.types import Arrays, ClientUpdate, Layout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LEFT, _RIGHT, _REST, _BASIS = ".left", ".right", ".rest", "basis."
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A part of a vector, and the matrix that it is laid out as, with zeros at the end where it is shorter; None where
+    it is sent as it is."""
+
+    start: int
+    size: int
+    matrix: tuple[int, int] | None
+
+
+class PowerSGD(ErrorFeedback):
+    """Each weight matrix as a product of rank `rank` (Vogels et al. 2019, Algorithms 1 and 2).
+
+    A matrix M [n, m], a tensor's first dimension against all others, is sent as P [n, r] with orthonormal columns and
+    Q [m, r] = M^T P, where P spans M Q' and Q' is the client's last Q, random at first: one step of subspace
+    iteration. Biases, and matrices that would not become smaller, are sent as they are; a vector that is not laid
+    out as the model's parameters is taken for one matrix, as square as can be.
+
+    Where the paper adds up P over all workers before Q is made, in the middle of a step, here each client makes both
+    for itself, because a round asks it once; the server multiplies them out before it adds up.
+    """
+
+    name = "powersgd"
+
+    class Config(ErrorFeedback.Config):
+        rank: int = Field(2, ge=1, description="Rank of what is sent for each matrix.")
+        warm_start: bool = Field(True, description="Clients begin with the Q of their last round; off: at random.")
+
+    def __init__(self, config: Any = None, tensors: Sequence[tuple[int, ...]] = ()) -> None:
+        super().__init__(config)
+        self._tensors = tuple(tensors)
+
+    def shaped(self, shapes: Shapes) -> Self:
+        return type(self)(self.config, tuple(shapes.get("params", ())))
+
+    @cached_property
+    def _whole(self) -> int:
+        return sum(math.prod(tensor) for tensor in self._tensors)
+
+    def blocks(self, length: int) -> list[Block]:
+        """The matrices in a vector, and what lies between them."""
+        if not self._tensors or length != self._whole:
+            rows = math.isqrt(length)
+            return [Block(0, length, self._matrix(rows, -(-length // rows)))]
+        blocks, start = [], 0
+        for tensor in self._tensors:
+            size = math.prod(tensor)
+            matrix = self._matrix(tensor[0], size // max(tensor[0], 1)) if len(tensor) > 1 else None
+            blocks.append(Block(start, size, matrix))
+            start += size
+        return blocks
+
+    def _matrix(self, rows: int, columns: int) -> tuple[int, int] | None:
+        smaller = self.config.rank * (rows + columns) < rows * columns
+        return (rows, columns) if smaller and self.config.rank <= min(rows, columns) else None
+
+    def parts(self, length: int) -> Layout:
+        blocks, rank = self.blocks(length), self.config.rank
+        left, right = (sum(block.matrix[side] for block in blocks if block.matrix) * rank for side in (0, 1))
+        rest = sum(block.size for block in blocks if not block.matrix)
+        if not left:
+            return {"": length}
+        return {_LEFT: left, _RIGHT: right, **({_REST: rest} if rest else {})}
+
+    def remembers(self, layout: Layout) -> Layout:
+        bases: dict[str, int] = {}
+        for name, length in layout.items() if self.config.warm_start else ():
+            right = self.parts(length).get(_RIGHT) if compressible(name, length) else None
+            bases |= {_BASIS + name: right} if right else {}
+        return {**super().remembers(layout), **bases}
+
+    def code(self, name: str, values: Values, ctx: ClientContext) -> Parts:
+        if "" in self.parts(values.size):
+            return {"": values}
+        import torch
+
+        basis = ctx.memory.get(_BASIS + name)
+        lefts: list[npt.NDArray[Any]] = []
+        rights: list[npt.NDArray[Any]] = []
+        rest: list[npt.NDArray[Any]] = []
+        place = 0
+        for block in self.blocks(values.size):
+            part = values[block.start : block.start + block.size]
+            if block.matrix is None:
+                rest.append(part)
+                continue
+            count = block.matrix[1] * self.config.rank
+            given = None if basis is None else basis[place : place + count]
+            start = ctx.rng.standard_normal(count) if given is None or not given.any() else given
+            left, right = _factors(_laid_out(torch.from_numpy(part), block), torch.from_numpy(np.array(start)))
+            lefts.append(left)
+            rights.append(right)
+            place += count
+        named = {_LEFT: lefts, _RIGHT: rights, **({_REST: rest} if rest else {})}
+        return {ending: in_range(np.concatenate(pieces)) for ending, pieces in named.items()}
+
+    def value(self, name: str, parts: Parts, length: int, ctx: SharedContext) -> npt.NDArray[np.float32]:
+        if "" in parts:
+            return parts[""]
+        whole, rest = np.empty(length, np.float32), 0
+        for block, left, right in self._factored(length, parts):
+            part = whole[block.start : block.start + block.size]
+            if block.matrix is None:
+                part[:] = parts[_REST][rest : rest + block.size]
+                rest += block.size
+            else:
+                part[:] = in_range(_product(left, right).reshape(-1)[: block.size])
+        return whole
+
+    def _factored(self, length: int, parts: Parts) -> Iterator[tuple[Block, npt.NDArray[Any], npt.NDArray[Any]]]:
+        rank, places = self.config.rank, [0, 0]
+        for block in self.blocks(length):
+            sizes = [side * rank for side in block.matrix] if block.matrix else [0, 0]
+            pieces = [parts[end][at : at + n] for end, at, n in zip((_LEFT, _RIGHT), places, sizes, strict=True)]
+            places = [place + size for place, size in zip(places, sizes, strict=True)]
+            yield block, pieces[0].reshape(-1, rank), pieces[1].reshape(-1, rank)
+
+    def keeps(self, given: ClientUpdate, sent: ClientUpdate, arrived: Arrays, ctx: ClientContext) -> Arrays:
+        kept = dict(super().keeps(given, sent, arrived, ctx))
+        for key in self.remembers(ctx.shared.layout):
+            if key.startswith(_BASIS):
+                kept[key] = sent.arrays[key.removeprefix(_BASIS) + _RIGHT]
+        return kept
+
+
+def _laid_out(part: Tensor, block: Block) -> Tensor:
+    """A block as its matrix, float64: products of float32 values stay finite there."""
+    import torch
+
+    rows, columns = block.matrix or (1, block.size)
+    padded = torch.zeros(rows * columns, dtype=torch.float64)
+    padded[: block.size] = part
+    return padded.view(rows, columns)
+
+
+def _factors(matrix: Tensor, start: Tensor) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """P and Q, flat, of a matrix M [n, m], from Q' [m r]: one thread of torch gives the same bits anywhere."""
+    import torch
+
+    left = torch.linalg.qr(matrix @ start.to(torch.float64).view(matrix.shape[1], -1))[0]
+    return left.reshape(-1).numpy(), (matrix.T @ left).reshape(-1).numpy()
+
+
+def _product(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    import torch
+
+    wide = [torch.from_numpy(np.array(factor, np.float64)) for factor in (left, right)]
+    return (wide[0] @ wide[1].T).numpy()

@@ -1,0 +1,47 @@
+"""Random values only."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from flctl.algorithms.transform import ClientContext, SharedContext
+from flctl.algorithms.transforms.compressor import ErrorFeedback, Parts, Values, in_range, share
+from flctl.types import Layout
+
+
+class RandomK(ErrorFeedback):
+    """k values of each vector at random places, the same for all clients of a round (Stich et al. 2018, rand_k).
+
+    k = `fraction` of the vector, rounded up. Both sides draw the places from the run's seed by name, so that they do
+    not travel, and what clients send adds up: it works where the server sees nothing but a sum. Without error
+    feedback the values are sent times n / k, which makes the mean right; with it they are sent as they are.
+    """
+
+    name = "randomk"
+    linear = True
+
+    class Config(ErrorFeedback.Config):
+        fraction: float = Field(0.01, gt=0, le=1, description="Share of each vector's values that is sent.")
+        error_feedback: bool = Field(
+            False, description="Clients remember what was not sent and add it to their next update; off: unbiased."
+        )
+
+    def parts(self, length: int) -> Layout:
+        return {"": share(self.config.fraction, length)}
+
+    def places(self, name: str, length: int, ctx: SharedContext) -> npt.NDArray[np.int64]:
+        """Where in the vector `name` the values stand in this round, ascending [k]."""
+        k = self.parts(length)[""]
+        return np.sort(ctx.rng(name).choice(length, k, replace=False, shuffle=False))
+
+    def code(self, name: str, values: Values, ctx: ClientContext) -> Parts:
+        chosen = values[self.places(name, values.size, ctx.shared)]
+        return {"": chosen}
+
+    def value(self, name: str, parts: Parts, length: int, ctx: SharedContext) -> npt.NDArray[np.float32]:
+        factor = 1.0 if self.config.error_feedback else length / parts[""].size
+        whole = np.zeros(length, np.float32)
+        whole[self.places(name, length, ctx)] = in_range(parts[""].astype(np.float64) * factor)
+        return whole

@@ -1,0 +1,63 @@
+"""The largest values only."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from flctl.algorithms.transform import ClientContext, SharedContext
+from flctl.algorithms.transforms.compressor import CODE, ErrorFeedback, Parts, Values, checked, share
+from flctl.types import Layout
+
+_INDICES, _MASK, _VALUES = CODE + "indices", CODE + "mask", ".values"
+
+
+class TopK(ErrorFeedback):
+    """The k values of largest magnitude of each vector, and where they stand (Stich et al. 2018, top_k with memory).
+
+    k = `fraction` of the vector, rounded up. Their places travel as int32, or as one bit for each place where that is
+    shorter. Of equal magnitudes it is not said which are taken.
+    """
+
+    name = "topk"
+
+    class Config(ErrorFeedback.Config):
+        fraction: float = Field(0.01, gt=0, le=1, description="Share of each vector's values that is sent.")
+
+    def count(self, length: int) -> int:
+        """k."""
+        return share(self.config.fraction, length)
+
+    def parts(self, length: int) -> Layout:
+        k = self.count(length)
+        mask = -(-length // 8)
+        return {_MASK: mask, _VALUES: k} if mask < 4 * k else {_INDICES: k, _VALUES: k}
+
+    def code(self, name: str, values: Values, ctx: ClientContext) -> Parts:
+        k = self.count(values.size)
+        chosen = np.sort(np.argpartition(np.abs(values), values.size - k)[values.size - k :])
+        if _INDICES in self.parts(values.size):
+            return {_INDICES: chosen.astype(np.int32), _VALUES: values[chosen]}
+        mask = np.zeros(values.size, np.uint8)
+        mask[chosen] = 1
+        return {_MASK: np.packbits(mask), _VALUES: values[chosen]}
+
+    def value(self, name: str, parts: Parts, length: int, ctx: SharedContext) -> npt.NDArray[np.float32]:
+        places = _places(name, parts, length)
+        whole = np.zeros(length, np.float32)
+        whole[places] = parts[_VALUES]
+        return whole
+
+
+def _places(name: str, parts: Parts, length: int) -> npt.NDArray[np.integer]:
+    """Where the values stand. Raises ProtocolError for places that no vector of this length has."""
+    if _INDICES in parts:
+        indices = parts[_INDICES]
+        sound = indices.dtype.kind in "iu" and bool(((indices >= 0) & (indices < length)).all())
+        checked(sound, f"'{name}' has values at places outside 0 to {length - 1}")
+        return indices
+    checked(parts[_MASK].dtype == np.uint8, f"the places of '{name}' are {parts[_MASK].dtype}, expected uint8")
+    places = np.flatnonzero(np.unpackbits(parts[_MASK], count=length))
+    checked(places.size == parts[_VALUES].size, f"'{name}' has {parts[_VALUES].size} values for {places.size} places")
+    return places

@@ -1,5 +1,0 @@
-"""Attacks as test adversaries: malicious clients, simulated."""
-
-from flctl.attacks.adversary import Adversary
-
-__all__ = ["Adversary"]

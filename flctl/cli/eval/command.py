@@ -1,0 +1,244 @@
+"""`flctl eval`: how good models are, centrally and client by client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flctl.cli import output
+from flctl.cli.complete import complete_models, complete_partitions, complete_runs
+from flctl.cli.flags import option
+from flctl.cli.output import JsonFlag
+from flctl.cli.session import current_registry
+
+if TYPE_CHECKING:
+    from flctl.evaluation.evaluate import Evaluated
+    from flctl.evaluation.load import Subject
+    from flctl.types import TaskKind
+
+__all__ = ["register"]
+
+WHAT, SHOWN, ELSEWHERE = "What", "What is shown", "A model from elsewhere"
+
+HELP = """
+Evaluate models on test rows: centrally, over all clients, and per client. Several are shown side by side, with
+their differences from the first.
+
+Examples:
+
+    flctl eval runs/digits --per-client
+
+    flctl eval runs/fedavg runs/fedprox --checkpoint best --plot clients.png
+
+    flctl eval runs/digits --data parts/other --predictions predictions.csv
+
+    flctl eval --model-file net.safetensors --model mlp --data parts/digits
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRequest:
+    """The arguments of `flctl eval`."""
+
+    runs: Sequence[Path]
+    checkpoint: str
+    data: Path | None
+    batch_size: int | None
+    metric: str | None
+    model_file: Path | None
+    model: str | None
+    config: Path | None
+    override: Sequence[str]
+    predictions: Path | None
+    csv: Path | None
+    plot: Path | None
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `eval` to the application."""
+    app.command("eval", help=HELP)(evaluate)
+
+
+def evaluate(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="RUN", help="Run directories.", autocompletion=complete_runs)
+    ] = None,
+    checkpoint: Annotated[str, option("--checkpoint", help="A round, best or last (default).", panel=WHAT)] = "last",
+    data: Annotated[
+        Path | None,
+        option("--data", help="Another partition to evaluate on.", panel=WHAT, autocompletion=complete_partitions),
+    ] = None,
+    batch_size: Annotated[int | None, option("--batch-size", min=1, help="Rows at once.", panel=WHAT)] = None,
+    metric: Annotated[
+        str | None, option("--metric", help="What clients are ordered by (default: accuracy or rmse).", panel=SHOWN)
+    ] = None,
+    per_client: Annotated[bool, option("--per-client", help="Each client's numbers.", panel=SHOWN)] = False,
+    confusion: Annotated[bool, option("--confusion", help="The confusion matrix.", panel=SHOWN)] = False,
+    predictions: Annotated[
+        Path | None, option("--predictions", help="Write each row's prediction: .csv or .npz.", panel=SHOWN)
+    ] = None,
+    csv: Annotated[Path | None, option("--csv", help="Write each client's numbers.", panel=SHOWN)] = None,
+    plot: Annotated[
+        Path | None, option("--plot", help="Draw the spread over clients: .png or .svg.", panel=SHOWN)
+    ] = None,
+    model_file: Annotated[Path | None, option("--model-file", help="A .safetensors file.", panel=ELSEWHERE)] = None,
+    model: Annotated[
+        str | None, option("--model", help="The model it holds.", panel=ELSEWHERE, autocompletion=complete_models)
+    ] = None,
+    config: Annotated[
+        Path | None, option("--config", help="A YAML file whose `model:` it is.", panel=ELSEWHERE)
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        option("-o", "--override", metavar="KEY=VALUE", help="Its options: model.hidden=64.", panel=ELSEWHERE),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """See HELP."""
+    asked = (runs or (), checkpoint, data, batch_size, metric)
+    request = EvalRequest(*asked, model_file, model, config, override or (), predictions, csv, plot)
+    _refuse_early(request)
+    subjects = _subjects(request)
+    _print(request, subjects, as_json, per_client=per_client, confusion=confusion)
+
+
+def _print(
+    request: EvalRequest, subjects: Sequence[Subject], as_json: bool, *, per_client: bool, confusion: bool
+) -> None:
+    from flctl.cli.eval.tables import render
+    from flctl.report.evaluation import as_data, compare
+
+    _refuse_gone(subjects, per_client)
+    models = [model for subject in subjects for model in _assessed(subject, request.batch_size)]
+    metric = _metric(request.metric, models, subjects[0].partition.task)
+    comparisons = [compare(models[0], other) for other in models[1:]]
+    data = as_data(models, comparisons, metric, per_client=per_client, confusion=confusion)
+    data["written"] = [str(path) for path in _write(request, models, subjects, metric)]
+    output.emit(
+        "eval",
+        data,
+        as_json,
+        lambda console: render(console, models, comparisons, metric, per_client=per_client, confusion=confusion),
+    )
+    for path in data["written"]:
+        output.note(f"wrote {path}")
+
+
+def _refuse_gone(subjects: Sequence[Subject], per_client: bool) -> None:
+    """Who asks for each client's numbers is not given those of the global model for those of the client's own."""
+    for subject in subjects if per_client else ():
+        if subject.own_models is not None and subject.own_models.gone is not None:
+            raise subject.own_models.gone
+
+
+def _assessed(subject: Subject, batch_size: int | None) -> Iterator[Evaluated]:
+    """The model's evaluation, and after it that of the clients' own models where they have any."""
+    from dataclasses import replace
+
+    from flctl.evaluation.load import assess, assess_own_models
+
+    model, own = assess(subject, batch_size), subject.own_models
+    if own is not None and own.gone is not None:
+        model = replace(model, notes=(*model.notes, f"clients' own models are not shown: {own.gone.message}"))
+    yield model
+    personal = assess_own_models(subject, batch_size)
+    if personal is not None:
+        yield personal
+
+
+def _refuse_early(request: EvalRequest) -> None:
+    """What is wrong with the arguments themselves is said before any model runs."""
+    from flctl import atomic
+    from flctl.errors import ConfigError
+    from flctl.evaluation.metrics import higher_is_better
+    from flctl.report import figure, predictions
+
+    for holds, message, hint in _contradictions(request):
+        if holds:
+            raise ConfigError(message, hint=hint)
+    if request.metric is not None:
+        higher_is_better(request.metric)
+    if request.predictions is not None:
+        predictions.format_of(request.predictions)
+    if request.plot is not None:
+        figure.format_of(request.plot)
+    for path in filter(None, (request.predictions, request.csv, request.plot)):
+        atomic.refuse_existing(path)
+
+
+def _contradictions(request: EvalRequest) -> Iterator[tuple[bool, str, str]]:
+    """(Whether it holds, what is wrong, what to do)."""
+    elsewhere, described = request.model_file is not None, bool(request.model or request.config)
+    yield (
+        not request.runs and not elsewhere,
+        "nothing to evaluate",
+        "Name run directories, or --model-file with --model and --data.",
+    )
+    yield (
+        not elsewhere and (described or bool(request.override)),
+        "--model, --config and -o describe the model of --model-file, and there is none",
+        "A run knows its own model.",
+    )
+    yield elsewhere and not described, "--model-file needs --model NAME", "Name the model whose tensors the file holds."
+    yield (
+        elsewhere and not request.runs and request.data is None,
+        "--model-file needs --data",
+        "Name the partition to evaluate it on.",
+    )
+    yield (
+        request.predictions is not None and len(request.runs) + elsewhere != 1,
+        "--predictions takes one model",
+        "Evaluate the others in calls of their own.",
+    )
+
+
+def _subjects(request: EvalRequest) -> list[Subject]:
+    from flctl.config.config import Flag
+    from flctl.evaluation.load import from_run, from_weights
+
+    registry = current_registry()
+    subjects = [from_run(path, request.checkpoint, request.data, registry) for path in request.runs]
+    if request.model_file is not None:
+        flags = {"model.name": Flag("--model", request.model)} if request.model else {}
+        data = request.data or subjects[0].partition.path
+        subjects.append(from_weights(request.model_file, request.config, flags, request.override, data, registry))
+    _refuse_mixed(subjects)
+    return subjects
+
+
+def _refuse_mixed(subjects: Sequence[Subject]) -> None:
+    from flctl.errors import IncompatibleError
+
+    tasks = {subject.name: subject.partition.task for subject in subjects}
+    if len(set(tasks.values())) > 1:
+        found = ", ".join(f"{name} is {task}" for name, task in tasks.items())
+        raise IncompatibleError(f"models of different tasks have no metric in common: {found}")
+
+
+def _metric(asked: str | None, models: Sequence[Evaluated], task: TaskKind) -> str:
+    """What clients are ordered by. Raises ConfigError for a metric that clients do not have."""
+    from flctl.errors import ConfigError
+    from flctl.evaluation.metrics import primary_metric
+    from flctl.report.evaluation import client_metrics
+
+    known = client_metrics(models[0].evaluation.clients)
+    if asked is not None and asked not in known:
+        raise ConfigError(f"clients have no metric '{asked}' in {task}", hint=f"They have: {', '.join(known)}.")
+    return asked or primary_metric(task)[0]
+
+
+def _write(request: EvalRequest, models: Sequence[Evaluated], subjects: Sequence[Subject], metric: str) -> list[Path]:
+    from flctl.report.clients import draw_clients
+    from flctl.report.predictions import write_client_numbers, write_predictions
+
+    if request.plot is not None:
+        draw_clients({model.name: model.evaluation.clients for model in models}, metric, request.plot)
+    if request.csv is not None:
+        write_client_numbers(request.csv, models)
+    if request.predictions is not None:
+        write_predictions(request.predictions, models[0], subjects[0].partition)
+    return [path for path in (request.plot, request.csv, request.predictions) if path is not None]

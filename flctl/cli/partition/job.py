@@ -1,0 +1,257 @@
+"""What `flctl partition` and its subcommands do and tell; loaded when one of them runs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flctl import atomic
+from flctl.cli import output
+from flctl.cli.session import current_registry
+from flctl.errors import ConfigError, StorageError
+from flctl.partition import export as exports
+from flctl.partition import request as requests
+from flctl.partition.duplicates import Duplicates
+from flctl.partition.skew import Divergence, SkewReport, skew_of
+from flctl.partition.store import Partition
+from flctl.partition.verify import Verified
+from flctl.report import heatmap_terminal
+from flctl.report.figure import format_of
+from flctl.report.heatmap import Heatmap, draw, heatmap_of, write_csv
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Checked", "Copies", "Given", "Told", "check", "export", "misplaced", "run", "tell"]
+
+REPORT = "report"
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the command line says: flags win over `-o`, and both over the config's section."""
+
+    config: Path | None
+    overrides: tuple[str, ...]
+    scheme_options: tuple[str, ...]
+    reader_options: tuple[str, ...]
+    flags: Mapping[str, Any]
+
+    def request(self) -> requests.Request:
+        """The request that all of it makes. Raises ConfigError."""
+        values: dict[str, Any] = _section(self.config) if self.config else {}
+        values |= {key.replace("-", "_"): text for key, text in output.parse_pairs(self.overrides).items()}
+        values |= {key: value for key, value in self.flags.items() if value is not None}
+        for name, pairs in (("scheme_options", self.scheme_options), ("reader_options", self.reader_options)):
+            if pairs:
+                values[name] = {**(values.get(name) or {}), **output.parse_pairs(pairs)}
+        return requests.parse(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Pictures and a table that the user wants elsewhere as well."""
+
+    pictures: tuple[Path, ...]
+    table: Path | None
+
+    def check(self) -> None:
+        """Raises ConfigError for what could not be written, before any work is done."""
+        for picture in self.pictures:
+            format_of(picture)
+        for path in (*self.pictures, *([self.table] if self.table else [])):
+            atomic.refuse_existing(path)
+
+    def write(self, heatmap: Heatmap) -> None:
+        """Draws and writes them."""
+        for picture in self.pictures:
+            draw(heatmap, picture)
+        if self.table:
+            write_csv(heatmap, self.table)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A partition with what is to be said about it."""
+
+    partition: Partition
+    skew: SkewReport
+    heatmap: Heatmap
+    notes: tuple[str, ...] = ()
+    next: str | None = None
+
+    def data(self) -> dict[str, Any]:
+        """For the envelope."""
+        manifest = self.partition.manifest
+        return {
+            "path": self.partition.path.as_posix(),
+            "digest": self.partition.digest,
+            "dataset": {key: getattr(manifest.dataset, key) for key in ("name", "task", "source", "digest", "shape")},
+            "classes": list(self.partition.classes),
+            "scheme": manifest.scheme,
+            "seed": manifest.seed,
+            "clients": manifest.clients,
+            "test_fraction": manifest.test_fraction,
+            "test_split": manifest.test_split,
+            "central_test": manifest.central_test,
+            "standardise": manifest.preprocess.kind,
+            "rows": asdict(manifest.rows),
+            "skew": self.skew.to_json(),
+            "notes": list(self.notes),
+            "next": self.next,
+        }
+
+    def render(self, console: Console) -> None:
+        """For people."""
+        heatmap_terminal.render(self.heatmap, console)
+        console.print()
+        output.table(console, ("", "mean", "worst", "at client"), _divergences(self.skew))
+        for line in (*_sizes(self.partition, self.skew), *_copies(self.skew.duplicates), *self.notes):
+            console.print(line, markup=False)
+        if self.next:
+            console.print(f"next: {self.next}", markup=False, soft_wrap=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A partition that was found right."""
+
+    partition: Partition
+    verified: Verified
+    duplicates: Duplicates | None = field(default=None)
+
+    def data(self) -> dict[str, Any]:
+        """For the envelope."""
+        found = asdict(self.duplicates) if self.duplicates else None
+        return {
+            "path": self.partition.path.as_posix(),
+            "digest": self.partition.digest,
+            "clients": self.partition.clients,
+            **asdict(self.verified),
+            "duplicates": found,
+        }
+
+    def render(self, console: Console) -> None:
+        """For people."""
+        done = self.verified
+        lines = (
+            f"digests   {done.files} files, {done.bytes:,} bytes, as they were written",
+            f"overlap   none: each of {done.owned:,} rows belongs to one of {self.partition.clients:,} clients",
+            f"coverage  {done.owned:,} owned + {done.left_out:,} left out = {done.rows:,} rows of the source",
+            *(f"copies    {line}" for line in _copies(self.duplicates)),
+            f"{self.partition.path.as_posix()} is whole: {self.partition.digest}",
+        )
+        for line in lines:
+            console.print(line, markup=False, soft_wrap=True)
+
+
+def run(given: Given, copies: Copies, *, report: bool, duplicates: bool) -> Told:
+    """Makes the partition, and its report in it."""
+    request = given.request()
+    copies.check()
+    made = requests.make(request, current_registry())
+    path = made.partition.path
+    told = tell(made.partition, made.notes, f"flctl train {shlex.quote(path.as_posix())}", duplicates=duplicates)
+    try:
+        if report:
+            _write_report(told)
+        copies.write(told.heatmap)
+    except StorageError as error:
+        # The partition is whole without its pictures.
+        output.warn(f"{path} was written, its report was not: {error.message}")
+    return told
+
+
+def tell(partition: Partition, notes: tuple[str, ...] = (), following: str | None = None, *, duplicates: bool) -> Told:
+    """Looks at a partition."""
+    return Told(partition, skew_of(partition, duplicates=duplicates), heatmap_of(partition), notes, following)
+
+
+def check(partition: Partition, *, duplicates: bool) -> Checked:
+    """Verifies a partition. Raises IntegrityError."""
+    from flctl.partition.verify import verify
+
+    verified = verify(partition)
+    return Checked(partition, verified, skew_of(partition).duplicates if duplicates else None)
+
+
+def export(
+    directory: Path, out: Path, client: str | None, everyone: bool, suffix: str, part: exports.Part
+) -> dict[str, Any]:
+    """Writes one client's file, or all of them."""
+    if client is None and not everyone:
+        raise ConfigError("whose rows?", hint="Name a client with --client ID, or take --all.")
+    if client is not None and everyone:
+        raise ConfigError(f"--client {client} and --all contradict each other", hint="Give one of them.")
+    partition = Partition.open(directory)
+    if client is None:
+        exports.export_all(partition, out, suffix, part)
+    else:
+        exports.export_client(partition, partition.index(client), out, part)
+    return {"path": out.as_posix(), "client": client, "rows": part}
+
+
+def misplaced(word: str) -> ConfigError:
+    """A subcommand's name where a source should stand."""
+    return ConfigError(
+        f"'{word}' is a command and stands first: flctl partition {word} DIR",
+        hint=f"A source of that name is ./{word}.",
+    )
+
+
+def _section(config: Path) -> dict[str, Any]:
+    from flctl.config.load import load_partition_section
+
+    section = load_partition_section(config, current_registry())
+    return {key.replace("-", "_"): value for key, value in section.items()}
+
+
+def _write_report(told: Told) -> None:
+    with atomic.new_directory(told.partition.path / REPORT) as directory:
+        for name in ("heatmap.png", "heatmap.svg"):
+            draw(told.heatmap, directory / name)
+        write_csv(told.heatmap, directory / "heatmap.csv")
+        skew = output.envelope("partition inspect", ok=True, data=told.skew.to_json())
+        text = json.dumps(json.loads(skew)["data"], indent=1, ensure_ascii=False)
+        (directory / "skew.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _divergences(skew: SkewReport) -> list[tuple[str, str, str, str]]:
+    emd = "earth mover's distance" + (" (target's units)" if skew.kind == "bins" else "")
+    found = {
+        "Jensen-Shannon divergence": skew.jensen_shannon,
+        "Hellinger distance": skew.hellinger,
+        emd: skew.earth_mover,
+    }
+    rows = [_divergence(name, value) for name, value in found.items() if value is not None]
+    if skew.effective_classes is not None:
+        least = f"{skew.effective_classes_min:.2f}"
+        rows.append(("effective labels per client", f"{skew.effective_classes:.2f}", least, ""))
+    return [*rows, ("size Gini", f"{skew.size_gini:.3f}", "", "")]
+
+
+def _divergence(name: str, value: Divergence) -> tuple[str, str, str, str]:
+    return name, f"{value.mean:.4g}", f"{value.max:.4g}", value.worst
+
+
+def _sizes(partition: Partition, skew: SkewReport) -> list[str]:
+    rows = partition.manifest.rows
+    own = f" of the source's own, {rows.test:,} of clients" if partition.manifest.central_test == "own" else ""
+    return [
+        f"training rows by client: {skew.size_min:,} to {skew.size_max:,}, median {skew.size_median:,.0f}; "
+        f"{skew.empty_clients:,} of {skew.clients:,} clients have none",
+        f"{rows.train:,} training rows; {rows.central_test:,} test rows{own}",
+    ]
+
+
+def _copies(found: Duplicates | None) -> list[str]:
+    if found is None:
+        return []
+    return [
+        f"{found.rows_across_clients:,} rows have an exact copy at another client; "
+        f"{found.test_rows_in_train:,} test rows have one among training rows"
+    ]

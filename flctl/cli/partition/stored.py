@@ -1,0 +1,108 @@
+"""`flctl partition inspect`, `verify` and `export`: what a stored partition holds."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flctl.cli import output
+from flctl.cli.complete import complete_partitions
+from flctl.cli.output import JsonFlag
+
+__all__ = ["register"]
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A partition.", autocompletion=complete_partitions)]
+
+EXPORT_HELP = """
+Write one client's rows as a file of its own, as its site would have it.
+
+The ending of --out decides the format: .npz (training and test rows apart), .csv and .parquet (tables), .txt (text).
+Values are as the source had them; `flctl partition` reads the file back.
+
+Examples:
+
+    flctl partition export parts/x --client 3 --out site3.npz
+
+    flctl partition export parts/x --all --format csv --out sites/
+"""
+
+
+class Format(StrEnum):
+    """Formats of `--all`."""
+
+    npz = "npz"
+    csv = "csv"
+    parquet = "parquet"
+    txt = "txt"
+
+
+class Rows(StrEnum):
+    """Which rows of a client."""
+
+    all = "all"
+    train = "train"
+    test = "test"
+
+
+def register(group: typer.Typer) -> None:
+    """Adds the subcommands to the group."""
+    group.command("inspect")(inspect)
+    group.command("verify")(verify)
+    group.command("export", help=EXPORT_HELP)(export)
+
+
+def inspect(
+    directory: Directory,
+    picture: Annotated[
+        list[Path] | None, typer.Option("--picture", metavar="FILE", help="Draw the heatmap here: .png, .svg.")
+    ] = None,
+    table: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write rows by client and label.")] = None,
+    duplicates: Annotated[bool, typer.Option(help="Look for exact copies of rows among clients.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show who has how much of what in a partition."""
+    from flctl import atomic
+    from flctl.cli.partition import job
+    from flctl.partition.store import Partition
+
+    copies = job.Copies(tuple(picture or ()), table)
+    copies.check()
+    told = job.tell(Partition.open(directory), duplicates=duplicates)
+    # What a process that was killed while it drew the report left behind.
+    atomic.remove_abandoned(directory)
+    copies.write(told.heatmap)
+    output.emit("partition inspect", told.data(), as_json, told.render)
+
+
+def verify(
+    directory: Directory,
+    duplicates: Annotated[bool, typer.Option(help="Count exact copies of rows as well.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check a partition's digests, that no row is owned twice, and that every row is accounted for."""
+    from flctl.cli.partition import job
+    from flctl.partition.store import Partition
+
+    told = job.check(Partition.open(directory), duplicates=duplicates)
+    output.emit("partition verify", told.data(), as_json, told.render)
+
+
+def export(
+    directory: Directory,
+    out: Annotated[Path, typer.Option("--out", help="The file to write; with --all a directory to make.")],
+    client: Annotated[
+        str | None, typer.Option("--client", metavar="ID", help="Whose rows.", show_default=False)
+    ] = None,
+    everyone: Annotated[bool, typer.Option("--all", help="A file for each client.")] = False,
+    format_: Annotated[Format, typer.Option("--format", help="With --all: the format of the files.")] = Format.npz,
+    rows: Annotated[Rows, typer.Option("--rows", help="Which of its rows.")] = Rows.all,
+    as_json: JsonFlag = False,
+) -> None:
+    """See EXPORT_HELP."""
+    from flctl.cli.partition import job
+
+    told = job.export(directory, out, client, everyone, f".{format_.value}", rows.value)
+    output.emit("partition export", told, as_json, lambda console: console.print(f"wrote {out}", markup=False))

@@ -1,0 +1,152 @@
+"""`flctl plugins`: which components there are and where they come from, a new plugin, and whether all is well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flctl.cli import output
+from flctl.cli.output import JsonFlag
+from flctl.cli.session import current_registry
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["register"]
+
+NEW_HELP = """
+Write a plugin package: a component that works, its entry point, its README, and tests that hold it to its contract.
+
+Examples:
+
+    flctl plugins new flctl-trimmed --kind strategy
+
+    flctl plugins new my-reader --kind dataset --out plugins/my-reader
+"""
+DOCTOR_HELP = """
+Load every plugin and say what is wrong: broken imports, other API versions, hooks, clashes. Exit code 1 if anything.
+
+Examples:
+
+    flctl plugins doctor
+
+    flctl plugins doctor trimmed --check
+
+    flctl plugins doctor ./mine.py --check
+"""
+Kind = Annotated[str | None, typer.Option("--kind", help="Only one kind: strategy, model ...")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `plugins` to the application."""
+    plugins = typer.Typer(no_args_is_help=True, help="List, show and check components and plugins; write a new one.")
+    plugins.command("list")(list_plugins)
+    plugins.command("show")(show)
+    plugins.command("new", help=NEW_HELP)(new)
+    plugins.command("doctor", help=DOCTOR_HELP)(doctor)
+    app.add_typer(plugins, name="plugins")
+
+
+def list_plugins(kind: Kind = None, as_json: JsonFlag = False) -> None:
+    """List every component by kind with its origin, and every plugin with its version and health."""
+    from flctl.cli.plugins import facts
+
+    registry = current_registry()
+    data = facts.listing(registry, facts.kinds(kind))
+    output.emit("plugins list", data, as_json, lambda console: _render_list(console, data))
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="A component's name, or a plugin's.")],
+    kind: Annotated[str | None, typer.Option("--kind", help="Its kind, where a name has several.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show a component: what it is, where it comes from, its options with types and defaults. Or a plugin's."""
+    from flctl.cli.plugins import facts
+
+    data = facts.details(current_registry(), name, facts.kinds(kind))
+    output.emit("plugins show", data, as_json, lambda console: _render_show(console, data))
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="The distribution's name, as flctl-trimmed: the component is trimmed.")],
+    kind: Annotated[
+        str, typer.Option("--kind", help="strategy, transform, aggregator, engine, dataset, model or partitioner.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="The directory to make; by default NAME.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """See NEW_HELP."""
+    from flctl.plugins import new_plugin
+
+    names = new_plugin.names_of(name)
+    rendered = new_plugin.render(names, kind)
+    new_plugin.refuse_clash(names, kind, current_registry())
+    directory = out or Path(name)
+    new_plugin.write(directory, rendered)
+    following = [f"pip install -e {directory.as_posix()}", f"flctl plugins show {names.component}"]
+    data = {
+        "path": directory.as_posix(),
+        "distribution": names.distribution,
+        "module": names.module,
+        "kind": kind,
+        "component": names.component,
+        "class": names.class_name,
+        "files": list(rendered),
+        "next": following,
+    }
+    output.emit("plugins new", data, as_json, lambda console: _render_new(console, data))
+
+
+def doctor(
+    plugin: Annotated[list[str] | None, typer.Argument(help="Plugins by name, or .py files; by default all.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Also run flctl.testing on the components; trains, so it takes a while.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """See DOCTOR_HELP."""
+    from flctl.cli.plugins import doctor
+
+    findings = doctor.examine(current_registry(), tuple(plugin or ()), check)
+    data = {"findings": [finding.data() for finding in findings]}
+    output.emit("plugins doctor", data, as_json, lambda console: doctor.render(console, findings))
+    raise typer.Exit(1 if any(finding.status == "fail" for finding in findings) else 0)
+
+
+def _render_list(console: Console, data: Mapping[str, Any]) -> None:
+    cells = ((row["kind"], row["name"], row["origin"], row["summary"]) for row in data["components"])
+    output.table(console, ("kind", "name", "from", "what"), cells, left=4)
+    plugins = (
+        (row["plugin"], row["distribution"] or row["origin"], row["version"] or "", row["api"] or "", row["health"])
+        for row in data["plugins"]
+    )
+    output.table(console, ("plugin", "from", "version", "API", "health"), plugins, left=5)
+
+
+def _render_show(console: Console, data: Mapping[str, Any]) -> None:
+    for row in data["plugins"]:
+        offered = ", ".join(f"{one['kind']} {one['name']}" for one in row["components"]) or "no components"
+        console.print(f"plugin {row['plugin']} ({row['origin']}), API {row['api'] or 'not stated'}", markup=False)
+        console.print(f"{offered}\n{row['health']}", markup=False)
+    for component in data["components"]:
+        console.print(f"{component['kind']} {component['name']} ({component['origin']})\n", markup=False)
+        console.print(component["doc"], markup=False)
+        rows = [
+            (o["name"], o["allowed"] or o["type"], "required" if o["required"] else o["default"], o["description"])
+            for o in component["options"]
+        ]
+        if rows:
+            output.table(console, ("option", "type", "default", "meaning"), rows, left=4)
+        else:
+            console.print("\nIt has no options.\n")
+
+
+def _render_new(console: Console, data: Mapping[str, Any]) -> None:
+    for path in data["files"]:
+        console.print(f"{data['path']}/{path}", markup=False)
+    for command in data["next"]:
+        console.print(f"next: {command}", markup=False, soft_wrap=True)

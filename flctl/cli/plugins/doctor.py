@@ -1,0 +1,188 @@
+"""What `flctl plugins doctor` looks at: that plugins load, that their hooks give components, that names are unique,
+and with `--check` that components keep their contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from flctl.cli import output
+from flctl.errors import PluginError, suggest
+from flctl.plugins import hookspecs
+from flctl.plugins.registry import KINDS, Plugin, Registry
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Finding", "examine", "render"]
+
+BUILTIN = "builtin"
+QUICK = ("class", "name", "docstring", "strict")
+"""The checks of `flctl.testing` that need no options and no time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at: `fail` means that it is broken, `warn` that something could not be looked at."""
+
+    subject: str
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+
+    def data(self) -> dict[str, str]:
+        """For the envelope."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A component class and where it was found."""
+
+    kind: str
+    plugin: Plugin
+    component: Any
+
+    @property
+    def subject(self) -> str:
+        """How a finding names it."""
+        return f"{self.kind} {getattr(self.component, 'name', self.component)}"
+
+
+def examine(registry: Registry, wanted: Sequence[str], check: bool) -> list[Finding]:
+    """What there is to say about all plugins, or about those in `wanted` (names, or `.py` files, which are loaded).
+
+    Raises PluginError for a name that no plugin has.
+    """
+    findings = [finding for file in wanted if file.endswith(".py") for finding in _loaded(registry, Path(file))]
+    names = [str(Path(name)) if name.endswith(".py") else name for name in wanted]
+    _refuse_unknown(registry, [name for name in names if not name.endswith(".py")])
+    findings += [
+        Finding(f"plugin {broken.name}", "fail", f"{broken.origin}: {broken.reason}")
+        for broken in registry.broken
+        if not names or broken.name in names
+    ]
+    plugins = [plugin for plugin in registry.plugins if not names or plugin.name in names]
+    found: list[Found] = []
+    for plugin in plugins:
+        findings += _hooks(registry, plugin, found)
+    findings += _clashes(registry, found)
+    for one in found:
+        findings += _quick(one)
+        if check and (one.plugin.name != BUILTIN or BUILTIN in names):
+            findings += _conformance(one)
+    return findings
+
+
+def render(console: Console, findings: Sequence[Finding]) -> None:
+    """For people: a table, and below it what takes more than a line."""
+    signs = {"ok": "ok", "warn": "!", "fail": "X"}
+    rows = ((one.subject, signs[one.status], one.detail.partition("\n")[0]) for one in findings)
+    output.table(console, ("what", "", "found"), rows, left=3)
+    for one in findings:
+        if "\n" in one.detail:
+            console.print(output.plain(one.detail), markup=False, soft_wrap=True)
+            console.print()
+    failed = sum(one.status == "fail" for one in findings)
+    console.print(f"{failed} of {len(findings)} things are broken" if failed else "all is well", markup=False)
+
+
+def _loaded(registry: Registry, file: Path) -> Iterator[Finding]:
+    try:
+        registry.add_file(file)
+    except PluginError as error:
+        yield Finding(f"file {file}", "fail", f"{error.message}. {error.hint}" if error.hint else error.message)
+
+
+def _refuse_unknown(registry: Registry, names: Sequence[str]) -> None:
+    known = {plugin.name for plugin in registry.plugins} | {broken.name for broken in registry.broken}
+    for name in names:
+        if name not in known:
+            hint = suggest(name, known) or f"Installed: {', '.join(sorted(known))}."
+            raise PluginError(f"there is no plugin '{name}'", hint=hint)
+
+
+def _hooks(registry: Registry, plugin: Plugin, found: list[Found]) -> Iterator[Finding]:
+    """Whether a plugin says which API it needs, and whether its hooks give components, which go to `found`."""
+    module = registry.plugin(plugin.name)
+    hooks = [name for name in vars(hookspecs) if name.startswith("flctl_") and hasattr(module, name)]
+    yield _plugin(plugin, hooks)
+    for kind, hook in KINDS.items():
+        if hook not in hooks:
+            continue
+        try:
+            found += [Found(kind, plugin, component) for component in getattr(module, hook)()]
+        except (Exception, SystemExit) as error:
+            yield Finding(f"plugin {plugin.name}", "fail", f"{hook}() raised {type(error).__name__}: {error}")
+
+
+def _plugin(plugin: Plugin, hooks: Sequence[str]) -> Finding:
+    subject = f"plugin {plugin.name}"
+    if not hooks:
+        return Finding(subject, "warn", f"{plugin.origin}: it implements no hook, so nobody will hear of it")
+    if plugin.api is None and plugin.name != BUILTIN:
+        missing = "it states no FLCTL_API, so a later flctl cannot tell whether it fits"
+        return Finding(subject, "warn", f"{plugin.origin}: {', '.join(hooks)}; {missing}")
+    stated = f", API {plugin.api}" if plugin.api else ""
+    return Finding(subject, "ok", f"{plugin.origin}{stated}: {', '.join(hooks)}")
+
+
+def _clashes(registry: Registry, found: Sequence[Found]) -> Iterator[Finding]:
+    homes: dict[tuple[str, str], list[Plugin]] = {}
+    for one in found:
+        homes.setdefault((one.kind, getattr(one.component, "name", "")), []).append(one.plugin)
+    for (kind, name), plugins in homes.items():
+        if len(plugins) > 1 and name:
+            origins = " and ".join(plugin.origin for plugin in plugins)
+            leave = f"leave one out with --disable-plugin {plugins[-1].name}"
+            yield Finding(f"{kind} {name}", "fail", f"two plugins offer it, {origins}: {leave}")
+
+
+def _quick(one: Found) -> Iterator[Finding]:
+    from flctl.testing.component import component_checks
+    from flctl.testing.conformance import Checks
+
+    checks = Checks([check for check in component_checks(one.kind).checks if check.id in QUICK])
+    wrong = _failures(one, checks)
+    if wrong:
+        yield Finding(one.subject, "fail", wrong)
+    elif one.plugin.name != BUILTIN:
+        yield Finding(one.subject, "ok", f"of {one.plugin.origin}: {one.component.__doc__.strip().splitlines()[0]}")
+
+
+def _failures(one: Found, checks: Any) -> str | None:
+    from flctl.testing.component import Plain, title_of
+    from flctl.testing.conformance import ConformanceError, conform
+
+    try:
+        conform(checks, Plain(one.component, {}), title_of(one.component, one.kind))
+    except ConformanceError as error:
+        return str(error)
+    return None
+
+
+def _conformance(one: Found) -> Iterator[Finding]:
+    from flctl import testing
+    from flctl.testing.examples import unexplained_options
+
+    missing = unexplained_options(one.component)
+    if missing:
+        yield Finding(one.subject, "warn", f"not checked: {', '.join(missing)} has no default, and no Field(examples=)")
+        return
+    arguments = [one.component]
+    if one.kind == "dataset":
+        if not one.component.reads(one.component.name):
+            yield Finding(
+                one.subject, "warn", "not checked: check_dataset needs a sample file, as its own tests give it"
+            )
+            return
+        arguments.append(one.component.name)
+    output.note(f"checking {one.subject} ...")
+    try:
+        passed = getattr(testing, f"check_{one.kind}")(*arguments)
+    except testing.ConformanceError as error:
+        yield Finding(one.subject, "fail", str(error))
+        return
+    notes = "".join(f"; {note}" for note in passed.notes)
+    yield Finding(one.subject, "ok", f"keeps its contract in {len(passed.checks)} checks{notes}")

@@ -1,0 +1,170 @@
+"""`flctl runs`: what was trained, and a closer look at one client of one round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flctl.cli import output, profiles
+from flctl.cli.complete import complete_runs
+from flctl.cli.output import JsonFlag
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flctl.run.directory import RunDirectory
+
+__all__ = ["register"]
+
+SHOWN = 20
+"""Malicious clients whose ids are shown."""
+RunArgument = Annotated[Path, typer.Argument(help="The run directory.", autocompletion=complete_runs)]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `runs` to the application."""
+    runs = typer.Typer(no_args_is_help=True, help="List runs, show one, replay one client of a round.")
+    runs.command("list")(list_runs)
+    runs.command("show")(show)
+    runs.command("replay")(replay)
+    app.add_typer(runs, name="runs")
+
+
+def list_runs(
+    folder: Annotated[Path, typer.Argument(help="The folder that holds runs.")] = Path("runs"),
+    as_json: JsonFlag = False,
+) -> None:
+    """List the runs in a folder, newest last."""
+    from flctl.errors import FlctlError
+    from flctl.run.directory import RUN, RunDirectory
+
+    found = sorted(folder.glob(f"*/{RUN}"), key=lambda path: path.stat().st_mtime)
+    rows = []
+    for path in found:
+        try:
+            rows.append(_facts(RunDirectory(path.parent)))
+        except FlctlError as error:  # one damaged run must not hide the others
+            output.warn(f"{path.parent} cannot be read: {error.message}")
+    output.emit("runs list", {"runs": rows}, as_json, lambda console: _render_list(console, folder, rows))
+
+
+def show(run: RunArgument, as_json: JsonFlag = False) -> None:
+    """Show a run: its config, how far it is, its rounds and its checkpoints."""
+    from flctl.run.directory import RunDirectory
+
+    directory = RunDirectory(run)
+    lines = directory.lines()
+    data = {
+        **_facts(directory),
+        "facts": directory.facts,
+        "config": _config_text(directory.config_file),
+        "checkpoints": directory.checkpoints.rounds(),
+        "summary": directory.summary(),
+        "attack": directory.attack(),
+        "profile": _profile(directory),
+        "lines": lines,
+    }
+    output.emit("runs show", data, as_json, lambda console: _render_run(console, data))
+
+
+def replay(
+    run: RunArgument,
+    number: Annotated[int, typer.Option("--round", min=1, help="The round.")],
+    client: Annotated[str, typer.Option("--client", help="The client's id.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Repeat one client's work of one round in this process and say what came of it; nothing is written."""
+    from flctl.cli.runs.replay import replay_client
+
+    data = replay_client(run, number, client)
+    output.emit("runs replay", data, as_json, lambda console: _render_replay(console, data))
+
+
+def _config_text(path: Path) -> str:
+    """The stored configuration, to be looked at: a damaged one too."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else f"# {path.name} is missing"
+
+
+def _profile(directory: RunDirectory) -> Mapping[str, Any] | None:
+    from flctl.performance.profile import checked
+
+    found = directory.profile()
+    return None if found is None else checked(found, f"{directory.path}/profile.json")
+
+
+def _facts(directory: RunDirectory) -> dict[str, Any]:
+    summary = directory.summary() or {}
+    lines = directory.lines()
+    return {
+        "run": str(directory.path),
+        "rounds": len(lines),
+        "status": summary.get("status", "unfinished"),
+        "metric": summary.get("metric"),
+        "best": summary.get("best", {}).get("value"),
+        "final": summary.get("final", {}),
+    }
+
+
+def _render_list(console: Console, folder: Path, rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        console.print(f"no runs in {folder}; `flctl train` makes one", markup=False)
+        return
+    cells = ((row["run"], row["rounds"], row["status"], row["metric"] or "", _number(row["best"])) for row in rows)
+    output.table(console, ("run", "rounds", "status", "metric", "best"), cells)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _render_run(console: Console, data: dict[str, Any]) -> None:
+    console.print(f"{data['run']}: {data['status']} after round {data['rounds']}", markup=False)
+    versions = "  ".join(f"{name} {value}" for name, value in data["facts"]["versions"].items())
+    console.print(versions, markup=False)
+    console.print(f"checkpoints: {', '.join(map(str, data['checkpoints']))}", markup=False)
+    if data["attack"] is not None:
+        console.print(output.plain(_attack(data["attack"])), markup=False)
+    console.print()
+    console.print(data["config"].rstrip(), markup=False)
+    names = _columns(data)
+    shown = data["lines"] if len(data["lines"]) <= 20 else [*data["lines"][:5], *data["lines"][-15:]]
+    output.table(console, names, ([_cell(line, name) for name in names] for line in shown))
+    if len(shown) < len(data["lines"]):
+        hidden = len(data["lines"]) - len(shown)
+        console.print(f"{hidden} rounds are left out here; all are in metrics.jsonl", markup=False)
+    notes = [f"round {line['round']}: {note}" for line in data["lines"] for note in line.get("notes", ())]
+    for note in notes:
+        console.print(output.plain(f"note: {note}"), markup=False)
+    if data["profile"] is not None:
+        profiles.render(console, data["profile"])
+
+
+def _columns(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is shown of each round, as much as a terminal of 80 columns has room for."""
+    metric = data["metric"] or "accuracy"
+    if data["attack"] is None:
+        return ("round", "loss", "test_loss", metric, "answered", "bytes_up", "seconds")
+    backdoor = any("backdoor_success" in line for line in data["lines"])
+    return ("round", "loss", metric, *(["backdoor_success"] if backdoor else []), "attackers", "answered", "seconds")
+
+
+def _attack(found: Mapping[str, Any]) -> str:
+    """Who is malicious, in a line."""
+    ids = found["malicious"]
+    named = ", ".join(ids[:SHOWN]) + (", ..." if len(ids) > SHOWN else "")
+    return f"attack {found['name']}: {len(ids)} of {found['clients']} clients are malicious ({named})"
+
+
+def _cell(line: dict[str, Any], name: str) -> str:
+    value = line.get(name)
+    if name == "seconds":
+        return f"{line['seconds']['total']:.2f}"
+    return f"{value:.4f}" if isinstance(value, float) else ("" if value is None else f"{value:,}")
+
+
+def _render_replay(console: Console, data: Mapping[str, Any]) -> None:
+    for name, value in data.items():
+        console.print(f"{name}: {value}", markup=False)

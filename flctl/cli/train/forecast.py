@@ -1,0 +1,85 @@
+"""`flctl train --explain` for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from flctl.cli import output
+from flctl.engines.footprint import size_text
+from flctl.performance.duration import seconds_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flctl.performance.forecast import Forecast
+
+__all__ = ["render"]
+
+
+def render(console: Console, forecast: Forecast) -> None:
+    """Prints which executor was chosen and why, and what a round and the run will take."""
+    rows = [(forecast.executor, "chosen", forecast.why)]
+    rows += [(name, "", reason) for name, reason in forecast.others.items()]
+    output.table(console, ("executor", "", "why, or why not"), rows, left=3)
+    output.table(console, ("what", "found"), _facts(forecast), left=2)
+
+
+def _facts(forecast: Forecast) -> Iterator[tuple[str, str]]:
+    yield "engine", _engine(forecast)
+    yield "single updates", _readers(forecast)
+    if forecast.attack:
+        yield (
+            "attack",
+            "{name}: {malicious} of {clients} clients are malicious, from round {since} on".format(**forecast.attack),
+        )
+    yield f"round {forecast.chunks.round}", _round(forecast)
+    yield "a client's message", _traffic(forecast)
+    yield "memory", _memory(forecast)
+    yield "training, estimated", f"{seconds_text(forecast.pace.now)} a round; {forecast.pace.advice}"
+
+
+def _engine(forecast: Forecast) -> str:
+    workers = f"{forecast.workers} workers" if forecast.workers > 1 else "1 worker"
+    where = f"{forecast.engine}, {workers}" if forecast.memory.workers else forecast.engine
+    return f"{where} (auto, as engine.workers is {forecast.workers})" if forecast.asked == "auto" else where
+
+
+def _readers(forecast: Forecast) -> str:
+    if not forecast.readers:
+        return "nobody reads them: chunks send their sum"
+    verb = "reads" if len(forecast.readers) == 1 else "read"
+    kept = size_text(forecast.memory.updates)
+    return f"{' and '.join(forecast.readers)} {verb} them: the server keeps all of a cohort, {kept}"
+
+
+def _round(forecast: Forecast) -> str:
+    found = forecast.chunks
+    if not found.clients:
+        return "asks nobody"
+    each = f"{found.fewest}" if found.fewest == found.most else f"{found.fewest} to {found.most}"
+    unit = "client" if each == "1" else "clients"
+    chunks = f"{found.chunks:,} chunk{'s' * (found.chunks != 1)} of {each} {unit}"
+    why = "a client asked again would step again" if forecast.by_rows else "engine.deadline is set"
+    alone = f" ({why})" if forecast.alone else ""
+    asks = f"{found.clients:,} client{'s' * (found.clients != 1)} with {found.rows:,} rows"
+    once = f"{found.at_once:,} at once" if found.at_once > 1 else "one after the other"
+    size = f"{size_text(found.largest_bytes)} where engine.memory is {size_text(forecast.budget)}"
+    return f"{asks} in {chunks}{alone}, {once}, at most {size}"
+
+
+def _traffic(forecast: Forecast) -> str:
+    down, up, clients = forecast.traffic.down, forecast.traffic.up, forecast.chunks.clients
+    if up is None:
+        return f"{size_text(down)} down; what goes up, the aggregator decides"
+    total = size_text((down + up) * clients)
+    return f"{size_text(down)} down, {size_text(up)} up; {total} a round"
+
+
+def _memory(forecast: Forecast) -> str:
+    found = forecast.memory
+    whole = f"the server {size_text(found.server)}"
+    if found.workers:
+        workers = f"{found.workers} workers {size_text(found.worker)} each"
+        whole = f"{workers}, {whole}; {size_text(found.needed)} altogether"
+    return f"{whole}; {size_text(found.free.bytes)} are {found.free.source}" if found.free else whole

@@ -1,0 +1,295 @@
+"""What `flctl train` does once its arguments are parsed: config, partition, run directory, signals, progress."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, redirect_stdout
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from flctl.cli import output
+from flctl.cli.failures import Terminated
+from flctl.cli.session import current_registry
+from flctl.component import short_name
+from flctl.config.config import Config, Flag, digest, effective
+from flctl.config.load import Loaded, Origin, load
+from flctl.engines.footprint import refuse_too_large
+from flctl.errors import ConfigError, IncompatibleError
+from flctl.partition.store import Partition
+from flctl.plugins.registry import Registry
+from flctl.run.directory import RunDirectory, named_files
+from flctl.run.run import Run
+from flctl.server.training import Result, engine_class, newest_state, train
+
+if TYPE_CHECKING:
+    from flctl.performance.forecast import Forecast
+    from flctl.performance.profile import Profiler
+
+__all__ = ["Outcome", "TrainRequest", "explain", "run", "sampling_flags", "target_flags"]
+
+CHANGEABLE = ("rounds", "data", "plugins", "partition", "stop", "checkpoint", "engine")
+"""Sections that a resume may change: they say how long, where and how safely, not what is computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """The arguments of `flctl train`."""
+
+    data: Path | None
+    config: Path | None
+    overrides: Sequence[str]
+    flags: Mapping[str, Flag]
+    out: Path | None
+    resume: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A result, how `--json` says it, what the process ends with, and the profile where one was asked for."""
+
+    result: Result
+    exit_code: int
+    profile: Mapping[str, Any] | None = None
+
+    def data(self) -> dict[str, Any]:
+        """The summary and where the run lies, and the profile without its single rounds."""
+        told = {"run": str(self.result.directory.path), **self.result.summary}
+        if self.result.refused is not None:
+            told["refused"] = self.result.refused.message
+        if self.profile is not None:
+            told["profile"] = {name: part for name, part in self.profile.items() if name != "each"}
+        return told
+
+
+def sampling_flags(sampling: str | None, rate: float | None) -> dict[str, Flag]:
+    """`--sampling-rate` alone means Poisson sampling."""
+    if rate is None:
+        return {} if sampling is None else {"cohort.sampling": Flag("--sampling", sampling)}
+    return {
+        "cohort.sampling": Flag("--sampling-rate", sampling or "poisson"),
+        "cohort.rate": Flag("--sampling-rate", rate),
+    }
+
+
+def target_flags(text: str | None) -> dict[str, Flag]:
+    """`accuracy=0.97`, `accuracy>=0.97`, `rmse<=40`, or a value for the default metric."""
+    if text is None:
+        return {}
+    match = re.fullmatch(r"(?:([A-Za-z_]\w*)\s*(?:>=|<=|=|:))?\s*([-+.\deE]+)", text.strip())
+    try:
+        value = float(match[2]) if match else None
+    except ValueError:
+        value = None
+    if match is None or value is None:
+        raise ConfigError(f"--target-metric {text!r} is not NAME=VALUE", hint="Write for example accuracy=0.97.")
+    flags = {"stop.target": Flag("--target-metric", value)}
+    return flags | ({"stop.metric": Flag("--target-metric", match[1])} if match[1] else {})
+
+
+def run(request: TrainRequest, as_json: bool, profiler: Profiler | None = None) -> Outcome:
+    """Trains, or goes on with a run; returns when it ended. `profiler` is told of it. Raises FlctlError."""
+    from flctl.report.progress import observer
+
+    registry, loaded, directory = _resumed(request) if request.resume else _new(request)
+    partition = _open_partition(loaded.config, directory)
+    prepared = Run.build(loaded.config, registry, partition, directory.memory)
+    watching = observer(as_json)
+    registry.observe(watching)
+    if profiler is not None:
+        registry.observe(profiler)
+        profiler.opening()
+    signals = _Signals()
+    # What the user's code prints goes where notes go: standard output is for the result.
+    with _receiving(signals), closing(watching), redirect_stdout(sys.stderr):
+        result = train(prepared, directory, interrupted=lambda: bool(signals.seen))
+    exit_code = result.refused.exit_code if result.refused is not None else 0
+    exit_code = 128 + signals.seen[0] if result.status == "interrupted" else exit_code
+    return Outcome(result, exit_code, None if profiler is None else _keep_profile(profiler, directory))
+
+
+def explain(request: TrainRequest) -> Forecast:
+    """How a run would be trained; nothing is trained or written. Raises what `run` would raise before training."""
+    from flctl.performance.forecast import forecast
+
+    with redirect_stdout(sys.stderr):
+        if not request.resume:
+            planned = _planned(request).run
+            return forecast(planned, engine_class(planned))
+        registry, loaded, directory = _resumed(request)
+        resumed = Run.build(loaded.config, registry, _open_partition(loaded.config, directory), directory.memory)
+        refuse_too_large(resumed, engine_class(resumed))
+        directory.check_execution(resumed.execution.facts())
+        return forecast(resumed, engine_class(resumed), newest_state(resumed, directory))
+
+
+def _keep_profile(profiler: Profiler, directory: RunDirectory) -> Mapping[str, Any]:
+    """Writes profile.json and its picture."""
+    from flctl.report.phases import draw_phases
+
+    profile = profiler.finish().data()
+    directory.write_profile(profile)
+    draw_phases(profile, directory.path / "profile.png")
+    return profile
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A new run before anything of it is written."""
+
+    run: Run
+    loaded: Loaded
+    path: Path
+
+
+def _new(request: TrainRequest) -> tuple[Registry, Loaded, RunDirectory]:
+    planned = _planned(request)  # refuse before anything is written
+    directory = RunDirectory.create(planned.path, planned.loaded, planned.run.partition)
+    return planned.run.registry, planned.loaded, directory
+
+
+def _planned(request: TrainRequest) -> _Planned:
+    if request.out is not None and os.path.lexists(request.out):
+        raise ConfigError(
+            f"{request.out} exists already",
+            hint=f"Take another --out, or go on with `flctl train --resume {request.out}`.",
+        )
+    flags = dict(request.flags)
+    if request.data is not None:
+        flags["data"] = Flag("DATA", str(request.data))
+    registry = current_registry()
+    loaded = load(registry, file=request.config, flags=flags, overrides=request.overrides, environ=os.environ)
+    if loaded.config.data is None:
+        raise ConfigError("no partition was named", hint="Write `flctl train DIR`, or `data:` in the config.")
+    partition = Partition.open(Path(loaded.config.data))
+    partition.verify_digests()
+    loaded = fit_cohort(loaded, int((partition.counts[:, 0] > 0).sum()))
+    path = request.out or _free_name(partition.path.name, short_name(loaded.config.strategy.name))
+    run = Run.build(loaded.config, registry, partition, path / "memory")
+    refuse_too_large(run, engine_class(run))
+    return _Planned(run, loaded, path)
+
+
+def _resumed(request: TrainRequest) -> tuple[Registry, Loaded, RunDirectory]:
+    """The stored config of a run, with what a resume may change. Raises IncompatibleError for anything else."""
+    directory = RunDirectory(Path(str(request.resume)))
+    if request.out is not None or request.config is not None:
+        hint = "Leave out --out and --config: a run knows its own."
+        raise ConfigError("--resume goes with neither --out nor --config", hint=hint)
+    flags = dict(request.flags)
+    if request.data is not None:
+        flags["data"] = Flag("DATA", str(request.data))
+    registry = current_registry()
+    stored = load(registry, file=directory.config_file, flags={}, overrides=(), environ={})
+    loaded = load(registry, file=directory.config_file, flags=flags, overrides=request.overrides, environ=os.environ)
+    refuse_changes(stored.config, loaded.config, directory)
+    return registry, loaded, directory
+
+
+def open_stored(path: Path) -> tuple[Run, RunDirectory]:
+    """A run as it was made, ready to compute; the partition is checked."""
+    directory = RunDirectory(path)
+    registry = current_registry()
+    config = load(registry, file=directory.config_file).config
+    return Run.build(config, registry, _open_partition(config, directory), directory.memory), directory
+
+
+def fit_cohort(loaded: Loaded, eligible: int) -> Loaded:
+    """The configuration with no more clients per round than there are, where nobody asked for a number."""
+    cohort = loaded.config.cohort
+    asked = loaded.origins.get("cohort.clients", Origin("default", "")).source != "default"
+    if asked or cohort.sampling not in ("fixed", "cyclic") or cohort.clients <= eligible:
+        return loaded
+    fitted = cohort.model_copy(update={"clients": eligible})
+    config = loaded.config.model_copy(update={"cohort": fitted})
+    return replace(
+        loaded, config=config, origins={**loaded.origins, "cohort.clients": Origin("default", "all clients")}
+    )
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """The dotted keys whose effective values differ."""
+    first, second = flatten(effective(one)), flatten(effective(other))
+    return sorted(key for key in {*first, *second} if first.get(key) != second.get(key))
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def refuse_changes(stored: Config, asked: Config, directory: RunDirectory) -> None:
+    """Raises IncompatibleError when a resume would compute something else than the run that it goes on with."""
+    recorded = directory.facts["config_digest"]
+    if digest(stored) != recorded:
+        raise IncompatibleError(
+            f"{directory.config_file} was changed since the run was made", hint="Put it back, or start a new run."
+        )
+    found = named_files(stored)
+    edited = [name for name, sha256 in directory.facts.get("files", {}).items() if found.get(name) != sha256]
+    if edited:
+        raise IncompatibleError(
+            f"{', '.join(edited)} changed since the run was made, and the numbers depend on it",
+            hint="Put it back, or start a new run.",
+        )
+    if digest(asked) != recorded:
+        changed = ", ".join(differences(stored, asked)) or "the order of transforms"
+        raise IncompatibleError(
+            f"a resume cannot change {changed}: the checkpoint belongs to another config",
+            hint=f"Start a new run with --out; a resume may change {', '.join(CHANGEABLE)}.",
+        )
+
+
+def _open_partition(config: Config, directory: RunDirectory) -> Partition:
+    """The partition where the config says it is, or where it lies relative to the run. Raises IncompatibleError
+    when it is not the one that the run was made on."""
+    named = Path(str(config.data))
+    partition = Partition.open(named if named.exists() else directory.partition_path())
+    if partition.digest != directory.facts["partition_digest"]:
+        raise IncompatibleError(
+            f"{partition.path} is not the partition that {directory.path} was made on: the digest differs",
+            hint="Give that one, or start a new run.",
+        )
+    partition.verify_digests()
+    return partition
+
+
+def _free_name(partition: str, strategy: str) -> Path:
+    """`runs/PARTITION-STRATEGY`, or the first of -2, -3 ... that is free."""
+    base = Path("runs") / f"{partition}-{strategy}"
+    number = 1
+    while os.path.lexists(base if number == 1 else Path(f"{base}-{number}")):
+        number += 1
+    return base if number == 1 else Path(f"{base}-{number}")
+
+
+@dataclass(slots=True)
+class _Signals:
+    """Counts requests to stop: the first waits for the round's end, the second does not."""
+
+    seen: list[int] = field(default_factory=list)
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        self.seen.append(number)
+        if len(self.seen) > 1:
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+        output.note("finishing the round; press Ctrl-C again to stop at once (a resume repeats the round)")
+
+
+@contextmanager
+def _receiving(signals: _Signals) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run after the round in progress."""
+    former = {number: signal.signal(number, signals.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,0 +1,280 @@
+"""What the clients of a chunk learn, stage by stage, and what they remember of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flctl import arrays, seeds
+from flctl.timing import Clock
+from flctl.errors import PluginError
+from flctl.executors.per_example_steps import StepsOf
+from flctl.executors.costs import FLOAT
+from flctl.executors.executor import Executor
+from flctl.executors.shards import Shards
+from flctl.executors.updates import Facts, Updates
+from flctl.algorithms.local_steps import LocalSteps, StepsContext
+from flctl.client.memory_store import MemoryStore
+from flctl.executors.batches import local_keys, most_steps, stage_keys, step_counts
+from flctl.client.memory import Recall
+from flctl.run.run import Run
+from flctl.algorithms.strategy import Stage
+from flctl.types import Trained
+from flctl.types import Arrays, Failure, Numbers, Work
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["LocalTraining"]
+
+_COPIES = 6
+"""Vectors as long as the model that a client has until it is added up: its start, its changes, what it sends."""
+
+
+class LocalTraining:
+    """Trains clients of a run, side by side or one after the other. Nothing is kept from one chunk to the next."""
+
+    def __init__(self, run: Run) -> None:
+        model = run.build_model()
+        begin = run.division.private_of(model.read())
+        self.run, self.clock = run, Clock()
+        self.executor = Executor(run.execution, model, run.task())
+        self.store = MemoryStore(run.memory_directory, run.partition.clients, run.memory_layout)
+        self.recall = Recall(run, self.store, begin)
+
+    @property
+    def at_once(self) -> int:
+        """How many clients' memories and models are held at a time, where they are trained one after the other."""
+        if not (self.executor.one_by_one and self.run.memory_layout):
+            return 1 << 62
+        model = sum(self.run.division.layout.values())
+        each = FLOAT * (_COPIES * model + 2 * sum(self.run.memory_layout.values()))
+        return max(1, (self.run.execution.memory - self.run.execution.fixed_bytes) // each)
+
+    def memory(self, numbers: Numbers, work: Work) -> dict[str, Any]:
+        """What the clients remember, name -> [K, length]."""
+        with self.clock.phase("load"):
+            return self.recall.memory(numbers, work)
+
+    def remember(self, kept: Mapping[int, Arrays], number: int) -> None:
+        """Keeps what each of the clients remembers of round `number`."""
+        if self.run.memory_layout and kept:
+            stacked = {name: np.stack([memory[name] for memory in kept.values()]) for name in self.run.memory_layout}
+            rows = {name: block.astype(np.float32, copy=False) for name, block in stacked.items()}
+            self.store.write(list(kept), number, rows)
+
+    def together(self, numbers: Numbers, work: Work) -> Updates:
+        """What clients that remember nothing learn from the global model."""
+        return self._stage(numbers, work, {}, Stage(work.local), 0)
+
+    def counted(self, facts: Facts) -> Facts:
+        """The facts as they are reported. If a transform bounds clients, one that diverged is no failure, but a client
+        that made no step."""
+        if not (self.run.bounds_clients and facts.failures):
+            return facts
+        failures = {place: one for place, one in facts.failures.items() if not self._counts_as_zeros(one)}
+        diverged = [place for place in facts.failures if place not in failures]
+        loss, examples, steps = facts.loss.copy(), facts.examples.copy(), facts.steps.copy()
+        loss[diverged], examples[diverged], steps[diverged] = math.nan, 0, 0
+        return dataclasses.replace(facts, loss=loss, examples=examples, steps=steps, failures=failures)
+
+    def each(self, numbers: Numbers, work: Work, memory: Arrays) -> list[Trained | Failure]:
+        """Each client's result, with what the strategy `measures`."""
+        whole = self.recall.whole(work, memory)
+        seen = dataclasses.replace(work, params=whole)
+        chains: list[_Chain] = []
+        for place, stage in enumerate(self.run.strategy.stages(work.local)):
+            if not chains or stage.start != "before":
+                start = whole if stage.start == "global" else self.recall.personal(work, memory, len(numbers))
+                chains.append(_Chain(start, stage.start == "personal"))
+            chains[-1].add(self._stage(numbers, seen, memory, stage, place, chains[-1].end))
+        done = [self._result(chains, place) for place in range(len(numbers))]
+        return self._measured(done, numbers, seen)
+
+    def _stage(
+        self, numbers: Numbers, work: Work, memory: Arrays, stage: Stage, place: int, start: Arrays | None = None
+    ) -> Updates:
+        asked = dataclasses.replace(work, params=work.params if start is None else start, local=stage.local)
+        shards = self._limited(numbers, work, place)
+        with self.clock.phase("train"):
+            adjusts, steps = self._adjusts(work, memory, stage), self._steps(asked, shards, place)
+            return self.executor.train(asked, shards, adjusts, steps)
+
+    def _steps(self, work: Work, shards: Shards, stage: int) -> StepsOf | None:
+        """The local steps that a transform makes of a stage, by the place of the client; None where none does."""
+        name = self.run.makes_steps
+        if name is None:
+            return None
+        numbers, sizes = shards.clients, shards.sizes
+        counts, widths, _ = step_counts(sizes, work.local, shards.limits)
+
+        def steps(place: int) -> LocalSteps:
+            client = str(self.run.partition.client_ids[int(numbers[place])])
+            named = ("round", work.round, "client", client, name, "steps", stage)
+            ctx = StepsContext(
+                run=self.run,
+                round=work.round,
+                client_id=client,
+                number=int(numbers[place]),
+                stage=stage,
+                local=work.local,
+                rows=int(sizes[place]),
+                steps=int(counts[place]),
+                batch_size=int(min(widths[place], sizes[place])),
+                broadcast=work.transforms.get(name, {}),
+                rng=seeds.rng(self.run.config.seed, *named),
+            )
+            return self._made(name, ctx)
+
+        return steps
+
+    def _made(self, name: str, ctx: StepsContext) -> LocalSteps:
+        made = self.run.transforms[name].steps(ctx)
+        if not isinstance(made, LocalSteps):
+            found = type(made).__name__
+            raise PluginError(f"transform '{name}' made {found} of local steps, expected flctl.LocalSteps")
+        return made
+
+    def _result(self, chains: list[_Chain], place: int) -> Trained | Failure:
+        """What the first chain of stages gave the client, and what its own model ended with."""
+        results = [chain.result(place) for chain in chains]
+        failed = next((result for result in results if isinstance(result, Failure)), None)
+        first = results[0]
+        if failed is not None and not self._counts_as_zeros(failed):
+            return failed
+        if isinstance(first, Failure):
+            first = self.unmoved
+        own = [chain for chain in chains if chain.personal] or chains[:1]
+        if not (own[0].personal or self.run.division.private):
+            return first
+        return dataclasses.replace(first, delta=self.run.division.public_of(first.delta), personal=own[-1].ended(place))
+
+    def _counts_as_zeros(self, failure: Failure) -> bool:
+        return self.run.bounds_clients and failure.kind == "non-finite"
+
+    @property
+    def unmoved(self) -> Trained:
+        """The result of a client whose model did not change."""
+        return Trained(arrays.zeros(self.run.division.layout), math.nan, 0, 0)
+
+    def _measured(self, done: list[Trained | Failure], numbers: Numbers, work: Work) -> list[Trained | Failure]:
+        measures = self.run.strategy.measures
+        if measures == "nothing":
+            return done
+        with self.clock.phase("train"):
+            starts = self.executor.measure(work, self._shards(numbers, work, 0), measures == "gradient")
+        pairs = zip(done, starts, strict=True)
+        return [one if isinstance(one, Failure) else dataclasses.replace(one, start=start) for one, start in pairs]
+
+    def _shards(self, numbers: Numbers, work: Work, stage: int) -> Shards:
+        keys = local_keys(self.run.config.seed, work.round, self.run.partition.client_ids.take(numbers))
+        return Shards(
+            self.run.adversary.rows(work.round), numbers, stage_keys(keys, stage), lambda: self.clock.phase("load")
+        )
+
+    def _limited(self, numbers: Numbers, work: Work, stage: int) -> Shards:
+        """The clients' rows in a stage, with the most steps that each makes of them: what the stages before left."""
+        shards, limits = self._shards(numbers, work, stage), most_steps(work.allowance, numbers)
+        if limits is None:
+            return shards
+        before = self.run.strategy.stages(work.local)[:stage]
+        made = sum((step_counts(shards.sizes, one.local)[0] for one in before), np.zeros_like(limits))
+        return dataclasses.replace(shards, limits=np.maximum(limits - made, 0))
+
+    def _adjusts(
+        self, work: Work, memory: Arrays, stage: Stage
+    ) -> Callable[[Any], Callable[[Tensor, Tensor], Tensor]] | None:
+        """What becomes of gradients of clients of the chunk in a stage (see `executors.executor.Adjusts`)."""
+        adjust, moving = stage.adjust_of(self.run.strategy), self._moving(stage)
+        if adjust is None and moving is None:
+            return None
+        change, kept = adjust or _as_it_is, self.recall.strategys(memory)
+
+        def adjusts(places: Any) -> Callable[[Tensor, Tensor], Tensor]:
+            # Copies for each call: what one client changes in place is gone before the next, in whatever process.
+            anchor, mine = _tensors(work.params, places), _tensors(kept, places)
+            seen = dataclasses.replace(work, params=anchor, extra=_tensors(work.extra, places))
+
+            def alone(grad: Tensor, params: Tensor) -> Tensor:
+                grad = change(grad, params, seen, mine)
+                return grad if moving is None else grad.mul_(moving)
+
+            def stacked(grad: Tensor, params: Tensor) -> Tensor:
+                first = dataclasses.replace(seen, params=_first(anchor, grad))
+                grad = change(grad, params, first, _first(mine, grad))
+                return grad if moving is None else grad.mul_(moving)
+
+            return alone if np.ndim(places) == 0 else stacked
+
+        return adjusts
+
+    def _moving(self, stage: Stage) -> Tensor | None:
+        """One where a coordinate moves in the stage, else zero; None where all do."""
+        import torch
+
+        if stage.moves == "all":
+            return None
+        private = torch.from_numpy(self.run.division.masks["params"]).float()
+        return private if stage.moves == "private" else 1 - private
+
+
+class _Chain:
+    """Stages of which each goes on where the one before ended: the start, [L] or [K, L], and the change since."""
+
+    def __init__(self, start: Arrays, personal: bool) -> None:
+        self._start, self.personal = start, personal
+        self._results: list[Trained | None] = []
+        self._failures: dict[int, Failure] = {}
+
+    @property
+    def end(self) -> Arrays:
+        """Where the clients are, [L] or [K, L]."""
+        if not self._results:
+            return self._start
+        ends = [self.ended(place) for place in range(len(self._results))]
+        return {name: np.stack([end[name] for end in ends]) for name in self._start}
+
+    def ended(self, place: int) -> Arrays:
+        """Where one client is; at its start where it failed."""
+        start = {name: vector[place] if vector.ndim == 2 else vector for name, vector in self._start.items()}
+        result = self._results[place]
+        return start if result is None else {name: start[name] + result.delta[name] for name in start}
+
+    def add(self, updates: Updates) -> None:
+        """Takes the next stage's changes."""
+        each = updates.each()
+        self._results = list(map(_joined, self._results, each)) if self._results else each
+        self._failures = {**updates.facts.failures, **self._failures}
+
+    def result(self, place: int) -> Trained | Failure:
+        """One client's change over all stages; loss and rows are those of the last."""
+        result = self._results[place]
+        return self._failures[place] if result is None else result
+
+
+def _as_it_is(grad: Tensor, params: Tensor, work: Work, memory: Arrays) -> Tensor:
+    return grad
+
+
+def _joined(before: Trained | None, after: Trained | None) -> Trained | None:
+    if before is None or after is None:
+        return None
+    delta = {name: before.delta[name] + after.delta[name] for name in after.delta}
+    examples = max(before.examples, after.examples)
+    return dataclasses.replace(after, delta=delta, examples=examples, steps=before.steps + after.steps)
+
+
+def _tensors(vectors: Arrays, places: Any) -> dict[str, Any]:
+    """As tensors: of stacked vectors the rows at `places`, or the one row."""
+    import torch
+
+    return {n: torch.from_numpy(np.array(v[places] if v.ndim == 2 else v)) for n, v in vectors.items()}
+
+
+def _first(tensors: Mapping[str, Any], grad: Tensor) -> dict[str, Any]:
+    """Of stacked tensors as many rows as the gradient has."""
+    return {name: tensor[: len(grad)] if tensor.dim() == 2 else tensor for name, tensor in tensors.items()}

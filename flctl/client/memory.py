@@ -1,0 +1,97 @@
+"""What clients remember from their last round, and the models of their own that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flctl import arrays
+from flctl.client.memory_store import MemoryStore
+from flctl.errors import FlctlError
+from flctl.run.run import PRIVATE, Run
+from flctl.types import Arrays, Numbers, Work
+
+if TYPE_CHECKING:
+    from flctl.types import Trained
+
+__all__ = ["Recall", "work_after"]
+
+_AT_ONCE = 1 << 26
+"""Bytes of clients' memory that are read at once, where each is used by itself."""
+
+
+class Recall:
+    """Reads what the clients of a run remember. `begin` is the private side of the model that the run began with,
+    which is what a client has of it before its first round."""
+
+    def __init__(self, run: Run, store: MemoryStore, begin: Arrays) -> None:
+        self.run, self.store, self._begin = run, store, begin
+
+    def memory(self, numbers: Numbers, work: Work) -> dict[str, Any]:
+        """What clients remember before the round of `work`, name -> [K, length]; where they never took part, what
+        they begin with."""
+        if not self.run.memory_layout:
+            return {}
+        memory, known = self.store.read(numbers, work.round)
+        for name, vector in {} if known.all() else self._first(work).items():
+            memory[name][~known] = vector
+        return memory
+
+    def strategys(self, memory: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a memory, or of its layout, is the strategy's own; the rest is the transforms', or private parts."""
+        others = self.run.pipeline.memory_layout
+        return {name: part for name, part in memory.items() if name not in others and not name.startswith(PRIVATE)}
+
+    def private(self, trained: Trained) -> dict[str, Any]:
+        """What of a client's own model it keeps to itself."""
+        own = self.run.division.private_of(trained.personal) if trained.personal else {}
+        return {PRIVATE + name: vector for name, vector in own.items()}
+
+    def whole(self, work: Work, memory: Arrays) -> Arrays:
+        """The global model with clients' private parts in place, [K, L]; [L] where nothing is private."""
+        division = self.run.division
+        return division.whole(work.params, {name: memory[PRIVATE + name] for name in division.private})
+
+    def personal(self, work: Work, memory: Arrays, count: int) -> Arrays:
+        """Each of so many clients' own model, [K, L]. Raises FlctlError where the strategy gives something else."""
+        whole, kept = self.whole(work, memory), self.strategys(memory)
+        models = [self._own(_row(whole, place), _row(kept, place)) for place in range(count)]
+        return {name: np.stack([model[name] for model in models]) for name in self.run.division.layout}
+
+    def models(self, work: Work) -> Iterator[Arrays]:
+        """Every client's own model, one after the other."""
+        size = 4 * (sum(self.run.memory_layout.values()) + 2 * sum(self.run.division.layout.values()))
+        step = max(1, _AT_ONCE // max(size, 1))
+        for start in range(0, self.run.partition.clients, step):
+            numbers = np.arange(start, min(start + step, self.run.partition.clients))
+            own = self.personal(work, self.memory(numbers, work), len(numbers))
+            yield from (_row(own, place) for place in range(len(numbers)))
+
+    def _own(self, params: Arrays, memory: Arrays) -> Arrays:
+        model = self.run.strategy.personal(params, memory)
+        wrong = arrays.misfit(model, self.run.division.layout)
+        if wrong:
+            raise FlctlError(f"strategy '{self.run.strategy.name}' gives clients a model with {wrong}")
+        return model
+
+    def _first(self, work: Work) -> Arrays:
+        first = self.run.strategy.first(work)
+        layout = self.strategys(self.run.memory_layout)
+        wrong = arrays.misfit(first, {name: layout[name] for name in first if name in layout})
+        if wrong:
+            raise FlctlError(f"strategy '{self.run.strategy.name}' lets a client begin with {wrong}")
+        return {**first, **{PRIVATE + name: vector for name, vector in self._begin.items()}}
+
+
+def work_after(run: Run, number: int, params: Arrays, strategy: Arrays) -> Work:
+    """What clients would be asked after round `number`, from the model and the strategy's state then: enough to say
+    what their own models are."""
+    public, extra = run.division.public_of(params), run.strategy.broadcast(strategy)
+    return Work(number + 1, public, extra, {}, run.config.local.amount(), run.update_layout)
+
+
+def _row(vectors: Arrays, place: int) -> dict[str, Any]:
+    """One client's vectors; those that are the same for all stay as they are."""
+    return {name: vector[place] if vector.ndim == 2 else vector for name, vector in vectors.items()}

@@ -1,0 +1,249 @@
+"""What clients remember from one of their rounds to the next, on disk: a stacked read and a stacked write for many
+clients at once, whatever their number.
+
+A client in round r reads its newest record of a round before r and writes another. Who is asked twice in a round
+(a worker died) therefore reads the same twice, and so does a round that is run again after a kill.
+
+Three slots for each client suffice. `settle(c)`, after the checkpoint of round c, leaves a client at most one
+record up to round c; so its OLDEST record is the one that a resume from c reads, the newest before round r is what
+round r reads, and a third is free to be written.
+
+Nothing that a kill or a power loss leaves behind can pass for a record. A slot's entry (round, CRC-32) is cleared
+before its record is written and set after it: a process killed between leaves an empty slot. When the machine
+loses power, writes since the last `sync` may be missing in any order, so an entry may be there without its record,
+or a cleared one as it was. But each of them is either of a round after the checkpoint, and `forget_after` drops
+those; or it is older than the record that the checkpoint rests on, which was on disk before the checkpoint was
+made, was not written since, and is newer. (That a write touches no byte beside it is what disks promise.)
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl.client.memory_files import ENTRY, RECORD, SLOTS, Dimensions, MemoryFiles, Numbers, byte_rows
+from flctl.errors import ConfigError, FlctlError, IncompatibleError, IntegrityError
+from flctl.types import Layout
+
+__all__ = ["MemoryStore"]
+
+LAST_ROUND = (1 << 32) - 1
+_PUT_BACK = "Put the run's memory/ back as it was beside its checkpoint, or start a new run."
+Stacked = dict[str, npt.NDArray[np.float32]]
+
+
+class MemoryStore:
+    """The memory of clients 0 to `clients` - 1, each with the float32 vectors of `layout`, under `directory`.
+
+    Nothing is made before the first write, and nothing ever for an empty layout. Any number of processes may read
+    and write, as long as no two handle one client at the same time; `settle`, `forget_after` and `sync` are the
+    server's, between rounds.
+    """
+
+    def __init__(self, directory: Path, clients: int, layout: Layout) -> None:
+        """Raises IncompatibleError for a directory of other clients or vectors, IntegrityError for a damaged one."""
+        self.directory = Path(directory)
+        self.clients = clients
+        self.layout: Layout = dict(sorted(layout.items()))
+        self._files: MemoryFiles | None = None
+        self._open()
+
+    def create(self) -> None:
+        """Makes the files, unless they are there. Raises StorageError where they cannot be made."""
+        if not self.layout or self._open() is not None:
+            return
+        try:
+            MemoryFiles.create(self.directory, Dimensions(self.clients, self.layout))
+        except ConfigError:
+            if self._open() is None:  # else another process was faster, and made the same
+                raise
+
+    def read(self, clients: npt.ArrayLike, before: int) -> tuple[Stacked, npt.NDArray[np.bool_]]:
+        """Name -> [K, length]: each client's vectors as of its newest round before `before`; and [K], whether it has
+        any. Rows of those that have none are zeros. Raises IntegrityError for a record that is not as written."""
+        numbers = self._numbers(clients)
+        arrays = {name: np.zeros((len(numbers), length), RECORD) for name, length in self.layout.items()}
+        rounds = self._fill(arrays, numbers, before)
+        return {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}, rounds > 0
+
+    def write(self, clients: npt.ArrayLike, number: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Keeps each client's vectors as of round `number`, name -> float32 [K, length]; what this round reads stays.
+
+        With the operating system when this returns, on disk after `sync`. Raises FlctlError for vectors that are
+        not laid out so, and StorageError where the disk is full; each client then has its new record or the one
+        from before this round.
+        """
+        numbers = self._numbers(clients)
+        if len(np.unique(numbers)) != len(numbers) or not 0 < number <= LAST_ROUND:
+            raise ValueError(f"{len(numbers)} clients, some of them twice, or round {number} of 1 to {LAST_ROUND}")
+        data = byte_rows(self._packed(arrays, len(numbers)), self.layout)
+        self.create()
+        files = self._open()
+        if files is None or not len(numbers):
+            return
+        rounds = self._entries(files, numbers)["round"]
+        slots = _free_slots(rounds, number)
+        taken = np.flatnonzero(rounds[slots, np.arange(len(numbers))])
+        # This order is what a kill between two lines rests on; see the top of this file.
+        files.set_entries(slots[taken], numbers[taken], np.zeros(len(taken), ENTRY))
+        files.write_records(slots, numbers, data)
+        entries = np.empty(len(numbers), ENTRY)
+        entries["round"] = number
+        entries["crc"] = _checks(data, numbers, entries["round"], np.arange(len(numbers)))
+        files.set_entries(slots, numbers, entries)
+
+    def newest(self, client: int, before: int) -> tuple[int, dict[str, npt.NDArray[np.float32]]] | None:
+        """The newest round before `before` that the client remembers, with its vectors; None where there is none."""
+        numbers = self._numbers([client])
+        arrays = {name: np.zeros((1, length), RECORD) for name, length in self.layout.items()}
+        number = int(self._fill(arrays, numbers, before)[0])
+        vectors = {name: array[0].astype(np.float32, copy=False) for name, array in arrays.items()}
+        return (number, vectors) if number else None
+
+    def retract(self, clients: npt.ArrayLike, number: int) -> None:
+        """Drops what clients wrote in round `number`: what they said in it was not used, so they did not take part."""
+        files, numbers = self._open(), self._numbers(clients)
+        if files is not None and len(numbers):
+            slots, places = np.nonzero(self._entries(files, numbers)["round"] == number)
+            files.set_entries(slots, numbers[places], np.zeros(len(slots), ENTRY))
+
+    def sync(self) -> None:
+        """Puts on disk what was written, by whatever process; called before the checkpoint that rests on it."""
+        files = self._open()
+        if files is not None:
+            files.sync()
+
+    def settle(self, number: int) -> None:
+        """Drops what the checkpoint of round `number` made superfluous: all but each client's newest up to it.
+
+        Called once that checkpoint is on disk: from then on the older one cannot be gone back to.
+        """
+        files = self._open()
+        if files is not None:
+            self._drop(files, self._all_rounds(files), number, later=False)
+
+    def forget_after(self, number: int) -> None:
+        """Drops what rounds after `number` wrote: they will be run again from its checkpoint.
+
+        Raises IncompatibleError where a later round was settled and a client's memory as of `number` is gone.
+        """
+        files = self._open()
+        if files is None:
+            return
+        rounds, settled = self._all_rounds(files), files.settled
+        if number and np.any((rounds > number) & (rounds <= settled)):
+            found = f"client memory rests on the checkpoint of round {settled}, and cannot go back to round {number}"
+            raise IncompatibleError(found, hint="Put that checkpoint back, or start a new run.")
+        self._drop(files, rounds, number, later=True)
+
+    def require(self, number: int) -> None:
+        """Raises IncompatibleError where what clients remembered as of round `number` is not there any more."""
+        files = self._open()
+        if files is None and number:
+            raise IncompatibleError(f"there is no client memory in {self.directory}", hint=_PUT_BACK)
+        if files is None or not number:
+            return
+        rounds = self._all_rounds(files)
+        if np.any((rounds > number) & (rounds <= files.settled)):
+            found = f"what clients remembered after round {number} is gone: it is kept for the newest checkpoint"
+            raise IncompatibleError(found, hint=f"That is of round {files.settled}.")
+
+    def close(self) -> None:
+        """Closes the files; the next call opens them again."""
+        if self._files is not None:
+            self._files.close()
+        self._files = None
+
+    def _open(self) -> MemoryFiles | None:
+        if self._files is None and self.directory.exists():
+            self._files = MemoryFiles(self.directory, Dimensions(self.clients, self.layout))
+        return self._files
+
+    def _numbers(self, clients: npt.ArrayLike) -> Numbers:
+        numbers = np.asarray(clients, np.int64)
+        if numbers.ndim != 1 or np.any((numbers < 0) | (numbers >= self.clients)):
+            raise ValueError(f"client numbers of shape {numbers.shape}, not all within 0 to {self.clients - 1}")
+        return numbers
+
+    def _packed(self, arrays: Mapping[str, npt.NDArray[Any]], count: int) -> dict[str, npt.NDArray[Any]]:
+        expected = {name: ((count, length), np.dtype(np.float32)) for name, length in self.layout.items()}
+        found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+        if found != expected:
+            hint = "A client remembers float32 vectors of the lengths that were announced."
+            raise FlctlError(f"vectors to remember: found {_told(found)}, expected {_told(expected)}", hint=hint)
+        return {name: np.ascontiguousarray(array, RECORD) for name, array in arrays.items()}
+
+    def _entries(self, files: MemoryFiles, numbers: Numbers) -> npt.NDArray[np.void]:
+        """The clients' entries [3, K]. Raises IntegrityError for one that was cleared by something else."""
+        entries = files.entries(numbers)
+        halves = np.flatnonzero(np.any((entries["round"] == 0) & (entries["crc"] != 0), axis=0))
+        if len(halves):
+            raise _damaged(f"client {numbers[halves[0]]} has a record whose round was lost")
+        return entries
+
+    def _fill(self, arrays: Mapping[str, npt.NDArray[Any]], numbers: Numbers, before: int) -> Numbers:
+        """Reads into `arrays`; the rounds [K] that the records are of, 0 where there is none."""
+        files = self._open()
+        if files is None or not len(numbers):
+            return np.zeros(len(numbers), np.int64)
+        entries = self._entries(files, numbers)
+        earlier = np.where(entries["round"] < before, entries["round"], 0)
+        slots, rounds = earlier.argmax(axis=0), np.array(earlier.max(axis=0), np.int64)
+        rows = np.flatnonzero(rounds)
+        data = byte_rows(arrays, self.layout)
+        files.read_records(slots[rows], numbers[rows], data, rows)
+        found = _checks(data, numbers[rows], rounds[rows], rows)
+        wrong = np.flatnonzero(found != entries["crc"][slots[rows], rows])
+        if len(wrong):
+            row = rows[wrong[0]]
+            raise _damaged(f"the record of client {numbers[row]} from round {rounds[row]} is not as it was written")
+        return rounds
+
+    def _all_rounds(self, files: MemoryFiles) -> npt.NDArray[np.uint32]:
+        return np.array(self._entries(files, np.arange(self.clients))["round"], np.uint32)
+
+    def _drop(self, files: MemoryFiles, rounds: npt.NDArray[np.uint32], number: int, later: bool) -> None:
+        """Clears entries up to `number` but for each client's newest, and with `later` those after it."""
+        until = np.where(rounds <= number, rounds, 0)
+        dropped = until > 0
+        dropped[until.argmax(axis=0), np.arange(self.clients)] = False
+        if later:
+            dropped |= rounds > number
+        slots, clients = np.nonzero(dropped)
+        files.set_entries(slots, clients, np.zeros(len(slots), ENTRY))
+        if files.settled != number:
+            files.set_settled(number)
+
+
+def _free_slots(rounds: npt.NDArray[np.uint32], number: int) -> Numbers:
+    """The slot [K] to write in round `number`, from the rounds [3, K] that are there: the one of that round, where a
+    client is asked again; else an empty one; else the one that is neither the oldest nor the newest before."""
+    columns = np.arange(rounds.shape[1])
+    needed = np.zeros(rounds.shape, bool)
+    needed[np.where(rounds > 0, rounds, LAST_ROUND).argmin(axis=0), columns] = True
+    needed[np.where(rounds < number, rounds, 0).argmax(axis=0), columns] = True
+    cost = np.select([rounds == number, rounds == 0, ~needed], [0, 1, 2], default=SLOTS)
+    return np.asarray(cost.argmin(axis=0))
+
+
+def _checks(data: Any, clients: Numbers, rounds: npt.NDArray[Any], rows: Numbers) -> npt.NDArray[np.uint32]:
+    """The CRC-32 of each of the rows, begun with its client and round: a record elsewhere than it belongs is found."""
+    starts = (clients.astype(np.uint64) * np.uint64(0x9E3779B1)) ^ (rounds.astype(np.uint64) * np.uint64(0x85EBCA77))
+    checks = (starts & np.uint64(0xFFFFFFFF)).tolist()
+    for view, size in data:
+        places = [row * size for row in rows.tolist()]
+        checks = [zlib.crc32(view[p : p + size], check) for p, check in zip(places, checks, strict=True)]
+    return np.array(checks, np.uint32)
+
+
+def _told(found: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> str:
+    return ", ".join(f"'{name}' {list(shape)} {dtype}" for name, (shape, dtype) in found.items()) or "none"
+
+
+def _damaged(what: str) -> IntegrityError:
+    return IntegrityError(f"client memory: {what}", hint=_PUT_BACK)

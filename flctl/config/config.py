@@ -1,0 +1,164 @@
+"""The configuration of a run: a frozen model, and how file, environment and flags make it, all problems at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+from flctl.component import Options
+from flctl.config import yaml_writer
+from flctl.config.sections.training import (
+    AUTO,
+    DEFAULT_COMPONENTS,
+    AttackConfig,
+    CheckpointConfig,
+    CohortConfig,
+    ComponentConfig,
+    DevicesConfig,
+    EngineConfig,
+    EvalConfig,
+    LocalConfig,
+    Section,
+    ServerConfig,
+    StopConfig,
+)
+from flctl.config.sources import (
+    LAYERED,
+    Flag,
+)
+from flctl.types import TaskKind
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = [
+    "AUTO",
+    "DEFAULT_MODELS",
+    "AttackConfig",
+    "CheckpointConfig",
+    "CohortConfig",
+    "ComponentConfig",
+    "Config",
+    "DevicesConfig",
+    "EngineConfig",
+    "EvalConfig",
+    "Flag",
+    "LocalConfig",
+    "ServerConfig",
+    "StopConfig",
+    "digest",
+    "dump",
+    "effective",
+]
+
+DEFAULT_MODELS: Mapping[TaskKind, str] = {
+    "classification": "logreg",
+    "binary": "logreg",
+    "regression": "linear",
+    "next-character": "char-lstm",
+}
+"""What the model `auto` stands for, by task."""
+
+
+def component(value: Any) -> Any:
+    """The long form of a component: "clip", {"name": "clip", "norm": 1} -> {"name": "clip", "options": {...}}."""
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, Mapping) or set(value) == {"name", "options"}:
+        return value
+    rest = {key: item for key, item in value.items() if key != "name"}
+    return {**({"name": value["name"]} if "name" in value else {}), "options": rest}
+
+
+def _components(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return tuple({"name": name, "options": options or {}} for name, options in value.items())
+    return tuple(component(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _flat(value: ComponentConfig) -> dict[str, Any]:
+    return {"name": value.name, **value.options}
+
+
+def _by_name(value: tuple[ComponentConfig, ...]) -> dict[str, Any]:
+    return {item.name: dict(item.options) for item in value}
+
+
+def _default(part: str) -> ComponentConfig:
+    return ComponentConfig(name=DEFAULT_COMPONENTS[part])
+
+
+Named = Annotated[ComponentConfig, BeforeValidator(component), PlainSerializer(_flat)]
+Layers = Annotated[tuple[ComponentConfig, ...], BeforeValidator(_components), PlainSerializer(_by_name)]
+
+
+class Config(Options):
+    """Everything that a run depends on. Component options stand in `options` as plain values."""
+
+    seed: int = Field(default=0, ge=0, description="Every random number of the run follows from it.")
+    rounds: int = Field(default=10, ge=1, description="Rounds to train.")
+    data: str | None = Field(default=None, min_length=1, description="The partition directory.")
+    plugins: tuple[str, ...] = Field(default=(), description="Python files to load as plugins.")
+    metric: str | None = Field(
+        default=None, min_length=1, description="What the best checkpoint is best in; null: by task."
+    )
+    partition: dict[str, Any] | None = Field(
+        default=None, description="What `flctl partition --config` makes; not read by training."
+    )
+    model: Named = Field(default=_default("model"), description="The model; auto: by task.")
+    strategy: Named = Field(default=_default("strategy"), description="The algorithm.")
+    aggregator: Named = Field(default=_default("aggregator"), description="How updates become their sum.")
+    transforms: Layers = Field(
+        default=(), description="Layers around the sum, in the order that an update passes them."
+    )
+    cohort: CohortConfig = Field(default=CohortConfig(), description="Who takes part in a round.")
+    local: LocalConfig = Field(default=LocalConfig(), description="How each client trains.")
+    server: ServerConfig = Field(default=ServerConfig(), description="What the server does with the mean update.")
+    eval: EvalConfig = Field(default=EvalConfig(), description="Evaluation.")
+    stop: StopConfig = Field(default=StopConfig(), description="Early stopping.")
+    checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), description="Checkpoints.")
+    engine: EngineConfig = Field(default=EngineConfig(), description="Where clients run.")
+    attack: AttackConfig = Field(default=AttackConfig(), description="Malicious clients, simulated.")
+    devices: DevicesConfig = Field(default=DevicesConfig(), description="How far clients' devices get, simulated.")
+
+
+WITHOUT_INFLUENCE = frozenset({"rounds", "data", "plugins", "partition", "stop", "checkpoint", "engine"})
+
+
+def effective(config: Config) -> dict[str, Any]:
+    """The configuration as plain nested values in the form that YAML has, without keys that have no effect."""
+    tree = config.model_dump(mode="json")
+    for name, value in tree.items():
+        section = getattr(config, name)
+        if isinstance(section, Section):
+            tree[name] = {key: item for key, item in value.items() if key not in section.idle()}
+    options = tree["engine"].pop("options")
+    tree["engine"].update(options)
+    return tree
+
+
+def digest(config: Config) -> str:
+    """`sha256:...` over what determines the numbers: equal digests, equal data, equal global model at each round.
+
+    Left out are the keys that only say how long, where and how safely to run; of `engine` those count that decide
+    which clients train together, and so in which order numbers are added. `rounds` counts when the learning
+    rate's schedule ends with the last round (cosine, linear).
+    """
+    horizon = config.local.schedule in ("cosine", "linear")
+    left_out = WITHOUT_INFLUENCE - {"rounds"} if horizon else WITHOUT_INFLUENCE
+    left_out |= {"attack"} if config.attack.name == "none" else set()
+    left_out |= set() if config.devices.simulated else {"devices"}
+    parts = {key: value for key, value in effective(config).items() if key not in left_out}
+    parts[LAYERED] = list(parts[LAYERED].items())  # their order counts
+    parts["engine"] = {"executor": config.engine.executor, "memory": config.engine.memory_bytes}
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def dump(config: Config) -> str:
+    """YAML that `load` reads back to an equal configuration."""
+    return yaml_writer.write(effective(config))

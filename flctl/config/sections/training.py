@@ -1,0 +1,285 @@
+"""The sections of a configuration, with the ranges of their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from flctl.component import Options
+from flctl.config.sections.attack import AttackConfig
+from flctl.config.sections.devices import DevicesConfig
+from flctl.config.sections.section import IDLE_ERROR, KEY_ERROR, Reasons, Section, about, without
+from flctl.types import LocalWork, ServerOptimizerName
+
+__all__ = [
+    "AUTO",
+    "DEFAULT_COMPONENTS",
+    "IDLE_ERROR",
+    "KEY_ERROR",
+    "SECTIONS",
+    "AttackConfig",
+    "CheckpointConfig",
+    "CohortConfig",
+    "ComponentConfig",
+    "DevicesConfig",
+    "EngineConfig",
+    "EvalConfig",
+    "LocalConfig",
+    "Section",
+    "ServerConfig",
+    "StopConfig",
+]
+
+AUTO = "auto"
+MEMORY = r"^[0-9]{1,6}(\.[0-9]{1,3})? ?[MG]iB$"
+DEFAULT_COMPONENTS = {"model": AUTO, "strategy": "fedavg", "aggregator": "plain", "engine": AUTO}
+
+
+class ComponentConfig(Options):
+    """A component by name, with its options as plain values (numbers, text, lists, mappings)."""
+
+    name: str = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class LocalConfig(Section):
+    """How each client trains in a round."""
+
+    epochs: int = Field(
+        default=1, ge=1, description="Passes over the client's rows; without effect when `steps` is set."
+    )
+    steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Minibatch steps instead of epochs, the same for each client, whatever its size.",
+    )
+    batch_size: int = Field(default=32, ge=0, description="Rows per step; 0 takes all of the client's rows at once.")
+    drop_last: bool = Field(default=False, description="Leave out the last batch of an epoch when it is smaller.")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field(
+        default="sgd", description="The client's optimiser, fresh each round."
+    )
+    lr: float = Field(
+        default=0.1, gt=0, description="Learning rate before its schedule. Default: 0.1 for sgd, 0.001 for adam, adamw."
+    )
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="Momentum of sgd.")
+    nesterov: bool = Field(default=False, description="Nesterov momentum; needs momentum above 0.")
+    weight_decay: float = Field(default=0.0, ge=0, description="L2 penalty (sgd, adam) or decoupled decay (adamw).")
+    beta_1: float = Field(default=0.9, ge=0, lt=1, description="First moment decay of adam, adamw.")
+    beta_2: float = Field(default=0.999, ge=0, lt=1, description="Second moment decay of adam, adamw.")
+    eps: float = Field(default=1e-8, gt=0, description="Added to the denominator by adam, adamw.")
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="Largest l2 norm of a minibatch gradient; null: no clipping."
+    )
+    schedule: Literal["constant", "step", "exponential", "cosine", "linear"] = Field(
+        default="constant", description="How lr changes with the round."
+    )
+    decay: float = Field(default=0.99, gt=0, le=1, description="Factor of the step and exponential schedules.")
+    decay_rounds: int = Field(
+        default=1, ge=1, description="Rounds between two decays (step), or per factor `decay` (exponential)."
+    )
+    warmup_rounds: int = Field(default=0, ge=0, description="Rounds over which lr grows linearly to its value.")
+    min_lr: float = Field(
+        default=0.0, ge=0, description="Where cosine and linear end, and the floor of step and exponential."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_lr(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("lr") is None:
+            lr = 0.001 if values.get("optimizer") in ("adam", "adamw") else 0.1
+            return {**values, "lr": lr}
+        return values
+
+    @model_validator(mode="after")
+    def _check_floor(self) -> Self:
+        if self.schedule != "constant" and self.min_lr > self.lr:
+            raise about("min_lr", f"{{at}}.min_lr {self.min_lr:g} is above {{at}}.lr {self.lr:g}", "Lower one of them.")
+        return self
+
+    def amount(self) -> LocalWork:
+        """The section as clients are asked it, at the learning rate before its schedule."""
+        return LocalWork(**{item.name: getattr(self, item.name) for item in fields(LocalWork)})
+
+    def idle(self) -> Reasons:
+        """See `Section.idle`."""
+        return {
+            **(without(("epochs",), f"with steps {self.steps}") if self.steps else {}),
+            **self._idle_optimizer(),
+            **self._idle_schedule(),
+        }
+
+    def _idle_optimizer(self) -> Reasons:
+        reason = f"with optimizer {self.optimizer}"
+        if self.optimizer != "sgd":
+            return without(("momentum", "nesterov"), reason)
+        nesterov = {} if self.momentum else without(("nesterov",), "with momentum 0")
+        return {**without(("beta_1", "beta_2", "eps"), reason), **nesterov}
+
+    def _idle_schedule(self) -> Reasons:
+        reason = f"with schedule {self.schedule}"
+        if self.schedule == "constant":
+            return without(("decay", "decay_rounds", "min_lr"), reason)
+        return without(("decay", "decay_rounds"), reason) if self.schedule in ("cosine", "linear") else {}
+
+
+class CohortConfig(Section):
+    """Who takes part in a round."""
+
+    sampling: Literal["fixed", "poisson", "all", "cyclic", "trace"] = Field(
+        default="fixed",
+        description="fixed: `clients` at random; poisson: each with probability `rate`; all: everyone; "
+        "cyclic: `clients` in turn; trace: up to `clients` of those that `trace` lists as available.",
+    )
+    clients: int = Field(default=10, ge=1, description="Clients per round (fixed, cyclic, trace).")
+    rate: float | None = Field(default=None, gt=0, le=1, description="Probability that a client takes part (poisson).")
+    max_cohort: int | None = Field(
+        default=None, ge=1, description="Where more clients than this are drawn, so many of them at random (poisson)."
+    )
+    trace: str | None = Field(
+        default=None, min_length=1, description="File with the available clients of each round (trace)."
+    )
+    separation: int | None = Field(
+        default=None, ge=1, description="Ask each client only in one of so many rounds in turn (trace)."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        needed = {"poisson": "rate", "trace": "trace"}.get(self.sampling)
+        if needed and getattr(self, needed) is None:
+            sentence = f"{{at}}.{needed} is missing: {{at}}.sampling is {self.sampling}, which needs it"
+            raise about("sampling", sentence, f"Set it, for example -o {{at}}.{needed}=...")
+        return self
+
+    def idle(self) -> Reasons:
+        """See `Section.idle`."""
+        special = {"poisson": ("rate", "max_cohort"), "all": (), "trace": ("clients", "trace", "separation")}
+        used = special.get(self.sampling, ("clients",))
+        unused = tuple(name for name in type(self).model_fields if name not in ("sampling", *used))
+        return without(unused, f"with sampling {self.sampling}")
+
+
+class ServerConfig(Section):
+    """What the server does with the mean update (Reddi et al. 2021)."""
+
+    optimizer: ServerOptimizerName = Field(default="sgd", description="The server's optimiser; sgd at lr 1 is FedAvg.")
+    lr: float = Field(default=1.0, gt=0, description="Server learning rate.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Server momentum (momentum).")
+    beta_1: float = Field(default=0.9, ge=0, lt=1, description="First moment decay (adam, yogi).")
+    beta_2: float = Field(default=0.99, ge=0, lt=1, description="Second moment decay (adam, yogi).")
+    tau: float = Field(
+        default=1e-3, gt=0, description="Degree of adaptivity: added to the denominator (adagrad, adam, yogi)."
+    )
+
+    def idle(self) -> Reasons:
+        """See `Section.idle`."""
+        used = {"sgd": (), "momentum": ("momentum",), "adagrad": ("tau",)}.get(
+            self.optimizer, ("beta_1", "beta_2", "tau")
+        )
+        unused = tuple(name for name in ("momentum", "beta_1", "beta_2", "tau") if name not in used)
+        return without(unused, f"with server optimizer {self.optimizer}")
+
+
+class EvalConfig(Section):
+    """When and how the global model is evaluated."""
+
+    every: int = Field(
+        default=1, ge=0, description="Evaluate after every so many rounds, and after the last; 0: only then."
+    )
+    batch_size: int = Field(default=1000, ge=1, description="Examples per evaluation batch.")
+    per_client: bool = Field(default=False, description="Also evaluate on each client's own test rows.")
+
+
+class StopConfig(Section):
+    """When to stop before `rounds` is reached."""
+
+    metric: str | None = Field(
+        default=None, min_length=1, description="What `target` and `patience` look at; null: `metric`."
+    )
+    target: float | None = Field(default=None, description="Stop once the metric reaches this value.")
+    patience: int | None = Field(default=None, ge=1, description="Stop after so many evaluations without improvement.")
+    min_delta: float = Field(default=0.0, ge=0, description="Smallest change that `patience` counts as an improvement.")
+    minutes: float | None = Field(
+        default=None, gt=0, description="Stop after the first round that ends later than this."
+    )
+
+    def idle(self) -> Reasons:
+        """See `Section.idle`."""
+        if self.patience is not None:
+            return {}
+        metric = without(("metric",), "without target or patience") if self.target is None else {}
+        return {**metric, **without(("min_delta",), "without patience")}
+
+
+class CheckpointConfig(Section):
+    """When a checkpoint is written; the last round always is."""
+
+    every: int = Field(default=10, ge=0, description="Write after every so many rounds; 0: not by rounds.")
+    seconds: float = Field(
+        default=30.0, ge=0, description="Also write once so many seconds have passed, until the next; 0: not by time."
+    )
+    keep: int | None = Field(
+        default=None, ge=1, description="Keep only so many of the latest, beside the best; null: all."
+    )
+
+
+class EngineConfig(Section):
+    """Where clients run. Keys beyond these are the named engine's own options."""
+
+    NEUTRAL: ClassVar[Mapping[str, Any]] = {"workers": 1}
+
+    name: str = Field(
+        default=DEFAULT_COMPONENTS["engine"],
+        min_length=1,
+        description="auto (pool if workers is above 1), inprocess, pool, or a plugin's.",
+    )
+    workers: int = Field(default=1, ge=1, description="Processes that train clients; the numbers do not depend on it.")
+    max_failures: int = Field(default=0, ge=0, description="Clients that may fail in a round before the run stops.")
+    deadline: float | None = Field(
+        default=None, gt=0, description="Seconds after which a client's reply no longer counts."
+    )
+    executor: Literal["auto", "shared", "stacked", "fused", "vmap", "sequential"] = Field(
+        default="auto", description="How clients are trained; `flctl train --explain` says what auto chooses, and why."
+    )
+    memory: str = Field(
+        default="1 GiB",
+        pattern=MEMORY,
+        description="What training may take in each process that trains: a number of MiB or GiB. A chunk of clients "
+        "is cut so that it fits.",
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="The engine's own options.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_options(cls, values: Any) -> Any:
+        if isinstance(values, str):
+            return {"name": values}
+        if not isinstance(values, Mapping) or "options" in values:
+            return values
+        own = {key: item for key, item in values.items() if key in cls.model_fields}
+        return {**own, "options": {key: item for key, item in values.items() if key not in own}}
+
+    @property
+    def memory_bytes(self) -> int:
+        """`memory` in bytes."""
+        number, unit = self.memory[:-3], self.memory[-3:]
+        return int(float(number) * {"MiB": 1 << 20, "GiB": 1 << 30}[unit])
+
+    def idle(self) -> Reasons:
+        """See `Section.idle`."""
+        return without(("workers",), "with engine inprocess") if self.name == "inprocess" else {}
+
+
+SECTIONS: Mapping[str, type[Section]] = {
+    "cohort": CohortConfig,
+    "local": LocalConfig,
+    "server": ServerConfig,
+    "eval": EvalConfig,
+    "stop": StopConfig,
+    "checkpoint": CheckpointConfig,
+    "engine": EngineConfig,
+    "attack": AttackConfig,
+    "devices": DevicesConfig,
+}

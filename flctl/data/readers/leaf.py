@@ -1,0 +1,232 @@
+"""LEAF's JSON: users, their numbers of samples, and their data."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl.component import Options
+from flctl.data.dataset import Dataset, DatasetReader, Split
+from flctl.data.examples import refuse_nonfinite
+from flctl.data.files import existing, list_folder, read_utf8, short_name
+from flctl.data.options import Columns, Pixels, Task
+from flctl.data.schema import refuse_other_groups
+from flctl.data.targets import encode
+from flctl.data.windows import Vocabulary
+from flctl.errors import DataError, IntegrityError
+from flctl.types import PADDING
+
+__all__ = ["LeafReader"]
+
+_KEYS = re.compile(rb'"(users|num_samples|user_data)"\s*:')
+
+
+class LeafReader(DatasetReader):
+    """LEAF JSON, one file or a folder with train/ and test/ (Caldas et al. 2018): numbers, or text.
+
+    A text sample, a string and the one character after it, becomes a row of codes whose targets are all padding (-1)
+    but the last: exactly LEAF's task, predict the character after these.
+    """
+
+    name = "leaf"
+    extensions = (".json",)
+
+    class Config(Options):
+        """`task`: what numbers in y mean (auto: whole numbers are labels). `image_size`: HEIGHTxWIDTH of flat
+        pictures, for example 28x28 for FEMNIST. `by` may name the group column `user`, which is always there.
+        """
+
+        task: Task = "auto"
+        image_size: Pixels | None = None
+        by: Columns = ()
+
+    @classmethod
+    def reads(cls, source: str) -> bool:
+        """Whether `source` is a .json file, or a folder with such files or with train/ of such files."""
+        path = Path(source)
+        if not path.is_dir():
+            return super().reads(source)
+        # Many folders of data have some .json about them; LEAF's begins with its keys.
+        files = _json_files(path)
+        return bool(files) and _KEYS.search(_start_of(files[0])) is not None
+
+    def read(self, source: str, seed: int) -> Dataset:
+        """x float32 [n, ...] or codes [n, window]; y codes, numbers or int32 [n, window]; group `user`."""
+        path = existing(source)
+        refuse_other_groups(self.config.by, ("user",), path.name)
+        train = _load(_json_files(path) if path.is_dir() else (path,))
+        if not train:
+            raise DataError(f"{path.name} holds no samples")
+        test = _load(list_folder(path / "test", self.extensions)) if (path / "test").is_dir() else []
+        text = isinstance(train[0].x[0], str)
+        return self._text(short_name(source), train, test) if text else self._numbers(short_name(source), train, test)
+
+    def _numbers(self, name: str, train: Sequence[_User], test: Sequence[_User]) -> Dataset:
+        x, x_test = (self._examples(users) for users in (train, test))
+        values = np.array([y for user in (*train, *test) for y in user.labels()])
+        whole = values.dtype.kind in "iub" or (values.dtype.kind == "f" and bool((values == np.floor(values)).all()))
+        target = encode(values, "classification" if whole and self.config.task == "auto" else self.config.task, "y")
+        split = Split(x_test, target.y[len(x) :]) if len(x_test) else None
+        if split is not None and split.x.shape[1:] != x.shape[1:]:
+            raise DataError(f"{name}: training samples are {x.shape[1:]} and test samples {split.x.shape[1:]}")
+        return Dataset(
+            name, target.task, x, target.y[: len(x)], target.classes, groups={"user": _owners(train)}, test=split
+        )
+
+    def _examples(self, users: Sequence[_User]) -> npt.NDArray[np.float32]:
+        if not users:
+            return np.empty((0, 0), np.float32)
+        parts = [user.array() for user in users]
+        for user, part in zip(users, parts, strict=True):
+            if part.shape[1:] != parts[0].shape[1:]:
+                first = f"{parts[0].shape[1:]} of user '{users[0].name}'"
+                raise DataError(f"{user.where}: samples of shape {part.shape[1:]}, and {first}")
+        return self._as_pictures(np.concatenate(parts))
+
+    def _as_pictures(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if self.config.image_size is None:
+            return x
+        height, width = self.config.image_size
+        channels, rest = divmod(int(np.prod(x.shape[1:])), height * width)
+        if rest or channels not in (1, 3):
+            raise DataError(f"samples of shape {x.shape[1:]} are no pictures of {height}x{width}")
+        return x.reshape(len(x), channels, height, width)
+
+    def _text(self, name: str, train: Sequence[_User], test: Sequence[_User]) -> Dataset:
+        for user in (*train, *test):
+            user.refuse_other_than_text()
+        vocabulary = Vocabulary.of("".join(word for user in (*train, *test) for word in (*user.x, *user.y)))
+        window = max(len(sample) for user in (*train, *test) for sample in user.x)
+        x, y = _next_characters(train, vocabulary, window)
+        split = Split(*_next_characters(test, vocabulary, window)) if test else None
+        return Dataset(
+            name,
+            "next-character",
+            x,
+            y,
+            vocabulary.characters,
+            groups={"user": _owners(train)},
+            time_ordered=True,
+            test=split,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _User:
+    """One user's samples as the file has them."""
+
+    file: str
+    name: str
+    x: list[Any]
+    y: list[Any]
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}, user '{self.name}'"
+
+    def array(self) -> npt.NDArray[np.float32]:
+        """x float32 [n, ...]. Raises DataError for samples of unequal length, and for what are no finite numbers."""
+        try:
+            with np.errstate(over="ignore"):
+                x = np.array(self.x, np.float64).astype(np.float32)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"{self.where}: x is not a list of samples of numbers, all equally long") from error
+        x = x.reshape(-1, 1) if x.ndim == 1 else x
+        refuse_nonfinite(x, self.where)
+        return x
+
+    def labels(self) -> list[int | float | str]:
+        """y as it is. Raises DataError where it is not a number or a word a sample."""
+        for index, y in enumerate(self.y):
+            if not isinstance(y, (int, float, str)):
+                raise DataError(f"{self.where}, sample {index}: y is {y!r:.40}, expected a number or a word")
+        return self.y
+
+    def refuse_other_than_text(self) -> None:
+        """Raises DataError for a sample that is not a string with one next character."""
+        for index, (x, y) in enumerate(zip(self.x, self.y, strict=True)):
+            if not (isinstance(x, str) and x and isinstance(y, str) and len(y) == 1):
+                raise DataError(
+                    f"{self.where}, sample {index}: expected a string x and one character y, found {y!r:.40}",
+                    hint="Text of other tasks than next character is not read.",
+                )
+
+
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(4096)
+
+
+def _json_files(folder: Path) -> tuple[Path, ...]:
+    inner = folder / "train"
+    return list_folder(inner if inner.is_dir() else folder, LeafReader.extensions)
+
+
+def _load(files: Sequence[Path]) -> list[_User]:
+    """The users of all files in order. Raises DataError for a user in two files."""
+    users = [user for file in files for user in _users(file)]
+    seen: dict[str, _User] = {}
+    for user in users:
+        if user.name in seen:
+            raise DataError(f"{user.where} is in {seen[user.name].file} too")
+        seen[user.name] = user
+    return [user for user in users if user.x]
+
+
+def _users(path: Path) -> Iterator[_User]:
+    content = _parse(path)
+    names, counts, data = (content.get(key) for key in ("users", "num_samples", "user_data"))
+    if not (isinstance(names, list) and isinstance(counts, list) and isinstance(data, dict)):
+        raise DataError(f"{path.name} is not LEAF's JSON: expected users, num_samples and user_data")
+    if len(names) != len(counts) or {str(name) for name in names} != set(data):
+        raise IntegrityError(
+            f"{path.name}: {len(names)} users, {len(counts)} numbers of samples and data of {len(data)} users"
+        )
+    for name, count in zip(names, counts, strict=True):
+        yield _user(path.name, str(name), count, data[str(name)])
+
+
+def _user(file: str, name: str, count: Any, data: Any) -> _User:
+    x, y = (data.get("x"), data.get("y")) if isinstance(data, dict) else (None, None)
+    if not (isinstance(x, list) and isinstance(y, list)):
+        raise DataError(f"{file}, user '{name}': expected lists x and y")
+    if not len(x) == len(y) == count:
+        raise IntegrityError(f"{file}, user '{name}': {count} samples declared, {len(x)} in x and {len(y)} in y")
+    return _User(file, name, x, y)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(read_utf8(path))
+    except json.JSONDecodeError as error:
+        raise IntegrityError(
+            f"{path.name}, line {error.lineno}, column {error.colno}: {error.msg}", hint="Is it truncated?"
+        ) from error
+    # Numbers of thousands of digits, and lists in lists in lists.
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path.name} is no sound JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _owners(users: Sequence[_User]) -> npt.NDArray[Any]:
+    return np.repeat(np.array([user.name for user in users]), [len(user.y) for user in users])
+
+
+def _next_characters(
+    users: Sequence[_User], vocabulary: Vocabulary, window: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+    samples = [(x, y) for user in users for x, y in zip(user.x, user.y, strict=True)]
+    x = np.zeros((len(samples), window), vocabulary.dtype)
+    y = np.full((len(samples), window), PADDING, np.int32)
+    for row, (text, following) in enumerate(samples):
+        codes = vocabulary.encode(text + following)
+        x[row, : len(text)] = codes[:-1]
+        y[row, len(text) - 1] = codes[-1]
+    return x, y

@@ -1,0 +1,230 @@
+"""NumPy's own files: `.npz` with named arrays, and one memory-mapped `.npy` table."""
+
+from __future__ import annotations
+
+import errno
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl.component import Options
+from flctl.data.dataset import Dataset, DatasetReader, Split
+from flctl.data.examples import Layout, as_examples, same_count, to_float32
+from flctl.data.files import DEFLATE_RATIO, existing_file, require_memory, short_name
+from flctl.data.npy import NpyHeader, read_header, read_values
+from flctl.data.options import Column, Columns, Task
+from flctl.data.targets import Target, encode
+from flctl.errors import ConfigError, DataError, IntegrityError, suggest
+
+__all__ = ["NpyReader", "NpzReader"]
+
+
+PAIRS = (("x", "y"), ("x_train", "y_train"), ("X", "y"), ("X_train", "y_train"), ("data", "target"),
+         ("data", "labels"), ("images", "labels"), ("train_images", "train_labels"))  # fmt: skip
+"""Names that x and y go by, in the order they are looked for; a test part goes by the same with `test`."""
+SLICE = 1 << 22
+CLASS_NAMES = ("class_names", "classes", "target_names", "label_names")
+
+
+class NpzReader(DatasetReader):
+    """.npz archives with an array of examples and one of targets, and a test part where there is one (NEP 1)."""
+
+    name = "npz"
+    extensions = (".npz",)
+
+    class Config(Options):
+        """`x`, `y`: the arrays' names (default: the usual pairs are tried). `by`: arrays [n] to keep as groups.
+
+        `layout`: how images lie (auto: channels last where the last axis is 1 or 3; nchw, nhwc; keep: no image).
+        `task`: what y means; `auto` looks at its values.
+        """
+
+        x: str | None = None
+        y: str | None = None
+        by: Columns = ()
+        layout: Layout = "auto"
+        task: Task = "auto"
+
+    def read(self, source: str, seed: int) -> Dataset:
+        """x uint8 or float32 [n, ...], images channels first; y codes or numbers [n]; only named arrays are read."""
+        path = existing_file(source)
+        with _archive_opened(path) as archive:
+            members = _Members(archive, path.name)
+            x_name, y_name = _pair(members.names, self.config.x, self.config.y, path.name)
+            train = self._examples(members, x_name, y_name)
+            test = self._test_part(members, x_name, y_name, train)
+            groups = {name: members.group(name, len(train.y)) for name in self.config.by}
+            target = self._target(members, y_name, train, test)
+        held_out = Split(test.x, target.y[len(train.y) :]) if test else None
+        y = target.y[: len(train.y)]
+        return Dataset(short_name(source), target.task, train.x, y, target.classes, groups=groups, test=held_out)
+
+    def _examples(self, members: _Members, x_name: str, y_name: str) -> Split:
+        x = as_examples(members.read(x_name), x_name, self.config.layout)
+        y = _flat(members.read(y_name), y_name)
+        same_count(len(x), len(y), members.where)
+        return Split(x, y)
+
+    def _test_part(self, members: _Members, x_name: str, y_name: str, train: Split) -> Split | None:
+        x_test, y_test = (_test_name(name, members.names) for name in (x_name, y_name))
+        if x_test is None or y_test is None:
+            return None
+        test = self._examples(members, x_test, y_test)
+        if test.x.shape[1:] != train.x.shape[1:] or test.x.dtype != train.x.dtype:
+            raise DataError(
+                f"{members.where}: {x_test} is {test.x.dtype} {test.x.shape[1:]} a row and {x_name} "
+                f"{train.x.dtype} {train.x.shape[1:]}"
+            )
+        return test
+
+    def _target(self, members: _Members, y_name: str, train: Split, test: Split | None) -> Target:
+        values = np.concatenate([train.y, test.y]) if test else train.y
+        # Whole numbers beside pictures are labels, however many there are.
+        pictures = train.x.ndim == 4 and values.dtype.kind in "iu" and self.config.task == "auto"
+        target = encode(values, "classification" if pictures else self.config.task, y_name)
+        return _renamed(target, values, members)
+
+
+class NpyReader(DatasetReader):
+    """A .npy table [n, columns] of numbers, memory-mapped; `--target INDEX` says which column is y (NEP 1)."""
+
+    name = "npy"
+    extensions = (".npy",)
+
+    class Config(Options):
+        """`target`: the 0-based index of the target column, negative from the end. `task`: what it means."""
+
+        target: Column | None = None
+        task: Task = "auto"
+
+    def read(self, source: str, seed: int) -> Dataset:
+        """x float32 [n, columns - 1], y codes or numbers [n]."""
+        path = existing_file(source)
+        with path.open("rb") as stream:
+            header = read_header(stream, path.stat().st_size, path.name)
+        if len(header.shape) != 2 or header.shape[1] < 2 or header.dtype.kind not in "biuf":
+            raise DataError(
+                f"{path.name} holds {header.dtype} of shape {header.shape}; expected numbers [rows, 2 or more columns]",
+                hint="Examples of another shape go into a .npz, as x and y.",
+            )
+        index = self._index(header, path.name)
+        require_memory(4 * header.shape[0] * header.shape[1], path.name)
+        order = "F" if header.fortran_order else "C"
+        table = np.memmap(path, header.dtype, "r", header.offset, header.shape, order)  # type: ignore[call-overload]
+        x = _without(table, index, path.name)
+        target = encode(np.array(table[:, index]), self.config.task, f"column {index}")
+        return Dataset(short_name(source), target.task, x, target.y, target.classes)
+
+    def _index(self, header: NpyHeader, where: str) -> int:
+        columns, word = header.shape[1], self.config.target
+        if word is None:
+            raise ConfigError(f"{where}: which of its {columns} columns is to be predicted?", hint="--target INDEX")
+        if not word.removeprefix("-").isdecimal() or not -columns <= int(word) < columns:
+            raise DataError(f"{where} has no column '{word}' (--target)", hint=f"It has 0 to {columns - 1}.")
+        return int(word) % columns
+
+
+def _without(table: npt.NDArray[Any], index: int, name: str) -> npt.NDArray[np.float32]:
+    """The table less one column, float32, copied a slice at a time. Raises DataError for NaN and infinity."""
+    rows, columns = table.shape
+    out = np.empty((rows, columns - 1), np.float32)
+    step = max(1, SLICE // columns)
+    for start in range(0, rows, step):
+        part = to_float32(table[start : start + step], name, start)
+        out[start : start + step, :index] = part[:, :index]
+        out[start : start + step, index:] = part[:, index + 1 :]
+    return out
+
+
+@contextmanager
+def _archive_opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive. Raises IntegrityError for what is no sound zip, also while members are read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except OSError as error:
+        # A corrupt directory makes zipfile seek to places that cannot be.
+        if error.errno != errno.EINVAL:
+            raise
+        raise _unsound(path, error) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise _unsound(path, error) from error
+
+
+def _unsound(path: Path, error: Exception) -> IntegrityError:
+    return IntegrityError(f"{path.name} is no sound .npz: {error}", hint="Fetch or save it again.")
+
+
+class _Members:
+    """The arrays of an archive, each checked against its entry before it is read."""
+
+    def __init__(self, archive: zipfile.ZipFile, where: str) -> None:
+        self.where = where
+        self._archive = archive
+        self.names = tuple(name.removesuffix(".npy") for name in archive.namelist())
+
+    def read(self, name: str) -> npt.NDArray[Any]:
+        """One array. Raises DataError where there is none, IntegrityError for a size that cannot be."""
+        if name not in self.names:
+            known = ", ".join(self.names[:12])
+            raise DataError(f"{self.where} has no array '{name}'", hint=suggest(name, self.names) or f"It has {known}.")
+        entry = self._archive.infolist()[self.names.index(name)]
+        where = f"{self.where}, array '{name}'"
+        if entry.file_size > max(1, entry.compress_size) * DEFLATE_RATIO:
+            raise IntegrityError(f"{where} declares {entry.file_size:,} bytes from {entry.compress_size:,} packed ones")
+        require_memory(entry.file_size, where)
+        with self._archive.open(entry) as stream:
+            header = read_header(stream, entry.file_size, where)
+            return read_values(stream, header, where)
+
+    def group(self, name: str, rows: int) -> npt.NDArray[Any]:
+        """An array [rows] as strings, for `--by`."""
+        values = self.read(name)
+        if values.shape != (rows,) or values.dtype.kind not in "biufU":
+            raise DataError(f"--by {name}: {values.dtype} of shape {values.shape}; expected {rows:,} numbers or words")
+        return values.astype(np.str_)
+
+
+def _pair(names: tuple[str, ...], x: str | None, y: str | None, where: str) -> tuple[str, str]:
+    for x_name, y_name in PAIRS:
+        if (x or x_name in names) and (y or y_name in names):
+            return x or x_name, y or y_name
+    raise DataError(
+        f"{where} has the arrays {', '.join(names[:12])}, and none of the usual names for examples and targets",
+        hint="Name them: --x NAME --y NAME.",
+    )
+
+
+def _test_name(name: str, names: tuple[str, ...]) -> str | None:
+    """What the test part of an array is called: train replaced by test, or test added."""
+    candidates = (name.replace("train", "test"),) if "train" in name else (f"{name}_test", f"test_{name}")
+    return next((candidate for candidate in candidates if candidate in names), None)
+
+
+def _flat(y: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+    """Targets [n] or [n, 1] as [n]."""
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1:
+        raise DataError(f"{name} has shape {y.shape}; expected one target a row", hint="One-hot? Save its argmax.")
+    return y
+
+
+def _renamed(target: Target, values: npt.NDArray[Any], members: _Members) -> Target:
+    """Labels 0..K-1 called by the archive's own class names, where it has K of them."""
+    if target.task == "regression" or values.dtype.kind not in "iu":
+        return target
+    for name in CLASS_NAMES:
+        if name in members.names:
+            words = members.read(name)
+            in_range = values.min() >= 0 and values.max() < len(words) if words.ndim == 1 else False
+            if words.dtype.kind == "U" and in_range:
+                y = values.astype(np.int64)
+                return Target(target.task, y, tuple(str(word) for word in words))
+    return target

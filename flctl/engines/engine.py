@@ -1,0 +1,57 @@
+"""The base class of engines: where clients run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from flctl.component import Component
+from flctl.types import ClientId, Failure, Gathered, Numbers, Reply, Request, Work
+
+if TYPE_CHECKING:
+    from flctl.run.run import Run
+
+__all__ = ["Engine", "Lost"]
+
+
+class Engine(Component):
+    """Carries requests to clients and their replies back; `exchange` is the one primitive."""
+
+    gathers: ClassVar[bool] = False
+    """True: `gather` works too, and what clients of a chunk say need not travel one by one."""
+
+    def open(self, run: Run) -> AbstractContextManager[Self]:
+        """Starts what the engine needs; leaving the context ends it, whatever happened inside."""
+        raise NotImplementedError
+
+    def clients(self) -> Sequence[ClientId]:
+        """All clients that can be asked, in the partition's order."""
+        raise NotImplementedError
+
+    def exchange(
+        self, requests: Mapping[ClientId, Request], deadline: float | None = None
+    ) -> Iterator[tuple[ClientId, Reply | Failure]]:
+        """Sends each client its request and yields each answer once, in any order.
+
+        A client that raises, dies, or is not back within `deadline` seconds of starting is yielded as a `Failure`.
+        """
+        raise NotImplementedError
+
+    def gather(
+        self, work: Work, chunks: Sequence[Numbers], each: bool, deadline: float | None = None
+    ) -> Iterator[tuple[int, Gathered | Lost]]:
+        """Trains each chunk of clients and yields (its place in `chunks`, what they replied) once, in any order.
+
+        `each` asks for each client's vectors rather than for their sum. A chunk whose process died, that was not
+        back within `deadline` seconds, or for which there was no memory, is yielded as `Lost`.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A chunk that nobody answered for; asked again in halves, the client that is to blame is found."""
+
+    failure: Failure

@@ -1,0 +1,35 @@
+"""How far an attack got, beside what it does to the model's accuracy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flctl.evaluation import evaluate
+from flctl.evaluation.outcomes import Labelled
+from flctl.simulation.attacks.on_rows import Backdoor
+
+if TYPE_CHECKING:
+    from flctl.models.flat_model import FlatModel
+    from flctl.models.tasks import Task
+    from flctl.run.run import Run
+
+__all__ = ["backdoor_success"]
+
+
+def backdoor_success(run: Run, model: FlatModel, task: Task) -> dict[str, float]:
+    """The share of central test rows of other classes that the model takes for the target once they have the trigger;
+    nothing where there is no backdoor, or no such row."""
+    attack = run.adversary.attack
+    if not isinstance(attack, Backdoor):
+        return {}
+    x, y = run.partition.central_test()
+    others = y != attack.config.target
+    if not others.any():
+        return {}
+    marked, wanted = attack.altered(x[others], y[others])
+    outcomes = evaluate.run_model(model, task, marked, wanted, run.config.eval.batch_size)
+    if not isinstance(outcomes, Labelled):
+        return {}
+    return {"backdoor_success": float(np.mean(outcomes.prediction == attack.config.target))}

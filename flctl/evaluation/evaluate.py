@@ -1,0 +1,250 @@
+"""A model on test rows: central, federated (every client's own rows) and per client.
+
+The model runs once over all rows in large batches, as many at a time as there are cores, and clients are slices of the
+result: 100,000 clients cost no more than their rows. Which rows share a batch, and what ran beside it, does not matter
+to a model in evaluation mode.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl.evaluation.metrics import Scores, client_scores, primary_metric, quick_score, score
+from flctl.evaluation.outcomes import Labelled, Measured, concatenate, outcomes_of
+from flctl.evaluation.spread import spread
+from flctl.machine import cores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+    from flctl.models.flat_model import FlatModel
+    from flctl.models.tasks import Task
+    from flctl.partition.store import Partition, Rows
+    from flctl.types import Arrays
+
+__all__ = [
+    "BATCH",
+    "ClientScores",
+    "Evaluation",
+    "central",
+    "clients",
+    "evaluate",
+    "evaluate_own_models",
+    "run_model",
+    "spread_of_own_models",
+    "spread_over_clients",
+]
+
+BATCH = 1000
+COPIED = 10_000_000
+"""Parameters up to which a module is copied for each thread."""
+MOST_THREADS = 8
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientScores:
+    """Metric -> one value per client [K]; a client without test rows has NaN. `sizes` [K] are all rows of each
+    client, training and test; `rows` [K] its test rows."""
+
+    client_ids: Sequence[str]
+    sizes: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    values: Mapping[str, npt.NDArray[np.float64]]
+
+    @property
+    def without_rows(self) -> tuple[str, ...]:
+        """The clients that have no test rows, and so no say in any mean."""
+        return tuple(str(self.client_ids[int(index)]) for index in np.flatnonzero(self.rows == 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One model on one partition: the scores, and the outcomes that they were computed from.
+
+    `pooled` says that the central test set is the union of the clients' test rows.
+    """
+
+    central: Scores
+    clients: ClientScores
+    central_outcomes: Labelled | Measured
+    client_outcomes: Labelled | Measured
+    pooled: bool
+
+
+def run_model(
+    model: FlatModel, task: Task, x: Array, y: Array, batch_size: int = BATCH, *, keep_scores: bool = False
+) -> Labelled | Measured:
+    """What the model makes of rows x [n, ...], y [n] or [n, window]; the module's mode and the process's thread
+    count are as before afterwards. `keep_scores` keeps each row's log-probabilities (for AUROC)."""
+
+    def outcomes(module: Module, start: int) -> Any:
+        rows = slice(start, start + batch_size)
+        predicted = module(_tensor(x[rows])).numpy()
+        return outcomes_of(task.name, predicted, y[rows], task.target_scale, keep_scores=keep_scores)
+
+    # Zero rows still make one (empty) batch, so that the outcomes have their kind and columns.
+    starts = range(0, max(1, len(y)), batch_size)
+    with _evaluating(model):
+        joined: Labelled | Measured = concatenate(_on_all_cores(model, outcomes, starts))
+    return joined
+
+
+def _on_all_cores(model: FlatModel, outcomes: Callable[[Module, int], Any], starts: Sequence[int]) -> list[Any]:
+    """The batches' outcomes in order, batches side by side; each thread has a module of its own, which may keep what
+    it likes on itself."""
+    import torch
+
+    alone = len(starts) == 1 or sum(model.layout.values()) > COPIED
+    threads = 1 if alone else min(cores(), len(starts), MOST_THREADS)
+    modules = [model.module, *_copies(model.module, threads - 1)]
+    threads = len(modules)
+
+    def share(place: int) -> list[Any]:
+        with torch.inference_mode():  # holds for its own thread
+            return [outcomes(modules[place], start) for start in starts[place::threads]]
+
+    if threads == 1:  # as for each of many clients' few rows
+        return share(0)
+    with ThreadPoolExecutor(threads) as pool:
+        shares = list(pool.map(share, range(threads)))
+    return [shares[number % threads][number // threads] for number in range(len(starts))]
+
+
+def _copies(module: Module, count: int) -> list[Module]:
+    """So many copies; none of a module that cannot be copied, as one that holds a lock: one thread does, then."""
+    try:
+        return [copy.deepcopy(module) for _ in range(count)]
+    except Exception:  # whatever the module's own parts raise
+        return []
+
+
+def central(model: FlatModel, rows: Rows, task: Task, batch_size: int = BATCH) -> dict[str, float]:
+    """The cheap metrics of `metrics.quick_score` on the central test rows (x, y); what each round reports."""
+    return quick_score(run_model(model, task, *rows, batch_size))
+
+
+def clients(model: FlatModel, partition: Partition, task: Task, batch_size: int = BATCH) -> ClientScores:
+    """Each client's metrics on its own test rows, one pass over all of them; `fairness.spread` sums them up."""
+    x, y, offsets = partition.test_bounds()
+    return _client_scores(partition, run_model(model, task, x, y, batch_size, keep_scores=True), offsets)
+
+
+def evaluate(model: FlatModel, partition: Partition, task: Task, batch_size: int = BATCH) -> Evaluation:
+    """Every metric, centrally and per client; one pass where the central test set is the clients' own rows."""
+    x, y, offsets = partition.test_bounds()
+    own = run_model(model, task, x, y, batch_size, keep_scores=True)
+    pooled = partition.manifest.central_test == "clients"
+    middle = own if pooled else run_model(model, task, *partition.central_test(), batch_size, keep_scores=True)
+    return Evaluation(
+        central=score(middle, partition.classes),
+        clients=_client_scores(partition, own, offsets),
+        central_outcomes=middle,
+        client_outcomes=own,
+        pooled=pooled,
+    )
+
+
+def evaluate_own_models(
+    model: FlatModel, models: Iterable[Arrays], partition: Partition, task: Task, batch_size: int = BATCH
+) -> Evaluation:
+    """Every metric of clients' own models, of which `models` has one for each client in order; the central ones are
+    over all clients' rows together. `model` is left as the last of them."""
+    own, offsets = _run_own(model, models, partition, task, batch_size)
+    scores = _client_scores(partition, own, offsets)
+    return Evaluation(score(own, partition.classes), scores, own, own, pooled=True)
+
+
+def spread_over_clients(
+    model: FlatModel, partition: Partition, task: Task, batch_size: int = BATCH
+) -> dict[str, float]:
+    """The task's main metric over clients: `accuracy_mean`, `accuracy_worst_decile`, `accuracy_best_decile`."""
+    return _spread(clients(model, partition, task, batch_size), task)
+
+
+def spread_of_own_models(
+    model: FlatModel, models: Iterable[Arrays], partition: Partition, task: Task, batch_size: int = BATCH
+) -> dict[str, float]:
+    """As `spread_over_clients`, each client's rows by its own model: `personal_accuracy_mean` and so on."""
+    scores = _client_scores(partition, *_run_own(model, models, partition, task, batch_size))
+    return {f"personal_{name}": value for name, value in _spread(scores, task).items()}
+
+
+def _run_own(
+    model: FlatModel, models: Iterable[Arrays], partition: Partition, task: Task, batch_size: int
+) -> tuple[Labelled | Measured, npt.NDArray[np.int64]]:
+    """What each client's own model makes of its test rows, and where each client's begin."""
+    x, y, offsets = partition.test_bounds()
+    parts: list[Any] = [run_model(model, task, x[:0], y[:0], batch_size, keep_scores=True)]
+    for arrays, (start, stop) in zip(models, pairwise(offsets.tolist()), strict=True):
+        if stop > start:
+            model.load(arrays)
+            parts.append(run_model(model, task, x[start:stop], y[start:stop], batch_size, keep_scores=True))
+    joined: Labelled | Measured = concatenate(parts)
+    return joined, offsets
+
+
+def _spread(scores: ClientScores, task: Task) -> dict[str, float]:
+    name, higher = primary_metric(task.name)
+    found = spread(scores.values[name], scores.rows.astype(np.float64), higher)
+    parts = {"mean": found.mean, "worst_decile": found.worst_decile, "best_decile": found.best_decile}
+    return {f"{name}_{part}": value for part, value in parts.items()}
+
+
+def _client_scores(partition: Partition, outcomes: Labelled | Measured, offsets: npt.NDArray[np.int64]) -> ClientScores:
+    return ClientScores(
+        client_ids=partition.client_ids,
+        sizes=partition.counts.sum(axis=1),
+        rows=np.diff(offsets),
+        values=client_scores(outcomes, offsets),
+    )
+
+
+@contextmanager
+def _evaluating(model: FlatModel) -> Iterator[None]:
+    """Evaluation mode, and one thread in each operation, so that sums inside the model have one order."""
+    import torch
+
+    training, threads = model.module.training, torch.get_num_threads()
+    torch.set_num_threads(1)
+    model.module.eval()
+    try:
+        yield
+    finally:
+        model.module.train(training)
+        torch.set_num_threads(threads)
+
+
+def _tensor(rows: Array) -> Tensor:
+    import torch
+
+    rows = np.ascontiguousarray(rows)
+    return torch.from_numpy(rows if rows.flags.writeable else rows.copy())
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """One model's evaluation and what it was of: the run's (or file's) name, the round, the partition and its
+    classes. Models of equal `rows_digest` were scored on the same central rows in the same order. `personal`: each
+    client's rows were scored by its own model."""
+
+    name: str
+    round: int | None
+    data: Path
+    partition_digest: str
+    rows_digest: str
+    classes: Sequence[str]
+    evaluation: Evaluation
+    notes: tuple[str, ...] = ()
+    personal: bool = False

@@ -1,0 +1,243 @@
+"""What `flctl eval` evaluates: a run's checkpoint, or weights from elsewhere, with the rows to evaluate on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flctl.client.memory import Recall, work_after
+from flctl.client.memory_store import MemoryStore
+from flctl.config.config import Config, Flag
+from flctl.config.load import load
+from flctl.errors import ConfigError, DataError, FlctlError, IncompatibleError
+from flctl.evaluation.evaluate import Evaluated, evaluate, evaluate_own_models
+from flctl.evaluation.weights import load_weights
+from flctl.models.tasks import task_for
+from flctl.partition.align import align
+from flctl.partition.store import Partition
+from flctl.plugins.registry import Registry
+from flctl.run import run as runs
+from flctl.run.directory import RunDirectory
+from flctl.run.run import Run
+from flctl.types import Arrays
+
+if TYPE_CHECKING:
+    from flctl.models.flat_model import FlatModel
+
+__all__ = ["OwnModels", "Subject", "assess", "assess_own_models", "from_run", "from_weights", "open_partition"]
+
+
+@dataclass(frozen=True)
+class OwnModels:
+    """Clients' own models, one for each in order; `gone` is why they cannot be had."""
+
+    models: Callable[[], Iterator[Arrays]]
+    notes: tuple[str, ...] = ()
+    gone: FlctlError | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and the partition to evaluate it on, standardised as the model needs it; and beside it, where the run's
+    strategy leaves them any, the clients' own."""
+
+    name: str
+    round: int | None
+    model: FlatModel
+    partition: Partition
+    batch_size: int
+    notes: tuple[str, ...] = ()
+    own_models: OwnModels | None = None
+
+
+def open_partition(path: Path) -> Partition:
+    """A partition whose bytes are what its manifest says. Raises DataError, IntegrityError or IncompatibleError."""
+    partition = Partition.open(path)
+    partition.verify_digests()
+    return partition
+
+
+def from_run(path: Path, checkpoint: str, data: Path | None, registry: Registry) -> Subject:
+    """The model of a run's checkpoint: a round's number, "best" or "last"; on the run's own partition, or `data`.
+
+    Raises ConfigError for what is no run or a checkpoint that it does not have, IncompatibleError where the
+    partition is not the one of the run or `data` does not fit the model, IntegrityError for damaged files.
+    """
+    directory = RunDirectory(path)
+    config = load(registry, file=directory.config_file).config
+    own = _own_partition(config, directory)
+    if own is None and data is None:
+        raise IncompatibleError(
+            f"the partition that {path} was made on is not at {config.data} or {directory.facts['partition']}",
+            hint="Put it back, or name one with --data.",
+        )
+    partition, notes = _chosen(own, data)
+    model = runs.build_model(config, own or partition, registry)
+    number = _load(directory, checkpoint, model)
+    strategy = registry.get("strategy", config.strategy.name).from_options(dict(config.strategy.options))
+    clients = None
+    if strategy.personalises:
+        clients = _own_models(directory, config, registry, partition if own is partition else None, number)
+    return Subject(str(path), number, model, partition, config.eval.batch_size, notes, clients)
+
+
+def from_weights(
+    path: Path, config: Path | None, flags: Mapping[str, Flag], overrides: Sequence[str], data: Path, registry: Registry
+) -> Subject:
+    """Weights that flctl did not train, in the model that flags, -o and `config` name, on the partition `data`.
+
+    Raises IncompatibleError when tensors are missing, unknown or of another shape, IntegrityError for a file that
+    is not safetensors.
+    """
+    chosen = load(registry, file=config, flags=flags, overrides=overrides).config
+    partition = open_partition(data)
+    model = runs.build_model(chosen, partition, registry)
+    tensors, prefix = load_weights(path, model.module.state_dict().keys())
+    model.load_state_dict_arrays(tensors)
+    notes: tuple[str, ...] = (f"rows are standardised by the statistics of {data}",)
+    notes += () if prefix is None else (f"the prefix '{prefix}' was taken off the tensors' names",)
+    return Subject(str(path), None, model, partition, chosen.eval.batch_size, notes)
+
+
+def assess(subject: Subject, batch_size: int | None = None) -> Evaluated:
+    """The subject's evaluation; `batch_size` defaults to the run's own, with which it evaluated in training.
+
+    Raises DataError for a partition without test rows.
+    """
+    partition = subject.partition
+    if not partition.manifest.rows.central_test and not partition.manifest.rows.test:
+        hint = "Partition the data with --test-fraction above 0, or name another partition with --data."
+        raise DataError(f"{partition.path} has no test rows", hint=hint)
+    task = task_for(partition.task, partition.target_scale)
+    return Evaluated(
+        name=subject.name,
+        round=subject.round,
+        data=_shown(partition.path),
+        partition_digest=partition.digest,
+        rows_digest=_rows_digest(partition),
+        classes=partition.classes,
+        evaluation=evaluate(subject.model, partition, task, batch_size or subject.batch_size),
+        notes=subject.notes,
+    )
+
+
+def assess_own_models(subject: Subject, batch_size: int | None = None) -> Evaluated | None:
+    """The evaluation of the clients' own models, each on its client's test rows; None where there are none."""
+    partition, own = subject.partition, subject.own_models
+    if own is None or own.gone or not partition.manifest.rows.test:
+        return None
+    task, size = task_for(partition.task, partition.target_scale), batch_size or subject.batch_size
+    rows = partition.manifest.central_test == "clients"
+    return Evaluated(
+        name=f"{subject.name} (own models)",
+        round=subject.round,
+        data=_shown(partition.path),
+        partition_digest=partition.digest,
+        rows_digest=_rows_digest(partition) if rows else f"clients of {partition.digest}",
+        classes=partition.classes,
+        evaluation=evaluate_own_models(subject.model, own.models(), partition, task, size),
+        notes=own.notes,
+        personal=True,
+    )
+
+
+def _own_models(
+    directory: RunDirectory, config: Config, registry: Registry, partition: Partition | None, number: int
+) -> OwnModels:
+    """Clients' own models as of the checkpoint of round `number`; `partition` is the run's, None where another one is
+    evaluated."""
+    if partition is None:
+        error = IncompatibleError("clients' own models are of the partition that they were trained on, and no other")
+        return OwnModels(lambda: iter(()), gone=error)
+    run = Run.build(config, registry, partition, directory.memory)
+    try:
+        store = MemoryStore(directory.memory, partition.clients, run.memory_layout)
+        store.require(number)
+    except FlctlError as error:
+        return OwnModels(lambda: iter(()), gone=error)
+    saved = directory.checkpoints.load(number, run.build_model())
+    recall = Recall(run, store, run.division.private_of(saved.params))
+    work = work_after(run, number, saved.params, saved.states["strategy"])
+    _, known = store.read(np.arange(partition.clients), number + 1)
+    never = int((~known).sum())
+    notes = () if not never else (f"{never} clients never took part, and have the model that they would begin with",)
+    return OwnModels(lambda: recall.models(work), notes)
+
+
+def _shown(path: Path) -> Path:
+    """A path as a person here would write it."""
+    return Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
+
+
+def _own_partition(config: Config, directory: RunDirectory) -> Partition | None:
+    """The run's partition, where the config names it or where it lay beside the run; None where it is gone.
+
+    Raises IncompatibleError where only another one is there.
+    """
+    wrong = None
+    for path in (Path(str(config.data)), directory.partition_path()):
+        if not path.is_dir():
+            continue
+        partition = Partition.open(path)
+        if partition.digest == directory.facts["partition_digest"]:
+            partition.verify_digests()
+            return partition
+        wrong = path
+    if wrong is not None:
+        raise IncompatibleError(
+            f"{wrong} is not the partition that {directory.path} was made on: the digest differs",
+            hint="Put that one back; to evaluate on another partition, name it with --data.",
+        )
+    return None
+
+
+def _chosen(own: Partition | None, data: Path | None) -> tuple[Partition, tuple[str, ...]]:
+    """The partition to evaluate on, and what the reader must know about it."""
+    if own is None or data is None:
+        partition = own or open_partition(Path(str(data)))
+        note = f"the run's own partition is gone, so rows are standardised by the statistics of {partition.path}"
+        return partition, () if own else (note,)
+    partition = open_partition(data)
+    if partition.digest == own.digest:
+        return partition, ()
+    note = f"{data} is not the partition that the run was trained on; its rows are standardised as the model's were"
+    return align(partition, own.manifest), (note,)
+
+
+def _load(directory: RunDirectory, which: str, model: FlatModel) -> int:
+    saved = directory.checkpoints.rounds()
+    if not saved:
+        raise ConfigError(f"{directory.path} has no checkpoint yet", hint="Let the run finish a round.")
+    number = saved[-1]
+    if which.isdecimal():
+        number = int(which)
+    elif which == "best":
+        number = _best(directory, model, saved[-1])
+    elif which != "last":
+        raise ConfigError(f"--checkpoint {which} is not a round", hint="Give a round's number, best or last.")
+    if number not in saved:
+        shown = ", ".join(map(str, saved if len(saved) <= 12 else [*saved[:5], "...", *saved[-6:]]))
+        raise ConfigError(f"{directory.path} has no checkpoint of round {number}", hint=f"There are: {shown}.")
+    directory.checkpoints.load(number, model)
+    return number
+
+
+def _best(directory: RunDirectory, model: FlatModel, last: int) -> int:
+    best = directory.checkpoints.load(last, model).progress.get("best_round")
+    if best is None:
+        raise ConfigError(f"{directory.path} has no best round: nothing was evaluated", hint="Take --checkpoint last.")
+    return int(best)
+
+
+def _rows_digest(partition: Partition) -> str:
+    """Equal for partitions whose central test rows are the same in the same order."""
+    columns = partition.manifest.columns
+    own = partition.manifest.central_test == "own"
+    files = ("test_x", "test_y") if own else ("x", "y", "bounds")
+    return hashlib.sha256("".join(columns[name].sha256 for name in files).encode()).hexdigest()

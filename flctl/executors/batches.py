@@ -1,0 +1,167 @@
+"""Which rows each local step takes: drawn by name for one client or for many at once, alike.
+
+A client's order is a sort of 64-bit words that are a function of (seed, round, client, epoch, row) and nothing else, so
+that a thousand clients' orders are one array operation, and each is what it would be if the client were alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl.seeds import GOLDEN_GAMMA, Keys, client_keys, mix64, named_keys
+from flctl.types import Allowance, LocalWork
+
+__all__ = [
+    "Arrangement",
+    "arrange",
+    "batches",
+    "local_keys",
+    "module_seed",
+    "most_steps",
+    "orders",
+    "stage_keys",
+    "step_counts",
+]
+
+Counts = npt.NDArray[np.int64]
+
+_LOW = np.uint64(0xFFFFFFFF)
+_ALL = np.int64(1 << 62)
+"""More steps than any client makes."""
+_MODULE = np.uint64(1 << 63)
+"""Beyond every (epoch, row) counter: the place of the seed of a module's own randomness."""
+
+
+def local_keys(seed: int, number: int, ids: npt.NDArray[np.str_]) -> Keys:
+    """The key [K] of each client's local training in round `number`."""
+    return named_keys(seed, ("round", number, "local"), client_keys(ids))
+
+
+def stage_keys(keys: Keys, stage: int) -> Keys:
+    """The keys [K] of a stage of the same clients' training; those of the first stage are the clients' own."""
+    with np.errstate(over="ignore"):
+        return mix64(keys + mix64(np.array(_MODULE | np.uint64(stage)))) if stage else keys
+
+
+def module_seed(key: np.uint64) -> int:
+    """The seed (63 bits) of the module's own randomness, such as dropout, in one client's training."""
+    with np.errstate(over="ignore"):
+        return int(mix64(key + mix64(np.array(_MODULE))) >> np.uint64(1))
+
+
+def orders(keys: Keys, rows: Counts, epoch: int) -> Counts:
+    """A permutation of `range(rows[k])` for each client, [K, max(rows)]; what is beyond a client's rows is undefined.
+
+    Rows are sorted by a word whose upper half is random and whose lower half is the row's number, so that words
+    never tie and any sorting algorithm gives the same order. Rows per client are below 2^32.
+    """
+    width = int(rows.max(initial=0))
+    number = np.arange(width, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        counter = mix64((number | np.uint64(epoch << 32)) * GOLDEN_GAMMA + GOLDEN_GAMMA)
+        words = mix64(keys[:, None] + counter)
+    words = (words & ~_LOW) | number
+    words[number >= rows[:, None].astype(np.uint64)] = np.uint64(2**64 - 1)
+    words.sort(axis=1)
+    return (words & _LOW).astype(np.int64)
+
+
+def step_counts(rows: Counts, local: LocalWork, most: Counts | None = None) -> tuple[Counts, Counts, Counts]:
+    """(steps, rows a batch, rows used of an epoch), each [K], for clients of `rows` [K]; at most `most` [K] steps.
+
+    A batch size of 0 means all rows. The last batch of an epoch may be smaller; `drop_last` leaves such a one out
+    (a shard smaller than a batch then makes no step). With `steps`, epochs follow each other until so many
+    batches are made, and `epochs` does not count.
+    """
+    size = np.full_like(rows, local.batch_size) if local.batch_size else np.maximum(rows, 1)
+    usable = rows - rows % size if local.drop_last else rows
+    per_epoch = -(-usable // size)
+    steps = local.epochs * per_epoch if local.steps is None else np.where(per_epoch > 0, local.steps, 0)
+    return steps if most is None else np.minimum(steps, most), size, usable
+
+
+def most_steps(allowance: Allowance | None, numbers: Counts) -> Counts | None:
+    """The most steps [K] that the clients `numbers` [K] make; None where all make all of theirs. A client that the
+    allowance does not name makes all."""
+    if allowance is None:
+        return None
+    place = np.minimum(np.searchsorted(allowance.numbers, numbers), max(len(allowance.numbers) - 1, 0))
+    if not len(allowance.numbers):
+        return np.full(len(numbers), _ALL)
+    return np.where(allowance.numbers[place] == numbers, allowance.steps[place], _ALL)
+
+
+def batches(rows: int, local: LocalWork, key: np.uint64, most: int | None = None) -> Iterator[Counts]:
+    """The rows of each local step of one client, in order: a new permutation for each epoch, cut into batches; at most
+    `most` of them."""
+    counts, limit = np.array([rows], np.int64), None if most is None else np.array([most], np.int64)
+    (left,), (size,), (usable,) = (part.tolist() for part in step_counts(counts, local, limit))
+    for epoch in range(math.ceil(left / max(-(-usable // size), 1))):
+        order = orders(np.array([key]), counts, epoch)[0]
+        for start in range(0, usable, size)[:left]:
+            yield order[start : min(start + size, usable)]
+        left -= -(-usable // size)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrangement:
+    """The batches of K clients side by side, the clients with the most steps first.
+
+    `clients` [K]: which of the clients asked for stands in each place. `positions` [K, S * B]: the rows of client k's
+    step s are at [s * B, s * B + counts[k, s]), the rest is padding (0). `counts` [K, S]. `steps` [K], descending.
+    `width` is B. At step s the first `active[s]` clients train.
+    """
+
+    clients: Counts
+    positions: Counts
+    counts: Counts
+    steps: Counts
+    width: int
+
+    @property
+    def active(self) -> list[int]:
+        """How many clients make step s, for each s; they are the first ones."""
+        return [int(n) for n in (self.counts > 0).sum(axis=0)]
+
+    def shares(self) -> npt.NDArray[np.float32]:
+        """[K, S * B]: one over the batch's size where there is a row, 0 where there is padding."""
+        share = np.where(self.counts > 0, 1 / np.maximum(self.counts, 1), 0).astype(np.float32)
+        inside = np.arange(self.width) < self.counts[:, :, None]
+        return (share[:, :, None] * inside).reshape(self.positions.shape)
+
+
+def arrange(rows: Counts, local: LocalWork, keys: Keys, limits: Counts | None = None) -> Arrangement:
+    """The batches that `batches` gives for each client, side by side; at most `limits` [K] of them."""
+    steps, size, usable = step_counts(rows, local, limits)
+    clients = np.lexsort((-rows, -steps))
+    keys = keys[clients]
+    rows, steps, size, usable = (part[clients] for part in (rows, steps, size, usable))
+    most, width = int(steps.max(initial=0)), int(np.minimum(size, rows).max(initial=0))
+    per_epoch = np.maximum(-(-usable // size), 1)
+    step = np.arange(most)
+    epoch, place = step // per_epoch[:, None], step % per_epoch[:, None] * size[:, None]
+    counts = np.where(step < steps[:, None], np.minimum(size[:, None], usable[:, None] - place), 0)
+    last = int(epoch[counts > 0].max(initial=-1))
+    positions = _positions(_orders(keys, rows, last + 1), epoch, place, counts, width)
+    return Arrangement(clients, positions, counts, steps, width)
+
+
+def _orders(keys: Keys, rows: Counts, epochs: int) -> Counts:
+    """[epochs, K, max(rows)]."""
+    made = [orders(keys, rows, epoch) for epoch in range(epochs)]
+    return np.stack(made) if made else np.zeros((0, len(rows), 0), np.int64)
+
+
+def _positions(order: Counts, epoch: Counts, place: Counts, counts: Counts, width: int) -> Counts:
+    offset = np.arange(width)
+    inside = offset < counts[:, :, None]
+    column: Any = np.where(inside, place[:, :, None] + offset, 0)
+    client = np.arange(len(counts))[:, None, None]
+    found = order[np.where(counts > 0, epoch, 0)[:, :, None], client, column] if order.size else column
+    return np.where(inside, found, 0).reshape(len(counts), -1)

@@ -1,0 +1,49 @@
+"""What clients measure of the model that they are given, on all of their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flctl.executors.shards import Shards
+from flctl.executors.stacked import Gradient
+from flctl.types import LocalWork, Start
+
+__all__ = ["stacked_starts"]
+
+_FLOATS = 1 << 22
+"""Values of rows that are in memory at once, but for a client that has more."""
+
+
+def stacked_starts(
+    params: Tensor, shards: Shards, local: LocalWork, gradient: Gradient, features: int
+) -> Iterator[Start]:
+    """What each client measures at `params` [D], side by side, on batches as large as it trains on."""
+    first = 0
+    while first < len(shards.clients):
+        padded = np.maximum.accumulate(shards.sizes[first:]) * np.arange(1, len(shards.sizes) - first + 1)
+        last = first + max(1, int(np.searchsorted(padded * features, _FLOATS, side="right")))
+        part = replace(shards, clients=shards.clients[first:last], keys=shards.keys[first:last])
+        yield from _side_by_side(params, part, local, gradient)
+        first = last
+
+
+def _side_by_side(params: Tensor, shards: Shards, local: LocalWork, gradient: Gradient) -> list[Start]:
+    stack = shards.stack(replace(local, epochs=1, steps=None, drop_last=False))
+    arranged, width = stack.arrangement, stack.arrangement.width
+    values = params.expand(len(arranged.clients), -1)
+    total, block = torch.zeros(values.shape), torch.empty(values.shape)
+    loss = torch.zeros(len(values), dtype=torch.float64)
+    parts = torch.from_numpy(arranged.counts / np.maximum(arranged.counts.sum(axis=1, keepdims=True), 1))
+    for number, rows in enumerate(arranged.active):
+        here, part = slice(number * width, (number + 1) * width), parts[:rows, number]
+        share = stack.share[:rows, here]
+        losses = gradient(values[:rows], stack.x[:rows, here], stack.y[:rows, here], share, block[:rows])
+        total[:rows].addcmul_(block[:rows], part.float().unsqueeze(1))
+        loss[:rows] += (losses * share).masked_fill_(share == 0, 0).sum(1, dtype=torch.float64) * part
+    back = np.argsort(arranged.clients)
+    return [Start(float(loss[place]), total[place].numpy()) for place in back.tolist()]

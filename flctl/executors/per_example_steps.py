@@ -1,0 +1,139 @@
+"""Training of one client whose local steps a transform makes, from the gradient of each row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from flctl.errors import IncompatibleError, PluginError
+from flctl.executors.layer_chain import Chain
+from flctl.executors.loss_heads import Head, head_for
+from flctl.executors.row_dependence import dependence
+from flctl.executors.per_example_gradients import ChainRows, LoopRows, RowGradients, VmapRows
+from flctl.executors.stacking_trial import tried_rows
+from flctl.executors.optimizers import optimizer_for
+from flctl.algorithms.local_steps import LocalSteps
+from flctl.executors.batches import module_seed
+from flctl.models.tasks import Task
+from flctl.executors.sequential import CLIP_EPS, Adjust, not_finite
+from flctl.models.flat_model import FlatModel, tensor
+from flctl.types import Trained
+from flctl.types import LocalWork
+
+if TYPE_CHECKING:
+    from flctl.run.run import Run
+
+__all__ = ["BY_ROWS", "StepsOf", "by_rows", "row_gradients", "train_by_rows"]
+
+StepsOf = Callable[[int], LocalSteps]
+"""The local steps of the client at a place of the chunk; asked for when that client is about to train."""
+
+BY_ROWS = {
+    "rows-chain": "one client after the other, of each row's gradient only what adds up",
+    "rows-vmap": "one client after the other, each row's gradient through torch.func.vmap",
+    "rows-loop": "one client after the other, one row after the other through autograd",
+}
+"""The executors of runs in which a transform makes the local steps."""
+_TOLERANCE = 1e-4
+_Rows = npt.NDArray[np.generic]
+
+
+def by_rows(run: Run, model: FlatModel, task: Task, chain: Chain | None) -> str:
+    """Which of `BY_ROWS` trains the run. Raises IncompatibleError for a model whose rows have no gradients of their
+    own."""
+    if "buffers" in model.layout:
+        raise IncompatibleError(
+            f"transform '{run.makes_steps}' needs the gradient of each row by itself, and the model keeps statistics "
+            "of its inputs (BatchNorm), which mix rows",
+            hint="Take a model with GroupNorm or LayerNorm.",
+        )
+    if chain is not None and chain.dense and head_for(task):
+        return "rows-chain"
+    obstacle = dependence(model, task, *(part[0] for part in tried_rows(run)))
+    if obstacle is not None:
+        raise IncompatibleError(
+            f"transform '{run.makes_steps}' needs the gradient of each row by itself, and the model {obstacle}",
+            hint="Set the model's dropout to 0, or use a model without random numbers and without memory of earlier "
+            "rows.",
+        )
+    return "rows-vmap" if _vmaps(run, model, task) else "rows-loop"
+
+
+def row_gradients(kind: str, model: FlatModel, task: Task, chain: Chain | None, head: Head | None) -> RowGradients:
+    """The gradients of rows as one of `BY_ROWS` finds them."""
+    if kind == "rows-chain" and chain is not None and head is not None:
+        return ChainRows(model, chain, head)
+    return VmapRows(model, task) if kind == "rows-vmap" else LoopRows(model, task)
+
+
+def _vmaps(run: Run, model: FlatModel, task: Task) -> bool:
+    """Whether vmap finds the gradients that autograd finds, and is made for the module: of recurrent layers it runs
+    one row after the other, and more slowly than without it."""
+    if any(isinstance(module, torch.nn.RNNBase) for module in model.module.modules()):
+        return False
+    (x, *_), (y, *_) = tried_rows(run)
+    try:
+        VmapRows(model, task).total(x, y, np.ones_like)
+        model.module.eval()  # with dropout, no two passes agree
+        found, expected = (way(model, task).total(x, y, np.ones_like) for way in (VmapRows, LoopRows))
+    except Exception:
+        return False
+    finally:
+        model.module.train()
+    return torch.allclose(found, expected, _TOLERANCE, _TOLERANCE)
+
+
+def train_by_rows(
+    model: FlatModel,
+    gradients: RowGradients,
+    rows: tuple[_Rows, _Rows],
+    local: LocalWork,
+    key: np.uint64,
+    steps: LocalSteps,
+    adjust: Adjust | None = None,
+    most: int | None = None,
+) -> Trained:
+    """Trains the model in place on one shard by the steps that a transform makes; at most `most` of them. The loss is
+    not measured, and NaN.
+
+    Raises DivergenceError when the model is not finite at the end, PluginError for steps that are none.
+    """
+    model.module.train()
+    torch.default_generator.manual_seed(module_seed(key))
+    before, optimizer = model.params.clone(), optimizer_for(local)
+    x, y = (tensor(part) for part in rows)
+    made = 0
+    for batch in islice(steps.batches(), most):
+        index = torch.from_numpy(_checked(batch, len(x)))
+        total = gradients.total(x.index_select(0, index), y.index_select(0, index), steps.factors)
+        grad = _gradient(steps, total)
+        if adjust is not None:
+            grad = adjust(grad, model.params)
+        if local.clip_norm is not None:
+            grad.mul_((local.clip_norm / (torch.linalg.vector_norm(grad) + CLIP_EPS)).clamp_(max=1.0))
+        optimizer.step(model.params, grad)
+        made += 1
+    delta = (model.params - before).numpy()
+    if not np.isfinite(delta).all():
+        raise not_finite("the model is not finite", made, local)
+    return Trained({"params": delta}, math.nan, len(x) if made else 0, made)
+
+
+def _checked(batch: Any, rows: int) -> npt.NDArray[np.int64]:
+    index = np.asarray(batch)
+    if index.dtype != np.int64 or index.ndim != 1 or (index.size and not 0 <= index.min() <= index.max() < rows):
+        raise PluginError(f"a local step takes the rows {str(batch)[:60]}, expected int64 numbers in [0, {rows})")
+    return index
+
+
+def _gradient(steps: LocalSteps, total: torch.Tensor) -> torch.Tensor:
+    given = np.asarray(steps.gradient(total.numpy()))
+    if given.shape != tuple(total.shape):
+        raise PluginError(f"a local step has a gradient of the shape {given.shape}, expected {tuple(total.shape)}")
+    return torch.from_numpy(given.astype(np.float32))

@@ -1,0 +1,90 @@
+"""Small trials before a run: whether a plugin's or a user's own code can be run for stacked clients, and agrees there
+with one client at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flctl import arrays
+from flctl.executors.loss_heads import head_for
+from flctl.executors.vmapped import VmapGradient
+from flctl.types import LocalWork, Work
+
+if TYPE_CHECKING:
+    from flctl.models.flat_model import FlatModel
+    from flctl.models.tasks import Task
+    from flctl.run.run import Run
+
+__all__ = ["stacks", "tried_rows", "vmap_obstacle"]
+
+CLIENTS, ROWS = 2, 3
+TOLERANCE = 1e-4
+
+
+def stacks(run: Run, adjust: Any) -> str | None:
+    """What keeps the strategy's `adjust`, or a stage's, from being called with stacked clients [K, D]; None where it
+    gives for each what it gives for one alone."""
+    generator = torch.Generator().manual_seed(0)
+    size = run.division.layout["params"]
+    grads, params = (torch.randn(CLIENTS, size, generator=generator) for _ in range(2))
+    work = _tried_work(run, params[0])
+    kept = {n: torch.randn(CLIENTS, length, generator=generator) for n, length in run.memory_layout.items()}
+    whose = f"strategy '{run.strategy.name}'"
+    try:
+        together = adjust(grads.clone(), params.clone(), work, kept)
+    except Exception as error:
+        return f"{whose}: adjust fails for stacked clients ({type(error).__name__}: {error})"
+    alone = [
+        adjust(grads[k].clone(), params[k].clone(), work, {n: v[k] for n, v in kept.items()}) for k in range(CLIENTS)
+    ]
+    same = together.shape == grads.shape and bool(torch.allclose(together, torch.stack(alone), TOLERANCE, TOLERANCE))
+    return None if same else f"{whose}: adjust is not elementwise, so that clients cannot stand side by side"
+
+
+def _tried_work(run: Run, params: Tensor) -> Any:
+    model = {name: np.zeros(length, np.float32) for name, length in run.division.layout.items()}
+    model["params"] = params.numpy()
+    extra = run.strategy.broadcast(run.strategy.init(run.division.public_of(model)))
+    tensors = {name: torch.from_numpy(np.array(vector)) for name, vector in extra.items()}
+    own = {name: torch.from_numpy(vector.copy()) for name, vector in model.items()}
+    return Work(1, own, tensors, {}, LocalWork(), arrays.layout_of(model))  # type: ignore[arg-type]
+
+
+def vmap_obstacle(run: Run, model: FlatModel, task: Task) -> str | None:
+    """What keeps the module from being run under `torch.func.vmap`; None where it agrees with autograd."""
+    if "buffers" in model.layout:
+        return "the model has buffers, which clients would have to share"
+    head = head_for(task)
+    if head is None:
+        return f"the task is {task.name}"
+    x, y = tried_rows(run)
+    share = torch.full((CLIENTS, ROWS), 1 / ROWS)
+    params = model.params.expand(CLIENTS, -1).clone()
+    found = torch.empty_like(params)
+    try:
+        torch.manual_seed(0)
+        VmapGradient(model, head)(params, x, y, share, found)
+    except Exception as error:
+        return f"torch.func.vmap cannot run the model ({type(error).__name__}: {str(error).splitlines()[0][:120]})"
+    model.module.train()
+    expected = torch.stack([model.gradient(task.loss(model.module(x[k]), y[k])).detach() for k in range(CLIENTS)])
+    if torch.allclose(found, expected, TOLERANCE, TOLERANCE):
+        return None
+    return "under torch.func.vmap the model gives other gradients (dropout, for example)"
+
+
+def tried_rows(run: Run) -> tuple[Tensor, Tensor]:
+    """Made-up rows of a few clients, x [K, n, ...] and y [K, n, ...]."""
+    generator = torch.Generator().manual_seed(0)
+    if run.partition.task == "next-character":
+        codes = torch.randint(run.partition.outputs, (2, CLIENTS, ROWS, *run.partition.shape), generator=generator)
+        return codes[0], codes[1]
+    x = torch.randn(CLIENTS, ROWS, *run.partition.shape, generator=generator)
+    if run.partition.task == "regression":
+        return x, torch.randn(CLIENTS, ROWS, generator=generator)
+    classes = max(run.partition.outputs, 2)
+    return x, torch.randint(classes, (CLIENTS, ROWS), generator=generator)

@@ -1,0 +1,218 @@
+"""Paired, interleaved repeats: the floor, and flctl by each executor that can train the workload."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl.config.load import load
+from flctl.engines.engine import Engine
+from flctl.errors import FlctlError
+from flctl.executors.choice import obstacles
+from flctl.executors.sequential import single_thread
+from flctl.partition.store import Partition
+from flctl.performance.hand_written_loop import Floor
+from flctl.performance.workloads import Workload, make_partition
+from flctl.plugins.registry import Registry
+from flctl.run.run import Run
+from flctl.server.rounds import Rounds
+from flctl.server.training import engine_class
+
+__all__ = ["Agreement", "Contender", "Result", "Row", "Spread", "agreement", "contest", "paired"]
+
+FLOOR = "floor"
+FEWEST, MOST, BUDGET = 3, 9, 9.0
+"""Repeats where nobody asks for a number: so many at least and at most, and the seconds after which none begins."""
+TOLERANCE, BOUND = 2e-4, 0.05
+"""Largest difference between two global models after a round, as a part of the round's largest change of a parameter:
+in the middle repeat, where rounding stays five times below it and another order of batches is above; and in any,
+where a ReLU that rounding tips the other way shows."""
+
+
+class Contender(Protocol):
+    """What is timed."""
+
+    def play(self) -> float:
+        """Seconds that the next round takes."""
+
+    def params(self) -> npt.NDArray[np.float32]:
+        """The global model [D] after the rounds played so far."""
+
+    def restart(self, model: npt.NDArray[np.float32]) -> None:
+        """Goes on from the global model [D]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far contenders' models were from the floor's after a round, as a part of the round's largest change of a
+    parameter: in the middle repeat, and in the worst."""
+
+    middle: float
+    worst: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Median, smallest and largest of repeats."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of at least one value."""
+        return cls(statistics.median(values), min(values), max(values))
+
+    def text(self, digits: int = 3) -> str:
+        """`median (low-high)` with so many significant digits."""
+        return "{} ({}-{})".format(*(f"{value:.{digits}g}" for value in (self.median, self.low, self.high)))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way to train the workload: seconds a round, and how many times the floor's rounds beside them took as long;
+    or `reason`, why it cannot. `chosen`: what flctl takes by itself."""
+
+    executor: str
+    workers: int
+    chosen: bool
+    seconds: Spread | None = None
+    ratio: Spread | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One workload: the floor's seconds a round, each way of flctl, over so many repeats, and how far their models
+    agreed."""
+
+    workload: str
+    title: str
+    repeats: int
+    floor: Spread
+    rows: tuple[Row, ...]
+    agreement: Agreement
+
+    def data(self) -> dict[str, Any]:
+        """The result as `--json` gives it."""
+        return asdict(self)
+
+
+class Ours:
+    """flctl's rounds over an open engine."""
+
+    def __init__(self, run: Run, engine: Engine) -> None:
+        self._rounds = Rounds(run, engine)
+        self._state = self._rounds.initial()
+
+    def play(self) -> float:
+        """Seconds that the next round takes."""
+        started = time.perf_counter()
+        self._state, _ = self._rounds.play(self._state, last=lambda seconds: False)
+        return time.perf_counter() - started
+
+    def params(self) -> npt.NDArray[np.float32]:
+        """The global model [D]."""
+        return np.array(self._state.params["params"])
+
+    def restart(self, model: npt.NDArray[np.float32]) -> None:
+        """Goes on from the global model [D]."""
+        self._state = replace(self._state, params={**self._state.params, "params": model})
+
+
+def contest(workload: Workload, registry: Registry, *, rounds: int | None, workers: int) -> Result:
+    """Plays a workload: `rounds` repeats, or as many as fit in a few seconds; above one worker flctl's own choice
+    takes part in a pool of so many too. Raises FlctlError where models differ."""
+    single_thread()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flctl-bench-")))
+        partition = make_partition(workload, folder / "parts")
+        run = _run(partition, workload, registry)
+        able = obstacles(run, run.build_model(), run.task())
+        ways = [(name, 1) for name, reason in able.items() if reason is None]
+        ways += [(run.execution.executor, workers)] if workers > 1 else []
+        contenders: dict[Any, Contender] = {FLOOR: Floor(run, workload)}
+        for name, count in ways:
+            options = (f"engine.executor={name}", f"engine.workers={count}")
+            contenders[name, count] = stack.enter_context(_opened(_run(partition, workload, registry, *options)))
+        times, agreed = paired(contenders, rounds, run.build_model().read()["params"])
+    chosen = run.execution.executor
+    rows = [_row(times, way, chosen) for way in ways]
+    rows += [Row(name, 1, chosen=False, reason=reason) for name, reason in able.items() if reason is not None]
+    return Result(workload.name, workload.title, len(times[FLOOR]), Spread.of(times[FLOOR]), tuple(rows), agreed)
+
+
+def _run(partition: Partition, workload: Workload, registry: Registry, *settings: str) -> Run:
+    named = [f"data={partition.path.as_posix()}", *workload.settings(), *settings]
+    config = load(registry, overrides=named).config
+    return Run.build(config, registry, partition, partition.path / "memory")
+
+
+@contextmanager
+def _opened(run: Run) -> Iterator[Ours]:
+    engine = engine_class(run).from_options(dict(run.config.engine.options))
+    with engine.open(run):
+        yield Ours(run, engine)
+
+
+def _row(times: Mapping[Any, Sequence[float]], way: tuple[str, int], chosen: str) -> Row:
+    ratios = [floor / ours for floor, ours in zip(times[FLOOR], times[way], strict=True)]
+    executor, workers = way
+    return Row(executor, workers, executor == chosen, Spread.of(times[way]), Spread.of(ratios))
+
+
+def paired(
+    contenders: Mapping[Any, Contender], rounds: int | None, start: npt.NDArray[np.float32]
+) -> tuple[dict[Any, list[float]], Agreement]:
+    """Seconds of each contender's round in each repeat, after one round that warms up; and how far they agree.
+
+    They take turns, and which one begins goes round. After each repeat, models are compared, and all go on from the
+    first contender's: a ReLU that rounding tips the other way stays in its repeat. All begin at `start` [D].
+    """
+    names, began = list(contenders), time.perf_counter()
+    times: dict[Any, list[float]] = {name: [] for name in names}
+    found: list[dict[Any, float]] = []
+    for repeat in range(1 + (rounds or MOST)):
+        if rounds is None and repeat > FEWEST and time.perf_counter() - began > BUDGET:
+            break
+        first = repeat % len(names)
+        for name in names[first:] + names[:first]:
+            times[name].append(contenders[name].play())
+        model = contenders[names[0]].params()
+        moved = float(np.abs(model - start).max())
+        found.append({name: _distance(contenders[name], model, moved) for name in names[1:]})
+        start = model
+        for contender in contenders.values():
+            contender.restart(model)
+    return {name: seconds[1:] for name, seconds in times.items()}, agreement(found)
+
+
+def _distance(contender: Contender, model: npt.NDArray[np.float32], moved: float) -> float:
+    return float(np.abs(contender.params() - model.astype(np.float64)).max()) / moved if moved else np.nan
+
+
+def agreement(found: Sequence[Mapping[Any, float]]) -> Agreement:
+    """The agreement of contenders from their distances in each repeat. Raises FlctlError beyond the tolerance."""
+    middle = {name: statistics.median_low([repeat[name] for repeat in found]) for name in found[0]}
+    worst = {name: max(repeat[name] for repeat in found) for name in found[0]}
+    for name in found[0]:
+        # Written so that NaN fails.
+        if not (middle[name] <= TOLERANCE and all(repeat[name] <= BOUND for repeat in found)):
+            executor, workers = name
+            raise FlctlError(
+                f"{executor} ({workers} worker{'s' * (workers > 1)}) came to another model than the loop by hand: they "
+                f"differ by {middle[name]:.2g} of the largest change of a parameter in the middle repeat (tolerated "
+                f"{TOLERANCE:g}), by {worst[name]:.2g} in the worst ({BOUND:g})",
+                hint="This is a bug in flctl, or a processor that computes wrongly.",
+            )
+    return Agreement(max(middle.values(), default=0.0), max(worst.values(), default=0.0))

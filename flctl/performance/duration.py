@@ -1,0 +1,158 @@
+"""How long a round's training takes, roughly, and whether more workers would help.
+
+Follows from shapes alone, by rates that were measured on one x86_64 core with AVX2; another machine may be several
+times faster or slower, which hardly changes the advice. Evaluation and checkpoints are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl.engines.engine import Engine
+from flctl.engines.footprint import Footprint, RoundShape
+from flctl.engines.inprocess import InProcessEngine
+from flctl.engines.pool import PoolEngine
+from flctl.executors.choice import TOGETHER
+from flctl.executors.layer_chain import Convolution, Dense
+from flctl.run.run import Run
+
+__all__ = ["Pace", "pace", "seconds_text"]
+
+Seconds = npt.NDArray[np.float64]
+FLOAT = 4
+ROUND = 2e-3
+"""Once a round: drawing the cohort, adding up, the step."""
+ROW = 0.2e-6
+"""To read one row for clients that stand side by side."""
+CHUNK_STEP = {"shared": 0.25e-3, "stacked": 0.25e-3, "vmap": 1.5e-3}
+"""One step of a chunk beside its arithmetic."""
+CLIENT = 0.35e-3
+"""One client that trains alone: reading its rows, its order, its report."""
+STEP = {"fused": 0.12e-3, "sequential": 0.19e-3, "rows-chain": 0.4e-3, "rows-vmap": 4e-3, "rows-loop": 8e-3}
+"""One step of such a client beside its arithmetic."""
+COPIED = 3e-9
+"""To copy, compare, check and add one parameter of such a client."""
+RATE = 50e9
+"""Floating point operations a second of such a step."""
+PIPE = 1e9
+"""Bytes a second between the server and its workers."""
+WORKER_START = 3.0
+WORTH_SAVING, WORTH_SHARE = 5.0, 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Estimated seconds a round by number of workers, `workers` as configured among them; the cores that the run may
+    use; and what that says about `engine.workers`."""
+
+    seconds: Mapping[int, float]
+    workers: int
+    cores: int
+    advice: str
+
+    @property
+    def now(self) -> float:
+        """Seconds a round as the run is configured."""
+        return self.seconds[self.workers]
+
+
+def pace(run: Run, engine: type[Engine], shape: RoundShape, found: Footprint, cores: int, rounds: int) -> Pace:
+    """The pace of a run of so many `rounds` like `shape`; `engine` is where clients run."""
+    workers = run.config.engine.workers if issubclass(engine, PoolEngine) else 1
+    times = _chunk_seconds(run, shape)
+    useful = max(1, min(cores, len(shape.chunks)))
+    seconds = {count: _round_seconds(run, times, count) for count in sorted({workers, *range(1, useful + 1)})}
+    if not issubclass(engine, (InProcessEngine, PoolEngine)):
+        return Pace(seconds, workers, cores, "the engine is a plugin's: it decides where clients run")
+    return Pace(seconds, workers, cores, _advice(run, seconds, workers, useful, cores, rounds, found))
+
+
+def _advice(
+    run: Run, seconds: Mapping[int, float], workers: int, useful: int, cores: int, rounds: int, found: Footprint
+) -> str:
+    best = min(seconds, key=lambda count: _total(seconds, count, rounds))
+    now, then = _total(seconds, workers, rounds), _total(seconds, best, rounds)
+    if best == workers or then > WORTH_SHARE * now or now - then < WORTH_SAVING:
+        return _enough(workers, useful, cores)
+    how = f"--workers {best}" if run.config.engine.name != "inprocess" else f"--engine pool --workers {best}"
+    times = f"about {seconds_text(seconds[best])} a round in place of {seconds_text(seconds[workers])}"
+    gain = f"{how} would be faster: {times}, {seconds_text(now - then)} over {rounds:,} rounds"
+    extra = (best - found.workers) * found.worker
+    if found.free is not None and found.needed + extra > found.free.bytes:
+        return f"{gain}, but this machine lacks the memory for it"
+    return gain
+
+
+def _enough(workers: int, useful: int, cores: int) -> str:
+    """What there is to say where another number of workers would gain nothing that is worth it; `useful` of them
+    have a core and a chunk each."""
+    if workers > useful:
+        why = f"there are {cores} cores" if useful == cores else f"a round has {useful} chunks to train"
+        why = "a round is one chunk" if useful == 1 and cores > 1 else why
+        return f"--workers {useful} would be as fast: {why}"
+    if workers == cores:
+        return "all cores are used" if cores > 1 else "the only core is used"
+    if useful == 1:
+        return "more workers would not help: a round is one chunk, which one process trains"
+    return "more workers would not help: rounds are short beside starting them"
+
+
+def _total(seconds: Mapping[int, float], workers: int, rounds: int) -> float:
+    return rounds * seconds[workers] + (WORKER_START if workers > 1 else 0.0)
+
+
+def _round_seconds(run: Run, times: Seconds, workers: int) -> float:
+    """A round with so many workers: chunks are taken as workers become free."""
+    longest, total = float(times.max(initial=0)), float(times.sum())
+    if workers == 1:
+        return ROUND + total
+    sent = workers * sum(run.layout.values()) + len(times) * sum(run.update_layout.values())
+    return ROUND + max(longest, total / workers) + FLOAT * sent / PIPE
+
+
+def _chunk_seconds(run: Run, shape: RoundShape) -> Seconds:
+    """Each chunk's training in one process."""
+    execution = run.execution
+    amounts = execution.amounts(shape.sizes)
+    if execution.executor in TOGETHER:
+        own, call = execution.cost(amounts)[0] + ROW * amounts.rows, CHUNK_STEP[execution.executor]
+        times = [own[places].sum() + call * _calls(run, shape.sizes[places]) for places in shape.chunks]
+    else:
+        arithmetic = 6.0 * amounts.rows * _products(run) / RATE
+        fixed = CLIENT + COPIED * execution.parameters
+        own = fixed + STEP[execution.executor] * amounts.steps + arithmetic
+        times = [own[places].sum() for places in shape.chunks]
+    return np.array(times, np.float64)
+
+
+def _calls(run: Run, sizes: npt.NDArray[np.int64]) -> int:
+    """The steps of a chunk's blocks."""
+    steps = run.execution.amounts(sizes).steps
+    return sum(int(steps[places].max()) for places in run.execution.blocks(sizes))
+
+
+def _products(run: Run) -> int:
+    """Multiplications that one row's forward pass comes to; the number of parameters where layers are unknown."""
+    chain = run.execution.chain
+    shapes = chain.shapes(run.partition.shape) if chain else None
+    if not chain or not shapes:
+        return run.execution.parameters
+    total = 0
+    for layer, after in zip(chain.layers, shapes, strict=True):
+        if isinstance(layer, Dense):
+            total += layer.inputs * layer.outputs
+        elif isinstance(layer, Convolution):
+            total += math.prod(after) * layer.inputs * math.prod(layer.kernel)
+    return total
+
+
+def seconds_text(seconds: float) -> str:
+    """`92 ms`, `1.4 s`, `1,200 s`: a duration for people, two digits where it is short."""
+    if seconds >= 100:
+        return f"{seconds:,.0f} s"
+    return f"{seconds * 1e3:.2g} ms" if seconds < 0.0995 else f"{seconds:.2g} s"

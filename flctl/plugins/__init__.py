@@ -1,0 +1,1 @@
+"""Plugins: hooks, the registry, plugin files, and templates of new plugins."""

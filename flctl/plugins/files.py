@@ -1,0 +1,138 @@
+"""Components from a file of one's own: `./mine.py:Name` where a strategy, transform, aggregator or engine is named."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from flctl.component import FILE_KINDS, file_of
+from flctl.errors import PluginError, suggest
+from flctl.plugins.api_version import STATEMENT, check_statement, stated_in
+
+if TYPE_CHECKING:
+    from flctl.component import Component
+
+__all__ = ["BASES", "base_of", "component_in", "load_file"]
+
+BASES: Mapping[str, str] = {
+    "strategy": "flctl.algorithms.strategy:Strategy",
+    "transform": "flctl.algorithms.transform:Transform",
+    "aggregator": "flctl.algorithms.aggregator:Aggregator",
+    "engine": "flctl.engines.engine:Engine",
+    "model": "flctl.models.model:Model",
+    "dataset": "flctl.data.dataset:DatasetReader",
+    "partitioner": "flctl.partition.partitioner:Partitioner",
+}
+"""Kind -> where the class is that its components extend."""
+
+
+def base_of(kind: str) -> type[Component]:
+    """The class that components of a kind extend."""
+    module, _, name = BASES[kind].partition(":")
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+
+def load_file(path: Path) -> ModuleType:
+    """The module that a local `.py` file defines.
+
+    Raises PluginError when it cannot be loaded, or states another version of the API.
+    """
+    if not path.is_file():
+        raise PluginError(f"plugin file {path} does not exist", hint="Give a path relative to where you are.")
+    # By the whole path, because two files in different folders may have one name.
+    name = f"flctl_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{path} is not a Python file", hint="A plugin file ends in .py.")
+    _check_version(path, stated_in(path))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise PluginError(f"plugin file {path} failed to load: {type(error).__name__}: {error}") from error
+    _check_version(path, getattr(module, STATEMENT, None))
+    return module
+
+
+def component_in(module: ModuleType, kind: str, name: str) -> type[Component]:
+    """The class that `name` (`./mine.py:Name`, or `./mine.py` where that has one of the kind) means in its module.
+
+    Raises PluginError where there is none, several, or one of another kind.
+    """
+    place = str(file_of(name))
+    wanted = None if name.endswith(".py") else name.rpartition(":")[2]
+    found = _only(module, kind, place) if wanted is None else getattr(module, wanted, None)
+    if found is None:
+        raise PluginError(f"{place} has no class '{wanted}'", hint=_meant(module, kind, str(wanted)))
+    if not (inspect.isclass(found) and issubclass(found, base_of(kind))):
+        raise PluginError(f"'{wanted}' in {place} is {_what(found)}, expected {_a(kind)}", hint=_use(found, kind))
+    if not isinstance(getattr(found, "name", None), str):
+        raise PluginError(f"class '{found.__name__}' in {place} has no name", hint='Give it one: name = "my-own".')
+    return found
+
+
+def _check_version(path: Path, stated: object) -> None:
+    if stated is None:
+        return
+    try:
+        check_statement(stated)
+    except PluginError as error:
+        raise PluginError(f"plugin file {path} cannot be used: {error.message}", hint=error.hint) from error
+
+
+def _only(module: ModuleType, kind: str, place: str) -> Any:
+    """The one class of a kind that a module itself defines."""
+    names = sorted(_of_kind(module, kind))
+    if not names:
+        base = base_of(kind).__name__
+        raise PluginError(f"{place} defines no {kind}", hint=f"It is a class that extends flctl.{base}.")
+    if len(names) > 1:
+        raise PluginError(
+            f"{place} defines {len(names)} classes that may be meant: {', '.join(names)}",
+            hint=f"Say which: {place}:{names[0]}.",
+        )
+    return getattr(module, names[0])
+
+
+def _of_kind(module: ModuleType, kind: str) -> list[str]:
+    base = base_of(kind)
+    return [
+        name
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
+    ]
+
+
+def _meant(module: ModuleType, kind: str, wanted: str) -> str:
+    names = _of_kind(module, kind)
+    called = [name for name in names if getattr(getattr(module, name), "name", None) == wanted]
+    if called:
+        return f"Give the class, not its name: '{called[0]}'."
+    listed = ", ".join(sorted(names))
+    return suggest(wanted, names) or (f"Of this kind it has: {listed}." if names else f"It defines no {kind}.")
+
+
+def _what(found: object) -> str:
+    if not inspect.isclass(found):
+        return _a(type(found).__name__)
+    return next((_a(kind) for kind in BASES if issubclass(found, base_of(kind))), "another class")
+
+
+def _use(found: object, kind: str) -> str:
+    other = next((k for k in FILE_KINDS if inspect.isclass(found) and issubclass(found, base_of(k))), None)
+    if other is not None:
+        return f"Name it where the {other} stands: --{other}."
+    return f"{_a(kind).capitalize()} is a class that extends flctl.{base_of(kind).__name__}."
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"

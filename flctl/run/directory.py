@@ -1,0 +1,270 @@
+"""The run directory: everything about one training, in files that are whole or absent.
+
+config.yaml and origins.json (the effective config and where each value came from), run.json (versions and digests),
+execution.json (how clients are trained), attack.json (who is malicious, if anybody is), metrics.jsonl (one line per
+round), checkpoints/, memory/ (client memory), summary.json and curves.png; profile.json and profile.png where they were
+asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from flctl import atomic
+from flctl.component import file_of
+from flctl.config.config import Config, digest, dump
+from flctl.config.load import Loaded
+from flctl.errors import ConfigError, IncompatibleError, IntegrityError, StorageError
+from flctl.partition.store import Partition
+from flctl.run.checkpoint import Checkpoints
+from flctl.types import RoundReport
+from flctl.version import __version__
+
+__all__ = ["FORMAT", "RunDirectory", "report_line"]
+
+FORMAT = "flctl-run/1"
+CONFIG, ORIGINS, RUN, METRICS, SUMMARY, LOCK, EXECUTION, PROFILE, ATTACK = (
+    "config.yaml",
+    "origins.json",
+    "run.json",
+    "metrics.jsonl",
+    "summary.json",
+    "lock",
+    "execution.json",
+    "profile.json",
+    "attack.json",
+)
+FACTS = ("config_digest", "partition_digest", "partition", "versions")
+EACH_ROUND = ("round", "asked", "answered", "failed", "examples", "loss", "bytes_up", "bytes_down", "seconds")
+
+
+class RunDirectory:
+    """One run on disk; `create` makes a new one, `RunDirectory(path)` opens one that exists."""
+
+    def __init__(self, path: Path) -> None:
+        if not (path / RUN).is_file():
+            raise ConfigError(f"{path} is not a run: it has no {RUN}", hint="`flctl runs list` shows the runs.")
+        self.path = path
+        self.facts = _read_json(path / RUN)
+        if self.facts.get("format") != FORMAT:
+            raise IncompatibleError(f"{path} has the format {self.facts.get('format')!r}; this flctl reads {FORMAT!r}")
+        missing = [key for key in FACTS if key not in self.facts]
+        if missing or not isinstance(self.facts["versions"], dict):
+            raise IntegrityError(f"{path / RUN} has no '{(missing or ['versions'])[0]}'")
+        self.checkpoints = Checkpoints(path / "checkpoints")
+        self.metrics = path / METRICS
+        self.memory = path / "memory"
+        self.config_file = path / CONFIG
+
+    @classmethod
+    def create(cls, path: Path, loaded: Loaded, partition: Partition) -> RunDirectory:
+        """A new run directory. Raises ConfigError when `path` exists."""
+        facts = {
+            "format": FORMAT,
+            "config_digest": digest(loaded.config),
+            "partition_digest": partition.digest,
+            "partition": _relative(partition.path, path),
+            "versions": versions(),
+            "files": named_files(loaded.config),
+        }
+        origins = {key: asdict(origin) for key, origin in loaded.origins.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.new_directory(path) as partial:
+            (partial / CONFIG).write_text(dump(loaded.config), encoding="utf-8")
+            (partial / ORIGINS).write_text(_json(origins), encoding="utf-8")
+            (partial / METRICS).touch()
+            (partial / RUN).write_text(_json(facts), encoding="utf-8")
+        return cls(path)
+
+    def keep_execution(self, facts: Mapping[str, Any]) -> None:
+        """Records how clients are trained, at the first start. Raises IncompatibleError where a later one differs."""
+        self.check_execution(facts)
+        path = self.path / EXECUTION
+        if not path.exists():
+            atomic.write_file(path, _json(facts).encode())
+
+    def check_execution(self, facts: Mapping[str, Any]) -> None:
+        """Raises IncompatibleError where clients were trained in another way than `facts` say."""
+        path = self.path / EXECUTION
+        if not path.exists():
+            return
+        before, here = _read_json(path), dict(facts)
+        for key in ("executor", "alone", "memory"):
+            if before.get(key) != here[key]:
+                found = f"{self.path} trained its clients by {before.get('executor')} ({key} {before.get(key)})"
+                raise IncompatibleError(
+                    f"{found}, and would go on by {here['executor']} ({key} {here[key]})",
+                    hint="Numbers would differ: put the options back, or start a new run.",
+                )
+
+    def keep_attack(self, facts: Mapping[str, Any]) -> None:
+        """Replaces attack.json."""
+        atomic.write_file(self.path / ATTACK, _json(facts).encode())
+
+    def attack(self) -> dict[str, Any] | None:
+        """What attack.json holds; None for a run without an attack."""
+        path = self.path / ATTACK
+        return _read_json(path) if path.is_file() else None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second process from training the same run. Raises StorageError when one does."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise StorageError(f"another process is training {self.path}", hint="Wait for it, or end it.") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def partition_path(self) -> Path:
+        """Where the partition lay when the run was made: beside the run, wherever both were moved to."""
+        return (self.path / str(self.facts["partition"])).resolve()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The finished rounds' lines; a last line that a kill cut off is left out.
+
+        Raises IntegrityError for a file that is gone, and for a line that is none of a round.
+        """
+        if not self.metrics.is_file():
+            raise IntegrityError(f"{self.metrics} is missing", hint="Put it back; nothing else holds what it held.")
+        texts = self.metrics.read_bytes().split(b"\n")[:-1]
+        return [_line(f"{self.metrics}:{number}", text) for number, text in enumerate(texts, 1)]
+
+    def append(self, report: RoundReport) -> None:
+        """Adds a round's line; it is with the operating system when this returns, on disk with the next checkpoint."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(report_line(report), allow_nan=False) + "\n")
+
+    def sync_metrics(self) -> None:
+        """Puts the lines on disk; called before the checkpoint that rests on them."""
+        with self.metrics.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def rewind(self, number: int) -> None:
+        """Drops lines and client memory of rounds after `number`: they will be run again.
+
+        Raises IntegrityError when a line up to it is missing.
+        """
+        lines = self.lines()
+        kept = lines[:number]
+        if [line.get("round") for line in kept] != list(range(1, number + 1)):
+            raise IntegrityError(f"{self.metrics} lacks lines of the {number} rounds that the checkpoint rests on")
+        if len(lines) != number or self.metrics.stat().st_size != sum(_length(line) for line in kept):
+            text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in kept)
+            atomic.write_file(self.metrics, text.encode())
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Replaces summary.json."""
+        atomic.write_file(self.path / SUMMARY, _json(summary).encode())
+
+    def write_profile(self, profile: Mapping[str, Any]) -> None:
+        """Replaces profile.json."""
+        atomic.write_file(self.path / PROFILE, _json(profile).encode())
+
+    def profile(self) -> dict[str, Any] | None:
+        """What profile.json holds; None where nobody asked for one."""
+        path = self.path / PROFILE
+        return _read_json(path) if path.is_file() else None
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a run that ended; None while there is none."""
+        path = self.path / SUMMARY
+        return _read_json(path) if path.is_file() else None
+
+
+def report_line(report: RoundReport) -> dict[str, Any]:
+    """A round as a line of metrics.jsonl; evaluation metrics stand beside the round's own figures. NaN is null."""
+    failed = {client: {"kind": f.kind, "message": f.message} for client, f in report.failed.items()}
+    line = {
+        "round": report.round,
+        "asked": report.asked,
+        "answered": report.answered,
+        "failed": failed,
+        "examples": report.examples,
+        "loss": report.loss,
+        **report.metrics,
+        "bytes_up": report.bytes_up,
+        "bytes_down": report.bytes_down,
+        "seconds": {phase: round(seconds, 6) for phase, seconds in report.seconds.items()},
+        "work": {phase: round(seconds, 6) for phase, seconds in report.work.items()},
+        "notes": list(report.notes),
+        "attackers": report.attackers,
+        "devices": {name: round(value, 6) for name, value in report.devices.items()},
+        "transforms": finite(report.told),
+    }
+    return {key: _finite(value) for key, value in line.items()}
+
+
+def finite(told: Mapping[str, Mapping[str, float | str]]) -> dict[str, dict[str, float | str | None]]:
+    """What transforms say, as JSON has it: a number that is not finite is null."""
+    return {name: {key: _finite(value) for key, value in values.items()} for name, values in told.items()}
+
+
+def named_files(config: Config) -> dict[str, str]:
+    """SHA-256 of each file that the config names and the numbers depend on: trace, plugin files, and the files of
+    components that are spelt `file.py:Name`."""
+    names = [*config.plugins, *([config.cohort.trace] if config.cohort.trace else [])]
+    chosen = (config.model.name, config.strategy.name, config.aggregator.name, config.engine.name)
+    components = (*chosen, *(transform.name for transform in config.transforms))
+    names += [file.as_posix() for file in map(file_of, components) if file is not None]
+    return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in names}
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result may depend on."""
+    packages = {name: version(name) for name in ("torch", "numpy")}
+    return {"flctl": __version__, "python": platform.python_version(), **packages, "machine": platform.machine()}
+
+
+def _line(where: str, text: bytes) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{where} is not JSON") from error
+    missing = [key for key in EACH_ROUND if not isinstance(line, dict) or key not in line]
+    if missing:
+        raise IntegrityError(f"{where} is not the line of a round: it has no '{missing[0]}'")
+    return dict(line)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
+def _length(line: Mapping[str, Any]) -> int:
+    return len(json.dumps(line, allow_nan=False).encode()) + 1
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path} is not JSON") from error
+    if not isinstance(value, dict):
+        raise IntegrityError(f"{path} is not a JSON object")
+    return value
+
+
+def _relative(target: Path, start: Path) -> str:
+    try:
+        return Path(os.path.relpath(target.resolve(), start.resolve())).as_posix()
+    except ValueError:  # another drive on Windows
+        return str(target.resolve())

@@ -1,0 +1,280 @@
+"""From config to objects. `check` refuses what cannot be kept, with a sentence that says why and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flctl import seeds
+from flctl.algorithms.aggregator import Aggregator
+from flctl.algorithms.pipeline import Pipeline
+from flctl.algorithms.server_optimizer import ServerOptimizer
+from flctl.algorithms.strategy import Strategy
+from flctl.algorithms.transform import Transform
+from flctl.config.config import AUTO, DEFAULT_MODELS, ComponentConfig, Config
+from flctl.errors import ConfigError, IncompatibleError, suggest
+from flctl.models.model import DataSpec
+from flctl.models.parts import Division
+from flctl.partition.store import Partition
+from flctl.plugins.registry import Registry
+from flctl.run import cohort as cohorts
+from flctl.simulation.attacks import Adversary
+from flctl.simulation.devices import Devices
+from flctl.types import QUICK, Layout
+
+if TYPE_CHECKING:
+    from flctl.executors.choice import Execution
+    from flctl.models.flat_model import FlatModel
+    from flctl.models.tasks import Task
+
+__all__ = ["PRIVATE", "Run", "build_model"]
+
+PRIVATE = "private/"
+"""Before the names under which a client keeps the parts of its model that never leave it."""
+
+
+def build_model(config: Config, partition: Partition, registry: Registry) -> FlatModel:
+    """The model that `config` names, for this partition's data, with the initial weights that the seed gives."""
+    import torch
+
+    from flctl.models.flat_model import FlatModel
+    from flctl.plugins.custom_model import resolve
+
+    spec = DataSpec(partition.task, partition.shape, partition.outputs)
+    name = DEFAULT_MODELS[partition.task] if config.model.name == AUTO else config.model.name
+    model = resolve(registry, name, config.model.options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive(config.seed, "model") % 2**63)
+        return FlatModel(model.build(spec))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, ready to start: read-only, and the same in the server's process and in every worker's.
+
+    `layout` is that of the model as the server has it, without what the strategy keeps private.
+    """
+
+    config: Config
+    registry: Registry
+    partition: Partition
+    memory_directory: Path
+    division: Division
+    strategy: Strategy
+    transforms: Mapping[str, Transform]
+    aggregator: Aggregator
+    server: ServerOptimizer
+
+    @classmethod
+    def build(cls, config: Config, registry: Registry, partition: Partition, memory_directory: Path) -> Run:
+        """The run's objects, checked. Raises ConfigError, PluginError or IncompatibleError."""
+        strategy = _component(registry, "strategy", config.strategy)
+        model = build_model(config, partition, registry)
+        division = Division(model.parts, strategy.private(model.parts))
+        _check_public(strategy, division)
+        shapes = {"params": division.shapes(model.shapes["params"])}
+        run = cls(
+            config=config,
+            registry=registry,
+            partition=partition,
+            memory_directory=memory_directory,
+            division=division,
+            strategy=strategy,
+            transforms={
+                chosen.name: _component(registry, "transform", chosen).shaped(shapes) for chosen in config.transforms
+            },
+            aggregator=_component(registry, "aggregator", config.aggregator),
+            server=ServerOptimizer(**config.server.model_dump()),
+        )
+        run = replace(run, aggregator=run.aggregator.placed(run))
+        check(run)
+        return run
+
+    @property
+    def directory(self) -> Path:
+        """The run's directory."""
+        return self.memory_directory.parent
+
+    def build_model(self) -> FlatModel:
+        """A fresh copy of the model, with the initial weights."""
+        return build_model(self.config, self.partition, self.registry)
+
+    @property
+    def layout(self) -> Layout:
+        """Name -> length of the model's vectors, without what is private."""
+        return self.division.public
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """An update's way from the strategy on a client to the sum."""
+        sent = self.strategy.sends(self.layout)
+        return Pipeline(self.transforms, sent, self.config.seed, each=not self.sums)
+
+    @cached_property
+    def adversary(self) -> Adversary:
+        """The malicious clients, where the run simulates any."""
+        return Adversary(self.config.attack, self.config.seed, self.partition, self.strategy.trusted)
+
+    @cached_property
+    def devices(self) -> Devices:
+        """What clients run on, where the run simulates it."""
+        return Devices(self)
+
+    def task(self) -> Task:
+        """The task that the partition's data set."""
+        from flctl.models.tasks import task_for
+
+        return task_for(self.partition.task, self.partition.target_scale)
+
+    @cached_property
+    def memory_layout(self) -> Layout:
+        """What each client keeps from one of its rounds to its next, for whomever."""
+        private = {PRIVATE + name: length for name, length in self.division.private.items()}
+        return {**self.strategy.remembers(self.layout), **private, **self.pipeline.memory_layout}
+
+    @cached_property
+    def execution(self) -> Execution:
+        """How clients are trained. Raises ConfigError where they cannot be, as the config asks."""
+        from flctl.executors.choice import choose
+
+        return choose(self, self.build_model(), self.task())
+
+    @property
+    def sums(self) -> bool:
+        """Whether the server needs only the sum: no part looks at single updates, and none is changed there."""
+        return not (self.judges or self.adversary.on_updates)
+
+    @property
+    def judges(self) -> bool:
+        """Whether the strategy or a transform looks at single updates."""
+        return self.strategy.reads_each or any(t.judges_each for t in self.transforms.values())
+
+    @property
+    def each(self) -> bool:
+        """Whether the server takes what each client sends by itself, to look at it or to decode it."""
+        return not self.sums or self.pipeline.decodes
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether clients multiply what they send by their weight: who only adds it up takes nothing else."""
+        return not self.each and (self.aggregator.hides or not self.aggregator.transparent)
+
+    @property
+    def secret_cohort(self) -> bool:
+        """Whether a transform wants cohorts that nobody can foresee."""
+        return any(transform.secret_cohort for transform in self.transforms.values())
+
+    @cached_property
+    def bounds_clients(self) -> bool:
+        """True if a transform bounds how far each client moves the sum."""
+        return any(transform.bounds_clients for transform in self.transforms.values())
+
+    @cached_property
+    def withholds_metrics(self) -> bool:
+        """True if clients send no metrics: the aggregator hides them, or a transform's noise does not cover them."""
+        return self.aggregator.hides or any(one.noised_by_clients for one in self.transforms.values())
+
+    @cached_property
+    def makes_steps(self) -> str | None:
+        """The name of the transform that makes the clients' local steps; None where none does."""
+        return next((name for name, transform in self.transforms.items() if transform.makes_steps), None)
+
+    @property
+    def eligible(self) -> int:
+        """How many clients have training rows."""
+        return int((self.partition.counts[:, 0] > 0).sum())
+
+    @property
+    def cohort_size(self) -> float:
+        """How many clients a round asks: always, or on average where that is drawn."""
+        return cohorts.expected_size(self.config.cohort, self.eligible)
+
+    @cached_property
+    def update_layout(self) -> Layout:
+        """What an update looks like when it leaves the client."""
+        return self.pipeline.sent
+
+
+def check(run: Run) -> None:
+    """Raises IncompatibleError or ConfigError for a combination that cannot do what it says."""
+    if run.aggregator.hides:
+        _check_hidden(run)
+    run.pipeline.check()
+    _check_steps(run)
+    for transform in run.transforms.values():
+        transform.check(run)
+    run.aggregator.check(run)
+    if not run.partition.counts[:, 0].any():
+        raise ConfigError("the partition has no training rows", hint="Partition again with a smaller --test-fraction.")
+    cohorts.expected_size(run.config.cohort, run.eligible)
+    cohorts.check_trace(run.config.cohort, run.partition.client_ids)
+    _check_stages(run)
+    run.strategy.check(run)
+    run.adversary.check(run)
+    run.devices.check()
+    _ = run.execution  # raises where the clients cannot be trained as the config asks
+    _check_stop(run)
+
+
+def _check_public(strategy: Strategy, division: Division) -> None:
+    if "params" not in division.public:
+        raise IncompatibleError(
+            f"strategy '{strategy.name}' keeps all of the model's parameters private, and nothing would be learned "
+            "together",
+            hint="Name fewer of them as private, or take a model with more layers.",
+        )
+
+
+def _check_steps(run: Run) -> None:
+    makers = [name for name, transform in run.transforms.items() if transform.makes_steps]
+    if len(makers) > 1:
+        raise IncompatibleError(
+            f"transforms {' and '.join(repr(name) for name in makers)} each make the clients' local steps",
+            hint="Take one of them.",
+        )
+
+
+def _check_stages(run: Run) -> None:
+    """A part that is held still must stay where it is."""
+    name, decay = run.strategy.name, run.config.local.weight_decay
+    if decay and any(stage.moves != "all" for stage in run.strategy.stages(run.config.local.amount())):
+        raise IncompatibleError(
+            f"strategy '{name}' holds a part of the model still, and local.weight_decay {decay:g} would move it",
+            hint="Leave local.weight_decay out.",
+        )
+
+
+def _check_stop(run: Run) -> None:
+    stop, measured = run.config.stop, QUICK[run.partition.task]
+    for name in filter(None, (run.config.metric, stop.metric)):
+        if name not in measured:
+            hint = suggest(name, measured) or f"Measured: {', '.join(measured)}."
+            raise ConfigError(f"'{name}' is not measured while a {run.partition.task} model trains", hint=hint)
+    if not run.partition.manifest.rows.central_test and (stop.target is not None or stop.patience is not None):
+        raise ConfigError(
+            "stop.target and stop.patience look at evaluations, and the partition has no test rows",
+            hint="Partition with --test-fraction above 0.",
+        )
+    if run.config.eval.every == 0 and (stop.target is not None or stop.patience is not None):
+        raise ConfigError(
+            "stop.target and stop.patience look at evaluations, and eval.every is 0",
+            hint="Set eval.every to 1 or more.",
+        )
+
+
+def _check_hidden(run: Run) -> None:
+    parts = [("strategy", run.strategy.name, run.strategy.reads_each)]
+    parts += [("transform", name, transform.reads_each) for name, transform in run.transforms.items()]
+    for kind, name, reads_each in parts:
+        if reads_each:
+            raise IncompatibleError(
+                f"{kind} '{name}' reads each client's update, and aggregator '{run.aggregator.name}' hides them",
+                hint="Take a strategy that needs only the sum (fedavg, fedprox, fedadam ...), or --aggregator plain.",
+            )
+
+
+def _component(registry: Registry, kind: str, chosen: ComponentConfig) -> Any:
+    return registry.get(kind, chosen.name).from_options(dict(chosen.options))

@@ -1,0 +1,1 @@
+"""The server: the training loop, and one round of it."""

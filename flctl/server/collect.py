@@ -1,0 +1,127 @@
+"""What comes back from the engine in a round: put in order, asked for again where it was lost, counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from flctl.algorithms.aggregators.accumulators import Intake
+from flctl.engines.engine import Engine, Lost
+from flctl.errors import FlctlError
+from flctl.timing import Clock
+from flctl.types import ClientId, Failure, Gathered, Numbers, Reply, RoundPlan
+from flctl.wire.replies import failed_alone, merged
+
+__all__ = ["Traffic", "chunk_replies", "in_order", "waited"]
+
+Item = TypeVar("Item")
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What one round moved: bytes, metrics and failures; `notes` say what went wrong and was mended."""
+
+    intake: Intake
+    bytes_up: int = 0
+    bytes_down: int = 0
+    examples: float = 0.0
+    loss: float = 0.0
+    metrics: dict[ClientId, Mapping[str, float]] = field(default_factory=dict)
+    untrained: set[ClientId] = field(default_factory=set)
+    work: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def count(self, loss: float, examples: float) -> None:
+        """Counts a client's, or a chunk's, mean training loss over so many examples."""
+        self.examples += examples
+        self.loss += loss * examples
+
+    @property
+    def mean_loss(self) -> float | None:
+        """The mean training loss; None where nobody measured it."""
+        return None if not self.examples or math.isnan(self.loss) else self.loss / self.examples
+
+    def take(self, gathered: Gathered) -> None:
+        """Counts what a chunk replied."""
+        examples = float(gathered.examples.sum())
+        loss = np.where(gathered.examples > 0, gathered.loss, 0.0)  # who made no step has no loss
+        self.count(float(loss @ gathered.examples) / max(examples, 1.0), examples)
+        self.bytes_up += gathered.bytes_up
+        for name, seconds in gathered.seconds.items():
+            self.work[name] = self.work.get(name, 0.0) + seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """One round's questions to the engine."""
+
+    engine: Engine
+    plan: RoundPlan
+    each: bool
+    deadline: float | None
+    traffic: Traffic
+
+    def gather(self, chunks: Sequence[Numbers]) -> Iterator[tuple[int, Gathered | Lost]]:
+        return self.engine.gather(self.plan.work, chunks, self.each, self.deadline)
+
+    def recovered(self, numbers: Numbers, answer: Gathered | Lost) -> Gathered:
+        """A chunk's reply; where it was lost, that of its halves: smaller ones need less, and one client alone is to
+        blame for itself."""
+        if isinstance(answer, Gathered):
+            return answer
+        if len(numbers) == 1:
+            return failed_alone(int(numbers[0]), answer.failure, self.plan.work, self.each)
+        self.traffic.notes.append(f"{len(numbers)} clients were asked again in two halves: {answer.failure.message}")
+        halves = np.array_split(numbers, 2)
+        again = dict(self.gather(halves))
+        return merged([self.recovered(half, again[place]) for place, half in enumerate(halves)], self.each)
+
+
+def chunk_replies(
+    engine: Engine, plan: RoundPlan, each: bool, deadline: float | None, traffic: Traffic
+) -> Iterator[Gathered]:
+    """What the plan's chunks replied, in the plan's order, whatever the engine's; `each` asks for each client's
+    vectors. Raises FlctlError where the engine leaves out a chunk."""
+    asking = _Asking(engine, plan, each, deadline, traffic)
+    chunks = [plan.numbers[places] for places in plan.chunks]
+    waiting: dict[int, Gathered | Lost] = {}
+    position = 0
+    for place, answer in asking.gather(chunks):
+        waiting[place] = answer
+        while isinstance(waiting.get(position), Gathered):
+            yield waiting.pop(position)  # type: ignore[misc]
+            position += 1
+    if position + len(waiting) != len(chunks):
+        answered = f"{position + len(waiting)} of {len(chunks)} chunks"
+        raise FlctlError(f"the engine gave {answered}", hint="This is a bug of the engine.")
+    for place in range(position, len(chunks)):  # only now is the engine free to be asked again
+        yield asking.recovered(chunks[place], waiting.pop(place))
+
+
+def in_order(
+    answers: Iterable[tuple[ClientId, Reply | Failure]], order: Sequence[ClientId]
+) -> Iterator[tuple[ClientId, Reply | Failure]]:
+    """The answers in the order of the cohort, each as soon as all before it are there."""
+    waiting: dict[ClientId, Reply | Failure] = {}
+    position = 0
+    for client, answer in answers:
+        waiting[client] = answer
+        while position < len(order) and order[position] in waiting:
+            yield order[position], waiting.pop(order[position])
+            position += 1
+    if position != len(order):
+        raise FlctlError(f"the engine gave {position} of {len(order)} answers", hint="This is a bug of the engine.")
+
+
+def waited(replies: Iterator[Item], clock: Clock) -> Iterator[Item]:
+    """The replies, with the time spent waiting for them counted as `train`."""
+    while True:
+        with clock.phase("train"):
+            item = next(replies, None)
+        if item is None:
+            return
+        yield item

@@ -1,0 +1,1 @@
+"""Simulated conditions: devices, message sizes, and malicious clients."""

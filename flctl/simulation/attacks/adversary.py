@@ -1,0 +1,130 @@
+"""The malicious clients of a run: who they are, when they attack, and what they train on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flctl import seeds
+from flctl.errors import ConfigError, IncompatibleError
+from flctl.partition.store import Partition
+from flctl.simulation.attacks.attack import Attack
+from flctl.simulation.attacks.on_rows import Backdoor, LabelFlip, Poisoned
+from flctl.simulation.attacks.on_updates import Alie, Gaussian, Ipm, MinMax, SignFlip
+from flctl.types import ClientId, Numbers
+
+if TYPE_CHECKING:
+    from flctl.config.sections.attack import AttackConfig
+    from flctl.run.run import Run
+
+__all__ = ["Adversary"]
+
+_BY_NAME: dict[str, type[Attack]] = {
+    "none": Attack,
+    "label-flip": LabelFlip,
+    "sign-flip": SignFlip,
+    "gaussian": Gaussian,
+    "alie": Alie,
+    "ipm": Ipm,
+    "min-max": MinMax,
+    "backdoor": Backdoor,
+}
+SIMULATIONS = ("auto", "inprocess", "pool")
+NOBODY: Numbers = np.zeros(0, np.int64)
+
+
+class Adversary:
+    """The malicious clients of a partition, as the section `attack:` says; nobody where its name is none. Clients that
+    are `trusted` are never malicious."""
+
+    def __init__(
+        self, config: AttackConfig, seed: int, partition: Partition, trusted: Collection[ClientId] = ()
+    ) -> None:
+        self.config, self.seed, self._partition, self._trusted = config, seed, partition, trusted
+        self.attack = _BY_NAME[config.name](config, seed, len(partition.classes))
+
+    @property
+    def attacks(self) -> bool:
+        """Whether there are any."""
+        return self.config.name != "none"
+
+    @property
+    def on_updates(self) -> bool:
+        """Whether what malicious clients send is not what they trained."""
+        return self.attack.on_updates
+
+    @cached_property
+    def numbers(self) -> Numbers:
+        """The numbers of the malicious clients, ascending: drawn by seed, from those that have training rows. Raises
+        ConfigError where nobody would be malicious, or nobody honest."""
+        if not self.attacks:
+            return NOBODY
+        eligible = np.flatnonzero(self._partition.counts[:, 0])
+        count = self.config.clients or round(self.config.fraction * len(eligible))
+        drawn = seeds.rng(self.seed, "attack", "clients").permutation(eligible)
+        drawn = drawn[~np.isin(drawn, [self._partition.index(client) for client in self._trusted])]
+        if count == 0:
+            raise ConfigError(
+                f"attack.fraction {self.config.fraction:g} of {len(eligible)} clients with training rows is none",
+                hint="Raise it, or set attack.clients.",
+            )
+        if count >= len(drawn):
+            raise ConfigError(
+                f"the attack asks for {count} malicious clients, and {len(drawn)} have training rows and could be",
+                hint="Leave at least one of them honest: lower attack.clients or attack.fraction.",
+            )
+        return np.sort(drawn[:count]).astype(np.int64)
+
+    def among(self, number: int, cohort: Numbers) -> Numbers:
+        """The malicious clients of a round's cohort; nobody before they begin."""
+        if not self.attacks or number < self.config.since:
+            return NOBODY
+        return np.intersect1d(cohort, self.numbers)
+
+    def rows(self, number: int) -> Partition:
+        """The partition as clients see it in a round."""
+        return self._poisoned if self.attack.on_rows and number >= self.config.since else self._partition
+
+    @cached_property
+    def _poisoned(self) -> Partition:
+        return Poisoned(self._partition, self.attack, self.numbers)
+
+    def facts(self) -> dict[str, Any]:
+        """What the run records: the attack, and who is malicious."""
+        ids = self._partition.client_ids.take(self.numbers).tolist()
+        return {"name": self.config.name, "clients": self._partition.clients, "malicious": ids}
+
+    def check(self, run: Run) -> None:
+        """Raises IncompatibleError where clients are not simulated or the server does not see what would have to be
+        changed, ConfigError for an attack that the data do not allow or that nobody would make."""
+        if not self.attacks:
+            return
+        engine = run.config.engine.name
+        if engine not in SIMULATIONS:
+            raise IncompatibleError(
+                f"attack '{self.config.name}' is simulated, and clients of engine '{engine}' may be real",
+                hint="Take engine inprocess or pool, or leave out `attack:`.",
+            )
+        if self.on_updates:
+            _check_seen(run, self.config.name)
+        self.attack.check(run)
+        _ = self.numbers  # raises where there are none
+
+
+def _check_seen(run: Run, name: str) -> None:
+    """An attack on updates needs those of single clients, as the strategy made them."""
+    instead = "label-flip works with it: it changes malicious clients' rows."
+    if run.aggregator.hides or not run.aggregator.transparent:
+        raise IncompatibleError(
+            f"attack '{name}' changes single updates, and aggregator '{run.aggregator.name}' hides them",
+            hint=f"Take --aggregator plain; or the attack {instead}",
+        )
+    for code in run.pipeline.summed_codes:
+        raise IncompatibleError(
+            f"attack '{name}' changes single updates, and the codes of transform '{code}' are added up before they are "
+            "decoded",
+            hint=f"Leave the transform out; or take another attack: {instead}",
+        )

@@ -1,0 +1,106 @@
+"""What arrives in a round that is attacked: once all clients have answered, what the malicious ones send is made of
+what they all trained. Only a simulation can do so."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl.algorithms.aggregators.accumulators import Each, Intake, Sum
+from flctl.simulation.attacks.attack import Attack, Known, Matrix
+from flctl.types import Aggregate, ClientId, ClientUpdate, Gathered, RoundPlan
+
+if TYPE_CHECKING:
+    from flctl.run.run import Run
+
+__all__ = ["Attacked", "attacked"]
+
+SPARED = "buffers"
+"""Running statistics are left as they are: a variance below zero would be found by anyone."""
+LARGEST = float(np.finfo(np.float32).max)
+
+
+class Attacked:
+    """Keeps what each client sent until the round is complete, and then hands all over to what adds or compares
+    updates: what malicious clients send takes the way of every message."""
+
+    def __init__(self, inner: Sum | Each, run: Run, plan: RoundPlan) -> None:
+        self._inner, self._run, self._plan = inner, run, plan
+        self._raw: Intake = dataclasses.replace(inner.intake, arrive=None, arrived=None)
+        self._sent: dict[ClientId, ClientUpdate] = {}
+
+    def add(self, client_id: ClientId, message: bytes) -> None:
+        """Keeps what one client sent."""
+        update = self._raw.open(client_id, message)
+        if update is not None:
+            self._sent[client_id] = update
+
+    def merge(self, gathered: Gathered, ids: Sequence[ClientId]) -> None:
+        """Keeps what the clients of a chunk sent; `ids` are those of `gathered.numbers`."""
+        self._sent |= {update.client_id: update for update in self._raw.rows(gathered, ids)}
+
+    def aggregate(self) -> Aggregate:
+        """What comes of the updates, the malicious ones among them."""
+        for update in self._messages():
+            arrived = self._inner.intake.take(update)
+            if arrived is not None:
+                self._inner.take(arrived)
+        return self._inner.aggregate()
+
+    def _messages(self) -> Iterator[ClientUpdate]:
+        run, plan = self._run, self._plan
+        numbers = run.adversary.among(plan.round, plan.numbers)
+        liars = frozenset(run.partition.client_ids.take(numbers).tolist())
+        sent = [self._sent[client] for client in plan.cohort if client in self._sent]
+        seen = [run.pipeline.read(update, plan.work) for update in sent]
+        crafted = {update.client_id: update for update in attacked(run.adversary.attack, seen, liars, plan.round)}
+        for update in sent:
+            lie = crafted.get(update.client_id)
+            yield update if lie is None else run.pipeline.encoded(lie, plan.work)
+
+
+def attacked(
+    attack: Attack, updates: Sequence[ClientUpdate], malicious: frozenset[ClientId], number: int
+) -> list[ClientUpdate]:
+    """What malicious clients send in round `number`, in the place of theirs among the updates of that round. Who made
+    no step sends what it has, which is nothing."""
+    liars = [update for update in updates if update.client_id in malicious and update.weight > 0]
+    honest = [update for update in updates if update.client_id not in malicious and update.weight > 0]
+    if not liars:
+        return []
+    known = Known(
+        round=number,
+        ids=[update.client_id for update in liars],
+        own=_laid_out(liars),
+        others=_laid_out(honest if attack.config.knows == "honest" and honest else liars),
+        weights=np.array([update.weight for update in liars]),
+        total_weight=sum(update.weight for update in updates),
+        count=len(liars) + len(honest),
+    )
+    crafted = attack.crafted(known)
+    rows = np.broadcast_to(crafted, known.own.shape)
+    return [_refilled(update, row) for update, row in zip(liars, rows, strict=True)]
+
+
+def _laid_out(updates: Sequence[ClientUpdate]) -> npt.NDArray[np.float32]:
+    """Rows [n, D]: the vectors of each update laid end to end."""
+    length = sum(vector.size for name, vector in updates[0].arrays.items() if name != SPARED)
+    rows = np.empty((len(updates), length), np.float32)
+    for row, update in zip(rows, updates, strict=True):
+        np.concatenate([vector for name, vector in update.arrays.items() if name != SPARED], out=row)
+    return rows
+
+
+def _refilled(update: ClientUpdate, row: Matrix) -> ClientUpdate:
+    """The update with the numbers that lie end to end in a row, as near as float32 comes to them."""
+    filled, place = dict(update.arrays), 0
+    for name, vector in update.arrays.items():
+        if name != SPARED:
+            values = row[place : place + vector.size]
+            filled[name] = np.clip(values, -LARGEST, LARGEST).astype(np.float32)
+            place += vector.size
+    return dataclasses.replace(update, arrays=filled)

@@ -1,0 +1,267 @@
+"""The devices that clients run on, simulated: who is there, how far each gets, and who is done in time.
+
+Everything is drawn by name from (seed, round, client), so that a device is the same in any engine and after any resume.
+The server alone decides; clients are told how many steps they make (`types.Allowance`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl import seeds
+from flctl.errors import ConfigError
+from flctl.executors.batches import step_counts
+from flctl.seeds import Keys, client_keys
+from flctl.simulation.message_sizes import down_bytes, first_work, up_bytes
+from flctl.types import Allowance, Numbers
+
+if TYPE_CHECKING:
+    from flctl.config.config import CohortConfig
+    from flctl.run.run import Run
+
+__all__ = ["Devices", "Turnout"]
+
+Float = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+DRAWN = ("fixed", "cyclic", "trace")
+"""How a cohort of `cohort.clients` is put together: what can ask for more of them."""
+
+
+ROUNDING = 1e-12
+"""Share by which times may be off: 0.7 s are time for seven steps of 0.1 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turnout:
+    """What becomes of the clients that a round asks.
+
+    `numbers` [n] are those that are there. `counted` [m] are the places among them of those whose work counts, and
+    `steps` [m] the most steps that each of these makes; None where all do all of their work. `told` counts the
+    others, and has the simulated `seconds`.
+    """
+
+    numbers: Numbers
+    counted: Numbers | None = None
+    steps: Numbers | None = None
+    told: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def allowance(self) -> Allowance | None:
+        """As it goes to clients with their work."""
+        if self.counted is None or self.steps is None:
+            return None
+        return Allowance(self.numbers[self.counted], self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """How far devices get [n]: `steps` of their `full` number, `arrival` in simulated seconds, and whether what they
+    have can be there in time."""
+
+    full: Numbers
+    steps: Numbers
+    arrival: Float
+    reaches: Flags
+
+    def usable(self, partial: bool) -> Flags:
+        """Whose work the server takes."""
+        done = self.steps >= self.full
+        return self.reaches & (done | (self.steps > 0) if partial else done)
+
+
+class Devices:
+    """The devices of a run's clients; without a `devices:` section, all are there and do all of their work."""
+
+    def __init__(self, run: Run) -> None:
+        self._run, self.config, self._seed = run, run.config.devices, run.config.seed
+
+    @property
+    def cohort(self) -> CohortConfig:
+        """The `cohort:` section with as many clients as are asked."""
+        cohort, extra = self._run.config.cohort, self.config.over_selection
+        if not extra:
+            return cohort
+        asked = math.ceil(cohort.clients * (1 + extra) * (1 - ROUNDING))
+        return cohort.model_copy(update={"clients": asked})
+
+    def turnout(self, number: int, asked: Numbers) -> Turnout:
+        """What becomes of the clients `asked` in round `number`."""
+        if not self.config.simulated:
+            return Turnout(asked)
+        numbers = asked[self._there(number, asked)]
+        progress = self._progress(number, numbers)
+        usable = progress.usable(self._run.strategy.takes_partial)
+        counted = self._first(usable, progress.arrival)
+        steps = progress.steps[counted]
+        told: dict[str, float] = {
+            "absent": len(asked) - len(numbers),
+            "late": int((~usable).sum()),
+            "partial": int((steps < progress.full[counted]).sum()),
+            "surplus": int(usable.sum()) - len(counted),
+        }
+        if self.config.clocked:
+            told["seconds"] = self._seconds(progress.arrival[counted], bool((~usable).any()), len(asked))
+        return Turnout(numbers, counted, steps, told)
+
+    def check(self) -> None:
+        """Raises ConfigError where nobody's work could ever count, or where more are asked than there are."""
+        if not self.config.simulated:
+            return
+        self._check_cohort()
+        if self.config.stragglers is not None:
+            self._check_share(self.config.stragglers)
+        if self.config.deadline is not None:
+            self._check_deadline(self.config.deadline)
+
+    def _there(self, number: int, asked: Numbers) -> Flags:
+        if self.config.availability == 1:
+            return np.ones(len(asked), np.bool_)
+        drawn = seeds.uniform(self._seed, ("round", number, "device", "there"), self._keys[asked])
+        return np.asarray(drawn < self.config.availability)
+
+    def _progress(self, number: int, numbers: Numbers) -> _Progress:
+        full = self._full(numbers)
+        if self.config.clocked:
+            return self._clocked(numbers, full, self._jitter(number, numbers))
+        steps = full if self.config.stragglers is None else self._cut_short(number, numbers, full)
+        return _Progress(full, steps, np.zeros(len(full)), np.ones(len(full), np.bool_))
+
+    def _jitter(self, number: int, numbers: Numbers) -> Float | float:
+        """What devices' speeds are multiplied by in a round [n]."""
+        spread = self.config.speed_jitter
+        if not spread:
+            return 1.0
+        return np.exp(spread * seeds.normal(self._seed, ("round", number, "device", "speed"), self._keys[numbers]))
+
+    def _full(self, numbers: Numbers) -> Numbers:
+        """The steps [n] of clients that do all of their work."""
+        bounds = self._run.partition.bounds[numbers]
+        stages = self._run.strategy.stages(self._run.config.local.amount())
+        return sum(
+            (step_counts(bounds[:, 1] - bounds[:, 0], s.local)[0] for s in stages), np.zeros(len(numbers), np.int64)
+        )
+
+    def _cut_short(self, number: int, numbers: Numbers, full: Numbers) -> Numbers:
+        """The steps of a cohort of which a share stops after a whole number of epochs, uniformly drawn from those
+        below what is asked (Li et al. 2020, section 5.2); after a number of steps where one epoch is asked, or steps.
+        """
+        names, local = ("round", number, "device"), self._run.config.local
+        order = np.argsort(seeds.uniform(self._seed, (*names, "straggler"), self._keys[numbers]), kind="stable")
+        slow = order[: self._stragglers(len(numbers))]
+        parts = np.full(len(slow), local.epochs) if local.steps is None and local.epochs > 1 else full[slow]
+        drawn = seeds.uniform(self._seed, (*names, "stops"), self._keys[numbers[slow]])
+        done = np.where(parts > 1, 1 + np.floor(drawn * (parts - 1)), 0).astype(np.int64)
+        steps = full.copy()
+        steps[slow] = full[slow] * done // np.maximum(parts, 1)
+        return steps
+
+    def _stragglers(self, clients: int) -> int:
+        """How many of so many clients stop early; the others are rounded, as in the authors' code."""
+        return clients - round(clients * (1 - float(self.config.stragglers or 0.0)))
+
+    def _clocked(self, numbers: Numbers, full: Numbers, jitter: Float | float = 1.0) -> _Progress:
+        config = self.config
+        link, pace = self._sending[numbers], self._step_seconds[numbers] / jitter
+        left = np.full(len(full), np.inf) if config.deadline is None else config.deadline - link
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            able = np.where(pace > 0, np.floor(left / pace * (1 + ROUNDING)), np.inf)
+        steps = np.clip(np.minimum(full, able), 0, None).astype(np.int64)
+        return _Progress(full, steps, link + steps * pace, np.asarray(left >= 0))
+
+    def _first(self, usable: Flags, arrival: Float) -> Numbers:
+        """The places of those whose work counts: all that are done in time, or the first so many of them."""
+        places = np.flatnonzero(usable)
+        if not self.config.over_selection:
+            return places
+        first = np.argsort(arrival[places], kind="stable")[: self._run.config.cohort.clients]
+        return np.sort(places[first])
+
+    def _seconds(self, arrivals: Float, late: bool, asked: int) -> float:
+        """When the server has all that it waits for; it waits until the deadline for who is late."""
+        wanted = self._run.config.cohort.clients if self.config.over_selection else asked
+        if late and len(arrivals) < wanted:
+            return float(self.config.deadline or 0.0)
+        return float(arrivals.max(initial=0.0))
+
+    @cached_property
+    def _keys(self) -> Keys:
+        return client_keys(self._run.partition.client_ids.take(np.arange(self._run.partition.clients)))
+
+    @cached_property
+    def _step_seconds(self) -> Float:
+        """What a step takes each client's device [K]."""
+        speed = self.config.speed
+        if speed is None:
+            return np.zeros(len(self._keys))
+        return np.exp(-self.config.speed_spread * seeds.normal(self._seed, ("device", "speed"), self._keys)) / speed
+
+    @cached_property
+    def _sending(self) -> Float:
+        """What the way to a device and back takes [K], in seconds."""
+        config, seconds = self.config, 0.0
+        if config.download is not None:
+            seconds += down_bytes(self._run) / config.download
+        if config.upload is not None:
+            seconds += up_bytes(self._run, first_work(self._run)) / config.upload
+        drawn = seeds.normal(self._seed, ("device", "network"), self._keys)
+        return seconds * np.exp(-config.network_spread * drawn)
+
+    def _check_cohort(self) -> None:
+        if not self.config.over_selection:
+            return
+        sampling, asked = self._run.config.cohort.sampling, self.cohort.clients
+        if sampling not in DRAWN:
+            raise ConfigError(
+                f"devices.over_selection asks more than cohort.clients, and cohort.sampling is {sampling}",
+                hint=f"Leave it out, or take the sampling {', '.join(DRAWN[:-1])} or {DRAWN[-1]}.",
+            )
+        if sampling != "trace" and asked > self._run.eligible:
+            raise ConfigError(
+                f"devices.over_selection {self.config.over_selection:g} asks {asked} clients a round, and "
+                f"{self._run.eligible} clients have training rows",
+                hint="Lower it, or cohort.clients.",
+            )
+
+    def _check_share(self, share: float) -> None:
+        strategy, clients = self._run.strategy, self._most_clients
+        if strategy.takes_partial or self._stragglers(clients) < clients:
+            return
+        raise ConfigError(
+            f"devices.stragglers {share:g} makes all {clients} clients of a round stragglers, and strategy "
+            f"'{strategy.name}' drops them",
+            hint="Lower it, ask more clients, or take a strategy that uses partial work (fedprox, fednova).",
+        )
+
+    @property
+    def _most_clients(self) -> int:
+        """How many clients a round can have."""
+        cohort = self._run.config.cohort
+        if cohort.sampling == "poisson":
+            return min(self._run.eligible, cohort.max_cohort or self._run.eligible)
+        return int(self._run.cohort_size)
+
+    def _check_deadline(self, deadline: float) -> None:
+        numbers = np.flatnonzero(self._run.partition.counts[:, 0])
+        full, partial = self._full(numbers), self._run.strategy.takes_partial
+        jitter = math.inf if self.config.speed_jitter else 1.0  # no bound to how fast a device can be in some round
+        if self._clocked(numbers, full, jitter).usable(partial).any():
+            return
+        steps = np.minimum(full, 1) if partial else full
+        fastest = float((self._sending[numbers] + steps * self._step_seconds[numbers] / jitter).min())
+        what = (
+            "with one step"
+            if partial
+            else f"with all its steps, and strategy '{self._run.strategy.name}' takes no less"
+        )
+        raise ConfigError(
+            f"devices.deadline is {deadline:g} s, and no client can be done by then: the fastest needs {fastest:.3g} s "
+            f"{what}",
+            hint="Raise it, ask for less work in `local:`, or raise devices.speed, upload and download.",
+        )

@@ -1,0 +1,46 @@
+"""How large a run's messages are, measured on messages like those that it will send."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flctl import arrays, seeds
+from flctl.types import ClientUpdate, Work
+from flctl.wire import messages
+
+if TYPE_CHECKING:
+    from flctl.run.run import Run
+
+__all__ = ["down_bytes", "first_work", "up_bytes"]
+
+
+def first_work(run: Run) -> Work:
+    """What a run's first round asks, with zeros for the model."""
+    params = arrays.zeros(run.layout)
+    states = {name: t.broadcast(t.init(run.pipeline.layouts[name])) for name, t in run.transforms.items()}
+    return Work(
+        round=1,
+        params=params,
+        extra=run.strategy.broadcast(run.strategy.init(params)),
+        transforms={name: vectors for name, vectors in states.items() if vectors},
+        local=run.config.local.amount(),
+        layout=run.update_layout,
+    )
+
+
+def down_bytes(run: Run) -> int:
+    """Bytes of a round's message to a client."""
+    return messages.work_size(first_work(run))
+
+
+def up_bytes(run: Run, work: Work) -> int:
+    """Bytes of a client's message: what the transforms make of a random update, for their codes may be of any type;
+    without what an aggregator's protocol adds."""
+    generator = seeds.rng(run.config.seed, "forecast")
+    layout = run.strategy.sends(run.layout)
+    vectors = {name: generator.standard_normal(length, np.float32) for name, length in layout.items()}
+    memory = arrays.zeros(run.pipeline.memory_layout)
+    update, _ = run.pipeline.send(ClientUpdate(run.partition.client_ids[0], vectors, 1.0), work, memory)
+    return messages.vector_size(update.arrays)

@@ -1,0 +1,287 @@
+"""An aggregator's rounds without an engine: the sum, losses in each phase, repeated and garbled replies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from flctl.testing.aggregator.subject import COHORT, LAYOUT, AggregatorSubject
+from flctl.testing.calls import remembered
+from flctl.testing.conformance import Checks, said
+from flctl.testing.protocol import Exchange, Script, play
+from flctl.testing.values import difference
+from flctl.types import RING, WEIGHT, Arrays, ClientId
+from flctl.wire import frames
+
+__all__ = ["add_rounds"]
+
+_LOST: tuple[tuple[ClientId, ...], ...] = (("0",), ("4", "8"), ("1", "2", "3"))
+_WORD = 1 << 27
+"""Beyond what float32 holds exactly; nine of them fit in 32 bits."""
+_SECRET = 8
+"""Bytes: so many of a vector's in a row in a message are no chance."""
+
+
+def add_rounds(checks: Checks) -> None:
+    """Adds the checks of `server` and `client`."""
+    _add_phases(checks)
+    _add_sum(checks)
+    _add_dropout(checks)
+    _add_repeated(checks)
+    _add_garbage(checks)
+    _add_integers(checks)
+    _add_ring(checks)
+    _add_hides(checks)
+    _add_purity(checks)
+
+
+def _add_phases(checks: Checks) -> None:
+    @checks.add(
+        "phases",
+        "The server yields Phases to clients of the cohort, one of which trains, and returns an Aggregate; clients "
+        "answer in bytes.",
+        why="An engine carries bytes and nothing else, and another process may take a client's next message: all that "
+        "a client keeps between phases is the memory that it returns.",
+        todo="Yield Phase({client: b'...'}, trains=True) and read the replies that come back; return (memory, reply).",
+    )
+    def find(s: AggregatorSubject) -> Iterator[str]:
+        played = s.first
+        yield from played.faults
+        for phase in played.exchanges:
+            yield from (f"client {client} raised {said(error)}" for client, error in list(phase.raised.items())[:1])
+        if played.refused is not None:
+            yield f"a round in which everybody answers was refused: {said(played.refused)}"
+        trained = sum(phase.trains for phase in played.exchanges)
+        if played.result is not None and trained != 1:
+            yield f"{trained} phases train, expected one: clients train when a phase says so"
+
+
+def _add_sum(checks: Checks) -> None:
+    @checks.add(
+        "sum",
+        "When everybody answers, it gives their sum within its tolerance, the sum of weights, and how many they were.",
+        why="The model moves by that sum; whoever adds vectors in another way adds the same numbers.",
+        todo="Compare with the plain sum; give the tolerance that you promise as check_aggregator(..., tolerance=...).",
+    )
+    def find(s: AggregatorSubject) -> Iterator[str]:
+        result = s.honest.result
+        differs = s.apart(result, s.sum_of(COHORT)) if result is not None else None
+        yield from [differs] if differs else []
+
+    @checks.add(
+        "small-cohorts",
+        "With few clients, or one, it gives their sum or refuses the round with an FlctlError.",
+        why="Sampling at random gives rounds of any size.",
+        todo="Raise flctl.ProtocolError below the number of clients that your promise needs.",
+    )
+    def find_small(s: AggregatorSubject) -> Iterator[str]:
+        for cohort in (COHORT[:1], COHORT[:2], COHORT[:5]) if s.honest else ():
+            yield from (f"of {len(cohort)}: {text}" for text in s.unexplained(s.play(clients=cohort), cohort, cohort))
+
+
+def _losing(phase: int, lost: tuple[ClientId, ...]) -> Script:
+    return Script(lose=lambda number, client: number == phase and client in lost)
+
+
+def _add_dropout(checks: Checks) -> None:
+    @checks.add(
+        "dropout",
+        "Clients that are lost in a phase are in the sum as a whole or not at all, and the others always are; or the "
+        "round is refused with an FlctlError.",
+        why="Clients vanish at any moment; half of an update, or a client twice, moves the model by nobody's wish.",
+        todo="Ask on only those who answered, and undo or recover what the lost ones had begun.",
+    )
+    def find(s: AggregatorSubject) -> Iterator[str]:
+        for phase in range(len(s.honest.exchanges)):
+            for lost in _LOST:
+                played = s.play(_losing(phase, lost))
+                sure = [client for client in COHORT if client not in lost]
+                perhaps = played.trained
+                for text in s.unexplained(played, sure, perhaps):
+                    yield f"with {', '.join(lost)} lost in phase {phase + 1}: {text}"
+
+    @checks.add(
+        "nobody",
+        "When nobody answers, or nobody was asked, it gives a zero of weight 0, or refuses the round.",
+        why="Under Poisson sampling a round may ask nobody, and everybody may drop out.",
+        todo="Let the server end without replies: ctx.total().aggregate() of nothing is zero.",
+    )
+    def find_nobody(s: AggregatorSubject) -> Iterator[str]:
+        for phase in range(len(s.honest.exchanges)):
+            played = s.play(_losing(phase, COHORT))
+            yield from (f"lost in phase {phase + 1}: {text}" for text in s.unexplained(played, (), played.trained))
+        yield from (f"nobody asked: {text}" for text in s.unexplained(s.play(clients=()), (), ()))
+
+
+def _add_repeated(checks: Checks) -> None:
+    @checks.add(
+        "repeated",
+        "A reply that arrives twice counts once, or the round is refused.",
+        why="Networks repeat messages, and a client may answer twice to count twice.",
+        todo="Take the first reply of each client in each phase.",
+    )
+    def find(s: AggregatorSubject) -> Iterator[str]:
+        if s.honest:
+            yield from s.unexplained(s.play(Script(repeat=frozenset(("0", "5")))), COHORT, COHORT)
+
+
+def _garbled(reply: bytes) -> Mapping[str, bytes]:
+    noise = np.random.default_rng(3).bytes(200)
+    return {
+        "nothing": b"",
+        "200 random bytes": noise,
+        "half of its reply": reply[: len(reply) // 2],
+        "its reply and random bytes": reply + noise,
+        "a frame of another kind": frames.pack("lie", arrays={"delta": np.ones(3, np.float32)}),
+        "a frame that declares 10^15 bytes": frames.PREFIX.pack(b"FLCW", 1, 2, 10**15) + b"{}",
+    }
+
+
+def _add_garbage(checks: Checks) -> None:
+    @checks.add(
+        "garbage",
+        "A client whose reply is garbage costs its own update, or the round with an FlctlError, and nothing else.",
+        why="The server takes bytes from clients that it does not control; an exception that nobody foresaw ends the "
+        "run, and a wrong sum ruins the model without a word.",
+        todo="Check sizes before you read, and leave the sender out: ctx.total().add does both for vectors.",
+    )
+    def find(s: AggregatorSubject) -> Iterator[str]:
+        for phase, exchange in enumerate(s.honest.exchanges):
+            for name, lie in _garbled(exchange.replies.get("2", b"")).items():
+                yield from _told_garbage(s, phase, exchange, name, lie)
+
+    @checks.add(
+        "bad-vector",
+        "A client whose vector is not finite, or of another layout, is left out, or the round refused or not finite.",
+        why="flctl checks updates before they leave a client, but a client may run other code.",
+        todo="Let ctx.total() judge what you can read; refuse in the client's half what the server cannot see.",
+    )
+    def find_vector(s: AggregatorSubject) -> Iterator[str]:
+        for name, bad in _bad_vectors(s.vectors()["2"]).items() if s.honest else ():
+            played = play(s.make, {**s.vectors(), "2": bad}, LAYOUT)
+            if played.result is not None and all(np.isfinite(v).all() for v in played.result.arrays.values()):
+                others = [client for client in COHORT if client != "2"]
+                yield from (f"with {name}: {text}" for text in s.unexplained(played, others, others))
+
+
+def _told_garbage(s: AggregatorSubject, phase: int, exchange: Exchange, name: str, lie: bytes) -> Iterator[str]:
+    if lie == exchange.replies.get("2"):
+        return
+    script = Script(tamper=lambda number, client, reply: lie if (number, client) == (phase, "2") else reply)
+    others = [client for client in COHORT if client != "2"]
+    when = f"with {name} from one client in phase {phase + 1}"
+    try:
+        played = s.play(script)
+    except Exception as error:
+        yield f"{when}: {said(error)}"
+        return
+    perhaps = others if exchange.trains else COHORT
+    yield from (f"{when}: {text}" for text in s.unexplained(played, others, perhaps))
+
+
+def _bad_vectors(good: Arrays) -> Mapping[str, Arrays]:
+    nan = {**good, "delta": np.where(np.arange(good["delta"].size) == 1, np.nan, good["delta"]).astype(np.float32)}
+    return {"a NaN": nan, "a vector that is too short": {**good, "delta": good["delta"][:-1]}}
+
+
+def _add_integers(checks: Checks) -> None:
+    @checks.add(
+        "integers",
+        "Integer vectors are summed exactly, or the round is refused.",
+        why="A layer may put updates on a lattice (shared-scale quantisation, discrete noise); words are added as they "
+        "are, and never rounded again.",
+        todo="Add integers as integers, or raise flctl.ProtocolError for a dtype that you cannot add.",
+    )
+    def find(s: AggregatorSubject) -> Iterator[str]:
+        rng = np.random.default_rng(2)
+        words = {
+            client: {
+                **{n: rng.integers(-_WORD, _WORD, size).astype(np.int32) for n, size in LAYOUT.items()},
+                WEIGHT: one,
+            }
+            for client, one in ((client, np.array([3.0])) for client in COHORT)
+        }
+        result = play(s.make, words, LAYOUT).result if s.honest else None
+        if result is not None:
+            for name, vector in result.arrays.items():
+                exact = np.sum([v[name].astype(np.int64) for v in words.values()], axis=0)
+                if not np.array_equal(vector, exact):
+                    yield f"'{name}' of integers is not their exact sum"
+
+
+def _add_ring(checks: Checks) -> None:
+    @checks.add(
+        "ring",
+        "Vectors whose names end in flctl.RING are summed exactly, modulo 2^ring where it says that it has a ring; or "
+        "the round is refused.",
+        why="Noise that clients add themselves (distributed privacy) is whole numbers around zero, of which one alone "
+        "may be beyond any bound: only their sum has to fit.",
+        todo="Add their words as they are, modulo your ring, and give the sum within [-2^(w-1), 2^(w-1)).",
+    )
+    def find(s: AggregatorSubject) -> Iterator[str]:
+        rng, name = np.random.default_rng(6), "noise" + RING
+        layout = {**LAYOUT, name: 30}
+        vectors = {
+            client: {**vector, name: rng.integers(-(1 << 40), 1 << 40, 30), WEIGHT: np.array([1.0])}
+            for client, vector in (s.vectors() if s.honest else {}).items()
+        }
+        result = play(s.make, vectors, layout).result if vectors else None
+        if result is not None:
+            found, ring = result.arrays[name], s.make().ring
+            exact = np.sum([vector[name] for vector in vectors.values()], axis=0)
+            if ring is not None and ring < 64:
+                half = 1 << (ring - 1)
+                exact = (exact + half) % (1 << ring) - half
+            if found.dtype.kind not in "iu" or not np.array_equal(found, exact):
+                yield f"'{name}' is not the exact sum" + ("" if ring is None else f" modulo 2^{ring}")
+
+
+def _add_hides(checks: Checks) -> None:
+    @checks.add(
+        "hides",
+        "Where it says that it hides, no message to the server holds any part of a vector, or a weight, in the clear.",
+        why="hides = True promises that the server learns the sum and nothing else; strategies, metrics and reports "
+        "rely on it.",
+        todo="Mask or encrypt before anything leaves the client, weights too; or leave hides False.",
+    )
+    def find(s: AggregatorSubject) -> Iterator[str]:
+        if s.component.hides and s.component.transparent:
+            yield "it is transparent, so that the server may see what clients say"
+        for number, exchange in enumerate(s.honest.exchanges if s.component.hides else (), 1):
+            for client, reply in exchange.replies.items():
+                yield from (
+                    f"client {client}'s reply in phase {number} holds part of its '{name}' as {np.dtype(kind).name}"
+                    for name, kind in _leaks(s.vectors()[client], reply)
+                )
+
+
+def _leaks(vector: Arrays, reply: bytes) -> Iterator[tuple[str, type[Any]]]:
+    for name, values in vector.items():
+        for kind in (np.float32, np.float64, np.float16):
+            plain = values.astype(kind).tobytes()
+            starts = range(0, max(len(plain) - _SECRET, 0) + 1, np.dtype(kind).itemsize)
+            pieces = (plain[start : start + _SECRET] for start in starts)
+            if any(len(piece) == _SECRET and piece in reply for piece in pieces):
+                yield name, kind
+
+
+def _add_purity(checks: Checks) -> None:
+    @checks.add(
+        "self",
+        "Neither half keeps anything on the object, and neither changes what it is given.",
+        why="One object serves all rounds and clients, and each worker process has its own; the memory that client "
+        "returns is all that it may keep.",
+        todo="Keep a round's state in local variables of server, and a client's in the memory that it returns.",
+    )
+    def find(s: AggregatorSubject) -> Iterator[str]:
+        shared = s.make()
+        before, vectors = remembered(shared), s.vectors() if s.honest else {}
+        first, second = (play(lambda: shared, vectors, LAYOUT) for _ in range(2))
+        kept = [name for name, value in remembered(shared).items() if difference(before.get(name), value)]
+        yield from (f"a round kept self.{name}" for name in kept)
+        yield from (f"a client changed its vector: {changed}" for changed in first.changed[:1])
+        if first.result is not None:
+            found = second.result and s.apart(second.result, first.result)
+            yield from [f"a second round with the same vectors: {found}"] if found else []

@@ -1,0 +1,87 @@
+"""A strategy in whole runs: with buffers, lost clients, a hiding sum, worker processes, and after a resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flctl.errors import FlctlError
+from flctl.testing import parts
+from flctl.testing.conformance import Checks
+from flctl.testing.runs import POOL, close, finite, in_processes, same_bits
+from flctl.testing.strategy.subject import StrategySubject
+
+__all__ = ["add_runs"]
+
+
+def add_runs(checks: Checks) -> None:
+    """Adds the checks that train."""
+    _add_buffers(checks)
+    _add_lost(checks)
+    _add_hidden(checks)
+    _add_same(checks)
+
+
+def _add_buffers(checks: Checks) -> None:
+    @checks.add(
+        "buffers",
+        "It trains a model with buffers (batch normalisation).",
+        why="Running means and counters travel as a second vector, `buffers`, in params, sends, report and step.",
+        todo="Build on super(): sends, report and step of flctl.Strategy take the buffers along.",
+    )
+    def find(s: StrategySubject) -> Iterator[str]:
+        result = s.trial.train(s.named, f"model={parts.here('normed')}", "engine=inprocess")
+        yield from finite(result)
+
+
+def _add_lost(checks: Checks) -> None:
+    @checks.add(
+        "lost",
+        "A run goes on when clients are lost in a round, or all of them.",
+        why="More than `max_failures` end a run; up to there the strategy takes what is left.",
+        todo="Let step and combine take any part of the cohort; raise an FlctlError where that promises nothing.",
+    )
+    def find(s: StrategySubject) -> Iterator[str]:
+        engine = f"engine={{name: '{parts.here('Losing')}', max_failures: 9, lost: ['%s'], since: 2}}"
+        for lost in ("0', '3", "*"):
+            try:
+                result = s.trial.train(s.named, engine % lost)
+            except FlctlError as error:
+                if s.make().reads_each and lost != "*":
+                    continue  # too few for what it promises
+                raise error
+            yield from finite(result)
+
+
+def _add_hidden(checks: Checks) -> None:
+    @checks.add(
+        "hidden",
+        "It gives the same model where the server sees nothing but the sum (unless it overrides combine).",
+        why="Secure aggregation shows the server one sum; metrics and single updates stay with the clients.",
+        todo="Take what the server needs from `aggregate`: send it as one more vector in report.",
+    )
+    def find(s: StrategySubject) -> Iterator[str]:
+        if not s.make().reads_each:
+            hidden = s.trial.train(s.named, f"aggregator={parts.here('Hiding')}", "engine=inprocess")
+            yield from close(hidden, s.plain, "under an aggregator that hides")
+
+
+def _add_same(checks: Checks) -> None:
+    @checks.add(
+        "resume",
+        "A run that is cut after a round and goes on gives the bits of one that is not.",
+        why="That is what a resume promises; what is kept on the object, in a module or in a class is gone then.",
+        todo="Keep what the server remembers in `state`, and what a client remembers in `memory`.",
+    )
+    def find(s: StrategySubject) -> Iterator[str]:
+        yield from same_bits(s.plain, s.trial.train_in_two(s.named, "engine=inprocess"), "after a resume")
+
+    @checks.add(
+        "processes",
+        "Two worker processes give the bits of one process.",
+        why="The numbers of a run do not depend on where its clients are trained.",
+        todo="Keep nothing on the object or in a module, and draw random numbers by name: flctl.rng(seed, ...).",
+    )
+    def find_processes(s: StrategySubject) -> Iterator[str]:
+        if in_processes(s.component, s.processes, s.notes):
+            pooled = s.trial.train(s.named, POOL)
+            yield from same_bits(s.plain, pooled, "in two worker processes")

@@ -1,0 +1,120 @@
+"""Transforms that send codes, and transforms whose clients remember."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl import arrays
+from flctl.errors import FlctlError
+from flctl.testing.conformance import Checks, said
+from flctl.testing.transform.subject import LAYOUTS, TransformSubject, samples
+from flctl.testing.values import gap, vectors_close
+from flctl.types import Arrays, Layout
+
+__all__ = ["add_codes"]
+
+
+def add_codes(checks: Checks) -> None:
+    """Adds the checks of `decode`, `remembers` and `keeps`."""
+    _add_decode(checks)
+    _add_bad_codes(checks)
+    _add_memory(checks)
+
+
+def _add_decode(checks: Checks) -> None:
+    @checks.add(
+        "decode",
+        "decode makes vectors of the layout before sends of what on_client sent, finite ones.",
+        why="The layer below, and the strategy at the end, find the vectors there that they put in.",
+        todo="Return each vector of ctx.layout with its length, from the names that sends gives.",
+    )
+    def find(s: TransformSubject) -> Iterator[str]:
+        for layout in LAYOUTS if s.make().encodes else ():
+            for sent in s.sent(layout):
+                yield from _decoded_faults(s.make().decode(sent.arrays, s.shared(layout)), layout)
+
+    @checks.add(
+        "linear",
+        "Where it says that decode is linear, the decoded sum is the sum of what is decoded.",
+        why="linear = True lets codes be added up as they are and decoded once; then only sums of codes are seen.",
+        todo="Leave linear False, and each client's code is decoded before it is added.",
+    )
+    def find_linear(s: TransformSubject) -> Iterator[str]:
+        for layout in LAYOUTS if s.make().encodes and s.make().linear else ():
+            sent = [arrays.weigh(update.arrays, update.weight) for update in s.sent(layout)]
+            total = {name: np.sum([codes[name] for codes in sent], axis=0) for name in sent[0]}
+            each = [s.make().decode(codes, s.shared(layout)) for codes in sent]
+            summed = {name: np.sum([vectors[name] for vectors in each], axis=0) for name in layout}
+            differs = vectors_close(s.make().decode(total, s.shared(layout)), summed, 1e-4)
+            yield from [f"of three clients {differs}"] if differs else []
+
+
+def _decoded_faults(found: Any, layout: Layout) -> Iterator[str]:
+    wrong = arrays.misfit(found, layout)
+    if wrong:
+        yield f"it gave {wrong}"
+    elif not arrays.is_finite(found):
+        yield "it gave values that are NaN or infinite"
+
+
+def _add_bad_codes(checks: Checks) -> None:
+    @checks.add(
+        "bad-codes",
+        "decode of a code that is none is a ProtocolError, or a vector of the right layout.",
+        why="Codes come from clients that the server does not control: a place outside the vector, or a count that "
+        "does not fit, must cost that client's update and nothing else.",
+        todo="Check dtype, range and counts before you use them as places or sizes; raise flctl.ProtocolError.",
+    )
+    def find(s: TransformSubject) -> Iterator[str]:
+        for layout in LAYOUTS if s.make().encodes else ():
+            sent = s.sent(layout, 1)[0].arrays
+            for name, vector in sent.items():
+                for what, lie in _lies(vector).items():
+                    yield from _judged(s, {**sent, name: lie}, layout, f"'{name}' of {what}")
+
+
+def _lies(vector: npt.NDArray[Any]) -> Mapping[str, npt.NDArray[Any]]:
+    """Vectors of the same length, finite, that may not be what was sent."""
+    rng = np.random.default_rng(4)
+    return {
+        "the largest int32": np.full(vector.size, 2**31 - 1, np.int32),
+        "the least int32": np.full(vector.size, -(2**31), np.int32),
+        "random bytes": rng.integers(0, 256, vector.size).astype(np.uint8),
+        "zeros": np.zeros_like(vector),
+        "fractions": rng.normal(size=vector.size).astype(np.float32),
+        "1e30": np.full(vector.size, 1e30, np.float32),
+    }
+
+
+def _judged(s: TransformSubject, codes: Arrays, layout: Layout, what: str) -> Iterator[str]:
+    try:
+        with np.errstate(all="ignore"):
+            found = s.make().decode(codes, s.shared(layout))
+    except FlctlError:
+        return
+    except Exception as error:
+        yield f"with {what}: {said(error)}"
+        return
+    wrong = arrays.misfit(found, layout)
+    yield from [f"with {what} it gave {wrong}"] if wrong else []
+
+
+def _add_memory(checks: Checks) -> None:
+    @checks.add(
+        "memory",
+        "What a client keeps is laid out as remembers says, finite, and fits float32, round after round.",
+        why="Memory is kept in files of that layout between a client's rounds, and another process may read them.",
+        todo="Name each vector with its length in remembers(layout), and return those names from keeps, as float32.",
+    )
+    def find(s: TransformSubject) -> Iterator[str]:
+        for layout in LAYOUTS:
+            memory: Arrays = arrays.zeros(s.pipeline(layout).memory_layout)
+            for number, update in enumerate(samples(layout, 4), 1):
+                _, memory = s.send(update, number, memory)  # raises for another layout, and for NaN
+                for name, vector in memory.items():
+                    if gap(vector, vector.astype(np.float32)) > 0:
+                        yield f"in round {number} '{name.rpartition('/')[2]}' is {vector.dtype}, and loses digits"

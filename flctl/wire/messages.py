@@ -1,0 +1,162 @@
+"""Requests and replies as frames: what crosses from the server to a client's process and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from flctl.arrays import weighed_dtype
+from flctl.types import WEIGHT, Allowance, Arrays, Failure, Gathered, LocalWork, Reply, Work
+from flctl.wire import frames
+from flctl.wire.buffers import HEAP, Room
+from flctl.wire.frames import Frame
+from flctl.wire.shared_memory import Bytes, SlabRoom, read_slab
+
+__all__ = [
+    "pack_answers",
+    "pack_gathered",
+    "pack_work",
+    "unpack_answers",
+    "unpack_gathered",
+    "unpack_work",
+    "vector_size",
+    "work_size",
+]
+
+TOLD = ("numbers", "weights", "loss", "examples", "steps")
+
+
+def _work_frame(work: Work) -> dict[str, Any]:
+    vectors = {f"params/{name}": vector for name, vector in work.params.items()}
+    vectors |= {f"extra/{name}": vector for name, vector in work.extra.items()}
+    for transform, broadcast in work.transforms.items():
+        vectors |= {f"transforms/{transform}/{name}": vector for name, vector in broadcast.items()}
+    meta = {
+        "round": work.round,
+        "local": dataclasses.asdict(work.local),
+        "layout": dict(work.layout),
+        "transforms": list(work.transforms),
+    }
+    return {"meta": meta, "arrays": vectors}
+
+
+def pack_work(work: Work) -> bytes:
+    """A cohort's work as bytes."""
+    frame = _work_frame(work)
+    if work.allowance is not None:
+        parts = {"allowance/numbers": work.allowance.numbers, "allowance/steps": work.allowance.steps}
+        frame["arrays"] = {**frame["arrays"], **parts}
+    return frames.pack("work", **frame)
+
+
+def work_size(work: Work) -> int:
+    """How many bytes a client gets of it: what `pack_work` returns, without how far which simulated device gets."""
+    return frames.size("work", **_work_frame(work))
+
+
+def unpack_work(message: bytes) -> Work:
+    """The work in `message`. Raises ProtocolError for anything else."""
+    frame = frames.unpack(message, "work")
+    allowance = _under(frame, "allowance/")
+    return Work(
+        round=frame.meta["round"],
+        params=_under(frame, "params/"),
+        extra=_under(frame, "extra/"),
+        transforms={name: _under(frame, f"transforms/{name}/") for name in frame.meta["transforms"]},
+        local=LocalWork(**frame.meta["local"]),
+        layout=frame.meta["layout"],
+        allowance=Allowance(**allowance) if allowance else None,
+    )
+
+
+def vector_size(vectors: Arrays, weighed: bool = False) -> int:
+    """How many bytes one client's message has whose vectors are like these: sums [L], or rows [K, L]; `weighed`: as
+    they are once they are multiplied by the weight."""
+    like = {name: np.broadcast_to(_zero(vector.dtype, weighed), vector.shape[-1:]) for name, vector in vectors.items()}
+    return frames.size("vector", arrays={**like, WEIGHT: np.zeros(1)})
+
+
+def _zero(dtype: np.dtype[Any], weighed: bool) -> Any:
+    return (weighed_dtype(dtype) if weighed else dtype).type(0)
+
+
+def _under(frame: Frame, prefix: str) -> Arrays:
+    return {name[len(prefix) :]: array for name, array in frame.arrays.items() if name.startswith(prefix)}
+
+
+def pack_gathered(gathered: Gathered, room: Room = HEAP) -> list[Any]:
+    """What a chunk of clients replied, as buffers to write one after the other; rows go into a slab as far as
+    there is `room`."""
+    laid = _laid(gathered.vectors, room) if isinstance(room, SlabRoom) else {}
+    vectors = {f"vectors/{name}": vector for name, vector in gathered.vectors.items() if name not in laid}
+    told = {name: getattr(gathered, name) for name in TOLD}
+    failed = [[number, failure.kind, failure.message] for number, failure in gathered.failed.items()]
+    lengths = {name: vector.shape[-1] for name, vector in gathered.vectors.items()}
+    rows = {name: vector.ndim == 2 for name, vector in gathered.vectors.items()}
+    meta = {
+        "failed": failed,
+        "seconds": dict(gathered.seconds),
+        "lengths": lengths,
+        "rows": rows,
+        "bytes_up": gathered.bytes_up,
+        "laid": laid,
+    }
+    return frames.pack_parts("gathered", meta=meta, arrays={**told, **vectors})
+
+
+def _laid(vectors: Arrays, room: SlabRoom) -> dict[str, Any]:
+    """Name -> [start, dtype, shape] of the rows that lie in the room."""
+    starts = {name: room.laid(vector) for name, vector in vectors.items() if vector.ndim == 2}
+    return {
+        name: [start, vectors[name].dtype.str, list(vectors[name].shape)]
+        for name, start in starts.items()
+        if start is not None
+    }
+
+
+def unpack_gathered(message: bytes, slab: Bytes | None = None) -> Gathered:
+    """What a chunk replied, with the rows that lie in `slab`. Raises ProtocolError for anything else."""
+    frame = frames.unpack(message, "gathered")
+    vectors: dict[str, Any] = read_slab(frame.meta["laid"], slab, frames.DTYPES.__contains__)
+    for name, vector in _under(frame, "vectors/").items():
+        vectors[name] = vector.reshape(-1, frame.meta["lengths"][name]) if frame.meta["rows"][name] else vector
+    return Gathered(
+        vectors=vectors,
+        failed={number: Failure(kind, said) for number, kind, said in frame.meta["failed"]},
+        seconds=frame.meta["seconds"],
+        bytes_up=frame.meta["bytes_up"],
+        **{name: frame.arrays[name] for name in TOLD},
+    )
+
+
+def pack_answers(answers: Sequence[tuple[Reply | Failure, bytes]]) -> list[Any]:
+    """Clients' answers with their aggregator's memories, as buffers."""
+    entries: list[dict[str, Any]] = []
+    blobs: dict[str, Any] = {}
+    for place, (answer, memory) in enumerate(answers):
+        if isinstance(answer, Failure):
+            entries.append({"kind": answer.kind, "message": answer.message})
+            continue
+        entries.append({"metrics": dict(answer.metrics)})
+        blobs |= {f"{place}/message": _bytes_array(answer.message), f"{place}/memory": _bytes_array(memory)}
+    return frames.pack_parts("answers", meta={"answers": entries}, arrays=blobs)
+
+
+def unpack_answers(message: bytes) -> list[tuple[Reply | Failure, bytes]]:
+    """The answers in a frame. Raises ProtocolError for anything else."""
+    frame = frames.unpack(message, "answers")
+    answers: list[tuple[Reply | Failure, bytes]] = []
+    for place, entry in enumerate(frame.meta["answers"]):
+        if "kind" in entry:
+            answers.append((Failure(entry["kind"], entry["message"]), b""))
+            continue
+        parts = [frame.arrays[f"{place}/{part}"].tobytes() for part in ("message", "memory")]
+        answers.append((Reply(parts[0], entry["metrics"]), parts[1]))
+    return answers
+
+
+def _bytes_array(data: bytes) -> Any:
+    return np.frombuffer(data, np.uint8)

@@ -1,0 +1,141 @@
+"""What clients say: checked, weighted, put together; and failures in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from flctl import arrays
+from flctl.errors import DivergenceError, FlctlError, IntegrityError, ProtocolError, StorageError
+from flctl.types import WEIGHT, Arrays, ClientUpdate, Failure, Gathered, Layout, Work
+from flctl.wire.buffers import HEAP, Room
+
+__all__ = [
+    "check_update",
+    "check_words",
+    "failed_alone",
+    "failure_of",
+    "guarded",
+    "is_ours",
+    "is_out_of_memory",
+    "merged",
+    "nothing",
+    "unguarded",
+    "weighted",
+]
+
+_LONGEST = 400
+_OUT_OF_MEMORY = "can't allocate memory"
+Result = TypeVar("Result")
+
+
+def weighted(update: ClientUpdate, multiplied: bool) -> Arrays:
+    """The vectors as an aggregator takes them, w_k a_k where they are to be `multiplied`, else a_k; and the weight."""
+    if multiplied:
+        check_words(update)
+        update = dataclasses.replace(update, arrays=arrays.weigh(update.arrays, update.weight))
+    return {**update.arrays, WEIGHT: np.array([update.weight], np.float64)}
+
+
+def check_words(update: ClientUpdate) -> None:
+    """Raises FlctlError for whole numbers that count with a fraction: their sum would be none of whole numbers."""
+    words = any(vector.dtype.kind in "iu" for vector in update.arrays.values())
+    if words and update.weight != int(update.weight):
+        raise FlctlError(f"the update has integer vectors and the weight {update.weight}, expected a whole number")
+
+
+def check_update(update: ClientUpdate, layout: Layout) -> None:
+    """Raises FlctlError unless the update has the layout, DivergenceError unless it is finite."""
+    wrong = arrays.misfit(update.arrays, layout)
+    if wrong:
+        raise FlctlError(f"the update has {wrong}")
+    if not isinstance(update.weight, (int, float, np.number)) or not np.isfinite(update.weight) or update.weight < 0:
+        raise FlctlError(f"the update's weight is {update.weight}, expected a finite number of at least 0")
+    for name, vector in update.arrays.items():
+        if not arrays.is_finite({name: vector}):
+            bad = vector.size - int(np.isfinite(vector).sum())
+            raise DivergenceError(f"the update's vector '{name}' has {bad} of {vector.size} values NaN or infinite")
+
+
+def guarded(work: Callable[[], Result]) -> Result | Failure:
+    """What `work` returns; a `Failure` for any exception but those that are no client's fault (`is_ours`)."""
+    try:
+        return work()
+    except (Exception, SystemExit) as error:  # a client that calls sys.exit must not end the server
+        if is_ours(error):
+            raise
+        return failure_of(error)
+
+
+def unguarded(work: Callable[[], Result]) -> Result:
+    """What `work` returns or raises: `guarded` for who wants to see the error."""
+    return work()
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether no client is to blame: there is no memory or no disk, or what is on it is damaged."""
+    return isinstance(error, StorageError | IntegrityError) or is_out_of_memory(error)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the process could not get memory (torch has no class of its own for that)."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY in str(error))
+
+
+def failure_of(error: BaseException) -> Failure:
+    """The error as a failure."""
+    if isinstance(error, DivergenceError):
+        return Failure("non-finite", error.message)
+    if isinstance(error, ProtocolError):
+        return Failure("refused", error.message)
+    return Failure("exception", error.message if isinstance(error, FlctlError) else _last_line(error))
+
+
+def nothing(work: Work, each: bool) -> Arrays:
+    """The sum, or the rows, of no client."""
+    if each:
+        return {name: np.zeros((0, length), np.float32) for name, length in work.layout.items()}
+    return {**arrays.zeros(work.layout), WEIGHT: np.zeros(1)}
+
+
+def failed_alone(number: int, failure: Failure, work: Work, each: bool) -> Gathered:
+    """The reply of a chunk of one client that failed."""
+    none = np.zeros(0)
+    return Gathered(nothing(work, each), np.zeros(0, np.int64), none, none, none, none, {number: failure}, {}, 0)
+
+
+def merged(parts: Sequence[Gathered], each: bool, room: Room = HEAP) -> Gathered:
+    """What the parts of a chunk replied, as one: sums added in their order, rows one after the other in the `room`."""
+    if len(parts) == 1:
+        return parts[0]
+    rest = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("numbers", "weights", "loss", "examples", "steps")
+    }
+    failed = {number: failure for part in parts for number, failure in part.failed.items()}
+    seconds: dict[str, float] = {}
+    for part in parts:
+        for name, spent in part.seconds.items():
+            seconds[name] = seconds.get(name, 0.0) + spent
+    told = [part.vectors for part in parts if part.numbers.size] or [parts[0].vectors]
+    if each:
+        vectors: dict[str, Any] = {name: room.joined([part[name] for part in told]) for name in told[0]}
+    else:
+        vectors = {name: array.copy() for name, array in told[0].items()}
+        for other in told[1:]:
+            arrays.accumulate(vectors, other)
+    sent = sum(part.bytes_up for part in parts)
+    return Gathered(vectors=vectors, failed=failed, seconds=seconds, bytes_up=sent, **rest)
+
+
+def _last_line(error: BaseException) -> str:
+    """The error in one line of at most 500 printable characters: it goes to terminals, logs and other processes."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].name}, line {frames[-1].lineno})" if frames else ""
+    said = " ".join(str(error)[:_LONGEST].split())
+    said = "".join(character if character.isprintable() else "?" for character in said)
+    return f"{type(error).__name__}: {said}{where}"

@@ -1,0 +1,108 @@
+"""What a worker process runs: opens the run, then answers for one client after the other until its input ends."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from flctl import wire
+from flctl.engines.worker_process import read_frame, write_parts
+from flctl.errors import IntegrityError, ProtocolError, StorageError
+from flctl.types import Request, Work
+from flctl.wire import messages
+from flctl.wire.replies import is_out_of_memory
+from flctl.wire.shared_memory import Rooms
+
+if TYPE_CHECKING:
+    from flctl.client.runtime import ClientRuntime
+
+
+def main() -> None:
+    """Speaks frames on what were standard input and output; the user's code reads nothing, and prints to standard
+    error instead."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides what it means
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    if hasattr(select, "poll"):  # not on Windows
+        threading.Thread(target=_leave_with_server, args=(requests,), daemon=True).start()
+    try:
+        serve(requests, replies)
+    except (EOFError, BrokenPipeError):
+        return  # the server is gone, and so is the use of this process
+
+
+def _leave_with_server(requests: IO[bytes]) -> None:
+    """Ends this process once the server is gone, in the middle of a chunk too: the run may be resumed meanwhile, and
+    no two processes may write what one client remembers."""
+    poll = select.poll()
+    poll.register(requests, 0)  # that the other end was closed is told all the same
+    poll.poll()
+    os._exit(0)
+
+
+def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
+    """Answers requests until the stream ends."""
+    opening = wire.unpack(read_frame(requests), "open").meta
+    sys.path[:] = opening["path"]
+    try:
+        runtime = _open(opening)
+    except Exception as error:
+        write_parts(replies, wire.pack_parts("opened", meta={"error": f"{type(error).__name__}: {error}"}))
+        return
+    write_parts(replies, wire.pack_parts("opened", meta={"error": None}))
+    work: Work | None = None
+    rooms = Rooms()
+    while True:
+        message = read_frame(requests)
+        if wire.kind_of(message) == "work":
+            work = messages.unpack_work(message)
+            continue
+        write_parts(replies, _reply(runtime, rooms, message, work))
+
+
+def _reply(runtime: ClientRuntime, rooms: Rooms, message: bytes, work: Work | None) -> list[Any]:
+    """What the worker says to one message."""
+    try:
+        if wire.kind_of(message) == "gather":
+            ask = wire.unpack(message, "gather")
+            if work is None:
+                raise ProtocolError("clients were asked to train before the work was sent")
+            room = rooms.at(ask.meta["slab"])
+            return messages.pack_gathered(runtime.gather(ask.arrays["numbers"], work, ask.meta["each"], room), room)
+        ask = wire.unpack(message, "ask")
+        ids, trains = ask.meta["clients"], ask.meta["trains"]
+        blobs = {name: [ask.arrays[f"{k}/{name}"].tobytes() for k in range(len(ids))] for name in ("message", "memory")}
+        requests = [Request(ask.meta["round"], work if trains else None, blob) for blob in blobs["message"]]
+        return messages.pack_answers(runtime.answers(ids, requests, blobs["memory"]))
+    except (StorageError, IntegrityError) as error:
+        return wire.pack_parts(
+            "stop", meta={"storage": isinstance(error, StorageError), "message": error.message, "hint": error.hint}
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return wire.pack_parts("lost", meta={"message": "there was no memory for so many clients at once"})
+
+
+def _open(opening: Any) -> Any:
+    from flctl.client.runtime import ClientRuntime
+    from flctl.config.config import Config
+    from flctl.partition.store import Partition
+    from flctl.plugins.registry import Registry
+    from flctl.run.run import Run
+
+    registry = Registry(disable=opening["disabled"], files=[Path(file) for file in opening["files"]])
+    config = Config.model_validate(opening["config"])
+    partition = Partition.open(Path(opening["partition"]))
+    return ClientRuntime(Run.build(config, registry, partition, Path(opening["memory"])))
+
+
+if __name__ == "__main__":
+    main()
