@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flctl.algorithms.aggregator import Phase as Phase
     from flctl.algorithms.local_steps import LocalSteps as LocalSteps
     from flctl.algorithms.local_steps import StepsContext as StepsContext
+    from flctl.algorithms.run_info import RunInfo as RunInfo
     from flctl.algorithms.strategy import Stage as Stage
     from flctl.algorithms.strategy import StepContext as StepContext
     from flctl.algorithms.strategy import Strategy as Strategy
@@ -101,6 +102,7 @@ _HOMES = {
     "flctl.partition.store": ["Partition"],
     "flctl.models.parts": ["Part"],
     "flctl.seeds": ["rng", "secure_rng"],
+    "flctl.algorithms.run_info": ["RunInfo"],
     "flctl.algorithms.strategy": ["Stage", "StepContext", "Strategy"],
     "flctl.algorithms.transform": ["ClientContext", "ServerContext", "SharedContext", "StartContext", "Transform"],
     "flctl.types": [

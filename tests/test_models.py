@@ -11,7 +11,7 @@ from flctl.models import MODELS
 from flctl.models.flat_model import FlatModel
 from flctl.models.model import DataSpec
 from flctl.models.tasks import task_for
-from flctl.plugins.custom_model import CustomModel, resolve
+from flctl.plugins.custom_model import CustomModel
 from flctl.plugins.registry import Registry
 from flctl.types import LocalWork
 
@@ -152,7 +152,7 @@ not_a_function = 3
 
 
 def here(name, **options):
-    return resolve(Registry(), f"{__name__}:{name}", options)
+    return Registry().build("model", f"{__name__}:{name}", options)
 
 
 def test_a_function_of_a_module_is_a_model_with_options():
@@ -164,7 +164,7 @@ def test_a_function_of_a_file_is_a_model(tmp_path):
     file.write_text(
         "import torch\ndef net(data):\n    return torch.nn.Linear(data.shape[0], data.outputs)\n", encoding="utf-8"
     )
-    assert isinstance(resolve(Registry(), f"{file}:net", {}).build(TABLE), nn.Linear)
+    assert isinstance(Registry().build("model", f"{file}:net", {}).build(TABLE), nn.Linear)
 
 
 def test_a_module_in_the_current_directory_is_found(tmp_path, monkeypatch):
@@ -173,11 +173,11 @@ def test_a_module_in_the_current_directory_is_found(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", ["/nowhere"])
-    assert isinstance(resolve(Registry(), "my_nets_here:net", {}).build(TABLE), nn.Linear)
+    assert isinstance(Registry().build("model", "my_nets_here:net", {}).build(TABLE), nn.Linear)
 
 
 def test_a_plain_name_is_a_component_with_its_options():
-    assert resolve(Registry(), "mlp", {"hidden": [3]}).config.hidden == (3,)
+    assert Registry().build("model", "mlp", {"hidden": [3]}).config.hidden == (3,)
 
 
 class OnlyEvaluated(nn.Linear):

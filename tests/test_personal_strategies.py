@@ -19,7 +19,7 @@ from flctl.errors import IncompatibleError, RoundFailedError
 from flctl.executors.batches import batches, local_keys, stage_keys
 from flctl.executors.sequential import single_thread, train
 from flctl.models.flat_model import FlatModel
-from flctl.models.parts import Division, Part
+from flctl.models.parts import ParameterSplit, Part
 from flctl.plugins.registry import Registry
 from flctl.testing import parts
 from flctl.types import LocalWork
@@ -37,7 +37,7 @@ def make(name, **options):
 
 
 def test_a_division_takes_vectors_apart_and_puts_them_together_for_one_client_and_for_stacked_ones():
-    division = Division(PARTS, ["norm.weight", "norm.running_mean"])
+    division = ParameterSplit(PARTS, ["norm.weight", "norm.running_mean"])
     assert division.layout == {"params": 9, "buffers": 2}
     assert division.public == {"params": 7}
     assert division.private == {"params": 2, "buffers": 2}
@@ -55,7 +55,7 @@ def test_a_division_takes_vectors_apart_and_puts_them_together_for_one_client_an
 
 
 def test_without_private_parts_nothing_is_copied():
-    division, vectors = Division(PARTS, ()), {"params": np.zeros(9)}
+    division, vectors = ParameterSplit(PARTS, ()), {"params": np.zeros(9)}
     assert division.public_of(vectors) is vectors
     assert division.whole(vectors, {}) is vectors
     assert division.public == division.layout

@@ -11,7 +11,7 @@ from flctl.component import Component
 from flctl.types import Aggregate, Arrays, ClientId, Layout, Work
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl.algorithms.run_info import RunInfo
 
 __all__ = ["AggregationContext", "Aggregator", "Phase", "Total"]
 
@@ -81,17 +81,17 @@ class Aggregator(Component):
         """The fewest clients whose sum is ever made known, for which the clients see themselves; 0: nobody does."""
         return 0
 
-    def rounding(self, run: Run) -> float:
+    def rounding(self, run: RunInfo) -> float:
         """How much further, in L2, one client's update moves the sum of a round than its length says, at most, because
         vectors are rounded on their way; 0 where they are added up as they are."""
         return 0.0
 
-    def placed(self, run: Run) -> Self:
+    def placed(self, run: RunInfo) -> Self:
         """Both sides, once, before `check`: this aggregator for `run`. What must outlive a process it may keep in a
         directory of its own under `run.directory`, but not before a round is played."""
         return self
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         """Before the run: raises IncompatibleError where this aggregator cannot keep its promise."""
 
     def server(self, ctx: AggregationContext) -> Generator[Phase, Replies, Aggregate]:

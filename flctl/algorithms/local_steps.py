@@ -13,7 +13,7 @@ import numpy.typing as npt
 from flctl.types import Arrays, ClientId, LocalWork
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl.algorithms.run_info import RunInfo
 
 __all__ = ["LocalSteps", "StepsContext"]
 
@@ -27,7 +27,7 @@ class StepsContext:
     what this component broadcast, and `rng` a named generator (reproducible; privacy takes `flctl.secure_rng()`).
     """
 
-    run: Run
+    run: RunInfo
     round: int
     client_id: ClientId
     number: int

@@ -16,7 +16,7 @@ from flctl.errors import DivergenceError, FlctlError, IncompatibleError, PluginE
 from flctl.types import Aggregate, Arrays, ClientUpdate, Layout, Work
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl.algorithms.run_info import RunInfo
 
 __all__ = ["Pipeline", "begun", "check_memory", "told"]
 
@@ -188,7 +188,7 @@ class Pipeline:
                 yield from ((_prefix(name) + vector, values) for vector, values in kept.items())
 
 
-def begun(run: Run, number: int, states: Mapping[str, Arrays]) -> dict[str, Arrays]:
+def begun(run: RunInfo, number: int, states: Mapping[str, Arrays]) -> dict[str, Arrays]:
     """The transforms' states with which round `number` starts. Raises PrivacyBudgetError where one ends the run."""
     started: dict[str, Arrays] = {}
     for name, transform in run.transforms.items():
@@ -200,7 +200,7 @@ def begun(run: Run, number: int, states: Mapping[str, Arrays]) -> dict[str, Arra
     return started
 
 
-def told(run: Run, states: Mapping[str, Arrays], finished: bool = False) -> dict[str, dict[str, float | str]]:
+def told(run: RunInfo, states: Mapping[str, Arrays], finished: bool = False) -> dict[str, dict[str, float | str]]:
     """Transform -> what it says of the run so far; transforms that say nothing are left out."""
     said = {name: dict(transform.tells(states[name], run, finished)) for name, transform in run.transforms.items()}
     return {name: values for name, values in said.items() if values}

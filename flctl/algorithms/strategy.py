@@ -16,7 +16,7 @@ from flctl.types import Aggregate, Arrays, ClientId, ClientUpdate, Layout, Local
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flctl.run.run import Run
+    from flctl.algorithms.run_info import RunInfo
     from flctl.types import Trained
 
 __all__ = ["Adjust", "Measured", "Stage", "StepContext", "Strategy"]
@@ -77,7 +77,7 @@ class Strategy(Component):
     takes_partial: ClassVar[bool] = False
     """Whether the update of a client that makes fewer steps than it is asked for counts; else it is dropped."""
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         """Before the run: raises IncompatibleError where this strategy cannot keep its promise."""
 
     def init(self, params: Arrays) -> Arrays:

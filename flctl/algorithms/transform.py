@@ -16,7 +16,7 @@ from flctl.component import Component
 from flctl.types import Aggregate, Arrays, ClientId, ClientUpdate, Layout, Work
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl.algorithms.run_info import RunInfo
 
 __all__ = ["ClientContext", "ServerContext", "Shapes", "SharedContext", "StartContext", "Transform"]
 
@@ -69,7 +69,7 @@ class StartContext:
     """Where a round starts, in the server's process: its number, and the run."""
 
     round: int
-    run: Run
+    run: RunInfo
 
 
 class Transform(Component):
@@ -94,7 +94,7 @@ class Transform(Component):
         """Both sides, once, before anything else: this transform for a model of such tensors."""
         return self
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         """Before the run: raises IncompatibleError where this transform cannot keep its promise."""
 
     def init(self, layout: Layout) -> Arrays:
@@ -110,7 +110,7 @@ class Transform(Component):
         run before this round, with its checkpoint kept."""
         return state
 
-    def tells(self, state: Arrays, run: Run, finished: bool) -> Mapping[str, float | str]:
+    def tells(self, state: Arrays, run: RunInfo, finished: bool) -> Mapping[str, float | str]:
         """Server, after each round: what the round's line says of it, by name; `finished`: what the summary says."""
         return {}
 

@@ -17,7 +17,7 @@ from flctl.config.validation import Complaint, coerced, complaints
 from flctl.errors import FlctlError
 
 if TYPE_CHECKING:
-    from flctl.plugins.registry import Registry
+    from flctl.component import Catalogue
 
 __all__ = ["Completion", "load_plugins", "presets"]
 
@@ -25,7 +25,7 @@ PLAIN = frozenset({"seed", "rounds", "data", "plugins", "metric", "partition", L
 """Keys for which null means the default."""
 
 
-def load_plugins(registry: Registry, merged: Merged) -> Iterator[Problem]:
+def load_plugins(registry: Catalogue, merged: Merged) -> Iterator[Problem]:
     """Loads the local files that `plugins` names; yields what does not load."""
     setting = merged.settings.get(("plugins",))
     if setting is None or not isinstance(setting.node.value, list):
@@ -38,7 +38,7 @@ def load_plugins(registry: Registry, merged: Merged) -> Iterator[Problem]:
                 yield Problem(error.message, item.place, error.hint)
 
 
-def presets(registry: Registry, merged: Merged) -> Layer:
+def presets(registry: Catalogue, merged: Merged) -> Layer:
     """What the strategy presets in the sections `local` and `server`; nothing in the latter where another server
     optimiser was asked for."""
     chosen = merged.settings.get(("strategy", "name"))
@@ -60,7 +60,7 @@ def presets(registry: Registry, merged: Merged) -> Layer:
 class Completion:
     """Collects what is wrong while it completes."""
 
-    registry: Registry
+    registry: Catalogue
     complaints: list[Complaint] = field(default_factory=list)
 
     def complete(self, values: Mapping[str, Any]) -> dict[str, Any]:

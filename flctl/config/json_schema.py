@@ -13,7 +13,7 @@ from flctl.config.sources import LAYERED, NAMED
 from flctl.config.validation import schema_of
 
 if TYPE_CHECKING:
-    from flctl.plugins.registry import Registry
+    from flctl.component import Catalogue
 
 __all__ = ["schema"]
 
@@ -23,7 +23,7 @@ FILE = r"\.py(:\w+)?$"
 Schema = dict[str, Any]
 
 
-def schema(registry: Registry) -> Schema:
+def schema(registry: Catalogue) -> Schema:
     """What a file may hold: keys, types, ranges, defaults and meanings. Raises PluginError where names clash."""
     whole = Config.model_json_schema()
     definitions: Schema = whole["$defs"]
@@ -43,7 +43,7 @@ def _meaning(property_: Mapping[str, Any]) -> Schema:
     return {key: property_[key] for key in ("description",) if key in property_}
 
 
-def _component(registry: Registry, kind: str, fixed: Schema, definitions: Schema) -> Schema:
+def _component(registry: Catalogue, kind: str, fixed: Schema, definitions: Schema) -> Schema:
     default = Config.model_fields[kind].default.name
     names = sorted(registry.offers(kind))
     own: Schema = {"type": "string", "pattern": ":" if kind == "model" else FILE}
@@ -70,7 +70,7 @@ def _long(name: str, declared: type[BaseModel], kind: str, fixed: Schema, defini
     return {**form, "required": [*required, *form.get("required", [])]}
 
 
-def _layers(registry: Registry, definitions: Schema) -> Schema:
+def _layers(registry: Catalogue, definitions: Schema) -> Schema:
     offers = registry.offers("transform")
     forms = {name: _options(name, offers[name].component.Config, "transform", definitions) for name in sorted(offers)}
     nullable = {

@@ -30,7 +30,7 @@ from flctl.config.yaml_reader import read_source
 from flctl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from flctl.plugins.registry import Registry
+    from flctl.component import Catalogue
 
 from flctl.config.config import Config, effective
 
@@ -64,7 +64,7 @@ class Loaded:
 
 
 def load(
-    registry: Registry,
+    registry: Catalogue,
     *,
     file: Path | None = None,
     flags: Mapping[str, Any] | None = None,
@@ -96,7 +96,7 @@ def load(
     return Loaded(explicit, dict(_origins(effective(explicit), merged, ())))
 
 
-def load_partition_section(path: Path, registry: Registry | None = None) -> dict[str, Any]:
+def load_partition_section(path: Path, registry: Catalogue | None = None) -> dict[str, Any]:
     """The `partition:` section of a config file as plain values, checked where `registry` is given.
 
     Where it does not say `out`, the partition goes where the file's `data` will look for it. Raises ConfigError when

@@ -13,7 +13,7 @@ from flctl.errors import FlctlError
 from flctl.partition.request import PartitionSettings
 
 if TYPE_CHECKING:
-    from flctl.plugins.registry import Registry
+    from flctl.component import Catalogue
 
 __all__ = ["SECTION", "check"]
 
@@ -21,7 +21,7 @@ SECTION = "partition"
 KINDS = {"scheme": "partitioner", "reader": "dataset"}
 
 
-def check(section: Mapping[str, Any], registry: Registry) -> Iterator[Complaint]:
+def check(section: Mapping[str, Any], registry: Catalogue) -> Iterator[Complaint]:
     """What is wrong with the section. A required key may be missing: flags can still give it."""
     given = {key.replace("-", "_"): key for key, value in section.items() if value is not None}
     named: dict[str, type[BaseModel]] = {}
@@ -47,12 +47,12 @@ def check(section: Mapping[str, Any], registry: Registry) -> Iterator[Complaint]
             yield from _refused(model, inner, (SECTION, part))
 
 
-def _named(value: Any, part: str, kind: str, registry: Registry) -> dict[str, type[BaseModel]]:
+def _named(value: Any, part: str, kind: str, registry: Catalogue) -> dict[str, type[BaseModel]]:
     name = value.get("name") if isinstance(value, Mapping) else value
     return {part: registry.get(kind, name).Config} if isinstance(name, str) else {}
 
 
-def _models(part: str, named: Mapping[str, type[BaseModel]], registry: Registry) -> list[type[BaseModel]]:
+def _models(part: str, named: Mapping[str, type[BaseModel]], registry: Catalogue) -> list[type[BaseModel]]:
     """The options that count: those of the named component, or of all where the source is to decide."""
     if part in named:
         return [named[part]]

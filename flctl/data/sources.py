@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from flctl.component import Catalogue
 from flctl.data.dataset import Dataset, DatasetReader
 from flctl.errors import ConfigError, DataError, FlctlError, suggest
-from flctl.plugins.registry import Registry
 
 __all__ = ["find_reader", "open_source"]
 
@@ -22,7 +22,7 @@ UNDERSTOOD = (
 
 
 def open_source(
-    source: str, reader: str | None, options: Mapping[str, Any], registry: Registry, seed: int = 0
+    source: str, reader: str | None, options: Mapping[str, Any], registry: Catalogue, seed: int = 0
 ) -> Dataset:
     """Reads `source` by the reader called `reader`, or by the first that is meant for it.
 
@@ -42,7 +42,7 @@ def open_source(
     return dataset
 
 
-def find_reader(source: str, name: str | None, registry: Registry) -> type[DatasetReader]:
+def find_reader(source: str, name: str | None, registry: Catalogue) -> type[DatasetReader]:
     """The reader called `name`, or the first that is meant for `source`.
 
     Raises PluginError for an unknown name, DataError for a source that nothing reads.

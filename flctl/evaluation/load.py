@@ -13,6 +13,7 @@ import numpy as np
 
 from flctl.client.memory import Recall, work_after
 from flctl.client.memory_store import MemoryStore
+from flctl.component import Catalogue
 from flctl.config.config import Config, Flag
 from flctl.config.load import load
 from flctl.errors import ConfigError, DataError, FlctlError, IncompatibleError
@@ -21,7 +22,6 @@ from flctl.evaluation.weights import load_weights
 from flctl.models.tasks import task_for
 from flctl.partition.align import align
 from flctl.partition.store import Partition
-from flctl.plugins.registry import Registry
 from flctl.run import run as runs
 from flctl.run.directory import RunDirectory
 from flctl.run.run import Run
@@ -63,7 +63,7 @@ def open_partition(path: Path) -> Partition:
     return partition
 
 
-def from_run(path: Path, checkpoint: str, data: Path | None, registry: Registry) -> Subject:
+def from_run(path: Path, checkpoint: str, data: Path | None, registry: Catalogue) -> Subject:
     """The model of a run's checkpoint: a round's number, "best" or "last"; on the run's own partition, or `data`.
 
     Raises ConfigError for what is no run or a checkpoint that it does not have, IncompatibleError where the
@@ -88,7 +88,12 @@ def from_run(path: Path, checkpoint: str, data: Path | None, registry: Registry)
 
 
 def from_weights(
-    path: Path, config: Path | None, flags: Mapping[str, Flag], overrides: Sequence[str], data: Path, registry: Registry
+    path: Path,
+    config: Path | None,
+    flags: Mapping[str, Flag],
+    overrides: Sequence[str],
+    data: Path,
+    registry: Catalogue,
 ) -> Subject:
     """Weights that flctl did not train, in the model that flags, -o and `config` name, on the partition `data`.
 
@@ -148,7 +153,7 @@ def assess_own_models(subject: Subject, batch_size: int | None = None) -> Evalua
 
 
 def _own_models(
-    directory: RunDirectory, config: Config, registry: Registry, partition: Partition | None, number: int
+    directory: RunDirectory, config: Config, registry: Catalogue, partition: Partition | None, number: int
 ) -> OwnModels:
     """Clients' own models as of the checkpoint of round `number`; `partition` is the run's, None where another one is
     evaluated."""

@@ -26,9 +26,9 @@ from flctl.executors.stacking_trial import stacks, vmap_obstacle
 from flctl.types import LocalWork
 
 if TYPE_CHECKING:
+    from flctl.algorithms.run_info import RunInfo
     from flctl.models.flat_model import FlatModel
     from flctl.models.tasks import Task
-    from flctl.run.run import Run
 
 Counts = npt.NDArray[np.int64]
 
@@ -145,7 +145,7 @@ class Execution:
         return FIXED_VECTORS * 4 * self.parameters
 
 
-def choose(run: Run, model: FlatModel, task: Task) -> Execution:
+def choose(run: RunInfo, model: FlatModel, task: Task) -> Execution:
     """The execution of a run. Raises ConfigError where the executor that was asked for cannot train it, or where no
     client fits into `engine.memory`."""
     asked = run.config.engine.executor
@@ -183,7 +183,7 @@ def _by_rows(found: _Candidates) -> Execution:
     return replace(found.execution(name, why), alone=True)  # a client that is asked again would step again
 
 
-def obstacles(run: Run, model: FlatModel, task: Task) -> dict[str, str | None]:
+def obstacles(run: RunInfo, model: FlatModel, task: Task) -> dict[str, str | None]:
     """Of each executor why it cannot train the run; None where it can. In the order of preference."""
     found = _Candidates(run, model, task)
     return {name: found.obstacle(name) for name in EXECUTORS}
@@ -192,7 +192,7 @@ def obstacles(run: Run, model: FlatModel, task: Task) -> dict[str, str | None]:
 class _Candidates:
     """The executors, and what keeps a run from each."""
 
-    def __init__(self, run: Run, model: FlatModel, task: Task) -> None:
+    def __init__(self, run: RunInfo, model: FlatModel, task: Task) -> None:
         self.run, self.model, self.task = run, model, task
         self.chain, self.head = chain_of(model.module), head_for(task)
         self.stages = run.strategy.stages(run.config.local.amount())

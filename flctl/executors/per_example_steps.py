@@ -27,7 +27,7 @@ from flctl.types import Trained
 from flctl.types import LocalWork
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl.algorithms.run_info import RunInfo
 
 __all__ = ["BY_ROWS", "StepsOf", "by_rows", "row_gradients", "train_by_rows"]
 
@@ -44,7 +44,7 @@ _TOLERANCE = 1e-4
 _Rows = npt.NDArray[np.generic]
 
 
-def by_rows(run: Run, model: FlatModel, task: Task, chain: Chain | None) -> str:
+def by_rows(run: RunInfo, model: FlatModel, task: Task, chain: Chain | None) -> str:
     """Which of `BY_ROWS` trains the run. Raises IncompatibleError for a model whose rows have no gradients of their
     own."""
     if "buffers" in model.layout:
@@ -72,7 +72,7 @@ def row_gradients(kind: str, model: FlatModel, task: Task, chain: Chain | None, 
     return VmapRows(model, task) if kind == "rows-vmap" else LoopRows(model, task)
 
 
-def _vmaps(run: Run, model: FlatModel, task: Task) -> bool:
+def _vmaps(run: RunInfo, model: FlatModel, task: Task) -> bool:
     """Whether vmap finds the gradients that autograd finds, and is made for the module: of recurrent layers it runs
     one row after the other, and more slowly than without it."""
     if any(isinstance(module, torch.nn.RNNBase) for module in model.module.modules()):

@@ -15,9 +15,9 @@ from flctl.executors.vmapped import VmapGradient
 from flctl.types import LocalWork, Work
 
 if TYPE_CHECKING:
+    from flctl.algorithms.run_info import RunInfo
     from flctl.models.flat_model import FlatModel
     from flctl.models.tasks import Task
-    from flctl.run.run import Run
 
 __all__ = ["stacks", "tried_rows", "vmap_obstacle"]
 
@@ -25,7 +25,7 @@ CLIENTS, ROWS = 2, 3
 TOLERANCE = 1e-4
 
 
-def stacks(run: Run, adjust: Any) -> str | None:
+def stacks(run: RunInfo, adjust: Any) -> str | None:
     """What keeps the strategy's `adjust`, or a stage's, from being called with stacked clients [K, D]; None where it
     gives for each what it gives for one alone."""
     generator = torch.Generator().manual_seed(0)
@@ -45,7 +45,7 @@ def stacks(run: Run, adjust: Any) -> str | None:
     return None if same else f"{whose}: adjust is not elementwise, so that clients cannot stand side by side"
 
 
-def _tried_work(run: Run, params: Tensor) -> Any:
+def _tried_work(run: RunInfo, params: Tensor) -> Any:
     model = {name: np.zeros(length, np.float32) for name, length in run.division.layout.items()}
     model["params"] = params.numpy()
     extra = run.strategy.broadcast(run.strategy.init(run.division.public_of(model)))
@@ -54,7 +54,7 @@ def _tried_work(run: Run, params: Tensor) -> Any:
     return Work(1, own, tensors, {}, LocalWork(), arrays.layout_of(model))  # type: ignore[arg-type]
 
 
-def vmap_obstacle(run: Run, model: FlatModel, task: Task) -> str | None:
+def vmap_obstacle(run: RunInfo, model: FlatModel, task: Task) -> str | None:
     """What keeps the module from being run under `torch.func.vmap`; None where it agrees with autograd."""
     if "buffers" in model.layout:
         return "the model has buffers, which clients would have to share"
@@ -77,7 +77,7 @@ def vmap_obstacle(run: Run, model: FlatModel, task: Task) -> str | None:
     return "under torch.func.vmap the model gives other gradients (dropout, for example)"
 
 
-def tried_rows(run: Run) -> tuple[Tensor, Tensor]:
+def tried_rows(run: RunInfo) -> tuple[Tensor, Tensor]:
     """Made-up rows of a few clients, x [K, n, ...] and y [K, n, ...]."""
     generator = torch.Generator().manual_seed(0)
     if run.partition.task == "next-character":

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from flctl.types import Arrays
 
-__all__ = ["Division", "Part"]
+__all__ = ["ParameterSplit", "Part"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Part:
         return self.name.rpartition(".")[0]
 
 
-class Division:
+class ParameterSplit:
     """A model's vectors, divided into what the server has too and what is private to each client.
 
     `layout`, `public` and `private` are those of the model and of its two sides; a vector of which nothing belongs to

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from flctl import atomic
-from flctl.component import Component, Options
+from flctl.component import Catalogue, Component, Options
 from flctl.data.dataset import Dataset, DatasetReader
 from flctl.data.options import Columns
 from flctl.data.sources import find_reader, open_source
@@ -18,7 +18,6 @@ from flctl.errors import ConfigError, suggest
 from flctl.partition.partitioner import Partitioner
 from flctl.partition.store import Partition
 from flctl.partition.writer import Origin, write_partition
-from flctl.plugins.registry import Registry
 
 __all__ = ["DEFAULT_CLIENTS", "Made", "PartitionSettings", "Request", "make", "parse"]
 
@@ -88,7 +87,7 @@ def parse(values: Mapping[str, Any]) -> Request:
     return Request(settings, {key: value for key, value in given.items() if key not in known})
 
 
-def make(request: Request, registry: Registry) -> Made:
+def make(request: Request, registry: Catalogue) -> Made:
     """Reads the source, asks the scheme and writes the partition.
 
     Raises ConfigError, DataError, PluginError, IntegrityError or StorageError, and leaves nothing behind then.
@@ -123,13 +122,13 @@ def _group_names(by: tuple[str, ...], dataset: Dataset) -> tuple[str, ...]:
     return tuple(groups[i] if in_order and name not in groups else name for i, name in enumerate(by))
 
 
-def _named_scheme(settings: PartitionSettings, registry: Registry) -> type[Partitioner] | None:
+def _named_scheme(settings: PartitionSettings, registry: Catalogue) -> type[Partitioner] | None:
     """The scheme that the user named; `--by` alone means the natural one."""
     name = settings.scheme or ("natural" if settings.by else None)
     return registry.get("partitioner", name) if name else None
 
 
-def _default_scheme(dataset: Dataset, registry: Registry) -> type[Partitioner]:
+def _default_scheme(dataset: Dataset, registry: Catalogue) -> type[Partitioner]:
     """natural where the source knows whose rows are whose, else dirichlet, or iid for text."""
     text = dataset.task == "next-character"
     name = "natural" if len(dataset.groups) == 1 else "iid" if text else "dirichlet"
@@ -158,7 +157,7 @@ def _share_out(
 
 
 def _configured(
-    scheme: type[Partitioner], options: dict[str, Any], reader: type[DatasetReader], registry: Registry
+    scheme: type[Partitioner], options: dict[str, Any], reader: type[DatasetReader], registry: Catalogue
 ) -> Partitioner:
     for key in options:
         if key not in scheme.Config.model_fields:
@@ -172,7 +171,7 @@ def _configured(
         raise ConfigError(f"scheme '{scheme.name}' cannot use {_reasons(error)}") from error
 
 
-def _unknown(key: str, scheme: type[Partitioner], reader: type[DatasetReader], registry: Registry) -> ConfigError:
+def _unknown(key: str, scheme: type[Partitioner], reader: type[DatasetReader], registry: Catalogue) -> ConfigError:
     mine = [*scheme.Config.model_fields, *reader.Config.model_fields, *PartitionSettings.model_fields]
     others = [
         name

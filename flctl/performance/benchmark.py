@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from flctl.component import Catalogue
 from flctl.config.load import load
 from flctl.engines.engine import Engine
 from flctl.errors import FlctlError
@@ -22,7 +23,6 @@ from flctl.executors.sequential import single_thread
 from flctl.partition.store import Partition
 from flctl.performance.hand_written_loop import Floor
 from flctl.performance.workloads import Workload, make_partition
-from flctl.plugins.registry import Registry
 from flctl.run.run import Run
 from flctl.server.rounds import Rounds
 from flctl.server.training import engine_class
@@ -130,7 +130,7 @@ class Ours:
         self._state = replace(self._state, params={**self._state.params, "params": model})
 
 
-def contest(workload: Workload, registry: Registry, *, rounds: int | None, workers: int) -> Result:
+def contest(workload: Workload, registry: Catalogue, *, rounds: int | None, workers: int) -> Result:
     """Plays a workload: `rounds` repeats, or as many as fit in a few seconds; above one worker flctl's own choice
     takes part in a pool of so many too. Raises FlctlError where models differ."""
     single_thread()
@@ -152,7 +152,7 @@ def contest(workload: Workload, registry: Registry, *, rounds: int | None, worke
     return Result(workload.name, workload.title, len(times[FLOOR]), Spread.of(times[FLOOR]), tuple(rows), agreed)
 
 
-def _run(partition: Partition, workload: Workload, registry: Registry, *settings: str) -> Run:
+def _run(partition: Partition, workload: Workload, registry: Catalogue, *settings: str) -> Run:
     named = [f"data={partition.path.as_posix()}", *workload.settings(), *settings]
     config = load(registry, overrides=named).config
     return Run.build(config, registry, partition, partition.path / "memory")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +19,7 @@ from flctl.plugins.files import load_file
 if TYPE_CHECKING:
     import torch
 
-    from flctl.plugins.registry import Registry
-
-__all__ = ["CustomModel", "resolve"]
-
-
-def resolve(registry: Registry, name: str, options: Mapping[str, Any]) -> Model:
-    """The model that `name` means: one a plugin offers, or the user's own function where it has a colon.
-
-    Raises PluginError for an unknown name or a function that cannot be found, `pydantic.ValidationError` for
-    options the model does not have.
-    """
-    if ":" in name:
-        return CustomModel.from_options({"function": name, "options": dict(options)})
-    return registry.get("model", name).from_options(dict(options))  # type: ignore[no-any-return]
+__all__ = ["CustomModel"]
 
 
 class CustomModel(Model):

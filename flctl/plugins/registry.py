@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.metadata
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,18 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from flctl import builtins
 from flctl.component import FILE_KINDS, file_of
 from flctl.errors import PluginError, suggest
 from flctl.plugins import hookspecs
 from flctl.plugins.api_version import STATEMENT, check_statement, source_of, stated_in
 from flctl.plugins.files import base_of, component_in, load_file
-from flctl.version import API_VERSION
+from flctl.version import API_VERSION, __version__
 
 if TYPE_CHECKING:
     from flctl.component import Component
 
-__all__ = ["KINDS", "BrokenPlugin", "Offer", "Plugin", "Registry", "plugin_names", "suggest"]
+__all__ = ["KINDS", "BrokenPlugin", "Offer", "Plugin", "Registry", "plugin_names"]
 
 KINDS: Mapping[str, str] = {
     "strategy": "flctl_strategies",
@@ -36,6 +36,8 @@ KINDS: Mapping[str, str] = {
     "partitioner": "flctl_partitioners",
 }
 ENTRY_POINTS = "flctl"
+DEFAULT_PLUGINS = ("flctl.builtins",)
+"""Modules of hooks that are registered first; by name, because the built-ins import much of what lies above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,9 @@ class Registry:
         self._plugins: dict[str, Plugin] = {}
         self._offers: dict[str, dict[str, Offer]] = {}
         self._modules: dict[Path, ModuleType] = {}
-        self._add(builtins, Plugin("builtin", f"flctl {_version()}", "flctl", _version(), API_VERSION))
+        for name in DEFAULT_PLUGINS:
+            plugin = Plugin("builtin", f"flctl {__version__}", "flctl", __version__, API_VERSION)
+            self._add(importlib.import_module(name), plugin)
         self._load_entry_points(frozenset(disable))
         for file in files:
             self.add_file(file)
@@ -155,6 +159,18 @@ class Registry:
             message += "".join(f"; plugin '{b.name}' ({b.origin}) did not load: {b.reason}" for b in self.broken)
         own = " A class of your own is file.py:Class." if ":" in name and kind in FILE_KINDS else ""
         raise PluginError(message, hint=(suggest(name, offers) or f"Known: {known}.") + own)
+
+    def build(self, kind: str, name: str, options: Mapping[str, Any]) -> Any:
+        """The component `name` configured with `options`; a model's name may be the user's own function.
+
+        Raises PluginError for an unknown name or a function that cannot be found, `pydantic.ValidationError` for an
+        option that the component does not have.
+        """
+        if kind == "model" and ":" in name:
+            from flctl.plugins.custom_model import CustomModel
+
+            return CustomModel.from_options({"function": name, "options": dict(options)})
+        return self.get(kind, name).from_options(dict(options))
 
     def register_commands(self, app: Any) -> None:
         """Lets each plugin add its subcommands; one that fails is marked broken."""
@@ -262,9 +278,3 @@ def _refuse_clash(kind: str, found: Mapping[str, Offer], offer: Offer) -> None:
             f"two plugins offer a {kind} named '{name}': {found[name].plugin.origin} and {offer.plugin.origin}",
             hint=f"Leave one out with --disable-plugin {offer.plugin.name}.",
         )
-
-
-def _version() -> str:
-    from flctl.version import __version__
-
-    return __version__

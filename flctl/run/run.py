@@ -14,12 +14,12 @@ from flctl.algorithms.pipeline import Pipeline
 from flctl.algorithms.server_optimizer import ServerOptimizer
 from flctl.algorithms.strategy import Strategy
 from flctl.algorithms.transform import Transform
-from flctl.config.config import AUTO, DEFAULT_MODELS, ComponentConfig, Config
+from flctl.component import Catalogue
+from flctl.config.config import AUTO, DEFAULT_MODELS, CohortConfig, ComponentConfig, Config
 from flctl.errors import ConfigError, IncompatibleError, suggest
 from flctl.models.model import DataSpec
-from flctl.models.parts import Division
+from flctl.models.parts import ParameterSplit
 from flctl.partition.store import Partition
-from flctl.plugins.registry import Registry
 from flctl.run import cohort as cohorts
 from flctl.simulation.attacks import Adversary
 from flctl.simulation.devices import Devices
@@ -36,16 +36,15 @@ PRIVATE = "private/"
 """Before the names under which a client keeps the parts of its model that never leave it."""
 
 
-def build_model(config: Config, partition: Partition, registry: Registry) -> FlatModel:
+def build_model(config: Config, partition: Partition, registry: Catalogue) -> FlatModel:
     """The model that `config` names, for this partition's data, with the initial weights that the seed gives."""
     import torch
 
     from flctl.models.flat_model import FlatModel
-    from flctl.plugins.custom_model import resolve
 
     spec = DataSpec(partition.task, partition.shape, partition.outputs)
     name = DEFAULT_MODELS[partition.task] if config.model.name == AUTO else config.model.name
-    model = resolve(registry, name, config.model.options)
+    model = registry.build("model", name, config.model.options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.derive(config.seed, "model") % 2**63)
         return FlatModel(model.build(spec))
@@ -59,21 +58,21 @@ class Run:
     """
 
     config: Config
-    registry: Registry
+    registry: Catalogue
     partition: Partition
     memory_directory: Path
-    division: Division
+    division: ParameterSplit
     strategy: Strategy
     transforms: Mapping[str, Transform]
     aggregator: Aggregator
     server: ServerOptimizer
 
     @classmethod
-    def build(cls, config: Config, registry: Registry, partition: Partition, memory_directory: Path) -> Run:
+    def build(cls, config: Config, registry: Catalogue, partition: Partition, memory_directory: Path) -> Run:
         """The run's objects, checked. Raises ConfigError, PluginError or IncompatibleError."""
         strategy = _component(registry, "strategy", config.strategy)
         model = build_model(config, partition, registry)
-        division = Division(model.parts, strategy.private(model.parts))
+        division = ParameterSplit(model.parts, strategy.private(model.parts))
         _check_public(strategy, division)
         shapes = {"params": division.shapes(model.shapes["params"])}
         run = cls(
@@ -145,7 +144,17 @@ class Run:
     @property
     def sums(self) -> bool:
         """Whether the server needs only the sum: no part looks at single updates, and none is changed there."""
-        return not (self.judges or self.adversary.on_updates)
+        return not (self.judges or self.attacks_updates)
+
+    @property
+    def attacks_updates(self) -> bool:
+        """True if the run simulates malicious clients that replace their updates."""
+        return self.adversary.on_updates
+
+    @property
+    def cohort(self) -> CohortConfig:
+        """The `cohort:` section, with over-selection added to `clients`."""
+        return self.devices.cohort
 
     @property
     def judges(self) -> bool:
@@ -219,7 +228,7 @@ def check(run: Run) -> None:
     _check_stop(run)
 
 
-def _check_public(strategy: Strategy, division: Division) -> None:
+def _check_public(strategy: Strategy, division: ParameterSplit) -> None:
     if "params" not in division.public:
         raise IncompatibleError(
             f"strategy '{strategy.name}' keeps all of the model's parameters private, and nothing would be learned "
@@ -276,5 +285,5 @@ def _check_hidden(run: Run) -> None:
             )
 
 
-def _component(registry: Registry, kind: str, chosen: ComponentConfig) -> Any:
-    return registry.get(kind, chosen.name).from_options(dict(chosen.options))
+def _component(registry: Catalogue, kind: str, chosen: ComponentConfig) -> Any:
+    return registry.build(kind, chosen.name, chosen.options)

@@ -121,7 +121,7 @@ class Rounds:
     def plan(self, state: State) -> RoundPlan:
         """Who takes part in the round after `state`, and what they are asked."""
         run, number, config = self.run, state.round + 1, self.run.config
-        asked = cohorts.select(run.devices.cohort, self.eligible, self.ids, number, config.seed, run.secret_cohort)
+        asked = cohorts.select(run.cohort, self.eligible, self.ids, number, config.seed, run.secret_cohort)
         turnout = run.devices.turnout(number, np.union1d(asked, self.trusted) if len(self.trusted) else asked)
         broadcasts = {name: t.broadcast(state.transforms[name]) for name, t in self.run.transforms.items()}
         work = Work(
@@ -251,7 +251,9 @@ class Rounds:
 
     def _total(self, plan: RoundPlan, intake: Intake) -> Sum | Each | Attacked:
         total = self._honest(plan, intake)
-        return Attacked(total, self.run, plan) if self.run.adversary.on_updates else total
+        if not self.run.attacks_updates:
+            return total
+        return Attacked(total, self.run.adversary, self.run.pipeline, self.ids, plan)
 
     def _honest(self, plan: RoundPlan, intake: Intake) -> Sum | Each:
         if not self.run.judges:

@@ -23,8 +23,8 @@ from flctl.simulation.message_sizes import down_bytes, first_work, up_bytes
 from flctl.types import Allowance, Numbers
 
 if TYPE_CHECKING:
+    from flctl.algorithms.run_info import RunInfo
     from flctl.config.config import CohortConfig
-    from flctl.run.run import Run
 
 __all__ = ["Devices", "Turnout"]
 
@@ -79,7 +79,7 @@ class _Progress:
 class Devices:
     """The devices of a run's clients; without a `devices:` section, all are there and do all of their work."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunInfo) -> None:
         self._run, self.config, self._seed = run, run.config.devices, run.config.seed
 
     @property

@@ -11,12 +11,12 @@ from flctl.types import ClientUpdate, Work
 from flctl.wire import messages
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl.algorithms.run_info import RunInfo
 
 __all__ = ["down_bytes", "first_work", "up_bytes"]
 
 
-def first_work(run: Run) -> Work:
+def first_work(run: RunInfo) -> Work:
     """What a run's first round asks, with zeros for the model."""
     params = arrays.zeros(run.layout)
     states = {name: t.broadcast(t.init(run.pipeline.layouts[name])) for name, t in run.transforms.items()}
@@ -30,12 +30,12 @@ def first_work(run: Run) -> Work:
     )
 
 
-def down_bytes(run: Run) -> int:
+def down_bytes(run: RunInfo) -> int:
     """Bytes of a round's message to a client."""
     return messages.work_size(first_work(run))
 
 
-def up_bytes(run: Run, work: Work) -> int:
+def up_bytes(run: RunInfo, work: Work) -> int:
     """Bytes of a client's message: what the transforms make of a random update, for their codes may be of any type;
     without what an aggregator's protocol adds."""
     generator = seeds.rng(run.config.seed, "forecast")

@@ -12,7 +12,7 @@ from flctl.errors import IncompatibleError
 from flctl.types import Aggregate, Arrays, Layout, LocalWork, Work
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl.algorithms.run_info import RunInfo
     from flctl.types import Trained
 
 
@@ -28,7 +28,7 @@ class FedNova(Strategy):
     name = "fednova"
     takes_partial = True
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         optimizer = run.config.local.optimizer
         if optimizer != "sgd":
             raise IncompatibleError(

@@ -9,7 +9,7 @@ from flctl.algorithms.strategy import Strategy
 from flctl.errors import IncompatibleError
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl.algorithms.run_info import RunInfo
 
 
 class FedSGD(Strategy):
@@ -21,7 +21,7 @@ class FedSGD(Strategy):
     name = "fedsgd"
     local: ClassVar[Mapping[str, Any]] = {"batch_size": 0}
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         local = run.config.local
         steps = local.steps if local.steps is not None else local.epochs
         if local.batch_size or steps != 1 or local.optimizer != "sgd":

@@ -13,7 +13,7 @@ from flctl.errors import IncompatibleError
 from flctl.types import ClientUpdate
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl.algorithms.run_info import RunInfo
 
 
 class FLTrust(Weighing):
@@ -40,7 +40,7 @@ class FLTrust(Weighing):
     def trusted(self) -> tuple[str]:
         return (self.config.root,)
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         super().check(run)
         root = run.partition.index(self.config.root)
         if not run.partition.counts[root, 0]:

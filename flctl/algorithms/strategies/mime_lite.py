@@ -14,7 +14,7 @@ from flctl.types import Aggregate, Arrays, Layout, Work
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flctl.run.run import Run
+    from flctl.algorithms.run_info import RunInfo
     from flctl.types import Trained
 
 
@@ -32,7 +32,7 @@ class MimeLite(Strategy):
     class Config(Strategy.Config):
         momentum: float = Field(0.9, ge=0, lt=1, description="The server's momentum beta; 0 is FedAvg.")
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         local = run.config.local
         if local.optimizer != "sgd" or local.momentum:
             raise IncompatibleError(

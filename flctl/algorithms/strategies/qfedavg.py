@@ -14,7 +14,7 @@ from flctl.errors import IncompatibleError
 from flctl.types import Aggregate, Arrays, Layout, Work
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl.algorithms.run_info import RunInfo
     from flctl.types import Trained
 
 _LEAST = 1e-10
@@ -36,7 +36,7 @@ class QFedAvg(Strategy):
     class Config(Strategy.Config):
         q: float = Field(0.2, ge=0, description="Fairness: 0 is FedAvg, and large values look at the worst-off alone.")
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         optimizer = run.config.local.optimizer
         if optimizer != "sgd":
             raise IncompatibleError(

@@ -14,7 +14,7 @@ from flctl.types import Aggregate, Arrays, Layout, Work
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flctl.run.run import Run
+    from flctl.algorithms.run_info import RunInfo
     from flctl.types import Trained
 
 
@@ -35,7 +35,7 @@ class Scaffold(Strategy):
     class Config(Strategy.Config):
         weighted: bool = Field(True, description="Whether clients count by their rows, as in fedavg, or alike.")
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         local = run.config.local
         if local.optimizer != "sgd" or local.momentum:
             raise IncompatibleError(

@@ -21,7 +21,7 @@ from flctl.errors import IncompatibleError
 from flctl.types import Arrays, ClientUpdate
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl.algorithms.run_info import RunInfo
 
 __all__ = [
     "Block",
@@ -64,7 +64,7 @@ class Robust(Strategy):
     def rule(self, rows: Sequence[ClientUpdate]) -> Arrays:
         """One value for each vector, from at least `least` updates in the order of their clients' ids."""
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         """Raises IncompatibleError where cohorts are too small for the rule, on average where their size is drawn."""
         if run.cohort_size < self.least().updates:
             raise self._too_few(f"a cohort is {run.cohort_size:g} clients")

@@ -14,7 +14,7 @@ from flctl.errors import IncompatibleError
 from flctl.types import Aggregate, Arrays, Layout
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl.algorithms.run_info import RunInfo
 
 _BOUND = "bound."
 
@@ -43,7 +43,7 @@ class Quantise(Compressor):
         """L: the largest whole number."""
         return int(2 ** (self.config.bits - 1) - 1)
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         names = list(run.transforms)
         own = next(name for name, transform in run.transforms.items() if transform is self)
         after = [name for name in names[names.index(own) + 1 :] if run.transforms[name].encodes]

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 from flctl.cli import output
 from flctl.cli.failures import Terminated
 from flctl.cli.session import current_registry
-from flctl.component import short_name
+from flctl.component import Catalogue, short_name
 from flctl.config.config import Config, Flag, digest, effective
 from flctl.config.load import Loaded, Origin, load
 from flctl.engines.footprint import refuse_too_large
 from flctl.errors import ConfigError, IncompatibleError
 from flctl.partition.store import Partition
-from flctl.plugins.registry import Registry
 from flctl.run.directory import RunDirectory, named_files
 from flctl.run.run import Run
 from flctl.server.training import Result, engine_class, newest_state, train
@@ -147,7 +146,7 @@ class _Planned:
     path: Path
 
 
-def _new(request: TrainRequest) -> tuple[Registry, Loaded, RunDirectory]:
+def _new(request: TrainRequest) -> tuple[Catalogue, Loaded, RunDirectory]:
     planned = _planned(request)  # refuse before anything is written
     directory = RunDirectory.create(planned.path, planned.loaded, planned.run.partition)
     return planned.run.registry, planned.loaded, directory
@@ -175,7 +174,7 @@ def _planned(request: TrainRequest) -> _Planned:
     return _Planned(run, loaded, path)
 
 
-def _resumed(request: TrainRequest) -> tuple[Registry, Loaded, RunDirectory]:
+def _resumed(request: TrainRequest) -> tuple[Catalogue, Loaded, RunDirectory]:
     """The stored config of a run, with what a resume may change. Raises IncompatibleError for anything else."""
     directory = RunDirectory(Path(str(request.resume)))
     if request.out is not None or request.config is not None:

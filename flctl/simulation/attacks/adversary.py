@@ -17,8 +17,8 @@ from flctl.simulation.attacks.on_updates import Alie, Gaussian, Ipm, MinMax, Sig
 from flctl.types import ClientId, Numbers
 
 if TYPE_CHECKING:
+    from flctl.algorithms.run_info import RunInfo
     from flctl.config.sections.attack import AttackConfig
-    from flctl.run.run import Run
 
 __all__ = ["Adversary"]
 
@@ -97,7 +97,7 @@ class Adversary:
         ids = self._partition.client_ids.take(self.numbers).tolist()
         return {"name": self.config.name, "clients": self._partition.clients, "malicious": ids}
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         """Raises IncompatibleError where clients are not simulated or the server does not see what would have to be
         changed, ConfigError for an attack that the data do not allow or that nobody would make."""
         if not self.attacks:
@@ -114,7 +114,7 @@ class Adversary:
         _ = self.numbers  # raises where there are none
 
 
-def _check_seen(run: Run, name: str) -> None:
+def _check_seen(run: RunInfo, name: str) -> None:
     """An attack on updates needs those of single clients, as the strategy made them."""
     instead = "label-flip works with it: it changes malicious clients' rows."
     if run.aggregator.hides or not run.aggregator.transparent:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from flctl.types import ClientId
 
 if TYPE_CHECKING:
+    from flctl.algorithms.run_info import RunInfo
     from flctl.config.sections.attack import AttackConfig
-    from flctl.run.run import Run
 
 __all__ = ["Attack", "Known", "Matrix", "Rows", "Vector"]
 
@@ -68,7 +68,7 @@ class Attack:
     def __init__(self, config: AttackConfig, seed: int, classes: int) -> None:
         self.config, self.seed, self.classes = config, seed, classes
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         """Raises ConfigError for a run whose data this attack does not fit."""
 
     def which(self, client: ClientId, rows: int) -> npt.NDArray[np.bool_]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from flctl.algorithms.aggregators.accumulators import Each, Intake, Sum
+from flctl.algorithms.pipeline import Pipeline
+from flctl.partition.store import ClientIds
+from flctl.simulation.attacks.adversary import Adversary
 from flctl.simulation.attacks.attack import Attack, Known, Matrix
 from flctl.types import Aggregate, ClientId, ClientUpdate, Gathered, RoundPlan
-
-if TYPE_CHECKING:
-    from flctl.run.run import Run
 
 __all__ = ["Attacked", "attacked"]
 
@@ -28,8 +27,10 @@ class Attacked:
     """Keeps what each client sent until the round is complete, and then hands all over to what adds or compares
     updates: what malicious clients send takes the way of every message."""
 
-    def __init__(self, inner: Sum | Each, run: Run, plan: RoundPlan) -> None:
-        self._inner, self._run, self._plan = inner, run, plan
+    def __init__(
+        self, inner: Sum | Each, adversary: Adversary, pipeline: Pipeline, ids: ClientIds, plan: RoundPlan
+    ) -> None:
+        self._inner, self._adversary, self._pipeline, self._ids, self._plan = inner, adversary, pipeline, ids, plan
         self._raw: Intake = dataclasses.replace(inner.intake, arrive=None, arrived=None)
         self._sent: dict[ClientId, ClientUpdate] = {}
 
@@ -52,15 +53,15 @@ class Attacked:
         return self._inner.aggregate()
 
     def _messages(self) -> Iterator[ClientUpdate]:
-        run, plan = self._run, self._plan
-        numbers = run.adversary.among(plan.round, plan.numbers)
-        liars = frozenset(run.partition.client_ids.take(numbers).tolist())
+        adversary, pipeline, plan = self._adversary, self._pipeline, self._plan
+        numbers = adversary.among(plan.round, plan.numbers)
+        liars = frozenset(self._ids.take(numbers).tolist())
         sent = [self._sent[client] for client in plan.cohort if client in self._sent]
-        seen = [run.pipeline.read(update, plan.work) for update in sent]
-        crafted = {update.client_id: update for update in attacked(run.adversary.attack, seen, liars, plan.round)}
+        seen = [pipeline.read(update, plan.work) for update in sent]
+        crafted = {update.client_id: update for update in attacked(adversary.attack, seen, liars, plan.round)}
         for update in sent:
             lie = crafted.get(update.client_id)
-            yield update if lie is None else run.pipeline.encoded(lie, plan.work)
+            yield update if lie is None else pipeline.encoded(lie, plan.work)
 
 
 def attacked(

@@ -15,7 +15,7 @@ from flctl.simulation.attacks.attack import Attack, Known, Matrix, Rows
 from flctl.types import ClientId, Numbers
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl.algorithms.run_info import RunInfo
 
 __all__ = ["Backdoor", "LabelFlip", "Poisoned", "stamped"]
 
@@ -25,7 +25,7 @@ class LabelFlip(Attack):
 
     on_rows = True
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         _require_classes(run, "label-flip")
 
     def altered(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Rows:
@@ -42,7 +42,7 @@ class Backdoor(Attack):
     on_rows = True
     on_updates = True
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         _require_classes(run, "backdoor")
         classes, shape = len(run.partition.classes), run.partition.shape
         if self.config.target >= classes:
@@ -107,7 +107,7 @@ class Poisoned(Partition):
         return x, y
 
 
-def _require_classes(run: Run, name: str) -> None:
+def _require_classes(run: RunInfo, name: str) -> None:
     if run.partition.task not in ("classification", "binary"):
         hint = "Take an attack on updates: sign-flip, gaussian, alie, ipm or min-max."
         raise ConfigError(f"attack.name {name} needs classes, and this is {run.partition.task}", hint=hint)
