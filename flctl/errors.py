@@ -19,6 +19,7 @@ __all__ = [
     "ProtocolError",
     "RoundFailedError",
     "StorageError",
+    "closest",
     "suggest",
 ]
 
@@ -102,7 +103,12 @@ class IntegrityError(FlctlError):
     exit_code = 6
 
 
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is spelt most like `word`; None if none is close."""
+    return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)), None)
+
+
 def suggest(name: str, known: Iterable[str]) -> str | None:
     """A did-you-mean sentence, or None when nothing is close."""
-    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    return f"Did you mean '{close[0]}'?" if close else None
+    close = closest(name, known)
+    return f"Did you mean '{close}'?" if close else None

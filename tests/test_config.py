@@ -311,8 +311,8 @@ def test_a_file_without_a_partition_section_is_refused(text):
 
 LOADS = """
 import sys
-from flctl.config import load
-from flctl.registry import Registry
+from flctl.config.load import load
+from flctl.plugins.registry import Registry
 load(Registry(), overrides=["strategy=fedprox", "model=mlp", "transforms.clip.norm=1"])
 print("torch" in sys.modules)
 """

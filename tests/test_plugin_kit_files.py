@@ -48,7 +48,7 @@ def make(data):
 NUMBER = 3
 '''
 SUM = '''
-from flctl.aggregator import PlainAggregator
+from flctl.algorithms.aggregators.plain import PlainAggregator
 
 class Summed(PlainAggregator):
     """The plain sum under another name."""

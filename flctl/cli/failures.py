@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
 
-from flctl.errors import FlctlError, StorageError
+from flctl.errors import FlctlError, StorageError, closest
 
 __all__ = ["BugError", "InterruptionError", "Terminated", "TerminationError", "UsageError", "failure"]
 
@@ -97,5 +96,5 @@ def _options(context: Any) -> Iterable[str]:
 
 def _close(word: str, known: Iterable[str]) -> str | None:
     bare = {name.lstrip("-"): name for name in sorted(known)}
-    close = difflib.get_close_matches(word.lstrip("-"), bare, n=1, cutoff=0.6)
-    return f"Did you mean {bare[close[0]]}?" if close else None
+    close = closest(word.lstrip("-"), bare)
+    return f"Did you mean {bare[close]}?" if close else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from flctl.config.sections.training import IDLE_ERROR, KEY_ERROR
+from flctl.errors import suggest
 
 __all__ = ["Complaint", "coerced", "complaints", "did_you_mean", "expectation", "found", "schema_of"]
 
@@ -106,10 +106,7 @@ def _bad_value(item: Mapping[str, Any], at: Path, root: Schema, loc: Path) -> Co
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """The close word, or else all the words that there are."""
     words = sorted(known)
-    close = difflib.get_close_matches(name, words, n=1, cutoff=0.6)
-    if close:
-        return f"Did you mean '{close[0]}'?"
-    return f"Known: {', '.join(words)}." if words else None
+    return suggest(name, words) or (f"Known: {', '.join(words)}." if words else None)
 
 
 def found(value: Any) -> str:
@@ -152,8 +149,7 @@ def _hint_for_text(schema: Schema, types: set[Any], value: str) -> str | None:
         return f"Write {TEXT_BOOLEANS[value.lower()]}: in YAML 1.2 '{value}' is text."
     if types & {"integer", "number"} and _is_number(value):
         return "Write it without quotes and without '_'."
-    close = difflib.get_close_matches(value, [str(word) for word in schema.get("enum", [])], n=1)
-    return f"Did you mean '{close[0]}'?" if close else None
+    return suggest(value, [str(word) for word in schema.get("enum", [])])
 
 
 def _is_number(text: str) -> bool:

@@ -28,7 +28,7 @@ from flctl.partition.store import Rows
 from flctl.run import cohort as cohorts
 from flctl.run.run import Run
 from flctl.server.collect import Traffic, chunk_replies, in_order, waited
-from flctl.server.lr_schedule import scheduled_lr
+from flctl.server.round_plan import local_work
 from flctl.simulation.attacks.intake import Attacked
 from flctl.simulation.devices import Turnout
 from flctl.timing import Clock
@@ -38,7 +38,6 @@ from flctl.types import (
     Arrays,
     ClientId,
     Failure,
-    LocalWork,
     Numbers,
     Request,
     RoundPlan,
@@ -372,22 +371,6 @@ class Rounds:
             devices=plan.devices,
             attackers=len(self.run.adversary.among(plan.round, plan.numbers)),
         )
-
-
-def local_work(run: Run, number: int) -> LocalWork:
-    """The `local:` section for one round, with its learning rate scheduled."""
-    local = run.config.local
-    lr = scheduled_lr(
-        local.schedule,
-        local.lr,
-        number,
-        run.config.rounds,
-        decay=local.decay,
-        decay_rounds=local.decay_rounds,
-        warmup_rounds=local.warmup_rounds,
-        min_lr=local.min_lr,
-    )
-    return replace(local.amount(), lr=lr)
 
 
 def _require(vectors: Any, layout: Mapping[str, int] | None, what: str, number: int) -> None:

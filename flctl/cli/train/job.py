@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 from flctl.cli import output
 from flctl.cli.failures import Terminated
 from flctl.cli.session import current_registry
-from flctl.component import Catalogue, short_name
+from flctl.component import short_name
 from flctl.config.config import Config, Flag, digest, effective
 from flctl.config.load import Loaded, Origin, load
 from flctl.engines.footprint import refuse_too_large
 from flctl.errors import ConfigError, IncompatibleError
 from flctl.partition.store import Partition
+from flctl.plugins.registry import Registry
 from flctl.run.directory import RunDirectory, named_files
 from flctl.run.run import Run
 from flctl.server.training import Result, engine_class, newest_state, train
@@ -118,7 +119,7 @@ def explain(request: TrainRequest) -> Forecast:
 
     with redirect_stdout(sys.stderr):
         if not request.resume:
-            planned = _planned(request).run
+            planned = _planned(request, current_registry()).run
             return forecast(planned, engine_class(planned))
         registry, loaded, directory = _resumed(request)
         resumed = Run.build(loaded.config, registry, _open_partition(loaded.config, directory), directory.memory)
@@ -146,13 +147,14 @@ class _Planned:
     path: Path
 
 
-def _new(request: TrainRequest) -> tuple[Catalogue, Loaded, RunDirectory]:
-    planned = _planned(request)  # refuse before anything is written
+def _new(request: TrainRequest) -> tuple[Registry, Loaded, RunDirectory]:
+    registry = current_registry()
+    planned = _planned(request, registry)  # refuse before anything is written
     directory = RunDirectory.create(planned.path, planned.loaded, planned.run.partition)
-    return planned.run.registry, planned.loaded, directory
+    return registry, planned.loaded, directory
 
 
-def _planned(request: TrainRequest) -> _Planned:
+def _planned(request: TrainRequest, registry: Registry) -> _Planned:
     if request.out is not None and os.path.lexists(request.out):
         raise ConfigError(
             f"{request.out} exists already",
@@ -161,7 +163,6 @@ def _planned(request: TrainRequest) -> _Planned:
     flags = dict(request.flags)
     if request.data is not None:
         flags["data"] = Flag("DATA", str(request.data))
-    registry = current_registry()
     loaded = load(registry, file=request.config, flags=flags, overrides=request.overrides, environ=os.environ)
     if loaded.config.data is None:
         raise ConfigError("no partition was named", hint="Write `flctl train DIR`, or `data:` in the config.")
@@ -174,7 +175,7 @@ def _planned(request: TrainRequest) -> _Planned:
     return _Planned(run, loaded, path)
 
 
-def _resumed(request: TrainRequest) -> tuple[Catalogue, Loaded, RunDirectory]:
+def _resumed(request: TrainRequest) -> tuple[Registry, Loaded, RunDirectory]:
     """The stored config of a run, with what a resume may change. Raises IncompatibleError for anything else."""
     directory = RunDirectory(Path(str(request.resume)))
     if request.out is not None or request.config is not None:

@@ -3,38 +3,10 @@
 from __future__ import annotations
 
 from flctl.partition.partitioner import Partitioner
-from flctl.partition.schemes.continuous import Continuous
-from flctl.partition.schemes.dirichlet import Dirichlet, InnerDirichlet
-from flctl.partition.schemes.distribution import Distribution
+from flctl.partition.schemes.base_schemes import BASE_SCHEMES
 from flctl.partition.schemes.features import FeatureNoise, FeatureRotation, FeatureScaling
 from flctl.partition.schemes.label_noise import LabelNoise
-from flctl.partition.schemes.natural import GroupedNatural, Natural
-from flctl.partition.schemes.pathological import Pathological
-from flctl.partition.schemes.quantity import Exponential, Linear, LogNormal, PowerLaw, Sizes, Square
-from flctl.partition.schemes.shard import Shard
-from flctl.partition.schemes.uniform import Iid, Temporal
 
 __all__ = ["PARTITIONERS"]
 
-PARTITIONERS: list[type[Partitioner]] = [
-    Iid,
-    Dirichlet,
-    InnerDirichlet,
-    Shard,
-    Pathological,
-    Distribution,
-    Linear,
-    Square,
-    Exponential,
-    PowerLaw,
-    LogNormal,
-    Sizes,
-    Continuous,
-    Natural,
-    GroupedNatural,
-    Temporal,
-    FeatureRotation,
-    FeatureNoise,
-    FeatureScaling,
-    LabelNoise,
-]
+PARTITIONERS: list[type[Partitioner]] = [*BASE_SCHEMES, FeatureRotation, FeatureNoise, FeatureScaling, LabelNoise]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -10,8 +9,9 @@ import numpy as np
 from pydantic import Field, ValidationError, field_serializer
 
 from flctl.component import Options
-from flctl.errors import ConfigError, DataError
+from flctl.errors import ConfigError, DataError, suggest
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
+from flctl.partition.schemes.base_schemes import BASE_SCHEMES
 from flctl.partition.schemes.options import Pairs
 
 __all__ = ["Altering", "AlteringOptions"]
@@ -54,12 +54,9 @@ class Altering(Partitioner):
 
 
 def _base(name: str, options: dict[str, Any]) -> Partitioner:
-    from flctl.partition.schemes import PARTITIONERS
-
-    known = {found.name: found for found in PARTITIONERS if not issubclass(found, Altering)}
+    known = {scheme.name: scheme for scheme in BASE_SCHEMES}
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
+        hint = suggest(name, known) or f"Known: {', '.join(known)}."
         raise ConfigError(f"'{name}' cannot be the base of a scheme that alters rows", hint=hint)
     try:
         return known[name].from_options(options)

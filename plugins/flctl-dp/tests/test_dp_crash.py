@@ -53,12 +53,12 @@ def test_correlated_noise_is_drawn_only_when_its_charge_is_on_disk(tmp_path, mon
 DRIVER = """
 import sys
 from pathlib import Path
-from flctl.config import load
+from flctl.config.load import load
 from flctl.partition.store import Partition
-from flctl.registry import Registry
+from flctl.plugins.registry import Registry
 from flctl.run import Run
-from flctl.rundir import RunDirectory
-from flctl.training import train
+from flctl.run.directory import RunDirectory
+from flctl.server.training import train
 
 directory, registry = RunDirectory(Path(sys.argv[1])), Registry()
 config = load(registry, file=directory.config_file, flags={}, overrides=(), environ={}).config

@@ -30,7 +30,7 @@ from flctl_secagg.storage import Home, KeysHome, NoHome, SimulatedHome
 from flctl_secagg.transcripts.recording import Transcript
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl import RunInfo
 
 __all__ = ["SecureAggregation"]
 
@@ -99,13 +99,13 @@ class SecureAggregation(flctl.Aggregator):
         """No client opens a share for fewer: `minimum` is part of its own policy, whatever the server proposes."""
         return int(self.config.minimum)
 
-    def rounding(self, run: Run) -> float:
+    def rounding(self, run: RunInfo) -> float:
         """Each value is rounded by a level at most; and where there is one client more or less, the levels of all
         others may change too."""
         count = _most_clients(run)
         return (count + 1) * self.encoding(count, {**run.update_layout, WEIGHT: 1}).rounding
 
-    def placed(self, run: Run) -> Self:
+    def placed(self, run: RunInfo) -> Self:
         """This aggregator with the run's identities, and with its largest client's weight as the largest."""
         placed = copy.copy(self)
         directory = run.directory / "secagg"
@@ -116,7 +116,7 @@ class SecureAggregation(flctl.Aggregator):
         placed._max_weight = _largest_weight(run)
         return placed
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         expected = run.cohort_size
         if expected < self.config.minimum:
             raise IncompatibleError(
@@ -257,16 +257,16 @@ class SecureAggregation(flctl.Aggregator):
         return Aggregate(decoded.arrays, decoded.weight, len(survivors))
 
 
-def _most_clients(run: Run) -> int:
+def _most_clients(run: RunInfo) -> int:
     """As many clients as a round has, but for a chance below 2^-40 where each is drawn by itself (by Bernstein)."""
-    cohort, eligible = run.devices.cohort, run.eligible
+    cohort, eligible = run.cohort, run.eligible
     if cohort.sampling == "poisson":
         mean = float(cohort.rate or 0.0) * eligible
         return min(eligible, cohort.max_cohort or eligible, math.ceil(mean + 8 * math.sqrt(mean) + 30))
     return eligible if cohort.sampling == "all" else min(cohort.clients, eligible)
 
 
-def _largest_weight(run: Run) -> float:
+def _largest_weight(run: RunInfo) -> float:
     """That of the client with the most rows, as the run's transforms count it."""
     weights = np.array([max(run.partition.counts[:, 0].max(initial=0), 1)], np.float64)
     for transform in run.transforms.values():

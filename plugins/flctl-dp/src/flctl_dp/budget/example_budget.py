@@ -20,7 +20,7 @@ from flctl_dp.budget.charging import ACCOUNTED, named
 from flctl_dp.ledgers.client_ledgers import FOLDER, MANY, ClientLedgers, Frozen, Spent, coarse, frozen, raised_rate
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl import RunInfo
 
 __all__ = ["ExampleTerms", "Steps", "calibrated", "described", "refuse_excess", "released", "steps_of", "within"]
 
@@ -43,7 +43,7 @@ class ExampleTerms:
     many: bool = False
 
     @classmethod
-    def of(cls, run: Run, config: Any) -> ExampleTerms:
+    def of(cls, run: RunInfo, config: Any) -> ExampleTerms:
         """The terms of a run with the options of its transform."""
         folder = Path(config.ledger) if config.ledger else run.partition.path / FOLDER
         relation: Relation = config.relation or "add-remove"
@@ -51,7 +51,7 @@ class ExampleTerms:
         return cls(relation, config.target_delta, config.target_epsilon, run.config.rounds, ClientLedgers(folder), many)
 
 
-def steps_of(run: Run, rows: int) -> Steps:
+def steps_of(run: RunInfo, rows: int) -> Steps:
     """What a client with so many rows does in a round, over all stages of its training."""
     found: dict[float, int] = {}
     for stage in run.strategy.stages(run.config.local.amount()):

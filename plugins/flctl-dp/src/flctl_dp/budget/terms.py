@@ -120,7 +120,7 @@ def refuse_meaningless(transform: Any, run: Any) -> None:
 def refuse_made_up(mine: str, run: Any) -> None:
     """Raises IncompatibleError for a run that changes updates once they are clipped: what is made of those of others
     may move the sum by any length, and so may what is not clipped."""
-    if run.adversary.on_updates:
+    if run.attacks_updates:
         raise IncompatibleError(
             f"attack '{run.config.attack.name}' makes updates up once they are clipped, and no noise of '{mine}' covers"
             " how far those move the sum",

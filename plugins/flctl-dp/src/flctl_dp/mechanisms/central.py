@@ -21,7 +21,7 @@ from flctl_dp.noise.entropy import Words, insecure_words, secure_words
 from flctl_dp.noise.lattice import Lattice
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl import RunInfo
 
 __all__ = ["CentralDP"]
 
@@ -70,7 +70,7 @@ class CentralDP(flctl.Transform):
 
     bounds_clients: ClassVar[bool] = True
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         refuse_meaningless(self, run)
         if self.config.insecure_seed is None and not self.noised_by_clients:
             refuse_made_up(self.name, run)
@@ -84,11 +84,11 @@ class CentralDP(flctl.Transform):
     def secret_cohort(self) -> bool:
         return self.config.insecure_seed is None
 
-    def terms(self, run: Run) -> Terms:
+    def terms(self, run: RunInfo) -> Terms:
         """How the run's rounds are accounted."""
         return Terms.of(run, self.config)
 
-    def name_in(self, run: Run) -> str:
+    def name_in(self, run: RunInfo) -> str:
         """What the run calls this transform."""
         return next(name for name, transform in run.transforms.items() if transform is self)
 
@@ -141,7 +141,7 @@ class CentralDP(flctl.Transform):
         noised = self._noised(aggregate.arrays, state, self._words(ctx.round, ctx.rng))
         return dataclasses.replace(aggregate, arrays=noised, weight=expected), state
 
-    def tells(self, state: Arrays, run: Run, finished: bool) -> Mapping[str, float | str]:
+    def tells(self, state: Arrays, run: RunInfo, finished: bool) -> Mapping[str, float | str]:
         said: dict[str, float | str] = {"noise_multiplier": float(state["noise"][0]), "clip": float(state["clip"][0])}
         terms = self.terms(run)
         if self.config.insecure_seed is not None:
@@ -170,7 +170,7 @@ class CentralDP(flctl.Transform):
         lattice = Lattice(float(state["spread"][0]) * float(state["clip"][0]))
         return {name: lattice.noised(vector, words).astype(np.float32) for name, vector in sorted(arrays.items())}
 
-    def _rounded(self, run: Run) -> float:
+    def _rounded(self, run: RunInfo) -> float:
         """What the aggregator's rounding may add to what a client moves the sum by, before there is noise."""
         return run.aggregator.rounding(run)
 

@@ -35,7 +35,7 @@ from flctl_dp.noise.shares import Mechanism, drawn_share
 from flctl_dp.noise.stochastic_rounding import rounded
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl import RunInfo
 
 __all__ = ["DistributedDP", "SummedTerms"]
 
@@ -88,7 +88,7 @@ class DistributedDP(CentralDP):
             0, ge=0, description="How many of these may tell the server their noise, which then counts for nothing."
         )
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         refuse_meaningless(self, run)
         if self.config.insecure_seed is None:
             self._refuse_trust(run)
@@ -107,7 +107,7 @@ class DistributedDP(CentralDP):
                 hint=f"Take more bits (-o transforms.{self.name}.bits, and aggregator.bits), or a smaller model.",
             )
 
-    def _refuse_trust(self, run: Run) -> None:
+    def _refuse_trust(self, run: RunInfo) -> None:
         aggregator, least = run.aggregator, self.config.survivors
         if not (aggregator.hides and aggregator.survivors):
             raise IncompatibleError(
@@ -126,7 +126,7 @@ class DistributedDP(CentralDP):
     def secret_cohort(self) -> bool:
         return False
 
-    def terms(self, run: Run) -> SummedTerms:
+    def terms(self, run: RunInfo) -> SummedTerms:
         """How the run's rounds are accounted: who takes part is known to the server, so that no sampling counts."""
         if self.config.relation == "add-remove":
             raise IncompatibleError(
@@ -223,7 +223,7 @@ class DistributedDP(CentralDP):
     def _begun(self, state: Arrays, noise: float, expected: float) -> Arrays:
         return {**state, "noise": np.array([noise]), "expected": np.array([expected])}
 
-    def _rounded(self, run: Run) -> float:
+    def _rounded(self, run: RunInfo) -> float:
         """Whole numbers are not rounded."""
         return 0.0
 

@@ -22,7 +22,7 @@ from flctl_dp.mechanisms.poisson_steps import PoissonSteps, row_bound
 from flctl_dp.noise.entropy import Words, insecure_words, secure_words
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl import RunInfo
 
 __all__ = ["ExampleDP"]
 
@@ -49,7 +49,7 @@ class ExampleDP(flctl.Transform):
             description="The folder of the clients' ledgers; null: privacy-ledgers in the partition.",
         )
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         if run.strategy.measures != "nothing":
             raise IncompatibleError(
                 f"strategy '{run.strategy.name}' measures the model on all rows of each client, which no noise covers",
@@ -65,7 +65,7 @@ class ExampleDP(flctl.Transform):
         Release("poisson", 1.0, rate=0.5).check_relation(self.terms(run).relation)
         row_bound(self.config.clipping_norm, self.config.noise_multiplier or 1.0, run.division.layout["params"])
 
-    def terms(self, run: Run) -> ExampleTerms:
+    def terms(self, run: RunInfo) -> ExampleTerms:
         """How the run's steps are accounted."""
         return ExampleTerms.of(run, self.config)
 
@@ -102,7 +102,7 @@ class ExampleDP(flctl.Transform):
         bound = row_bound(clip, noise, coordinates)
         return PoissonSteps(ctx.rows, ctx.steps, ctx.batch_size, bound, noise * clip, words)
 
-    def tells(self, state: Arrays, run: Run, finished: bool) -> Mapping[str, float | str]:
+    def tells(self, state: Arrays, run: RunInfo, finished: bool) -> Mapping[str, float | str]:
         terms, clip = self.terms(run), self.config.clipping_norm
         used = state["noise"][state["noise"] > 0]
         said: dict[str, float | str] = {"noise_multiplier": float(np.median(used)), "clip": clip}
@@ -118,7 +118,7 @@ class ExampleDP(flctl.Transform):
             said |= {"statement": described(own, delta, relation), "all_runs": described(whole, delta, relation)}
         return said
 
-    def _noise(self, run: Run, terms: ExampleTerms, ledgers: Mapping[int, Ledger]) -> npt.NDArray[np.float64]:
+    def _noise(self, run: RunInfo, terms: ExampleTerms, ledgers: Mapping[int, Ledger]) -> npt.NDArray[np.float64]:
         """The noise multiplier of each client: that of the options, or one that keeps to the budget in all rounds."""
         if self.config.noise_multiplier is not None:
             return np.array([self.config.noise_multiplier])

@@ -17,7 +17,7 @@ from flctl_dp.noise.banded_factor import MOST_BANDS, bands_of, column_norm
 from flctl_dp.noise.correlated import Past, noised, stretch
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl import RunInfo
 
 __all__ = ["CorrelatedDP"]
 
@@ -35,7 +35,7 @@ class CorrelatedDP(CentralDP):
             description="Over how many rounds noise is correlated; null: as many as a client stays away, at most 32.",
         )
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         super().check(run)
         terms, noise = self.terms(run), self.config.noise_multiplier or 1.0
         coordinates = sum(run.pipeline.layouts[self.name_in(run)].values())
@@ -46,7 +46,7 @@ class CorrelatedDP(CentralDP):
     def secret_cohort(self) -> bool:
         return False
 
-    def terms(self, run: Run) -> Terms:
+    def terms(self, run: RunInfo) -> Terms:
         """Cohorts in turn, whose order anybody may know."""
         terms = Terms.of(run, self.config)
         separation = _separation(run)
@@ -78,7 +78,7 @@ class CorrelatedDP(CentralDP):
         after = past.followed({name: noise for name, (_, noise) in pairs.items()})
         return dataclasses.replace(aggregate, arrays=released, weight=expected), after
 
-    def tells(self, state: Arrays, run: Run, finished: bool) -> Mapping[str, float | str]:
+    def tells(self, state: Arrays, run: RunInfo, finished: bool) -> Mapping[str, float | str]:
         terms = self.terms(run)
         return {**super().tells(state, run, finished), "bands": terms.bands, "separation": terms.separation}
 
@@ -106,9 +106,9 @@ class CorrelatedDP(CentralDP):
         return bound
 
 
-def _separation(run: Run) -> int:
+def _separation(run: RunInfo) -> int:
     """How many rounds lie between two of a client, at least."""
-    cohort = run.devices.cohort
+    cohort = run.cohort
     if cohort.sampling == "all":
         return 1
     if cohort.sampling == "cyclic":

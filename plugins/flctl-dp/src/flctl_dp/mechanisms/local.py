@@ -13,7 +13,7 @@ from flctl_dp.mechanisms.central import CentralDP
 from flctl_dp.mechanisms.clipping import scaled, shrinking
 
 if TYPE_CHECKING:
-    from flctl.run.run import Run
+    from flctl import RunInfo
 
 __all__ = ["LocalDP"]
 
@@ -26,7 +26,7 @@ class LocalDP(CentralDP):
     """Noise is more than a factor."""
     noised_by_clients = True
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunInfo) -> None:
         super().check(run)
         relation = self.config.relation
         if relation not in (None, "replace-one"):
@@ -39,12 +39,12 @@ class LocalDP(CentralDP):
     def secret_cohort(self) -> bool:
         return False
 
-    def terms(self, run: Run) -> Terms:
+    def terms(self, run: RunInfo) -> Terms:
         """Who takes part is known to whom a client does not trust, so that no sampling counts."""
         exposed = self.config.model_copy(update={"relation": None})
         return dataclasses.replace(Terms.of(run, exposed), sampling="unsampled", relation="replace-one")
 
-    def _rounded(self, run: Run) -> float:
+    def _rounded(self, run: RunInfo) -> float:
         """What is rounded has its noise already."""
         return 0.0
 
