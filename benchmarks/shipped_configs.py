@@ -78,7 +78,7 @@ def local_only(path: Path, epochs: Sequence[int]) -> tuple[dict[int, float], flo
     from flctl.evaluation import evaluate
     from flctl.executors.batches import local_keys
     from flctl.executors.sequential import single_thread, train
-    from flctl.server.rounds import local_work
+    from flctl.server.round_plan import local_work
 
     single_thread()
     run, directory = open_stored(path)
