@@ -9,6 +9,7 @@ from support import Given, ScriptedEngine, make_run, toy_dataset, train_run
 
 from flctl import hookimpl, wire
 from flctl.algorithms.aggregator import Aggregator
+from flctl.algorithms.transform import Transform
 from flctl.engines.engine import Lost
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import ConfigError, DivergenceError, FlctlError, IncompatibleError, RoundFailedError
@@ -16,9 +17,8 @@ from flctl.executors.batches import batches, local_keys
 from flctl.partition.writer import write_partition
 from flctl.plugins.registry import Registry
 from flctl.server.rounds import Rounds
-from flctl.testing.trial import Trial
 from flctl.server.training import train
-from flctl.algorithms.transform import Transform
+from flctl.testing.trial import Trial
 from flctl.types import Failure
 
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from flctl.run import cohort as cohorts
 from flctl.config.load import load
 from flctl.engines.engine import Engine
 from flctl.executors.batches import local_keys, orders
 from flctl.partition.store import Partition
 from flctl.plugins.registry import Registry
-from flctl.server.rounds import Rounds
-from flctl.run.run import Run
+from flctl.run import cohort as cohorts
 from flctl.run.directory import RunDirectory
+from flctl.run.run import Run
+from flctl.server.rounds import Rounds
 from flctl.server.training import engine_name
 from harness.workloads import QUIET
 

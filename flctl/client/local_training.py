@@ -10,21 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flctl import arrays, seeds
-from flctl.timing import Clock
+from flctl.algorithms.local_steps import LocalSteps, StepsContext
+from flctl.algorithms.strategy import Stage
+from flctl.client.memory import Recall
+from flctl.client.memory_store import MemoryStore
 from flctl.errors import PluginError
-from flctl.executors.per_example_steps import StepsOf
+from flctl.executors.batches import local_keys, most_steps, stage_keys, step_counts
 from flctl.executors.costs import FLOAT
 from flctl.executors.executor import Executor
+from flctl.executors.per_example_steps import StepsOf
 from flctl.executors.shards import Shards
 from flctl.executors.updates import Facts, Updates
-from flctl.algorithms.local_steps import LocalSteps, StepsContext
-from flctl.client.memory_store import MemoryStore
-from flctl.executors.batches import local_keys, most_steps, stage_keys, step_counts
-from flctl.client.memory import Recall
 from flctl.run.run import Run
-from flctl.algorithms.strategy import Stage
-from flctl.types import Trained
-from flctl.types import Arrays, Failure, Numbers, Work
+from flctl.timing import Clock
+from flctl.types import Arrays, Failure, Numbers, Trained, Work
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,20 +11,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from flctl.algorithms.local_steps import LocalSteps
 from flctl.errors import IncompatibleError, PluginError
+from flctl.executors.batches import module_seed
 from flctl.executors.layer_chain import Chain
 from flctl.executors.loss_heads import Head, head_for
-from flctl.executors.row_dependence import dependence
-from flctl.executors.per_example_gradients import ChainRows, LoopRows, RowGradients, VmapRows
-from flctl.executors.stacking_trial import tried_rows
 from flctl.executors.optimizers import optimizer_for
-from flctl.algorithms.local_steps import LocalSteps
-from flctl.executors.batches import module_seed
-from flctl.models.tasks import Task
+from flctl.executors.per_example_gradients import ChainRows, LoopRows, RowGradients, VmapRows
+from flctl.executors.row_dependence import dependence
 from flctl.executors.sequential import CLIP_EPS, Adjust, not_finite
+from flctl.executors.stacking_trial import tried_rows
 from flctl.models.flat_model import FlatModel, tensor
-from flctl.types import Trained
-from flctl.types import LocalWork
+from flctl.models.tasks import Task
+from flctl.types import LocalWork, Trained
 
 if TYPE_CHECKING:
     from flctl.algorithms.run_info import RunInfo

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flctl.tasks import Task
-from flctl.trainer import FlatModel
+from flctl.models.flat_model import FlatModel
+from flctl.models.tasks import Task
 
 __all__ = ["dependence"]
 

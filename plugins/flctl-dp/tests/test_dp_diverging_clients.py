@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 from flctl import DivergenceError
+from flctl.server.training import train
 from flctl.testing.trial import Trial
-from flctl.training import train
 
 DIVERGING = """
 import torch

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from flctl import IncompatibleError
-from flctl.executors.by_rows import row_gradients
-from flctl.tasks import task_for
+from flctl.executors.per_example_steps import row_gradients
+from flctl.models.flat_model import FlatModel
+from flctl.models.tasks import task_for
 from flctl.testing.trial import Trial
-from flctl.trainer import FlatModel
 
 from flctl_dp.mechanisms.poisson_steps import PoissonSteps, row_bound
 from flctl_dp.noise.entropy import secure_words
