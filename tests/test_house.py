@@ -429,6 +429,12 @@ def test_docstrings_open_with_a_verb_or_a_noun_and_no_text_is_a_riddle() -> None
     assert sorted(UNCLEAN - set(found)) == [], "these folders are clean: take them off UNCLEAN"
 
 
+def test_the_architecture_page_names_every_folder_and_no_other() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`flctl/([a-z]+)/`", text))
+    assert named == {path.parent.name for path in (ROOT / "flctl").glob("*/__init__.py")}
+
+
 def test_every_page_of_the_documentation_is_in_its_menu() -> None:
     menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
