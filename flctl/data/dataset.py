@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy.typing as npt
 
 from flctl.component import Component, Options
+from flctl.data.preprocessing import Inputs
 from flctl.types import TaskKind
 
 __all__ = ["Dataset", "DatasetReader", "Split"]
@@ -32,7 +33,8 @@ class Dataset:
     where -1 pads. `groups` holds the columns that `--by` asked for, as strings [n]. `numeric` are the indices of
     features to standardise (None: all; one-hot columns are left as they are). `time_ordered`: within a group rows
     are in order of time, so a test part is taken from the end. `test` is the source's own test part. `notes` are
-    facts the user should hear (rows dropped for a missing target, cells missing by column).
+    facts the user should hear (rows dropped for a missing target, cells missing by column). `inputs` are the columns
+    of a table and how they became `features`; without it, features are taken to be columns of numbers.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Dataset:
     time_ordered: bool = False
     test: Split | None = None
     notes: tuple[str, ...] = ()
+    inputs: Inputs | None = None
 
     def __len__(self) -> int:
         return len(self.y)

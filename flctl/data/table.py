@@ -14,6 +14,7 @@ from flctl.data.dataset import Dataset, DatasetReader
 from flctl.data.extras import optional
 from flctl.data.files import require_memory, short_name
 from flctl.data.options import TabularOptions, Task
+from flctl.data.preprocessing import ABSENT, InputColumn, Inputs
 from flctl.data.schema import Plan, plan_columns
 from flctl.errors import DataError, FlctlError
 
@@ -21,8 +22,6 @@ __all__ = ["MAX_LEVELS", "Sheets", "TableReader", "read_table"]
 
 MAX_LEVELS = 4096
 """A category with more levels than this is an identifier; one-hot columns of it would not fit."""
-ABSENT = "(missing)"
-"""The name of the level, and of the group, of rows whose cell is missing."""
 Batch = Mapping[int, Any]
 
 
@@ -139,17 +138,19 @@ class _Builder:
             raise DataError(f"{where} has no rows" + (" with a target" if self.seen else ""))
         target = self.target.finish(task, self.plan.names[self.plan.target])
         self._refuse_all_missing(where)
-        x, features, numeric = self._features()
+        x, columns, numeric = self._features()
+        inputs = Inputs(columns, self.plan.names[self.plan.target], self.plan.names, self.missing)
         return Dataset(
             name,
             target.task,
             x,
             target.y,
             target.classes,
-            features,
+            inputs.features,
             numeric,
             groups={self.plan.names[c]: _as_groups(levels) for c, levels in self.groups.items()},
             notes=self._notes(),
+            inputs=inputs,
         )
 
     def _refuse_all_missing(self, where: str) -> None:
@@ -160,11 +161,11 @@ class _Builder:
             if not levels.names:
                 raise _all_missing(where, self.plan.names[column], self.kept)
 
-    def _features(self) -> tuple[npt.NDArray[np.float32], tuple[str, ...], tuple[int, ...] | None]:
+    def _features(self) -> tuple[npt.NDArray[np.float32], tuple[InputColumn, ...], tuple[int, ...] | None]:
         names = self.plan.names
         if not self.categories:
-            return self.numbers.finish(), tuple(names[c] for c in self.plan.features), None
-        blocks = {c: _OneHot.of(names[c], levels) for c, levels in self.categories.items()}
+            return self.numbers.finish(), tuple(InputColumn(names[c], "number") for c in self.plan.features), None
+        blocks = {c: _OneHot.of(levels) for c, levels in self.categories.items()}
         return _assemble(self.plan, self.numbers.finish(), blocks)
 
     def _notes(self) -> tuple[str, ...]:
@@ -182,35 +183,37 @@ class _Builder:
 
 @dataclass(frozen=True, slots=True)
 class _OneHot:
-    """One category: its codes [n] into the column names, missing last."""
+    """One category: its codes [n] into the levels, missing last."""
 
     codes: npt.NDArray[np.int64]
-    names: tuple[str, ...]
+    levels: tuple[str, ...]
 
     @classmethod
-    def of(cls, column: str, levels: Levels) -> _OneHot:
+    def of(cls, levels: Levels) -> _OneHot:
         ranks, ordered = _sorted_levels(levels)
         names = ordered if (levels.codes != MISSING).all() else [*ordered, ABSENT]
-        return cls(ranks[levels.codes], tuple(f"{column}={name}" for name in names))
+        return cls(ranks[levels.codes], tuple(names))
 
 
 def _assemble(
     plan: Plan, numbers: npt.NDArray[np.float32], blocks: Mapping[int, _OneHot]
-) -> tuple[npt.NDArray[np.float32], tuple[str, ...], tuple[int, ...]]:
-    rows, width = len(numbers), numbers.shape[1] + sum(len(b.names) for b in blocks.values())
+) -> tuple[npt.NDArray[np.float32], tuple[InputColumn, ...], tuple[int, ...]]:
+    rows, width = len(numbers), numbers.shape[1] + sum(len(b.levels) for b in blocks.values())
     require_memory(4 * rows * width, f"{rows:,} rows of {width:,} one-hot columns")
     x = np.zeros((rows, width), np.float32)
-    features: list[str] = []
+    columns: list[InputColumn] = []
     numeric: list[int] = []
+    start = 0
     for column in plan.features:
         if column in blocks:
-            x[np.arange(rows), len(features) + blocks[column].codes] = 1
-            features += blocks[column].names
+            x[np.arange(rows), start + blocks[column].codes] = 1
+            columns.append(InputColumn(plan.names[column], "category", blocks[column].levels))
         else:
-            x[:, len(features)] = numbers[:, len(numeric)]
-            numeric.append(len(features))
-            features.append(plan.names[column])
-    return x, tuple(features), tuple(numeric)
+            x[:, start] = numbers[:, len(numeric)]
+            numeric.append(start)
+            columns.append(InputColumn(plan.names[column], "number"))
+        start += len(columns[-1].features)
+    return x, tuple(columns), tuple(numeric)
 
 
 def _sorted_levels(levels: Levels) -> tuple[npt.NDArray[np.int64], list[str]]:

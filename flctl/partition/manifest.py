@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from flctl.data.preprocessing import FittedPreprocessing, Inputs, Standardisation
 from flctl.errors import IncompatibleError, IntegrityError
 from flctl.types import TaskKind
 
@@ -21,10 +22,9 @@ __all__ = [
     "Column",
     "DatasetInfo",
     "Manifest",
-    "Preprocess",
     "RowCounts",
-    "TargetScale",
     "parse",
+    "preprocessing_of",
     "serialise",
 ]
 
@@ -80,28 +80,9 @@ class RowCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class TargetScale:
-    """Regression targets: y' = (y - shift) / scale."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-    shift: float
-    scale: float
-
-
-@dataclass(frozen=True, slots=True)
-class Preprocess:
-    """x' = (x - shift) / scale by feature (`shift` has one entry a feature) or by image channel."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-    kind: Literal["feature", "channel", "none"]
-    shift: tuple[float, ...] = ()
-    scale: tuple[float, ...] = ()
-    target: TargetScale | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything about a partition but its rows. `scheme` holds the scheme's name and parameters."""
+    """Everything about a partition but its rows. `scheme` holds the scheme's name and parameters, `inputs` the
+    columns of a table and their encoding: None for other data, and in partitions of versions that did not keep it."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     format: str
@@ -113,9 +94,26 @@ class Manifest:
     test_fraction: float
     test_split: Literal["random", "last"]
     rows: RowCounts
-    preprocess: Preprocess
+    preprocess: Standardisation
     central_test: Literal["own", "clients"]
     columns: dict[str, Column]
+    inputs: Inputs | None = None
+
+
+def preprocessing_of(manifest: Manifest) -> FittedPreprocessing:
+    """Returns the preprocessing that the partition was fitted with, as runs and exported models keep it."""
+    info, options = manifest.dataset, dict(manifest.dataset.options)
+    return FittedPreprocessing(
+        task=info.task,
+        shape=info.shape,
+        dtype=manifest.columns["x"].dtype,
+        standardisation=manifest.preprocess,
+        classes=info.classes,
+        features=info.features,
+        inputs=manifest.inputs,
+        reader=str(options.pop("reader", "")),
+        options=options,
+    )
 
 
 def serialise(manifest: Manifest) -> bytes:
@@ -191,6 +189,7 @@ def _check(manifest: Manifest) -> None:
     _require(0 <= manifest.test_fraction < 1, "test_fraction is outside [0, 1)")
     _require(all(size >= 1 for size in manifest.dataset.shape), "an example has no values")
     _check_dataset(manifest.dataset)
+    _check_inputs(manifest)
     _check_columns(manifest)
     _check_types(manifest)
     _check_shapes(manifest)
@@ -206,6 +205,11 @@ def _check_dataset(info: DatasetInfo) -> None:
     _require(min(numeric) >= 0 and max(numeric) < size, "numeric names a feature that is not there")
     _require(info.task != "binary" or len(info.classes) == 2, "a binary task needs two classes")
     _require(info.task == "regression" or bool(info.classes), "there are no classes")
+
+
+def _check_inputs(manifest: Manifest) -> None:
+    inputs, info = manifest.inputs, manifest.dataset
+    _require(inputs is None or inputs.features == info.features, "inputs do not become the features")
 
 
 def _check_columns(manifest: Manifest) -> None:

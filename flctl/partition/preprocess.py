@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.data.dataset import Dataset
+from flctl.data.preprocessing import Standardisation, TargetScale
 from flctl.errors import ConfigError, DataError
-from flctl.partition.manifest import Preprocess, TargetScale
 
 __all__ = ["Kind", "Moments", "Standardise", "Standardiser", "Statistics", "kind_of", "moments_of"]
 
@@ -139,20 +139,20 @@ class Statistics:
         if self._y is not None:
             self._y.merge(*moments_of(y.reshape(len(y), 1, 1), client))
 
-    def result(self) -> Preprocess:
+    def result(self) -> Standardisation:
         """The statistics. Raises DataError where values are infinite or too large for float32."""
         target = self._target()
         if self.kind == "unit":
             channels = self.dataset.x.shape[1]
-            return Preprocess("channel", (0.0,) * channels, (PIXEL_MAX,) * channels, target)
+            return Standardisation("channel", (0.0,) * channels, (PIXEL_MAX,) * channels, target)
         if self._x is None or self.kind == "none":
-            return Preprocess("none", target=target)
+            return Standardisation("none", target=target)
         shift, scale = self._x.shift_and_scale()
         self._refuse_infinite(shift, scale)
         if self.kind == "feature" and self.dataset.numeric is not None:
             left = np.setdiff1d(np.arange(self._x.size), np.asarray(self.dataset.numeric, np.int64))
             shift[left], scale[left] = 0, 1
-        return Preprocess(self.kind, tuple(shift.tolist()), tuple(scale.tolist()), target)
+        return Standardisation(self.kind, tuple(shift.tolist()), tuple(scale.tolist()), target)
 
     def _target(self) -> TargetScale | None:
         if self._y is None:
@@ -177,7 +177,7 @@ class Statistics:
 class Standardiser:
     """Applies recorded statistics to rows as they are read."""
 
-    def __init__(self, done: Preprocess, shape: tuple[int, ...]) -> None:
+    def __init__(self, done: Standardisation, shape: tuple[int, ...]) -> None:
         self._target = done.target
         self._shift: npt.NDArray[np.float32] | None = None
         if done.kind != "none":

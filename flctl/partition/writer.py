@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from flctl import atomic, seeds
 from flctl.data.dataset import Dataset, Split
+from flctl.data.preprocessing import InputColumn, Inputs
 from flctl.errors import ConfigError, DataError, PluginError
 from flctl.partition import manifest as manifests
 from flctl.partition.manifest import Column, DatasetInfo, Manifest, RowCounts
@@ -95,6 +96,7 @@ def write_partition(
             preprocess=statistics.result(),
             central_test="clients" if dataset.test is None else "own",
             columns=columns,
+            inputs=_inputs(dataset),
         )
         (directory / manifests.MANIFEST).write_bytes(manifests.serialise(manifest))
     return Partition.open(out)
@@ -149,6 +151,8 @@ def _check_names(dataset: Dataset) -> None:
         raise PluginError(f"the reader of '{dataset.name}' gave numeric features that are not there")
     if dataset.task == "binary" and len(dataset.classes) != 2:
         raise PluginError(f"the reader of '{dataset.name}' gave {len(dataset.classes)} classes for a binary task")
+    if dataset.inputs is not None and dataset.inputs.features != tuple(dataset.features):
+        raise PluginError(f"the reader of '{dataset.name}' describes inputs that are not its features")
 
 
 def rows_of(dataset: Dataset, by: str | Sequence[str] | None = None) -> Rows:
@@ -264,6 +268,14 @@ def _describe(dataset: Dataset, origin: Origin) -> DatasetInfo:
         numeric=None if dataset.numeric is None else tuple(int(index) for index in dataset.numeric),
         options=_without_paths(origin.options or {}),
     )
+
+
+def _inputs(dataset: Dataset) -> Inputs | None:
+    """The columns of a table; features that a reader named and did not describe are numbers."""
+    if dataset.inputs is not None or not dataset.features:
+        return dataset.inputs
+    table = len(dataset.x.shape) == 2 and dataset.task != "next-character" and dataset.numeric is None
+    return Inputs(tuple(InputColumn(name, "number") for name in dataset.features)) if table else None
 
 
 def _without_paths(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The run directory: everything about one training, in files that are whole or absent.
 
 config.yaml and origins.json (the effective config and where each value came from), run.json (versions and digests),
-execution.json (how clients are trained), attack.json (who is malicious, if anybody is), metrics.jsonl (one line per
-round), checkpoints/, memory/ (client memory), summary.json and curves.png; profile.json and profile.png where they were
-asked for.
+preprocessing.json (how rows become the model's inputs), execution.json (how clients are trained), attack.json (who is
+malicious, if anybody is), metrics.jsonl (one line per round), checkpoints/, memory/ (client memory), summary.json and
+curves.png; profile.json and profile.png where they were asked for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from flctl import atomic
 from flctl.component import file_of
 from flctl.config.config import Config, digest, dump
 from flctl.config.load import Loaded
+from flctl.data.preprocessing import FittedPreprocessing, parse_preprocessing
 from flctl.errors import ConfigError, IncompatibleError, IntegrityError, StorageError
+from flctl.partition.manifest import preprocessing_of
 from flctl.partition.store import Partition
 from flctl.run.checkpoint import Checkpoints
 from flctl.types import RoundReport
@@ -32,7 +34,7 @@ from flctl.version import __version__
 __all__ = ["FORMAT", "RunDirectory", "report_line"]
 
 FORMAT = "flctl-run/1"
-CONFIG, ORIGINS, RUN, METRICS, SUMMARY, LOCK, EXECUTION, PROFILE, ATTACK = (
+CONFIG, ORIGINS, RUN, METRICS, SUMMARY, LOCK, EXECUTION, PROFILE, ATTACK, PREPROCESSING = (
     "config.yaml",
     "origins.json",
     "run.json",
@@ -42,6 +44,7 @@ CONFIG, ORIGINS, RUN, METRICS, SUMMARY, LOCK, EXECUTION, PROFILE, ATTACK = (
     "execution.json",
     "profile.json",
     "attack.json",
+    "preprocessing.json",
 )
 FACTS = ("config_digest", "partition_digest", "partition", "versions")
 EACH_ROUND = ("round", "asked", "answered", "failed", "examples", "loss", "bytes_up", "bytes_down", "seconds")
@@ -68,6 +71,7 @@ class RunDirectory:
     @classmethod
     def create(cls, path: Path, loaded: Loaded, partition: Partition) -> RunDirectory:
         """A new run directory. Raises ConfigError when `path` exists."""
+        preprocessing = preprocessing_of(partition.manifest).serialise()
         facts = {
             "format": FORMAT,
             "config_digest": digest(loaded.config),
@@ -75,12 +79,14 @@ class RunDirectory:
             "partition": _relative(partition.path, path),
             "versions": versions(),
             "files": named_files(loaded.config),
+            "preprocessing_digest": _sha256(preprocessing),
         }
         origins = {key: asdict(origin) for key, origin in loaded.origins.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic.new_directory(path) as partial:
             (partial / CONFIG).write_text(dump(loaded.config), encoding="utf-8")
             (partial / ORIGINS).write_text(_json(origins), encoding="utf-8")
+            (partial / PREPROCESSING).write_bytes(preprocessing)
             (partial / METRICS).touch()
             (partial / RUN).write_text(_json(facts), encoding="utf-8")
         return cls(path)
@@ -133,6 +139,21 @@ class RunDirectory:
     def partition_path(self) -> Path:
         """Where the partition lay when the run was made: beside the run, wherever both were moved to."""
         return (self.path / str(self.facts["partition"])).resolve()
+
+    def preprocessing(self) -> FittedPreprocessing | None:
+        """Returns the fitted preprocessing that the run was made with; None for a run of a version that kept none.
+
+        Raises IntegrityError if the file is gone or its digest is not the one in run.json.
+        """
+        wanted, path = self.facts.get("preprocessing_digest"), self.path / PREPROCESSING
+        if wanted is None:
+            return None
+        if not path.is_file():
+            raise IntegrityError(f"{path} is missing", hint="Put it back; the partition's manifest has the same facts.")
+        data = path.read_bytes()
+        if _sha256(data) != wanted:
+            raise IntegrityError(f"{path} changed since the run was made (SHA-256 differs)", hint="Put it back.")
+        return parse_preprocessing(data, str(path))
 
     def lines(self) -> list[dict[str, Any]]:
         """The finished rounds' lines; a last line that a kill cut off is left out.
@@ -228,6 +249,10 @@ def versions() -> dict[str, str]:
     """The versions that a result may depend on."""
     packages = {name: version(name) for name in ("torch", "numpy")}
     return {"flctl": __version__, "python": platform.python_version(), **packages, "machine": platform.machine()}
+
+
+def _sha256(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def _line(where: str, text: bytes) -> dict[str, Any]:
