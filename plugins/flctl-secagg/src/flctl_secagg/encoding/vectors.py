@@ -141,20 +141,31 @@ class Encoding:
         return words
 
     def decode(self, words: Words, survivors: int) -> Decoded:
-        """What the sum of `survivors` clients' words, modulo 2^w, says. Raises ProtocolError where it is not the sum
-        of that many."""
-        if int(words[-1]) != survivors or int(words[-2]) > survivors:
-            raise ProtocolError(f"the unmasked sum is not that of {survivors} clients: somebody sent other words")
+        """The sums of vectors and of weights in the modular sum of `survivors` clients' words.
+
+        Raises ProtocolError for a sum that no `survivors` clients with words of `encode` can have. A client that forges
+        its words within these bounds is not noticed: range proofs would be needed for that.
+        """
+        ones, clipped = int(words[-1]), int(words[-2])
+        if ones != survivors or clipped > survivors:
+            raise _forged(survivors, f"{ones} clients are counted, and {clipped} that clipped something")
+        weight = self._fixed_point(words[-2 - self.limbs : -2], survivors, "weight")[0]
+        most = survivors * round(self.max_weight * (1 << FRACTION))
+        if not 0 < weight <= most:
+            raise _forged(
+                survivors,
+                f"the weights sum to {weight / (1 << FRACTION):g}, outside of (0, {most / (1 << FRACTION):g}]",
+            )
+        total = weight / (1 << FRACTION)
         at, arrays = 0, {}
         flags = words[-2 - self.limbs - len(self.layout) : -2 - self.limbs]
         for (name, length), flag in zip(self.layout, flags.tolist(), strict=True):
-            if flag not in (0, survivors):
-                raise ProtocolError(f"{flag} of {survivors} clients sent '{name}' as whole numbers")
+            if flag != survivors and (flag or name.endswith(RING)):
+                raise _forged(survivors, f"{flag} sent '{name}' as whole numbers")
             part = words[at : at + self._width(name, length)]
-            arrays[name] = signed(part, self.bits) if name.endswith(RING) else self._value(part, length, whole=flag > 0)
+            arrays[name] = self._summed(name, part, survivors, None if flag else total)
             at += part.size
-        weight = float(self._joined(words[-2 - self.limbs : -2])[0]) / (1 << FRACTION)
-        return Decoded(arrays, weight, int(words[-2]))
+        return Decoded(arrays, total, clipped)
 
     def _width(self, name: str, length: int) -> int:
         """The words of a vector."""
@@ -231,28 +242,56 @@ class Encoding:
         shifts = (np.arange(self.limbs, dtype=np.uint64) * np.uint64(self.limb))[None, :]
         return ((raw >> shifts) & mask).reshape(-1)
 
-    def _joined(self, words: Words) -> list[int]:
-        """The numbers whose limbs were summed."""
-        found = []
+    def _fixed_point(self, words: Words, survivors: int, name: str) -> list[int]:
+        """Sums of 64-bit fixed-point numbers, from the sums of their limbs. Raises ProtocolError beyond what
+        `survivors` clients can send."""
+        found, most = [], survivors * (int(self.largest) << FRACTION)
         for row in words.reshape(-1, self.limbs).tolist():
+            if max(row) > survivors * ((1 << self.limb) - 1):
+                raise _forged(survivors, f"a limb of '{name}' sums to {max(row)}")
             total = sum(limb << (self.limb * place) for place, limb in enumerate(row)) % (1 << _WIDE)
-            found.append(total - (1 << _WIDE) if total >> (_WIDE - 1) else total)
+            total -= (1 << _WIDE) if total >> (_WIDE - 1) else 0
+            if abs(total) > most:
+                raise _forged(survivors, f"a value of '{name}' is {total / (1 << FRACTION):g}")
+            found.append(total)
         return found
 
-    def _value(self, part: Words, length: int, whole: bool) -> npt.NDArray[Any]:
-        """The sum of one vector: int64 of whole numbers, else float32, or float64 where words have 64 bits."""
+    def _summed(self, name: str, part: Words, survivors: int, weight: float | None) -> npt.NDArray[Any]:
+        """The sum of one vector: int64 of whole numbers (`weight` None), else float32, or float64 if words have 64
+        bits. Raises ProtocolError beyond what `survivors` clients of this total weight can send."""
+        if name.endswith(RING):
+            return signed(part, self.bits)
+        length = dict(self.layout)[name]
         if length <= FEW:
-            numbers = np.array(self._joined(part), np.int64).reshape(length)
-            return numbers >> np.int64(FRACTION) if whole else (numbers / (1 << FRACTION)).astype(self._float)
-        found = np.empty(length, np.int64 if whole else self._float)
+            numbers = np.array(self._fixed_point(part, survivors, name), np.int64)
+            return numbers >> np.int64(FRACTION) if weight is None else (numbers / (1 << FRACTION)).astype(self._float)
+        found, most = np.empty(length, np.int64 if weight is None else self._float), self._most(survivors, weight)
         for start in range(0, length, _CHUNK):
             numbers = signed(part[start : start + _CHUNK], self.bits)
-            found[start : start + _CHUNK] = numbers if whole else numbers / self.scale
+            highest = max(int(numbers.max()), -int(numbers.min()))
+            if highest > most:
+                raise _forged(survivors, f"a value of '{name}' is {highest / most:.3g} times the largest possible")
+            found[start : start + _CHUNK] = numbers if weight is None else numbers / self.scale
         return found
+
+    def _most(self, survivors: int, weight: float | None) -> int:
+        """The largest level that a coordinate of a sum can have: each client's is at most Q, and before it is rounded
+        at most `clip` times its weight."""
+        if weight is None:
+            return survivors * self.levels
+        rounded = weight + survivors / (1 << FRACTION)  # weights are rounded to 2^-24 themselves
+        return min(survivors * self.levels, math.ceil(rounded * self.clip * self.scale * (1 + 1e-9)) + survivors)
 
     @property
     def _float(self) -> type[np.floating[Any]]:
         return np.float64 if self.bits == 64 else np.float32
+
+
+def _forged(survivors: int, found: str) -> ProtocolError:
+    return ProtocolError(
+        f"the unmasked sum is not that of {survivors} clients: {found}",
+        hint="A client sent words that no vector gives, and cannot be named, as only the sum is known.",
+    )
 
 
 def _require_finite(values: Float | float) -> None:
