@@ -606,10 +606,10 @@ def test_codes_that_do_not_add_up_are_refused_where_the_server_sees_only_a_sum(c
     [
         (
             "{topk: {}, clip: {norm: 1}}",
-            "'clip' works on vectors that add up, and what 'topk' before it sends does not",
+            "'clip' works on sums, and the codes of 'topk' before it cannot be added up",
         ),
-        ("{qsgd: {}, quantise: {}}", "'quantise' works on vectors that add up, and what 'qsgd'"),
-        ("{topk: {}, signsgd: {}}", "'signsgd' works on vectors that add up, and what 'topk'"),
+        ("{qsgd: {}, quantise: {}}", "'quantise' works on sums, and the codes of 'qsgd'"),
+        ("{topk: {}, signsgd: {}}", "'signsgd' works on sums, and the codes of 'topk'"),
         ("{quantise: {}, float16: {}}", "'quantise' sends whole numbers, of which 'float16' after it"),
     ],
 )

@@ -332,7 +332,6 @@ UNCLEAN = frozenset(
     """
     flctl
     flctl/algorithms
-    flctl/algorithms/aggregators
     flctl/algorithms/strategies
     flctl/algorithms/transforms
     flctl/cli

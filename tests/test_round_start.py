@@ -96,7 +96,7 @@ def test_a_budget_without_room_for_a_round_leaves_the_initial_model(trial):
 def test_a_state_that_is_none_is_the_plugins_error(trial):
     from flctl import PluginError
 
-    with pytest.raises(PluginError, match="began with a state"):
+    with pytest.raises(PluginError, match="returned a state"):
         train(*trial.prepare(transform(trial, broken=True)))
 
 

@@ -1,1 +1,1 @@
-"""Algorithms: what clients do besides plain training, what happens to updates, and how they are combined."""
+"""Algorithms: local training beyond plain SGD, processing applied to updates, and their combination."""

@@ -1,4 +1,4 @@
-"""The base class of aggregators, and the plain sum: how vectors that lie on different clients become their sum."""
+"""The base class of aggregators: how vectors on different clients become their sum."""
 
 from __future__ import annotations
 
@@ -19,24 +19,27 @@ Replies = Iterable[tuple[ClientId, bytes]]
 
 
 class Total(Protocol):
-    """Where an aggregator that sees each vector puts them; adds them up in the order they come."""
+    """Accumulator for an aggregator that sees each client's vectors in the clear. Adds them in order of arrival."""
 
     def add(self, client_id: ClientId, message: bytes) -> None:
-        """Adds the vector in a client's message; one that is malformed or not finite makes the client a failed one."""
+        """Adds the vectors in a client's message. Records the client as failed if they are malformed or not finite."""
 
     def aggregate(self) -> Aggregate:
-        """The sum of what was added."""
+        """Returns the sum of the vectors added so far."""
 
 
 def _unheard(note: str) -> None:
-    """Where nobody keeps notes."""
+    """Discards a note; the default outside a run."""
 
 
 @dataclass(frozen=True, slots=True)
 class AggregationContext:
-    """One round as the aggregator's server half sees it. `layout` is the vector's, the weight included. `work` is what
-    the clients are asked in the phase that trains; `note` puts a sentence into the round's report. `deadline` is in
-    seconds: who answers later counts as absent."""
+    """One round as the server half of an aggregator sees it.
+
+    `layout` is that of each client's vectors, the weight included. `work` holds the instructions of the phase that
+    trains. `note` adds a sentence to the round's report. `deadline` is in seconds: a client that answers later counts
+    as dropped out.
+    """
 
     round: int
     cohort: tuple[ClientId, ...]
@@ -49,7 +52,7 @@ class AggregationContext:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One exchange: a message for each client, and whether the clients train before they answer it."""
+    """One exchange: a message for each client. `trains` is True if the clients train before they answer."""
 
     messages: Mapping[ClientId, bytes]
     trains: bool
@@ -58,46 +61,66 @@ class Phase:
 class Aggregator(Component):
     """Sums vectors across clients; exactly one per run.
 
-    The server half is a sans-IO generator: it yields a `Phase` and is sent the replies as an iterator of
-    (client, message) in cohort order; a client that is absent dropped out. It returns the `Aggregate`, or raises
-    ProtocolError, after which nothing of the round is used. The client half is a pure step with memory as bytes,
-    because another process may take the next message.
+    The server half is a sans-IO generator: it yields a `Phase` and is sent the replies as an iterator of (client,
+    message) in cohort order. A client missing from the replies dropped out. The generator returns the `Aggregate`, or
+    raises ProtocolError, after which no result of the round is used. The client half is a pure step with its memory as
+    bytes, because another process may take the next message.
+
+    >>> import numpy as np
+    >>> import flctl
+    >>> class InTheClear(flctl.Aggregator):
+    ...     name = "in-the-clear"
+    ...     def server(self, ctx):
+    ...         total = ctx.total()
+    ...         replies = yield flctl.Phase(dict.fromkeys(ctx.cohort, b""), trains=True)
+    ...         for client_id, message in replies:
+    ...             total.add(client_id, message)
+    ...         return total.aggregate()
+    ...     def client(self, memory, message, vector, ctx):
+    ...         return b"", flctl.pack("vector", arrays=vector)
+    >>> ctx = flctl.ClientContext(round=1, client_id="c1", broadcast={}, rng=flctl.rng(0, "example"))
+    >>> memory, reply = InTheClear().client(b"", b"", {"delta": np.array([1.5, 2.0], np.float32)}, ctx)
+    >>> flctl.unpack(reply, "vector").arrays["delta"].tolist()
+    [1.5, 2.0]
     """
 
     hides: ClassVar[bool] = False
     """True: the server learns the sum and nothing else, so metrics and single updates stay with the clients."""
 
     transparent: ClassVar[bool] = False
-    """True: a client's reply is its vector and nothing more, so that vectors may be added up where clients train."""
+    """True: a client's reply is its vectors in the clear, so a worker may add up the vectors of the clients that it
+    trains."""
 
     @property
     def ring(self) -> int | None:
-        """Bits w of the ring in which vectors whose names end in `flctl.RING` are added up: their sum comes out modulo
-        2^w, within [-2^(w-1), 2^(w-1)). None: whole numbers are added up exactly, as int64."""
+        """Word size w, in bits, of the ring in which vectors whose names end in `flctl.RING` are added up. Their sum is
+        taken modulo 2^w and lies in [-2^(w-1), 2^(w-1)). None: integers are added up exactly, as int64."""
         return None
 
     @property
     def survivors(self) -> int:
-        """The fewest clients whose sum is ever made known, for which the clients see themselves; 0: nobody does."""
+        """Minimum number of clients in a sum that is ever revealed, enforced by the clients themselves; 0: no client
+        checks."""
         return 0
 
     def rounding(self, run: RunInfo) -> float:
-        """How much further, in L2, one client's update moves the sum of a round than its length says, at most, because
-        vectors are rounded on their way; 0 where they are added up as they are."""
+        """Upper bound, in L2 norm, on what rounding adds to one client's contribution to the sum; 0 without
+        rounding."""
         return 0.0
 
     def placed(self, run: RunInfo) -> Self:
-        """Both sides, once, before `check`: this aggregator for `run`. What must outlive a process it may keep in a
-        directory of its own under `run.directory`, but not before a round is played."""
+        """Both sides, once, before `check`: returns this aggregator for `run`. State that must outlive a process
+        belongs in a directory of its own under `run.directory`, created once the first round has started."""
         return self
 
     def check(self, run: RunInfo) -> None:
-        """Before the run: raises IncompatibleError where this aggregator cannot keep its promise."""
+        """Before the run: raises IncompatibleError if this aggregator cannot keep its guarantees."""
 
     def server(self, ctx: AggregationContext) -> Generator[Phase, Replies, Aggregate]:
-        """Server, each round."""
+        """Server, each round: yields phases, receives replies, returns the sum."""
         raise NotImplementedError
 
     def client(self, memory: bytes, message: bytes, vector: Arrays | None, ctx: ClientContext) -> tuple[bytes, bytes]:
-        """Client, each phase: (memory for the round's next phase, reply). `vector` is None unless the phase trains."""
+        """Client, each phase: returns (memory for the round's next phase, reply). `vector` is None unless the phase
+        trains."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Local steps that a transform makes: which rows each takes, and what becomes of the rows' own gradients."""
+"""Local steps made by a transform: the rows of each step, and per-example gradients weighted before they are summed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ __all__ = ["LocalSteps", "StepsContext"]
 
 @dataclass(frozen=True, slots=True)
 class StepsContext:
-    """Where a client is about to train: the run, the round, the client and its place in the partition, and the stage
-    of the strategy's local training, from 0.
+    """A client about to train: the run, the round, the client and its index in the partition, and the stage of the
+    strategy's local training, from 0.
 
-    `local` asks it for `steps` steps, of `batch_size` of its `rows` each, the last of an epoch of fewer. `broadcast` is
-    what this component broadcast, and `rng` a named generator (reproducible; privacy takes `flctl.secure_rng()`).
+    `local` asks for `steps` steps of `batch_size` of the client's `rows` rows; the last batch of an epoch may be
+    smaller. `broadcast` holds this component's broadcast. `rng` is a named, reproducible generator: randomness that
+    privacy rests on comes from `flctl.secure_rng()`.
     """
 
     run: RunInfo
@@ -41,22 +42,34 @@ class StepsContext:
 
 
 class LocalSteps(ABC):
-    """One client's local steps, in the place of batches in order and the mean of their gradients.
+    """One client's local steps, in place of batches in order and the mean of their gradients.
 
-    A step on rows r is gradient(sum over i in r of factors(|g_i|) g_i), where g_i is the gradient of row i's own loss.
-    It depends on that row and the parameters alone: models that draw random numbers or remember rows are refused.
-    Then come the strategy's `adjust`, `local.clip_norm` and the local optimiser, as ever.
+    A step on rows r uses gradient(sum over i in r of factors(|g_i|) g_i), where g_i is the per-example gradient of row
+    i. It depends on that row and the parameters alone: models that draw random numbers or keep running statistics are
+    refused. The strategy's `adjust`, `local.clip_norm` and the local optimiser follow as usual.
+
+    >>> import numpy as np
+    >>> import flctl
+    >>> class ClippedSteps(flctl.LocalSteps):
+    ...     def batches(self):
+    ...         yield np.array([0, 1])
+    ...     def factors(self, norms):
+    ...         return 1.0 / np.maximum(norms, 1.0)
+    ...     def gradient(self, total):
+    ...         return total / 2
+    >>> ClippedSteps().factors(np.array([0.5, 4.0])).tolist()
+    [1.0, 0.25]
     """
 
     @abstractmethod
     def batches(self) -> Iterable[npt.NDArray[np.int64]]:
-        """The rows of each step, in order; a step without rows is made all the same."""
+        """Yields the rows of each step, in order. A step without rows is still made."""
 
     @abstractmethod
     def factors(self, norms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """What gradients of these L2 norms [n], over all trained parameters together, are multiplied by, [n]. Rows
-        whose gradient is not finite count as zeros whatever is said of them."""
+        """Returns the factors [n] for gradients of L2 norms `norms` [n], each over all trained parameters together. A
+        gradient that is not finite counts as zeros, whatever its factor."""
 
     @abstractmethod
     def gradient(self, total: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The step's gradient [D], from the sum [D] of what `factors` left of the rows' gradients."""
+        """Returns the step's gradient [D], from the sum [D] of the rows' gradients times their factors."""

@@ -1,4 +1,4 @@
-"""An update's way through the transforms: out of a client in their order, and back on the server in reverse."""
+"""The pipeline of transforms: applied on clients in config order, and undone on the server in reverse."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Pipeline", "begun", "check_memory", "told"]
 
 Broadcasts = Mapping[str, Arrays]
 Context = Callable[[str], ServerContext]
-"""A transform's context for a client's update, by the transform's name."""
+"""Returns a transform's context for a client's update, by the transform's name."""
 Vectors = dict[str, np.ndarray[Any, np.dtype[Any]]]
 _Step = tuple[str, Transform, ClientUpdate, ClientUpdate, ClientContext]
 
@@ -31,8 +31,8 @@ _Step = tuple[str, Transform, ClientUpdate, ClientUpdate, ClientContext]
 class Pipeline:
     """The transforms of a run, in config order.
 
-    `layout` is what the strategy sends. `each` says that the server takes each client's update for itself, to look at
-    it: then it decodes there what it can, rather than once on the sum.
+    `layout` is that of the strategy's update. `each` is True if a component on the server reads single updates. The
+    server then decodes each update as far as it can, rather than decoding the sum once.
     """
 
     transforms: Mapping[str, Transform]
@@ -42,27 +42,27 @@ class Pipeline:
 
     @cached_property
     def layouts(self) -> Mapping[str, Layout]:
-        """What each transform is given."""
+        """Transform -> layout of its input."""
         return dict(zip(self.transforms, self._passed, strict=False))
 
     @property
     def sent(self) -> Layout:
-        """What leaves a client."""
+        """Layout of an update as it leaves the client."""
         return self._passed[-1]
 
     @property
     def arrived(self) -> Layout:
-        """What the server adds up, or looks at."""
+        """Layout of an update as the server adds it up or reads it."""
         return self._passed[self._first]
 
     @property
     def decodes(self) -> bool:
-        """Whether each client's message is decoded."""
+        """True if the server decodes each client's message."""
         return self._first < len(self.transforms)
 
     @cached_property
     def memory_layout(self) -> Layout:
-        """What each client keeps for the transforms, under `transform.NAME/`."""
+        """Layout of the client memory of all transforms, each under `transform.NAME/`."""
         return {
             _prefix(name) + vector: length
             for name, transform in self.transforms.items()
@@ -79,37 +79,39 @@ class Pipeline:
 
     @cached_property
     def _first(self) -> int:
-        """The first transform whose codes are decoded client by client; those before it are decoded on the sum."""
+        """Index of the first transform whose codes are decoded client by client; those before it are decoded on the
+        sum."""
         chain = list(self.transforms.values())
         if not self.each:
             return next((place for place, transform in enumerate(chain) if transform.decodes_each), len(chain))
-        # Who works on the sum finds it as it left the clients, but for its own code.
+        # A transform that works on the sum must find it as it left the clients, but with its own code decoded.
         last = max((place for place, transform in enumerate(chain) if _works_on_sum(transform)), default=0)
         return last if not chain or chain[last].encodes or not _works_on_sum(chain[last]) else last + 1
 
     def check(self) -> None:
-        """Raises IncompatibleError where something else follows a transform whose codes do not add up."""
+        """Raises IncompatibleError if a transform needs vectors that add up, and one before it sends codes that do
+        not."""
         before: str | None = None
         for name, transform in self.transforms.items():
             codes = transform.decodes_each
             if before is not None and (not codes or _works_on_sum(transform)):
                 raise IncompatibleError(
-                    f"transform '{name}' works on vectors that add up, and what '{before}' before it sends does not",
+                    f"transform '{name}' works on sums, and the codes of '{before}' before it cannot be added up",
                     hint=f"Put '{name}' before '{before}'.",
                 )
             before = before or (name if codes else None)
 
     def shared(self, name: str, number: int, broadcasts: Broadcasts) -> SharedContext:
-        """What both sides know of the transform `name` in a round."""
+        """Returns what both sides know of the transform `name` in a round."""
         seed = seeds.derive(self.seed, "round", number, "shared", name)
         return SharedContext(number, self.layouts[name], broadcasts.get(name, {}), seed)
 
     def shared_by_all(self, work: Work) -> Mapping[str, SharedContext]:
-        """What both sides know of each transform in the round of `work`."""
+        """Returns what both sides know of each transform in the round of `work`."""
         return {name: self.shared(name, work.round, work.transforms) for name in self.transforms}
 
     def send(self, update: ClientUpdate, work: Work, memory: Arrays) -> tuple[ClientUpdate, Vectors]:
-        """Client: what becomes of an update, and what the client keeps of it."""
+        """Client: applies all transforms. Returns the update to send and the memory to keep."""
         steps: list[_Step] = []
         for name, transform in self.transforms.items():
             ctx = self._client_context(update.client_id, name, work, memory)
@@ -118,7 +120,8 @@ class Pipeline:
         return update, dict(self._kept(steps, update.arrays))
 
     def arrive(self, update: ClientUpdate, shared: Mapping[str, SharedContext], context: Context) -> ClientUpdate:
-        """Server, per client: what arrives is seen by those that look at it, and decoded."""
+        """Server, per client, in reverse order: transforms that read single updates see the update, and its code is
+        decoded."""
         for place, (name, transform) in reversed(list(enumerate(self.transforms.items()))):
             if transform.judges_each:
                 update = transform.on_arrival(update, context(name))
@@ -128,19 +131,19 @@ class Pipeline:
 
     @property
     def summed_codes(self) -> list[str]:
-        """The transforms whose codes are decoded only once they are added up."""
+        """Names of the transforms whose codes are added up and decoded once, on the sum."""
         return [name for name, transform in list(self.transforms.items())[: self._first] if transform.encodes]
 
     def read(self, update: ClientUpdate, work: Work) -> ClientUpdate:
-        """What a client's message says, decoded as far as the server decodes single ones."""
+        """Decodes a client's message as far as the server decodes single messages."""
         for name, transform in self._coders[::-1]:
             decoded = transform.decode(update.arrays, self.shared(name, work.round, work.transforms))
             update = dataclasses.replace(update, arrays=decoded)
         return update
 
     def encoded(self, update: ClientUpdate, work: Work) -> ClientUpdate:
-        """The message that `read` would make this of, from a client that keeps to codes and to nothing else: clipping
-        and the like are left out, and it remembers nothing."""
+        """Encodes a forged update with the encoding transforms only (no clipping, noise or error feedback). Inverse of
+        `read`."""
         weight = update.weight
         for name, transform in self._coders:
             memory = arrays.zeros(transform.remembers(self.layouts[name]))
@@ -156,7 +159,7 @@ class Pipeline:
         ]
 
     def decoded(self, aggregate: Aggregate, name: str, shared: SharedContext) -> Aggregate:
-        """Server, once a round: the sum, decoded where the transform's codes were added up as they were."""
+        """Server, once a round: decodes the sum for the transform `name`, if its codes were added up undecoded."""
         if not self.transforms[name].encodes or list(self.transforms).index(name) >= self._first:
             return aggregate
         return dataclasses.replace(aggregate, arrays=self.transforms[name].decode(aggregate.arrays, shared))
@@ -173,7 +176,8 @@ class Pipeline:
         )
 
     def _kept(self, steps: list[_Step], arrived: Arrays) -> Iterator[tuple[str, Any]]:
-        """What each transform keeps, from the last to the first; `arrived` is what left the client."""
+        """Yields the memory of each transform, from the last to the first; `arrived` is the update as it left the
+        client."""
         left = sum(bool(transform.remembers(self.layouts[name])) for name, transform, *_ in steps)
         for name, transform, given, sent, ctx in reversed(steps):
             if not left:
@@ -189,25 +193,27 @@ class Pipeline:
 
 
 def begun(run: RunInfo, number: int, states: Mapping[str, Arrays]) -> dict[str, Arrays]:
-    """The transforms' states with which round `number` starts. Raises PrivacyBudgetError where one ends the run."""
+    """Begins round `number` on the server: returns the transforms' states. Raises PrivacyBudgetError if one ends the
+    run."""
     started: dict[str, Arrays] = {}
     for name, transform in run.transforms.items():
         state = transform.begin(states[name], StartContext(number, run))
         wrong = arrays.misfit(state)
         if wrong:
-            raise PluginError(f"round {number}: transform '{name}' began with a state with {wrong}")
+            raise PluginError(f"round {number}: `begin` of transform '{name}' returned a state with {wrong}")
         started[name] = arrays.frozen(state)
     return started
 
 
 def told(run: RunInfo, states: Mapping[str, Arrays], finished: bool = False) -> dict[str, dict[str, float | str]]:
-    """Transform -> what it says of the run so far; transforms that say nothing are left out."""
+    """Returns transform -> its entries for the round's report, or for the summary if `finished`; empty ones are left
+    out."""
     said = {name: dict(transform.tells(states[name], run, finished)) for name, transform in run.transforms.items()}
     return {name: values for name, values in said.items() if values}
 
 
 def check_memory(whose: str, remember: Arrays, layout: Layout) -> None:
-    """Raises FlctlError for a memory that is laid out otherwise, DivergenceError for one that is not finite."""
+    """Raises FlctlError if client memory has the wrong layout, DivergenceError if it is not finite."""
     wrong = arrays.misfit(remember, layout)
     if wrong:
         raise FlctlError(f"{whose} wants to remember {wrong}")

@@ -1,4 +1,4 @@
-"""RunInfo: what a component may read of the run that it takes part in."""
+"""RunInfo: the read-only protocol of what a component may read of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Server optimisers: what the server does with the mean update, taken as a pseudo-gradient (Reddi et al. 2021)."""
+"""Server optimisers: apply the mean update as a pseudo-gradient (Reddi et al. 2021)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class ServerOptimizer:
 
     sgd: w + lr D (FedAvg at lr 1). momentum: m = momentum m + D; w + lr m (FedAvgM, Hsu et al. 2019, section 4.3).
     adagrad, adam, yogi: Algorithm 2 of Reddi et al. (2021): m = beta_1 m + (1 - beta_1) D, v by the named rule,
-    w + lr m / (sqrt(v) + tau). As in the paper m starts at 0 and v at tau^2, adagrad takes beta_1 = 0, and no bias is
-    corrected.
+    w + lr m / (sqrt(v) + tau). As in the paper, m starts at 0 and v at tau^2, adagrad uses beta_1 = 0, and there is no
+    bias correction.
     """
 
     optimizer: ServerOptimizerName = "sgd"
@@ -34,7 +34,7 @@ class ServerOptimizer:
     tau: float = 1e-3
 
     def step(self, weights: Vector, delta: Vector, state: Arrays) -> tuple[Vector, dict[str, Vector]]:
-        """The new weights [D] and the slots to keep; `state` may hold other names, which are left alone."""
+        """Returns the new weights [D] and the optimiser's slots; other names in `state` are ignored."""
         if self.optimizer == "sgd":
             return weights + weights.dtype.type(self.lr) * delta, {}
         if self.optimizer == "momentum":
@@ -45,6 +45,7 @@ class ServerOptimizer:
     def _adaptive(self, weights: Vector, delta: Vector, state: Arrays) -> tuple[Vector, dict[str, Vector]]:
         beta_1 = np.float32(0.0 if self.optimizer == "adagrad" else self.beta_1)
         m = beta_1 * _slot(state, "server.m", delta, 0.0) + (np.float32(1) - beta_1) * delta
+        # v starts at tau^2, not 0 (Algorithm 2): without bias correction a small v would inflate the first steps.
         v = self._second_moment(_slot(state, "server.v", delta, self.tau**2), np.square(delta))
         new = weights + np.float32(self.lr) * m / (np.sqrt(v) + np.float32(self.tau))
         return new, {"server.m": m, "server.v": v}

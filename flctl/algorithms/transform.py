@@ -1,4 +1,4 @@
-"""The base class of transforms: layers around the sum, such as clipping, noise and compression."""
+"""The base class of transforms: processing applied to updates, such as clipping, noise and compression."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Shapes = Mapping[str, Sequence[tuple[int, ...]]]
 
 @dataclass(frozen=True, slots=True)
 class SharedContext:
-    """What the server and all clients of a round know alike of one component: the round, the layout that the
-    component is given, what it broadcast, and a seed."""
+    """What the server and all clients of a round share for one component: the round, the layout of its input, its
+    broadcast, and a seed."""
 
     round: int = 1
     layout: Layout = field(default_factory=dict)
@@ -35,15 +35,19 @@ class SharedContext:
     seed: int = 0
 
     def rng(self, *names: str | int) -> np.random.Generator:
-        """A new generator for the stream that `names` address: the same numbers on both sides, in this round."""
+        """Returns a new generator for the stream that `names` address: the same numbers on both sides, in this
+        round."""
         return seeds.rng(self.seed, *names)
 
 
 @dataclass(frozen=True, slots=True)
 class ClientContext:
-    """Where a client's half runs: the round, the client, what this component broadcast, and a named generator
-    (reproducible; privacy takes `flctl.secure_rng()`). `memory` is what it kept of this client, as `remembers` says;
-    zeros at first. `work` is what the client was asked, for an aggregator in a phase that trains."""
+    """Context of the client half: the round, the client, this component's broadcast, and a named, reproducible
+    generator (randomness that privacy rests on comes from `flctl.secure_rng()`).
+
+    `memory` is laid out as in `remembers`, zeros at first. `work` holds the client's instructions, for an aggregator in
+    a phase that trains.
+    """
 
     round: int
     client_id: ClientId
@@ -56,7 +60,7 @@ class ClientContext:
 
 @dataclass(frozen=True, slots=True)
 class ServerContext:
-    """Where a server's half runs: the round, how many clients were asked, and a named generator."""
+    """Context of the server half: the round, the number of clients asked, and a named generator."""
 
     round: int
     asked: int
@@ -66,80 +70,92 @@ class ServerContext:
 
 @dataclass(frozen=True, slots=True)
 class StartContext:
-    """Where a round starts, in the server's process: its number, and the run."""
+    """Start of a round on the server: its number, and the run."""
 
     round: int
     run: RunInfo
 
 
 class Transform(Component):
-    """A layer that every update passes: on the client in config order, on the server in reverse.
+    """Processing applied to every update: on the client in config order, on the server in reverse.
 
     State is named flat vectors and part of the checkpoint. One object serves all clients: keep nothing on `self`.
+
+    >>> import numpy as np
+    >>> import flctl
+    >>> class Halve(flctl.Transform):
+    ...     name = "halve"
+    ...     def factors(self, norms, broadcast):
+    ...         return np.full_like(norms, 0.5)
+    >>> ctx = flctl.ClientContext(round=1, client_id="c1", broadcast={}, rng=flctl.rng(0, "example"))
+    >>> update = flctl.ClientUpdate("c1", {"delta": np.array([2.0, 4.0])}, weight=10.0)
+    >>> Halve().on_client(update, ctx).arrays["delta"].tolist()
+    [1.0, 2.0]
     """
 
     linear: ClassVar[bool] = False
-    """True: `decode` is linear, so that it is applied once, to the sum of what clients send; that works where the
-    server sees nothing else. False: the server decodes each client's message before it is added."""
+    """True: `decode` is linear, so it is applied once, to the sum of the codes; this works if the server sees only the
+    sum. False: the server decodes each client's message before it is added."""
 
     bounds_clients: ClassVar[bool] = False
-    """True: a client moves the sum by a bounded length at most. A client whose training diverges then counts as zeros,
-    as its update would: an error that names it would be a release without noise."""
+    """True: a client's contribution to the sum is bounded. A client whose training diverges then counts as zeros, as
+    its update would: an error that names the client would be a release without noise."""
 
     noised_by_clients: ClassVar[bool] = False
-    """True: updates are private when they leave a client. Its metrics (loss, rows, steps) then stay with the client,
-    as no noise covers them."""
+    """True: updates are private when they leave a client. A client's metrics (loss, rows, steps) are then not sent,
+    because no noise covers them."""
 
     def shaped(self, shapes: Shapes) -> Self:
-        """Both sides, once, before anything else: this transform for a model of such tensors."""
+        """Both sides, once, before anything else: returns this transform for a model with these tensors."""
         return self
 
     def check(self, run: RunInfo) -> None:
-        """Before the run: raises IncompatibleError where this transform cannot keep its promise."""
+        """Before the run: raises IncompatibleError if this transform cannot run with the other components."""
 
     def init(self, layout: Layout) -> Arrays:
-        """Server, once: the state before the first round, for updates of this layout, as `sends` is given it."""
+        """Server, once: returns the state before the first round. `layout` is that of the input, as `sends` gets it."""
         return {}
 
     def broadcast(self, state: Arrays) -> Arrays:
-        """Server, each round: vectors for the cohort, in `ctx.broadcast`."""
+        """Server, each round: returns vectors for the cohort, in `ctx.broadcast`."""
         return {}
 
     def begin(self, state: Arrays, ctx: StartContext) -> Arrays:
-        """Server, before anything else of a round: the state that it starts with. Raises PrivacyBudgetError to end the
-        run before this round, with its checkpoint kept."""
+        """Server, first in each round: returns the state that the round starts with. Raises PrivacyBudgetError to end
+        the run before this round; its checkpoint is kept."""
         return state
 
     def tells(self, state: Arrays, run: RunInfo, finished: bool) -> Mapping[str, float | str]:
-        """Server, after each round: what the round's line says of it, by name; `finished`: what the summary says."""
+        """Server, after each round: returns named values for the round's report; for the summary if `finished`."""
         return {}
 
     def sends(self, layout: Layout) -> Layout:
-        """Both sides: the update's layout after this transform."""
+        """Both sides: returns the layout of an update after this transform."""
         return layout
 
     def remembers(self, layout: Layout) -> Layout:
-        """Both sides: name -> length of what each client keeps from one of its rounds to its next (float32), for
-        updates of this layout."""
+        """Both sides: returns the layout (name -> length, float32) of what each client keeps from one of its rounds to
+        the next, for updates of this layout."""
         return {}
 
     def steps(self, ctx: StepsContext) -> LocalSteps | None:
-        """Client, before each stage of its local training: how it makes its local steps. Overriding it MEANS "I make
-        the local steps of this run": each row's own gradient is then found, one client after the other."""
+        """Client, before each stage of its local training: returns its local steps. Overriding it MEANS "I make the
+        local steps of this run": per-example gradients are then computed, one client after the other."""
         return None
 
     def factors(self, norms: npt.NDArray[np.float64], broadcast: Arrays) -> npt.NDArray[np.float64]:
-        """Client, in the place of `on_client`: what updates with these L2 norms [K], each over all its vectors
-        together, are multiplied by, [K]. Overriding it MEANS "I look at nothing but the norm": norms of many
-        clients are known without building their updates. `broadcast` is as `ctx.broadcast`."""
+        """Client, in place of `on_client`: returns the factors [K] for updates of L2 norms `norms` [K], each over all
+        vectors together. Overriding it MEANS "I look at nothing but the norm": the norms of many clients are known
+        without building their updates. `broadcast` is the same as `ctx.broadcast`."""
         return np.ones_like(norms)
 
     def weigh(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Client, beside `factors`: what updates of these weights [K] count with, [K]."""
+        """Client, beside `factors`: returns the weights [K] that updates count with, from their weights [K] so far."""
         return weights
 
     def on_client(self, update: ClientUpdate, ctx: ClientContext) -> ClientUpdate:
-        """Client, after the strategy's report, in config order; this default does what `factors` and `weigh` say."""
+        """Client, after the strategy's report, in config order: returns the update. The default applies `factors` and
+        `weigh`."""
         if not self.scales:
             return update
         update = dataclasses.replace(update, weight=float(self.weigh(np.array([update.weight], np.float64))[0]))
@@ -147,14 +163,14 @@ class Transform(Component):
         return dataclasses.replace(update, arrays=arrays.scale(update.arrays, factor)) if factor != 1 else update
 
     def decode(self, vectors: Arrays, ctx: SharedContext) -> Arrays:
-        """Both sides: vectors of the layout `ctx.layout`, from what `on_client` made of it. Overriding it MEANS "what
-        I send is a code". Who sends a code that is none is told by a ProtocolError."""
+        """Both sides: returns vectors of the layout `ctx.layout` from the code that `on_client` made. Overriding it
+        MEANS "my output is a code". Raises ProtocolError if the message is not a valid code."""
         return vectors
 
     def keeps(self, given: ClientUpdate, sent: ClientUpdate, arrived: Arrays, ctx: ClientContext) -> Arrays:
-        """Client, when all transforms are through: what it remembers, laid out as `remembers` says. `given` is what
-        `on_client` was called with, `sent` what it returned, and `arrived` what the server will take for `given`
-        once it has decoded what all transforms together made of it."""
+        """Client, after all transforms: returns its memory, laid out as in `remembers`. `given` is the input of
+        `on_client`, `sent` its output, and `arrived` is `given` as the server reconstructs it from the codes of all
+        transforms."""
         return {}
 
     def on_arrival(self, update: ClientUpdate, ctx: ServerContext) -> ClientUpdate:
@@ -162,40 +178,40 @@ class Transform(Component):
         return update
 
     def on_server(self, aggregate: Aggregate, state: Arrays, ctx: ServerContext) -> tuple[Aggregate, Arrays]:
-        """Server, once a round, on the sum, decoded where it was a code, in reverse order."""
+        """Server, once a round, in reverse order: processes the sum, decoded if it was a code."""
         return aggregate, state
 
     @property
     def secret_cohort(self) -> bool:
-        """Whether nobody may foresee who takes part: the operating system then draws cohorts, not the seed."""
+        """True if cohorts must be unpredictable: they are then drawn by the operating system, not from the seed."""
         return False
 
     @property
     def makes_steps(self) -> bool:
-        """Whether it makes the clients' local steps."""
+        """True if it makes the clients' local steps."""
         return type(self).steps is not Transform.steps
 
     @property
     def encodes(self) -> bool:
-        """Whether what it sends must be decoded."""
+        """True if its output must be decoded."""
         return type(self).decode is not Transform.decode
 
     @property
     def reads_each(self) -> bool:
-        """Whether the server must see what each client sends by itself, to look at it or to decode it."""
+        """True if the server must see each client's message, to inspect it or to decode it."""
         return self.judges_each or self.decodes_each
 
     @property
     def decodes_each(self) -> bool:
-        """Whether the server must decode what each client sends before it can be added up."""
+        """True if the server must decode each client's message before it can be added up."""
         return self.encodes and not self.linear
 
     @property
     def judges_each(self) -> bool:
-        """Whether it looks at each client's update when that arrives."""
+        """True if it inspects each client's update on arrival."""
         return type(self).on_arrival is not Transform.on_arrival
 
     @property
     def scales(self) -> bool:
-        """Whether all that a client does is to multiply its update by a factor of its norm."""
+        """True if its client half only multiplies an update by a factor of the update's norm."""
         return type(self).factors is not Transform.factors and type(self).on_client is Transform.on_client

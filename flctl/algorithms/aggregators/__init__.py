@@ -1,1 +1,1 @@
-"""Built-in aggregators, and the accumulators that add vectors up on the server."""
+"""Built-in aggregators, and the server's accumulators."""

@@ -1,4 +1,4 @@
-"""The server's intake: messages checked, decoded, counted, and added up in the order they come."""
+"""The server's accumulators: messages are checked, decoded and added up in the order of arrival."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["Each", "Intake", "Sum"]
 
 Vectors = dict[str, np.ndarray[Any, np.dtype[Any]]]
 Arrive = Callable[[ClientUpdate], ClientUpdate]
-"""What a server makes of what one client sent, before it adds it up or looks at it."""
+"""Decodes a client's update on the server, before it is added up or inspected."""
 
 
 @dataclass(slots=True)
 class Intake:
-    """Opens clients' messages and keeps who failed; the server trusts no client's word on shape or finiteness, nor
-    that it says something once: the first counts.
+    """Opens clients' messages and records the clients that failed.
 
-    `layout` is that of a message, the weight included. What `arrive` makes of it has the layout `arrived`; without
-    `arrive`, it is taken as it is.
+    The server trusts no client: shapes and finiteness are checked, and only a client's first message counts. `layout`
+    is that of a message, the weight included. `arrive` decodes an update to the layout `arrived`; without `arrive`,
+    updates are used as they are.
     """
 
     layout: Layout
@@ -37,12 +37,12 @@ class Intake:
 
     @property
     def vectors(self) -> Layout:
-        """What is added up, without the weight."""
+        """Layout of the accumulated vectors, without the weight."""
         return self.arrived or {name: length for name, length in self.layout.items() if name != WEIGHT}
 
     def open(self, client_id: ClientId, message: bytes) -> ClientUpdate | None:
-        """What a message holds; None, and the client noted as failed, when it cannot be used; None also for a client
-        that was heard before."""
+        """Returns the update in a message. Returns None for a client that was heard before, and for a message that
+        cannot be used, whose client is recorded as failed."""
         if client_id in self.heard:
             return None
         self.heard.add(client_id)
@@ -60,7 +60,7 @@ class Intake:
         return update if self.arrive is None else self.take(update)
 
     def rows(self, gathered: Gathered, ids: Sequence[ClientId]) -> Iterator[ClientUpdate]:
-        """What each client of a chunk sent, as far as it can be used; `ids` are those of `gathered.numbers`."""
+        """Yields the usable updates of a chunk, one for each client; `ids` are the ids of `gathered.numbers`."""
         usable = self.arrive is None and arrays.is_finite(gathered.vectors)  # all at once, as nothing is decoded
         for place, (client_id, weight) in enumerate(zip(ids, gathered.weights.tolist(), strict=True)):
             update = ClientUpdate(client_id, {name: rows[place] for name, rows in gathered.vectors.items()}, weight)
@@ -69,8 +69,8 @@ class Intake:
                 yield taken
 
     def take(self, update: ClientUpdate) -> ClientUpdate | None:
-        """What the server makes of an update; None, and the client noted as failed, where it is not finite, or a code
-        that none of ours could be."""
+        """Decodes and checks one update. Returns None, and records the client as failed, if it cannot be decoded or is
+        not finite."""
         try:
             update = self.arrive(update) if self.arrive is not None else update
         except Exception as error:  # a client that sends an impossible code must not end the run
@@ -97,11 +97,12 @@ class Intake:
 
 
 class Sum:
-    """Adds vectors with one accumulator, whatever the number of clients.
+    """Adds up vectors in one accumulator; memory does not grow with the number of clients.
 
-    Clients send them `multiplied` by their weight, or the server does that. A chunk's clients are added up first, and
-    chunks after that, wherever the first was done: so the sum is the same to the bit. `chunk_of` says which chunk a
-    client belongs to; without it, each is a chunk of its own.
+    `multiplied` is True if clients premultiply vectors by their weight; otherwise the server does. The vectors of a
+    chunk are added up first, and the chunks' sums after that, on the server as in a worker. So the sum is the same to
+    the bit wherever a chunk is added up. `chunk_of` maps clients to chunks; without it, each client is a chunk of its
+    own.
     """
 
     def __init__(self, intake: Intake, chunk_of: Mapping[ClientId, int] | None = None, multiplied: bool = True) -> None:
@@ -111,18 +112,18 @@ class Sum:
         self._chunk: int | None = None
         self._part: Arrays | None = None
         self._mine = False
-        """Whether `_part` is ours to change; the first client's of a chunk is where its message lies."""
+        """True if `_part` may be changed in place. A chunk's first vectors are still views of its client's message."""
         self._total: Vectors | None = None
         self._count = 0
 
     def add(self, client_id: ClientId, message: bytes) -> None:
-        """Adds the vector of one client."""
+        """Adds the vectors of one client's message."""
         update = self.intake.open(client_id, message)
         if update is not None:
             self.take(update)
 
     def take(self, update: ClientUpdate) -> None:
-        """Adds what one client sent, as it arrived."""
+        """Adds one client's update, already opened."""
         vectors = update.arrays if self._multiplied else self._weighed(update)
         if vectors is None:
             return
@@ -143,14 +144,15 @@ class Sum:
             self._total = _added(self._total, gathered.vectors)
 
     def aggregate(self) -> Aggregate:
-        """sum_k w_k a_k, sum_k w_k and the count; zeros when nobody answered."""
+        """Returns sum_k w_k a_k, sum_k w_k and the count; zeros if no client answered."""
         self._close()
         total = self._total if self._total is not None else arrays.zeros({**self.intake.vectors, WEIGHT: 1})
         vectors = {name: array for name, array in total.items() if name != WEIGHT}
         return Aggregate(vectors, float(total[WEIGHT][0]), self._count)
 
     def _weighed(self, update: ClientUpdate) -> Arrays | None:
-        """What a client's update adds; None, and the client noted as failed, where that is no number."""
+        """Multiplies an update by its weight. Returns None, and records the client as failed, if the product is not
+        finite."""
         try:
             check_words(update)
         except FlctlError as error:
@@ -164,8 +166,8 @@ class Sum:
         return None
 
     def _keep(self, vector: Arrays) -> None:
-        """Adds a vector to the chunk's part. A copy is made where a second one comes: large updates often stand
-        alone in their chunk, and then there is one accumulator and nothing beside it."""
+        """Adds vectors to the chunk's partial sum. Copies only when a second client follows: a large update is often
+        alone in its chunk, and then one accumulator is all the memory needed."""
         if self._part is None:
             self._part, self._mine = vector, False
             return
@@ -179,10 +181,10 @@ class Sum:
 
 
 def _added(total: Vectors | None, vector: Arrays) -> Vectors:
-    """The vector added to the total, in place; a new one where there is none yet."""
+    """Adds vectors to the total in place; without a total, copies them into a new one."""
     if total is None:
         return {name: np.array(array, _wide(array.dtype)) for name, array in vector.items()}
-    for name, array in vector.items():  # whatever dtype a client sends, no other client's numbers lose by it
+    for name, array in vector.items():  # a client that sends float16 must not cost the others precision
         wide = np.result_type(total[name], array)
         total[name] = total[name].astype(wide, copy=False)
     arrays.accumulate(total, vector)
@@ -190,12 +192,12 @@ def _added(total: Vectors | None, vector: Arrays) -> Vectors:
 
 
 def _wide(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
-    """The dtype to sum in: at least float32 for fractions, integers as they are."""
+    """Returns the dtype to sum in: at least float32 for floating point, integers unchanged."""
     return np.result_type(dtype, np.float32) if dtype.kind == "f" else dtype
 
 
 class Each:
-    """Keeps each client's update, for parts that read them, in the order of the cohort; memory grows with it."""
+    """Keeps each client's update, for components that read single updates. Memory grows with the cohort."""
 
     def __init__(
         self, intake: Intake, order: Sequence[ClientId], combine: Callable[[Sequence[ClientUpdate]], Arrays]
@@ -206,22 +208,23 @@ class Each:
         self._updates: dict[ClientId, ClientUpdate] = {}
 
     def add(self, client_id: ClientId, message: bytes) -> None:
-        """Keeps the update of one client."""
+        """Keeps the update in one client's message."""
         update = self.intake.open(client_id, message)
         if update is not None:
             self.take(update)
 
     def take(self, update: ClientUpdate) -> None:
-        """Keeps what one client sent, as it arrived."""
+        """Keeps one client's update, already opened."""
         self._updates[update.client_id] = update
 
     def merge(self, gathered: Gathered, ids: Sequence[ClientId]) -> None:
-        """Keeps the updates of a chunk; `ids` are those of `gathered.numbers`."""
+        """Keeps the updates of a chunk; `ids` are the ids of `gathered.numbers`."""
         for update in self.intake.rows(gathered, ids):
             self.take(update)
 
     def aggregate(self) -> Aggregate:
-        """What `combine` makes of the updates, with weight 1; the weighted mean of vectors that it leaves out."""
+        """Combines the updates, in cohort order, with weight 1. Vectors that `combine` leaves out are averaged by
+        weight."""
         kept = (self._updates[client_id] for client_id in self._order if client_id in self._updates)
         updates = [update for update in kept if update.weight > 0]
         if not updates:

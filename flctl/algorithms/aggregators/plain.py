@@ -1,4 +1,4 @@
-"""The aggregator that hides nothing: vectors are added up in the clear."""
+"""The plain aggregator: the server sees each update and adds it up in the clear."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["PlainAggregator"]
 
 
 class PlainAggregator(Aggregator):
-    """Adds the vectors in the clear, one after the other in client order, with one accumulator."""
+    """Adds the vectors in the clear, in client order, in one accumulator."""
 
     name = "plain"
     transparent = True

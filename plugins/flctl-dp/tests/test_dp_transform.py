@@ -163,7 +163,7 @@ def net(data):
         (["model={normed}"], "BatchNorm"),
         (["strategy=scaffold", "strategy.weighted=true"], "weighs clients by their rows"),
         (["transforms={dp: {}, clip: {norm: 1}}"], "could undo its clipping"),
-        (["transforms={topk: {}, dp: {}}"], "works on vectors that add up"),
+        (["transforms={topk: {}, dp: {}}"], "works on sums"),
         (["transforms={quantise: {spread: 4.0}, dp: {}}"], "sends a code"),
         (["cohort.sampling=fixed", "cohort.clients=3", dp(relation="add-remove")], "makes room for another"),
     ],
