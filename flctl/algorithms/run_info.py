@@ -95,5 +95,9 @@ class RunInfo(Protocol):
         """True if the run simulates malicious clients that replace their updates."""
 
     @property
+    def replays(self) -> bool:
+        """True if past rounds are repeated for inspection: nothing may be charged to a ledger, or recorded."""
+
+    @property
     def directory(self) -> Path:
         """The run's directory."""

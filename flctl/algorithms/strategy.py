@@ -86,6 +86,10 @@ class Strategy(Component):
     """Measurement of the global model on all rows of a client before it trains, for `report` (`Trained.start`):
     nothing, the loss, or the loss and its gradient."""
 
+    scale_vector: ClassVar[str | None] = None
+    """The vector whose sum scales the step, or that it is divided by, if there is one: noise on it may turn the step
+    around, so that mechanisms of privacy refuse such a strategy."""
+
     takes_partial: ClassVar[bool] = False
     """True if the update of a client that makes fewer local steps than asked counts; otherwise it is dropped."""
 

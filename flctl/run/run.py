@@ -66,6 +66,7 @@ class Run:
     transforms: Mapping[str, Transform]
     aggregator: Aggregator
     server: ServerOptimizer
+    replays: bool = False
 
     @classmethod
     def build(cls, config: Config, registry: Catalogue, partition: Partition, memory_directory: Path) -> Run:
@@ -178,8 +179,9 @@ class Run:
 
     @cached_property
     def bounds_clients(self) -> bool:
-        """True if a transform bounds how far each client moves the sum."""
-        return any(transform.bounds_clients for transform in self.transforms.values())
+        """True if a transform bounds how far each client moves the sum, so that one that diverges counts as zeros; a
+        replay shows the error instead."""
+        return not self.replays and any(transform.bounds_clients for transform in self.transforms.values())
 
     @cached_property
     def withholds_metrics(self) -> bool:

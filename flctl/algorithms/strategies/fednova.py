@@ -27,6 +27,7 @@ class FedNova(Strategy):
 
     name = "fednova"
     takes_partial = True
+    scale_vector = "tau"
 
     def check(self, run: RunInfo) -> None:
         optimizer = run.config.local.optimizer

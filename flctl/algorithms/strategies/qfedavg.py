@@ -32,6 +32,7 @@ class QFedAvg(Strategy):
 
     name = "qfedavg"
     measures: ClassVar[Measured] = "loss"
+    scale_vector = "h"
 
     class Config(Strategy.Config):
         q: float = Field(0.2, ge=0, description="Fairness: 0 is FedAvg, and large values look at the worst-off alone.")

@@ -76,7 +76,7 @@ def replay(
     client: Annotated[str, typer.Option("--client", help="The client's id.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Repeat one client's work of one round in this process and say what came of it; nothing is written."""
+    """Repeat one client's work of one round in this process and show the outcome. Nothing is written or charged."""
     from flctl.cli.runs.replay import replay_client
 
     data = replay_client(run, number, client)
@@ -167,4 +167,5 @@ def _cell(line: dict[str, Any], name: str) -> str:
 
 def _render_replay(console: Console, data: Mapping[str, Any]) -> None:
     for name, value in data.items():
-        console.print(f"{name}: {value}", markup=False)
+        shown = "unknown" if name == "in_cohort" and value is None else value
+        console.print(f"{name}: {shown}", markup=False)

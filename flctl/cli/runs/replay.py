@@ -35,7 +35,8 @@ def replay_client(path: Path, number: int, client: str) -> Mapping[str, Any]:
         memory = Path(scratch) / "memory"
         if directory.memory.is_dir():
             shutil.copytree(directory.memory, memory)
-        outcome = _replay(_over_plain_sums(replace(run, memory_directory=memory)), directory, saved[-1], number, client)
+        repeated = _over_plain_sums(replace(run, memory_directory=memory, replays=True))
+        outcome = _replay(repeated, directory, saved[-1], number, client)
     return {"round": number, "client": client, "seed": run.config.seed, **outcome}
 
 
@@ -62,9 +63,11 @@ def _replay(run: Run, directory: RunDirectory, saved: int, number: int, client: 
             output.note(f"repeating round {state.round + 1}, to reach round {number}")
             state, _ = rounds.play(state, last=lambda seconds: False)
         plan = rounds.plan(state)
+    # A secret cohort was drawn by the operating system and is drawn anew here: it says nothing of the round.
+    in_cohort = None if run.secret_cohort else client in plan.cohort
     try:
         reply, _ = ClientRuntime(run).reply(client, Request(number, plan.work, b""), b"")
     except Exception as error:  # whatever the client's code raises is what the user wants to see
         traceback.print_exc(file=sys.stderr)
-        return {"in_cohort": client in plan.cohort, "failed": type(error).__name__, "message": str(error)}
-    return {"in_cohort": client in plan.cohort, "failed": None, "bytes_up": len(reply.message), **reply.metrics}
+        return {"in_cohort": in_cohort, "failed": type(error).__name__, "message": str(error)}
+    return {"in_cohort": in_cohort, "failed": None, "bytes_up": len(reply.message), **reply.metrics}

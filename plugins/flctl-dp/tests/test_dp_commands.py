@@ -8,6 +8,7 @@ from flctl.server.training import train
 from flctl.testing.trial import Trial
 
 from flctl_dp.accounting.accountants import epsilon
+from flctl_dp.accounting.figures import rounded_up
 from flctl_dp.accounting.releases import Release
 from flctl_dp.accounting.summed_release import SummedRelease
 
@@ -25,14 +26,13 @@ def cli(capsys):
 PLAN = ("plan", "--population", 1000, "--delta", 1e-5)
 
 
-def test_a_plan_names_epsilon_against_the_release_and_the_server(cli):
+def test_a_plan_names_epsilon_against_the_release_and_who_sees_cohorts(cli):
     code, data = cli(*PLAN, "--cohort", 50, "--rounds", 20, "--noise-multiplier", 1.0)
     assert code == 0
     assert data["epsilon"] == epsilon({Release("poisson", 1.0, rate=0.05): 20}, 1e-5, "add-remove")
-    assert data["server_epsilon"] == epsilon({Release("all", 1.0): 20}, 1e-5, "zero-out")
-    assert data["statement"].startswith(
-        f"(eps={data['epsilon']:.4g}, delta=1e-05)-DP, client level, add-remove, Poisson"
-    )
+    assert data["observer_epsilon"] == epsilon({Release("all", 1.0): 20}, 1e-5, "zero-out")
+    said = rounded_up(data["epsilon"])
+    assert data["statement"].startswith(f"(eps={said}, delta=1e-05)-DP, client level, add-remove, Poisson")
 
 
 def test_a_grid_is_every_combination(cli):
@@ -56,7 +56,7 @@ def test_a_plan_of_noise_that_clients_add_names_the_fewest_of_them(cli):
         noise_multiplier=2.0, cohort=500, survivors=400, dimension=65_536, bits=24, mechanism="skellam"
     )
     assert code == 0
-    assert data["epsilon"] == data["server_epsilon"] == epsilon({release: 20}, 1e-5, "zero-out")
+    assert data["epsilon"] == data["observer_epsilon"] == epsilon({release: 20}, 1e-5, "zero-out")
     assert "minimum survivors 400 of up to 500, without a trusted server" in data["statement"]
     code, data = cli(*wide, "--target-epsilon", 3)
     assert 2.9 < data["epsilon"] <= 3
@@ -79,7 +79,7 @@ def test_sums_that_cannot_be_planned_are_told(cli, changed, said):
 def test_a_table_and_a_sentence_are_printed(capsys):
     arguments = ["dp", *map(str, PLAN), "--sampling", "all", "--cohort", "1000", "--rounds", "5"]
     assert run_cli([*arguments, "--noise-multiplier", "4"]) == 0
-    assert "against the server" in capsys.readouterr().out
+    assert "against observers who also see the cohorts" in capsys.readouterr().out
     assert run_cli([*arguments, "--noise-multiplier", "4", "--noise-multiplier", "8"]) == 0
     assert "epsilon" in capsys.readouterr().out
 
@@ -90,7 +90,7 @@ def test_a_table_and_a_sentence_are_printed(capsys):
         ([], 2, "either"),
         (["--noise-multiplier", 1, "--target-epsilon", 1], 2, "either"),
         (["--noise-multiplier", 0], 2, "above 0"),
-        (["--noise-multiplier", 1, "--cohort", 2000], 2, "1000 clients"),
+        (["--noise-multiplier", 1, "--cohort", 2000], 2, "at most --clients 1000"),
         (["--noise-multiplier", 1, "--delta", 1], 2, "delta"),
         (["--noise-multiplier", 1, "--sampling", "magic"], 2, "--sampling is 'magic'"),
         (["--noise-multiplier", 1, "--relation", "cousins"], 2, "--relation is 'cousins'"),
@@ -128,4 +128,4 @@ def test_status_and_verify_tell_of_all_runs(tmp_path, cli):
 def test_where_there_is_no_ledger_there_is_nothing_to_show(tmp_path, cli):
     for command in ("status", "verify"):
         code, error = cli(command, tmp_path)
-        assert (code, "is no ledger" in error["message"]) == (2, True)
+        assert (code, "does not exist" in error["message"]) == (2, True)

@@ -194,8 +194,8 @@ def test_a_run_says_what_is_guaranteed_of_what_and_by_whom(trial):
     for part in (
         "client level, zero-out, distributed Skellam in sums of 20 bits",
         "minimum survivors 7 of up to 9, 1 of them colluding, without a trusted server",
-        "server, z=2 T=3, RDP, against the release",
-        "metrics not covered",
+        "server, z=2 T=3, RDP, against the server",
+        "evaluations not covered",
     ):
         assert part in told
     ledger = LedgerFile(trial.partition.path / "privacy-ledger.jsonl").read()

@@ -438,7 +438,7 @@ def test_a_plan_knows_how_often_a_client_comes(cli):
     assert "DP-FTRL of 4 bands, separation 10, at most 3 participations, z=2 T=25" in data["statement"]
     code, data = cli(*PLAN, "--target-epsilon", 2)
     assert 1.99 < data["epsilon"] <= 2
-    assert data["epsilon"] == data["server_epsilon"]
+    assert data["epsilon"] == data["observer_epsilon"]
 
 
 @pytest.mark.parametrize(

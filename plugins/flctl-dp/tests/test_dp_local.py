@@ -69,7 +69,7 @@ def test_each_round_is_accounted_in_full_between_any_two_updates(trial, cohort):
     """Three rounds of sensitivity 2 C and noise 8 C: mu = sqrt(3) / 4, by the exact formula, whoever is drawn."""
     result = train(*trial.prepare(*cohort, dp(noise_multiplier=8.0)))
     ledger = LedgerFile(trial.partition.path / "privacy-ledger.jsonl").read()
-    assert (dict(ledger.releases()), ledger.relation) == ({Release("unsampled", 8.0): 3}, "replace-one")
+    assert (dict(ledger.releases()), ledger.relation) == ({Release("unsampled", 8.0, local=True): 3}, "replace-one")
     said = result.summary["transforms"]["dp-local"]
     assert said["epsilon"] == pytest.approx(gaussian_epsilon(math.sqrt(3) / 4, 1e-5))
 

@@ -1,4 +1,4 @@
-"""What a round releases, in the terms that privacy is accounted in."""
+"""Releases: noisy sums in the terms that privacy is accounted in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ADVERSARIES", "RELATIONS", "SAMPLINGS", "Adversary", "Relation", "Re
 
 Sampling = Literal["poisson", "fixed", "all", "unsampled", "cyclic"]
 Relation = Literal["add-remove", "replace-one", "zero-out"]
-Adversary = Literal["release", "server"]
+Adversary = Literal["release", "observer"]
 SAMPLINGS: tuple[str, ...] = get_args(Sampling)
 RELATIONS: tuple[str, ...] = get_args(Relation)
 ADVERSARIES: tuple[str, ...] = get_args(Adversary)
@@ -27,8 +27,8 @@ _RELATIONS: Mapping[str, tuple[Relation, ...]] = {
     "unsampled": ("zero-out", "replace-one"),
     "cyclic": ("zero-out", "replace-one"),
 }
-"""What two neighbouring populations may differ in, the usual relation first. Who leaves a cohort of fixed size makes
-room for another client, whose update then differs: add-remove is no relation of `fixed`, `unsampled` and `cyclic`."""
+"""The neighbouring relations of each sampling, the usual one first. A client that leaves a cohort of fixed size makes
+room for another one, whose update then differs: add-remove is no relation of `fixed`, `unsampled` and `cyclic`."""
 _ALWAYS = ("sampling", "noise_multiplier", "rate", "cohort", "population")
 """The fields that every line of a ledger has; the others are written where they are not 0."""
 
@@ -40,15 +40,18 @@ _LOUDEST = 1e9
 class Release:
     """One noisy sum. `noise_multiplier` is the noise's standard deviation over the clipping norm.
 
-    poisson: each client by itself with probability `rate`, by secret coins; where more than `max_cohort` of
-    `population` clients come, so many of them, uniformly. fixed: `cohort` of `population` clients, secretly and
-    uniformly, without replacement. all: everybody. unsampled: a cohort that others may foresee, such as one made by
-    availability. What does not apply is 0.
+    poisson: each client independently with probability `rate`, by secret random numbers; if more than `max_cohort` of
+    `population` clients are drawn, `max_cohort` of them, uniformly. fixed: `cohort` of `population` clients, secretly
+    and uniformly, without replacement. all: every client. unsampled: a cohort that others may foresee, such as one
+    made by availability. Fields that do not apply are 0.
 
-    cyclic: one round of a run whose noise is correlated over rounds by a factor of `bands` bands, with `separation`
-    rounds at least from a client's round to its next. `noise_multiplier` is then over what a client of one round moves
-    the sums of all rounds together: the clipping norm times the norm of a column. `place` is 1 in a round in which
-    those come who came in the first one, 2 in the round after it, and so on, and 0 beyond the bands: see `over`.
+    cyclic: one round of a run whose noise is correlated over rounds by a factor of `bands` bands, with at least
+    `separation` rounds from a client's round to its next. `noise_multiplier` is then relative to the distance by which
+    a client of one round moves the sums of all rounds together: the clipping norm times the norm of a column. `place`
+    is 1 in a round with the clients of the first one, 2 in the round after it, and so on, and 0 beyond the bands: see
+    `over`.
+
+    local: each client added the whole noise to its own update, so that the server sees nothing without noise.
     """
 
     sampling: Sampling
@@ -60,6 +63,7 @@ class Release:
     bands: int = 0
     separation: int = 0
     place: int = 0
+    local: bool = False
 
     def __post_init__(self) -> None:
         if not 1 / _LOUDEST <= self.noise_multiplier <= _LOUDEST:
@@ -76,13 +80,18 @@ class Release:
         if self.sampling == "cyclic" and not (0 < self.bands <= self.separation and 0 <= self.place <= self.bands):
             raise ConfigError(
                 f"{self.bands} bands are correlated, and a client may come again after {self.separation} rounds",
-                hint="Take at most as many bands as there are rounds between, or smaller cohorts.",
+                hint="Use at most as many bands as there are rounds between, or smaller cohorts.",
             )
 
     @property
+    def noised_by_server(self) -> bool:
+        """True if the server adds the noise, and so knows the sum without it."""
+        return not self.local
+
+    @property
     def ratio(self) -> float:
-        """The noise over what a client moves the sum, at most, where it takes part; infinite for a round that says
-        nothing new."""
+        """The noise over the largest distance by which a client that takes part moves the sum; infinite for a round
+        that reveals nothing new."""
         if self.sampling != "cyclic":
             return self.noise_multiplier
         if not self.place:
@@ -97,7 +106,7 @@ class Release:
         return replace(self, place=place if place <= self.bands else 0)
 
     def again(self) -> Release:
-        """The release of a round that this run may have released before, with other noise. Its sum may count a client
+        """The release of a repeated round, with fresh noise beside that of the first time. Its sum may count a client
         with any coefficient of its column, and the first one is the largest."""
         return replace(self, place=1) if self.sampling == "cyclic" else self
 
@@ -125,9 +134,10 @@ class Release:
         """Raises IncompatibleError for a relation under which this sampling has no epsilon."""
         if relation not in _RELATIONS[self.sampling]:
             raise IncompatibleError(
-                f"{self.sampling} sampling has no epsilon for the relation {relation}: who is left out makes room for "
-                "another client",
-                hint=f"Take {' or '.join(_RELATIONS[self.sampling])}, or Poisson sampling.",
+                f"{self.sampling} sampling has no epsilon for the relation {relation}: a client that is left out makes "
+                "room for another one",
+                hint=f"Use the relation {' or '.join(_RELATIONS[self.sampling])}, or Poisson sampling "
+                "(--sampling-rate).",
             )
 
     def fields(self) -> dict[str, Any]:
@@ -136,7 +146,7 @@ class Release:
 
     @classmethod
     def of(cls, fields: Any, where: str) -> Release:
-        """The release that `fields` describe. Raises IntegrityError for anything else."""
+        """Reads the release that `fields` describe. Raises IntegrityError for anything else."""
         found = {key: type(value) for key, value in fields.items()} if isinstance(fields, dict) else {}
         if not set(_ALWAYS) <= found.keys() or any(_KINDS.get(key) is not kind for key, kind in found.items()):
             raise IntegrityError(f"{where} describes no release: {str(fields)[:100]}")
@@ -153,6 +163,8 @@ class Release:
             return f"Poisson q={self.rate:.4g}{cut}"
         if self.sampling == "cyclic":
             return f"DP-FTRL of {self.bands} bands, separation {self.separation}"
+        if self.local:
+            return "noise of each client"
         return f"fixed {self.cohort} of {self.population}" if self.sampling == "fixed" else self.sampling
 
 
@@ -160,6 +172,7 @@ _KINDS: Mapping[str, type] = {
     "sampling": str,
     "noise_multiplier": float,
     "rate": float,
+    "local": bool,
     **dict.fromkeys(("cohort", "population", "max_cohort", "bands", "separation", "place"), int),
 }
 

@@ -1,4 +1,4 @@
-"""A sum of whole numbers, with noise that clients added themselves: its lattice, and what it says of a client."""
+"""A sum of whole numbers to which clients added the noise themselves: its lattice, and its Renyi divergence."""
 
 from __future__ import annotations
 
@@ -59,6 +59,10 @@ class SummedRelease(Release):
     @property
     def _asked(self) -> tuple[Mechanism, float, int, int, int, int]:
         return self.mechanism, self.noise_multiplier, self.honest, self.dimension, self.bits, self.cohort
+
+    @property
+    def noised_by_server(self) -> bool:
+        return False
 
     @property
     def honest(self) -> int:

@@ -14,9 +14,10 @@ from flctl import IncompatibleError, LocalWork, PrivacyBudgetError
 
 from flctl_dp.accounting.accountants import epsilon, guarantee, supports
 from flctl_dp.accounting.calibration import calibrate
+from flctl_dp.accounting.figures import rounded_up
 from flctl_dp.accounting.rdp_bounds import bound, least_noise
 from flctl_dp.accounting.releases import Relation, Release, Releases
-from flctl_dp.budget.charging import ACCOUNTED, named
+from flctl_dp.budget.statements import ACCOUNTED, named
 from flctl_dp.ledgers.client_ledgers import FOLDER, MANY, ClientLedgers, Frozen, Spent, coarse, frozen, raised_rate
 
 if TYPE_CHECKING:
@@ -156,21 +157,23 @@ def refuse_excess(terms: ExampleTerms, number: int, client: str, before: Release
     so_far = epsilon(before, terms.delta, terms.relation)
     raise PrivacyBudgetError(
         f"round {number} would take the rows of client '{client}' beyond epsilon {terms.target:g}: the "
-        f"{sum(before.values())} steps so far come to {so_far:.4g} (delta {terms.delta:g}, {terms.relation})",
-        hint="More rounds need a larger transforms.dp-examples.target_epsilon, or more noise from the start.",
+        f"{sum(before.values())} steps so far come to {rounded_up(so_far)} (delta {terms.delta:g}, {terms.relation})",
+        hint="For more rounds, raise transforms.dp-examples.target_epsilon, or plan with more noise: "
+        "`flctl dp plan-examples --help`.",
     )
 
 
 def described(found: Spent, delta: float, relation: Relation) -> str:
-    """What clients have spent, in one line."""
+    """The guarantee of the clients' rows in one line; epsilon is rounded up."""
     if not found.clients:
         return "nothing was released"
     by = ACCOUNTED[guarantee(found.releases, delta, relation).accountant]
     if by == "PLD" and supports(found.releases, relation, "rdp"):
-        by += f" (RDP {epsilon(found.releases, delta, relation, accountant='rdp'):.3g})"
-    others = f"the greatest of {found.clients} clients, median {found.median:.4g}; " if found.clients > 1 else ""
+        by += f" (RDP {rounded_up(epsilon(found.releases, delta, relation, accountant='rdp'), 3)})"
+    median = f"the greatest of {found.clients} clients, median {rounded_up(found.median)}; "
+    others = median if found.clients > 1 else ""
     return (
-        f"(eps={found.greatest:.4g}, delta={delta:g})-DP, example level, {relation}, "
+        f"(eps={rounded_up(found.greatest)}, delta={delta:g})-DP, example level, {relation}, "
         f"{'; '.join(named(found.releases))}, {by}, against everybody who sees the client's updates, the server "
         f"included; {others}how many rows a client has is public; evaluations not covered"
     )

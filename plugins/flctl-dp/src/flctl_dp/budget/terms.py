@@ -1,4 +1,4 @@
-"""What a run's configuration means for privacy: what each round releases, and which runs have no epsilon."""
+"""The privacy terms of a run's configuration: the release of each round, and refusals of runs without an epsilon."""
 
 from __future__ import annotations
 
@@ -10,17 +10,28 @@ from flctl import ConfigError, IncompatibleError
 
 from flctl_dp.accounting.releases import Relation, Release, Sampling
 
-__all__ = ["LEDGER", "Terms", "refuse_made_up", "refuse_meaningless"]
+__all__ = [
+    "LEDGER",
+    "Terms",
+    "delta_warning",
+    "refuse_delta",
+    "refuse_made_up",
+    "refuse_meaningless",
+    "refuse_visible_aborts",
+]
 
 LEDGER = "privacy-ledger.jsonl"
-"""The ledger's name beside the rows that it is about, where no other is given."""
+"""Default name of the ledger, in the partition that it is about."""
+_NEGLIGIBLE = 2.0**-40
+"""Probability, over a whole run, of an event that the accountant does not cover."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a run samples, over how many clients, under which relation, and where that is written down.
+    """Sampling, population, neighbouring relation and ledger of a run.
 
-    `rate` and `max_cohort`, 0 for none, are for `poisson`; `separation` and `bands` are for `cyclic`.
+    `rate` and `max_cohort` (0: no limit) are for `poisson`; `separation` and `bands` are for `cyclic`. `local`: each
+    client adds all of the noise to its own update.
     """
 
     sampling: Sampling
@@ -33,19 +44,15 @@ class Terms:
     max_cohort: int = 0
     separation: int = 0
     bands: int = 0
+    local: bool = False
 
     @classmethod
     def of(cls, run: Any, config: Any) -> Terms:
         """The terms of a run. Raises IncompatibleError for a relation that its sampling has no epsilon for, ConfigError
-        for a delta that would allow to publish a client."""
+        for a delta of 1 / clients or more."""
         sampling = _sampling(run)
         population, cohort = run.eligible, run.cohort_size
-        if config.target_delta * population >= 1:
-            raise ConfigError(
-                f"transforms.dp.target_delta is {config.target_delta:g}, and there are {population} clients: "
-                "publishing one of them at random would be within it",
-                hint=f"Take less than {1 / max(population, 1):.2g}.",
-            )
+        refuse_delta("transforms.dp.target_delta", config.target_delta, population)
         ledger = Path(config.ledger) if config.ledger else run.partition.path / LEDGER
         drawn = run.config.cohort
         rate, most = float(drawn.rate or 0), min(drawn.max_cohort or 0, population)
@@ -56,7 +63,7 @@ class Terms:
         return replace(terms, relation=relation)
 
     def release(self, noise_multiplier: float) -> Release:
-        """What a round with this noise releases; a run's first one, where rounds differ."""
+        """The release of a round with this noise multiplier; that of the first round if rounds differ."""
         if self.sampling == "poisson":
             size = self.population if self.max_cohort else 0
             return Release("poisson", noise_multiplier, self.rate, population=size, max_cohort=self.max_cohort)
@@ -64,11 +71,56 @@ class Terms:
             return Release("cyclic", noise_multiplier, bands=self.bands, separation=self.separation, place=1)
         if self.sampling == "fixed":
             return Release("fixed", noise_multiplier, cohort=int(self.cohort), population=self.population)
-        return Release(self.sampling, noise_multiplier)
+        return Release(self.sampling, noise_multiplier, local=self.local)
+
+
+def refuse_delta(name: str, delta: float, units: int, unit: str = "client") -> None:
+    """Raises ConfigError for a delta of 1 / units or more, within which a mechanism could publish one unit."""
+    if delta * units >= 1:
+        raise ConfigError(
+            f"{name} is {delta:g}, and there are {units} {unit}s: publishing one of them at random would be within it",
+            hint=f"Use less than {1 / max(units, 1):.2g}; a tenth of that is usual.",
+        )
+
+
+def delta_warning(delta: float, units: int, unit: str = "client") -> str | None:
+    """A warning if delta is above a tenth of 1 / units; None otherwise."""
+    if delta * units <= 0.1:
+        return None
+    return (
+        f"delta {delta:g} is above a tenth of 1 / {units}: with that probability the guarantee may fail for a {unit} "
+        "altogether, and it is close to that of publishing one at random"
+    )
+
+
+def refuse_visible_aborts(mine: str, run: Any, terms: Terms) -> None:
+    """Raises IncompatibleError if the aggregator may refuse a Poisson cohort for being too small.
+
+    The accountant assumes that a cohort of any size is released. If small ones are not, a release says that the cohort
+    was large, in which a client is more likely than the sampling rate, and an abort says the contrary.
+    """
+    least = int(run.aggregator.survivors)
+    if terms.sampling != "poisson" or least <= 1:
+        return
+    from scipy.stats import binom
+
+    others = max(terms.population - 1, 0)
+    abort = float(binom.cdf(least - 1, others, terms.rate))
+    if abort * run.config.rounds <= _NEGLIGIBLE:
+        return
+    enough = binom.isf(_NEGLIGIBLE / run.config.rounds, others, 1 - terms.rate)
+    possible = max(0, others - int(enough))
+    raise IncompatibleError(
+        f"aggregator '{run.aggregator.name}' aborts rounds of fewer than {least} clients, and '{mine}' accounts for "
+        f"Poisson cohorts of any size: with cohort.rate {terms.rate:g} and {terms.population} clients, a round aborts "
+        f"with probability {abort:.2g}, which reveals how many clients were drawn",
+        hint=f"Use --sampling fixed, a larger --sampling-rate, or -o aggregator.minimum={possible} if that is enough.",
+    )
 
 
 def _sampling(run: Any) -> Sampling:
-    """How others may think of the cohort: one that devices make by being there or in time is no secret sample."""
+    """The sampling as an adversary sees it: a cohort that availability or speed of devices decides is no secret
+    sample."""
     chosen = run.config.cohort.sampling
     devices = run.config.devices
     secret = chosen in ("poisson", "fixed", "all") and not (devices.simulated or devices.over_selection)
@@ -76,53 +128,57 @@ def _sampling(run: Any) -> Sampling:
 
 
 def refuse_meaningless(transform: Any, run: Any) -> None:
-    """Raises IncompatibleError for a run in which noise on the sum would not bound what is said of a client."""
+    """Raises IncompatibleError for a run in which noise on the sum would not bound what is revealed of a client."""
     mine, strategy = transform.name, run.strategy
     if strategy.reads_each:
         raise IncompatibleError(
-            f"transform '{mine}' bounds what a sum says of a client, and strategy '{strategy.name}' combines updates "
-            "otherwise",
-            hint="Take a strategy that needs only the sum (fedavg, fedprox, fedadam ...).",
+            f"transform '{mine}' bounds what a sum reveals of a client, and strategy '{strategy.name}' reads single "
+            "updates",
+            hint="Use a strategy that needs only the sum: --strategy fedavg, fedprox or fedadam.",
         )
     if strategy.trusted:
         raise IncompatibleError(
-            f"strategy '{strategy.name}' asks the same clients in every round, and '{mine}' counts on how all are "
-            "sampled",
-            hint="Take a strategy that trusts no clients in particular.",
+            f"strategy '{strategy.name}' asks the same clients in every round, and '{mine}' accounts for sampling",
+            hint="Use a strategy without trusted clients: --strategy fedavg.",
+        )
+    if strategy.scale_vector:
+        raise IncompatibleError(
+            f"strategy '{strategy.name}' scales its step by the sum '{strategy.scale_vector}', which the noise of "
+            f"'{mine}' may bring near zero or below it",
+            hint="Use --strategy fedavg, fedprox or fedadam.",
         )
     if getattr(strategy.config, "weighted", False):
         raise IncompatibleError(
-            f"strategy '{strategy.name}' weighs clients by their rows, and under '{mine}' each counts once",
-            hint="Take -o strategy.weighted=false.",
+            f"strategy '{strategy.name}' weighs clients by their rows, and under '{mine}' each client counts once",
+            hint="Set -o strategy.weighted=false.",
         )
     names = list(run.transforms)
-    place = next(number for number, one in enumerate(run.transforms.values()) if one is transform)
-    if place != len(names) - 1:
+    position = next(index for index, one in enumerate(run.transforms.values()) if one is transform)
+    if position != len(names) - 1:
         raise IncompatibleError(
-            f"transform '{names[place + 1]}' follows '{mine}', and could undo its clipping",
+            f"transform '{names[position + 1]}' follows '{mine}', and could undo its clipping",
             hint=f"Put '{mine}' last.",
         )
     if "buffers" in run.layout:
         raise IncompatibleError(
             f"the model keeps statistics of its inputs (BatchNorm), and '{mine}' adds noise to all that clients send: "
             "variances would fall below zero",
-            hint="Take a model with GroupNorm or LayerNorm, or strategy fedbn, which sends no such statistics.",
+            hint="Use a model with GroupNorm or LayerNorm, or --strategy fedbn, which sends no such statistics.",
         )
     for name, other in list(run.transforms.items())[:-1]:
         if other.encodes or other.judges_each:
             raise IncompatibleError(
                 f"transform '{mine}' clips what clients send, and '{name}' sends "
-                + ("a code" if other.encodes else "updates that the server looks at one by one"),
+                + ("a code" if other.encodes else "updates that the server reads one by one"),
                 hint=f"Leave '{name}' out.",
             )
 
 
 def refuse_made_up(mine: str, run: Any) -> None:
-    """Raises IncompatibleError for a run that changes updates once they are clipped: what is made of those of others
-    may move the sum by any length, and so may what is not clipped."""
+    """Raises IncompatibleError for a run that changes updates after clipping: they may move the sum by any length."""
     if run.attacks_updates:
         raise IncompatibleError(
-            f"attack '{run.config.attack.name}' makes updates up once they are clipped, and no noise of '{mine}' covers"
-            " how far those move the sum",
-            hint=f"Take label-flip or backdoor; or transforms.{mine}.insecure_seed, which promises nothing.",
+            f"attack '{run.config.attack.name}' forges updates after clipping, and the noise of '{mine}' does not "
+            "cover how far those move the sum",
+            hint=f"Use label-flip or backdoor; or -o transforms.{mine}.insecure_seed=1, which promises nothing.",
         )

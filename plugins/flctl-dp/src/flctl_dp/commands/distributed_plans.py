@@ -1,4 +1,4 @@
-"""Plans of rounds whose noise the clients add."""
+"""Plans of rounds to which clients add shares of the noise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flctl import ConfigError
 
 from flctl_dp.accounting.releases import Sampling
 from flctl_dp.accounting.summed_release import SummedRelease, largest_cohort
-from flctl_dp.commands.plans import Question
+from flctl_dp.commands.plans import Question, require_known
 from flctl_dp.noise.rotation import padded
 from flctl_dp.noise.shares import MECHANISMS, Mechanism
 
@@ -18,7 +18,7 @@ __all__ = ["DistributedQuestion"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistributedQuestion(Question):
-    """What all plans of a grid have in common where `survivors` clients' noise is to be enough, for models of
+    """The options that all plans of a grid share if the noise of `survivors` clients is to be enough, for models of
     `parameters` values, in sums of `bits` bits."""
 
     survivors: int
@@ -30,11 +30,10 @@ class DistributedQuestion(Question):
         Question.check(self)
         if self.parameters < 1:
             raise ConfigError("--survivors needs the size of the model", hint="Give --parameters.")
-        if self.mechanism not in MECHANISMS:
-            raise ConfigError(f"--mechanism is '{self.mechanism}'", hint=f"Take {' or '.join(MECHANISMS)}.")
+        require_known(("--mechanism", self.mechanism, MECHANISMS))
 
     def release(self, cohort: float, noise: float) -> SummedRelease:
-        """A round with `cohort` clients on average; how they are drawn decides only how many may come."""
+        """A round with `cohort` clients on average; the sampling decides only the largest possible number."""
         Question.release(self, cohort, noise)
         drawn = largest_cohort(
             cast(Sampling, self.sampling), self.population, cohort, cohort / self.population, self.max_cohort or 0

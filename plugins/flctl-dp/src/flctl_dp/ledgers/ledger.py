@@ -1,10 +1,9 @@
-"""The privacy ledger of a population: what was released about it, by whichever run, in a chain of digests.
+"""The privacy ledger of a population: the releases of all runs, in a hash chain.
 
-One JSON object a line. The first names the population, the unit and the neighbouring relation; each later one is a
-charge, put on disk before the releases that it stands for are made. A line's `digest` is over its other fields, among
-them the digest of the line before it. FILE.head holds the number of lines and the last digest, so that a file that lost
-its end is known; the checkpoint of each run holds the digest of its own last charge, so that a ledger in which that is
-missing is known.
+One JSON object a line. The first names the population, the unit and the neighbouring relation. Each later line is a
+charge, on disk before the releases that it stands for are made. A line's `digest` is over its other fields, including
+the digest of the line before it. FILE.head holds the number of lines and the last digest, so that truncation is
+detected; the checkpoint of each run holds the digest of the run's last charge, so that a fork is detected.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import json
 import os
 import secrets
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,33 +24,58 @@ from flctl import IncompatibleError, IntegrityError, StorageError
 from flctl_dp.accounting.releases import RELATIONS, Relation, Release, Releases
 from flctl_dp.accounting.summed_release import release_of
 
-__all__ = ["FORMAT", "Charge", "Ledger", "LedgerFile", "Unit"]
+__all__ = ["FORMAT", "Charge", "Ledger", "LedgerFile", "Promise", "Unit"]
 
 Unit = Literal["client", "example"]
-"""What is protected: clients of a population, or the rows of one client."""
+"""The unit of privacy: a client of a population, or a row of one client."""
 
 FORMAT = "flctl-dp-ledger/1"
 _MOST = 1 << 30
-"""Bytes beyond which a ledger is not read."""
+"""Largest ledger that is read, in bytes."""
 _HEAD = ".head"
 _BEGIN = b'{"digest":"'
-"""How each line begins."""
+"""First bytes of each line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """The terms of the run that was charged: its delta, its target epsilon (None: no budget), and the number of units
+    in the population. None and 0 in the lines of earlier versions."""
+
+    delta: float | None = None
+    target: float | None = None
+    units: int = 0
+
+    def fields(self) -> dict[str, Any]:
+        """The promise as plain values."""
+        given = {"delta": self.delta, "target": self.target, "units": self.units}
+        return {name: value for name, value in given.items() if value}
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any], where: str) -> Promise:
+        """Reads the promise in a ledger's line. Raises IntegrityError for other types."""
+        delta, target, units = line.get("delta"), line.get("target"), line.get("units", 0)
+        numbers = all(one is None or type(one) is float for one in (delta, target))
+        if not numbers or type(units) is not int or units < 0:
+            raise IntegrityError(f"{where} has no number as delta, target or units", hint=_RESTORE)
+        return cls(delta, target, units)
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """`count` like releases by a run, in a round of it."""
+    """`count` equal releases by a run, in one of its rounds."""
 
     run: str
     round: int
     release: Release
     digest: str
     count: int = 1
+    promise: Promise = Promise()
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """A ledger as it was read: the population's name, its relation, and its charges in order."""
+    """The contents of a ledger: the population's name, its relation, and its charges in order."""
 
     population: str
     relation: Relation
@@ -64,8 +88,15 @@ class Ledger:
         """The digest of the last line."""
         return self.charges[-1].digest if self.charges else self.genesis
 
+    @property
+    def promise(self) -> Promise:
+        """The terms of the last charge, with the last target that any run set."""
+        last = self.charges[-1].promise if self.charges else Promise()
+        targets = (charge.promise.target for charge in reversed(self.charges))
+        return replace(last, target=next((target for target in targets if target is not None), None))
+
     def releases(self, run: str | None = None) -> Releases:
-        """What was released, by all runs or by one."""
+        """The releases of all runs, or of one."""
         counted: Counter[Release] = Counter()
         for charge in self.charges:
             if run is None or charge.run == run:
@@ -73,12 +104,12 @@ class Ledger:
         return counted
 
     def holds(self, digest: str) -> bool:
-        """Whether a line with this digest is part of it."""
+        """True if a line has this digest."""
         return digest == self.genesis or any(charge.digest == digest for charge in self.charges)
 
 
 class LedgerFile:
-    """A ledger on disk, at `path`; a link is followed, so that all who charge it wait for one lock and see one head."""
+    """A ledger on disk, at `path`. A link is followed, so that all processes share one lock and one head."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve() if path.is_symlink() else path
@@ -93,10 +124,12 @@ class LedgerFile:
             with FileLock(self.path.with_name(self.path.name + ".lock"), timeout=60):
                 yield
         except Timeout as error:
-            raise StorageError(f"another process has held {self.path} for a minute", hint="Wait for it.") from error
+            raise StorageError(
+                f"another process has held {self.path} for a minute", hint="Wait for that process to end, or end it."
+            ) from error
 
     def read(self) -> Ledger | None:
-        """The ledger; None where there is none yet. Raises IntegrityError for one that was changed, or cut."""
+        """Returns the ledger, or None if there is none yet. Raises IntegrityError for a changed or truncated one."""
         head = self._head()
         if not self.path.exists():
             if head is not None:
@@ -105,7 +138,7 @@ class LedgerFile:
         if self.path.stat().st_size > _MOST:
             raise IntegrityError(f"{self.path} is larger than {_MOST} bytes")
         data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]  # an end without a line end was never released
+        whole = data[: data.rfind(b"\n") + 1]  # a kill cut the rest off before its release was made
         if head is None and not whole and data[: len(_BEGIN)] == _BEGIN[: len(data)]:
             return None  # a kill cut its first line off
         ledger = _parsed(self.path, whole)
@@ -115,7 +148,7 @@ class LedgerFile:
         return ledger
 
     def open(self, population: str, relation: Relation, unit: Unit = "client") -> Ledger:
-        """The ledger, made if there is none; call it under `locked`. Raises IncompatibleError where it is kept for
+        """Returns the ledger, made if there is none; call under `locked`. Raises IncompatibleError if it is kept for
         another neighbouring relation or unit."""
         ledger = self.read()
         if ledger is None:
@@ -133,24 +166,28 @@ class LedgerFile:
         if ledger.unit != unit:
             raise IncompatibleError(
                 f"{self.path} is kept for the unit {ledger.unit}, and this run accounts for the unit {unit}",
-                hint="Give the two ledgers of their own.",
+                hint="Give each unit a ledger of its own (transforms.NAME.ledger).",
             )
         if ledger.relation != relation:
             raise IncompatibleError(
                 f"{self.path} is kept for the relation {ledger.relation}, and this run accounts {relation}: the two do "
                 "not add up",
-                hint=f"Take the relation {ledger.relation}, with a sampling that has it. All samplings have zero-out: "
-                "runs that are to add up take that from the first on (-o transforms.dp.relation=zero-out).",
+                hint=f"Use the relation {ledger.relation}, with a sampling that has it, or start a new ledger with "
+                "-o transforms.dp.ledger=PATH. All samplings have zero-out: use it from the first run on "
+                "(-o transforms.dp.relation=zero-out) if runs with several samplings are to add up.",
             )
         return ledger
 
-    def charge(self, ledger: Ledger, run: str, number: int, release: Release, count: int = 1) -> Charge:
-        """Adds a charge of `count` releases after the ledger's last, and puts it on disk; call it under the same
-        `locked` as `open`."""
-        line = {"previous": ledger.head, "run": run, "round": number, "release": release.fields()}
+    def charge(
+        self, ledger: Ledger, run: str, number: int, release: Release, count: int = 1, promise: Promise | None = None
+    ) -> Charge:
+        """Appends a charge of `count` releases in round `number`, and puts it on disk; call under the same `locked` as
+        `open`."""
+        promise = promise or Promise()
+        line = {"previous": ledger.head, "run": run, "round": number, "release": release.fields(), **promise.fields()}
         sealed = _sealed(line if count == 1 else {**line, "count": count})
         self._append(sealed, 2 + len(ledger.charges))
-        return Charge(run, number, release, sealed["digest"], count)
+        return Charge(run, number, release, sealed["digest"], count, promise)
 
     def _append(self, line: dict[str, Any], count: int) -> None:
         data = (json.dumps(line, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n").encode()
@@ -184,11 +221,11 @@ class LedgerFile:
         os.replace(partial, path)
 
 
-_RESTORE = "Put it back from a copy: without it nobody can say how much was released about these clients."
+_RESTORE = "Restore it from a copy: without it, what was released about these clients cannot be accounted."
 
 
 def _parsed(path: Path, data: bytes) -> Ledger:
-    """The ledger in whole lines. What this process parsed before is not parsed again while its digest is the same."""
+    """Parses whole lines. A prefix that this process parsed before, with the same digest, is not parsed again."""
     length, digest, known = _KNOWN.get(path, (0, "", None))
     same = known is not None and hashlib.sha256(data[:length]).hexdigest() == digest
     lines = data[length if same else 0 :].split(b"\n")[:-1]
@@ -198,7 +235,7 @@ def _parsed(path: Path, data: bytes) -> Ledger:
 
 
 _KNOWN: dict[Path, tuple[int, str, Ledger | None]] = {}
-"""Path -> the bytes that were parsed, their digest, and what they hold."""
+"""Path -> the number of bytes that were parsed, their digest, and the ledger in them."""
 
 
 def _parse(path: Path, lines: list[bytes]) -> Ledger:
@@ -229,7 +266,8 @@ def _extended(path: Path, ledger: Ledger, lines: list[bytes]) -> Ledger:
         if type(count) is not int or count < 1:
             raise IntegrityError(f"{where} counts no releases", hint=_RESTORE)
         previous = line["digest"]
-        charges.append(Charge(line["run"], line["round"], release_of(line.get("release"), where), previous, count))
+        release, promise = release_of(line.get("release"), where), Promise.of(line, where)
+        charges.append(Charge(line["run"], line["round"], release, previous, count, promise))
     return replace(ledger, charges=tuple(charges)) if lines else ledger
 
 
@@ -257,7 +295,7 @@ def _digest(line: dict[str, Any]) -> str:
 
 
 def _cut_torn_end(path: Path, file: Any) -> None:
-    """A line that a kill cut off stands for no release: noise is drawn after the line is on disk."""
+    """Removes a line that a kill cut off: it stands for no release, since noise is drawn after the line is on disk."""
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
     if whole != len(data):

@@ -14,8 +14,9 @@ from flctl import Aggregate, Arrays, ConfigError, Layout, ServerContext, StartCo
 from pydantic import Field, model_validator
 
 from flctl_dp.accounting.releases import Relation
-from flctl_dp.budget import charging
-from flctl_dp.budget.terms import Terms, refuse_made_up, refuse_meaningless
+from flctl_dp.budget import charging, statements
+from flctl_dp.budget.charging import planned_noise
+from flctl_dp.budget.terms import Terms, refuse_made_up, refuse_meaningless, refuse_visible_aborts
 from flctl_dp.mechanisms.clipping import shortened, shrinking
 from flctl_dp.noise.entropy import Words, insecure_words, secure_words
 from flctl_dp.noise.lattice import Lattice
@@ -75,6 +76,7 @@ class CentralDP(flctl.Transform):
         if self.config.insecure_seed is None and not self.noised_by_clients:
             refuse_made_up(self.name, run)
         terms = self.terms(run)
+        refuse_visible_aborts(self.name, run, terms)
         coordinates = sum(run.pipeline.layouts[self.name_in(run)].values())
         noise = self.config.noise_multiplier or 1.0
         terms.release(noise)
@@ -109,17 +111,21 @@ class CentralDP(flctl.Transform):
 
     def begin(self, state: Arrays, ctx: StartContext) -> Arrays:
         terms, state = self.terms(ctx.run), {**state, "rounded": np.array([self._rounded(ctx.run)])}
+        known = float(state["noise"][0]) if state["expected"][0] else self.config.noise_multiplier
         if self.config.insecure_seed is not None:
             return self._begun(state, float(state["noise"][0]), terms.cohort)
+        if ctx.run.replays:
+            return self._begun(state, planned_noise(terms, known), terms.cohort)
         asked = charging.Asked(
             terms=terms,
             delta=self.config.target_delta,
             target=self.config.target_epsilon,
-            noise=self.config.noise_multiplier if not state["expected"][0] else float(state["noise"][0]),
+            noise=known,
             run=state["run"].tobytes().hex() if state["run"].any() else secrets.token_hex(16),
             head=state["head"].tobytes().hex() if state["head"].any() else None,
             round=ctx.round,
             rounds=max(ctx.run.config.rounds, ctx.round),
+            check=lambda noise: self._check_noise(state, noise, terms),
         )
         noise, head = charging.charge(asked)
         named = {"run": asked.run, "head": head}
@@ -145,12 +151,16 @@ class CentralDP(flctl.Transform):
         said: dict[str, float | str] = {"noise_multiplier": float(state["noise"][0]), "clip": float(state["clip"][0])}
         terms = self.terms(run)
         if self.config.insecure_seed is not None:
-            return {**said, "epsilon": float("inf"), "statement": charging.INSECURE}
+            return {**said, "epsilon": float("inf"), "statement": statements.INSECURE}
         delta, target = self.config.target_delta, self.config.target_epsilon
-        return {**said, **charging.told(terms, delta, target, state["run"].tobytes().hex(), finished)}
+        return {**said, **statements.report(terms, delta, target, state["run"].tobytes().hex(), finished)}
+
+    def _check_noise(self, state: Arrays, noise: float, terms: Terms) -> None:
+        """Raises if a round cannot be played with this noise multiplier."""
+        self._begun(state, noise, terms.cohort)
 
     def _begun(self, state: Arrays, noise: float, expected: float) -> Arrays:
-        """The state with the noise of a round in which so many clients are expected."""
+        """The state of a round with this noise multiplier and `expected` clients on average."""
         clip, coordinates, spread = float(state["clip"][0]), int(state["coordinates"][0]), self._spread(noise, expected)
         rounded = float(state["rounded"][0])
         return {

@@ -26,6 +26,7 @@ from flctl import (
 from pydantic import Field
 
 from flctl_dp.accounting.calibration import LOWEST
+from flctl_dp.accounting.releases import Release
 from flctl_dp.accounting.summed_release import SummedRelease, largest_cohort
 from flctl_dp.budget.terms import Terms, refuse_meaningless
 from flctl_dp.mechanisms.central import CentralDP
@@ -100,11 +101,15 @@ class DistributedDP(CentralDP):
                 hint=f"Take -o transforms.{self.name}.bits={ring}, or wider words (aggregator.bits).",
             )
         release = self.terms(run).release(self.config.noise_multiplier or LOWEST)
-        if self.config.noise_multiplier is not None and release.ratio < self.config.noise_multiplier / 2:
+        if self.config.noise_multiplier is not None:
+            self._refuse_coarse_lattice(release, self.config.noise_multiplier)
+
+    def _refuse_coarse_lattice(self, release: Release, noise: float) -> None:
+        if release.ratio < noise / 2:
             raise IncompatibleError(
-                f"in words of {self.config.bits} bits the lattice is so coarse that rounding makes updates of "
-                f"{release.dimension} values more than twice as long",
-                hint=f"Take more bits (-o transforms.{self.name}.bits, and aggregator.bits), or a smaller model.",
+                f"in words of {self.config.bits} bits the lattice is so coarse that rounding makes updates more than "
+                "twice as long",
+                hint=f"Use more bits (-o transforms.{self.name}.bits, and aggregator.bits), or a smaller model.",
             )
 
     def _refuse_trust(self, run: RunInfo) -> None:
@@ -219,6 +224,9 @@ class DistributedDP(CentralDP):
             )
         if survivors is not None and release.survivors > survivors:
             raise ProtocolError(f"the server counts on {release.survivors} clients' noise, and the run on {survivors}")
+
+    def _check_noise(self, state: Arrays, noise: float, terms: Terms) -> None:
+        self._refuse_coarse_lattice(terms.release(noise), noise)
 
     def _begun(self, state: Arrays, noise: float, expected: float) -> Arrays:
         return {**state, "noise": np.array([noise]), "expected": np.array([expected])}

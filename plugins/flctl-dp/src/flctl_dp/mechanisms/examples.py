@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import flctl
 import numpy as np
 import numpy.typing as npt
-from flctl import Arrays, ConfigError, IncompatibleError, IntegrityError, Layout, StartContext, StepsContext
+from flctl import Arrays, IncompatibleError, IntegrityError, Layout, StartContext, StepsContext
 from pydantic import Field
 
 from flctl_dp.accounting.releases import Relation, Release
-from flctl_dp.budget import charging
+from flctl_dp.budget import statements
 from flctl_dp.budget.example_budget import ExampleTerms, calibrated, described, refuse_excess, released, steps_of
+from flctl_dp.budget.terms import refuse_delta
 from flctl_dp.ledgers.client_ledgers import spent
-from flctl_dp.ledgers.ledger import Ledger
+from flctl_dp.ledgers.ledger import Ledger, Promise
 from flctl_dp.mechanisms.central import CentralDP
 from flctl_dp.mechanisms.poisson_steps import PoissonSteps, row_bound
 from flctl_dp.noise.entropy import Words, insecure_words, secure_words
@@ -56,12 +57,7 @@ class ExampleDP(flctl.Transform):
                 hint="Take a strategy that does not measure (fedavg, fedprox, scaffold ...).",
             )
         most = int(run.partition.counts[:, 0].max(initial=0))
-        if self.config.target_delta * most >= 1:
-            raise ConfigError(
-                f"transforms.{self.name}.target_delta is {self.config.target_delta:g}, and a client has {most} rows: "
-                "publishing one of them at random would be within it",
-                hint=f"Take less than {1 / most:.2g}.",
-            )
+        refuse_delta(f"transforms.{self.name}.target_delta", self.config.target_delta, most, "row")
         Release("poisson", 1.0, rate=0.5).check_relation(self.terms(run).relation)
         row_bound(self.config.clipping_norm, self.config.noise_multiplier or 1.0, run.division.layout["params"])
 
@@ -82,6 +78,8 @@ class ExampleDP(flctl.Transform):
         _refuse_lost(state["heads"], ledgers)
         fresh = not state["run"].any()
         noise = self._noise(ctx.run, terms, ledgers) if fresh else state["noise"]
+        if ctx.run.replays:
+            return {**state, "noise": noise}
         self._refuse_excess(ctx, terms, ledgers, noise)
         heads = np.zeros(_DIGEST * len(counts), np.uint8)
         for number, ledger in ledgers.items():
@@ -96,7 +94,7 @@ class ExampleDP(flctl.Transform):
     def steps(self, ctx: StepsContext) -> PoissonSteps:
         """The steps of a client, which are charged to it by then."""
         noise, words = _noise_of(ctx.broadcast["noise"], ctx.number), self._words(ctx)
-        if self.config.insecure_seed is None and ctx.steps:
+        if self.config.insecure_seed is None and ctx.steps and not ctx.run.replays:
             self._charge(ctx, noise)
         clip, coordinates = self.config.clipping_norm, ctx.run.division.layout["params"]
         bound = row_bound(clip, noise, coordinates)
@@ -107,7 +105,7 @@ class ExampleDP(flctl.Transform):
         used = state["noise"][state["noise"] > 0]
         said: dict[str, float | str] = {"noise_multiplier": float(np.median(used)), "clip": clip}
         if self.config.insecure_seed is not None:
-            return {**said, "epsilon": float("inf"), "statement": charging.INSECURE}
+            return {**said, "epsilon": float("inf"), "statement": statements.INSECURE}
         ledgers = terms.ledgers.read(np.flatnonzero(run.partition.counts[:, 0]).tolist()).values()
         mine, delta, relation = state["run"].tobytes().hex(), terms.delta, terms.relation
         own = spent((ledger.releases(mine) for ledger in ledgers), delta, relation, exact=finished)
@@ -150,7 +148,8 @@ class ExampleDP(flctl.Transform):
         release = Release("poisson", noise, rate=ctx.batch_size / ctx.rows)
         with terms.ledgers.opened(ctx.number, ctx.client_id, terms.relation) as (file, ledger):
             refuse_excess(terms, ctx.round, ctx.client_id, ledger.releases(), {release: ctx.steps})
-            file.charge(ledger, run, ctx.round, release, ctx.steps)
+            promise = Promise(terms.delta, terms.target, ctx.rows)
+            file.charge(ledger, run, ctx.round, release, ctx.steps, promise)
 
     def _words(self, ctx: StepsContext) -> Words:
         """Where the coins and the noise of a client come from: never from `ctx.rng`, but for an insecure seed."""

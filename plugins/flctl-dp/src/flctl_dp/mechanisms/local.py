@@ -42,7 +42,7 @@ class LocalDP(CentralDP):
     def terms(self, run: RunInfo) -> Terms:
         """Who takes part is known to whom a client does not trust, so that no sampling counts."""
         exposed = self.config.model_copy(update={"relation": None})
-        return dataclasses.replace(Terms.of(run, exposed), sampling="unsampled", relation="replace-one")
+        return dataclasses.replace(Terms.of(run, exposed), sampling="unsampled", relation="replace-one", local=True)
 
     def _rounded(self, run: RunInfo) -> float:
         """What is rounded has its noise already."""
