@@ -34,6 +34,7 @@ from flctl_secagg.identity.keys import Keyring, identity_public
 from flctl_secagg.identity.roster import make_roster
 from flctl_secagg.planning.costs import measure
 from flctl_secagg.protocol import frames
+from flctl_secagg.protocol.asked_work import AskedWork
 from flctl_secagg.protocol.degrees import complete
 from flctl_secagg.protocol.session import Session
 from flctl_secagg.server.attempt import Attempt
@@ -182,7 +183,7 @@ def _drive(attempt: Attempt, clients: Mapping[str, Client], vector: Any, lost: s
     memories: dict[str, bytes] = {}
     replies: Any = None  # a generator that has not started takes nothing else
     protocol = attempt.run()
-    away = 0.0
+    away, asked = 0.0, AskedWork(1, attempt.session.parameters.work)
     while True:
         started, away = time.process_time(), 0.0
 
@@ -194,7 +195,7 @@ def _drive(attempt: Attempt, clients: Mapping[str, Client], vector: Any, lost: s
                     continue
                 given = vector if phase.trains else None
                 memory = memories.pop(name, b"")
-                memories[name], reply = clients[name].step(memory, message, given, attempt.session.parameters.model)
+                memories[name], reply = clients[name].step(memory, message, given, asked)
                 spent = time.process_time() - before
                 held.clients[name] = held.clients.get(name, 0.0) + spent
                 if name not in lost:

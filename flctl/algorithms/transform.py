@@ -97,6 +97,10 @@ class Transform(Component):
     """True: `decode` is linear, so it is applied once, to the sum of the codes; this works if the server sees only the
     sum. False: the server decodes each client's message before it is added."""
 
+    whole: ClassVar[bool] = False
+    """True: it sends whole numbers of a lattice. An aggregator that hides sums them only if all clients have one
+    weight, because few values under different weights can be told apart in a sum."""
+
     bounds_clients: ClassVar[bool] = False
     """True: a client's contribution to the sum is bounded. A client whose training diverges then counts as zeros, as
     its update would: an error that names the client would be a release without noise."""

@@ -30,6 +30,7 @@ class Quantise(Compressor):
 
     name = "quantise"
     linear = True
+    whole = True
 
     class Config(Compressor.Config):
         bits: int = Field(8, ge=2, le=16, description="Bits for each value, its sign included.")

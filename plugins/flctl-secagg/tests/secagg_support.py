@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,13 +14,14 @@ from flctl_secagg.crypto.primitives import new_key
 from flctl_secagg.encoding.vectors import Encoding
 from flctl_secagg.identity.keys import Keyring, identity_public
 from flctl_secagg.identity.roster import Roster, make_roster
+from flctl_secagg.protocol.asked_work import AskedWork, work_digest
 from flctl_secagg.protocol.degrees import complete
 from flctl_secagg.protocol.parameters import Parameters
 from flctl_secagg.protocol.session import Session
-from flctl_secagg.protocol.work_digest import model_digest
 from flctl_secagg.server.attempt import Attempt, AttemptError, Unmasked
 
-MODEL = model_digest(None)
+DIGEST = work_digest(None)
+ASKED = AskedWork(1, DIGEST)
 LENGTHS = (("delta", 40), ("buffers", 6))
 
 
@@ -43,7 +45,7 @@ def parameters(names, *, mode="hbc", bits=32, neighbours=None, threshold=None, *
         "run": "run",
         "round": 1,
         "attempt": 1,
-        "model": MODEL,
+        "work": DIGEST,
         "layout": layout,
         "bits": bits,
         "clip": clip,
@@ -87,7 +89,8 @@ class Cohort:
     lost: Callable = lambda kind, client: False
     tamper: Callable = lambda kind, client, reply: reply
     meddle: Callable = lambda kind, client, message: message
-    model: Callable = lambda client: MODEL
+    asked: Callable = lambda client: ASKED
+    round: int = 1
     ledger: Ledger | None = None
     memories: dict = field(default_factory=dict)
     refusals: dict = field(default_factory=dict)
@@ -101,13 +104,17 @@ class Cohort:
     def client(self, name) -> Client:
         return Client(name, self.keyring, self.roster, self.policy, self.ledger)
 
+    def request(self, name) -> AskedWork:
+        """The request that carries a message of the session that is played."""
+        return dataclasses.replace(self.asked(name), round=self.round)
+
     def answer(self, name, message, trains):
         """One client's reply, or None where it refuses."""
         from flctl import FlctlError
 
         vector = self.vectors[name] if trains else None
         try:
-            memory, reply = self.client(name).step(self.memories.pop(name, b""), message, vector, self.model(name))
+            memory, reply = self.client(name).step(self.memories.pop(name, b""), message, vector, self.request(name))
         except FlctlError as error:
             self.refusals[name] = error
             return None
@@ -127,6 +134,7 @@ class Cohort:
             yield name, reply
 
     def play(self, attempt) -> Unmasked:
+        self.round = attempt.session.parameters.round
         protocol = attempt.run()
         replies = None
         while True:
@@ -149,4 +157,4 @@ def attempt_of(cohort: Cohort, notes=None, **changes) -> Attempt:
     )
 
 
-__all__ = ["AttemptError", "Cohort", "attempt_of", "cohort_of", "identities", "parameters", "vectors"]
+__all__ = ["ASKED", "AttemptError", "Cohort", "attempt_of", "cohort_of", "identities", "parameters", "vectors"]

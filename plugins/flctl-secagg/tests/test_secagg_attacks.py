@@ -26,7 +26,7 @@ from flctl_secagg.protocol.graph import ring
 from flctl_secagg.protocol.session import Session
 from flctl_secagg.transcripts.recording import Transcript
 from flctl_secagg.transcripts.verifier import verify
-from secagg_support import Cohort, attempt_of, cohort_of, identities, parameters, vectors
+from secagg_support import ASKED, Cohort, attempt_of, cohort_of, identities, parameters, vectors
 
 from flctl import IncompatibleError, IntegrityError, ProtocolError
 
@@ -57,7 +57,7 @@ class TwoLists:
             ledger = Ledger(self.tmp_path / f"{part}-{name}.sqlite")
         me = Client(name, self.cohort.keyring, self.cohort.roster, self.cohort.policy, ledger)
         try:
-            return me.step(memory, frames.frame(kind, self.session.sid, body), None, "")
+            return me.step(memory, frames.frame(kind, self.session.sid, body), None, ASKED)
         except ProtocolError:
             return None
 
@@ -367,8 +367,6 @@ def play_large(monkeypatch, mode, count, lost):
     cohort = big_cohort(count, policy)
     kinds = {cohort.names[place]: kind for place, kind in lost.items()}
     cohort.lost = lambda kind, name: kinds.get(name) == kind
-    words, encode = [], Encoding.encode
-    monkeypatch.setattr(Encoding, "encode", lambda coding, vector: words.append(encode(coding, vector)) or words[-1])
     monkeypatch.setattr(client_module, "add_masks", lambda own, streams: add_masks(keep(own), streams))
     kept = []
 

@@ -244,7 +244,7 @@ def test_a_vector_that_was_not_masked_is_found(recorded, tmp_path):
 
     layout = (("delta", 3000),)
     cohort = cohort_of(5, lost=lambda kind, name: kind == frames.UNMASK)
-    zero = {"delta": np.zeros(3000, np.float32), "weight": np.ones(1)}
+    zero = {"delta": np.eye(1, 3000, dtype=np.float32)[0], "weight": np.ones(1)}
     cohort.vectors = dict.fromkeys(cohort.names, zero)
 
     def tamper(kind, name, reply):

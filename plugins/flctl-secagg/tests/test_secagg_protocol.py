@@ -27,12 +27,12 @@ class Recording:
         from flctl_secagg.encoding.vectors import Encoding
 
         self.words = []
-        encode = Encoding.encode
-        monkeypatch.setattr(Encoding, "encode", lambda coding, vector: self._kept(encode(coding, vector)))
+        encode = Encoding.encode_counted
+        monkeypatch.setattr(Encoding, "encode_counted", lambda coding, vector: self._kept(encode(coding, vector)))
 
-    def _kept(self, words):
-        self.words.append(words.copy())
-        return words
+    def _kept(self, encoded):
+        self.words.append(encoded[0].copy())
+        return encoded
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,10 @@ def test_a_masked_vector_of_zeros_is_uniform_and_differs_each_time():
     said = []
     for _ in range(2):
         cohort = cohort_of(3)
-        zero = {"delta": np.zeros(20_000, np.float32), "weight": np.ones(1)}
+        zero = {
+            "delta": np.eye(1, 20_000, dtype=np.float32)[0],
+            "weight": np.ones(1),
+        }  # a client with zeros alone refuses
         cohort.vectors = dict.fromkeys(cohort.names, zero)
         cohort.play(attempt_of(cohort, layout=layout))
         said += [reply[-80_000:] for kind, _, reply in cohort.said if kind == frames.DELIVER]

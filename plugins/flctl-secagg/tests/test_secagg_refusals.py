@@ -24,7 +24,7 @@ from flctl_secagg.protocol.signed_texts import keys_text, masked_text
 from flctl_secagg.server import recovery
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from secagg_support import AttemptError, attempt_of, cohort_of, identities, parameters
+from secagg_support import ASKED, AttemptError, attempt_of, cohort_of, identities, parameters
 
 from flctl import FlctlError, IntegrityError, ProtocolError
 
@@ -66,7 +66,7 @@ class Rewound:
         memory = self.before[kind] if memory is None else memory
         vector = self.cohort.vectors[VICTIM] if kind == frames.DELIVER else None
         victim = self.cohort.client(VICTIM)
-        return victim.step(memory, message or self.messages[kind], vector, self.cohort.model(VICTIM))
+        return victim.step(memory, message or self.messages[kind], vector, self.cohort.request(VICTIM))
 
 
 def other_survivors(message):
@@ -265,7 +265,7 @@ def test_07_equal_keys_of_two_clients_are_refused():
     assert "c04" not in cohort.play(attempt_of(cohort, notes)).survivors
     assert notes == ["client 'c04' is left out: its keys are of low order, or not its own"]
     victim, session = cohort.client(VICTIM), attempt_of(cohort).session
-    _, mine = victim.step(b"", frames.frame(frames.HELLO, session.sid, session.parameters.canonical()), None, "")
+    _, mine = victim.step(b"", frames.frame(frames.HELLO, session.sid, session.parameters.canonical()), None, ASKED)
     kept = Memory(0, b"", records={2: mine[HEAD:]})
     double = mine[HEAD : HEAD + 32] * 2 + mine[HEAD + 64 : HEAD + 96]
     for place in (0, 1, 3, 4):
@@ -454,7 +454,7 @@ def test_12_parameters_outside_of_the_policy_are_refused(changes, said):
     found = dataclasses.replace(parameters(cohort.names, run=cohort.roster.run), **changes)
     hello = frames.frame(frames.HELLO, found.sid(cohort.roster), found.canonical())
     with pytest.raises(ProtocolError, match=said):
-        cohort.client(VICTIM).step(b"", hello, None, "")
+        cohort.client(VICTIM).step(b"", hello, None, ASKED)
 
 
 @pytest.mark.parametrize(
@@ -463,7 +463,7 @@ def test_12_parameters_outside_of_the_policy_are_refused(changes, said):
         ({"mode": "active"}, "asks for active mode"),
         ({"minimum": 7}, "the policy asks for 7"),
         ({"minimum": 0}, None),
-        ({"least_threshold": 5}, "a threshold of 3 is outside of 5 to 5"),
+        ({"threshold": 5}, "a threshold of 3 is outside of 5 to 5"),
         ({"run": "another"}, "belongs to another run"),
     ],
 )
@@ -472,17 +472,17 @@ def test_12_the_policy_is_the_client_s_own(policy, said):
     found = parameters(cohort.names, run=cohort.roster.run)
     hello = frames.frame(frames.HELLO, found.sid(cohort.roster), found.canonical())
     if said is None:
-        assert cohort.client(VICTIM).step(b"", hello, None, "")[1]
+        assert cohort.client(VICTIM).step(b"", hello, None, ASKED)[1]
         return
     with pytest.raises(ProtocolError, match=said):
-        cohort.client(VICTIM).step(b"", hello, None, "")
+        cohort.client(VICTIM).step(b"", hello, None, ASKED)
 
 
 def test_12_no_policy_goes_below_three_clients():
     cohort = cohort_of(3, policy=Policy(minimum=0, max_weight=8.0))
     found = dataclasses.replace(parameters(cohort.names, run=cohort.roster.run), cohort=("c00", "c02"), neighbours=1)
     with pytest.raises(ProtocolError, match="the cohort has 2 clients, the policy asks for 3"):
-        cohort.client(VICTIM).step(b"", frames.frame(1, found.sid(cohort.roster), found.canonical()), None, "")
+        cohort.client(VICTIM).step(b"", frames.frame(1, found.sid(cohort.roster), found.canonical()), None, ASKED)
 
 
 def test_12_a_sparse_graph_is_refused_where_it_is_not_safe():
@@ -505,7 +505,7 @@ def test_13_a_server_alone_with_one_honest_client_learns_nothing():
     found = parameters(cohort.names, run=cohort.roster.run)
     hello = frames.frame(frames.HELLO, found.sid(forged), found.canonical())  # bound to another roster
     with pytest.raises(ProtocolError, match="belongs to another session"):
-        cohort.client(VICTIM).step(b"", hello, None, "")
+        cohort.client(VICTIM).step(b"", hello, None, ASKED)
 
 
 def test_13_a_roster_that_the_operator_did_not_sign_is_refused():
@@ -524,10 +524,10 @@ def test_13_a_roster_that_the_operator_did_not_sign_is_refused():
 
 
 def test_21_a_client_that_trained_from_another_model_sends_nothing():
-    cohort = cohort_of(6, model=lambda name: "0" * 64 if name == VICTIM else attempt.session.parameters.model)
+    cohort = cohort_of(6, asked=lambda name: dataclasses.replace(ASKED, digest="0" * 64) if name == VICTIM else ASKED)
     attempt = attempt_of(cohort)
     assert VICTIM not in cohort.play(attempt).survivors
-    assert "not the one that the session was agreed for" in cohort.refusals[VICTIM].message
+    assert "the work is not the one that the session was agreed for" in cohort.refusals[VICTIM].message
 
 
 def test_22_a_masked_vector_that_is_changed_on_its_way_costs_its_sender():
@@ -596,7 +596,7 @@ def test_24_memory_of_another_client_or_changed_on_its_way_is_none():
             played.again(frames.KEYS, memory=bad)
     other = played.cohort.client("c03")
     with pytest.raises(ProtocolError, match="remembers no such session"):
-        other.step(memory, played.messages[frames.KEYS], None, "")
+        other.step(memory, played.messages[frames.KEYS], None, ASKED)
 
 
 def test_25_messages_are_measured_before_they_are_read(monkeypatch):
@@ -605,7 +605,7 @@ def test_25_messages_are_measured_before_they_are_read(monkeypatch):
     monkeypatch.setattr(json, "loads", lambda raw: pytest.fail("it was parsed"))
     huge = frames.frame(frames.HELLO, session.sid, bytes(frames.MOST_HELLO + 1))
     with pytest.raises(ProtocolError, match=r"a message has 4194343 bytes, expected"):
-        cohort.client(VICTIM).step(b"", huge, None, "")
+        cohort.client(VICTIM).step(b"", huge, None, ASKED)
 
 
 @pytest.mark.parametrize("kind", [frames.KEYS, frames.DELIVER, frames.SURVIVORS, frames.UNMASK])
@@ -621,7 +621,7 @@ def test_25_garbage_is_refused_with_an_error_of_ours(garbage, head):
     whole = frames.frame(frames.HELLO, session.sid, session.parameters.canonical())
     for message in (whole[:head] + garbage, garbage, frames.frame(frames.KEYS, session.sid, garbage)):
         with pytest.raises(FlctlError):
-            GARBAGE[0].client(VICTIM).step(garbage, message, None, "")
+            GARBAGE[0].client(VICTIM).step(garbage, message, None, ASKED)
 
 
 VICTIMS = cohort_of(6)

@@ -195,9 +195,13 @@ def test_the_deadline_is_part_of_what_clients_agree_on(trial):
     assert [parameters.deadline for parameters in proposed] == [90.0]
 
 
-def test_values_beyond_the_clip_are_told(trial):
-    masked = trial.train("aggregator={name: secagg, clip: 0.001}", "engine=inprocess", "rounds=1")
-    assert notes_of(masked) == ["9 of 9 clients clipped values or their weight (aggregator.clip)"]
+def test_values_beyond_the_clip_are_told_and_refused_if_they_are_many(trial):
+    chosen = ("engine=inprocess", "rounds=1")
+    masked = trial.train("aggregator={name: secagg, clip: 0.025}", *chosen)
+    (note,) = notes_of(masked)
+    assert note.endswith("of 9 clients clipped values or their weight (aggregator.clip)")
+    with pytest.raises(ProtocolError, match=r"values of 'delta' exceed the clip, and at most 5% may"):
+        trial.train("aggregator={name: secagg, clip: 0.001}", *chosen)
 
 
 def test_survivors_that_differ_by_one_are_told_or_refused(trial):
@@ -292,10 +296,11 @@ def test_the_plugin_is_found_by_its_name():
 
 
 def test_words_of_a_shared_scale_are_summed_as_they_are(trial):
-    """Quantised updates are whole numbers already: masked and plain runs add the same ones."""
-    chosen = ("transforms={quantise: {bits: 8}}", "engine=inprocess")
-    plain, masked = trial.train(*chosen), trial.train(*chosen, "aggregator=secagg")
-    np.testing.assert_allclose(masked.weights, plain.weights, atol=1e-6)
+    """Quantised updates are whole numbers already, which each client counts with once: two masked runs add the same
+    ones, and differ in nothing."""
+    chosen = ("transforms={quantise: {bits: 8}}", "engine=inprocess", "aggregator={name: secagg, max_weight: 1}")
+    one, other = trial.train(*chosen), trial.train(*chosen, "aggregator.bits=24")
+    np.testing.assert_allclose(one.weights, other.weights, atol=1e-6)
 
 
 def test_a_client_s_work_can_be_repeated_and_the_record_stays_as_it_is(trial, capsys):

@@ -15,16 +15,17 @@ from pydantic import Field, model_validator
 import flctl
 from flctl import Aggregate, AggregationContext, Arrays, ClientContext, IncompatibleError, Phase, ProtocolError
 from flctl_secagg.client.client import Client
+from flctl_secagg.client.local_bounds import LocalBounds
 from flctl_secagg.client.policy import FLOOR, Policy
 from flctl_secagg.crypto.masks import Ciphers
 from flctl_secagg.crypto.primitives import new_key
 from flctl_secagg.encoding.packing import WIDTHS
 from flctl_secagg.encoding.vectors import WEIGHT, Encoding
 from flctl_secagg.identity.roster import Roster
+from flctl_secagg.protocol.asked_work import AskedWork, work_digest
 from flctl_secagg.protocol.degrees import COMPLETE_UP_TO, Degrees, Mode, choose, complete, least_threshold
 from flctl_secagg.protocol.parameters import Parameters
 from flctl_secagg.protocol.session import Session
-from flctl_secagg.protocol.work_digest import model_digest
 from flctl_secagg.server.attempt import Attempt, AttemptError, Unmasked
 from flctl_secagg.storage import Home, KeysHome, NoHome, SimulatedHome
 from flctl_secagg.transcripts.recording import Transcript
@@ -89,6 +90,8 @@ class SecureAggregation(flctl.Aggregator):
 
     _home: Home = NoHome()
     _max_weight: float = _NO_RUN_WEIGHT
+    _accept_zeros = False
+    _local = LocalBounds(lr=(0.0, math.inf), drop_last=True)
 
     @property
     def ring(self) -> int:
@@ -114,6 +117,8 @@ class SecureAggregation(flctl.Aggregator):
         else:
             placed._home = KeysHome(Path(self.config.keys), directory)
         placed._max_weight = _largest_weight(run)
+        placed._accept_zeros = any(transform.bounds_clients for transform in run.transforms.values())
+        placed._local = LocalBounds.of(run.config.local.amount())
         return placed
 
     def check(self, run: RunInfo) -> None:
@@ -123,6 +128,8 @@ class SecureAggregation(flctl.Aggregator):
                 f"aggregator 'secagg' sums over {self.config.minimum} clients or more, and a round asks {expected:g}",
                 hint="Ask more clients in each round (cohort.clients), or lower aggregator.minimum, to 3 at least.",
             )
+        if self._weight > 1:
+            _require_varied(run)
         count = math.ceil(expected)
         self.degrees(count)
         self.encoding(count, {**run.update_layout, WEIGHT: 1})
@@ -186,17 +193,26 @@ class SecureAggregation(flctl.Aggregator):
         home = self._home
         roster, apart = home.roster(), self.config.differing == "refuse"
         me = Client(ctx.client_id, home.keyring(), roster, self._policy(roster), home.ledger(), apart)
-        return me.step(memory, message, vector, model_digest(ctx.work))
+        return me.step(memory, message, vector, AskedWork.of(ctx.round, ctx.work))
 
     def _policy(self, roster: Roster) -> Policy:
+        """What the run's options say, as a policy: in a simulation, all that clients insist on."""
         config = self.config
         return Policy(
             mode=config.mode,
             minimum=config.minimum,
-            max_weight=self._weight,
             corrupt=config.corrupt,
             dropped=config.dropped,
+            clip_floor=config.clip,
+            clip=config.clip,
+            bits=(config.bits,),
+            ciphers=(config.cipher,),
+            max_weight=self._weight,
+            differing=config.differing,
             run=roster.run or None,
+            local=self._local,
+            simulation=True,
+            accept_zeros=self._accept_zeros,
         )
 
     def _differ_by_one(self, client: str, run: str, number: int, survivors: Sequence[str]) -> bool:
@@ -216,7 +232,7 @@ class SecureAggregation(flctl.Aggregator):
             run=run,
             round=ctx.round,
             attempt=number,
-            model=model_digest(ctx.work),
+            work=work_digest(ctx.work),
             layout=encoding.layout,
             bits=encoding.bits,
             clip=encoding.clip,
@@ -255,6 +271,25 @@ class SecureAggregation(flctl.Aggregator):
             ctx.note("the survivors differ by one client from the last round's: the two sums together tell of it")
         ledger.answer(_SERVER, run, ctx.round, survivors)
         return Aggregate(decoded.arrays, decoded.weight, len(survivors))
+
+
+def _require_varied(run: RunInfo) -> None:
+    """Raises IncompatibleError for updates of few values, which weights that differ would tell apart in a sum."""
+    local, hint = run.config.local, "Count each client once: aggregator.max_weight=1."
+    for name, transform in run.transforms.items():
+        if transform.whole:
+            raise IncompatibleError(
+                f"transform '{name}' sends whole numbers, and weights differ: the sum of a few clients' codes can be "
+                "taken apart",
+                hint=hint,
+            )
+    one = local.steps == 1 if local.steps is not None else local.epochs == 1 and local.batch_size == 0
+    if one and local.optimizer in ("adam", "adamw"):
+        raise IncompatibleError(
+            f"each client makes one step of '{local.optimizer}', whose values have one magnitude, and weights differ: "
+            "the sum of a few clients' signs can be taken apart",
+            hint=f"{hint} Or make more steps (local.steps, local.batch_size).",
+        )
 
 
 def _most_clients(run: RunInfo) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from flctl import Arrays, ProtocolError
+from flctl_secagg.client.disclosure import require_hidden_in_a_sum, require_unclipped
 from flctl_secagg.client.ledger import Ledger
 from flctl_secagg.client.memory import Memory
 from flctl_secagg.client.policy import Policy
@@ -35,6 +36,7 @@ from flctl_secagg.encoding.packing import pack, reduce
 from flctl_secagg.identity.keys import Keyring
 from flctl_secagg.identity.roster import Roster
 from flctl_secagg.protocol import frames
+from flctl_secagg.protocol.asked_work import AskedWork
 from flctl_secagg.protocol.derived_keys import BOX_BYTES, PAIR, RECORD_BYTES, box_data, box_key, mask_seed, self_seed
 from flctl_secagg.protocol.parameters import Parameters
 from flctl_secagg.protocol.session import Session
@@ -58,12 +60,12 @@ class Client:
     ledger: Ledger
     apart: bool = False
 
-    def step(self, memory: bytes, message: bytes, vector: Arrays | None, model: str) -> tuple[bytes, bytes]:
+    def step(self, memory: bytes, message: bytes, vector: Arrays | None, asked: AskedWork) -> tuple[bytes, bytes]:
         """(memory for the next phase, reply). `vector` is what the client has to add, in the phase that trains, and
-        `model` the digest of what it trained from."""
+        `asked` the request that carried the message."""
         kind = frames.phase_of(message)
         if kind == frames.HELLO:
-            return self._advertise(message)
+            return self._advertise(message, asked)
         steps = {
             frames.KEYS: self._share,
             frames.SURVIVORS: self._agree,
@@ -72,9 +74,10 @@ class Client:
         if kind not in (*steps, frames.DELIVER):
             raise ProtocolError(f"a message of kind {kind} is none that a server sends")
         kept, session = self._recalled(memory)
+        _require_round(session.parameters, asked)
         self.ledger.claim(self.me, session.sid, kind)
         if kind == frames.DELIVER:
-            return self._mask(kept, session, message, vector, model)
+            return self._mask(kept, session, message, vector, asked)
         return steps[kind](kept, session, message)
 
     def _recalled(self, memory: bytes) -> tuple[Memory, Session]:
@@ -94,10 +97,11 @@ class Client:
     def _place(self, session: Session) -> int:
         return session.parameters.cohort.index(self.me)
 
-    def _advertise(self, message: bytes) -> tuple[bytes, bytes]:
+    def _advertise(self, message: bytes, asked: AskedWork) -> tuple[bytes, bytes]:
         """R0: the session is one to take part in; two new keys, and a commitment to a new secret."""
         body = bytes(frames.opened(message, frames.HELLO, None, 2, frames.MOST_HELLO))
         parameters = Parameters.read(body)
+        _require_round(parameters, asked)
         self.policy.check(parameters, self.me, self.roster)
         session = Session(parameters, self.roster)
         frames.opened(message, frames.HELLO, session.sid, 2, frames.MOST_HELLO)
@@ -153,15 +157,19 @@ class Client:
         return [PAIR.pack(x, shamir.written(b), shamir.written(s)) for x, (b, s) in enumerate(pairs, 1)]
 
     def _mask(
-        self, kept: Memory, session: Session, message: bytes, vector: Arrays | None, model: str
+        self, kept: Memory, session: Session, message: bytes, vector: Arrays | None, asked: AskedWork
     ) -> tuple[bytes, bytes]:
         """R2: the masked vector; all shares are opened now, and one that cannot be aborts the attempt."""
         me, degree = self._place(session), session.parameters.neighbours
         _expect(kept, frames.SHARES)
         if vector is None:
             raise ProtocolError("a masked vector was asked for, and no training")
-        if model != session.parameters.model:
-            raise ProtocolError("the model to train from is not the one that the session was agreed for")
+        if asked.digest != session.parameters.work:
+            raise ProtocolError("the work is not the one that the session was agreed for")
+        self.policy.check_work(asked)
+        require_hidden_in_a_sum(
+            vector, session.parameters.max_weight, accept_zeros=asked.rests or self.policy.accept_zeros
+        )
         body = frames.opened(message, frames.DELIVER, session.sid, 0, degree * (BOX_BYTES + 4))
         boxes = frames.read_records(body, BOX_BYTES, degree, session.count)
         if not boxes.keys() <= kept.records.keys() - {me} or len(boxes) < session.parameters.threshold:
@@ -196,7 +204,8 @@ class Client:
     def _masked(self, kept: Memory, session: Session, vector: Arrays, peers: list[int]) -> bytes | bytearray:
         """y_u = x_u + PRG(b_u) + sum over peers of +-PRG(s_uv), modulo 2^w, packed."""
         me, bits = self._place(session), session.parameters.bits
-        words = session.encoding.encode(vector)
+        words, clipped = session.encoding.encode_counted(vector)
+        require_unclipped(clipped, session.parameters.layout, self.policy.clipped)
         streams: list[Stream] = [(self_seed(session, kept.secrets["b"]), True)]
         private = loaded(kept.secrets["s"])
         for peer in peers:
@@ -265,6 +274,11 @@ class Client:
         alive = frames.members(survivors, session.count)
         listed = [parameters.cohort[place] for place in sorted(alive)]
         self.ledger.answer(self.me, parameters.run, parameters.round, listed, self.apart)
+
+
+def _require_round(parameters: Parameters, asked: AskedWork) -> None:
+    if parameters.round != asked.round:
+        raise ProtocolError(f"a session of round {parameters.round} came with a request of round {asked.round}")
 
 
 def _expect(kept: Memory, phase: int) -> None:

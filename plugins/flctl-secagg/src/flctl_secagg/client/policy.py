@@ -2,47 +2,114 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
 from math import inf
+from typing import Literal, TypeVar
 
 from flctl import FlctlError, ProtocolError
+from flctl_secagg.client.local_bounds import LocalBounds
+from flctl_secagg.crypto.masks import Ciphers
 from flctl_secagg.crypto.primitives import PROTOCOL
 from flctl_secagg.encoding.packing import WIDTHS
 from flctl_secagg.identity.roster import Roster
+from flctl_secagg.protocol.asked_work import AskedWork
 from flctl_secagg.protocol.degrees import COMPLETE_UP_TO, Mode, choose, least_threshold
 from flctl_secagg.protocol.parameters import Parameters
 from flctl_secagg.protocol.session import Session
 
-__all__ = ["FLOOR", "Policy"]
+__all__ = ["DIFFERING", "FLOOR", "Differing", "Policy"]
 
 FLOOR = 3
 """No policy takes a smaller cohort: of two clients, each knows the other's update from the sum."""
+Differing = Literal["allow", "warn", "refuse"]
+DIFFERING: tuple[Differing, ...] = ("allow", "warn", "refuse")
+"""From the laxest to the strictest."""
+Value = TypeVar("Value")
+_CIPHERS: tuple[Ciphers, ...] = ("aes-128-ctr", "aes-256-ctr")
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a client insists on, whatever the server proposes. `corrupt` and `dropped` are the shares of clients that
-    may collude with the server, and vanish; `largest` the most words that it makes room for."""
+    """Bounds that a client keeps, whatever the server proposes.
+
+    - `mode`: `active` refuses sessions in `hbc` mode.
+    - `minimum`, `threshold`: the fewest clients of a sum, and the fewest shares that open a secret.
+    - `corrupt`, `dropped`: fractions of clients that may collude with the server, and vanish.
+    - `clip_floor`, `clip`: the least and the largest bound of a coordinate. Under a tiny one a client's words say only
+      its signs and its weight, and a sum of few clients gives all of them.
+    - `clipped`: the largest fraction of a client's coordinates that may reach the bound.
+    - `bits`, `ciphers`: accepted widths of words, and ciphers of masks.
+    - `max_weight`, `rounds`, `largest`: the largest weight, round number, and count of words.
+    - `differing`: `refuse` opens no shares for survivors whose sum, together with earlier ones, gives the update of one
+      client or a combination of two.
+    - `run`: the name of the run; any without it.
+    - `local`: bounds of local training.
+    - `accept_zeros`: an update of zero is sent. Under differential privacy a client that diverges counts as zeros, and
+      a refusal would name it.
+    - `simulation`: devices may be simulated, of which some make fewer steps than others.
+    """
 
     mode: Mode = "hbc"
     minimum: int = 5
-    least_threshold: int = 2
-    max_weight: float = 1024.0
+    threshold: int = 2
     corrupt: float = 0.1
     dropped: float = 0.1
-    run: str | None = None
+    clip_floor: float = 1e-3
+    clip: float = 1e3
+    clipped: float = 0.05
+    bits: tuple[int, ...] = WIDTHS
+    ciphers: tuple[Ciphers, ...] = _CIPHERS
+    max_weight: float = 1024.0
+    rounds: int = 1_000_000
     largest: int = 1 << 31
+    differing: Differing = "warn"
+    run: str | None = None
+    local: LocalBounds = field(default_factory=LocalBounds)
+    simulation: bool = False
+    accept_zeros: bool = False
+
+    @classmethod
+    def laxest(cls, run: str | None) -> Policy:
+        """The policy that refuses only what no client takes part in, whatever its own policy."""
+        return cls(
+            minimum=FLOOR, corrupt=0.0, dropped=0.0, clip_floor=0.0, clip=inf, max_weight=inf, rounds=1 << 63, run=run
+        )
 
     def check(self, found: Parameters, me: str, roster: Roster) -> None:
         """Raises ProtocolError for parameters outside of this policy, or that contradict each other."""
         self._check_cohort(found, me, roster)
         self._check_secrecy(found)
         self._check_numbers(found)
+        self._check_encoding(found)
+
+    def check_work(self, asked: AskedWork) -> None:
+        """Raises ProtocolError for local training that this policy does not allow."""
+        _demand(self.simulation or not asked.limited, "the work allows some clients fewer steps than others")
+        if asked.local is not None:
+            self.local.check(asked.local)
+
+    def tightened(self, other: Policy) -> Policy:
+        """The policy that accepts what both accept, and nothing else."""
+        values = {name: max(getattr(self, name), getattr(other, name)) for name in _HIGHER_IS_STRICTER}
+        values |= {name: min(getattr(self, name), getattr(other, name)) for name in _LOWER_IS_STRICTER}
+        values |= {name: _common(getattr(self, name), getattr(other, name)) for name in ("bits", "ciphers")}
+        return dataclasses.replace(
+            self,
+            **values,
+            mode=max(self.mode, other.mode, key=("hbc", "active").index),
+            differing=max(self.differing, other.differing, key=DIFFERING.index),
+            run=self.run or other.run,
+            local=self.local.tightened(other.local),
+            simulation=self.simulation and other.simulation,
+            accept_zeros=self.accept_zeros and other.accept_zeros,
+        )
 
     def _check_cohort(self, found: Parameters, me: str, roster: Roster) -> None:
         cohort, least = found.cohort, max(self.minimum, FLOOR)
         _demand(found.version == PROTOCOL.decode(), f"the protocol is {found.version!r:.40}")
         _demand(found.run == self.run or self.run is None, "the session belongs to another run")
+        _demand(found.round <= self.rounds, f"round {found.round} is above {self.rounds}, the last one")
         _demand(list(cohort) == sorted(set(cohort)), "the cohort names a client twice, or is not sorted")
         _demand(me in cohort, "this client is not in the cohort")
         strangers = [client for client in cohort if client not in roster.keys]
@@ -68,15 +135,23 @@ class Policy:
         )
         _demand(complete or found.mode == "hbc" or count > COMPLETE_UP_TO, "active mode asks for the complete graph")
         safe = least_threshold(count, degree, found.mode, self.corrupt)
-        lowest = max(safe, self.least_threshold)
+        lowest = max(safe, self.threshold)
         _demand(lowest <= threshold <= degree, f"a threshold of {threshold} is outside of {lowest} to {degree}")
 
     def _check_numbers(self, found: Parameters) -> None:
         _demand(found.bits in WIDTHS, f"words of {found.bits} bits are unknown")
-        _demand(found.cipher in ("aes-128-ctr", "aes-256-ctr"), "the cipher is unknown")
+        _demand(found.bits in self.bits, f"words have {found.bits} bits, expected {_listed(self.bits)}")
+        _demand(found.cipher in _CIPHERS, "the cipher is unknown")
+        _demand(found.cipher in self.ciphers, f"the cipher is {found.cipher}, expected {_listed(self.ciphers)}")
         _demand(0 < found.max_weight <= self.max_weight, f"weights up to {found.max_weight:g} are too large")
         unit = found.clip * found.max_weight
         _demand(0 < unit < inf and found.levels / unit < inf, "the clip is no bound")
+        _demand(
+            self.clip_floor <= found.clip <= self.clip,
+            f"the clip is {found.clip:g}, expected {self.clip_floor:g} to {self.clip:g}",
+        )
+
+    def _check_encoding(self, found: Parameters) -> None:
         room = 1 << (found.bits - 1)
         _demand(found.levels > 0 and found.levels * len(found.cohort) < room, "the sum of the clients may overflow")
         _demand(found.words <= self.largest, f"{found.words} words are more than the policy makes room for")
@@ -89,6 +164,20 @@ class Policy:
         )
 
 
+_HIGHER_IS_STRICTER = ("minimum", "threshold", "corrupt", "dropped", "clip_floor")
+_LOWER_IS_STRICTER = ("clip", "clipped", "max_weight", "rounds", "largest")
+
+
+def _common(mine: tuple[Value, ...], others: tuple[Value, ...]) -> tuple[Value, ...]:
+    return tuple(one for one in mine if one in others)
+
+
+def _listed(values: tuple[object, ...]) -> str:
+    return " or ".join(map(str, values)) or "none: no value is in this policy and in the run's options"
+
+
 def _demand(holds: bool, otherwise: str) -> None:
     if not holds:
-        raise ProtocolError(f"policy: {otherwise}", hint="This client takes no part; see aggregator.* in the config.")
+        raise ProtocolError(
+            f"policy: {otherwise}", hint="This client takes no part; see its policy, and aggregator.* in the config."
+        )

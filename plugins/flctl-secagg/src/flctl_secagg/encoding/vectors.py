@@ -120,25 +120,30 @@ class Encoding:
     def encode(self, vector: Arrays) -> Words:
         """The words [d'] of premultiplied vectors and their weight. Raises ProtocolError for values that are not
         finite, integers beyond the ring, or another layout."""
+        return self.encode_counted(vector)[0]
+
+    def encode_counted(self, vector: Arrays) -> tuple[Words, dict[str, int]]:
+        """As `encode`, with the number of values of each vector that were clipped."""
         weight = self._weight(vector)
         found = tuple((name, array.size) for name, array in vector.items() if name != WEIGHT)
         if dict(found) != dict(self.layout):
             raise ProtocolError("the vectors to sum are not laid out as the session says")
-        words, clipped, flags, at = np.empty(self.words, lane(self.bits)), False, [], 0
+        words, flags, at = np.empty(self.words, lane(self.bits)), [], 0
+        clipped: dict[str, int] = {}
         for name, length in self.layout:
             part = words[at : at + self._width(name, length)]
             whole = vector[name].dtype.kind in "iu"
             if name.endswith(RING):
                 self._fill_ring(part, np.asarray(vector[name]), weight)
             else:
-                clipped |= self._fill(part, np.asarray(vector[name]), weight, whole)
+                clipped[name] = self._fill(part, np.asarray(vector[name]), weight, whole)
             flags.append(int(whole))
             at += part.size
         used = min(weight, self.max_weight)
         words[at : at + len(flags)] = flags
         words[at + len(flags) : -2] = self._spread(np.array([round(used * (1 << FRACTION))], np.int64))
-        words[-2:] = [int(clipped or weight > self.max_weight), 1]
-        return words
+        words[-2:] = [int(any(clipped.values()) or weight > self.max_weight), 1]
+        return words, clipped
 
     def decode(self, words: Words, survivors: int) -> Decoded:
         """The sums of vectors and of weights in the modular sum of `survivors` clients' words.
@@ -180,11 +185,11 @@ class Encoding:
             raise ProtocolError("the weight is negative or not finite")
         return weight
 
-    def _fill(self, part: Words, values: npt.NDArray[Any], weight: float, whole: bool) -> bool:
-        """Writes a vector's words; whether anything was clipped."""
+    def _fill(self, part: Words, values: npt.NDArray[Any], weight: float, whole: bool) -> int:
+        """Writes a vector's words; returns the number of values that were clipped."""
         if whole:
             self._fill_whole(part, values, weight)
-            return False
+            return 0
         factor = min(1.0, self.max_weight / weight) if weight else 1.0
         if values.size <= FEW:
             return self._fill_few(part, values.astype(np.float64) * factor)
@@ -202,7 +207,9 @@ class Encoding:
             raise ProtocolError("whole numbers came with a weight above the maximum, and cannot be scaled down")
 
     def _fill_whole(self, part: Words, values: npt.NDArray[Any], weight: float) -> None:
-        """Whole numbers travel as they are: whoever put them on a lattice has rounded them already."""
+        """Whole numbers travel as they are, on a lattice already; without their weight if each client counts once."""
+        if weight > self.max_weight == 1:
+            values, weight = _divided(values, weight), 1.0
         few = values.size <= FEW
         most = int(self.largest) if few else self.levels
         if values.size and max(int(values.max()), -int(values.min())) > most:
@@ -211,30 +218,31 @@ class Encoding:
         numbers = values.astype(np.int64)
         part[:] = self._spread(numbers << np.int64(FRACTION)) if few else numbers.astype(part.dtype)
 
-    def _fill_few(self, part: Words, values: Float) -> bool:
+    def _fill_few(self, part: Words, values: Float) -> int:
         _require_finite(values)
         clipped = np.clip(values, -self.largest, self.largest)
         rounded = np.floor(clipped * (1 << FRACTION) + next(_noise(values.size))[: values.size])
         part[:] = self._spread(rounded.astype(np.int64))
-        return bool((clipped != values).any())
+        return int(np.count_nonzero(clipped != values))
 
-    def _fill_many(self, part: Words, values: npt.NDArray[Any], factor: float, limit: float) -> bool:
-        """Clipped, scaled and rounded at random, chunk by chunk in the cache."""
+    def _fill_many(self, part: Words, values: npt.NDArray[Any], factor: float, limit: float) -> int:
+        """Clips, scales and rounds at random, chunk by chunk in the cache; returns the number of clipped values."""
         highest = float(max(values.max(), -values.min()))  # no copy of the vector; NaN is the maximum of both
         _require_finite(highest)
         signed_lane = np.dtype(f"<i{part.itemsize}")
         most, noise = float(self.levels), _noise(values.size)
-        scale, clips = factor * self.scale, highest * factor > limit
+        scale, clips, clipped = factor * self.scale, highest * factor > limit, 0
         for start in range(0, values.size, _CHUNK):
             chunk = values[start : start + _CHUNK].astype(np.float64)
             if clips:
+                clipped += int(np.count_nonzero(np.abs(chunk) > limit / factor))
                 np.clip(chunk, -limit / factor, limit / factor, out=chunk)
             chunk *= scale
             chunk += next(noise)[: chunk.size]
             np.floor(chunk, out=chunk)
             np.clip(chunk, -most, most, out=chunk)
             part[start : start + _CHUNK] = chunk.astype(signed_lane).view(part.dtype)
-        return clips
+        return clipped
 
     def _spread(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
         """Each number's limbs, the lowest first; two's complement modulo 2^64."""
@@ -292,6 +300,13 @@ def _forged(survivors: int, found: str) -> ProtocolError:
         f"the unmasked sum is not that of {survivors} clients: {found}",
         hint="A client sent words that no vector gives, and cannot be named, as only the sum is known.",
     )
+
+
+def _divided(values: npt.NDArray[Any], weight: float) -> npt.NDArray[Any]:
+    """The whole numbers that were premultiplied by a weight."""
+    if weight != int(weight) or (values % int(weight)).any():
+        raise ProtocolError(f"whole numbers are not multiples of their weight {weight:g}")
+    return values // int(weight)
 
 
 def _require_finite(values: Float | float) -> None:

@@ -21,13 +21,13 @@ _MOST_COUNT = 1 << 63
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What the server proposes and every client checks. `model` is `model_digest`; `minimum` and `survivors` are the
+    """What the server proposes and every client checks. `work` is `work_digest`; `minimum` and `survivors` are the
     fewest clients that may begin and end; `cohort` is sorted; `deadline` is in seconds, 0 for none; `nonce` is hex."""
 
     run: str
     round: int
     attempt: int
-    model: str
+    work: str
     layout: tuple[tuple[str, int], ...]
     bits: int
     clip: float
@@ -70,7 +70,7 @@ class Parameters:
 
     def check_types(self) -> None:
         """Raises TypeError or ValueError for a value of another type, or out of any use."""
-        texts = (self.run, self.model, self.mode, self.cipher, self.nonce, self.version, *self.cohort)
+        texts = (self.run, self.work, self.mode, self.cipher, self.nonce, self.version, *self.cohort)
         numbers: tuple[int, ...] = (self.round, self.attempt, self.bits, self.minimum, self.survivors, self.neighbours)
         numbers += (self.threshold, self.words, self.levels, *(length for _, length in self.layout))
         if any(type(text) is not str for text in (*texts, *(name for name, _ in self.layout))):

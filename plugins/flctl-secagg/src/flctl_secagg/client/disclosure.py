@@ -1,0 +1,86 @@
+"""What a sum would disclose of one client's vector, checked by the client before it masks the vector.
+
+A sum hides its terms only if it has others, and if it cannot be taken apart. A term that takes few values, multiplied
+by a weight that differs from the others', makes the sum a knapsack: with up to some twenty clients there is one way to
+fill it, and everybody's signs and weights are read off.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flctl import RING, Arrays, ProtocolError
+from flctl_secagg.encoding.vectors import FEW, WEIGHT
+
+__all__ = ["MOST_ALIKE", "most_common_magnitude", "require_hidden_in_a_sum", "require_unclipped"]
+
+MOST_ALIKE = 0.2
+"""The largest fraction of a vector's values that may share one magnitude, if weights differ."""
+_WINDOW = math.log(1.01)
+_SAMPLE, _LEAST_SAMPLE = 1024, 100
+_ONCE = "Count each client once: aggregator.max_weight=1."
+
+
+def require_hidden_in_a_sum(vector: Arrays, max_weight: float, *, accept_zeros: bool) -> None:
+    """Raises ProtocolError for a premultiplied vector that adds nothing, or whose terms a sum would give away.
+
+    `accept_zeros`: updates of zero are expected in this round.
+    """
+    _require_contribution(vector, accept_zeros=accept_zeros)
+    if max_weight <= 1:
+        return  # weights are equal: a sum of few values tells how often each occurs, and not at which client
+    for name, values in vector.items():
+        if name == WEIGHT or name.endswith(RING):
+            continue
+        if values.dtype.kind in "iu":
+            raise ProtocolError(
+                f"'{name}' has whole numbers, and weights go up to {max_weight:g}: their sum can be taken apart",
+                hint=_ONCE,
+            )
+        if values.size > FEW and most_common_magnitude(values) > MOST_ALIKE:
+            raise ProtocolError(
+                f"more than {MOST_ALIKE:.0%} of the values of '{name}' have one magnitude, and weights differ: their "
+                "sum can be taken apart",
+                hint=f"{_ONCE} Adam's first step has one magnitude: make more steps.",
+            )
+
+
+def require_unclipped(clipped: Mapping[str, int], layout: Sequence[tuple[str, int]], share: float) -> None:
+    """Raises ProtocolError if more than `share` of a long vector's values reached the bound: of those a sum gives the
+    signs."""
+    for name, length in layout:
+        if length > FEW and clipped.get(name, 0) > share * length:
+            raise ProtocolError(
+                f"{clipped[name]} of {length} values of '{name}' exceed the clip, and at most {share:.0%} may: a "
+                "clipped value says only its sign",
+                hint="Raise aggregator.clip, or make smaller updates (local.lr).",
+            )
+
+
+def most_common_magnitude(values: npt.NDArray[Any]) -> float:
+    """The largest fraction of the nonzero values whose magnitudes lie within 1 % of each other, of a sample of about
+    1,024; 0 for fewer than 100.
+
+    Magnitudes of updates spread over several e-folds: of a normal distribution, 0.5 % lie in the fullest window of 1 %.
+    """
+    sample = np.abs(values[:: max(values.size // _SAMPLE, 1)].astype(np.float64))
+    sample = sample[np.isfinite(sample) & (sample > 0)]
+    if sample.size < _LEAST_SAMPLE:
+        return 0.0
+    ordered = np.sort(np.log(sample))
+    ends = np.searchsorted(ordered, ordered + _WINDOW, side="right")
+    return float((ends - np.arange(ordered.size)).max()) / ordered.size
+
+
+def _require_contribution(vector: Arrays, *, accept_zeros: bool) -> None:
+    """Counted among the survivors, a client that adds nothing stands for one that hides the others, and does not."""
+    if WEIGHT in vector and not vector[WEIGHT].any():
+        raise ProtocolError("this client has no example to count, and would hide no other client's update")
+    fractions = [values for name, values in vector.items() if name != WEIGHT and values.dtype.kind == "f"]
+    if fractions and not accept_zeros and not any(values.any() for values in fractions):
+        raise ProtocolError("this client's update is zero, and would hide no other client's update")

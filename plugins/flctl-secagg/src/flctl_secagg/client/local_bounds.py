@@ -1,0 +1,64 @@
+"""Bounds of the local training that a client does for a server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Self
+
+from flctl import LocalWork, ProtocolError
+
+__all__ = ["LocalBounds"]
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalBounds:
+    """Least and largest values of what a server may ask: learning rate, rows of a batch (0: all rows), epochs, steps;
+    the largest weight decay; and whether batches that are not full may be left out (`drop_last`).
+
+    With `drop_last`, a batch of as many rows as one client has leaves all smaller clients without a step.
+    """
+
+    lr: Range = (1e-6, 10.0)
+    batch_size: Range = (0, 1 << 20)
+    epochs: Range = (1, 1000)
+    steps: Range = (1, 1_000_000)
+    weight_decay: float = 1.0
+    drop_last: bool = False
+
+    @classmethod
+    def of(cls, local: LocalWork) -> Self:
+        """What a config asks, at its own learning rate or less, as a schedule makes it."""
+        epochs, steps = (local.epochs, local.epochs), (local.steps or 1, local.steps or inf)
+        return cls((0.0, local.lr), (local.batch_size,) * 2, epochs, steps, local.weight_decay, local.drop_last)
+
+    def tightened(self, other: Self) -> Self:
+        """The bounds that satisfy both."""
+        ranges = {name: _overlap(getattr(self, name), getattr(other, name)) for name in _RANGES}
+        drop_last = self.drop_last and other.drop_last
+        return type(self)(**ranges, weight_decay=min(self.weight_decay, other.weight_decay), drop_last=drop_last)
+
+    def check(self, local: LocalWork) -> None:
+        """Raises ProtocolError for local training outside of the bounds."""
+        asked = {"lr": local.lr, "batch_size": local.batch_size}
+        asked |= {"epochs": local.epochs} if local.steps is None else {"steps": local.steps}
+        for name, value in asked.items():
+            least, most = getattr(self, name)
+            _demand(least <= value <= most, f"local.{name} is {value:g}, expected {least:g} to {most:g}")
+        decay = f"local.weight_decay is {local.weight_decay:g}, expected 0 to {self.weight_decay:g}"
+        _demand(0 <= local.weight_decay <= self.weight_decay, decay)
+        _demand(self.drop_last or not local.drop_last, "local.drop_last is true, and may leave clients without a step")
+
+
+_RANGES = ("lr", "batch_size", "epochs", "steps")
+
+
+def _overlap(one: Range, other: Range) -> Range:
+    return max(one[0], other[0]), min(one[1], other[1])
+
+
+def _demand(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ProtocolError(f"policy: {otherwise}", hint="This client does not train so; see `local` in its policy.")

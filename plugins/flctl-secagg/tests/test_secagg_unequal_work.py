@@ -1,0 +1,202 @@
+"""A server that isolates one client's update by the work that it asks of the others: real clients, through bytes.
+
+In active mode, without a colluder; each attack gave one client's update as the sum before all of the work was bound
+into the session (Pasquini et al. 2022 do it with models, these with the rest of the work).
+"""
+
+import dataclasses
+import json
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from flctl_secagg.client.local_bounds import LocalBounds
+from flctl_secagg.client.policy import Policy
+from flctl_secagg.protocol.asked_work import AskedWork, work_digest
+from secagg_support import AttemptError, attempt_of, cohort_of
+
+import flctl
+from flctl import LocalWork, ProtocolError, Work
+from flctl.engines.inprocess import InProcessEngine
+from flctl.testing.trial import Quiet, Trial
+from flctl.types import Allowance
+
+VICTIM = "4"
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory):
+    return Trial(tmp_path_factory.mktemp("trial"), "model=mlp", "rounds=1")
+
+
+def lying(change):
+    """A registry whose engine asks other work of all clients but the victim."""
+
+    class Lying(InProcessEngine):
+        name = "lying"
+
+        @contextmanager
+        def open(self, run):
+            self.partition = run.partition
+            with super().open(run):
+                yield self
+
+        def exchange(self, requests, deadline=None):
+            changed = {
+                client: dataclasses.replace(request, work=change(request.work, self.partition), chunk=None)
+                if request.work is not None and client != VICTIM
+                else request
+                for client, request in requests.items()
+            }
+            return super().exchange(changed, deadline)
+
+    registry = Quiet()
+    plugin = type("Plugin", (), {"flctl_engines": staticmethod(flctl.hookimpl(lambda: [Lying]))})
+    registry.add(plugin(), "lying")
+    return registry
+
+
+def local(**changes):
+    return lambda work, partition: dataclasses.replace(work, local=dataclasses.replace(work.local, **changes))
+
+
+def no_step(work, partition):
+    numbers = np.arange(len(partition.client_ids), dtype=np.int64)
+    return dataclasses.replace(work, allowance=Allowance(numbers, np.zeros_like(numbers)))
+
+
+ATTACKS = {
+    "a learning rate of nothing": local(lr=1e-30),
+    "no step": local(steps=0),
+    "no epoch": local(epochs=0),
+    "decay that undoes it": local(weight_decay=0.5),
+    "a batch that nobody fills": local(batch_size=1000, drop_last=True),
+    "no allowance": no_step,
+    "another round": lambda work, partition: dataclasses.replace(work, round=work.round + 1),
+    "another layout": lambda work, partition: dataclasses.replace(work, layout={**work.layout, "more": 0}),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_clients_that_are_asked_other_work_than_the_victim_send_nothing(trial, name):
+    chosen = ("aggregator={name: secagg, mode: active}", "engine={name: lying, max_failures: 9}")
+    with pytest.raises(ProtocolError) as caught:
+        trial.train(*chosen, registry=lying(ATTACKS[name]))
+    assert "1 of 9 clients sent a masked vector" in caught.value.message or "client was asked" in caught.value.message
+
+
+def test_a_batch_that_the_victim_alone_fills_isolates_nobody(trial):
+    """Equal work for all: with drop_last only the client with the most rows makes a step, and the others' zeros hide
+    nothing. They do not answer."""
+    largest = int(trial.partition.counts[:, 0].max())
+    chosen = ("aggregator={name: secagg, mode: active}", "engine={name: inprocess, max_failures: 9}")
+    with pytest.raises(ProtocolError, match="1 of 9 clients sent a masked vector"):
+        trial.train(*chosen, f"local.batch_size={largest}", "local.drop_last=true")
+
+
+def test_a_client_without_an_example_does_not_count_among_the_survivors():
+    cohort = cohort_of(6)
+    cohort.vectors["c02"]["weight"] = np.zeros(1)
+    unmasked = cohort.play(attempt_of(cohort))
+    assert "c02" not in unmasked.survivors
+    assert "this client has no example to count" in cohort.refusals["c02"].message
+
+
+def test_a_client_whose_update_is_zero_does_not_count_either():
+    cohort = cohort_of(6)
+    cohort.vectors["c02"] |= {name: np.zeros_like(cohort.vectors["c02"][name]) for name in ("delta", "buffers")}
+    assert "c02" not in cohort.play(attempt_of(cohort)).survivors
+
+
+def test_a_learning_rate_of_zero_for_all_isolates_nobody():
+    """A schedule that ends at 0: all updates are zero, and the round goes on."""
+    asked = AskedWork(1, work_digest(None), LocalWork(lr=0.0))
+    policy = Policy(minimum=3, max_weight=8.0, corrupt=0.0, dropped=0.0, local=LocalBounds(lr=(0.0, 1.0)))
+    cohort = cohort_of(6, asked=lambda name: asked, policy=policy)
+    for vector in cohort.vectors.values():
+        vector |= {name: np.zeros_like(vector[name]) for name in ("delta", "buffers")}
+    assert len(cohort.play(attempt_of(cohort)).survivors) == 6
+
+
+def test_a_request_of_another_round_than_the_session_is_refused():
+    """In each phase: the round that the aggregator's context has is the session's."""
+    cohort = cohort_of(6)
+    attempt = attempt_of(cohort, round=3)
+    played = type(cohort).play
+    cohort.asked = lambda name: AskedWork(2, work_digest(None))
+    cohort.request = cohort.asked
+    with pytest.raises(AttemptError, match="0 of 6 clients advertised keys"):
+        played(cohort, attempt)
+    assert {error.message for error in cohort.refusals.values()} == {
+        "a session of round 3 came with a request of round 2"
+    }
+
+
+def work(**changes) -> Work:
+    values = {
+        "round": 3,
+        "params": {"params": np.arange(3, dtype=np.float32)},
+        "extra": {"control": np.ones(2, np.float32)},
+        "transforms": {"quantise": {"bound": np.ones(1, np.float32)}},
+        "local": LocalWork(),
+        "layout": {"delta": 3},
+    }
+    return Work(**{**values, **changes})
+
+
+CHANGES = {
+    "round": 4,
+    "params": {"params": np.array([0, 1, 2.0000002], np.float32)},
+    "extra": {"control": np.array([1, 1.0000001], np.float32)},
+    "transforms": {"quantise": {"bound": np.array([2], np.float32)}},
+    "layout": {"delta": 4},
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Work) if field.name != "allowance"])
+def test_each_part_of_the_work_is_bound(name):
+    """All fields of Work: one that is added needs a line in CHANGES, or it is none that differs here."""
+    changes = CHANGES if name != "local" else {"local": LocalWork(lr=0.2)}
+    assert work_digest(work(**{name: changes[name]})) != work_digest(work())
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(LocalWork)])
+def test_each_setting_of_local_training_is_bound(name):
+    value = getattr(LocalWork(), name)
+    other = {bool: True, str: "adam", type(None): 3}.get(type(value))
+    changed = dataclasses.replace(LocalWork(), **{name: value + 1 if other is None else other})
+    assert work_digest(work(local=changed)) != work_digest(work())
+
+
+def test_the_digest_does_not_depend_on_the_order_of_vectors_or_on_the_wire():
+    from flctl.wire.messages import pack_work, unpack_work
+
+    many = work(params={"b": np.ones(2, np.float32), "a": np.zeros(1, np.float32)})
+    turned = work(params=dict(reversed(many.params.items())))
+    assert work_digest(many) == work_digest(turned) == work_digest(unpack_work(pack_work(many)))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"params": {"a": np.zeros(2, np.float32)}}, {"params": {"a": np.zeros(1, np.float64)}}),
+        ({"params": {"ab": np.zeros(1, np.float32)}}, {"params": {"a": np.zeros(1, np.float32)}}),
+        (
+            {"extra": {}, "transforms": {"x": {"v": np.zeros(1)}}},
+            {"extra": {"v": np.zeros(1)}, "transforms": {"x": {}}},
+        ),
+    ],
+)
+def test_no_vector_can_be_taken_for_another(one, other):
+    assert work_digest(work(**one)) != work_digest(work(**other))
+
+
+def test_work_without_a_canonical_form_is_refused():
+    with pytest.raises(ProtocolError, match="cannot be bound into a session"):
+        work_digest(work(local=LocalWork(lr=float("nan"))))
+
+
+def test_an_honest_run_in_active_mode_is_as_before(trial):
+    result = trial.train("aggregator={name: secagg, mode: active}", "engine=inprocess")
+    line = json.loads((result.directory / "metrics.jsonl").read_text())
+    assert (line["answered"], line.get("notes", [])) == (9, [])
