@@ -9,11 +9,8 @@ from typing import Any, ClassVar, Protocol, Self
 from pydantic import BaseModel, ConfigDict
 
 __all__ = [
-    "FILE_KINDS",
     "Component",
     "Options",
-    "file_of",
-    "short_name",
 ]
 
 
@@ -83,19 +80,3 @@ class Catalogue(Protocol):
 
     def add_file(self, file: Path) -> None:
         """Loads a local plugin file, once. Raises PluginError if it cannot be loaded."""
-
-
-FILE_KINDS = frozenset({"strategy", "transform", "aggregator", "engine"})
-"""The kinds that a configuration may name by file; a model in a file is a function, `flctl.plugins.custom_model`."""
-
-
-def file_of(name: str) -> Path | None:
-    """The file that a component's name in a configuration means: `./mine.py:Name` or `./mine.py`; None for others."""
-    place = name if name.endswith(".py") else name.rpartition(":")[0]
-    return Path(place) if place.endswith(".py") else None
-
-
-def short_name(name: str) -> str:
-    """A component's name as part of a file's name: `./mine.py:Name` is `Name`, `./mine.py` is `mine`."""
-    file = file_of(name)
-    return name if file is None else file.stem if name.endswith(".py") else name.rpartition(":")[2]

@@ -75,7 +75,7 @@ def raising(run):
     return call
 
 
-ERRORS = [getattr(errors, name) for name in errors.__all__]
+ERRORS = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
 EXIT_CODES = {
     "ConfigError": 2, "DataError": 2, "PluginError": 2, "IncompatibleError": 3, "ProtocolError": 3,
     "PrivacyBudgetError": 4, "MissingExtraError": 5, "IntegrityError": 6,

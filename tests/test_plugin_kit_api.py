@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import flctl
+from flctl import version
 from flctl.errors import PluginError
 from flctl.plugins import api_version
 from flctl.plugins.registry import Registry
@@ -13,6 +14,7 @@ from flctl.plugins.registry import Registry
 PLUGIN = """
 {statement}
 import flctl
+from flctl import version
 {more}
 
 class Own(flctl.Strategy):
@@ -28,7 +30,7 @@ def flctl_strategies():
 @pytest.fixture
 def at(monkeypatch):
     """Sets the version that this flctl has."""
-    return lambda version: monkeypatch.setattr(flctl, "API_VERSION", version)
+    return lambda stated: monkeypatch.setattr(version, "API_VERSION", stated)
 
 
 @pytest.mark.parametrize(

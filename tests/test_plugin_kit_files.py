@@ -8,10 +8,10 @@ import pytest
 from support import checkpoint_digests
 
 from flctl.cli import run as cli
-from flctl.component import file_of, short_name
 from flctl.config import json_schema
 from flctl.config.load import load
 from flctl.errors import ConfigError, PluginError
+from flctl.kinds import file_of, short_name
 from flctl.plugins.registry import Registry
 
 MINE = '''

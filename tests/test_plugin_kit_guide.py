@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from flctl import testing
+from flctl.kinds import KINDS
 from flctl.plugins import new_plugin
-from flctl.plugins.files import BASES
-from flctl.plugins.registry import KINDS, Registry
+from flctl.plugins.registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = (ROOT / "plugins" / "README.md").read_text(encoding="utf-8")
@@ -31,14 +31,14 @@ def signature(node):
 
 def hooks():
     """Every hook of hookspecs.py."""
-    tree = ast.parse((ROOT / "flctl" / "hookspecs.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "flctl" / "plugins" / "hookspecs.py").read_text(encoding="utf-8"))
     return [node for node in tree.body if isinstance(node, ast.FunctionDef)]
 
 
 def methods():
     """(Base class, method) of everything that a component may override, properties aside."""
-    for home in BASES.values():
-        module, _, name = home.partition(":")
+    for kind in KINDS.values():
+        module, _, name = kind.home.partition(":")
         tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
         base = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
         for node in base.body:

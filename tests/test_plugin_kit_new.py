@@ -18,9 +18,10 @@ import flctl
 from flctl import testing
 from flctl.cli import run as cli
 from flctl.errors import ConfigError, PluginError
+from flctl.kinds import KINDS
 from flctl.partition.store import Partition
 from flctl.plugins import new_plugin
-from flctl.plugins.registry import KINDS, Registry
+from flctl.plugins.registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 SVMLIGHT = "".join(f"{n % 3} 1:{n % 7} 2:{n % 5} 4:{n / 10}\n" for n in range(90))
@@ -146,7 +147,7 @@ def test_every_file_is_what_it_should_be(here, capsys, kind):
     assert (data["component"], data["class"], data["module"]) == ("my-own", "MyOwn", "flctl_my_own")
     hooks = (here / "a/b/src/flctl_my_own/__init__.py").read_text()
     assert f'FLCTL_API = "{flctl.API_VERSION}"' in hooks
-    assert f"def {KINDS[kind]}() -> list[type[flctl." in hooks
+    assert f"def {KINDS[kind].hook}() -> list[type[flctl." in hooks
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,7 +6,8 @@ import pytest
 
 from flctl import Strategy, hookimpl
 from flctl.errors import PluginError
-from flctl.plugins.registry import KINDS, Registry
+from flctl.kinds import KINDS
+from flctl.plugins.registry import Registry
 
 
 class Own(Strategy):

@@ -82,7 +82,7 @@ def _version(name: str) -> str | None:
 
 def _plugins() -> Iterator[Finding]:
     from flctl.errors import PluginError
-    from flctl.plugins.registry import KINDS
+    from flctl.kinds import KINDS
 
     registry = current_registry()
     counts = []

@@ -7,36 +7,18 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from flctl.component import FILE_KINDS, file_of
 from flctl.errors import PluginError, suggest
+from flctl.kinds import KINDS, file_of
 from flctl.plugins.api_version import STATEMENT, check_statement, stated_in
 
 if TYPE_CHECKING:
     from flctl.component import Component
 
-__all__ = ["BASES", "base_of", "component_in", "load_file"]
-
-BASES: Mapping[str, str] = {
-    "strategy": "flctl.algorithms.strategy:Strategy",
-    "transform": "flctl.algorithms.transform:Transform",
-    "aggregator": "flctl.algorithms.aggregator:Aggregator",
-    "engine": "flctl.engines.engine:Engine",
-    "model": "flctl.models.model:Model",
-    "dataset": "flctl.data.dataset:DatasetReader",
-    "partitioner": "flctl.partition.partitioner:Partitioner",
-}
-"""Kind -> where the class is that its components extend."""
-
-
-def base_of(kind: str) -> type[Component]:
-    """The class that components of a kind extend."""
-    module, _, name = BASES[kind].partition(":")
-    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+__all__ = ["component_in", "load_file"]
 
 
 def load_file(path: Path) -> ModuleType:
@@ -73,7 +55,7 @@ def component_in(module: ModuleType, kind: str, name: str) -> type[Component]:
     found = _only(module, kind, place) if wanted is None else getattr(module, wanted, None)
     if found is None:
         raise PluginError(f"{place} has no class '{wanted}'", hint=_meant(module, kind, str(wanted)))
-    if not (inspect.isclass(found) and issubclass(found, base_of(kind))):
+    if not (inspect.isclass(found) and issubclass(found, KINDS[kind].base)):
         raise PluginError(f"'{wanted}' in {place} is {_what(found)}, expected {_a(kind)}", hint=_use(found, kind))
     if not isinstance(getattr(found, "name", None), str):
         raise PluginError(f"class '{found.__name__}' in {place} has no name", hint='Give it one: name = "my-own".')
@@ -93,7 +75,7 @@ def _only(module: ModuleType, kind: str, place: str) -> Any:
     """The one class of a kind that a module itself defines."""
     names = sorted(_of_kind(module, kind))
     if not names:
-        base = base_of(kind).__name__
+        base = KINDS[kind].base.__name__
         raise PluginError(f"{place} defines no {kind}", hint=f"It is a class that extends flctl.{base}.")
     if len(names) > 1:
         raise PluginError(
@@ -104,7 +86,7 @@ def _only(module: ModuleType, kind: str, place: str) -> Any:
 
 
 def _of_kind(module: ModuleType, kind: str) -> list[str]:
-    base = base_of(kind)
+    base = KINDS[kind].base
     return [
         name
         for name, value in vars(module).items()
@@ -124,14 +106,17 @@ def _meant(module: ModuleType, kind: str, wanted: str) -> str:
 def _what(found: object) -> str:
     if not inspect.isclass(found):
         return _a(type(found).__name__)
-    return next((_a(kind) for kind in BASES if issubclass(found, base_of(kind))), "another class")
+    return next((_a(kind) for kind in KINDS if issubclass(found, KINDS[kind].base)), "another class")
 
 
 def _use(found: object, kind: str) -> str:
-    other = next((k for k in FILE_KINDS if inspect.isclass(found) and issubclass(found, base_of(k))), None)
+    other = next(
+        (name for name, k in KINDS.items() if k.from_file and inspect.isclass(found) and issubclass(found, k.base)),
+        None,
+    )
     if other is not None:
         return f"Name it where the {other} stands: --{other}."
-    return f"{_a(kind).capitalize()} is a class that extends flctl.{base_of(kind).__name__}."
+    return f"{_a(kind).capitalize()} is a class that extends flctl.{KINDS[kind].base.__name__}."
 
 
 def _a(kind: str) -> str:

@@ -19,8 +19,8 @@ from string import Template
 from flctl import atomic
 from flctl.config.sections.training import AUTO
 from flctl.errors import ConfigError, PluginError, suggest
-from flctl.plugins.files import base_of
-from flctl.plugins.registry import KINDS, Registry
+from flctl.kinds import KINDS
+from flctl.plugins.registry import Registry
 from flctl.version import API_VERSION, __version__
 
 __all__ = ["Names", "names_of", "refuse_clash", "render", "write"]
@@ -107,8 +107,8 @@ def render(names: Names, kind: str) -> dict[str, str]:
         "name": names.component,
         "class_name": names.class_name,
         "kind": kind,
-        "hook": KINDS[kind],
-        "base": base_of(kind).__name__,
+        "hook": KINDS[kind].hook,
+        "base": KINDS[kind].base.__name__,
         "summary": SUMMARIES[kind],
         "api": API_VERSION,
         "flctl": ".".join(__version__.split(".")[:2]),

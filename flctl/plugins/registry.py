@@ -14,27 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from flctl.component import FILE_KINDS, file_of
 from flctl.errors import PluginError, suggest
+from flctl.kinds import KINDS, file_of
 from flctl.plugins import hookspecs
 from flctl.plugins.api_version import STATEMENT, check_statement, source_of, stated_in
-from flctl.plugins.files import base_of, component_in, load_file
+from flctl.plugins.files import component_in, load_file
 from flctl.version import API_VERSION, __version__
 
 if TYPE_CHECKING:
     from flctl.component import Component
 
-__all__ = ["KINDS", "BrokenPlugin", "Offer", "Plugin", "Registry", "plugin_names"]
+__all__ = ["BrokenPlugin", "Offer", "Plugin", "Registry", "plugin_names"]
 
-KINDS: Mapping[str, str] = {
-    "strategy": "flctl_strategies",
-    "transform": "flctl_transforms",
-    "aggregator": "flctl_aggregators",
-    "engine": "flctl_engines",
-    "model": "flctl_models",
-    "dataset": "flctl_datasets",
-    "partitioner": "flctl_partitioners",
-}
 ENTRY_POINTS = "flctl"
 DEFAULT_PLUGINS = ("flctl.builtins",)
 """Modules of hooks that are registered first; by name, because the built-ins import much of what lies above."""
@@ -147,7 +138,7 @@ class Registry:
 
         Raises PluginError with a suggestion when there is none.
         """
-        file = file_of(name) if kind in FILE_KINDS else None
+        file = file_of(name) if KINDS[kind].from_file else None
         if file is not None:
             return component_in(self._module(file), kind, name)
         offers = self.offers(kind)
@@ -157,7 +148,7 @@ class Registry:
         message = f"unknown {kind} '{name}'"
         if self.broken:
             message += "".join(f"; plugin '{b.name}' ({b.origin}) did not load: {b.reason}" for b in self.broken)
-        own = " A class of your own is file.py:Class." if ":" in name and kind in FILE_KINDS else ""
+        own = " A class of your own is file.py:Class." if ":" in name and KINDS[kind].from_file else ""
         raise PluginError(message, hint=(suggest(name, offers) or f"Known: {known}.") + own)
 
     def build(self, kind: str, name: str, options: Mapping[str, Any]) -> Any:
@@ -182,7 +173,7 @@ class Registry:
 
     def _collect(self, kind: str) -> dict[str, Offer]:
         found: dict[str, Offer] = {}
-        for plugin, function in self._implementations(KINDS[kind]):
+        for plugin, function in self._implementations(KINDS[kind].hook):
             try:
                 components = list(function())
             except Exception as error:
@@ -191,7 +182,7 @@ class Registry:
             for component in components:
                 wrong = _misfit(component, kind)
                 if wrong:
-                    self._mark_broken(plugin, f"{KINDS[kind]}() gave {wrong}")
+                    self._mark_broken(plugin, f"{KINDS[kind].hook}() gave {wrong}")
                     continue
                 _refuse_clash(kind, found, Offer(component, plugin))
                 found[component.name] = Offer(component, plugin)
@@ -243,7 +234,7 @@ class Registry:
 
 def _misfit(component: object, kind: str) -> str | None:
     """What keeps a hook's value from being a component; None where nothing does."""
-    base = base_of(kind)
+    base = KINDS[kind].base
     if not (inspect.isclass(component) and issubclass(component, base)):
         return f"{component!r:.80}, expected a class that extends flctl.{base.__name__}"
     if not isinstance(getattr(component, "name", None), str):

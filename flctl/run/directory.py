@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from flctl import atomic
-from flctl.component import file_of
 from flctl.config.config import Config, digest, dump
 from flctl.config.load import Loaded
 from flctl.data.preprocessing import FittedPreprocessing, parse_preprocessing
 from flctl.errors import ConfigError, IncompatibleError, IntegrityError, StorageError
+from flctl.kinds import file_of
 from flctl.partition.manifest import preprocessing_of
 from flctl.partition.store import Partition
 from flctl.run.checkpoint import Checkpoints

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from flctl.component import Component, Options
 from flctl.config.validation import schema_of
-from flctl.plugins.files import base_of
+from flctl.kinds import KINDS
 from flctl.testing.conformance import Checks
 
 __all__ = ["NAME", "Subject", "component_checks", "title_of"]
@@ -68,13 +68,13 @@ def component_checks(kind: str) -> Checks:
 def _add_class(checks: Checks, kind: str) -> None:
     @checks.add(
         "class",
-        f"It is a class that extends flctl.{base_of(kind).__name__}.",
+        f"It is a class that extends flctl.{KINDS[kind].base.__name__}.",
         why="Hooks return classes, because a run makes its own object from the options in its configuration.",
-        todo=f"Write class MyOwn(flctl.{base_of(kind).__name__}), and give the class, not an object of it.",
+        todo=f"Write class MyOwn(flctl.{KINDS[kind].base.__name__}), and give the class, not an object of it.",
         blocks=True,
     )
     def find(s: Subject) -> Iterator[str]:
-        base = base_of(kind)
+        base = KINDS[kind].base
         if not (inspect.isclass(s.component) and issubclass(s.component, base)):
             yield f"{s.component!r:.80} is no class that extends {base.__name__}"
         elif s.component is base:

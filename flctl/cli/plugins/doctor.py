@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flctl.cli import output
 from flctl.errors import PluginError, suggest
+from flctl.kinds import KINDS
 from flctl.plugins import hookspecs
-from flctl.plugins.registry import KINDS, Plugin, Registry
+from flctl.plugins.registry import Plugin, Registry
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,7 +109,7 @@ def _hooks(registry: Registry, plugin: Plugin, found: list[Found]) -> Iterator[F
     module = registry.plugin(plugin.name)
     hooks = [name for name in vars(hookspecs) if name.startswith("flctl_") and hasattr(module, name)]
     yield _plugin(plugin, hooks)
-    for kind, hook in KINDS.items():
+    for kind, hook in ((name, kind.hook) for name, kind in KINDS.items()):
         if hook not in hooks:
             continue
         try:

@@ -8,7 +8,8 @@ from typing import Any
 
 from flctl.config.validation import expectation, schema_of
 from flctl.errors import ConfigError, PluginError, suggest
-from flctl.plugins.registry import KINDS, BrokenPlugin, Offer, Plugin, Registry
+from flctl.kinds import KINDS
+from flctl.plugins.registry import BrokenPlugin, Offer, Plugin, Registry
 
 __all__ = ["details", "kinds", "listing"]
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from flctl.cli import output
 from flctl.cli.failures import Terminated
 from flctl.cli.session import current_registry
-from flctl.component import short_name
 from flctl.config.config import Config, Flag, digest, effective
 from flctl.config.load import Loaded, Origin, load
 from flctl.engines.footprint import refuse_too_large
 from flctl.errors import ConfigError, IncompatibleError
+from flctl.kinds import short_name
 from flctl.partition.store import Partition
 from flctl.plugins.registry import Registry
 from flctl.run.directory import RunDirectory, named_files

@@ -1,0 +1,57 @@
+"""Kinds of component that a plugin may offer: one table of their hooks and base classes; names that mean files."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flctl.component import Component
+
+__all__ = ["KINDS", "Kind", "file_of", "short_name"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of component.
+
+    `hook` is the plugin hook that offers its classes, `home` the `module:class` that they extend. `from_file`: a
+    configuration may name a class of the user's own as `./mine.py:Name`.
+    """
+
+    hook: str
+    home: str
+    from_file: bool = False
+
+    @property
+    def base(self) -> type[Component]:
+        """The class that components of this kind extend; imported on first use, because some bring in torch."""
+        module, _, name = self.home.partition(":")
+        return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+
+KINDS: Mapping[str, Kind] = {
+    "strategy": Kind("flctl_strategies", "flctl.algorithms.strategy:Strategy", from_file=True),
+    "transform": Kind("flctl_transforms", "flctl.algorithms.transform:Transform", from_file=True),
+    "aggregator": Kind("flctl_aggregators", "flctl.algorithms.aggregator:Aggregator", from_file=True),
+    "engine": Kind("flctl_engines", "flctl.engines.engine:Engine", from_file=True),
+    # A model in a file is a function, which `flctl.plugins.custom_model` wraps.
+    "model": Kind("flctl_models", "flctl.models.model:Model"),
+    "dataset": Kind("flctl_datasets", "flctl.data.dataset:DatasetReader"),
+    "partitioner": Kind("flctl_partitioners", "flctl.partition.partitioner:Partitioner"),
+}
+
+
+def file_of(name: str) -> Path | None:
+    """The file that a component's name in a configuration means: `./mine.py:Name` or `./mine.py`; None for others."""
+    file = name if name.endswith(".py") else name.rpartition(":")[0]
+    return Path(file) if file.endswith(".py") else None
+
+
+def short_name(name: str) -> str:
+    """A component's name as part of a file's name: `./mine.py:Name` is `Name`, `./mine.py` is `mine`."""
+    file = file_of(name)
+    return name if file is None else file.stem if name.endswith(".py") else name.rpartition(":")[2]
