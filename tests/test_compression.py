@@ -454,7 +454,7 @@ def test_a_mask_with_more_places_than_values_is_refused():
     total = Sum(intake(line, work_of(line)), multiplied=False)
     code = {"delta:mask": np.array([255], np.uint8), "delta.values": np.ones(3, np.float32), WEIGHT: np.ones(1)}
     total.add("bad", wire.pack("vector", arrays=code))
-    assert "3 values for 8 places" in total.intake.failed["bad"].message
+    assert "3 values for 8 positions" in total.intake.failed["bad"].message
 
 
 def test_where_updates_are_looked_at_they_are_decoded_first(name):
@@ -610,7 +610,7 @@ def test_codes_that_do_not_add_up_are_refused_where_the_server_sees_only_a_sum(c
         ),
         ("{qsgd: {}, quantise: {}}", "'quantise' works on sums, and the codes of 'qsgd'"),
         ("{topk: {}, signsgd: {}}", "'signsgd' works on sums, and the codes of 'topk'"),
-        ("{quantise: {}, float16: {}}", "'quantise' sends whole numbers, of which 'float16' after it"),
+        ("{quantise: {}, float16: {}}", "'quantise' sends integers, which 'float16' after it cannot encode"),
     ],
 )
 def test_orders_that_make_no_sense_are_refused(chosen, says, toy, tmp_path):

@@ -332,8 +332,6 @@ UNCLEAN = frozenset(
     """
     flctl
     flctl/algorithms
-    flctl/algorithms/strategies
-    flctl/algorithms/transforms
     flctl/cli
     flctl/cli/eval
     flctl/cli/partition

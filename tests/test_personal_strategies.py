@@ -83,7 +83,7 @@ def test_which_layers_are_private():
     assert make("fedper", private=["norm.*"]).private(PARTS) == {"norm.weight", "norm.running_mean"}
     assert make("fedbn").private(PARTS) == {"norm.weight", "norm.running_mean"}
     assert make("fedbn", private=["head*"]).private(PARTS) == {"norm.weight", "norm.running_mean", "head.weight"}
-    with pytest.raises(IncompatibleError, match=r"is called 'hed\.\*'"):
+    with pytest.raises(IncompatibleError, match=r"matches 'hed\.\*'"):
         matching(PARTS, ["head.*", "hed.*"])
     with pytest.raises(IncompatibleError, match="the model has none"):
         make("fedbn").private([PARTS[0], PARTS[2]])

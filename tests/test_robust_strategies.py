@@ -481,7 +481,7 @@ def test_fltrust_needs_its_root_in_each_round(toy, tmp_path):
     with pytest.raises(IncompatibleError, match="under `devices:` it may be late or absent"):
         make_run(toy, tmp_path / "late", "strategy={name: fltrust, root: 0}", "devices.availability=0.5")
     with pytest.raises(
-        IncompatibleError, match="client 'absent', which fltrust holds the others against, did not arrive"
+        IncompatibleError, match="fltrust compares updates with that of client 'absent', which did not arrive"
     ):
         make("fltrust", root="absent").combine(updates(np.ones((3, 2))))
 

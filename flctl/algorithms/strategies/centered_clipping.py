@@ -27,19 +27,19 @@ class CenteredClipping(Weighing):
 
     v <- v + (1/n) sum_k (m_k - v) min(1, tau / ||m_k - v||), `iterations` times, from the last round's v; the model
     moves by v. Unweighted. m_k is the client's momentum, m_k <- beta m_k + (1 - beta) delta_k and at first delta_k,
-    which it remembers from one of its rounds to its next: the paper has all take part in each round, and a momentum
-    grows old where cohorts are small. `bucket_size` s > 1 clips means of s updates, dealt at random (Karimireddy et
-    al. 2022, Algorithm 1), which helps where clients' data differ and divides the malicious clients borne by s.
+    kept in client memory. The paper has all clients take part in each round; in small cohorts a momentum is stale.
+    `bucket_size` s > 1 clips means of s updates, grouped at random (Karimireddy et al. 2022, Algorithm 1). This helps
+    if clients' data differ, and divides the number of malicious clients that are tolerated by s.
 
-    Clients are told v and send m_k - v, which is what is clipped.
+    The server broadcasts v, and clients send m_k - v, which is the difference to clip.
     """
 
     name = "centered-clipping"
 
     class Config(Weighing.Config):
-        tau: float = Field(1.0, gt=0, description="How far from the centre a client pulls at most, as an L2 norm.")
-        iterations: int = Field(1, ge=1, description="Clipping steps in a round.")
-        momentum: float = Field(0.9, ge=0, lt=1, description="Momentum beta on the clients; 0: they send their change.")
+        tau: float = Field(1.0, gt=0, description="Clipping radius: the largest L2 norm of m_k - v that counts.")
+        iterations: int = Field(1, ge=1, description="Clipping iterations per round.")
+        momentum: float = Field(0.9, ge=0, lt=1, description="Client momentum beta; 0: clients send their delta.")
         bucket_size: int = Field(1, ge=1, description="Updates per bucket, averaged before they are clipped.")
 
     def init(self, params: Arrays) -> Arrays:
@@ -50,7 +50,7 @@ class CenteredClipping(Weighing):
         return {name: vector for name, vector in state.items() if name.startswith(_CENTER)}
 
     def remembers(self, layout: Layout) -> Layout:
-        """Both sides: the momentum of each vector that is sent, and whether there is one yet."""
+        """Both sides: the momentum of each vector of an update, and a flag that it has been started."""
         kept = {_MOMENTUM + name: length for name, length in self.sends(layout).items()}
         return {**kept, _STARTED: 1} if self.config.momentum else {}
 
@@ -58,6 +58,7 @@ class CenteredClipping(Weighing):
         momenta, weight, _ = super().report(local, work, memory)
         kept: dict[str, npt.NDArray[Any]] = {}
         if self.config.momentum:
+            # A client's first momentum is its delta: starting from zeros would shrink it by 1 - beta.
             beta = np.float32(self.config.momentum if memory.get(_STARTED, [0])[0] else 0)
             past = {name: memory.get(_MOMENTUM + name, change) for name, change in momenta.items()}
             momenta = {name: beta * past[name] + (1 - beta) * change for name, change in momenta.items()}
@@ -78,20 +79,23 @@ class CenteredClipping(Weighing):
 
 
 def clipped(gram: Vector, tau: float, iterations: int) -> Vector:
-    """The coefficients [n] of v, from v = 0 and the inner products [n, n] of the vectors that are clipped around it."""
+    """Returns the coefficients [n] of v, from v = 0 and the inner products [n, n] of the differences to clip."""
     coefficients = np.zeros(len(gram))
     for _ in range(iterations):
+        # tau / max(d, tau) rather than min(1, tau / d): d is 0 for an update that equals v.
         factors = tau / np.maximum(to_mixture(gram, coefficients), tau)
         coefficients = coefficients * (1 - factors.mean()) + factors / len(gram)
     return coefficients
 
 
 def buckets(rows: Sequence[ClientUpdate], gram: Vector, size: int) -> Vector:
-    """Which updates each bucket averages [buckets, n], lines that sum to 1; the last may be smaller.
+    """Returns the averaging matrix [buckets, n]; each row sums to 1, and the last bucket may be smaller.
 
-    The order is random in the updates themselves: a client would have to know all of them to choose its bucket.
+    The order is drawn from a hash of the updates themselves: a client would have to know all of them to choose its
+    bucket.
     """
     ids = [row.client_id for row in rows]
+    # Seeded by the updates' norms: a grouping known in advance would let colluding clients share a bucket.
     generator = seeds.rng(0, "buckets", *ids, np.diagonal(gram).tobytes().hex())
     places = generator.permutation(len(rows)) // size
     members = np.arange(places.max() + 1)[:, None] == places[None, :]

@@ -20,23 +20,23 @@ _OWN = "personal."
 
 
 class Ditto(Strategy):
-    """FedAvg, and beside it a model of each client's own near the global one (Li et al. 2021, Algorithm 1, Ditto).
+    """FedAvg, and beside it a personal model of each client near the global one (Li et al. 2021, Algorithm 1, Ditto).
 
-    The update is fedavg's. Then the client goes on with its own model, v <- v - lr (grad F_k(v) + lambda (v - w_t)),
-    and remembers it. It begins with the global model of the first round in which it takes part. A large lambda gives
-    the global model, 0 gives what the client learns from its own rows alone.
+    The update is fedavg's. Then the client trains its own model, v <- v - lr (grad F_k(v) + lambda (v - w_t)), and
+    keeps it in its memory. It starts from the global model of the first round in which it takes part. A large lambda
+    gives the global model; 0 gives local training alone.
     """
 
     name = "ditto"
 
     class Config(Strategy.Config):
-        ditto_lambda: float = Field(0.1, ge=0, description="Pull of the own model to the global one: lambda.")
+        ditto_lambda: float = Field(0.1, ge=0, description="Pull of the personal model towards the global one: lambda.")
         personal_epochs: PositiveInt | None = Field(
-            None, description="Epochs on the own model in a round; null: as much as on the global one."
+            None, description="Epochs on the personal model per round; null: as many as on the global one."
         )
 
     def remembers(self, layout: Layout) -> Layout:
-        """Both sides: v_k."""
+        """Both sides: the personal model v_k."""
         return {_OWN + name: length for name, length in layout.items()}
 
     def first(self, work: Work) -> Arrays:
@@ -51,7 +51,7 @@ class Ditto(Strategy):
         return Stage(local), Stage(own, "personal", adjust=self.pulled)
 
     def pulled(self, grad: Tensor, params: Tensor, work: Work, memory: Arrays) -> Tensor:
-        """The gradient of the client's own model."""
+        """Returns the gradient of the client's own model."""
         anchor: Any = work.params["params"]  # a tensor here
         return grad.add_(params - anchor, alpha=self.config.ditto_lambda)
 

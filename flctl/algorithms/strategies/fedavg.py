@@ -1,4 +1,4 @@
-"""FedAvg, and the presets of its `server:` slot."""
+"""FedAvg, and the presets of its `server:` section."""
 
 from __future__ import annotations
 

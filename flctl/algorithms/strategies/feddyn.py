@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 
 
 class FedDyn(Strategy):
-    """Local losses that are bent so that their minima agree with the global one (Acar et al. 2021, Algorithm 1).
+    """Local losses regularised so that their minima agree with the global one (Acar et al. 2021, Algorithm 1).
 
-    Client k minimises L_k(w) - <g_k, w> + alpha/2 ||w - w_t||^2 and remembers g_k <- g_k - alpha delta_k, its gradient
+    Client k minimises L_k(w) - <g_k, w> + alpha/2 ||w - w_t||^2 and keeps g_k <- g_k - alpha delta_k, its gradient
     where it stopped. The server keeps h <- h - (alpha / N) sum_k delta_k, and the next model is w plus the mean delta
-    minus h / alpha. Clients count alike, as in the paper: what is minimised is the mean of their losses, whatever
-    their rows.
+    minus h / alpha. As in the paper clients count equally: the objective is the unweighted mean of their losses.
     """
 
     name = "feddyn"
 
     class Config(Strategy.Config):
-        alpha: float = Field(0.1, gt=0, description="Pull towards the global model; small where losses are flat.")
+        alpha: float = Field(
+            0.1, gt=0, description="Pull towards the global model; use small values if losses are flat."
+        )
 
     def init(self, params: Arrays) -> Arrays:
         return {"h": np.zeros_like(params["params"])}
@@ -53,6 +54,8 @@ class FedDyn(Strategy):
             return params, state
         alpha, share = np.float32(self.config.alpha), np.float32(aggregate.weight / ctx.clients)
         h = state["h"] - alpha * share * aggregate.mean("delta")
+        # `aggregate` holds sums, and `step` divides by the weight: h / alpha is multiplied by it so that it enters
+        # undivided.
         delta = aggregate.arrays["delta"] - np.float32(aggregate.weight) * h / alpha
         arrays = {**aggregate.arrays, "delta": delta}
         params, after = super().step(params, dataclasses.replace(aggregate, arrays=arrays), state, ctx)

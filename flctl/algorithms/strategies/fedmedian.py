@@ -12,7 +12,7 @@ from flctl.algorithms.strategies.update_matrix import Least, Robust, by_column, 
 from flctl.types import Arrays, ClientUpdate
 
 _ROUNDING = 1e-9
-"""So that 0.29 of 100 updates, 28.999999999999996 in floating point, are 29."""
+"""Tolerance of floor(trim n): 0.29 of 100 updates is 28.999999999999996 in floating point, and means 29."""
 
 
 class FedMedian(Robust):
@@ -27,15 +27,15 @@ class FedMedian(Robust):
 class FedTrimmedAvg(Robust):
     """Mean of each coordinate without its extremes, unweighted (Yin et al. 2018, Algorithm 1, option II).
 
-    floor(trim n) values are left out at either end, n being the number of updates that arrived, so up to that many
-    malicious clients are borne. `trim` 0 is the unweighted mean; a positive `trim` that would leave nothing out is
-    refused, because the mean of so few updates has no protection.
+    floor(trim n) values are left out at either end, n being the number of updates that arrived. As many malicious
+    clients are tolerated. `trim` 0 is the unweighted mean. A positive `trim` that would leave out no value is refused,
+    because the mean of such a cohort has no protection.
     """
 
     name = "fedtrimmedavg"
 
     class Config(Robust.Config):
-        trim: float = Field(0.2, ge=0, lt=0.5, description="Share of the values that is left out at either end.")
+        trim: float = Field(0.2, ge=0, lt=0.5, description="Fraction of the values left out at either end.")
 
     def least(self) -> Least:
         return Least(math.ceil(1 / self.config.trim - _ROUNDING), "1 / trim") if self.config.trim else super().least()

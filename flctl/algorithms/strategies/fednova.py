@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 class FedNova(Strategy):
-    """Mean of the changes per local step, times the mean number of steps (Wang et al. 2020, section 5: FedNova).
+    """Mean of the deltas per local step, times the mean number of steps (Wang et al. 2020, section 5: FedNova).
 
-    w <- w + tau_eff sum_k p_k delta_k / ||a_k||_1 with p_k = n_k / n and tau_eff = sum_k p_k ||a_k||_1, so that
-    clients who take more steps do not pull harder. a_k is how often each of client k's gradients counts in its
-    change: once under plain SGD, more under momentum (`accumulation`). Both sums are sums over clients: FedNova
-    works where the server sees no single update. The local optimiser must be sgd.
+    w <- w + tau_eff sum_k p_k delta_k / ||a_k||_1 with p_k = n_k / n and tau_eff = sum_k p_k ||a_k||_1, so that clients
+    with more local steps do not pull harder. a_k counts how often each of client k's gradients enters its delta: once
+    under plain SGD, more often under momentum (`accumulation`). Both sums are sums over clients, so FedNova works under
+    secure aggregation. The local optimiser must be sgd.
     """
 
     name = "fednova"
@@ -33,8 +33,8 @@ class FedNova(Strategy):
         optimizer = run.config.local.optimizer
         if optimizer != "sgd":
             raise IncompatibleError(
-                f"fednova needs a local optimizer that adds gradients up, and `local.optimizer` is {optimizer}",
-                hint="Set local.optimizer=sgd, with momentum if you like.",
+                f"fednova needs local steps that are sums of gradients, and `local.optimizer` is {optimizer}",
+                hint="Set local.optimizer=sgd; local.momentum is allowed.",
             )
 
     def sends(self, layout: Layout) -> Layout:
@@ -43,6 +43,7 @@ class FedNova(Strategy):
     def report(self, local: Trained, work: Work, memory: Arrays) -> tuple[Arrays, float, Arrays]:
         arrays, weight, memory = super().report(local, work, memory)
         tau = accumulation(local.steps, work.local)
+        # Without a step delta is zero: dividing by 1 keeps it zero, where 0 / 0 would be NaN.
         per_step = arrays["delta"] / np.float32(tau or 1.0)
         return {**arrays, "delta": per_step, "tau": np.array([tau], np.float32)}, weight, memory
 
@@ -56,11 +57,11 @@ class FedNova(Strategy):
 
 
 def accumulation(steps: int, local: LocalWork) -> float:
-    """||a||_1 after so many steps of SGD: the sum of how often each step's gradient was added to the model.
+    """Returns ||a||_1 after `steps` steps of SGD: the total number of times that gradients were added to the model.
 
-    Plain: `steps`. With momentum rho a step's gradient is added (1 - rho^r) / (1 - rho) times, r being the steps from
-    it to the end, itself included; in all (steps - rho (1 - rho^steps) / (1 - rho)) / (1 - rho). Nesterov's
-    look-ahead adds the gradient once and rho times its momentum: steps + rho times the latter.
+    Plain: `steps`. With momentum rho a step's gradient is added (1 - rho^r) / (1 - rho) times, r being the number of
+    steps from it to the end, itself included; in total (steps - rho (1 - rho^steps) / (1 - rho)) / (1 - rho).
+    Nesterov's look-ahead adds the gradient once and rho times its momentum: steps + rho times the total above.
     """
     rho = local.momentum
     heavy_ball = (steps - rho * (1 - rho**steps) / (1 - rho)) / (1 - rho)

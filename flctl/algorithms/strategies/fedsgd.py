@@ -26,8 +26,8 @@ class FedSGD(Strategy):
         steps = local.steps if local.steps is not None else local.epochs
         if local.batch_size or steps != 1 or local.optimizer != "sgd":
             raise IncompatibleError(
-                f"fedsgd takes one step of sgd on all rows of a client, and `local` asks for {steps} "
+                f"fedsgd makes one step of sgd on all rows of a client, and `local` asks for {steps} "
                 f"{'epochs' if local.steps is None else 'steps'} of {local.optimizer} "
                 f"with a batch size of {local.batch_size} (0 is all rows)",
-                hint="Leave local.epochs, local.steps, local.batch_size and local.optimizer out, or take fedavg.",
+                hint="Leave local.epochs, local.steps, local.batch_size and local.optimizer out, or use fedavg.",
             )

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class FLTrust(Weighing):
-    """Mean of updates by their cosine to one that is trusted, scaled to its norm (Cao et al. 2021, Algorithm 2).
+    """Mean of updates weighted by their cosine to a trusted one, scaled to its norm (Cao et al. 2021, Algorithm 2).
 
-    g = sum_k TS_k (||g_0|| / ||g_k||) g_k / sum_k TS_k with TS_k = max(0, cos(g_k, g_0)); where nobody is trusted the
-    model stays as it is. g_0 is the update of the client `root`, whose rows are the server's own clean ones; it is
-    not part of the sum. However many of the others are malicious, none moves the model further than g_0 would.
+    g = sum_k TS_k (||g_0|| / ||g_k||) g_k / sum_k TS_k with TS_k = max(0, cos(g_k, g_0)); if all TS_k are zero the
+    model does not change. g_0 is the update of the client `root`, whose rows are the server's own clean data; it is not
+    part of the sum. However many of the other clients are malicious, the model moves no further than g_0 would move it.
     """
 
     name = "fltrust"
@@ -45,29 +45,32 @@ class FLTrust(Weighing):
         root = run.partition.index(self.config.root)
         if not run.partition.counts[root, 0]:
             raise IncompatibleError(
-                f"fltrust trusts the rows of client '{self.config.root}', and it has none to train on",
+                f"fltrust trusts the rows of client '{self.config.root}', and that client has no training rows",
                 hint="Name a client with training rows as strategy.root.",
             )
         if run.config.devices.simulated:
             raise IncompatibleError(
                 f"fltrust needs client '{self.config.root}' in each round: under `devices:` it may be late or absent",
-                hint="Leave `devices:` out.",
+                hint="Leave the section `devices:` out.",
             )
 
     def weigh(self, rows: Sequence[ClientUpdate]) -> Vector:
         ids = [row.client_id for row in rows]
         if self.config.root not in ids:
             raise IncompatibleError(
-                f"the update of client '{self.config.root}', which fltrust holds the others against, did not arrive",
-                hint="See why that client failed; nothing replaces what it says.",
+                f"fltrust compares updates with that of client '{self.config.root}', which did not arrive",
+                hint="The round's report names the reason for which that client failed.",
             )
         return trust(products(rows), ids.index(self.config.root))
 
 
 def trust(gram: Vector, root: int) -> Vector:
-    """The coefficients [n] of the updates, from their inner products [n, n]: TS_k ||g_0|| / (||g_k|| sum TS), and 0
-    for the root, for updates that are zero, and for all where nobody is trusted."""
+    """Returns the coefficients [n] of the updates, from their inner products [n, n]: TS_k ||g_0|| / (||g_k|| sum TS).
+
+    They are 0 for the root and for updates that are zero, and 0 for all if no update has a positive cosine.
+    """
     norms = np.sqrt(np.diagonal(gram))
+    # cos = <g_k, g_0> / (||g_k|| ||g_0||); a zero update has no direction and gets no trust, rather than NaN.
     both = norms * norms[root]
     scores: Vector = np.divide(np.maximum(gram[root], 0), both, out=np.zeros(len(gram)), where=both > 0)
     scores[root] = 0

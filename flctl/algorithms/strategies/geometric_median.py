@@ -14,20 +14,24 @@ from flctl.types import ClientUpdate
 class GeometricMedian(Weighing):
     """The point of least mean distance to the updates, weighted by n_k (RFA, Pillutla et al. 2022, Algorithm 2).
 
-    The smoothed Weiszfeld algorithm: z = sum_k b_k u_k with b_k in proportion to w_k / max(nu, ||z - u_k||), over and
-    over until the b_k stand still. It starts from b_k in proportion to w_k over the client's median distance to the
-    others, which is near the end already where the paper's start, the mean, may be 10^38 away; the smoothed objective
-    is convex, so the end is the same.
+    The smoothed Weiszfeld algorithm: z = sum_k b_k u_k with b_k in proportion to w_k / max(nu, ||z - u_k||), repeated
+    until the b_k converge. It starts from b_k in proportion to w_k over the client's median distance to the others.
+    That is near the solution even if the paper's start, the mean, is 10^38 away. The smoothed objective is convex, so
+    the start does not change the solution.
     """
 
     name = "geometric-median"
 
     class Config(Weighing.Config):
-        nu: float = Field(1e-6, gt=0, description="Smoothing: the least distance that is told apart from zero.")
-        iterations: int = Field(100, ge=1, description="Steps at most (the paper takes 3 from the mean).")
-        tolerance: float = Field(1e-6, ge=0, description="Stop once the clients' shares change by less than this.")
+        nu: float = Field(1e-6, gt=0, description="Smoothing: distances below this count as this.")
+        iterations: int = Field(
+            100, ge=1, description="Maximum number of iterations (the paper makes 3, from the mean)."
+        )
+        tolerance: float = Field(
+            1e-6, ge=0, description="Stop once the clients' coefficients change by less than this, in L1 norm."
+        )
         weighted: bool = Field(
-            True, description="Clients count by the examples that they say they have; off: all the same."
+            True, description="Weight clients by the number of examples that they report; off: equally."
         )
 
     def weigh(self, rows: Sequence[ClientUpdate]) -> Vector:
@@ -42,8 +46,10 @@ class GeometricMedian(Weighing):
 
 
 def to_mixture(gram: Vector, coefficients: Vector) -> Vector:
-    """The distances [n] of the updates to sum_j c_j u_j, from the updates' inner products [n, n]."""
+    """Returns the distances [n] of the updates to sum_j c_j u_j, from the updates' inner products [n, n]."""
     inner = gram @ coefficients
+    # ||u_i - z||^2 = <u_i, u_i> - 2 <u_i, z> + <z, z>. Cancellation may leave a small negative number: clamped at 0
+    # below.
     squared = np.diagonal(gram) - 2 * inner + coefficients @ inner
     return np.sqrt(np.maximum(squared, 0))
 

@@ -1,4 +1,4 @@
-"""Krum and the rules built on it: updates are chosen by how near their neighbours are."""
+"""Krum and the rules built on it: updates are selected by the distances to their nearest neighbours."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from flctl.algorithms.strategies.update_matrix import (
 )
 from flctl.types import Arrays, ClientUpdate
 
-_MALICIOUS = "How many clients of a cohort may be malicious, at most."
+_MALICIOUS = "Largest number of malicious clients in a cohort that is tolerated."
 
 
 def scores(squared: Vector, neighbours: int) -> Vector:
-    """Krum's score [n]: the sum of each update's squared distances [n, n] to its `neighbours` nearest others."""
+    """Returns Krum's scores [n]: the sum of each update's squared distances [n, n] to its `neighbours` nearest
+    others."""
     n = len(squared)
     others = squared[~np.eye(n, dtype=bool)].reshape(n, n - 1)
     return np.asarray(np.sort(others, axis=1)[:, :neighbours].sum(axis=1))
 
 
 def best(squared: Vector, num_malicious: int, count: int) -> npt.NDArray[np.int64]:
-    """The `count` updates of least score, the best first; equal scores go by the order of the updates."""
+    """Returns the `count` updates of lowest score, the best first; ties are broken by the order of the updates."""
     order = np.argsort(scores(squared, len(squared) - num_malicious - 2), kind="stable")
     return order[:count]
 
@@ -39,7 +40,7 @@ def best(squared: Vector, num_malicious: int, count: int) -> npt.NDArray[np.int6
 class Krum(Weighing):
     """The one update whose n - f - 2 nearest neighbours are nearest to it (Blanchard et al. 2017, section 4: Krum).
 
-    Unweighted. Needs n >= 2 f + 3 updates for f = `num_malicious`; of equal scores the first client's by id is taken.
+    Unweighted. Needs n >= 2 f + 3 updates for f = `num_malicious`. Ties go to the first client by id.
     """
 
     name = "krum"
@@ -51,7 +52,7 @@ class Krum(Weighing):
         return Least(2 * self.config.num_malicious + 3, "2 num_malicious + 3")
 
     def selected(self, n: int) -> int:
-        """How many of n updates are averaged."""
+        """Returns the number of updates, of n, that are averaged."""
         return 1
 
     def weigh(self, rows: Sequence[ClientUpdate]) -> Vector:
@@ -64,14 +65,14 @@ class Krum(Weighing):
 class MultiKrum(Krum):
     """Unweighted mean of the updates of the best Krum scores (Blanchard et al. 2017, section 4: Multi-Krum).
 
-    m = `num_selected` of them: 1 is Krum, n the mean. Needs n >= 2 f + 3 updates, and at least m.
+    m = `num_selected` updates are averaged: 1 is Krum, n the mean. Needs n >= 2 f + 3 updates, and at least m.
     """
 
     name = "multikrum"
 
     class Config(Krum.Config):
         num_selected: int | None = Field(
-            None, ge=1, description="How many updates are averaged; null: all but `num_malicious`."
+            None, ge=1, description="Number of updates that are averaged; null: all but `num_malicious`."
         )
 
     def least(self) -> Least:
@@ -83,12 +84,12 @@ class MultiKrum(Krum):
 
 
 class Bulyan(Robust):
-    """Of n - 2 f updates that Krum picks, the mean near the median (El Mhamdi et al. 2018, Bulyan of Krum).
+    """Of n - 2 f updates that Krum selects, the mean near the median (El Mhamdi et al. 2018, Bulyan of Krum).
 
-    Krum picks one update after the other from those that are left, theta = n - 2 f in all; then each coordinate is
-    the unweighted mean of the theta - 2 f values nearest to its median. Needs n >= 4 f + 3 updates. The last picks
-    are among fewer than 2 f + 3 updates; where Krum would look at no neighbour, it looks at one. Of two values
-    equally far from the median the smaller is nearer.
+    Krum selects theta = n - 2 f updates, one after the other, from those that are left. Then each coordinate is the
+    unweighted mean of the theta - 2 f values nearest to its median. Needs n >= 4 f + 3 updates. The last selections are
+    among fewer than 2 f + 3 updates; at least one neighbour is counted. Of two values equally far from the median the
+    smaller is taken.
     """
 
     name = "bulyan"
@@ -106,7 +107,7 @@ class Bulyan(Robust):
 
 
 def one_by_one(squared: Vector, num_malicious: int, count: int) -> list[int]:
-    """The `count` updates, ascending, that Krum picks when each pick is taken out before the next."""
+    """Returns the `count` updates, ascending, that Krum selects if each selection is removed before the next."""
     left = np.arange(len(squared))
     while len(left) > len(squared) - count:
         neighbours = max(len(left) - num_malicious - 2, 1)
@@ -115,12 +116,13 @@ def one_by_one(squared: Vector, num_malicious: int, count: int) -> list[int]:
 
 
 def near_median(block: Block, count: int) -> npt.NDArray[np.float64]:
-    """The mean of the `count` values nearest to the median, for each line [columns] of a block [columns, n].
+    """Returns the mean of the `count` values nearest to the median, for each row [columns] of a block [columns, n].
 
-    The nearest lie side by side in sorted order, so the farther end is dropped until `count` are left.
+    In sorted order the nearest values are contiguous, so the farther end is dropped until `count` are left.
     """
     n, line = block.shape[1], np.arange(len(block))
     block.sort(axis=1)
+    # float64: the middle pair of float32 values near 3e38 must not overflow when it is averaged.
     wide = block.astype(np.float64)
     median = wide[:, (n - 1) // 2 : n // 2 + 1].mean(axis=1)
     low = np.zeros(len(block), np.int64)

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class MimeLite(Strategy):
-    """Local steps along the server's momentum, which no local step changes (Karimireddy et al. 2020b, MimeLite).
+    """Local steps along the server's momentum, which stays fixed during a round (Karimireddy et al. 2020b, MimeLite).
 
-    Each step of a client is w <- w - lr ((1 - beta) grad + beta m) with the m that the round began with. Then
-    m <- (1 - beta) g + beta m, where g is the mean of the clients' gradients at the global model on all their rows.
-    Clients send that gradient beside their change. The local optimiser must be sgd without a momentum of its own.
+    Each local step is w <- w - lr ((1 - beta) grad + beta m) with the m that the round started with. Then m <- (1 -
+    beta) g + beta m, where g is the mean of the clients' gradients at the global model on all their rows. Clients send
+    that gradient beside their delta. The local optimiser must be sgd without momentum.
     """
 
     name = "mime-lite"
@@ -36,7 +36,7 @@ class MimeLite(Strategy):
         local = run.config.local
         if local.optimizer != "sgd" or local.momentum:
             raise IncompatibleError(
-                f"mime-lite gives local sgd the server's momentum, and `local` has the optimizer {local.optimizer} "
+                f"mime-lite uses the server's momentum in local sgd, and `local` has the optimizer {local.optimizer} "
                 f"with the momentum {local.momentum:g}",
                 hint="Set local.optimizer=sgd and leave local.momentum out; strategy.momentum is the server's.",
             )

@@ -14,17 +14,19 @@ from flctl.types import ClientUpdate
 class NormBounding(Weighing):
     """Weighted mean of updates scaled down to a norm of at most a bound (Sun et al. 2019, section 4: norm bounding).
 
-    sum_k (n_k / n) u_k min(1, M / ||u_k||) with M = `bound`, or the median of the clients' norms, which follows the
-    training and is a norm of an honest client's update, or smaller, as long as these are the majority. The server
-    does the scaling; the transform `clip` is the same on clients that do as they are told.
+    sum_k (n_k / n) u_k min(1, M / ||u_k||) with M = `bound`, or the median of the clients' norms. The median follows
+    the training. As long as honest clients are the majority, it is at most the norm of an honest update. The server
+    does the scaling; the transform `clip` gives the same result if all clients are honest.
     """
 
     name = "norm-bounding"
 
     class Config(Weighing.Config):
-        bound: float | None = Field(None, gt=0, description="Largest L2 norm of an update; null: the median of norms.")
+        bound: float | None = Field(
+            None, gt=0, description="Largest L2 norm of an update; null: the median of the norms."
+        )
         weighted: bool = Field(
-            True, description="Clients count by the examples that they say they have; off: all the same."
+            True, description="Weight clients by the number of examples that they report; off: equally."
         )
 
     def weigh(self, rows: Sequence[ClientUpdate]) -> Vector:

@@ -1,4 +1,4 @@
-"""FedPer, FedRep and FedBN: layers that each client keeps to itself."""
+"""FedPer, FedRep and FedBN: layers that stay private to each client."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from flctl.types import LocalWork
 
 Patterns = tuple[str, ...]
 
-_PRIVATE = "Which parameters and buffers are private, as patterns of their names (head.*); null: the last layer's."
+_PRIVATE = "Names of the private parameters and buffers, as patterns (head.*); null: those of the last layer."
 
 
 class FedPer(Strategy):
-    """Clients share all layers but their own last one (Arivazhagan et al. 2019, Algorithms 1 and 2).
+    """Clients share all layers but the last one (Arivazhagan et al. 2019, Algorithms 1 and 2).
 
-    All layers are trained together. Of each client's change only that of the shared ones is sent, and averaged as in
-    fedavg. The global model has the head that it began with: what to look at is each client's own model.
+    All layers are trained together. Clients send the delta of the shared layers only, averaged as in fedavg. The global
+    model keeps its initial head, so evaluate each client's own model.
     """
 
     name = "fedper"
@@ -35,16 +35,18 @@ class FedPer(Strategy):
 
 
 class FedRep(FedPer):
-    """As fedper, the own layer trained first and the shared ones after it (Collins et al. 2021, Algorithm 1, FedRep).
+    """As fedper, with the private layer trained first and the shared ones after it (Collins et al. 2021, Algorithm 1).
 
-    Each round a client takes `head_epochs` over its rows on its own layer, the others held still, and then the local
-    work that was asked for on the others, with its own layer held still.
+    In each round a client trains its private layer for `head_epochs`, with the others frozen, and then the others for
+    the configured local work, with its private layer frozen.
     """
 
     name = "fedrep"
 
     class Config(FedPer.Config):
-        head_epochs: PositiveInt = Field(1, description="Epochs on the private layer before the shared ones move.")
+        head_epochs: PositiveInt = Field(
+            1, description="Epochs on the private layer before the shared ones are trained."
+        )
 
     def stages(self, local: LocalWork) -> Sequence[Stage]:
         head = dataclasses.replace(local, epochs=self.config.head_epochs, steps=None)
@@ -52,39 +54,39 @@ class FedRep(FedPer):
 
 
 class FedBN(Strategy):
-    """FedAvg in which batch normalisation stays with each client (Li et al. 2021b, Algorithm 1).
+    """FedAvg in which batch normalisation stays private to each client (Li et al. 2021b, Algorithm 1).
 
     Private are the scale, the shift and the running statistics of each such layer, for clients whose inputs differ in
-    scale or style. The global model has those that it began with.
+    scale or style. The global model keeps its initial ones.
     """
 
     name = "fedbn"
 
     class Config(Strategy.Config):
-        private: Patterns = Field((), description="What else is private, as patterns of names.")
+        private: Patterns = Field((), description="Further private parameters and buffers, as patterns of names.")
 
     def private(self, parts: Sequence[Part]) -> Collection[str]:
         normalised = {part.name for part in parts if "_BatchNorm" in part.kinds}
         if not normalised and not self.config.private:
             raise IncompatibleError(
                 "fedbn keeps batch normalisation private, and the model has none",
-                hint="Take a model with batch normalisation, or name other layers with strategy.private.",
+                hint="Use a model with batch normalisation, or name other layers with strategy.private.",
             )
         return normalised | matching(parts, self.config.private)
 
 
 def last_layer(parts: Sequence[Part]) -> set[str]:
-    """The parameters and buffers of the module whose parameter comes last."""
+    """Returns the names of the parameters and buffers of the module whose parameter comes last."""
     owner = [part for part in parts if part.vector == "params"][-1].owner
     return {part.name for part in parts if part.owner == owner}
 
 
 def matching(parts: Sequence[Part], patterns: Sequence[str]) -> set[str]:
-    """The names that match any of the patterns. Raises IncompatibleError for a pattern that nothing matches."""
+    """Returns the names that match any of the patterns. Raises IncompatibleError for a pattern without a match."""
     for pattern in patterns:
         if not any(fnmatchcase(part.name, pattern) for part in parts):
             raise IncompatibleError(
-                f"no parameter or buffer of the model is called '{pattern}'",
-                hint=f"There are: {', '.join(part.name for part in parts)}.",
+                f"no parameter or buffer of the model matches '{pattern}'",
+                hint=f"The model has: {', '.join(part.name for part in parts)}.",
             )
     return {part.name for part in parts if any(fnmatchcase(part.name, pattern) for pattern in patterns)}

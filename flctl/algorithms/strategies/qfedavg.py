@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from flctl.types import Trained
 
 _LEAST = 1e-10
-"""The least loss that counts, so that q below 1 does not divide by zero where a client's loss is."""
+"""Lower bound of a loss, so that F^(q - 1) with q below 1 does not divide by zero."""
 
 
 class QFedAvg(Strategy):
     """FedAvg in which clients of greater loss count more, for fairness (Li et al. 2020b, Algorithm 2: q-FedAvg).
 
-    w <- w + sum_k n_k F_k^q delta_k / sum_k n_k h_k with F_k the loss of w on all of client k's rows and
-    h_k = F_k^q + q F_k^(q-1) ||delta_k||^2 / lr: the paper's Delta_k and h_k over its L = 1 / lr, with `local.lr` as
-    scheduled. The paper draws clients by their rows and leaves n_k out; here cohorts are uniform, so n_k is in, and
-    q = 0 is FedAvg. Both are sums over clients. The local optimiser must be sgd.
+    w <- w + sum_k n_k F_k^q delta_k / sum_k n_k h_k with F_k the loss of w on all of client k's rows and h_k = F_k^q +
+    q F_k^(q-1) ||delta_k||^2 / lr: the paper's Delta_k and h_k over its L = 1 / lr, with `local.lr` as scheduled. The
+    paper samples clients by their rows and leaves n_k out; here cohorts are uniform, so n_k is a factor, and q = 0 is
+    FedAvg. Both are sums over clients. The local optimiser must be sgd.
     """
 
     name = "qfedavg"
@@ -35,13 +35,17 @@ class QFedAvg(Strategy):
     scale_vector = "h"
 
     class Config(Strategy.Config):
-        q: float = Field(0.2, ge=0, description="Fairness: 0 is FedAvg, and large values look at the worst-off alone.")
+        q: float = Field(
+            0.2,
+            ge=0,
+            description="Fairness: 0 is FedAvg; large values approach the clients with the largest loss alone.",
+        )
 
     def check(self, run: RunInfo) -> None:
         optimizer = run.config.local.optimizer
         if optimizer != "sgd":
             raise IncompatibleError(
-                f"qfedavg takes its step size from that of local sgd, and `local.optimizer` is {optimizer}",
+                f"qfedavg needs the learning rate of local sgd, and `local.optimizer` is {optimizer}",
                 hint="Set local.optimizer=sgd.",
             )
 

@@ -19,29 +19,29 @@ if TYPE_CHECKING:
 
 
 class Scaffold(Strategy):
-    """Local steps corrected for each client's drift by control variates (Karimireddy et al. 2020, option II).
+    """Local steps corrected for client drift by control variates (Karimireddy et al. 2020, option II).
 
-    Each step of client k is w <- w - lr (grad - c_k + c). After K steps it remembers c_k <- c_k - c - delta_k / (K lr),
-    the mean of the gradients it met, and sends by how much c_k changed; c moves by the sum of these changes over all
-    n_k of the population, so that c = sum_k (n_k / n) c_k at any time: that of the weighted mean loss, which fedavg
-    minimises. `weighted: false` is the paper's, where clients count alike in both, and c = sum_k c_k / N. A client that
-    stops early divides by the steps that it made, and one that makes none keeps its c_k. The local optimiser must be
-    sgd without momentum.
+    Each step of client k is w <- w - lr (grad - c_k + c). After K steps it keeps c_k <- c_k - c - delta_k / (K lr), the
+    mean of its gradients, and sends the change of c_k. The server moves c by the sum of these changes over all n_k of
+    the population, so that c = sum_k (n_k / n) c_k at any time: the control variate of the weighted mean loss, which
+    fedavg minimises. `weighted: false` is the paper's, where clients count equally in both, and c = sum_k c_k / N. A
+    client that stops early divides by the steps that it made; a client without a step keeps its c_k. The local
+    optimiser must be sgd without momentum.
     """
 
     name = "scaffold"
     takes_partial = True
 
     class Config(Strategy.Config):
-        weighted: bool = Field(True, description="Whether clients count by their rows, as in fedavg, or alike.")
+        weighted: bool = Field(True, description="Weight clients by their rows, as in fedavg; off: equally.")
 
     def check(self, run: RunInfo) -> None:
         local = run.config.local
         if local.optimizer != "sgd" or local.momentum:
             raise IncompatibleError(
-                f"scaffold reads gradients off the change that plain sgd makes, and `local` has the optimizer "
+                f"scaffold computes gradients from the delta of plain sgd, and `local` has the optimizer "
                 f"{local.optimizer} with the momentum {local.momentum:g}",
-                hint="Set local.optimizer=sgd and leave local.momentum out; a momentum in `server:` is fine.",
+                hint="Set local.optimizer=sgd and leave local.momentum out; a momentum in `server:` is allowed.",
             )
 
     def init(self, params: Arrays) -> Arrays:
@@ -75,5 +75,6 @@ class Scaffold(Strategy):
         if aggregate.weight == 0:
             return params, state
         params, after = super().step(params, aggregate, state, ctx)
+        # Over the population, not the cohort: absent clients keep their c_k, and c must stay the mean of all c_k.
         share = np.float32(aggregate.weight / (ctx.examples if self.config.weighted else ctx.clients))
         return params, {**after, "control": state["control"] + share * aggregate.mean("control")}

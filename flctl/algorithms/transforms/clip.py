@@ -16,7 +16,8 @@ class Clip(Transform):
     name = "clip"
 
     class Config(Transform.Config):
-        norm: float = Field(gt=0, description="The largest L2 norm that an update may have.")
+        norm: float = Field(gt=0, description="Largest L2 norm of an update.")
 
     def factors(self, norms: npt.NDArray[np.float64], broadcast: Arrays) -> npt.NDArray[np.float64]:
+        # The inner maximum avoids 0 / 0 for a zero update; its quotient is discarded by `where`.
         return np.where(norms > self.config.norm, self.config.norm / np.maximum(norms, self.config.norm), 1.0)

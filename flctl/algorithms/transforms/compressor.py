@@ -1,4 +1,4 @@
-"""What compressing transforms have in common: which vectors they take, and error feedback."""
+"""Base classes of compressing transforms: the vectors that are compressed, and error feedback."""
 
 from __future__ import annotations
 
@@ -29,47 +29,47 @@ __all__ = [
 ]
 
 CODE = ":"
-"""Between a vector's name and that of a part of its code which is exact, and which nobody compresses further."""
+"""Separates a vector's name from that of a part of its code. Such parts are exact and never compressed again."""
 LARGEST = float(np.finfo(np.float32).max)
 _RESIDUAL = "residual."
 _ROUNDING = 1e-9
-"""So that 0.07 of 100 values, 7.000000000000001 in floating point, are 7."""
+"""Tolerance of ceil(fraction n): 0.07 of 100 values is 7.000000000000001 in floating point, and means 7."""
 
 Values = npt.NDArray[np.float32]
 Parts = dict[str, npt.NDArray[Any]]
-"""A vector's code: the ending of the name under which each part travels -> the part."""
+"""A vector's code: name suffix -> part. Each part is sent as a vector of its own."""
 
 
 def compressible(name: str, length: int) -> bool:
-    """Whether the vector `name` is compressed: a model's running statistics, single numbers and codes travel as they
-    are. (A variance that lost its sign is none, and a number is no cost.)"""
+    """Returns True if the vector `name` is compressed. Buffers, single numbers and codes are sent unchanged: a running
+    variance must stay positive, and a single number costs nothing."""
     return name != "buffers" and length > 1 and CODE not in name
 
 
 def share(fraction: float, length: int) -> int:
-    """How many values a fraction of so many is, rounded up: at least one."""
+    """Returns `fraction` of `length` values, rounded up: at least one."""
     return max(1, math.ceil(fraction * length - _ROUNDING))
 
 
 def in_range(values: npt.NDArray[Any]) -> Values:
-    """The values as float32, those beyond its range as its largest."""
+    """Returns the values as float32, clamped to its finite range."""
     return np.asarray(np.clip(values, -LARGEST, LARGEST), np.float32)
 
 
 class Compressor(Transform):
-    """A transform that sends a code for each vector; a subclass says how one vector is coded."""
+    """A transform that sends a code for each vector; a subclass defines the code of one vector."""
 
     @abstractmethod
     def parts(self, length: int) -> Layout:
-        """Ending of the name -> length of each part of the code of a vector; the ending "" is the vector's own."""
+        """Returns name suffix -> length for each part of a vector's code; the suffix "" is the vector's own name."""
 
     @abstractmethod
     def code(self, name: str, values: Values, ctx: ClientContext) -> Parts:
-        """Client: the code of a vector."""
+        """Client: returns the code of a vector."""
 
     @abstractmethod
     def value(self, name: str, parts: Parts, length: int, ctx: SharedContext) -> npt.NDArray[Any]:
-        """Both sides: the vector that a code stands for. Raises ProtocolError for none."""
+        """Both sides: returns the vector that a code stands for. Raises ProtocolError for an invalid code."""
 
     def sends(self, layout: Layout) -> Layout:
         sent: dict[str, int] = {}
@@ -85,8 +85,8 @@ class Compressor(Transform):
                 coded[name] = vector
                 continue
             if vector.dtype.kind != "f":
-                hint = f"Put it before what makes whole numbers of '{name}'."
-                raise FlctlError(f"{self.name} compresses fractions, and '{name}' holds whole numbers", hint=hint)
+                hint = f"Put '{self.name}' before the transform that rounds '{name}' to integers."
+                raise FlctlError(f"{self.name} compresses floating point, and '{name}' holds integers", hint=hint)
             values = self.corrected(name, vector, ctx)
             coded |= {name + ending: part for ending, part in self.code(name, values, ctx).items()}
         return dataclasses.replace(update, arrays=coded)
@@ -102,20 +102,20 @@ class Compressor(Transform):
         return decoded
 
     def corrected(self, name: str, values: npt.NDArray[Any], ctx: ClientContext) -> Values:
-        """Client: what is to be coded in the place of a vector."""
+        """Client: returns the values to encode for a vector."""
         return in_range(values)
 
 
 class ErrorFeedback(Compressor):
-    """A compressor whose clients add what was not sent to what they send next (Karimireddy et al. 2019, Algorithm 2).
+    """A compressor whose clients add the compression error to their next update (Karimireddy et al. 2019, Algorithm 2).
 
-    p_t = v_t + e_t is coded; e_{t+1} = p_t - q_t, where q_t is what the server makes of p_t's code, whatever later
-    transforms did to it. So what was sent and the residual sum up to the true updates.
+    p_t = v_t + e_t is encoded; e_{t+1} = p_t - q_t, where q_t is the server's reconstruction of p_t after all later
+    transforms. So the updates sent plus the residual equal the sum of the true updates.
     """
 
     class Config(Compressor.Config):
         error_feedback: bool = Field(
-            True, description="Clients remember what was not sent and add it to their next update."
+            True, description="Clients keep the compression error and add it to their next update."
         )
 
     def remembers(self, layout: Layout) -> Layout:
@@ -127,6 +127,7 @@ class ErrorFeedback(Compressor):
         return {_RESIDUAL + name: length for name, length in layout.items() if compressible(name, length)}
 
     def corrected(self, name: str, values: npt.NDArray[Any], ctx: ClientContext) -> Values:
+        # float64: a residual kept over many rounds would lose small values in a float32 sum.
         residual = ctx.memory.get(_RESIDUAL + name)
         return in_range(values) if residual is None else in_range(values.astype(np.float64) + residual)
 
@@ -135,12 +136,12 @@ class ErrorFeedback(Compressor):
         for key in self._residuals(ctx.shared.layout):
             name = key.removeprefix(_RESIDUAL)
             residual = self.corrected(name, given.arrays[name], ctx)
-            # An update of weight 0 counts for nothing: nothing of it was sent.
+            # An update of weight 0 does not enter the sum: all of it remains to be sent.
             kept[key] = in_range(residual - arrived[name].astype(np.float64)) if given.weight else residual
         return kept
 
 
 def checked(condition: bool, sentence: str) -> None:
-    """Raises ProtocolError unless the condition holds."""
+    """Raises ProtocolError with `sentence` unless the condition holds."""
     if not condition:
         raise ProtocolError(sentence)

@@ -1,4 +1,4 @@
-"""Floating-point numbers of 16 bits."""
+"""Floating-point formats of 16 bits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LARGEST_WORD = np.uint32(0x7F7F)
 class Float16(Compressor):
     """Values as IEEE half precision, to the nearest: 3 digits from 6e-5 to 65504, fewer down to 6e-8.
 
-    Larger values count as 65504, smaller ones as 0.
+    Larger values become 65504, smaller ones 0.
     """
 
     name = "float16"
@@ -27,6 +27,7 @@ class Float16(Compressor):
         return {CODE + "float16": length}
 
     def code(self, name: str, values: Values, ctx: ClientContext) -> Parts:
+        # Clamped: infinity in one coordinate would fail the finiteness check and discard the whole update.
         return {CODE + "float16": np.clip(values, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16)}
 
     def value(self, name: str, parts: Parts, length: int, ctx: SharedContext) -> npt.NDArray[np.float32]:
@@ -53,9 +54,11 @@ class BFloat16(Compressor):
 
 
 def _upper_halves(values: Values) -> npt.NDArray[np.uint16]:
-    """The upper 16 bits of each float32, rounded to nearest, ties to even; the largest finite one rather than
-    infinity."""
+    """Returns the upper 16 bits of each float32, rounded to nearest, ties to even; clamped to the largest finite
+    value."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    # Adds half a unit of the last kept bit, and one more if that bit is odd: ties go to even, so rounding has no bias.
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    # Rounding up may carry into the exponent of infinity (0x7F80): the magnitude is clamped to the largest finite one.
     sign = rounded & np.uint32(0x8000)
     return np.asarray(sign | np.minimum(rounded & np.uint32(0x7FFF), _LARGEST_WORD), np.uint16)

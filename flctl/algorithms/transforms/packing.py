@@ -1,4 +1,4 @@
-"""Small whole numbers side by side in bytes."""
+"""Bit packing: integers of 1 to 8 bits, contiguous in bytes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ Words = npt.NDArray[np.uint8]
 
 
 def packed_size(count: int, bits: int) -> int:
-    """How many bytes so many numbers take."""
+    """Returns the number of bytes that `count` integers of `bits` bits take."""
     return -(-count * bits // 8)
 
 
 def pack(words: Words, bits: int) -> Words:
-    """Numbers below 2^bits [n], each in `bits` bits, the highest first, one after the other; zeros fill the last
-    byte."""
+    """Packs integers below 2^bits [n] into `bits` bits each, most significant bit first; the last byte is padded with
+    zeros."""
     if bits == 8:
         return words
     return np.packbits(np.unpackbits(words[:, None], axis=1)[:, 8 - bits :])
 
 
 def unpack(packed: Words, bits: int, count: int) -> Words:
-    """The first `count` numbers of what `pack` made."""
+    """Returns the first `count` integers of a result of `pack`."""
     if bits == 8:
         return packed[:count]
     spread = np.zeros((count, 8), np.uint8)

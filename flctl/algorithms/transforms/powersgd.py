@@ -1,4 +1,4 @@
-"""Low-rank matrices."""
+"""PowerSGD: low-rank approximation of weight matrices."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _LEFT, _RIGHT, _REST, _BASIS = ".left", ".right", ".rest", "basis."
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A part of a vector, and the matrix that it is laid out as, with zeros at the end where it is shorter; None where
-    it is sent as it is."""
+    """A contiguous part of a vector, and the shape of the matrix that it is laid out as, padded with zeros; None if it
+    is sent unchanged."""
 
     start: int
     size: int
@@ -35,20 +35,22 @@ class Block:
 class PowerSGD(ErrorFeedback):
     """Each weight matrix as a product of rank `rank` (Vogels et al. 2019, Algorithms 1 and 2).
 
-    A matrix M [n, m], a tensor's first dimension against all others, is sent as P [n, r] with orthonormal columns and
-    Q [m, r] = M^T P, where P spans M Q' and Q' is the client's last Q, random at first: one step of subspace
-    iteration. Biases, and matrices that would not become smaller, are sent as they are; a vector that is not laid
-    out as the model's parameters is taken for one matrix, as square as can be.
+    A matrix M [n, m], a tensor's first dimension against all others, is sent as P [n, r] with orthonormal columns and Q
+    [m, r] = M^T P, where P spans M Q' and Q' is the client's last Q, random at first: one step of subspace iteration.
+    Biases, and matrices that would not become smaller, are sent unchanged. A vector that is not laid out as the model's
+    parameters is treated as one matrix, as square as possible.
 
-    Where the paper adds up P over all workers before Q is made, in the middle of a step, here each client makes both
-    for itself, because a round asks it once; the server multiplies them out before it adds up.
+    The paper adds up P over all workers before Q is computed, in the middle of a step. Here each client computes both,
+    because a round has one exchange, and the server multiplies them before it adds up.
     """
 
     name = "powersgd"
 
     class Config(ErrorFeedback.Config):
-        rank: int = Field(2, ge=1, description="Rank of what is sent for each matrix.")
-        warm_start: bool = Field(True, description="Clients begin with the Q of their last round; off: at random.")
+        rank: int = Field(2, ge=1, description="Rank of each matrix's approximation.")
+        warm_start: bool = Field(
+            True, description="Clients start from the Q of their last round; off: from a random one."
+        )
 
     def __init__(self, config: Any = None, tensors: Sequence[tuple[int, ...]] = ()) -> None:
         super().__init__(config)
@@ -62,7 +64,7 @@ class PowerSGD(ErrorFeedback):
         return sum(math.prod(tensor) for tensor in self._tensors)
 
     def blocks(self, length: int) -> list[Block]:
-        """The matrices in a vector, and what lies between them."""
+        """Returns the matrices of a vector, and the parts between them."""
         if not self._tensors or length != self._whole:
             rows = math.isqrt(length)
             return [Block(0, length, self._matrix(rows, -(-length // rows)))]
@@ -110,6 +112,7 @@ class PowerSGD(ErrorFeedback):
                 continue
             count = block.matrix[1] * self.config.rank
             given = None if basis is None else basis[place : place + count]
+            # A zero Q' spans no subspace, and QR of M Q' = 0 would return arbitrary columns: restart from a random one.
             start = ctx.rng.standard_normal(count) if given is None or not given.any() else given
             left, right = _factors(_laid_out(torch.from_numpy(part), block), torch.from_numpy(np.array(start)))
             lefts.append(left)
@@ -148,7 +151,7 @@ class PowerSGD(ErrorFeedback):
 
 
 def _laid_out(part: Tensor, block: Block) -> Tensor:
-    """A block as its matrix, float64: products of float32 values stay finite there."""
+    """Returns a block as its matrix, in float64, where products of float32 values stay finite."""
     import torch
 
     rows, columns = block.matrix or (1, block.size)
@@ -158,9 +161,11 @@ def _laid_out(part: Tensor, block: Block) -> Tensor:
 
 
 def _factors(matrix: Tensor, start: Tensor) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """P and Q, flat, of a matrix M [n, m], from Q' [m r]: one thread of torch gives the same bits anywhere."""
+    """Returns P and Q, flat, of a matrix M [n, m], from Q' [m r]: the same bits on any engine, with one thread of
+    torch."""
     import torch
 
+    # Orthonormal P makes P P^T M the best approximation of M in the column space of P.
     left = torch.linalg.qr(matrix @ start.to(torch.float64).view(matrix.shape[1], -1))[0]
     return left.reshape(-1).numpy(), (matrix.T @ left).reshape(-1).numpy()
 

@@ -1,4 +1,4 @@
-"""Stochastic quantisation by buckets."""
+"""QSGD: stochastic quantisation in buckets."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class QSGD(Compressor):
     """Values rounded at random to a few levels of their bucket's norm, unbiased (Alistarh et al. 2017, section 3.1).
 
     A vector is cut into buckets of `bucket` values; v_i becomes ||v|| sign(v_i) l / s, where l is s |v_i| / ||v||
-    rounded up or down at random so that its mean is right, and s = 2^(bits - 1) - 1. Levels take `bits` bits each (the
-    paper's code of varying length is not used), and each bucket its L2 norm as float32.
+    rounded up or down at random so that its expectation is exact, and s = 2^(bits - 1) - 1. Levels take `bits` bits
+    each (the paper's variable-length code is not used), and each bucket's L2 norm is sent as float32.
     """
 
     name = "qsgd"
 
     class Config(Compressor.Config):
-        bits: int = Field(4, ge=2, le=8, description="Bits for each value, its sign included.")
-        bucket: int = Field(512, ge=1, description="Values that share a norm.")
+        bits: int = Field(4, ge=2, le=8, description="Bits per value, including the sign.")
+        bucket: int = Field(512, ge=1, description="Number of values that share one norm.")
 
     @property
     def levels(self) -> int:
@@ -40,6 +40,7 @@ class QSGD(Compressor):
         norms = self._norms(values)
         each = np.repeat(norms, self.config.bucket)[: values.size].astype(np.float64)
         share = np.divide(values, each, out=np.zeros(values.size), where=each > 0)
+        # floor(x + U) with U uniform on [0, 1) has expectation x: the quantisation error averages out over clients.
         levels = np.floor(share * self.levels + ctx.rng.random(values.size)).astype(np.int64)
         words = (np.clip(levels, -self.levels, self.levels) + self.levels).astype(np.uint8)
         return {_LEVELS: pack(words, self.config.bits), _NORMS: norms}
@@ -52,11 +53,12 @@ class QSGD(Compressor):
         return np.asarray((words.astype(np.float64) - self.levels) * (norms / self.levels), np.float32)
 
     def _norms(self, values: Values) -> Values:
-        """Each bucket's L2 norm: never below its largest value, and never beyond float32, so that no level is above
-        the highest."""
+        """Returns each bucket's L2 norm, between its largest magnitude and float32's largest value, so that no level
+        exceeds s."""
         padded = np.zeros(-(-values.size // self.config.bucket) * self.config.bucket)
         padded[: values.size] = values
         buckets = padded.reshape(-1, self.config.bucket)
         norms = np.sqrt(np.square(buckets).sum(axis=1))
         largest = np.abs(buckets).max(axis=1)
+        # Rounding to float32 may put a norm below the bucket's largest value: then |v_i| / ||v|| would exceed 1.
         return np.asarray(np.maximum(np.minimum(norms, LARGEST), largest), np.float32)

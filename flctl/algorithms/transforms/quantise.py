@@ -20,12 +20,12 @@ _BOUND = "bound."
 
 
 class Quantise(Compressor):
-    """Whole numbers on a lattice that all clients share, rounded at random, unbiased (Suresh et al. 2017, section 2).
+    """Integers on a lattice that all clients share, by unbiased stochastic rounding (Suresh et al. 2017, section 2).
 
-    v becomes the whole number q next to v L / B, up or down at random so that its mean is right, with L = 2^(bits - 1)
-    - 1; values beyond the bound B count as B. Sums of q are sums of whole numbers, so it works where the server sees
-    nothing but a sum. B is `bound` for all vectors; or it follows the training: each round `spread` times the largest
-    value of the last round's mean, which the server tells the clients, and `bound` in the first.
+    v becomes the integer q next to v L / B, up or down at random so that its expectation is exact, with L = 2^(bits -
+    1) - 1; values beyond the bound B are clamped. Sums of q are sums of integers, so it works under secure aggregation.
+    B is `bound` for all vectors. With `spread`, B is `bound` in the first round, and then `spread` times the largest
+    value of the last round's mean, which the server broadcasts.
     """
 
     name = "quantise"
@@ -33,15 +33,21 @@ class Quantise(Compressor):
     whole = True
 
     class Config(Compressor.Config):
-        bits: int = Field(8, ge=2, le=16, description="Bits for each value, its sign included.")
-        bound: float = Field(1.0, gt=0, description="Largest magnitude that a value keeps; with a spread, at first.")
+        bits: int = Field(8, ge=2, le=16, description="Bits per value, including the sign.")
+        bound: float = Field(
+            1.0,
+            gt=0,
+            description="Largest magnitude, beyond which values are clamped; with a spread, in the first round.",
+        )
         spread: float | None = Field(
-            None, gt=1, description="The bound, in largest values of the last round's mean; null: it stays the same."
+            None,
+            gt=1,
+            description="Bound relative to the largest value of the last round's mean; null: `bound` in every round.",
         )
 
     @property
     def largest(self) -> int:
-        """L: the largest whole number."""
+        """L: the largest integer."""
         return int(2 ** (self.config.bits - 1) - 1)
 
     def check(self, run: RunInfo) -> None:
@@ -50,7 +56,7 @@ class Quantise(Compressor):
         after = [name for name in names[names.index(own) + 1 :] if run.transforms[name].encodes]
         if after:
             raise IncompatibleError(
-                f"transform '{own}' sends whole numbers, of which '{after[0]}' after it can make nothing",
+                f"transform '{own}' sends integers, which '{after[0]}' after it cannot encode",
                 hint=f"Put '{after[0]}' before '{own}', or leave one of them out.",
             )
 
@@ -67,25 +73,27 @@ class Quantise(Compressor):
         return {"": length}
 
     def step(self, name: str, ctx: SharedContext) -> float:
-        """B / L: the distance between two points of the lattice."""
+        """Returns B / L: the distance between two points of the lattice."""
         return float(ctx.broadcast.get(_BOUND + name, [self.config.bound])[0]) / self.largest
 
     def code(self, name: str, values: Values, ctx: ClientContext) -> Parts:
         scaled = np.clip(values.astype(np.float64) / self.step(name, ctx.shared), -self.largest, self.largest)
+        # floor(x + U) with U uniform on [0, 1) has expectation x: the mean over clients is unbiased.
         words = np.floor(scaled + ctx.rng.random(values.size))
         dtype = np.int8 if self.config.bits <= 8 else np.int16
+        # L + U rounds up to L + 1 in floating point for U near 1, which would not fit `bits`.
         return {"": np.minimum(words, self.largest).astype(dtype)}
 
     def value(self, name: str, parts: Parts, length: int, ctx: SharedContext) -> npt.NDArray[np.float32]:
         return np.asarray(parts[""] * self.step(name, ctx), np.float32)
 
     def on_server(self, aggregate: Aggregate, state: Arrays, ctx: ServerContext) -> tuple[Aggregate, Arrays]:
-        """The next round's bound."""
+        """Sets the next round's bound."""
         if self.config.spread is None or aggregate.weight <= 0:
             return aggregate, state
         kept = dict(state)
         for key in state:
             largest = float(np.abs(aggregate.mean(key.removeprefix(_BOUND))).max())
-            if largest > 0:  # a round that changed nothing says nothing of the next
+            if largest > 0:  # a bound of 0 would quantise every later update to 0
                 kept[key] = np.array([self.config.spread * largest], np.float32)
         return aggregate, kept

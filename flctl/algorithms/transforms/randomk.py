@@ -1,4 +1,4 @@
-"""Random values only."""
+"""Random-k sparsification."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from flctl.types import Layout
 
 
 class RandomK(ErrorFeedback):
-    """k values of each vector at random places, the same for all clients of a round (Stich et al. 2018, rand_k).
+    """k values of each vector at random positions, the same for all clients of a round (Stich et al. 2018, rand_k).
 
-    k = `fraction` of the vector, rounded up. Both sides draw the places from the run's seed by name, so that they do
-    not travel, and what clients send adds up: it works where the server sees nothing but a sum. Without error
-    feedback the values are sent times n / k, which makes the mean right; with it they are sent as they are.
+    k = `fraction` of the vector, rounded up. Both sides draw the positions from the run's seed by name, so positions
+    are not sent and codes add up: it works under secure aggregation. Without error feedback values are multiplied by n
+    / k, which makes the mean unbiased; with it they are sent unscaled.
     """
 
     name = "randomk"
     linear = True
 
     class Config(ErrorFeedback.Config):
-        fraction: float = Field(0.01, gt=0, le=1, description="Share of each vector's values that is sent.")
+        fraction: float = Field(0.01, gt=0, le=1, description="Fraction of each vector's values that is sent.")
         error_feedback: bool = Field(
-            False, description="Clients remember what was not sent and add it to their next update; off: unbiased."
+            False, description="Clients keep the compression error and add it to their next update; off: unbiased."
         )
 
     def parts(self, length: int) -> Layout:
         return {"": share(self.config.fraction, length)}
 
     def places(self, name: str, length: int, ctx: SharedContext) -> npt.NDArray[np.int64]:
-        """Where in the vector `name` the values stand in this round, ascending [k]."""
+        """Returns the positions, ascending [k], of the values of the vector `name` in this round."""
         k = self.parts(length)[""]
         return np.sort(ctx.rng(name).choice(length, k, replace=False, shuffle=False))
 
@@ -41,6 +41,8 @@ class RandomK(ErrorFeedback):
         return {"": chosen}
 
     def value(self, name: str, parts: Parts, length: int, ctx: SharedContext) -> npt.NDArray[np.float32]:
+        # Each value is sent with probability k / n: times n / k the expectation is exact. Under error feedback that
+        # factor would make the residuals grow.
         factor = 1.0 if self.config.error_feedback else length / parts[""].size
         whole = np.zeros(length, np.float32)
         whole[self.places(name, length, ctx)] = in_range(parts[""].astype(np.float64) * factor)

@@ -1,4 +1,4 @@
-"""Signs only."""
+"""SignSGD: one bit per value."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _SIGNS, _SCALE = CODE + "signs", CODE + "scale"
 
 
 class SignSGD(Compressor):
-    """The sign of each value; the majority of the clients decides (Bernstein et al. 2018, 2019, majority vote).
+    """The sign of each value, combined by majority vote (Bernstein et al. 2018, 2019, majority vote).
 
-    Each value of the mean becomes `step` times the sign that most clients sent, 0 in a tie. A value of 0 votes at
-    random. Clients count the same, as in the paper, in vectors that are not compressed too; or by their examples.
+    Each value of the mean becomes `step` times the majority's sign, 0 in a tie. A value of 0 votes at random. As in the
+    paper clients count equally, also in vectors that are not compressed; with `weighted`, by their examples.
     """
 
     name = "signsgd"
 
     class Config(Compressor.Config):
-        step: float = Field(1e-3, gt=0, description="How far each value of the model moves in a round.")
-        weighted: bool = Field(False, description="Votes count by the examples that clients say they have.")
+        step: float = Field(1e-3, gt=0, description="Step size: the change of each model parameter per round.")
+        weighted: bool = Field(False, description="Weight votes by the number of examples that clients report.")
 
     def parts(self, length: int) -> Layout:
         return {_SIGNS: -(-length // 8)}
@@ -42,7 +42,9 @@ class SignSGD(Compressor):
         return dataclasses.replace(super().on_client(update, ctx), weight=weight)
 
     def on_server(self, aggregate: Aggregate, state: Arrays, ctx: ServerContext) -> tuple[Aggregate, Arrays]:
-        """The vote."""
+        """Applies the majority vote."""
+        # `aggregate` holds a sum, which the strategy divides by its weight: multiplied here, each value moves by
+        # `step`.
         step = self.config.step * aggregate.weight
         voted = {
             name: np.asarray(np.sign(vector) * step, np.float32) if compressible(name, vector.size) else vector
@@ -71,7 +73,8 @@ class EFSignSGD(ErrorFeedback):
 
 
 def _signs(values: Values, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """One bit for each value: whether it is positive; a coin where it is 0."""
+    """Returns one bit per value: 1 if it is positive; a fair coin if it is 0, so that zeros do not vote for one
+    side."""
     coins = rng.integers(0, 2, values.size, np.uint8)
     return np.packbits(np.where(values == 0, coins, values > 0).astype(np.uint8))
 

@@ -1,4 +1,4 @@
-"""The largest values only."""
+"""Top-k sparsification."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _INDICES, _MASK, _VALUES = CODE + "indices", CODE + "mask", ".values"
 
 
 class TopK(ErrorFeedback):
-    """The k values of largest magnitude of each vector, and where they stand (Stich et al. 2018, top_k with memory).
+    """The k values of largest magnitude of each vector, and their positions (Stich et al. 2018, top_k with memory).
 
-    k = `fraction` of the vector, rounded up. Their places travel as int32, or as one bit for each place where that is
-    shorter. Of equal magnitudes it is not said which are taken.
+    k = `fraction` of the vector, rounded up. Positions are sent as int32, or as a bit mask if that is shorter. The
+    choice among equal magnitudes is unspecified.
     """
 
     name = "topk"
 
     class Config(ErrorFeedback.Config):
-        fraction: float = Field(0.01, gt=0, le=1, description="Share of each vector's values that is sent.")
+        fraction: float = Field(0.01, gt=0, le=1, description="Fraction of each vector's values that is sent.")
 
     def count(self, length: int) -> int:
-        """k."""
+        """Returns k."""
         return share(self.config.fraction, length)
 
     def parts(self, length: int) -> Layout:
@@ -36,6 +36,7 @@ class TopK(ErrorFeedback):
 
     def code(self, name: str, values: Values, ctx: ClientContext) -> Parts:
         k = self.count(values.size)
+        # O(n), where a full sort would be O(n log n); sorting the k positions makes the code canonical.
         chosen = np.sort(np.argpartition(np.abs(values), values.size - k)[values.size - k :])
         if _INDICES in self.parts(values.size):
             return {_INDICES: chosen.astype(np.int32), _VALUES: values[chosen]}
@@ -51,13 +52,15 @@ class TopK(ErrorFeedback):
 
 
 def _places(name: str, parts: Parts, length: int) -> npt.NDArray[np.integer]:
-    """Where the values stand. Raises ProtocolError for places that no vector of this length has."""
+    """Returns the positions of the values. Raises ProtocolError for positions outside the vector."""
     if _INDICES in parts:
         indices = parts[_INDICES]
         sound = indices.dtype.kind in "iu" and bool(((indices >= 0) & (indices < length)).all())
-        checked(sound, f"'{name}' has values at places outside 0 to {length - 1}")
+        checked(sound, f"'{name}' has values at positions outside 0 to {length - 1}")
         return indices
-    checked(parts[_MASK].dtype == np.uint8, f"the places of '{name}' are {parts[_MASK].dtype}, expected uint8")
+    checked(parts[_MASK].dtype == np.uint8, f"the position mask of '{name}' is {parts[_MASK].dtype}, expected uint8")
     places = np.flatnonzero(np.unpackbits(parts[_MASK], count=length))
-    checked(places.size == parts[_VALUES].size, f"'{name}' has {parts[_VALUES].size} values for {places.size} places")
+    checked(
+        places.size == parts[_VALUES].size, f"'{name}' has {parts[_VALUES].size} values for {places.size} positions"
+    )
     return places
