@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from data_files import idx_bytes
+from support.data_files import idx_bytes
 
 from flctl.cli import run as cli
 
