@@ -1,4 +1,4 @@
-"""How a text table is written: delimiter, quotes, header, and its columns' names, found in its first lines."""
+"""Dialect of a text table: delimiter, quotes, header and column names, found in its first lines."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from flctl.data.columns import is_number
 from flctl.data.files import corrupt_gzip_refused, is_gzip
 from flctl.errors import ConfigError, DataError
 
-__all__ = ["Dialect", "Record", "open_text", "records", "sniff"]
+__all__ = ["Dialect", "Record", "numbers_rows", "open_text", "records", "sniff"]
 
 DELIMITERS = (",", ";", "\t", "|")
 _NAMED_DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
 _UNDECODED = re.compile("[\udc80-\udcff]")
+_INDEX_NAME = re.compile(r"Unnamed: \d+|__index_level_\d+__")
 LONGEST_LINE = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What is known of one file. `skip` lines come before the first record, which is the header where there is one."""
+    """Dialect of one file. `skip` lines come before the first record, which is the header if `header` is set.
+    `indices` are columns without a name, and those that pandas calls `Unnamed: 0` or `__index_level_0__`."""
 
     path: Path
     names: tuple[str, ...]
@@ -36,6 +38,7 @@ class Dialect:
     quote: str = '"'
     comment: str | None = None
     width: int = 0
+    indices: frozenset[int] = frozenset()
 
     @property
     def where(self) -> str:
@@ -120,7 +123,13 @@ def sniff(path: Path, delimiter: str | None, header: Literal["auto", "yes", "no"
     named = header == "yes" or (header == "auto" and _is_header(cells, first[1:], mentioned, path.name))
     names = tuple(cell or f"c{i}" for i, cell in enumerate(cells)) if named else _numbered(len(cells))
     width = sum(len(cell) + 1 for cell in cells)
-    return Dialect(path, names, found, named, skip=first[0].line - 1, width=width)
+    indices = frozenset(i for i, cell in enumerate(cells) if named and numbers_rows(cell))
+    return Dialect(path, names, found, named, skip=first[0].line - 1, width=width, indices=indices)
+
+
+def numbers_rows(name: str) -> bool:
+    """Whether a header cell is that of an index: blank, or a name that pandas makes up."""
+    return not name or _INDEX_NAME.fullmatch(name) is not None
 
 
 def _delimiter_of(path: Path, asked: str | None) -> str:

@@ -30,6 +30,11 @@ __all__ = [
 
 DEFLATE_RATIO = 1032
 """Deflate cannot shrink data by more than this factor, so a larger declared size is a lie (zlib, technical details)."""
+_DESCRIPTIONS = (".json", ".md", ".txt", ".rst", ".yaml", ".yml", ".lock", ".crc")
+"""Files about the data that lie beside it."""
+MAX_DEPTH = 8
+MANY_OTHERS = 1000
+"""Files of other kinds after which a folder is not walked any further."""
 _SUFFIX = re.compile(r"(\.[A-Za-z][A-Za-z0-9]*){1,2}$")
 
 
@@ -58,11 +63,12 @@ def existing_file(source: str) -> Path:
 def expand(source: str, extensions: tuple[str, ...]) -> tuple[Path, ...]:
     """The files of a source in file-name order: a file itself, a folder's files with these extensions, or a glob's.
 
-    Of what a glob matches, files without these extensions are taken only where there is none with them.
+    A folder without such files of its own gives those of its subfolders, unless these hold more files of other kinds.
+    Of a glob's matches, files without these extensions are taken only if there is none with them.
     """
     path = Path(source)
     if path.is_dir():
-        return list_folder(path, extensions)
+        return list_folder(path, extensions) or _files_of_subfolders(path, extensions)
     if path.exists() or not glob.has_magic(source):
         return (path,)
     found = sorted(match for match in map(Path, glob.glob(source, recursive=True)) if match.is_file())
@@ -82,6 +88,21 @@ def list_folder(folder: Path, extensions: tuple[str, ...]) -> tuple[Path, ...]:
     """A folder's own files with these extensions, sorted by name; hidden files are not data."""
     names = (p for p in folder.iterdir() if not p.name.startswith(".") and p.name.lower().endswith(extensions))
     return tuple(sorted(p for p in names if p.is_file()))
+
+
+def _files_of_subfolders(folder: Path, extensions: tuple[str, ...]) -> tuple[Path, ...]:
+    found: list[Path] = []
+    others = 0
+    for place, folders, names in os.walk(folder, followlinks=True):
+        inner = len(Path(place).relative_to(folder).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if inner < MAX_DEPTH else []
+        for name in sorted(names):
+            if name.lower().endswith(extensions) and not name.startswith((".", "_")):
+                found.append(Path(place, name))
+            others += not name.lower().endswith((*extensions, *_DESCRIPTIONS)) and not name.startswith((".", "_"))
+        if others > MANY_OTHERS and others > len(found):
+            return ()
+    return tuple(found) if len(found) >= others else ()
 
 
 def short_name(source: str) -> str:

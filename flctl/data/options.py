@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator
 
 from flctl.component import Options
 
-__all__ = ["Column", "Columns", "Header", "Pixels", "TabularOptions", "Task", "Tokens"]
+__all__ = ["Column", "Columns", "Header", "Pixels", "Sources", "TabularOptions", "Task", "Tokens"]
 
 Task = Literal["auto", "classification", "binary", "regression"]
 
@@ -18,6 +18,11 @@ def _split(value: Any) -> Any:
         return ()
     items = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
     return tuple(word for word in (str(item).strip() for item in items) if word)
+
+
+def _sources(value: Any) -> Any:
+    # A comma may be part of a file's name.
+    return (value,) if isinstance(value, str) else value
 
 
 def _word(value: Any) -> Any:
@@ -56,12 +61,17 @@ Pixels = Annotated[tuple[int, int], BeforeValidator(_pixels), AfterValidator(_po
 """Height and width: `28x28`, `28` or a pair."""
 
 
+Sources = Annotated[tuple[str, ...], BeforeValidator(_sources)]
+"""Files, folders or globs: one, or a list."""
+
+
 class TabularOptions(Options):
-    """What every table reader can be told. Columns are given by name or by 0-based index.
+    """Options of every table reader. Columns are given by name or by 0-based index.
 
     `target`: the column to predict. `features`: the columns to learn from (default: all that are not the target, not
-    in `by` and not in `drop`). `categorical`: features to one-hot encode. `by`: columns to keep as groups.
-    `task`: what the target means; `auto` looks at its values.
+    in `by` and not in `drop`). `categorical`: features to one-hot encode. `by`: columns to keep as groups; `file` and
+    `folder` are always there. `task`: the meaning of the target; `auto` looks at its values. `more`: further sources
+    of the same columns. `test`: sources of test rows. `splits`: `none` ignores train, test and val in file names.
     """
 
     target: Column | None = None
@@ -70,3 +80,6 @@ class TabularOptions(Options):
     categorical: Columns = ()
     by: Columns = ()
     task: Task = "auto"
+    more: Sources = ()
+    test: Sources = ()
+    splits: Literal["auto", "none"] = "auto"

@@ -1,19 +1,19 @@
-"""Which columns of a table are what: target, features, categories, groups."""
+"""Roles of a table's columns: target, features, categories, groups."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from flctl.data.options import TabularOptions
 from flctl.errors import ConfigError, DataError, suggest
 
-__all__ = ["Plan", "named_columns", "plan_columns", "refuse_duplicates", "refuse_other_groups"]
+__all__ = ["Declared", "Plan", "named_columns", "plan_columns", "refuse_duplicates", "refuse_other_groups"]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The part each column plays, by its index."""
+    """The role of each column, by its index."""
 
     names: tuple[str, ...]
     target: int
@@ -32,25 +32,46 @@ class Plan:
         """The columns that are read as text: the target, the categories and the groups."""
         return tuple(sorted({self.target, *self.categorical, *self.by}))
 
+    def within(self, count: int) -> Plan:
+        """The plan for the first `count` columns alone: those that stand in the files."""
+        features, categorical, by = (
+            tuple(i for i in columns if i < count) for columns in (self.features, self.categorical, self.by)
+        )
+        return replace(self, features=features, categorical=categorical, by=by)
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """Columns as the file declares them: `nominal` ones, with their `levels` if it lists these, and those that are
+    `indices` of rows and not data. The last `paths` columns stand in no file: they are parts of its path."""
+
+    nominal: frozenset[int] = frozenset()
+    indices: frozenset[int] = frozenset()
+    levels: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    paths: int = 0
+
 
 def plan_columns(
-    names: Sequence[str], options: TabularOptions, declared: frozenset[int], where: str, advice: str = ""
+    names: Sequence[str], options: TabularOptions, declared: Declared, where: str, advice: str = ""
 ) -> Plan:
-    """The plan for columns `names`; `declared` are those that the file itself says are categories.
+    """The plan for columns `names`. An index is a feature only if `--features` names it.
 
-    Raises DataError for a column that is not there, ConfigError where the parts contradict each other.
+    Raises DataError for a column that is not there, ConfigError if the roles contradict each other.
     """
     table = _Names(names, where, advice)
     if options.target is None:
         raise ConfigError(f"{where}: which column is to be predicted?", hint=f"--target, one of {_listed(names)}")
     target, by = table.find(options.target, "target"), table.find_all(options.by, "by")
     dropped = {target, *by, *table.find_all(options.drop, "drop")}
-    features = table.find_all(options.features, "features") or tuple(i for i in range(len(names)) if i not in dropped)
     asked = table.find_all(options.categorical, "categorical")
-    categorical = tuple(i for i in features if i in asked or i in declared)
+    indices = sorted(declared.indices.difference(dropped, asked))
+    left = (i for i in range(len(names) - declared.paths) if i not in dropped and i not in indices)
+    features = table.find_all(options.features, "features") or tuple(left)
+    categorical = tuple(i for i in features if i in asked or i in declared.nominal)
     grouped = [names[i] for i in asked if i in by and i not in features]
-    plan = Plan(tuple(names), target, features, categorical, by, tuple(map(_no_feature, grouped)))
-    _refuse_contradictions(plan, asked, where)
+    notes = [*map(_no_feature, grouped), *([] if options.features else _index_notes(names, indices))]
+    plan = Plan(tuple(names), target, features, categorical, by, tuple(notes))
+    _refuse_contradictions(plan, asked, where, len(names) - declared.paths)
     return plan
 
 
@@ -98,8 +119,10 @@ class _Names:
         return tuple(dict.fromkeys(self.find(word, flag) for word in words))
 
 
-def _refuse_contradictions(plan: Plan, asked: Sequence[int], where: str) -> None:
+def _refuse_contradictions(plan: Plan, asked: Sequence[int], where: str, in_files: int) -> None:
     names = plan.names
+    if plan.target >= in_files:
+        raise ConfigError(f"--target '{names[plan.target]}' is part of a path, not a column of {where}")
     if plan.target in plan.features:
         raise ConfigError(f"'{names[plan.target]}' is the target and cannot be a feature too")
     if not plan.features:
@@ -113,6 +136,13 @@ def _refuse_contradictions(plan: Plan, asked: Sequence[int], where: str) -> None
 
 def _no_feature(name: str) -> str:
     return f"'{name}' is a --by column and so no feature; name it in --features to learn from it too"
+
+
+def _index_notes(names: Sequence[str], indices: Sequence[int]) -> list[str]:
+    if not indices:
+        return []
+    listed = ", ".join(f"'{names[i]}'" for i in indices)
+    return [f"no feature, as it numbers the rows or has no name: {listed}; --features takes it"]
 
 
 def _is_index(word: str) -> bool:

@@ -1,32 +1,42 @@
-"""From batches of columns to a data set: the one place where tables of every format become x, y and groups."""
+"""Builder of data sets from batches of columns: tables of every format become x, y and groups here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from flctl.data.columns import MISSING, CellError, Levels, Numbers, TargetColumn, is_missing, refuse_too_many
-from flctl.data.dataset import Dataset, DatasetReader
+from flctl.data.dataset import Dataset, DatasetReader, Split
 from flctl.data.extras import optional
-from flctl.data.files import require_memory, short_name
+from flctl.data.files import expand, require_memory, short_name
 from flctl.data.options import TabularOptions, Task
 from flctl.data.preprocessing import ABSENT, InputColumn, Inputs
-from flctl.data.schema import Plan, plan_columns
+from flctl.data.schema import Declared, Plan, plan_columns
+from flctl.data.table_files import PATH_COLUMNS, TableFile, table_files, unique_names
 from flctl.errors import DataError, FlctlError
 
-__all__ = ["MAX_LEVELS", "Sheets", "TableReader", "read_table"]
+__all__ = ["MAX_LEVELS", "Batch", "Sheets", "TableReader", "read_table"]
 
 MAX_LEVELS = 4096
 """A category with more levels than this is an identifier; one-hot columns of it would not fit."""
-Batch = Mapping[int, Any]
+Columns = Mapping[int, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of one file, by its position: planned columns as pyarrow arrays of equal length."""
+
+    columns: Mapping[int, Any]
+    file: int = 0
 
 
 class Sheets(Protocol):
-    """An opened table: one file or several of one schema, rows in file-name order."""
+    """An opened table: one file or several of one schema."""
 
     @property
     def where(self) -> str:
@@ -37,8 +47,8 @@ class Sheets(Protocol):
         """The columns' names."""
 
     @property
-    def declared(self) -> frozenset[int]:
-        """The columns that the file itself says are categories."""
+    def declared(self) -> Declared:
+        """Categories and indices that the file itself declares."""
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -48,8 +58,8 @@ class Sheets(Protocol):
     def advice(self) -> str:
         """What to try where a column is not found."""
 
-    def batches(self, plan: Plan, as_text: bool) -> Iterator[Batch]:
-        """The planned columns as pyarrow arrays of equal length; with `as_text` numbers come as they are written."""
+    def batches(self, plan: Plan, *, as_text: bool) -> Iterator[Batch]:
+        """The planned columns, file by file; with `as_text` numbers come as they are written."""
 
     def explain(self, fault: CellError) -> FlctlError:
         """The sentence for a cell that cannot be used."""
@@ -60,23 +70,95 @@ class UnparsedCellError(Exception):
 
 
 class TableReader(DatasetReader):
-    """What all readers of tables share: they open `Sheets`, and one builder makes the data set."""
+    """Base class of table readers: they open `Sheets`, and one builder makes the data set."""
 
     class Config(TabularOptions):
-        """What every table reader can be told."""
+        """Options of every table reader."""
 
-    def open(self, source: str) -> Sheets:
-        """The opened table; only its schema is read."""
+    def open(self, paths: Sequence[Path]) -> Sheets:
+        """The opened files, of which only the schemas are read."""
         raise NotImplementedError
 
+    @classmethod
+    def reads(cls, source: str) -> bool:
+        """Whether there is such a file, or one in the folder or glob."""
+        return any(path.name.lower().endswith(cls.extensions) for path in expand(source, cls.extensions))
+
     def read(self, source: str, seed: int) -> Dataset:
-        """x float32 [n, features], categories one-hot, missing numbers NaN; rows without a target left out."""
-        sheets = self.open(source)
-        plan = plan_columns(sheets.names, self.config, sheets.declared, sheets.where, sheets.advice)
-        return read_table(sheets, plan, self.config.task, short_name(source))
+        """x float32 [n, features], categories one-hot, missing numbers NaN; rows without a target are left out."""
+        options = self.config
+        parts = table_files((source, *options.more), options.test, options.splits, self.extensions)
+        files = (*parts.train, *parts.test)
+        sheets = Located.of(self.open([file.path for file in files]), files, options.by)
+        plan = plan_columns(sheets.names, options, sheets.declared, sheets.where, sheets.advice)
+        dataset = read_table(sheets, plan, options.task, short_name(source))
+        return replace(dataset, notes=(*parts.notes, *dataset.notes))
 
 
-def read_table(sheets: Sheets, plan: Plan, task: Task, name: str) -> Dataset:
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Sheets with columns that are parts of their files' paths: `key=value` folders, and `file` and `folder`."""
+
+    sheets: Sheets
+    files: tuple[TableFile, ...]
+    added: tuple[tuple[str, tuple[str, ...]], ...]
+    paths: int
+
+    @classmethod
+    def of(cls, sheets: Sheets, files: tuple[TableFile, ...], by: Sequence[str]) -> Located:
+        """The sheets with `key=value` columns, and with `file` and `folder` if `by` names them."""
+        keys = dict.fromkeys(key for file in files for key in file.keys if key not in sheets.names)
+        columns = {key: tuple(file.keys.get(key, "") for file in files) for key in keys}
+        found = {"file": unique_names(files), "folder": [file.folder for file in files]}
+        wanted = [name for name in PATH_COLUMNS if name in by and name not in (*sheets.names, *keys)]
+        columns |= {name: tuple(found[name]) for name in wanted}
+        return cls(sheets, files, tuple(columns.items()), len(wanted))
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The columns' names."""
+        return (*self.sheets.names, *(name for name, _ in self.added))
+
+    @property
+    def where(self) -> str:
+        """The table's name in messages."""
+        return self.sheets.where
+
+    @property
+    def declared(self) -> Declared:
+        """Categories and indices that the file itself declares."""
+        return replace(self.sheets.declared, paths=self.paths)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The words, besides the empty cell, that mean a missing one."""
+        return self.sheets.missing
+
+    @property
+    def advice(self) -> str:
+        """Hint for a column that is not found."""
+        return self.sheets.advice
+
+    def batches(self, plan: Plan, *, as_text: bool) -> Iterator[Batch]:
+        """The planned columns, training files first."""
+        pa, count = optional("pyarrow", "pyarrow", "tables"), len(self.sheets.names)
+        planned = {*plan.features, *plan.texts}
+        constants = {i: values for i, (_, values) in enumerate(self.added, count) if i in planned}
+        for batch in self.sheets.batches(plan.within(count), as_text=as_text):
+            rows = len(batch.columns[plan.target])
+            added = {i: pa.repeat(pa.scalar(values[batch.file]), rows) for i, values in constants.items()}
+            yield Batch({**batch.columns, **added}, batch.file)
+
+    def explain(self, fault: CellError) -> FlctlError:
+        """The sentence for a cell that cannot be used."""
+        count = len(self.sheets.names)
+        if fault.column < count:
+            return self.sheets.explain(fault)
+        name = self.names[fault.column]
+        return DataError(f"{self.where}: column '{name}' of its path is {fault.reason}", hint=fault.advice(name))
+
+
+def read_table(sheets: Located, plan: Plan, task: Task, name: str) -> Dataset:
     """Reads the planned columns. Raises DataError for a cell that cannot be used, with its place."""
     try:
         dataset = _read_fast(sheets, plan, task, name)
@@ -85,7 +167,7 @@ def read_table(sheets: Sheets, plan: Plan, task: Task, name: str) -> Dataset:
         raise sheets.explain(fault) from fault
 
 
-def _read_fast(sheets: Sheets, plan: Plan, task: Task, name: str) -> Dataset | None:
+def _read_fast(sheets: Located, plan: Plan, task: Task, name: str) -> Dataset | None:
     # None rather than an exception in flight: its traceback would keep the half-read table in memory.
     try:
         return _read(sheets, plan, task, name, as_text=False)
@@ -93,10 +175,10 @@ def _read_fast(sheets: Sheets, plan: Plan, task: Task, name: str) -> Dataset | N
         return None
 
 
-def _read(sheets: Sheets, plan: Plan, task: Task, name: str, as_text: bool) -> Dataset:
+def _read(sheets: Located, plan: Plan, task: Task, name: str, *, as_text: bool) -> Dataset:
     builder = _Builder(plan, sheets.missing)
-    for batch in sheets.batches(plan, as_text):
-        builder.add(batch)
+    for batch in sheets.batches(plan, as_text=as_text):
+        builder.add(batch.columns, test=sheets.files[batch.file].test)
     return builder.finish(task, name, sheets.where)
 
 
@@ -108,9 +190,9 @@ class _Builder:
         self.categories = {c: Levels(c, missing, MAX_LEVELS) for c in plan.categorical}
         self.groups = {c: Levels(c, missing) for c in plan.by}
         self.missing = missing
-        self.seen = self.kept = 0
+        self.seen = self.kept = self.trained = 0
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: Columns, *, test: bool) -> None:
         """Takes a batch, less its rows without a target. Raises CellError with the row number in the source."""
         batch, rows = self._with_target(batch)
         try:
@@ -122,8 +204,9 @@ class _Builder:
             levels.add(batch[column])
             refuse_too_many(levels, self.plan.names[column])
         self.kept += len(rows)
+        self.trained += 0 if test else len(rows)
 
-    def _with_target(self, batch: Batch) -> tuple[Batch, npt.NDArray[np.int64]]:
+    def _with_target(self, batch: Columns) -> tuple[Columns, npt.NDArray[np.int64]]:
         absent = is_missing(batch[self.plan.target], self.missing)
         rows = np.arange(self.seen, self.seen + len(absent))
         self.seen += len(rows)
@@ -134,21 +217,23 @@ class _Builder:
 
     def finish(self, task: Task, name: str, where: str) -> Dataset:
         """The data set."""
-        if not self.kept:
+        if not self.trained:
             raise DataError(f"{where} has no rows" + (" with a target" if self.seen else ""))
         target = self.target.finish(task, self.plan.names[self.plan.target])
         self._refuse_all_missing(where)
         x, columns, numeric = self._features()
         inputs = Inputs(columns, self.plan.names[self.plan.target], self.plan.names, self.missing)
+        end = self.trained
         return Dataset(
             name,
             target.task,
-            x,
-            target.y,
+            x[:end],
+            target.y[:end],
             target.classes,
             inputs.features,
             numeric,
-            groups={self.plan.names[c]: _as_groups(levels) for c, levels in self.groups.items()},
+            groups={self.plan.names[c]: _as_groups(levels)[:end] for c, levels in self.groups.items()},
+            test=Split(x[end:], target.y[end:]) if end < self.kept else None,
             notes=self._notes(),
             inputs=inputs,
         )

@@ -1,4 +1,4 @@
-"""What a partition says about itself: `manifest.json`, format "flctl-partition/1"."""
+"""Manifest of a partition: `manifest.json`, format "flctl-partition/1"."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def _check(manifest: Manifest) -> None:
     rows = manifest.rows
     _require(min(rows.train, rows.test, rows.central_test, rows.left_out) >= 0, "a row count is negative")
     _require(manifest.clients >= 1, "there are no clients")
-    _require(0 <= manifest.test_fraction < 1, "test_fraction is outside [0, 1)")
+    _require(0 <= manifest.test_fraction <= 1, "test_fraction is outside [0, 1]")
     _require(all(size >= 1 for size in manifest.dataset.shape), "an example has no values")
     _check_dataset(manifest.dataset)
     _check_inputs(manifest)

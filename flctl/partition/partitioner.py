@@ -1,4 +1,4 @@
-"""The base class of partition schemes: who owns which rows."""
+"""Base class of partition schemes, which assign rows to clients."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ __all__ = ["Assignment", "Partitioner", "Rows"]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a scheme may look at: the number of rows, their targets, and the column that `--by` named.
+    """Input of a scheme: the number of rows, their targets, and the column that `--by` named.
 
     `labels` are int64 codes 0..len(classes)-1 (None for regression and text); `target` is the raw y; `group` is a
     string per row, or None; `x` are the raw features; `numeric` the indices of those that are numbers (None: all).
+    `incomplete` marks rows without a value in one of several `--by` columns.
     """
 
     count: int
@@ -28,13 +29,14 @@ class Rows:
     group: npt.NDArray[Any] | None = None
     x: npt.NDArray[Any] | None = None
     numeric: tuple[int, ...] | None = None
+    incomplete: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """`owner` [n] int64 is each row's client (0..clients-1), or -1 for a row that the scheme leaves out.
 
-    `client_ids` names the clients in order; None means "0".."K-1".
+    `client_ids` are the names of the clients in order; None stands for "0".."K-1".
     """
 
     owner: npt.NDArray[np.int64]
@@ -45,17 +47,17 @@ class Assignment:
 class Partitioner(Component):
     """A scheme: deterministic given the generator; its source (paper, equation) is on the docstring's first lines.
 
-    `alters_test`: whether `alter` is for test rows too, as a client's instrument is, but label noise is not.
-    `sets_clients`: whether the number of clients follows from the data or from an option, so that none is assumed.
+    `alters_test`: `alter` applies to test rows too, as a client's instrument does and label noise does not.
+    `sets_clients`: the number of clients follows from the data or from an option, so that no default applies.
     """
 
     alters_test: ClassVar[bool] = True
     sets_clients: ClassVar[bool] = False
 
     def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
-        """Gives each row an owner. `clients` is None where the user named no number (natural schemes).
+        """Gives each row an owner. `clients` is None if the user named no number (natural schemes).
 
-        Raises DataError where the request is impossible (more clients than rows, a minimum that cannot be met).
+        Raises DataError if the request is impossible (more clients than rows, a minimum that cannot be met).
         """
         raise NotImplementedError
 

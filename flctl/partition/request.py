@@ -1,4 +1,4 @@
-"""From the words of `flctl partition` (flags, or the `partition:` section of a config) to a partition on disk."""
+"""Requests of `flctl partition` (flags, or the `partition:` section of a config), and the partitions they make."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from flctl import atomic
 from flctl.component import Catalogue, Component, Options
 from flctl.data.dataset import Dataset, DatasetReader
-from flctl.data.options import Columns
+from flctl.data.options import Columns, Sources
 from flctl.data.sources import find_reader, open_source
 from flctl.errors import ConfigError, suggest
 from flctl.partition.partitioner import Partitioner
@@ -25,14 +25,15 @@ DEFAULT_CLIENTS = 10
 
 
 class PartitionSettings(Options):
-    """What a partition is, apart from the options of its reader and its scheme."""
+    """Settings of a partition, apart from the options of its reader and its scheme."""
 
     source: Annotated[str, Field(min_length=1)]
+    more: Sources = ()
     out: str | None = None
     reader: str | None = None
     scheme: str | None = None
     clients: Annotated[int | None, Field(ge=1)] = None
-    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    test_fraction: Annotated[float, Field(ge=0, le=1)] = 0.2
     test_split: Literal["auto", "random", "last"] = "auto"
     seed: int = 0
     standardise: Literal["auto", "feature", "channel", "unit", "none"] = "auto"
@@ -43,7 +44,10 @@ class PartitionSettings(Options):
     @model_validator(mode="before")
     @classmethod
     def _spelt_out(cls, values: Any) -> Any:
-        """`scheme: {name: dirichlet, alpha: 0.3}` means `scheme: dirichlet` with its options."""
+        """`scheme: {name: dirichlet, alpha: 0.3}` is `scheme: dirichlet` with its options; `source` may be a list."""
+        if isinstance(values, dict) and isinstance(values.get("source"), (list, tuple)) and values["source"]:
+            first, *others = values["source"]
+            values = {**values, "source": first, "more": [*others, *(values.get("more") or ())]}
         for kind in ("reader", "scheme"):
             if isinstance(values, dict) and isinstance(values.get(kind), Mapping):
                 options = dict(values[kind])
@@ -61,14 +65,14 @@ class Request:
 
     @property
     def out(self) -> Path:
-        """Where the partition goes: `parts/` and the source's name, unless told otherwise."""
+        """The directory to make: `--out`, else `parts/` and the source's name."""
         settings = self.settings
         return Path(settings.out) if settings.out else Path("parts") / Path(settings.source).name.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A new partition, and what the user should hear about it."""
+    """A new partition, with notes for the user."""
 
     partition: Partition
     notes: tuple[str, ...]
@@ -153,6 +157,13 @@ def _share_out(
         (for_reader if key in reader.Config.model_fields and not of_scheme else for_scheme)[key] = value
     if settings.by and "by" in reader.Config.model_fields:
         for_reader["by"] = settings.by
+    if settings.more:
+        if "more" not in reader.Config.model_fields:
+            raise ConfigError(
+                f"the {reader.name} reader reads one source, and {1 + len(settings.more)} are named",
+                hint="Several files are read as one table if they are CSV, ARFF, Parquet or Arrow.",
+            )
+        for_reader["more"] = settings.more
     return for_reader, for_scheme
 
 

@@ -1,4 +1,4 @@
-"""From who owns which row to the order of rows in the store: by client, training rows before test rows."""
+"""Order of rows in the store: by client, training rows before test rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def plan(assignment: Assignment, rows: int, test_fraction: float, mode: Mode, rn
     """The stored order. A client's test rows are drawn at random (`mode` random) or are its last rows (`last`);
     both parts keep the order of the source.
 
-    Raises PluginError where the scheme broke its contract, DataError where no row would be left for training.
+    Raises PluginError if the scheme broke its contract, DataError if no row is left.
     """
     client_ids = check_assignment(assignment, rows)
     owned = np.flatnonzero(assignment.owner >= 0)
@@ -52,8 +52,13 @@ def plan(assignment: Assignment, rows: int, test_fraction: float, mode: Mode, rn
 
 
 def test_counts(sizes: Ints, test_fraction: float) -> Ints:
-    """How many of `sizes` [K] rows each client holds out: test_fraction x rows to the nearest, halves up, but at
-    least one row stays for training. Exact: the fraction counts as a ratio of integers, 0.29 as 29/100."""
+    """Test rows [K] of clients with `sizes` [K] rows: test_fraction x rows to the nearest integer, halves up.
+
+    At least one row stays for training, unless the fraction is 1. The fraction counts as a ratio of integers, 0.29 as
+    29/100, so that the result is exact.
+    """
+    if test_fraction == 1:
+        return sizes.astype(np.int64)
     ratio = Fraction(test_fraction).limit_denominator(MAX_DENOMINATOR)
     nearest = (2 * sizes * ratio.numerator + ratio.denominator) // (2 * ratio.denominator)
     return np.minimum(nearest, np.maximum(sizes - 1, 0)).astype(np.int64)
@@ -96,7 +101,7 @@ def _test_rows_last(order: Ints, bounds: Ints, key: npt.NDArray[np.float64]) -> 
     ranked = np.lexsort((key, client))
     is_test = np.zeros(len(order), np.bool_)
     is_test[ranked[np.arange(len(order)) >= np.repeat(bounds[:, 1], sizes)]] = True
-    # Where a row goes: its client's start of that part, and how many of its kind came before it.
+    # A row's new position: its client's start of that part, and the number of rows of its kind before it.
     tests_before: Ints = np.cumsum(is_test) - is_test
     first_test = np.concatenate([np.zeros(1, np.int64), np.cumsum(bounds[:, 2] - bounds[:, 1])])[:-1]
     test_rank = tests_before - first_test[client]

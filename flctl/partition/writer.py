@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from flctl import atomic, seeds
 from flctl.data.dataset import Dataset, Split
-from flctl.data.preprocessing import InputColumn, Inputs
+from flctl.data.preprocessing import ABSENT, InputColumn, Inputs
 from flctl.errors import ConfigError, DataError, PluginError
 from flctl.partition import manifest as manifests
 from flctl.partition.manifest import Column, DatasetInfo, Manifest, RowCounts
@@ -38,7 +38,7 @@ Y_TYPES = {"regression": "<f4", "next-character": "<i4"}
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a data set came from, as the manifest records it: a source and the reader's options."""
+    """Origin of a data set for the manifest: a source and the reader's options."""
 
     source: str = ""
     options: Mapping[str, Any] | None = None
@@ -103,9 +103,9 @@ def write_partition(
 
 
 def _check_request(dataset: Dataset, clients: int | None, test_fraction: float) -> None:
-    if not 0 <= test_fraction < 1:
+    if not 0 <= test_fraction <= 1:
         raise ConfigError(
-            f"--test-fraction is {test_fraction}; it must be at least 0 and below 1",
+            f"--test-fraction is {test_fraction}; it must be between 0 and 1",
             hint="Use for example --test-fraction 0.2.",
         )
     if clients is not None and clients < 1:
@@ -158,14 +158,16 @@ def _check_names(dataset: Dataset) -> None:
 def rows_of(dataset: Dataset, by: str | Sequence[str] | None = None) -> Rows:
     """What a scheme may look at. Without `by`, a data set that knows only one group column offers that one."""
     labelled = dataset.task in ("classification", "binary")
+    names = [by] if isinstance(by, str) else list(by or ())
     return Rows(
         count=len(dataset),
         target=dataset.y,
         labels=dataset.y if labelled else None,
         classes=dataset.classes,
-        group=_group(dataset, [by] if isinstance(by, str) else list(by or ())),
+        group=_group(dataset, names),
         x=dataset.x,
         numeric=dataset.numeric,
+        incomplete=_incomplete(dataset, names),
     )
 
 
@@ -176,10 +178,27 @@ def _group(dataset: Dataset, by: list[str]) -> npt.NDArray[Any] | None:
         if name not in dataset.groups:
             known = ", ".join(dataset.groups) or "none"
             raise DataError(f"'{dataset.name}' has no group column '{name}'", hint=f"It has: {known}.")
-    group = dataset.groups[by[0]]
-    for name in by[1:]:
-        group = np.char.add(np.char.add(group.astype(np.str_), " / "), dataset.groups[name].astype(np.str_))
-    return group
+    if len(by) == 1:
+        return dataset.groups[by[0]]
+    # Escaped, as "a / b" with "c" and "a" with "b / c" would otherwise be one client.
+    first, *others = (np.char.replace(np.char.replace(_words(dataset, name), "\\", "\\\\"), "/", "\\/") for name in by)
+    for words in others:
+        first = np.char.add(np.char.add(first, " / "), words)
+    return first
+
+
+def _incomplete(dataset: Dataset, by: list[str]) -> npt.NDArray[np.bool_] | None:
+    """Rows [n] without a value in one of several group columns; None for a single column."""
+    if len(by) < 2:
+        return None
+    missing: npt.NDArray[np.bool_] = np.zeros(len(dataset), np.bool_)
+    for name in by:
+        missing |= np.isin(_words(dataset, name), ["", ABSENT])
+    return missing
+
+
+def _words(dataset: Dataset, name: str) -> npt.NDArray[np.str_]:
+    return np.char.strip(dataset.groups[name].astype(np.str_))
 
 
 def _write_columns(
@@ -279,12 +298,15 @@ def _inputs(dataset: Dataset) -> Inputs | None:
 
 
 def _without_paths(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values; an absolute path says where somebody's files are, so only its last part is kept."""
+    """Plain values. An absolute path can hold a user's name, so only its last part is kept."""
     plain = json.loads(json.dumps(dict(options), default=str))
-    return {
-        key: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-        for key, value in plain.items()
-    }
+    return {key: _without_path(value) for key, value in plain.items()}
+
+
+def _without_path(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_path(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _scheme(partitioner: Partitioner, by: str | Sequence[str] | None) -> dict[str, Any]:

@@ -33,7 +33,8 @@ def test_every_option_is_in_its_readers_section(reader: type) -> None:
     section = SECTIONS.get(TITLES.get(reader.name, "Built-in data sets"), "")
     assert reader.name in PAGE
     missing = [name for name in reader.Config.model_fields if f"`--{name.replace('_', '-')}`" not in section]
-    assert missing == []
+    # Further sources have no flag: they are arguments.
+    assert set(missing) <= {"more"}
 
 
 def prepare(title: str, folder: Path) -> None:
@@ -63,4 +64,4 @@ def test_the_examples_run(
 
 def test_there_are_examples_for_every_section() -> None:
     without = [title for title, text in SECTIONS.items() if not commands(text)]
-    assert without == ["Groups: whose row it is", "Files from strangers"]
+    assert without == ["Files from strangers"]

@@ -329,7 +329,7 @@ def test_without_pyarrow_the_command_that_installs_it_is_named(
 
 MEASURE = """
 import resource, sys
-from flctl.data.{module} import {reader}
+from flctl.data.readers.{module} import {reader}
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 def read(path):

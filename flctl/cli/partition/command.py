@@ -26,8 +26,9 @@ Divide a data set among clients, and keep it as a partition to train on.
 
 SOURCE is a built-in data set (digits, breast_cancer, wine, iris, diabetes,
 synthetic), a file (CSV, Parquet, .npz, IDX, text, LEAF JSON ...) or a folder
-of images. The result is a new directory with each client's training and test
-rows, and a report on how unequal the clients are.
+of images. Several tables of the same columns are read as one. The result is a
+new directory with each client's training and test rows, and a report on how
+unequal the clients are.
 
 `flctl partition inspect|verify|export DIR` look at a partition, check it, and
 write a client's rows as a file of their own.
@@ -38,6 +39,8 @@ Examples:
 
     flctl partition census.csv --target income --categorical sex,race \\
         --na '?' --by workclass --out parts/census
+
+    flctl partition guest.csv host.csv --by file --target y --out parts/sites
 
     flctl partition plays.txt --by speaker --window 80 --out parts/plays
 
@@ -101,9 +104,9 @@ def register(app: typer.Typer) -> None:
 
 
 def partition(
-    source: Annotated[
-        str | None,
-        typer.Argument(metavar="SOURCE", help="A built-in data set, a file or a folder.", show_default=False),
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SOURCE", help="A built-in data set, files or a folder.", show_default=False),
     ] = None,
     out: Annotated[
         Path | None, option("--out", help="The directory to make. Default parts/NAME.", panel=OUTPUT)
@@ -136,9 +139,10 @@ def partition(
     """See HELP."""
     from flctl.cli.partition import job
 
+    source, *more = sources or [None]
     if source in NOUNS:
         raise job.misplaced(source)
-    named = {**flags, "source": source, "out": None if out is None else str(out)}
+    named = {**flags, "source": source, "more": more or None, "out": None if out is None else str(out)}
     given = job.Given(
         config=config,
         overrides=tuple(override or ()),

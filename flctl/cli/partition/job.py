@@ -155,7 +155,9 @@ def run(given: Given, copies: Copies, *, report: bool, duplicates: bool) -> Told
     copies.check()
     made = requests.make(request, current_registry())
     path = made.partition.path
-    told = tell(made.partition, made.notes, f"flctl train {shlex.quote(path.as_posix())}", duplicates=duplicates)
+    place = shlex.quote(path.as_posix())
+    following = f"flctl train {place}" if made.partition.manifest.rows.train else f"flctl eval RUN --data {place}"
+    told = tell(made.partition, made.notes, following, duplicates=duplicates)
     try:
         if report:
             _write_report(told)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flctl.data.dialect import LONGEST_LINE, Dialect, open_text
 from flctl.data.extras import optional
-from flctl.data.files import expand, files_of
 from flctl.data.options import Tokens
 from flctl.data.readers.delimited import TextSheets, refuse_other_schema
-from flctl.data.schema import refuse_duplicates
+from flctl.data.schema import Declared, refuse_duplicates
 from flctl.data.table import Sheets, TableReader
 from flctl.errors import DataError
 
@@ -35,20 +35,14 @@ class ArffReader(TableReader):
 
         na: Tokens = ()
 
-    @classmethod
-    def reads(cls, source: str) -> bool:
-        """Whether there is such a file, or one in the folder or glob."""
-        return any(path.name.lower().endswith(cls.extensions) for path in expand(source, cls.extensions))
-
-    def open(self, source: str) -> Sheets:
-        """The opened files; only their headers are read."""
+    def open(self, paths: Sequence[Path]) -> Sheets:
+        """The opened files, of which only the headers are read."""
         optional("pyarrow.csv", "pyarrow", "ARFF files")
-        paths = files_of(source, self.extensions)
         headers = [_read_header(path) for path in paths]
         files = tuple(header.dialect for header in headers)
         refuse_duplicates(files[0].names, files[0].where)
         refuse_other_schema(files)
-        return TextSheets(files, headers[0].nominal, ("?", *self.config.na))
+        return TextSheets(files, Declared(headers[0].nominal), ("?", *self.config.na))
 
 
 @dataclass(frozen=True, slots=True)

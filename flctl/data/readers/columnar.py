@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,9 +10,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from flctl.data.columns import CellError
+from flctl.data.dialect import numbers_rows
 from flctl.data.extras import optional
-from flctl.data.files import expand, files_of
-from flctl.data.schema import Plan, refuse_duplicates
+from flctl.data.schema import Declared, Plan, refuse_duplicates
 from flctl.data.table import Batch, Sheets, TableReader
 from flctl.errors import DataError, FlctlError, IntegrityError
 
@@ -26,19 +27,13 @@ class _Columnar(TableReader):
 
     magic: ClassVar[bytes]
 
-    @classmethod
-    def reads(cls, source: str) -> bool:
-        """Whether there is such a file, or one in the folder or glob."""
-        return any(path.name.lower().endswith(cls.extensions) for path in expand(source, cls.extensions))
-
-    def open(self, source: str) -> Sheets:
-        """The opened files; only their schemas are read."""
+    def open(self, paths: Sequence[Path]) -> Sheets:
+        """The opened files, of which only the schemas are read."""
         optional("pyarrow", "pyarrow", f"{self.name} files")
-        paths = files_of(source, self.extensions)
         files = tuple(_open_file(path, self.magic) for path in paths)
         refuse_duplicates(files[0].names, files[0].path.name)
         _refuse_other_schema(files)
-        return _TypedSheets(files)
+        return _TypedSheets(files, Declared(indices=_indices(files[0])))
 
 
 class ParquetReader(_Columnar):
@@ -121,6 +116,17 @@ def _corruption_refused(path: Path) -> Iterator[None]:
         raise IntegrityError(f"{path.name} is truncated or corrupt: {reason}", hint="Fetch it again.") from error
 
 
+def _indices(file: _File) -> frozenset[int]:
+    """Columns that pandas' metadata call an index, or whose names it makes up."""
+    try:
+        stored = json.loads((file.schema.metadata or {}).get(b"pandas", b"{}"))
+    except (ValueError, RecursionError):
+        stored = {}
+    declared = stored.get("index_columns") if isinstance(stored, dict) else None
+    named = [name for name in declared if isinstance(name, str)] if isinstance(declared, list) else []
+    return frozenset(i for i, name in enumerate(file.names) if name in named or numbers_rows(name))
+
+
 def _refuse_other_schema(files: Sequence[_File]) -> None:
     for other in files[1:]:
         if not other.schema.equals(files[0].schema, check_metadata=False):
@@ -133,8 +139,8 @@ def _refuse_other_schema(files: Sequence[_File]) -> None:
 @dataclass(frozen=True, slots=True)
 class _TypedSheets:
     files: tuple[_File, ...]
+    declared: Declared
     missing: tuple[str, ...] = ()
-    declared: frozenset[int] = frozenset()
     advice: str = ""
 
     @property
@@ -147,14 +153,15 @@ class _TypedSheets:
         """The columns' names."""
         return self.files[0].names
 
-    def batches(self, plan: Plan, as_text: bool) -> Iterator[Batch]:
+    def batches(self, plan: Plan, *, as_text: bool) -> Iterator[Batch]:
         """The planned columns; they are typed, so `as_text` changes nothing."""
         columns = sorted({*plan.features, *plan.texts})
         words = self._words(plan)
-        for file in self.files:
+        for position, file in enumerate(self.files):
             for batch in file.batches([self.names[c] for c in columns]):
                 arrays = dict(zip(columns, batch.columns, strict=True))
-                yield {c: _as_word(a) if c in words else _without_nan(a) for c, a in arrays.items()}
+                found = {c: _as_word(a) if c in words else _without_nan(a) for c, a in arrays.items()}
+                yield Batch(found, position)
 
     def explain(self, fault: CellError) -> FlctlError:
         """The sentence for a cell, with its row (from 0) and column."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from flctl.data.columns import CellError
 from flctl.data.dialect import Dialect, Record, records, refuse_undecoded, sniff
 from flctl.data.extras import optional
-from flctl.data.files import expand, files_of, is_gzip
+from flctl.data.files import is_gzip
 from flctl.data.options import Header, Tokens
-from flctl.data.schema import Plan, named_columns, refuse_duplicates
+from flctl.data.schema import Declared, Plan, named_columns, refuse_duplicates
 from flctl.data.table import Batch, Sheets, TableReader, UnparsedCellError
 from flctl.errors import DataError, FlctlError, IntegrityError
 
@@ -36,21 +37,15 @@ class CsvReader(TableReader):
         header: Header = "auto"
         delimiter: str | None = None
 
-    @classmethod
-    def reads(cls, source: str) -> bool:
-        """Whether there is such a file, or one in the folder or glob."""
-        return any(path.name.lower().endswith(cls.extensions) for path in expand(source, cls.extensions))
-
-    def open(self, source: str) -> Sheets:
-        """The opened files; only their first rows are read."""
+    def open(self, paths: Sequence[Path]) -> Sheets:
+        """The opened files, of which only the first rows are read."""
         optional("pyarrow.csv", "pyarrow", "CSV files")
-        paths = files_of(source, self.extensions)
         options: CsvReader.Config = self.config
         mentioned = named_columns(options)
         files = [sniff(p, options.delimiter, options.header, mentioned) for p in paths]
         refuse_duplicates(files[0].names, files[0].where)
         refuse_other_schema(files)
-        return TextSheets(tuple(files), frozenset(), options.na)
+        return TextSheets(tuple(files), Declared(indices=files[0].indices), options.na)
 
 
 def refuse_other_schema(files: Sequence[Dialect]) -> None:
@@ -70,7 +65,7 @@ class TextSheets:
     """Text tables of one schema, opened: rows in the order of the files."""
 
     files: tuple[Dialect, ...]
-    declared: frozenset[int]
+    declared: Declared
     missing: tuple[str, ...]
 
     @property
@@ -90,12 +85,13 @@ class TextSheets:
             return ""
         return f"It has no names: columns are c0 to c{len(self.names) - 1}, or --header yes to take the first row."
 
-    def batches(self, plan: Plan, as_text: bool) -> Iterator[Batch]:
+    def batches(self, plan: Plan, *, as_text: bool) -> Iterator[Batch]:
         """The planned columns, block by block."""
         numeric = frozenset(() if as_text else plan.numeric) - {*plan.texts}
         columns = sorted({*plan.features, *plan.texts})
-        for file in self.files:
-            yield from _read_file(file, columns, numeric, self.missing)
+        for position, file in enumerate(self.files):
+            for found in _read_file(file, columns, numeric, self.missing):
+                yield Batch(found, position)
 
     def explain(self, fault: CellError) -> FlctlError:
         """The sentence for a cell, with its file, line, column and text."""
@@ -117,7 +113,7 @@ class TextSheets:
 
 def _read_file(
     file: Dialect, columns: Sequence[int], numeric: frozenset[int], missing: tuple[str, ...]
-) -> Iterator[Batch]:
+) -> Iterator[dict[int, Any]]:
     pa = optional("pyarrow", "pyarrow", "CSV files")
     watched = None
     try:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from flctl.component import Options
+from flctl.data.preprocessing import ABSENT
 from flctl.errors import ConfigError, DataError
 from flctl.partition.duplicates import hash_rows
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
@@ -18,8 +19,6 @@ from flctl.partition.schemes.deal import Ints, even_sizes
 __all__ = ["GroupedNatural", "Natural"]
 
 Missing = Annotated[Literal["refuse", "client", "leave-out"], Field(description="What to do with rows without a value")]
-MISSING = "(missing)"
-"""What readers, too, call the group of rows without a value."""
 INTEGER = re.compile(r"-?\d+")
 
 
@@ -130,15 +129,17 @@ def natural_groups(rows: Rows, scheme: str, missing: str) -> tuple[list[str], In
             hint="Add for example --by station.",
         )
     column = np.char.strip(np.asarray(rows.group, np.str_)) if rows.count else np.empty(0, np.str_)
-    blank = (column == "") | (column == MISSING)
+    blank = (column == "") | (column == ABSENT)
+    if rows.incomplete is not None and missing != "client":
+        blank |= rows.incomplete
     count = int(np.count_nonzero(blank))
     if count and missing == "refuse":
         raise DataError(
-            f"{count} of {rows.count} rows have no value in the --by column",
+            f"{count} of {rows.count} rows have no value in a --by column",
             hint="Give --missing-group leave-out, or --missing-group client to make them a client of their own.",
         )
     if count and missing == "client":
-        column, blank = np.where(blank, MISSING, column), np.zeros(len(column), bool)
+        column, blank = np.where(blank, ABSENT, column), np.zeros(len(column), bool)
     names, inverse = _factorise(column[~blank])
     codes = np.full(rows.count, -1, np.int64)
     codes[~blank] = inverse

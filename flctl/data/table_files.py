@@ -1,0 +1,83 @@
+"""Files that make one table: their parts, and the columns that their paths add (`file`, `folder`, `site=x/`)."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from flctl.data.files import existing, files_of, short_name
+from flctl.data.splits import Parts, arrange
+from flctl.errors import DataError
+
+__all__ = ["PATH_COLUMNS", "TableFile", "table_files", "unique_names"]
+
+PATH_COLUMNS = ("file", "folder")
+"""Columns of every table, for `--by`: the name of a row's file, and of the folder below the source that holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableFile:
+    """One file of a table. `place` is its path below the source; `test` marks the source's own test rows."""
+
+    path: Path
+    place: Path
+    test: bool = False
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Columns that folders named `key=value` add, as Hive and Spark write them."""
+        pairs = (folder.partition("=") for folder in self.place.parts[:-1])
+        return {key: value for key, sign, value in pairs if sign and key}
+
+    @property
+    def folder(self) -> str:
+        """The outermost folder below the source, or the folder of a file that is named alone."""
+        return self.place.parts[0] if len(self.place.parts) > 1 else self.path.resolve().parent.name
+
+
+def table_files(
+    sources: Sequence[str], tests: Sequence[str], splits: Literal["auto", "none"], extensions: tuple[str, ...]
+) -> Parts[TableFile]:
+    """The files of all sources, and those that `--test` names, by part.
+
+    Raises DataError for a source without files, and for a file that is named twice.
+    """
+    found = [file for source in sources for file in _files_below(source, extensions)]
+    held_out = [file for source in tests for file in _files_below(source, extensions)]
+    _refuse_twice([*found, *held_out])
+    if tests or splits == "none":
+        parts: Parts[TableFile] = Parts(tuple(found), tuple(held_out))
+    else:
+        override = "; --splits none reads all files as one table"
+        parts = arrange(found, lambda file: file.place, override)
+    test = tuple(TableFile(file.path, file.place, test=True) for file in parts.test)
+    return Parts(parts.train, test, parts.notes)
+
+
+def _files_below(source: str, extensions: tuple[str, ...]) -> list[TableFile]:
+    root = Path(source)
+    paths = files_of(source, extensions)
+    if root.is_dir():
+        return [TableFile(path, path.relative_to(root)) for path in paths]
+    common = Path(os.path.commonpath([path.parent for path in paths]))
+    return [TableFile(existing(str(path)), path.relative_to(common)) for path in paths]
+
+
+def _refuse_twice(files: Sequence[TableFile]) -> None:
+    seen: set[Path] = set()
+    for file in files:
+        path = file.path.resolve()
+        if path in seen:
+            raise DataError(f"{file.place.as_posix()} is named twice", hint="Name each file once.")
+        seen.add(path)
+
+
+def unique_names(files: Sequence[TableFile]) -> list[str]:
+    """A name for each file: its own without extensions, or its path below the source if two share a name."""
+    names = [short_name(file.path.name) for file in files]
+    count = Counter(names)
+    return [name if count[name] == 1 else file.place.as_posix() for name, file in zip(names, files, strict=True)]

@@ -1,0 +1,179 @@
+"""Split names in file names, several files as one table, and the columns that paths add."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+from tests.data_files import read
+
+from flctl.cli import run
+from flctl.data.dataset import Dataset
+from flctl.data.splits import split_of
+from flctl.errors import DataError
+from flctl.partition.store import Partition
+
+TRAIN = pa.table({"age": [1.0, 2.0, 3.0], "label": ["a", "b", "a"]})
+TEST = pa.table({"age": [4.0, 5.0], "label": ["b", "a"]})
+
+
+def write(path: Path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pa.parquet.write_table(table, path)
+    elif path.suffix == ".arrow":
+        pa.feather.write_feather(table, path, compression="uncompressed")
+    elif path.suffix == ".csv":
+        path.write_text("age,label\n" + "".join(f"{row['age']},{row['label']}\n" for row in table.to_pylist()))
+    else:
+        rows = "\n".join(f"{row['age']},{row['label']}" for row in table.to_pylist())
+        path.write_text("@relation r\n@attribute age numeric\n@attribute label {a,b}\n@data\n" + rows + "\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("train.csv", "train"), ("test-00000-of-00001.parquet", "test"), ("adult_Val.csv", "validation"),
+     ("validation/a.csv", "validation"), ("data/dev.csv", "validation"), ("contest.csv", None), ("trainer.csv", None),
+     ("blood test result.csv", None)],
+)  # fmt: skip
+def test_a_whole_word_at_either_end_of_a_name_is_a_split(name: str, split: str | None) -> None:
+    assert split_of(Path(name)) == split
+
+
+@pytest.mark.parametrize(
+    ("reader", "train", "test"),
+    [("csv", "train.csv", "test.csv"), ("parquet", "train-00000-of-00001.parquet", "test-00000-of-00001.parquet"),
+     ("arrow", "train/data.arrow", "test/data.arrow"), ("arff", "x_train.arff", "x_test.arff")],
+)  # fmt: skip
+def test_files_named_test_are_the_sources_own_test_rows(tmp_path: Path, reader: str, train: str, test: str) -> None:
+    write(tmp_path / "d" / train, TRAIN)
+    write(tmp_path / "d" / test, TEST)
+    data = read(reader, tmp_path / "d", target="label")
+    assert data.x.ravel().tolist() == [1, 2, 3]
+    assert data.y.tolist() == [0, 1, 0]
+    assert data.test is not None
+    assert (data.test.x.ravel().tolist(), data.test.y.tolist()) == ([4, 5], [1, 0])
+    assert any("own test rows" in note for note in data.notes)
+
+
+def test_validation_files_are_test_rows_only_if_there_are_no_others(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", TRAIN)
+    write(tmp_path / "val.csv", TEST)
+    alone = read("csv", tmp_path, target="label")
+    assert alone.test is not None
+    assert "validation rows, taken as the source's own test rows" in alone.notes[0]
+    write(tmp_path / "test.csv", TEST.slice(0, 1))
+    both = read("csv", tmp_path, target="label")
+    assert both.test is not None
+    assert len(both.test.y) == 1
+    assert len(both) == 3
+    assert "val.csv: validation rows, left out" in both.notes[1]
+
+
+def test_splits_none_and_files_of_one_split_are_one_table(tmp_path: Path) -> None:
+    write(tmp_path / "blood_test.csv", TRAIN)
+    write(tmp_path / "urine_test.csv", TEST)
+    assert len(read("csv", tmp_path, target="label")) == 5
+    write(tmp_path / "train.csv", TRAIN)
+    assert len(read("csv", tmp_path, target="label", splits="none")) == 8
+
+
+def test_the_test_option_names_test_rows(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", TRAIN)
+    write(tmp_path / "b.csv", TEST)
+    data = read("csv", tmp_path / "a.csv", target="label", test=str(tmp_path / "b.csv"))
+    assert data.test is not None
+    assert (len(data), len(data.test.y)) == (3, 2)
+    with pytest.raises(DataError, match="named twice"):
+        read("csv", tmp_path / "a.csv", target="label", test=str(tmp_path / "a.csv"))
+
+
+def test_each_of_several_files_is_a_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "guest.csv", TRAIN)
+    write(tmp_path / "host, 2.csv", TEST)
+    sources = [str(tmp_path / "guest.csv"), str(tmp_path / "host, 2.csv")]
+    words = ["--by", "file", "--target", "label", "--test-fraction", "0", "--no-report", "--out", str(tmp_path / "p")]
+    assert run(["partition", *sources, *words]) == 0, capsys.readouterr().err
+    partition = Partition.open(tmp_path / "p")
+    assert list(partition.client_ids) == ["guest", "host, 2"]
+    assert partition.counts[:, 0].tolist() == [3, 2]
+    assert str(tmp_path) not in (tmp_path / "p" / "manifest.json").read_text()
+
+
+def test_a_folder_for_each_client_and_hive_folders_give_columns(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "north" / "x.csv", TRAIN)
+    write(tmp_path / "a" / "south" / "x.csv", TEST)
+    data = read("csv", tmp_path / "a", target="label", by="folder")
+    assert data.groups["folder"].tolist() == ["north"] * 3 + ["south"] * 2
+    assert data.features == ("age",)
+    assert set(read("csv", tmp_path / "a", target="label", by="file").groups["file"]) == {"north/x.csv", "south/x.csv"}
+    write(tmp_path / "b" / "site=1" / "x.parquet", TRAIN)
+    write(tmp_path / "b" / "site=2" / "x.parquet", TEST)
+    hive = read("parquet", tmp_path / "b", target="label", categorical="site")
+    assert hive.features == ("age", "site=1", "site=2")
+    assert hive.x[:, 1].tolist() == [1, 1, 1, 0, 0]
+    assert read("parquet", tmp_path / "b", target="label", by="site").groups["site"].tolist() == list("11122")
+
+
+def indexed(path: Path) -> Dataset:
+    if path.suffix == ".csv":
+        path.write_text(",v,label\n7,0.5,a\n8,1.5,b\n9,2.5,a\n")
+    else:
+        # As pandas writes a frame whose index is a column called "row".
+        table = pa.table({"v": [0.5, 1.5, 2.5], "label": ["a", "b", "a"], "row": [7, 8, 9]})
+        metadata = {"pandas": json.dumps({"index_columns": ["row"], "columns": []})}
+        pa.parquet.write_table(table.replace_schema_metadata(metadata), path)
+    return read(path.suffix[1:], path, target="label")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_an_index_is_no_feature_unless_it_is_named(tmp_path: Path, suffix: str) -> None:
+    data = indexed(tmp_path / f"a{suffix}")
+    assert data.features == ("v",)
+    assert any("numbers the rows" in note for note in data.notes)
+    name = "c0" if suffix == ".csv" else "row"
+    named = read(suffix[1:], tmp_path / f"a{suffix}", target="label", features=f"v,{name}")
+    np.testing.assert_array_equal(named.x[:, 1], [7, 8, 9])
+
+
+def test_all_rows_of_each_client_are_test_rows_at_test_fraction_1(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", TRAIN)
+    words = ["--target", "label", "--clients", "2", "--scheme", "iid", "--test-fraction", "1", "--no-report"]
+    assert run(["partition", str(tmp_path / "a.csv"), *words, "--out", str(tmp_path / "p")]) == 0
+    partition = Partition.open(tmp_path / "p")
+    assert partition.counts.sum(axis=0).tolist() == [0, 3]
+
+
+PAIRS = """\
+hospital,ward,v,label
+A / B,C,1,x
+A,B / C,2,y
+A,,3,x
+A,B / C,4,y
+A / B,C,5,x
+"""
+
+
+def test_pairs_of_groups_are_clients_even_if_a_value_holds_the_separator(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(PAIRS)
+    words = ["--by", "hospital,ward", "--target", "label", "--no-report", "--test-fraction", "0"]
+    assert run(["partition", str(tmp_path / "a.csv"), *words, "--out", str(tmp_path / "p")]) == 0
+    partition = Partition.open(tmp_path / "p")
+    assert list(partition.client_ids) == ["A / (missing)", "A / B \\/ C", "A \\/ B / C"]
+    assert partition.counts[:, 0].tolist() == [1, 2, 2]
+
+
+def test_a_pair_without_one_of_its_values_is_left_out_or_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.csv").write_text(PAIRS)
+    words = ["partition", str(tmp_path / "a.csv"), "--by", "hospital,ward", "--target", "label", "--no-report"]
+    assert run([*words, "--missing-group", "leave-out", "--out", str(tmp_path / "p")]) == 0
+    assert Partition.open(tmp_path / "p").clients == 2
+    assert run([*words, "--missing-group", "refuse", "--out", str(tmp_path / "q")]) == 2
+    assert "1 of 5 rows have no value" in capsys.readouterr().err
