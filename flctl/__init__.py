@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from flctl.errors import PrivacyBudgetError as PrivacyBudgetError
     from flctl.errors import ProtocolError as ProtocolError
     from flctl.errors import RoundFailedError as RoundFailedError
+    from flctl.errors import RoundLostError as RoundLostError
     from flctl.errors import StorageError as StorageError
     from flctl.models.model import DataSpec as DataSpec
     from flctl.models.model import Model as Model
@@ -93,6 +94,7 @@ _HOMES = {
         "PrivacyBudgetError",
         "ProtocolError",
         "RoundFailedError",
+        "RoundLostError",
         "StorageError",
     ],
     "flctl.plugins.hookspecs": ["hookimpl"],

@@ -18,6 +18,7 @@ __all__ = [
     "PrivacyBudgetError",
     "ProtocolError",
     "RoundFailedError",
+    "RoundLostError",
     "StorageError",
     "closest",
     "suggest",
@@ -83,6 +84,10 @@ class ProtocolError(FlctlError):
     """A message that breaks the protocol; the round was refused and nothing was revealed."""
 
     exit_code = 3
+
+
+class RoundLostError(ProtocolError):
+    """A round that gave no sum and cannot be repeated; the run keeps its model and continues with the next round."""
 
 
 class PrivacyBudgetError(FlctlError):

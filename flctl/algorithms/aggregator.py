@@ -63,7 +63,8 @@ class Aggregator(Component):
 
     The server half is a sans-IO generator: it yields a `Phase` and is sent the replies as an iterator of (client,
     message) in cohort order. A client missing from the replies dropped out. The generator returns the `Aggregate`, or
-    raises ProtocolError, after which no result of the round is used. The client half is a pure step with its memory as
+    raises ProtocolError, after which no result of the round is used; after RoundLostError the run continues with the
+    next round. The client half is a pure step with its memory as
     bytes, because another process may take the next message.
 
     >>> import numpy as np
@@ -90,6 +91,9 @@ class Aggregator(Component):
     transparent: ClassVar[bool] = False
     """True: a client's reply is its vectors in the clear, so a worker may add up the vectors of the clients that it
     trains."""
+
+    answers_once: ClassVar[bool] = False
+    """True: a client answers each round once, so a round with a sum is never repeated: a checkpoint follows each."""
 
     @property
     def ring(self) -> int | None:

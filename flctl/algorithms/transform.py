@@ -93,6 +93,10 @@ class Transform(Component):
     [1.0, 2.0]
     """
 
+    skips_rounds: ClassVar[bool] = True
+    """True: the state after `begin` also serves the next round if this one gives no sum. False: a round without a sum
+    ends the run, because later rounds build on what `on_server` adds to each."""
+
     linear: ClassVar[bool] = False
     """True: `decode` is linear, so it is applied once, to the sum of the codes; this works if the server sees only the
     sum. False: the server decodes each client's message before it is added."""

@@ -16,6 +16,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -83,6 +84,7 @@ class MemoryFiles:
         """Raises IntegrityError where something is missing, too long or too short; IncompatibleError where it is
         for other clients or vectors."""
         _check_manifest(directory, dimensions)
+        _restrict(directory)
         sizes = dimensions.sizes
         self._dimensions = dimensions
         self._stamps = _File(directory / STAMPS, sizes[STAMPS])
@@ -97,6 +99,7 @@ class MemoryFiles:
             for name, size in dimensions.sizes.items():
                 with (partial / name).open("xb") as file:
                     file.truncate(size)
+            _restrict(partial)
 
     @property
     def settled(self) -> int:
@@ -260,6 +263,15 @@ class _File:
     def _refused(self, verb: str, error: OSError) -> StorageError:
         hint = "Free some space or mend the permissions, then resume: what the checkpoint rests on is as it was."
         return StorageError(f"cannot {verb} client memory {self._path}: {error.strerror or error}", hint=hint)
+
+
+def _restrict(directory: Path) -> None:
+    """Lets the owner alone read client memory: SCAFFOLD's c_k times the steps and the learning rate is the update that
+    a client sent, which an aggregator may hide from everybody else."""
+    with suppress(OSError):  # a finished run may lie where nothing can be changed
+        directory.chmod(0o700)
+        for name in (MANIFEST, STAMPS, RECORDS):
+            (directory / name).chmod(0o600)
 
 
 def _without(views: Sequence[memoryview], done: int) -> list[memoryview]:

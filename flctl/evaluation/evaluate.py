@@ -237,7 +237,8 @@ def _tensor(rows: Array) -> Tensor:
 class Evaluated:
     """One model's evaluation and what it was of: the run's (or file's) name, the round, the partition and its
     classes. Models of equal `rows_digest` were scored on the same central rows in the same order. `personal`: each
-    client's rows were scored by its own model."""
+    client's rows were scored by its own model. `withheld`: numbers over clients are not shown, because the run's
+    aggregator hides clients."""
 
     name: str
     round: int | None
@@ -248,3 +249,4 @@ class Evaluated:
     evaluation: Evaluation
     notes: tuple[str, ...] = ()
     personal: bool = False
+    withheld: bool = False

@@ -54,6 +54,8 @@ class Subject:
     batch_size: int
     notes: tuple[str, ...] = ()
     own_models: OwnModels | None = None
+    hidden_by: str | None = None
+    """Name of the run's aggregator if it hides clients."""
 
 
 def open_partition(path: Path) -> Partition:
@@ -84,7 +86,9 @@ def from_run(path: Path, checkpoint: str, data: Path | None, registry: Catalogue
     clients = None
     if strategy.personalises:
         clients = _own_models(directory, config, registry, partition if own is partition else None, number)
-    return Subject(str(path), number, model, partition, config.eval.batch_size, notes, clients)
+    aggregator = registry.get("aggregator", config.aggregator.name)
+    hidden_by = aggregator.name if aggregator.hides else None
+    return Subject(str(path), number, model, partition, config.eval.batch_size, notes, clients, hidden_by)
 
 
 def from_weights(
@@ -120,6 +124,7 @@ def assess(subject: Subject, batch_size: int | None = None) -> Evaluated:
         hint = "Partition the data with --test-fraction above 0, or name another partition with --data."
         raise DataError(f"{partition.path} has no test rows", hint=hint)
     task = task_for(partition.task, partition.target_scale)
+    left_out = f"numbers over clients are left out: aggregator '{subject.hidden_by}' hides clients (see --disclose)"
     return Evaluated(
         name=subject.name,
         round=subject.round,
@@ -128,14 +133,15 @@ def assess(subject: Subject, batch_size: int | None = None) -> Evaluated:
         rows_digest=_rows_digest(partition),
         classes=partition.classes,
         evaluation=evaluate(subject.model, partition, task, batch_size or subject.batch_size),
-        notes=subject.notes,
+        notes=(*subject.notes, left_out) if subject.hidden_by else subject.notes,
+        withheld=subject.hidden_by is not None,
     )
 
 
 def assess_own_models(subject: Subject, batch_size: int | None = None) -> Evaluated | None:
     """The evaluation of the clients' own models, each on its client's test rows; None where there are none."""
     partition, own = subject.partition, subject.own_models
-    if own is None or own.gone or not partition.manifest.rows.test:
+    if own is None or own.gone or subject.hidden_by or not partition.manifest.rows.test:
         return None
     task, size = task_for(partition.task, partition.target_scale), batch_size or subject.batch_size
     rows = partition.manifest.central_test == "clients"

@@ -86,10 +86,10 @@ def _model_data(model: Evaluated, metric: str, *, per_client: bool, confusion: b
         },
         "central_rows": "clients" if evaluation.pooled else "own",
         "undefined": dict(central.notes),
-        "federated": {name: _spread_data(spread) for name, spread in spreads(scores).items()},
+        "federated": {} if model.withheld else {name: _spread_data(one) for name, one in spreads(scores).items()},
         "clients": len(scores.rows),
         "clients_without_test_rows": list(scores.without_rows),
-        "by_size": [asdict(group) for group in size_groups(scores, metric)],
+        "by_size": [] if model.withheld else [asdict(group) for group in size_groups(scores, metric)],
     }
     if confusion and central.confusion is not None:
         data["confusion"] = {"classes": list(model.classes), "counts": central.confusion}

@@ -277,6 +277,11 @@ def _check_stop(run: Run) -> None:
 
 
 def _check_hidden(run: Run) -> None:
+    if run.config.eval.per_client and not run.config.eval.disclose_clients:
+        raise IncompatibleError(
+            f"eval.per_client measures single clients, and aggregator '{run.aggregator.name}' hides them",
+            hint="Leave eval.per_client out, or set eval.disclose_clients=true, which the run's notes then state.",
+        )
     parts = [("strategy", run.strategy.name, run.strategy.reads_each)]
     parts += [("transform", name, transform.reads_each) for name, transform in run.transforms.items()]
     for kind, name, reads_each in parts:

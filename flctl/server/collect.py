@@ -11,12 +11,13 @@ import numpy as np
 
 from flctl.algorithms.aggregators.accumulators import Intake
 from flctl.engines.engine import Engine, Lost
-from flctl.errors import FlctlError
+from flctl.errors import FlctlError, ProtocolError, RoundLostError
+from flctl.run.run import Run
 from flctl.timing import Clock
 from flctl.types import ClientId, Failure, Gathered, Numbers, Reply, RoundPlan
 from flctl.wire.replies import failed_alone, merged
 
-__all__ = ["Traffic", "chunk_replies", "in_order", "waited"]
+__all__ = ["Traffic", "chunk_replies", "disclosures", "in_order", "refusals", "waited", "with_refusals"]
 
 Item = TypeVar("Item")
 
@@ -79,6 +80,30 @@ class _Asking:
         halves = np.array_split(numbers, 2)
         again = dict(self.gather(halves))
         return merged([self.recovered(half, again[place]) for place, half in enumerate(halves)], self.each)
+
+
+def disclosures(run: Run, metrics: Mapping[str, float]) -> list[str]:
+    """A note on metrics of single clients that a round measured although the run's aggregator hides clients."""
+    if not (metrics and run.aggregator.hides and run.config.eval.per_client):
+        return []
+    return [f"eval.disclose_clients: single clients were measured, which aggregator '{run.aggregator.name}' hides"]
+
+
+def refusals(failed: Mapping[ClientId, Failure]) -> list[str]:
+    """A sentence on each refusal by clients: the first client, how many others, and the reason."""
+    by_reason: dict[str, list[ClientId]] = {}
+    for client, failure in failed.items():
+        if failure.kind == "refused":
+            by_reason.setdefault(failure.message, []).append(client)
+    others = {reason: f" and {len(clients) - 1} others" for reason, clients in by_reason.items() if len(clients) > 1}
+    return [f"client '{names[0]}'{others.get(why, '')} refused: {why}" for why, names in by_reason.items()]
+
+
+def with_refusals(error: ProtocolError, failed: Mapping[ClientId, Failure]) -> ProtocolError:
+    """The error with the reasons that clients gave: a sum that is missing says nothing of them."""
+    kind = RoundLostError if isinstance(error, RoundLostError) else ProtocolError
+    unsaid = {client: failure for client, failure in failed.items() if failure.message not in error.message}
+    return kind("; ".join([error.message, *refusals(unsaid)]), hint=error.hint)
 
 
 def chunk_replies(

@@ -20,14 +20,14 @@ from flctl.algorithms.transform import ServerContext
 from flctl.client.memory import Recall, work_after
 from flctl.client.memory_store import MemoryStore
 from flctl.engines.engine import Engine
-from flctl.errors import DivergenceError, PluginError, ProtocolError, RoundFailedError
+from flctl.errors import DivergenceError, PluginError, ProtocolError, RoundFailedError, RoundLostError
 from flctl.evaluation import evaluate
 from flctl.evaluation.backdoor import backdoor_success
 from flctl.executors.sequential import single_thread
 from flctl.partition.store import Rows
 from flctl.run import cohort as cohorts
 from flctl.run.run import Run
-from flctl.server.collect import Traffic, chunk_replies, in_order, waited
+from flctl.server.collect import Traffic, chunk_replies, disclosures, in_order, waited, with_refusals
 from flctl.server.round_plan import local_work
 from flctl.simulation.attacks.intake import Attacked
 from flctl.simulation.devices import Turnout
@@ -93,27 +93,29 @@ class Rounds:
         """One round: plan, exchange, aggregate, step, evaluate. `last(seconds)` says whether to evaluate in any case.
 
         Raises RoundFailedError, DivergenceError, ProtocolError or PluginError, and changes nothing, when the round
-        cannot be used; PrivacyBudgetError before it begins.
+        cannot be used; PrivacyBudgetError before it begins. A round that is lost (RoundLostError) leaves the model.
         """
         state = _frozen(replace(state, transforms=begun(self.run, state.round + 1, state.transforms)))
         clock = Clock()
         with clock.phase("select"):
             plan = self.plan(state)
         traffic = Traffic(self._intake(plan))
-        aggregate = self._gather(plan, traffic, clock) if self._gathers else self._aggregate(plan, traffic, clock)
-        self._retract(plan, traffic)
+        aggregate = self._gather(plan, traffic, clock) if self._gathers else self._summed(plan, traffic, clock)
+        self._retract(plan, traffic, lost=aggregate is None)
         with clock.phase("aggregate"):
-            state = self._step(state, aggregate, plan)
+            state = replace(state, round=plan.round) if aggregate is None else self._step(state, aggregate, plan)
         metrics: dict[str, float] = {}
         if self._evaluates(state.round) or last(clock.report()["total"]):
             with clock.phase("evaluate"):
                 metrics = self.evaluate(state)
+            traffic.notes.extend(disclosures(self.run, metrics))
         report = self._report(plan, traffic, aggregate, metrics, clock)
         return state, replace(report, told=told(self.run, state.transforms))
 
-    def _retract(self, plan: RoundPlan, traffic: Traffic) -> None:
-        """Clients whose reply was not used forget this round: what they remember stays in step with the server."""
+    def _retract(self, plan: RoundPlan, traffic: Traffic, *, lost: bool) -> None:
+        """Drops this round from the memory of clients whose reply was not used, to keep it in step with the server."""
         unused = traffic.intake.failed.keys() if self.run.aggregator.transparent else traffic.untrained
+        unused = set(plan.cohort) if lost else unused
         if self.run.memory_layout and unused:
             self.memory.retract([self.run.partition.index(client) for client in unused], plan.round)
 
@@ -195,6 +197,17 @@ class Rounds:
     @property
     def _deadline(self) -> float | None:
         return self.run.config.engine.deadline
+
+    def _summed(self, plan: RoundPlan, traffic: Traffic, clock: Clock) -> Aggregate | None:
+        """The round's aggregate from the aggregator's protocol; None if the round is lost, and a note says why."""
+        try:
+            return self._aggregate(plan, traffic, clock)
+        except ProtocolError as error:
+            found = with_refusals(error, traffic.intake.failed)
+            if not isinstance(error, RoundLostError) or not all(t.skips_rounds for t in self.run.transforms.values()):
+                raise found from error
+        traffic.notes.append(found.message)
+        return None
 
     def _aggregate(self, plan: RoundPlan, traffic: Traffic, clock: Clock) -> Aggregate:
         total = self._total(plan, traffic.intake)
@@ -353,12 +366,13 @@ class Rounds:
         return ServerContext(plan.round, len(plan.cohort), generator, shared)
 
     def _report(
-        self, plan: RoundPlan, traffic: Traffic, aggregate: Aggregate, metrics: Mapping[str, float], clock: Clock
+        self, plan: RoundPlan, traffic: Traffic, aggregate: Aggregate | None, metrics: Mapping[str, float], clock: Clock
     ) -> RoundReport:
         return RoundReport(
             round=plan.round,
             asked=len(plan.cohort) + int(plan.devices.get("absent", 0)),
-            answered=aggregate.count,
+            answered=0 if aggregate is None else aggregate.count,
+            released=aggregate is not None,
             failed=dict(traffic.intake.failed),
             examples=int(traffic.examples),
             loss=traffic.mean_loss,

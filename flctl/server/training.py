@@ -268,7 +268,7 @@ class Training:
         rule = self.run.config.checkpoint
         due = bool(rule.every) and number % rule.every == 0
         late = bool(rule.seconds) and time.monotonic() - self._saved_at >= rule.seconds
-        return due or late or self.progress.status is not None
+        return due or late or self.progress.status is not None or self.run.aggregator.answers_once
 
     def _save(self, state: State) -> None:
         """Writes the state, and before it the best one since the last time: the disk is asked once for both."""

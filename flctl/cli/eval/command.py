@@ -77,6 +77,9 @@ def evaluate(
         str | None, option("--metric", help="What clients are ordered by (default: accuracy or rmse).", panel=SHOWN)
     ] = None,
     per_client: Annotated[bool, option("--per-client", help="Each client's numbers.", panel=SHOWN)] = False,
+    disclose: Annotated[
+        bool, option("--disclose", help="Numbers over clients of runs whose aggregator hides clients.", panel=SHOWN)
+    ] = False,
     confusion: Annotated[bool, option("--confusion", help="The confusion matrix.", panel=SHOWN)] = False,
     predictions: Annotated[
         Path | None, option("--predictions", help="Write each row's prediction: .csv or .npz.", panel=SHOWN)
@@ -102,8 +105,28 @@ def evaluate(
     asked = (runs or (), checkpoint, data, batch_size, metric)
     request = EvalRequest(*asked, model_file, model, config, override or (), predictions, csv, plot)
     _refuse_early(request)
-    subjects = _subjects(request)
+    subjects = [_disclosed(one, request, per_client=per_client, disclose=disclose) for one in _subjects(request)]
     _print(request, subjects, as_json, per_client=per_client, confusion=confusion)
+
+
+def _disclosed(subject: Subject, request: EvalRequest, *, per_client: bool, disclose: bool) -> Subject:
+    """The subject, with a note if its aggregator hides clients and `disclose` shows them. Raises IncompatibleError if
+    single clients are asked for without it."""
+    from dataclasses import replace
+
+    from flctl.errors import IncompatibleError
+
+    if subject.hidden_by is None:
+        return subject
+    if disclose:
+        told = f"--disclose: numbers over clients are shown, which aggregator '{subject.hidden_by}' hides"
+        return replace(subject, hidden_by=None, notes=(*subject.notes, told))
+    if per_client or request.csv is not None or request.plot is not None:
+        raise IncompatibleError(
+            f"numbers of single clients of {subject.name}: its aggregator '{subject.hidden_by}' hides clients",
+            hint="Leave out --per-client, --csv and --plot, or add --disclose if you may see them.",
+        )
+    return subject
 
 
 def _print(

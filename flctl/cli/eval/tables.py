@@ -41,11 +41,12 @@ def render(
     for model in models:
         _render_head(console, model)
     _render_central(console, models, comparisons)
-    if len(models) == 1:
+    shown = not any(model.withheld for model in models)
+    if shown and len(models) == 1:
         _render_spreads(console, models[0])
-    else:
+    elif shown:
         _render_spread_of(console, models, comparisons, metric)
-    for group in _same_clients(models):
+    for group in _same_clients(models) if shown else ():
         _render_sizes(console, group, metric)
         if per_client:
             _render_clients(console, group, metric)

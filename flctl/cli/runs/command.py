@@ -74,12 +74,15 @@ def replay(
     run: RunArgument,
     number: Annotated[int, typer.Option("--round", min=1, help="The round.")],
     client: Annotated[str, typer.Option("--client", help="The client's id.")],
+    disclose: Annotated[
+        bool, typer.Option("--disclose", help="Allow it for a run whose aggregator hides clients.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Repeat one client's work of one round in this process and show the outcome. Nothing is written or charged."""
     from flctl.cli.runs.replay import replay_client
 
-    data = replay_client(run, number, client)
+    data = replay_client(run, number, client, disclose=disclose)
     output.emit("runs replay", data, as_json, lambda console: _render_replay(console, data))
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flctl.algorithms.aggregators.plain import PlainAggregator
 from flctl.cli import output
+from flctl.cli.hidden import refuse_hidden
 from flctl.cli.train.job import open_stored
 from flctl.errors import ConfigError
 from flctl.types import Request
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["replay_client"]
 
 
-def replay_client(path: Path, number: int, client: str) -> Mapping[str, Any]:
-    """What came of the client's work; where it fails, its traceback goes to stderr."""
+def replay_client(path: Path, number: int, client: str, *, disclose: bool = False) -> Mapping[str, Any]:
+    """The outcome of the client's work; if it fails, its traceback goes to stderr. `disclose` allows it for a run whose
+    aggregator hides clients, and is part of the outcome. Raises IncompatibleError without it."""
     run, directory = open_stored(path)
+    hidden = refuse_hidden(path, run.aggregator, "a replay shows one client's loss", disclose=disclose)
     run.partition.index(client)
     saved = [n for n in directory.checkpoints.rounds() if n < number]
     if not saved:
@@ -37,7 +40,8 @@ def replay_client(path: Path, number: int, client: str) -> Mapping[str, Any]:
             shutil.copytree(directory.memory, memory)
         repeated = _over_plain_sums(replace(run, memory_directory=memory, replays=True))
         outcome = _replay(repeated, directory, saved[-1], number, client)
-    return {"round": number, "client": client, "seed": run.config.seed, **outcome}
+    disclosed = {"disclosed": True} if hidden else {}
+    return {"round": number, "client": client, "seed": run.config.seed, **disclosed, **outcome}
 
 
 def _over_plain_sums(run: Run) -> Run:

@@ -190,6 +190,10 @@ class EvalConfig(Section):
     )
     batch_size: int = Field(default=1000, ge=1, description="Examples per evaluation batch.")
     per_client: bool = Field(default=False, description="Also evaluate on each client's own test rows.")
+    disclose_clients: bool = Field(
+        default=False,
+        description="Allow `per_client` under an aggregator that hides clients; each round's notes then say so.",
+    )
 
 
 class StopConfig(Section):

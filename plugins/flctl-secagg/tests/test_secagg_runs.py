@@ -309,7 +309,7 @@ def test_a_client_s_work_can_be_repeated_and_the_record_stays_as_it_is(trial, ca
     masked = trial.train("aggregator=secagg", "engine=inprocess")
     ledger = masked.directory / "secagg" / "ledger.sqlite"
     before = sorted((path.name, path.stat().st_size) for path in ledger.parent.iterdir())
-    found = replay_client(masked.directory, 2, "3")
+    found = replay_client(masked.directory, 2, "3", disclose=True)
     assert (found["failed"], found["in_cohort"]) == (None, True)
     assert found["loss"] > 0
     assert "repeating without aggregator 'secagg'" in capsys.readouterr().err

@@ -51,6 +51,7 @@ class SecureAggregation(flctl.Aggregator):
 
     name = "secagg"
     hides = True
+    answers_once = True
 
     class Config(flctl.Aggregator.Config):
         mode: Mode = Field(

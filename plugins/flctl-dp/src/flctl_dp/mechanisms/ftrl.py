@@ -26,6 +26,7 @@ class CorrelatedDP(CentralDP):
     """DP-FTRL: noise that later rounds partly take back, by a banded factor (Choquette-Choo et al. 2023)."""
 
     name = "dp-ftrl"
+    skips_rounds = False  # the separation of a client's releases is counted in rounds that release something
 
     class Config(CentralDP.Config):
         bands: int | None = Field(

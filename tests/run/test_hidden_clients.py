@@ -1,0 +1,91 @@
+"""Numbers of single clients under an aggregator that hides them: refused, or disclosed by name in the output."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import numpy as np
+import pytest
+from support import Hidden, make_run, train_run, untimed_lines
+
+import flctl
+from flctl.cli.eval import command
+from flctl.cli.runs import replay
+from flctl.client.memory_store import MemoryStore
+from flctl.errors import IncompatibleError
+from flctl.evaluation.load import assess, from_run
+from flctl.plugins.registry import Registry
+from flctl.report.evaluation import as_data
+
+
+class Plugin:
+    @staticmethod
+    @flctl.hookimpl
+    def flctl_aggregators():
+        return [Hidden]
+
+
+@pytest.fixture
+def registry():
+    made = Registry()
+    made.add(Plugin(), "hidden")
+    return made
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_client_memory_is_for_its_owner_alone(toy, tmp_path):
+    """SCAFFOLD's c_k in records.bin is what the client sent, divided by its steps and learning rate."""
+    old = os.umask(0o022)
+    try:
+        result = train_run(toy, tmp_path / "run", "strategy=scaffold", "rounds=1")
+    finally:
+        os.umask(old)
+    files = [result.directory.memory, *result.directory.memory.iterdir()]
+    assert {stat.S_IMODE(path.stat().st_mode) & 0o077 for path in files} == {0}
+    for path in files:
+        path.chmod(0o755)  # a run of an older version is restricted when it is opened
+    store = MemoryStore(result.directory.memory, toy.clients, {"control": 15})
+    store.require(1)
+    store.close()
+    assert {stat.S_IMODE(path.stat().st_mode) & 0o077 for path in files} == {0}
+
+
+def test_metrics_of_single_clients_are_refused_before_the_run_or_stated_in_each_round(toy, tmp_path, registry):
+    chosen = ("aggregator=hidden", "eval.per_client=true", "rounds=1")
+    with pytest.raises(IncompatibleError, match=r"eval.per_client measures single clients, and aggregator 'hidden'"):
+        make_run(toy, tmp_path / "refused", *chosen, registry=registry)
+    result = train_run(toy, tmp_path / "told", *chosen, "eval.disclose_clients=true", registry=registry)
+    (line,) = untimed_lines(result.directory.path)
+    assert "accuracy_worst_decile" in line
+    assert line["notes"] == ["eval.disclose_clients: single clients were measured, which aggregator 'hidden' hides"]
+    plain = train_run(toy, tmp_path / "plain", *chosen[1:])
+    assert untimed_lines(plain.directory.path)[0]["notes"] == []
+
+
+def test_a_replay_of_one_client_is_refused_or_says_that_it_discloses(toy, tmp_path, registry, monkeypatch):
+    result = train_run(toy, tmp_path / "run", "aggregator=hidden", "rounds=2", registry=registry)
+    opened = make_run(toy, tmp_path / "again", "aggregator=hidden", "rounds=2", registry=registry)
+    monkeypatch.setattr(replay, "open_stored", lambda path: (opened[0], result.directory))
+    with pytest.raises(IncompatibleError, match="a replay shows one client's loss, and aggregator 'hidden'"):
+        replay.replay_client(tmp_path / "run", 2, "3")
+    found = replay.replay_client(tmp_path / "run", 2, "3", disclose=True)
+    assert (found["disclosed"], found["failed"]) == (True, None)
+    assert found["loss"] > 0
+
+
+def test_an_evaluation_withholds_numbers_over_clients_unless_they_are_disclosed(toy, tmp_path, registry):
+    result = train_run(toy, tmp_path / "run", "aggregator=hidden", "rounds=1", registry=registry)
+    subject = from_run(result.directory.path, "last", None, registry)
+    request = command.EvalRequest((), "last", None, None, None, None, None, None, (), None, None, None)
+    with pytest.raises(IncompatibleError, match=r"numbers of single clients of .*: its aggregator 'hidden' hides"):
+        command._disclosed(subject, request, per_client=True, disclose=False)
+    shown = {}
+    for disclose in (False, True):
+        model = assess(command._disclosed(subject, request, per_client=False, disclose=disclose))
+        (shown[disclose],) = as_data([model], [], "accuracy", per_client=False, confusion=False)["runs"]
+    assert (shown[False]["federated"], shown[False]["by_size"]) == ({}, [])
+    assert shown[False]["central"] == shown[True]["central"]
+    assert np.isfinite(shown[True]["federated"]["accuracy"]["worst_decile"])
+    assert "left out: aggregator 'hidden' hides clients" in shown[False]["notes"][-1]
+    assert shown[True]["notes"][-1] == "--disclose: numbers over clients are shown, which aggregator 'hidden' hides"
