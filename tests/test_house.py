@@ -331,7 +331,6 @@ RIDDLES = re.compile(r"\b(so many|is none|none of its)\b")
 UNCLEAN = frozenset(
     """
     flctl
-    flctl/algorithms
     flctl/cli
     flctl/cli/eval
     flctl/cli/partition
@@ -345,7 +344,6 @@ UNCLEAN = frozenset(
     flctl/data/readers
     flctl/engines
     flctl/evaluation
-    flctl/executors
     flctl/models
     flctl/partition
     flctl/partition/schemes

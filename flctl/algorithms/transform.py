@@ -26,7 +26,7 @@ Shapes = Mapping[str, Sequence[tuple[int, ...]]]
 
 @dataclass(frozen=True, slots=True)
 class SharedContext:
-    """What the server and all clients of a round share for one component: the round, the layout of its input, its
+    """Values of one component that the server and all clients of a round share: the round, the layout of its input, its
     broadcast, and a seed."""
 
     round: int = 1

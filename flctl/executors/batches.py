@@ -1,7 +1,7 @@
-"""Which rows each local step takes: drawn by name for one client or for many at once, alike.
+"""Batches: the rows of each local step, drawn by name for one client or for many at once, with the same result.
 
-A client's order is a sort of 64-bit words that are a function of (seed, round, client, epoch, row) and nothing else, so
-that a thousand clients' orders are one array operation, and each is what it would be if the client were alone.
+A client's order is a sort of 64-bit words that depend on (seed, round, client, epoch, row) and nothing else. So the
+orders of a thousand clients are one array operation, and each is the same as if the client were alone.
 """
 
 from __future__ import annotations
@@ -35,49 +35,53 @@ _LOW = np.uint64(0xFFFFFFFF)
 _ALL = np.int64(1 << 62)
 """More steps than any client makes."""
 _MODULE = np.uint64(1 << 63)
-"""Beyond every (epoch, row) counter: the place of the seed of a module's own randomness."""
+"""Beyond every (epoch, row) counter: the counter of the seed of a module's own randomness."""
 
 
 def local_keys(seed: int, number: int, ids: npt.NDArray[np.str_]) -> Keys:
-    """The key [K] of each client's local training in round `number`."""
+    """Returns the key [K] of each client's local training in round `number`."""
     return named_keys(seed, ("round", number, "local"), client_keys(ids))
 
 
 def stage_keys(keys: Keys, stage: int) -> Keys:
-    """The keys [K] of a stage of the same clients' training; those of the first stage are the clients' own."""
+    """Returns the keys [K] for a stage of the same clients' training; stage 0 has the clients' own keys."""
     with np.errstate(over="ignore"):
         return mix64(keys + mix64(np.array(_MODULE | np.uint64(stage)))) if stage else keys
 
 
 def module_seed(key: np.uint64) -> int:
-    """The seed (63 bits) of the module's own randomness, such as dropout, in one client's training."""
+    """Returns the seed (63 bits) of the module's own randomness, such as dropout, in one client's training."""
     with np.errstate(over="ignore"):
         return int(mix64(key + mix64(np.array(_MODULE))) >> np.uint64(1))
 
 
 def orders(keys: Keys, rows: Counts, epoch: int) -> Counts:
-    """A permutation of `range(rows[k])` for each client, [K, max(rows)]; what is beyond a client's rows is undefined.
+    """Returns a permutation of `range(rows[k])` for each client, [K, max(rows)]; entries beyond a client's rows are
+    undefined.
 
-    Rows are sorted by a word whose upper half is random and whose lower half is the row's number, so that words
-    never tie and any sorting algorithm gives the same order. Rows per client are below 2^32.
+    Rows are sorted by a word whose upper half is random and whose lower half is the row's index, so that words never
+    tie and every sorting algorithm gives the same order. Rows per client are below 2^32.
     """
     width = int(rows.max(initial=0))
     number = np.arange(width, dtype=np.uint64)
     with np.errstate(over="ignore"):
+        # splitmix64 in counter mode: (epoch, row) is the counter, so no order depends on how many numbers were drawn
+        # before.
         counter = mix64((number | np.uint64(epoch << 32)) * GOLDEN_GAMMA + GOLDEN_GAMMA)
         words = mix64(keys[:, None] + counter)
     words = (words & ~_LOW) | number
+    # Padding sorts behind every row: a row's lower half is below 2^32 - 1.
     words[number >= rows[:, None].astype(np.uint64)] = np.uint64(2**64 - 1)
     words.sort(axis=1)
     return (words & _LOW).astype(np.int64)
 
 
 def step_counts(rows: Counts, local: LocalWork, most: Counts | None = None) -> tuple[Counts, Counts, Counts]:
-    """(steps, rows a batch, rows used of an epoch), each [K], for clients of `rows` [K]; at most `most` [K] steps.
+    """Returns (steps, batch size, rows used per epoch), each [K], for clients of `rows` [K]; at most `most` [K] steps.
 
-    A batch size of 0 means all rows. The last batch of an epoch may be smaller; `drop_last` leaves such a one out
-    (a shard smaller than a batch then makes no step). With `steps`, epochs follow each other until so many
-    batches are made, and `epochs` does not count.
+    A batch size of 0 means all rows. The last batch of an epoch may be smaller; `drop_last` leaves it out (a shard
+    smaller than a batch then makes no step). With `steps`, epochs are repeated until that number of batches is made,
+    and `epochs` is ignored.
     """
     size = np.full_like(rows, local.batch_size) if local.batch_size else np.maximum(rows, 1)
     usable = rows - rows % size if local.drop_last else rows
@@ -87,8 +91,8 @@ def step_counts(rows: Counts, local: LocalWork, most: Counts | None = None) -> t
 
 
 def most_steps(allowance: Allowance | None, numbers: Counts) -> Counts | None:
-    """The most steps [K] that the clients `numbers` [K] make; None where all make all of theirs. A client that the
-    allowance does not name makes all."""
+    """Returns the largest number of steps [K] for the clients `numbers` [K]; None without an allowance. Clients that
+    the allowance does not name make all steps."""
     if allowance is None:
         return None
     place = np.minimum(np.searchsorted(allowance.numbers, numbers), max(len(allowance.numbers) - 1, 0))
@@ -98,8 +102,8 @@ def most_steps(allowance: Allowance | None, numbers: Counts) -> Counts | None:
 
 
 def batches(rows: int, local: LocalWork, key: np.uint64, most: int | None = None) -> Iterator[Counts]:
-    """The rows of each local step of one client, in order: a new permutation for each epoch, cut into batches; at most
-    `most` of them."""
+    """Yields the rows of each local step of one client, in order: a new permutation for each epoch, cut into batches;
+    at most `most` of them."""
     counts, limit = np.array([rows], np.int64), None if most is None else np.array([most], np.int64)
     (left,), (size,), (usable,) = (part.tolist() for part in step_counts(counts, local, limit))
     for epoch in range(math.ceil(left / max(-(-usable // size), 1))):
@@ -113,9 +117,9 @@ def batches(rows: int, local: LocalWork, key: np.uint64, most: int | None = None
 class Arrangement:
     """The batches of K clients side by side, the clients with the most steps first.
 
-    `clients` [K]: which of the clients asked for stands in each place. `positions` [K, S * B]: the rows of client k's
-    step s are at [s * B, s * B + counts[k, s]), the rest is padding (0). `counts` [K, S]. `steps` [K], descending.
-    `width` is B. At step s the first `active[s]` clients train.
+    `clients` [K]: position of each client in the order asked. `positions` [K, S * B]: the rows of client k's step s are
+    at [s * B, s * B + counts[k, s]), the rest is padding (0). `counts` [K, S]. `steps` [K], descending. `width` is B.
+    At step s the first `active[s]` clients train.
     """
 
     clients: Counts
@@ -126,18 +130,18 @@ class Arrangement:
 
     @property
     def active(self) -> list[int]:
-        """How many clients make step s, for each s; they are the first ones."""
+        """The number of clients that make step s, for each s; they are the first ones."""
         return [int(n) for n in (self.counts > 0).sum(axis=0)]
 
     def shares(self) -> npt.NDArray[np.float32]:
-        """[K, S * B]: one over the batch's size where there is a row, 0 where there is padding."""
+        """Returns [K, S * B]: one over the batch's size for rows, 0 for padding."""
         share = np.where(self.counts > 0, 1 / np.maximum(self.counts, 1), 0).astype(np.float32)
         inside = np.arange(self.width) < self.counts[:, :, None]
         return (share[:, :, None] * inside).reshape(self.positions.shape)
 
 
 def arrange(rows: Counts, local: LocalWork, keys: Keys, limits: Counts | None = None) -> Arrangement:
-    """The batches that `batches` gives for each client, side by side; at most `limits` [K] of them."""
+    """Returns the batches that `batches` gives for each client, side by side; at most `limits` [K] of them."""
     steps, size, usable = step_counts(rows, local, limits)
     clients = np.lexsort((-rows, -steps))
     keys = keys[clients]
@@ -153,7 +157,7 @@ def arrange(rows: Counts, local: LocalWork, keys: Keys, limits: Counts | None = 
 
 
 def _orders(keys: Keys, rows: Counts, epochs: int) -> Counts:
-    """[epochs, K, max(rows)]."""
+    """Returns the orders of all epochs, [epochs, K, max(rows)]."""
     made = [orders(keys, rows, epoch) for epoch in range(epochs)]
     return np.stack(made) if made else np.zeros((0, len(rows), 0), np.int64)
 

@@ -1,6 +1,7 @@
-"""Which executor trains a run's clients, and which clients train together: decided by the run alone, never by a clock.
+"""Choice of the executor that trains a run's clients, and of the clients that train together.
 
-So a configuration gives the same numbers wherever it runs. `why` and `others` say what decided, for `--explain`.
+Both follow from the run alone, never from a clock, so a configuration gives the same numbers on every machine. `why`
+and `others` record the reasons, for `--explain`.
 """
 
 from __future__ import annotations
@@ -35,33 +36,33 @@ Counts = npt.NDArray[np.int64]
 __all__ = ["EXECUTORS", "TOGETHER", "Execution", "choose", "obstacles"]
 
 EXECUTORS = {
-    "shared": "clients that share their start's weights, whose models are never built",
-    "stacked": "clients side by side, one batched product for all",
-    "fused": "one client after the other, each step written out by hand",
-    "vmap": "clients side by side, through torch.func.vmap",
+    "shared": "clients share their initial weights, and no client's model is built",
+    "stacked": "clients stacked along a leading dimension, one batched product for all",
+    "fused": "one client after the other, with a hand-written training step",
+    "vmap": "clients stacked along a leading dimension, through torch.func.vmap",
     "sequential": "one client after the other, through autograd",
 }
-"""In the order in which they are preferred. Where a transform makes the local steps, it is one of `BY_ROWS`."""
+"""In order of preference. If a transform makes the local steps, the executor is one of `BY_ROWS`."""
 TOGETHER = frozenset({"shared", "stacked", "vmap"})
 WORTH_SECONDS = 3.5e-3
-"""Estimated training that a chunk is worth: below it, what is done once for a chunk would weigh."""
+"""Estimated seconds of training that a chunk should contain; in smaller chunks the fixed cost of a chunk dominates."""
 SHARED_ROWS = 1000
-"""Rows below which a product with a shared weight is far from a core's speed."""
+"""Rows of a chunk below which a product with a shared weight is far from a core's peak speed."""
 CACHE_BYTES = 8 << 20
-"""What stacked models may take: beyond a core's part of the cache, each step waits for memory."""
+"""Bytes that stacked models may take: beyond a core's part of the cache, each step waits for memory."""
 MOST_ALONE = 64
 VMAP_PARAMETERS = 20_000
-"""Beyond, vmap loses to one client after the other."""
+"""Parameters beyond which vmap is slower than one client after the other."""
 FIXED_VECTORS = 4
-"""Vectors as long as the model that a process keeps beside its clients': the global model, sums, a message."""
+"""Model-sized vectors that a process keeps beside its clients': the global model, sums, a message."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a run's clients are trained.
+    """The way in which a run's clients are trained.
 
-    `others` says of each executor that was not taken why not. `alone`: chunks of one client. `memory` in bytes
-    bounds a chunk in each process that trains.
+    `others` maps each rejected executor to the reason. `alone`: chunks of one client. `memory` bounds a chunk, in bytes
+    for each process that trains.
     """
 
     executor: str
@@ -78,15 +79,15 @@ class Execution:
     head: Head | None = field(repr=False)
 
     def facts(self) -> dict[str, object]:
-        """What the run records: whatever the numbers depend on beside the configuration, and why."""
+        """Returns what the run's record needs beside the configuration to explain its numbers."""
         return {"executor": self.executor, "why": self.why, "alone": self.alone, "memory": self.memory}
 
     def chunks(self, sizes: Counts, limits: Counts | None = None) -> list[Counts]:
-        """The places of clients with so many rows [n] that are asked together, chunk by chunk; they make at most
-        `limits` [n] steps.
+        """Returns the positions of the clients that are asked together, chunk by chunk, for clients of `sizes` rows [n]
+        that make at most `limits` [n] steps.
 
-        Side by side, clients of alike many steps meet, those with the most first; one after the other, they stay in
-        their order.
+        Stacked clients are grouped by their number of steps, those with the most first; clients trained one after the
+        other keep their order.
         """
         if self.alone:
             return [np.array([place]) for place in range(len(sizes))]
@@ -97,8 +98,8 @@ class Execution:
         return self._cut(sizes, order, Limits(WORTH_SECONDS, rows, 1 << 62, 1 << 31), limits)
 
     def blocks(self, sizes: Counts) -> list[Counts]:
-        """The places of a chunk's clients, with so many rows [n], that train side by side at once: what fits into the
-        memory and, where each has a model of its own, into the cache."""
+        """Returns the positions of a chunk's clients that train side by side at once, for clients of `sizes` rows [n].
+        A block fits the memory and, if each client has a model of its own, the cache."""
         if self.executor not in TOGETHER:
             return [np.arange(len(sizes))]
         budget = max(self.memory - self.fixed_bytes, 1)
@@ -112,13 +113,13 @@ class Execution:
         return [order[start:stop] for start, stop in evenly(self.cost(amounts), amounts.rows, ends)]
 
     def amounts(self, sizes: npt.NDArray[np.int64], limits: Counts | None = None) -> Amounts:
-        """What clients with so many rows [n] do in a round, in at most `limits` [n] steps."""
+        """Returns the work of clients of `sizes` rows [n] in a round, in at most `limits` [n] steps."""
         steps, width, usable = step_counts(sizes, self.local, limits)
         per_epoch = np.maximum(-(-usable // width), 1)
         return Amounts(-(-steps * usable // per_epoch), steps, np.minimum(width, np.maximum(sizes, 1)), self.features)
 
     def cost(self, amounts: Amounts) -> Cost:
-        """(seconds, bytes) of each client."""
+        """Returns (seconds, bytes) of each client."""
         return self._costs[self.executor](amounts)
 
     @cached_property
@@ -141,13 +142,13 @@ class Execution:
 
     @property
     def fixed_bytes(self) -> int:
-        """What a process that trains needs whatever its clients are."""
+        """Bytes that a process that trains needs beside its clients'."""
         return FIXED_VECTORS * 4 * self.parameters
 
 
 def choose(run: RunInfo, model: FlatModel, task: Task) -> Execution:
-    """The execution of a run. Raises ConfigError where the executor that was asked for cannot train it, or where no
-    client fits into `engine.memory`."""
+    """Returns the execution of a run. Raises ConfigError if the executor asked for cannot train it, or no client fits
+    into `engine.memory`."""
     asked = run.config.engine.executor
     found = _Candidates(run, model, task)
     if asked == "auto" and run.makes_steps is not None:
@@ -163,13 +164,13 @@ def choose(run: RunInfo, model: FlatModel, task: Task) -> Execution:
         raise ConfigError(f"engine.executor {asked} cannot train this run: {found.others[asked]}", hint=hint)
     raise ConfigError(
         f"a client does not fit into engine.memory: {found.others['sequential']}",
-        hint="Raise engine.memory (it is for each process that trains), or take a smaller model.",
+        hint="Raise engine.memory (it is for each process that trains), or use a smaller model.",
     )
 
 
 def _by_rows(found: _Candidates) -> Execution:
-    """The execution of a run in which a transform makes the local steps. Raises ConfigError where the largest client
-    does not fit, IncompatibleError where rows have no gradients of their own."""
+    """Returns the execution of a run in which a transform makes the local steps. Raises ConfigError if the largest
+    client does not fit, IncompatibleError if per-example gradients are not defined for the model."""
     run = found.run
     name = by_rows(run, found.model, found.task, found.chain)
     found.others |= {other: found.obstacle(other) or "" for other in EXECUTORS}
@@ -177,20 +178,20 @@ def _by_rows(found: _Candidates) -> Execution:
     if reason is not None:
         raise ConfigError(
             f"a client does not fit into engine.memory: {reason}",
-            hint="Raise engine.memory (it is for each process that trains), or take a smaller model.",
+            hint="Raise engine.memory (it is for each process that trains), or use a smaller model.",
         )
     why = f"{BY_ROWS[name]}: transform '{run.makes_steps}' makes the local steps"
-    return replace(found.execution(name, why), alone=True)  # a client that is asked again would step again
+    return replace(found.execution(name, why), alone=True)  # a retried chunk would draw the noise of its steps again
 
 
 def obstacles(run: RunInfo, model: FlatModel, task: Task) -> dict[str, str | None]:
-    """Of each executor why it cannot train the run; None where it can. In the order of preference."""
+    """Returns for each executor the reason that it cannot train the run, or None; in order of preference."""
     found = _Candidates(run, model, task)
     return {name: found.obstacle(name) for name in EXECUTORS}
 
 
 class _Candidates:
-    """The executors, and what keeps a run from each."""
+    """The executors, and the reasons that exclude them for a run."""
 
     def __init__(self, run: RunInfo, model: FlatModel, task: Task) -> None:
         self.run, self.model, self.task = run, model, task
@@ -202,7 +203,7 @@ class _Candidates:
         self.others: dict[str, str] = {}
 
     def execution(self, name: str, why: str) -> Execution:
-        """The execution by this executor."""
+        """Returns the execution with this executor."""
         engine = self.run.config.engine
         return Execution(
             executor=name,
@@ -220,23 +221,23 @@ class _Candidates:
         )
 
     def obstacle(self, name: str) -> str | None:
-        """Why the run cannot be trained so; None where it can."""
+        """Returns the reason that this executor cannot train the run, or None."""
         return self._stepped() or getattr(self, f"_{name}")() or self.size(name)
 
     def _stepped(self) -> str | None:
         steps = self.run.makes_steps
-        return None if steps is None else f"transform '{steps}' needs the gradient of each row by itself"
+        return None if steps is None else f"transform '{steps}' needs per-example gradients"
 
     def _shared(self) -> str | None:
         if self.local.optimizer != "sgd":
             return f"the local optimizer is {self.local.optimizer}, not sgd"
         strategy = self.run.strategy
         if strategy.staged or self.run.division.private:
-            return f"strategy '{strategy.name}' trains models that are each client's own"
+            return f"strategy '{strategy.name}' trains a model of its own on each client"
         if strategy.adjusts_freely:
-            return f"strategy '{strategy.name}' changes the clients' gradients"
+            return f"strategy '{strategy.name}' adjusts local gradients"
         if strategy.pull and self.local.clip_norm is not None:
-            return "local.clip_norm bounds a gradient with the pull to the global model in it"
+            return "local.clip_norm clips the gradient after the proximal term is added"
         return self._dense()
 
     def _stacked(self) -> str | None:
@@ -252,7 +253,7 @@ class _Candidates:
 
     @property
     def adjusts(self) -> bool:
-        """Whether gradients are changed in any stage."""
+        """True if gradients are changed in any stage."""
         return any(stage.adjust_of(self.run.strategy) or stage.moves != "all" for stage in self.stages)
 
     def _adjustable(self) -> str | None:
@@ -272,7 +273,7 @@ class _Candidates:
         return None
 
     def size(self, name: str) -> str | None:
-        """Why the largest client does not fit; None where it does."""
+        """Returns the reason that the largest client does not fit into memory, or None."""
         execution = self.execution(name, "")
         _, size = execution.cost(execution.amounts(np.array([self.largest])))
         needed = execution.fixed_bytes + int(size[0])

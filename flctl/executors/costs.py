@@ -1,7 +1,7 @@
-"""What executors cost, as numbers that follow from shapes alone.
+"""Estimated costs of executors, from shapes alone.
 
 Nothing is timed: a choice that rests on a clock would make two runs of one configuration differ. The rates were
-measured on one x86_64 core with AVX2; only their ratios matter, and a wrong one costs time, never correctness.
+measured on one x86_64 core with AVX2. Only their ratios matter, and a wrong one costs time, never correctness.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ Cost = tuple[npt.NDArray[np.float64], Counts]
 """(seconds [K], bytes [K]) of each client."""
 
 GEMM, BATCHED, GRAM = 75e9, 35e9, 30e9
-"""Floating point operations a second: one large product, many small ones, products among a client's rows."""
+"""Floating point operations per second: one large product, many small ones, products among a client's rows."""
 COPY = 5e9
-"""Bytes a second where weights or rows are copied, or passed over for something simple."""
+"""Bytes per second of a copy, or of one elementwise pass, over weights or rows."""
 PASSES = 4
-"""How often a row, and a low-rank layer's inputs and gradients, are passed over beside the products."""
+"""Elementwise passes over a row, and over a low-rank layer's inputs and gradients, beside the products."""
 CALLS = 60e-6
-"""Seconds that a step's calls take beside its arithmetic, for a client that is trained alone."""
+"""Seconds of a step's calls beside its arithmetic, for a client that is trained alone."""
 FLOAT = 4
 _LESS = 1 - 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """Local training of K clients: `rows` [K] over all steps, `steps` [K], rows a batch [K], floats an example."""
+    """Local training of K clients: `rows` [K] over all steps, `steps` [K], batch size [K], values per example."""
 
     rows: Counts
     steps: Counts
@@ -45,7 +45,7 @@ class Amounts:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Where a chunk ends: once it is worth so many seconds and has so many rows; before so many bytes or clients."""
+    """End of a chunk: after `seconds` of estimated work and `rows` rows; before `bytes` or `clients` are exceeded."""
 
     seconds: float
     rows: int
@@ -54,21 +54,24 @@ class Limits:
 
 
 def _shared_seconds(layer: Dense, rows: npt.NDArray[np.float64], first: bool) -> npt.NDArray[np.float64]:
-    """One client's products through W0, those among its rows, and its part of the sum."""
+    """Returns the seconds of one client's products with W0, of those among its rows, and of its part of the sum."""
     products = (2 if first else 3) * 2 * rows * layer.inputs * layer.outputs / GEMM
+    # Quadratic in the rows: the correction of each row by all earlier ones. This is what limits sharing to small
+    # shards.
     among = (1.5 if first else 2) * rows**2 * (layer.inputs + layer.outputs) / GRAM
     return products + among + PASSES * FLOAT * rows * (layer.inputs + layer.outputs) / COPY
 
 
 def _own_seconds(layer: Dense, rows: npt.NDArray[np.float64], first: bool) -> npt.NDArray[np.float64]:
-    """One client's products with weights of its own, and the copies of those."""
+    """Returns the seconds of one client's products with weights of its own, and of copying these."""
     size = layer.inputs * layer.outputs
+    # The first layer needs two products (outputs, weight gradient), the others a third for the input gradient.
     return (2 if first else 3) * 2 * rows * size / BATCHED + 2 * FLOAT * size / COPY
 
 
 def low_rank_layers(chain: Chain, rows: int) -> frozenset[int]:
-    """The places where sharing the start's weight beats weights of one's own, for clients of so many rows over all
-    their steps."""
+    """Returns the indices of the layers in which sharing the initial weight is cheaper than a weight per client, for
+    clients of `rows` rows over all their steps."""
     count = np.array([rows], np.float64)
     return frozenset(
         place
@@ -79,7 +82,7 @@ def low_rank_layers(chain: Chain, rows: int) -> frozenset[int]:
 
 
 def shared_cost(chain: Chain, amounts: Amounts) -> Cost:
-    """Of clients that share their start's weights where that is cheaper."""
+    """Returns the cost of clients that share their initial weights in the layers where that is cheaper."""
     low = low_rank_layers(chain, int(amounts.rows.max(initial=0)))
     seconds, per_row, own = np.zeros(len(amounts.rows)), 2 * amounts.features + 4, 0
     rows = amounts.rows.astype(np.float64)
@@ -93,10 +96,12 @@ def shared_cost(chain: Chain, amounts: Amounts) -> Cost:
 
 
 def stacked_cost(chain: Chain | None, parameters: int, amounts: Amounts, local: LocalWork, adjusts: bool) -> Cost:
-    """Of clients with weights of their own in every layer, or (without a chain) any model of so many parameters."""
+    """Returns the cost of clients with weights of their own in every layer, or (without a chain) of any model with
+    `parameters` parameters."""
     rows, vectors = amounts.rows.astype(np.float64), _vectors(local, adjusts)
     dense = [layer for layer in chain.links if isinstance(layer, Dense)] if chain else []
     own = (_own_seconds(layer, rows, place == 0) for place, layer in enumerate(dense))
+    # 6 = 2 operations per multiply-add times 3 products (outputs, weight gradient, input gradient).
     seconds = sum(own, start=np.zeros(len(rows))) if dense else 6 * rows * parameters / BATCHED
     seconds = seconds + _handling(amounts) + (vectors - 1) * amounts.steps * FLOAT * parameters / COPY
     widths = _widths(chain) if chain else parameters // max(amounts.features, 1)
@@ -105,25 +110,26 @@ def stacked_cost(chain: Chain | None, parameters: int, amounts: Amounts, local: 
 
 
 def single_cost(parameters: int, amounts: Amounts, local: LocalWork, adjusts: bool = True) -> Cost:
-    """Of clients one after the other: their rows once, and a handful of vectors whatever their number."""
+    """Returns the cost of clients one after the other: their rows once, and a few vectors whatever their number."""
     seconds = amounts.steps * CALLS + 6.0 * amounts.rows * parameters / GEMM
     vectors = 2 + _vectors(local, adjusts=False) + (4 if adjusts else 0)
     return seconds, FLOAT * (parameters * vectors + 2 * amounts.rows * amounts.features)
 
 
 def evenly(cost: Cost, rows: Counts, limits: Limits) -> list[tuple[int, int]]:
-    """As `cut`, each chunk worth about as much as any other, and their number even where there are several: cores
-    come in pairs, and wait for the one that is last."""
+    """Cuts as `cut` does, into chunks of about equal work, and an even number of them if there are several: cores come
+    in pairs, and a round waits for the last chunk."""
     made = list(cut(cost, rows, limits))
     if len(made) == 1 or not rows.size:
         return made
     worth = float(cost[0].sum()) / (len(made) + len(made) % 2)
+    # Slightly less than an equal share: a sum that rounds up must not add a chunk.
     return list(cut(cost, rows, replace(limits, seconds=worth * _LESS, rows=0)))
 
 
 def cut(cost: Cost, rows: Counts, limits: Limits) -> Iterator[tuple[int, int]]:
-    """Consecutive chunks (start, stop) within the limits, taking each client of a chunk to need what its most needy
-    does; a client that is beyond them by itself stands alone."""
+    """Yields consecutive chunks (start, stop) within the limits. Each client of a chunk is counted with the memory of
+    its largest; a client that exceeds the limits on its own forms a chunk."""
     worth, size = np.cumsum(cost[0]), cost[1]
     seen, start = np.cumsum(rows), 0
     while start < len(rows):
@@ -138,12 +144,12 @@ def cut(cost: Cost, rows: Counts, limits: Limits) -> Iterator[tuple[int, int]]:
 
 
 def _handling(amounts: Amounts) -> npt.NDArray[np.float64]:
-    """Seconds [K] to read a client's rows and put them in order."""
+    """Returns the seconds [K] to read a client's rows and put them in order."""
     return np.asarray(PASSES * FLOAT * amounts.rows * (amounts.features + 8.0) / COPY, np.float64)
 
 
 def _vectors(local: LocalWork, adjusts: bool) -> int:
-    """How many vectors as long as the model a client needs: values, gradient, the optimiser's, temporaries."""
+    """Returns the number of model-sized vectors of a client: values, gradient, the optimiser's, temporaries."""
     if local.optimizer != "sgd":
         return 6 if adjusts else 5
     plain = not (local.momentum or local.weight_decay or local.clip_norm is not None or adjusts)
@@ -151,5 +157,5 @@ def _vectors(local: LocalWork, adjusts: bool) -> int:
 
 
 def _widths(chain: Chain) -> int:
-    """Floats that all layers' outputs come to for one row."""
+    """Returns the number of values in all layers' outputs for one row."""
     return sum(layer.outputs for layer in chain.layers if isinstance(layer, Dense | Convolution))

@@ -1,4 +1,4 @@
-"""The executor of a run: trains a chunk of clients in the way that was chosen."""
+"""The executor of a run: trains a chunk of clients in the chosen way."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ from flctl.types import Arrays, Failure, LocalWork, Start, Trained, Work
 __all__ = ["Adjusts", "Executor"]
 
 Adjusts = Callable[[Any], Callable[[Tensor, Tensor], Tensor]]
-"""`adjusts(places) -> adjust`: the strategy's `adjust` for the clients at these places of the chunk (an array [K], or
-one number); `adjust(grad, params)` is called with [D] for one number, else with the first so many of them, [a, D]."""
+"""`adjusts(positions) -> adjust`: the strategy's `adjust` for the clients at these positions of the chunk (an array
+[K], or one integer). `adjust(grad, params)` is called with [D] for one client, otherwise with the first a of them, [a,
+D]."""
 
 
 class Executor:
@@ -46,18 +47,19 @@ class Executor:
 
     @property
     def one_by_one(self) -> bool:
-        """Whether clients train one after the other."""
+        """True if clients train one after the other."""
         return self.execution.executor not in TOGETHER
 
     def train(self, work: Work, shards: Shards, adjusts: Adjusts | None, steps: StepsOf | None = None) -> Updates:
-        """What the clients of `shards` learn from `work`, whose `params` are the same for all or a row [K, L] for each;
-        those that failed are told in its facts. `steps` are a transform's, where it makes them."""
+        """Trains the clients of `shards` by `work`, whose `params` are the same for all or a row [K, L] for each.
+        Failed clients are listed in the result's facts. `steps` are the local steps of a transform, if it makes them.
+        """
         if self.one_by_one:
             return self._alone(work, shards, adjusts, steps)
         return self._together(_params(work), work.local, shards, adjusts)
 
     def measure(self, work: Work, shards: Shards, gradient: bool) -> list[Start]:
-        """The model of `work` on all rows of each client."""
+        """Evaluates the model of `work` on all rows of each client."""
         stacked = self._gradient() if gradient and work.params["params"].ndim == 1 else None
         if stacked is not None:
             return list(stacked_starts(_params(work), shards, work.local, stacked, self.execution.features))
@@ -68,7 +70,7 @@ class Executor:
         return measure(self._model, self._task, *shards.one(place), gradient)
 
     def _gradient(self) -> Gradient | None:
-        """The gradient of stacked clients; None where they do not train so."""
+        """Returns the gradient of stacked clients; None for executors that do not stack."""
         chain, head = self.execution.chain, self.execution.head
         if head is not None and self.execution.executor == "vmap":
             return VmapGradient(self._model, head)
@@ -112,5 +114,5 @@ def _params(work: Work) -> Tensor:
 
 
 def _own(work: Work, place: int) -> Arrays:
-    """What one of the clients starts from."""
+    """Returns the model that the client at `place` starts from."""
     return {name: vector[place] if vector.ndim == 2 else vector for name, vector in work.params.items()}

@@ -1,17 +1,17 @@
-"""One client at a time by a training step written out for a chain of layers, convolutions included.
+"""Hand-written training step for a chain of layers, convolutions included; one client at a time.
 
-The mathematics is that of autograd on the module, and the gradients are equal to its within rounding. What makes it
-faster, the first three in about equal parts on a small convolutional network:
+The mathematics is that of autograd on the module, and the gradients are equal within rounding. It is faster for these
+reasons, the first three in about equal parts on a small convolutional network:
 
 - Pooling runs with channels last, where it reads whole vectors. It also runs before a ReLU that it follows, on a
-  quarter of the values: the maximum of max(z, 0) is max(maximum of z, 0), and where several values tie for it, a
-  gradient that ReLU lets through belongs to the same one of them, the first.
+  quarter of the values: the maximum of max(z, 0) is max(maximum of z, 0). If several values tie for it, a gradient that
+  ReLU passes belongs to the same one of them, the first.
 - A linear layer is updated by the product that computes its gradient, so the gradient is never stored.
-- Convolutions of few channels run with channels last, which saves putting their large outputs in order; the first
-  layer's input gradient is not computed.
-- There is no graph to record and no optimiser to walk.
+- Convolutions of few channels run with channels last, which saves reordering their large outputs; the first layer's
+  input gradient is not computed.
+- There is no graph to record and no optimiser to call.
 
-Everything is computed in one order from the arguments alone.
+Every operation is in a fixed order that depends on the arguments alone.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 __all__ = ["FusedStep", "unsupported"]
 
 _VECTOR = 8
-"""Float32 values in a vector register: pooling reads so many channels at once where they lie last."""
+"""Float32 values in a vector register: with channels last, pooling reads as many channels at once."""
 
 _BLOCKED_KERNEL, _BLOCKED_CHANNELS = 25, 32
-"""From this area of the kernel and this many channels on either side, in whole vectors, oneDNN's convolutions with
-blocked channels (which torch reaches with channels first) were up to 30 % faster than those with channels last;
-elsewhere as fast or slower, for a first layer's few channels 2 to 5 times."""
+"""From this kernel area and this many channels on either side, in whole vectors, oneDNN's convolutions with blocked
+channels (used by torch with channels first) were up to 30 % faster than those with channels last. Elsewhere they were
+no faster, and for a first layer of few channels 2 to 5 times slower."""
 
 _ALIGNMENT = 64
-"""Bytes that torch aligns what it allocates to. Elsewhere vector code may sum in another order."""
+"""Alignment, in bytes, of memory that torch allocates. In other memory vector code may sum in another order."""
 
 
 def unsupported(chain: Chain | None, head: Head | None, example: Shape) -> str | None:
-    """Why a model cannot be trained by FusedStep on examples of this shape; None where it can."""
+    """Returns the reason that FusedStep cannot train a model on examples of this shape, or None."""
     if chain is None:
         return "the model is not a plain list of layers that have a hand-written step"
     if head is None:
@@ -56,9 +56,9 @@ def unsupported(chain: Chain | None, head: Head | None, example: Shape) -> str |
 
 
 class FusedStep:
-    """Gradients and plain steps of stochastic gradient descent for one model, whose vector it works on in place.
+    """Gradients and plain SGD steps for one model, whose vector is changed in place.
 
-    For a chain and a head that `unsupported` has nothing against.
+    The chain and the head must be ones for which `unsupported` returns None.
     """
 
     def __init__(self, model: FlatModel, chain: Chain, head: Head) -> None:
@@ -67,12 +67,12 @@ class FusedStep:
         self._parts = _parts(chain, model.params, self._grad)
 
     def descend(self, x: Tensor, y: Tensor, lr: float) -> float:
-        """The mean loss of a batch, x [n, ...] float32 and y [n]; the model moves by -lr times its gradient."""
+        """Makes one SGD step on a batch, x [n, ...] float32 and y [n], and returns its mean loss before the step."""
         return self._step(x, y, lr)
 
     def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, float]:
-        """The gradient [D] of a batch's mean loss, and that loss. The next call overwrites the gradient; until
-        then it is the caller's to change."""
+        """Returns the gradient [D] of a batch's mean loss, and that loss. The caller may change the gradient; the next
+        call overwrites it."""
         loss = self._step(x, y, None)
         return self._grad, loss
 
@@ -91,7 +91,7 @@ class FusedStep:
 
 
 class _Parameter:
-    """A weight or bias: its view of the model's vector, and the one of the gradient's."""
+    """A weight or bias: its view of the model's vector, and the corresponding view of the gradient."""
 
     def __init__(self, params: Tensor, grad: Tensor, part: slice, shape: Shape) -> None:
         self.value = params[part].view(shape)
@@ -105,7 +105,7 @@ class _Parameter:
             self.value.add_(grad, alpha=-lr)
 
     def put_product(self, d: Tensor, h: Tensor, lr: float | None) -> None:
-        """`put` of d^T h, [outputs, inputs]."""
+        """Applies `put` to d^T h, [outputs, inputs], without building the product first."""
         if lr is None:
             torch.mm(d.t(), h, out=self._grad)
         else:
@@ -117,13 +117,13 @@ def _bias(layer: Dense | Convolution, params: Tensor, grad: Tensor) -> _Paramete
 
 
 _Memory = tuple[Tensor, ...]
-"""What a part's backward needs of its forward."""
+"""Values of a layer's forward pass that its backward pass needs."""
 
 
 class _Part(Protocol):
-    """One layer's share of the step. `backward` takes the gradient with respect to what `forward` returned; it does
-    to the parameters as `_Parameter.put` says and returns the gradient with respect to the input, or None where no
-    earlier layer needs it."""
+    """One layer of the step. `backward` takes the gradient with respect to the output of `forward`, updates the
+    parameters by `_Parameter.put`, and returns the gradient with respect to the input; None if no earlier layer needs
+    it."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, _Memory]: ...
 
@@ -140,6 +140,7 @@ class _DensePart:
         return functional.linear(x, self._weight.value, self._bias.value if self._bias else None), (x,)
 
     def backward(self, d: Tensor, memory: _Memory, lr: float | None) -> Tensor | None:
+        # Before the update: the input gradient belongs to the weight that the forward pass used.
         before = None if self._first else d @ self._weight.value
         self._weight.put_product(d, memory[0], lr)
         if self._bias:
@@ -173,7 +174,7 @@ class _ConvolutionPart:
 
 
 class _MaxPoolPart:
-    """Gives back the layout that it is given, whichever it pools in."""
+    """Pools in the faster layout and returns the layout that it was given."""
 
     def __init__(self, layer: MaxPool) -> None:
         self._kernel = list(layer.kernel)
@@ -224,6 +225,8 @@ def _parts(chain: Chain, params: Tensor, grad: Tensor) -> list[_Part]:
 def _pool_before_relu(layers: tuple[Layer, ...]) -> list[Layer]:
     found: list[Layer] = []
     for layer in layers:
+        # ReLU is monotone, so max pooling commutes with it; swapped, ReLU sees a quarter of the values for a 2 x 2
+        # window.
         early = isinstance(layer, MaxPool) and bool(found) and found[-1] == Activation("relu")
         found.insert(len(found) - early, layer)
     return found
@@ -250,19 +253,19 @@ def _is_blocked(layer: Convolution) -> bool:
 
 
 def _is_sampling(layer: Convolution) -> bool:
-    """A 1 x 1 kernel that skips places. With channels last, oneDNN 3.12 writes beyond its scratch memory in the weight
-    gradient of such convolutions where the channels are no whole vectors."""
+    """Returns True for a 1 x 1 kernel with a stride. With channels last, oneDNN 3.12 writes beyond its scratch memory
+    in the weight gradient of such convolutions if the channels are not whole vectors."""
     return layer.kernel == (1, 1) and layer.stride != (1, 1)
 
 
 def _aligned(x: Tensor) -> Tensor:
-    """The same values in order, in memory that is aligned as torch's own is."""
+    """Returns the same values, contiguous and aligned as memory that torch allocates."""
     return x if x.is_contiguous() and x.data_ptr() % _ALIGNMENT == 0 else x.clone(memory_format=torch.contiguous_format)
 
 
 def _laid_out(x: Tensor, last: bool) -> Tensor:
-    """x [n, c, h, w] in memory as [n, h, w, c] if `last`, else in order; where sizes of one make both the same
-    memory, strides tell them apart, and torch's kernels go by these."""
+    """Returns x [n, c, h, w] in memory as [n, h, w, c] if `last`, otherwise contiguous. If sizes of one make both
+    layouts the same memory, only strides distinguish them, and torch's kernels follow the strides."""
     _, c, h, w = x.shape
     strides = (c * h * w, 1, c * w, c) if last else (c * h * w, h * w, w, 1)
     if x.stride() == strides:

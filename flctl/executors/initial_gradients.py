@@ -1,4 +1,4 @@
-"""What clients measure of the model that they are given, on all of their rows."""
+"""Loss and gradient of the global model on all rows of each client, before local training."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from flctl.types import LocalWork, Start
 __all__ = ["stacked_starts"]
 
 _FLOATS = 1 << 22
-"""Values of rows that are in memory at once, but for a client that has more."""
+"""Values of rows in memory at once; a single larger client may exceed it."""
 
 
 def stacked_starts(
     params: Tensor, shards: Shards, local: LocalWork, gradient: Gradient, features: int
 ) -> Iterator[Start]:
-    """What each client measures at `params` [D], side by side, on batches as large as it trains on."""
+    """Yields each client's loss and gradient at `params` [D], for clients side by side, in batches of the training
+    size."""
     first = 0
     while first < len(shards.clients):
         padded = np.maximum.accumulate(shards.sizes[first:]) * np.arange(1, len(shards.sizes) - first + 1)

@@ -1,7 +1,7 @@
-"""Chains: modules that are a plain list of known layers, described so that a step can be written out by hand.
+"""Chains: modules that are a plain list of known layers, described so that a training step can be written by hand.
 
-A layer names the part of the flat parameter vector that its weight and bias lie in, so that one description serves
-one client's vector [D] and stacked ones [K, D].
+A layer names the slices of the flat parameter vector that hold its weight and bias, so that one description serves one
+client's vector [D] and stacked ones [K, D].
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
-"""The shape of one example, or of what one layer makes of it: without the dimension of the batch."""
+"""Shape of one example, or of a layer's output for one example: without the batch dimension."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """Cross-correlation with zeros around: `weight` is [outputs, inputs, *kernel], `bias` [outputs]."""
+    """Cross-correlation with zero padding: `weight` is [outputs, inputs, *kernel], `bias` [outputs]."""
 
     weight: slice
     bias: slice | None
@@ -81,7 +81,7 @@ class MaxPool:
 
 @dataclass(frozen=True, slots=True)
 class Flat:
-    """All dimensions but the batch's in one."""
+    """All dimensions but the batch's flattened into one."""
 
     def shape(self, before: Shape) -> Shape | None:
         return (math.prod(before),)
@@ -102,10 +102,10 @@ Layer = Dense | Convolution | MaxPool | Flat | Activation
 
 @dataclass(frozen=True, slots=True)
 class Pointwise:
-    """What an activation computes.
+    """The computation of an activation.
 
-    `forward(z) -> h`; `backward(d, z, h)` is the gradient with respect to z, d that with respect to h. Both make new
-    tensors. `from_output`: `backward` reads h and never z, so that h may lie where z lay.
+    `forward(z) -> h`; `backward(d, z, h)` is the gradient with respect to z, where d is that with respect to h. Both
+    return new tensors. `from_output`: `backward` reads h and never z, so h may overwrite z.
     """
 
     forward: Callable[[Tensor], Tensor]
@@ -115,25 +115,25 @@ class Pointwise:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The layers in order, and the length D of the flat parameter vector that their slices point into."""
+    """The layers in order, and the length D of the flat parameter vector that their slices index."""
 
     layers: tuple[Layer, ...]
     parameters: int
 
     @property
     def dense(self) -> bool:
-        """Whether the layers are linear ones and activations, after one that flattens or none."""
+        """True if all layers are linear ones and activations, after at most one that flattens."""
         rest = self.layers[1:] if isinstance(self.layers[0], Flat) else self.layers
         return all(isinstance(layer, Dense | Activation) for layer in rest)
 
     @property
     def links(self) -> tuple[Dense | Activation, ...]:
-        """The linear layers and activations of a dense chain, in order; a layer's place is its number here."""
+        """The linear layers and activations of a dense chain, in order; other modules index layers by this tuple."""
         return tuple(layer for layer in self.layers if isinstance(layer, Dense | Activation))
 
     def shapes(self, example: Shape) -> tuple[Shape, ...] | None:
-        """What each layer makes of an example of this shape, the last one's outputs last; None where it does not
-        fit. Linear layers take vectors only here, although torch's take more dimensions."""
+        """Returns each layer's output shape for an example of this shape; None if it does not fit. Linear layers accept
+        only vectors here, although torch's accept more dimensions."""
         found: list[Shape] = []
         for layer in self.layers:
             after = layer.shape(found[-1] if found else example)
@@ -144,11 +144,11 @@ class Chain:
 
 
 def chain_of(module: nn.Module) -> Chain | None:
-    """The chain that a module is, its parameters laid out in the order of `module.named_parameters()`; or None.
+    """Returns the module as a chain, its parameters laid out in the order of `module.named_parameters()`; or None.
 
     Only layers whose type is exactly one of torch's own qualify, alone or in (nested) nn.Sequential: Linear, Conv2d
-    (zeros around, one group, no dilation), MaxPool2d (windows side by side), Flatten, ReLU, Tanh, Sigmoid, GELU, and
-    Identity and Dropout(0), which vanish. Subclasses, hooks, shared parameters, constants and buffers do not.
+    (zero padding, one group, no dilation), MaxPool2d (windows without overlap), Flatten, ReLU, Tanh, Sigmoid, GELU, and
+    Identity and Dropout(0), which are left out. Subclasses, hooks, shared parameters, constants and buffers do not.
     """
     parameters = _slices(module)
     leaves = _leaves(module)
@@ -171,11 +171,11 @@ class _Nothing:
 
 
 _Slices = dict[Tensor, slice]
-"""Where each parameter lies that no layer has claimed yet (tensors are hashed by identity)."""
+"""Slice of each parameter that no layer has claimed yet (tensors are hashed by identity)."""
 
 
 def _slices(module: nn.Module) -> _Slices | None:
-    """None for parameters that are not all alike float32 and trained, and for buffers."""
+    """Returns the parameters' slices; None if not all are trained float32, or there are buffers."""
     found, start = _Slices(), 0
     for parameter in module.parameters():
         if parameter.dtype != torch.float32 or not parameter.requires_grad or parameter._backward_hooks:
@@ -186,7 +186,7 @@ def _slices(module: nn.Module) -> _Slices | None:
 
 
 def _leaves(module: nn.Module) -> list[nn.Module] | None:
-    """The layers in the order they are applied; None where something else than they decides what is computed."""
+    """Returns the layers in the order of application; None if anything else than they affects the computation."""
     if _is_altered(module):
         return None
     if type(module) is not nn.Sequential:
@@ -211,7 +211,7 @@ def _is_flat(layers: list[Layer]) -> bool:
 
 
 def _claim(parameters: _Slices, layer: nn.Linear | nn.Conv2d) -> tuple[slice, slice | None] | None:
-    """Where weight and bias lie; None where another layer has one of them."""
+    """Returns the slices of weight and bias; None if another layer has claimed one of them."""
     if layer.weight not in parameters or (layer.bias is not None and layer.bias not in parameters):
         return None
     return parameters.pop(layer.weight), None if layer.bias is None else parameters.pop(layer.bias)
@@ -232,7 +232,8 @@ def _convolution(layer: nn.Conv2d, parameters: _Slices) -> Layer | None:
 
 
 def _padding(layer: nn.Conv2d) -> tuple[int, int] | None:
-    """In numbers; None for "same" around a kernel of even size, which pads one side more than the other."""
+    """Returns the padding in numbers; None for "same" with a kernel of even size, which pads one side more than the
+    other."""
     if not isinstance(layer.padding, str):
         return _pair(layer.padding)
     height, width = _pair(layer.kernel_size)

@@ -1,4 +1,4 @@
-"""Loss heads: the loss of each row and its gradient, written out, for outputs of one client or of stacked ones."""
+"""Loss heads: each row's loss and its gradient in closed form, for one client's outputs or for stacked ones."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from flctl.types import TaskKind
 __all__ = ["Head", "head_for"]
 
 Head = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""`head(outputs [..., n, C], y [..., n]) -> (losses [..., n], grad [..., n, C])`: each row's own loss, and the
-gradient of that loss with respect to the row's outputs, not divided by the number of rows. Averaged over rows the
-losses are `Task.loss`. y is as `Task.loss` takes it, and C is 1 for binary and regression."""
+"""`head(outputs [..., n, C], y [..., n]) -> (losses [..., n], grad [..., n, C])`: each row's loss, and its gradient
+with respect to the row's outputs, not divided by the number of rows. Averaged over rows the losses are `Task.loss`. y
+is as in `Task.loss`, and C is 1 for binary and regression."""
 
 
 def head_for(task: Task) -> Head | None:
-    """The head of a task; None for next-character, whose rows are not examples."""
+    """Returns the head of a task; None for next-character, whose rows are not examples."""
     return _HEADS.get(task.name)
 
 
@@ -28,7 +28,8 @@ def _classification(outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     logs = functional.log_softmax(outputs, -1)
     codes = y.unsqueeze(-1)
     losses = logs.gather(-1, codes).squeeze(-1).neg()
-    chances = logs.exp() if logs.requires_grad else logs.exp_()  # in place, what autograd has yet to read is gone
+    chances = logs.exp() if logs.requires_grad else logs.exp_()  # in place would overwrite what autograd still reads
+    # d loss / d outputs = softmax(outputs) - one_hot(y).
     return losses, chances.scatter_add_(-1, codes, logs.new_full((), -1.0).expand(codes.shape))
 
 

@@ -1,9 +1,8 @@
 """Local optimisers on flat tensors.
 
-The updates are those of `torch.optim` (equal within float rounding; the tests compare them step by step), without
-its import, which takes longer than many short runs. `step` changes `params` and may overwrite `grad`; both are
-float32 of one shape, [D] for one client or [K, D] for stacked ones. Of stacked clients, later steps may move fewer:
-the first so many.
+The updates are those of `torch.optim` (equal within float rounding; the tests compare them step by step), without its
+import, which takes longer than many short runs. `step` changes `params` and may overwrite `grad`; both are float32 of
+one shape, [D] for one client or [K, D] for stacked ones. Later steps of stacked clients may move only the first a < K.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ __all__ = ["OPTIMIZERS", "Adam", "AdamW", "Optimizer", "Sgd", "optimizer_for"]
 
 
 class Optimizer:
-    """An update rule with its own state; made anew for each client's local training."""
+    """An update rule with its own state; a new one for each client's local training."""
 
     def __init__(self, local: LocalWork) -> None:
         self.local = local
@@ -72,6 +71,7 @@ class Adam(Optimizer):
         self._count += 1
         self._mean.lerp_(grad, 1 - local.beta_1)
         self._square.mul_(local.beta_2).addcmul_(grad, grad, value=1 - local.beta_2)
+        # The bias corrections are applied to the scale and the step size, which saves two passes over the moments.
         correction = math.sqrt(1 - local.beta_2**self._count)
         scale = torch.sqrt(self._square, out=grad).div_(correction).add_(local.eps)
         params.addcdiv_(self._mean, scale, value=-local.lr / (1 - local.beta_1**self._count))
@@ -93,7 +93,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": Sgd, "adam": Adam, "adamw": Ada
 
 
 def optimizer_for(local: LocalWork) -> Optimizer:
-    """A fresh optimiser. Raises ConfigError for an unknown name or options that contradict each other."""
+    """Returns a new optimiser. Raises ConfigError for an unknown name or contradictory options."""
     if local.optimizer not in OPTIMIZERS:
         raise ConfigError(f"unknown optimizer '{local.optimizer}'", hint=f"Known: {', '.join(OPTIMIZERS)}.")
     return OPTIMIZERS[local.optimizer](local)

@@ -1,6 +1,6 @@
-"""Sums of rows' own gradients, each multiplied by a factor of its norm.
+"""Sums of per-example gradients, each multiplied by a factor of its norm.
 
-Sums are made in float64, so that what one row adds to them hardly depends on the rows beside it.
+Sums are accumulated in float64, so that a row's contribution hardly depends on the other rows.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ __all__ = [
 ]
 
 Factors = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
-"""Norms [n] -> what gradients of these norms are multiplied by, [n]."""
+"""Norms [n] -> factors [n] for per-example gradients of these norms."""
 TOGETHER_BYTES = 128 << 20
-"""What the gradients of the rows that are looked at together may take."""
+"""Bytes that the gradients of the rows processed together may take."""
 ROW_GRADIENT_BYTES = 12
-"""For each parameter of one of them."""
+"""Bytes for each parameter of one per-example gradient."""
 _COLUMNS = 1 << 16
-"""Values of each row's gradient that are made float64 at once."""
+"""Columns of the per-example gradients that are converted to float64 at once."""
 
 
 class RowGradients(ABC):
-    """The gradients of single rows of a model, at the values that it has when it is asked."""
+    """Per-example gradients of a model, at its current values."""
 
     def total(self, x: Tensor, y: Tensor, factors: Factors) -> Tensor:
-        """sum_i factors(|g_i|) g_i over rows x [n, ...] and y [n, ...], float64 [D]; rows whose gradient is not finite
-        count as zeros, and no rows as zeros."""
+        """Returns sum_i factors(|g_i|) g_i over rows x [n, ...] and y [n, ...], float64 [D]. Rows whose gradient is not
+        finite count as zeros; without rows the sum is zero."""
         out = torch.zeros(self._parameters, dtype=torch.float64)
         for start in range(0, len(x), self._at_once):
             self._add(out, x[start : start + self._at_once], y[start : start + self._at_once], factors)
@@ -60,14 +60,14 @@ class RowGradients(ABC):
 
     @abstractmethod
     def _add(self, out: Tensor, x: Tensor, y: Tensor, factors: Factors) -> None:
-        """Adds some rows' gradients to `out`."""
+        """Adds the gradients of some rows to `out`."""
 
 
 class ChainRows(RowGradients):
-    """Of a dense chain: one pass forwards and one backwards for all rows, no gradient of a single one is ever built.
+    """For a dense chain: one forward and one backward pass for all rows, without building any per-example gradient.
 
     A linear layer's gradient of row i is the outer product of d_i, the loss's gradient with respect to the layer's
-    output, and h_i, its input: its norm is |d_i| |h_i| (Goodfellow 2015, section 4).
+    output, and h_i, its input. Its norm is |d_i| |h_i| (Goodfellow 2015, section 4).
     """
 
     def __init__(self, model: FlatModel, chain: Chain, head: Head) -> None:
@@ -86,10 +86,12 @@ class ChainRows(RowGradients):
         seen = self._backward(x, y)
         squares = torch.zeros(len(x), dtype=torch.float64)
         for layer, d, h in seen:
+            # |d h^T|^2 = |d|^2 |h|^2, and the bias gradient is d itself: + |d|^2. In float64: the clipping norm bounds
+            # sensitivity.
             squares += _squares(d) * (_squares(h) + (layer.bias is not None))
         scales = _scales(squares.sqrt(), factors).unsqueeze(1)
         for layer, d, h in seen:
-            # Where the scale is zero, what it multiplies may be infinite.
+            # A row of scale 0 may hold infinite values, and 0 * infinity is NaN: it would spoil the sum of all rows.
             scaled = torch.where(scales != 0, d * scales, 0)
             used = torch.where(scales != 0, h.double(), 0)
             out[layer.weight].view(layer.outputs, layer.inputs).addmm_(scaled.T, used)
@@ -97,7 +99,7 @@ class ChainRows(RowGradients):
                 out[layer.bias] += scaled.sum(0)
 
     def _backward(self, x: Tensor, y: Tensor) -> list[tuple[Dense, Tensor, Tensor]]:
-        """Each linear layer with the gradient of each row's own loss with respect to its output, and its input."""
+        """Returns each linear layer with the gradient of each row's loss with respect to its output, and its input."""
         h, passed = x.reshape(len(x), -1), []
         for layer in self._layers:
             before, h = h, self._forward(layer, h)
@@ -123,7 +125,7 @@ class ChainRows(RowGradients):
 
 
 class VmapRows(RowGradients):
-    """Of any module without buffers that `torch.func.vmap` can run: each row alone, as a batch of one."""
+    """For a module without buffers that `torch.func.vmap` can run: each row alone, as a batch of one."""
 
     def __init__(self, model: FlatModel, task: Task) -> None:
         self._model, self._task = model, task
@@ -146,7 +148,7 @@ class VmapRows(RowGradients):
         grads = self._gradient(self._model.params, x, y).detach()
         norms = torch.linalg.vector_norm(grads, dim=1, dtype=torch.float64)
         scales = _scales(norms, factors)
-        grads[scales == 0] = 0  # zero times infinity is no zero
+        grads[scales == 0] = 0  # 0 * infinity is NaN, and would spoil the sum of all rows
         for start in range(0, len(out), _COLUMNS):
             columns = slice(start, start + _COLUMNS)
             out[columns] += scales @ grads[:, columns].double()
@@ -159,7 +161,7 @@ class VmapRows(RowGradients):
 
 
 class LoopRows(RowGradients):
-    """Of any module: one row after the other through autograd."""
+    """For any module: one row after the other through autograd."""
 
     def __init__(self, model: FlatModel, task: Task) -> None:
         self._model, self._task = model, task
@@ -185,7 +187,8 @@ def _squares(rows: Tensor) -> Tensor:
 
 
 def _scales(norms: Tensor, factors: Factors) -> Tensor:
-    """The factors [n] of gradients of these norms [n]: 0 for a norm that is no number or infinite."""
+    """Returns the factors [n] of gradients of these norms [n]: 0 for a norm that is NaN or infinite."""
+    # A gradient that is not finite has no norm to clip by: counted as zero, it keeps the bound on a row's contribution.
     finite = torch.isfinite(norms)
     given = torch.from_numpy(np.array(factors(torch.where(finite, norms, 0).numpy()), np.float64))
     return torch.where(finite, given, 0)

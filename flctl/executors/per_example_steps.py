@@ -1,4 +1,4 @@
-"""Training of one client whose local steps a transform makes, from the gradient of each row."""
+"""Local training by a transform's steps, from per-example gradients; one client at a time."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["BY_ROWS", "StepsOf", "by_rows", "row_gradients", "train_by_rows"]
 
 StepsOf = Callable[[int], LocalSteps]
-"""The local steps of the client at a place of the chunk; asked for when that client is about to train."""
+"""The local steps of the client at a position of the chunk; called when that client is about to train."""
 
 BY_ROWS = {
-    "rows-chain": "one client after the other, of each row's gradient only what adds up",
-    "rows-vmap": "one client after the other, each row's gradient through torch.func.vmap",
+    "rows-chain": "one client after the other, per-example gradients summed without building them",
+    "rows-vmap": "one client after the other, per-example gradients through torch.func.vmap",
     "rows-loop": "one client after the other, one row after the other through autograd",
 }
 """The executors of runs in which a transform makes the local steps."""
@@ -44,20 +44,20 @@ _Rows = npt.NDArray[np.generic]
 
 
 def by_rows(run: RunInfo, model: FlatModel, task: Task, chain: Chain | None) -> str:
-    """Which of `BY_ROWS` trains the run. Raises IncompatibleError for a model whose rows have no gradients of their
-    own."""
+    """Returns the one of `BY_ROWS` that trains the run. Raises IncompatibleError for a model without per-example
+    gradients."""
     if "buffers" in model.layout:
         raise IncompatibleError(
-            f"transform '{run.makes_steps}' needs the gradient of each row by itself, and the model keeps statistics "
+            f"transform '{run.makes_steps}' needs per-example gradients, and the model keeps statistics "
             "of its inputs (BatchNorm), which mix rows",
-            hint="Take a model with GroupNorm or LayerNorm.",
+            hint="Use a model with GroupNorm or LayerNorm.",
         )
     if chain is not None and chain.dense and head_for(task):
         return "rows-chain"
     obstacle = dependence(model, task, *(part[0] for part in tried_rows(run)))
     if obstacle is not None:
         raise IncompatibleError(
-            f"transform '{run.makes_steps}' needs the gradient of each row by itself, and the model {obstacle}",
+            f"transform '{run.makes_steps}' needs per-example gradients, and the model {obstacle}",
             hint="Set the model's dropout to 0, or use a model without random numbers and without memory of earlier "
             "rows.",
         )
@@ -65,15 +65,15 @@ def by_rows(run: RunInfo, model: FlatModel, task: Task, chain: Chain | None) -> 
 
 
 def row_gradients(kind: str, model: FlatModel, task: Task, chain: Chain | None, head: Head | None) -> RowGradients:
-    """The gradients of rows as one of `BY_ROWS` finds them."""
+    """Returns the per-example gradients as one of `BY_ROWS` computes them."""
     if kind == "rows-chain" and chain is not None and head is not None:
         return ChainRows(model, chain, head)
     return VmapRows(model, task) if kind == "rows-vmap" else LoopRows(model, task)
 
 
 def _vmaps(run: RunInfo, model: FlatModel, task: Task) -> bool:
-    """Whether vmap finds the gradients that autograd finds, and is made for the module: of recurrent layers it runs
-    one row after the other, and more slowly than without it."""
+    """Returns True if vmap gives autograd's gradients and is fast for the module: recurrent layers run one row after
+    the other under vmap, more slowly than without it."""
     if any(isinstance(module, torch.nn.RNNBase) for module in model.module.modules()):
         return False
     (x, *_), (y, *_) = tried_rows(run)
@@ -98,10 +98,10 @@ def train_by_rows(
     adjust: Adjust | None = None,
     most: int | None = None,
 ) -> Trained:
-    """Trains the model in place on one shard by the steps that a transform makes; at most `most` of them. The loss is
-    not measured, and NaN.
+    """Trains the model in place on one shard by a transform's local steps; at most `most` of them. The loss is not
+    measured, and NaN.
 
-    Raises DivergenceError when the model is not finite at the end, PluginError for steps that are none.
+    Raises DivergenceError if the model is not finite at the end, PluginError for invalid steps.
     """
     model.module.train()
     torch.default_generator.manual_seed(module_seed(key))
@@ -110,6 +110,7 @@ def train_by_rows(
     made = 0
     for batch in islice(steps.batches(), most):
         index = torch.from_numpy(_checked(batch, len(x)))
+        # No loss is recorded beside the gradients: it would be a second release of the rows, without noise.
         total = gradients.total(x.index_select(0, index), y.index_select(0, index), steps.factors)
         grad = _gradient(steps, total)
         if adjust is not None:
@@ -127,7 +128,7 @@ def train_by_rows(
 def _checked(batch: Any, rows: int) -> npt.NDArray[np.int64]:
     index = np.asarray(batch)
     if index.dtype != np.int64 or index.ndim != 1 or (index.size and not 0 <= index.min() <= index.max() < rows):
-        raise PluginError(f"a local step takes the rows {str(batch)[:60]}, expected int64 numbers in [0, {rows})")
+        raise PluginError(f"a local step uses the rows {str(batch)[:60]}, expected int64 indices in [0, {rows})")
     return index
 
 

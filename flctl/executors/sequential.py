@@ -1,7 +1,7 @@
-"""Local training in torch: one client after another, each from the model it is given.
+"""Sequential execution, the reference: one client after another through autograd, each from the model it is given.
 
-Everything that a result depends on is an argument: the model's values, the rows, the work and the generator. Who
-trained before in the process, and in which process, does not matter.
+A result depends on the arguments alone: the model's values, the rows, the work and the key. It does not depend on the
+clients trained before, or on the process.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ __all__ = [
 ]
 
 _ROWS = 1000
-"""Rows that are measured at once."""
+"""Rows that are evaluated at once."""
 
 Adjust = Callable[[Tensor, Tensor], Tensor]
-"""`adjust(grad, params) -> grad` on flat tensors [D], called at each step before clipping. It may work in
-place on `grad` and must leave `params` alone; what it returns may be overwritten."""
+"""`adjust(grad, params) -> grad` on flat tensors [D], called at each step before clipping. It may change `grad` in
+place and must not change `params`; its result may be overwritten."""
 
 CLIP_EPS = 1e-6
-"""Added to a gradient's norm before it divides, as `torch.nn.utils.clip_grad_norm_` does."""
+"""Added to a gradient's norm before the division, as in `torch.nn.utils.clip_grad_norm_`."""
 
 
 def single_thread() -> None:
-    """Makes this process compute on one thread, so that sums have one order; called once by a process that trains."""
+    """Restricts this process to one thread, so that sums have one order; called once by a process that trains."""
     torch.set_num_threads(1)
 
 
@@ -63,15 +63,16 @@ def train(
     fused: FusedStep | None = None,
     most: int | None = None,
 ) -> Trained:
-    """Trains the model in place on one shard, x [n, ...] and y [n] or [n, window], and tells what changed.
+    """Trains the model in place on one shard, x [n, ...] and y [n] or [n, window], and returns the change.
 
-    One step is g = gradient of the batch's mean loss; g = adjust(g, w); g scaled to a norm of at most `clip_norm`;
-    then the optimiser's update. (A strategy's term is part of the loss that is minimised, so it is clipped
-    with it.) The optimiser starts fresh. `key` decides the module's own randomness (dropout) and the order of the
-    rows in each epoch (see `order.batches`). `fused` takes the place of autograd; `most` ends training after so many
-    steps. An empty shard changes nothing.
-    Raises DivergenceError as soon as the loss, or at the end the model, is not finite; the model is then in no
-    defined state.
+    One step is g = gradient of the batch's mean loss; g = adjust(g, w); g scaled to a norm of at most `clip_norm`; then
+    the optimiser's update. (A strategy's term is part of the loss that is minimised, so it is clipped with it.) The
+    optimiser starts fresh. `key` determines the module's own randomness (dropout) and the order of the rows in each
+    epoch (`batches.batches`). `fused` replaces autograd; `most` is the largest number of steps. An empty shard changes
+    nothing.
+
+    Raises DivergenceError as soon as the loss, or at the end the model, is not finite; the model's values are then
+    undefined.
     """
     model.module.train()
     torch.default_generator.manual_seed(module_seed(key))
@@ -94,7 +95,8 @@ def train(
 def measure(
     model: FlatModel, task: Task, x: npt.NDArray[np.generic], y: npt.NDArray[np.generic], gradient: bool
 ) -> Start:
-    """The model on rows x [n, ...], y [n] or [n, window]; nothing of it changes. 0 and zeros for no rows."""
+    """Returns the loss, and the gradient if asked for, on rows x [n, ...], y [n] or [n, window]. Does not change the
+    model. 0 and zeros without rows."""
     model.module.eval()
     inputs, targets = tensor(x), tensor(y)
     total, terms, summed = 0.0, 0, torch.zeros_like(model.params)
@@ -109,7 +111,7 @@ def measure(
 
 
 def is_plain(local: LocalWork, adjust: object) -> bool:
-    """Whether a step moves each coordinate by -lr times its gradient, and nothing else."""
+    """Returns True if a step moves each coordinate by -lr times its gradient, and nothing else."""
     more = local.momentum or local.weight_decay or local.clip_norm is not None or adjust is not None
     return local.optimizer == "sgd" and not more
 
@@ -119,8 +121,7 @@ Step = Callable[[Tensor, Tensor], float]
 
 
 def _step(model: FlatModel, task: Task, local: LocalWork, adjust: Adjust | None, fused: FusedStep | None) -> Step:
-    """Where each coordinate moves by -lr times its gradient and nothing else, the flat gradient is never built; the
-    values are the same."""
+    """Returns the training step. A plain SGD step never builds the flat gradient; the values are the same."""
     if is_plain(local, adjust):
         return partial(_plain_step, model, task, local.lr) if fused is None else partial(fused.descend, lr=local.lr)
     gradient = partial(_gradient, model, task) if fused is None else fused.gradient
@@ -165,7 +166,7 @@ def _difference(
 
 
 def not_finite(what: str, step: int, local: LocalWork) -> DivergenceError:
-    """The error of local training that left the finite numbers by step `step`."""
+    """Returns the error for local training whose values stopped being finite by step `step`."""
     return DivergenceError(
         f"{what} at local step {step} (optimizer {local.optimizer}, learning rate {local.lr:g})",
         hint="Lower local.lr, or set local.clip_norm.",

@@ -1,4 +1,4 @@
-"""What steps of gradient descent make of a start and of gradients, as numbers that these do not change."""
+"""Coefficients of SGD: the weights after each step as a linear combination of the start and the gradients."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ __all__ = ["recurrence"]
 
 @lru_cache(maxsize=16)
 def recurrence(local: LocalWork, steps: int, pull: float = 0.0) -> tuple[Tensor, Tensor]:
-    """(alpha [S + 1], beta [S + 1, S]): what S steps of SGD make of a start w0 and gradients g_j,
-    w_t = alpha_t w0 - lr * sum_j beta_{t, j} g_j; momentum, Nesterov and weight decay as in `local_optimizer.Sgd`,
-    and `pull` times (w - w0) added to each gradient.
+    """Returns (alpha [S + 1], beta [S + 1, S]) with w_t = alpha_t w0 - lr * sum_j beta_{t, j} g_j for S steps of SGD
+    from w0 with gradients g_j; momentum, Nesterov and weight decay as in `optimizers.Sgd`, and `pull` times (w - w0)
+    added to each gradient.
 
-    The same tensors are returned again: they are not to be changed. SGD is linear in (w0, g_0 ... g_{S-1}), so it is
-    run on the unit vectors.
+    The result is cached: do not change the tensors. SGD is linear in (w0, g_0 ... g_{S-1}), so it is run on the unit
+    vectors.
     """
+    # float64: the coefficients are products of up to S factors, and are rounded to float32 only once, at the end.
     unit = torch.eye(steps + 1, dtype=torch.float64)
     weights, velocity = unit[0].clone(), torch.zeros(steps + 1, dtype=torch.float64)
     rows = [weights.clone()]

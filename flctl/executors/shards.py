@@ -22,11 +22,11 @@ __all__ = ["Shards", "Stack"]
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The batches of K clients side by side, in memory that torch allocated: a product over operands that lie
-    elsewhere in their cache lines may round otherwise.
+    """The batches of K clients side by side, in memory that torch allocated: a product over operands of another
+    alignment may round differently.
 
-    `x` [K, S * B, ...], `y` [K, S * B] and `share` [K, S * B], one over the batch's rows and 0 where there is padding,
-    are as `arrangement.positions`.
+    `x` [K, S * B, ...], `y` [K, S * B] and `share` [K, S * B], one over the batch's rows and 0 for padding, follow
+    `arrangement.positions`.
     """
 
     arrangement: Arrangement
@@ -37,8 +37,8 @@ class Stack:
 
 @dataclass(frozen=True)
 class Shards:
-    """Clients number `clients` [K] of the partition, each with the key [K] of its batch order; `loading` is entered
-    while rows are read. `limits` [K]: the most steps that each makes."""
+    """The clients `clients` [K] of the partition, by index, each with the key [K] of its batch order. `loading` is
+    entered while rows are read. `limits` [K]: largest number of steps of each."""
 
     partition: Partition
     clients: npt.NDArray[np.int64]
@@ -53,16 +53,16 @@ class Shards:
         return bounds[:, 1] - bounds[:, 0]
 
     def one(self, place: int) -> Rows:
-        """The rows (x, y) of one of the clients."""
+        """Returns the rows (x, y) of one client."""
         with self.loading():
             return self.partition.train(int(self.clients[place]))
 
     def limit(self, place: int) -> int | None:
-        """The most steps that one of the clients makes; None where it makes all that it is asked for."""
+        """Returns the largest number of steps of one client; None without a limit."""
         return None if self.limits is None else int(self.limits[place])
 
     def stack(self, local: LocalWork) -> Stack:
-        """All batches of all clients."""
+        """Returns all batches of all clients."""
         with self.loading():
             return self._stack(local)
 

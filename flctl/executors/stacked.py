@@ -1,8 +1,8 @@
 """Stacked execution: the parameters of K clients as one [K, D] array, moved together.
 
-Every client's products are batched ones, so that a step costs a handful of calls whatever K is. General for any local
-optimiser, gradient clipping and elementwise `adjust`. Clients stand in the order of their number of steps, the most
-first, so that those still training are always the first ones.
+All products are batched over clients, so a step costs a handful of calls whatever K is. Works for any local optimiser,
+gradient clipping and elementwise `adjust`. Clients are sorted by their number of steps, the most first, so that those
+still training are always the first ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Adjusts", "ChainGradient", "Gradient", "StackedUpdates", "facts_of",
 
 Adjusts = Callable[[Tensor], Callable[[Tensor, Tensor], Tensor]]
 """`adjusts(clients [K]) -> adjust`: the strategy's `adjust` for clients in this order; `adjust(grad, params)` may be
-called with the first so many of them, [a, D]."""
+called with the first a < K of them, [a, D]."""
 
 Gradient = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """`gradient(params [a, D], x [a, B, ...], y [a, B], share [a, B], out [a, D]) -> losses [a, B]`: writes each client's
@@ -36,8 +36,8 @@ gradient of sum_b share_b * loss_b into `out`."""
 def train_stacked(
     params: Tensor, shards: Shards, local: LocalWork, gradient: Gradient, adjusts: Adjusts | None
 ) -> StackedUpdates:
-    """Trains K clients from `params`, [D] or a row [K, D] for each. A client whose loss or change is not finite is told
-    in `failures`."""
+    """Trains K clients from `params`, [D] or a row [K, D] for each. A client whose loss or change is not finite is
+    listed in `failures`."""
     stack = shards.stack(local)
     arranged = stack.arrangement
     start = params if params.dim() == 1 else params[torch.from_numpy(arranged.clients)]
@@ -54,7 +54,7 @@ def train_stacked(
 
 
 def _steps(stack: Stack, step: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-    """Makes the steps; each client's [K] sum of the losses of its rows, each as the model was when it met them."""
+    """Makes the steps. Returns each client's [K] sum of the losses of its rows, each at the model before its step."""
     width = stack.arrangement.width
     total = torch.zeros(len(stack.arrangement.clients), dtype=torch.float64)
     for number, rows in enumerate(stack.arrangement.active):
@@ -68,14 +68,14 @@ def _steps(stack: Stack, step: Callable[[int, Tensor, Tensor, Tensor], Tensor]) 
 def _descending(
     values: Tensor, local: LocalWork, gradient: ChainGradient
 ) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:
-    """One step of plain gradient descent."""
+    """Returns one step of plain gradient descent."""
     return lambda rows, x, y, share: gradient.descend(values[:rows], x, y, share, local.lr)
 
 
 def _moving(
     values: Tensor, local: LocalWork, gradient: Gradient, adjust: Callable[[Tensor, Tensor], Tensor] | None
 ) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:
-    """One step of any optimiser."""
+    """Returns one step of any optimiser."""
     optimizer, block = optimizer_for(local), torch.empty_like(values)
 
     def step(rows: int, x: Tensor, y: Tensor, share: Tensor) -> Tensor:
@@ -108,7 +108,8 @@ class ChainGradient:
         return self._pass(params, x, y, share, write)
 
     def descend(self, params: Tensor, x: Tensor, y: Tensor, share: Tensor, lr: float) -> Tensor:
-        """A step of plain gradient descent in place, the update within the product that makes the gradient."""
+        """Makes a step of plain gradient descent in place; the product that computes the gradient also applies the
+        update."""
 
         def move(layer: Dense, d: Tensor, h: Tensor) -> None:
             _weight(layer, params).baddbmm_(d.mT, h, alpha=-lr)
@@ -120,7 +121,7 @@ class ChainGradient:
     def _pass(
         self, params: Tensor, x: Tensor, y: Tensor, share: Tensor, use: Callable[[Dense, Tensor, Tensor], None]
     ) -> Tensor:
-        """Forwards, then backwards; `use(layer, d, h)` gets each layer once nothing else reads its weight."""
+        """Runs forward, then backward; `use(layer, d, h)` is called for a layer once its weight is no longer read."""
         h = x.reshape(*x.shape[:2], -1)
         seen: list[tuple[Tensor, Tensor]] = []
         for layer in self._layers:
@@ -150,7 +151,7 @@ def _weight(layer: Dense, params: Tensor) -> Tensor:
 
 
 def facts_of(stack: Stack, losses: Tensor, finite: Tensor, shards: Shards, local: LocalWork) -> Facts:
-    """The facts in the order the clients were asked, from those in the arrangement's."""
+    """Returns the facts in the order the clients were asked, from those in the arrangement's."""
     arranged, total = stack.arrangement, losses.numpy()
     bad = np.flatnonzero(~(np.isfinite(total) & finite.numpy()))
     failures = {}

@@ -1,5 +1,5 @@
-"""Small trials before a run: whether a plugin's or a user's own code can be run for stacked clients, and agrees there
-with one client at a time."""
+"""Trials before a run: does a plugin's `adjust`, or a user's module, give the same results for stacked clients as for
+one client at a time?"""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ TOLERANCE = 1e-4
 
 
 def stacks(run: RunInfo, adjust: Any) -> str | None:
-    """What keeps the strategy's `adjust`, or a stage's, from being called with stacked clients [K, D]; None where it
-    gives for each what it gives for one alone."""
+    """Returns the reason that the strategy's `adjust`, or a stage's, cannot be called with stacked clients [K, D]; None
+    if its results equal those for single clients."""
     generator = torch.Generator().manual_seed(0)
     size = run.division.layout["params"]
     grads, params = (torch.randn(CLIENTS, size, generator=generator) for _ in range(2))
@@ -42,7 +42,7 @@ def stacks(run: RunInfo, adjust: Any) -> str | None:
         adjust(grads[k].clone(), params[k].clone(), work, {n: v[k] for n, v in kept.items()}) for k in range(CLIENTS)
     ]
     same = together.shape == grads.shape and bool(torch.allclose(together, torch.stack(alone), TOLERANCE, TOLERANCE))
-    return None if same else f"{whose}: adjust is not elementwise, so that clients cannot stand side by side"
+    return None if same else f"{whose}: adjust is not elementwise, so clients cannot be stacked"
 
 
 def _tried_work(run: RunInfo, params: Tensor) -> Any:
@@ -55,7 +55,7 @@ def _tried_work(run: RunInfo, params: Tensor) -> Any:
 
 
 def vmap_obstacle(run: RunInfo, model: FlatModel, task: Task) -> str | None:
-    """What keeps the module from being run under `torch.func.vmap`; None where it agrees with autograd."""
+    """Returns the reason that the module cannot run under `torch.func.vmap`; None if it agrees with autograd."""
     if "buffers" in model.layout:
         return "the model has buffers, which clients would have to share"
     head = head_for(task)
@@ -78,7 +78,7 @@ def vmap_obstacle(run: RunInfo, model: FlatModel, task: Task) -> str | None:
 
 
 def tried_rows(run: RunInfo) -> tuple[Tensor, Tensor]:
-    """Made-up rows of a few clients, x [K, n, ...] and y [K, n, ...]."""
+    """Returns synthetic rows of a few clients, x [K, n, ...] and y [K, n, ...]."""
     generator = torch.Generator().manual_seed(0)
     if run.partition.task == "next-character":
         codes = torch.randint(run.partition.outputs, (2, CLIENTS, ROWS, *run.partition.shape), generator=generator)

@@ -1,4 +1,4 @@
-"""What a chunk of clients learned, in whichever form its executor holds it."""
+"""Updates of a chunk of clients, in the form in which the executor holds them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Vectors = dict[str, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Per client [K]: the mean training loss over the examples processed, the shard's rows (0 where no step was
-    made), and how many steps; `failures`: place -> why that client has no update."""
+    """Per client [K]: the mean training loss over the examples processed, the shard's rows (0 without a step), and the
+    number of steps. `failures`: position -> the reason that the client has no update."""
 
     loss: Float64
     examples: npt.NDArray[np.int64]
@@ -31,31 +31,32 @@ class Facts:
 
 
 class Updates(ABC):
-    """The changes of K clients' models, laid out as `FlatModel.layout` says: "params" and, where it has any,
-    "buffers". Clients are in the order they were asked; those that failed count as zeros."""
+    """The changes of K clients' models, laid out as `FlatModel.layout`: "params" and, for models with buffers,
+    "buffers". Clients are in the order they were asked; failed ones count as zeros."""
 
     facts: Facts
 
     @abstractmethod
     def norms(self) -> Float64:
-        """The L2 norm [K] of each client's change, over all its vectors together."""
+        """Returns the L2 norm [K] of each client's change, over all its vectors together."""
 
     @abstractmethod
     def sum(self, factors: Float64) -> Vectors:
-        """sum_k factors[k] * change_k, float32."""
+        """Returns sum_k factors[k] * change_k, float32."""
 
     @abstractmethod
     def block(self, room: Room = HEAP) -> tuple[npt.NDArray[np.int64], Vectors]:
-        """(places, rows): the changes as rows [K', L] without a failed client's, and whose each row is. They may
-        come in any order, are the caller's to change, and lie in the `room` where they are made for this."""
+        """Returns (positions, rows): the changes as rows [K', L] without those of failed clients, and the client of
+        each row. Rows may come in any order and be changed by the caller; `room` allocates them if they are built for
+        this call."""
 
     @abstractmethod
     def each(self) -> list[Trained | None]:
-        """Each client's own result; None where it failed. The vectors may be views of one block."""
+        """Returns each client's own result; None if it failed. The vectors may be views of one block."""
 
 
 class OneByOne(Updates):
-    """Clients that were trained one after the other, each with vectors of its own."""
+    """Updates of clients trained one after the other, each with vectors of its own."""
 
     def __init__(self, trained: Sequence[Trained | Failure], layout: dict[str, int]) -> None:
         done = [result if isinstance(result, Trained) else None for result in trained]

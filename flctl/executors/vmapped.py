@@ -33,9 +33,9 @@ class VmapGradient:
         parts = zip(self._names, torch.split(flat, self._sizes), self._shapes, strict=True)
         named = {name: part.view(shape) for name, part, shape in parts}
         outputs = torch.func.functional_call(self._module, named, (x,))
-        # The head works in place, which autograd does not follow: what it says is a constant here, and the gradient
-        # of <outputs, d> is that of the loss.
+        # The head works in place, which autograd cannot differentiate. So d = dloss/doutputs is a constant here, and
+        # the gradient of <outputs, d> is that of the loss.
         losses, d = self._head(outputs.detach(), y)
-        # Padding may give anything; its share is 0, and 0 times infinity is not.
+        # Outputs of padding may be infinite; its share is 0, and 0 * infinity would be NaN.
         d = torch.where(share.unsqueeze(-1) > 0, d * share.unsqueeze(-1), 0)
         return (outputs * d.view(outputs.shape)).sum(), losses

@@ -247,7 +247,7 @@ def test_two_that_make_the_steps_are_refused(trial):
 
 
 def test_an_executor_that_cannot_is_refused_with_the_reason(trial):
-    with pytest.raises(flctl.ConfigError, match="gradient of each row by itself"):
+    with pytest.raises(flctl.ConfigError, match="per-example gradients"):
         trial.prepare(stepping(trial), "engine={name: inprocess, executor: sequential}")
 
 
