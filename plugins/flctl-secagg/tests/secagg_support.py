@@ -91,6 +91,7 @@ class Cohort:
     meddle: Callable = lambda kind, client, message: message
     asked: Callable = lambda client: ASKED
     round: int = 1
+    work: str | None = None
     ledger: Ledger | None = None
     memories: dict = field(default_factory=dict)
     refusals: dict = field(default_factory=dict)
@@ -106,7 +107,8 @@ class Cohort:
 
     def request(self, name) -> AskedWork:
         """The request that carries a message of the session that is played."""
-        return dataclasses.replace(self.asked(name), round=self.round)
+        asked = dataclasses.replace(self.asked(name), round=self.round)
+        return asked if self.work is None else dataclasses.replace(asked, digest=self.work)
 
     def answer(self, name, message, trains):
         """One client's reply, or None where it refuses."""

@@ -245,27 +245,13 @@ def test_so_in_active_mode_all_corrupt_clients_together_reach_no_two_lists(count
     assert least.threshold == least_threshold(count, least.neighbours, "active", corrupt)
 
 
-def test_survivors_that_differ_by_one_are_refused_in_whatever_order_rounds_come(tmp_path):
-    """Rounds backwards, and one with very different survivors in between."""
-    names = ["a", "b", "c", "d", "e", "f"]
-    ledger = Ledger(tmp_path / "ledger.sqlite")
-    ledger.answer("a", "run", 7, names, apart=True)
-    ledger.answer("a", "run", 8, names[:3], apart=True)
-    for number in (3, 9):
-        with pytest.raises(ProtocolError, match="differ by one client from those of round 7"):
-            ledger.answer("a", "run", number, names[:-1], apart=True)
-    ledger.answer("a", "run", 9, names, apart=True)  # nothing was written by the refusals
-    ledger.answer("a", "run", 7, names, apart=True)
-    ledger.answer("a", "run", 10, names[:-1])  # where nobody asked to keep them apart
-
-
 def test_of_processes_that_race_for_a_round_one_wins(tmp_path):
     """Four processes at once, each with other survivors: the record takes one list."""
     program = (
         "import sys; from pathlib import Path; from flctl import ProtocolError\n"
-        "from flctl_secagg.client.ledger import Ledger\n"
+        "from flctl_secagg.client.ledger import Ledger, Opening\n"
         "sys.stdin.readline()\n"
-        "try: Ledger(Path(sys.argv[1])).answer('a', 'run', 1, ['a', 'b', sys.argv[2]])\n"
+        "try: Ledger(Path(sys.argv[1])).answer('a', Opening('run', 1, 'work', ('a', 'b', sys.argv[2])))\n"
         "except ProtocolError: print('refused')\n"
         "else: print('opened')"
     )

@@ -6,8 +6,10 @@ import copy
 import math
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
+from itertools import chain, combinations, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -15,8 +17,10 @@ from pydantic import Field, model_validator
 import flctl
 from flctl import Aggregate, AggregationContext, Arrays, ClientContext, IncompatibleError, Phase, ProtocolError
 from flctl_secagg.client.client import Client
+from flctl_secagg.client.differences import exposed
+from flctl_secagg.client.ledger import Opening
 from flctl_secagg.client.local_bounds import LocalBounds
-from flctl_secagg.client.policy import FLOOR, Policy
+from flctl_secagg.client.policy import FLOOR, Differing, Policy
 from flctl_secagg.crypto.masks import Ciphers
 from flctl_secagg.crypto.primitives import new_key
 from flctl_secagg.encoding.packing import WIDTHS
@@ -39,6 +43,8 @@ Replies = Iterable[tuple[str, bytes]]
 _SERVER = "\0server"
 """Under which the server keeps its own record; no client has a name with a NUL."""
 _NO_RUN_WEIGHT = 1024.0
+_MOST_CHOICES = 200
+"""Choices of clients to leave out that are looked at, each of which takes a rank test."""
 
 
 class SecureAggregation(flctl.Aggregator):
@@ -74,9 +80,10 @@ class SecureAggregation(flctl.Aggregator):
         dropped: float = Field(0.1, ge=0, lt=0.5, description="The share of clients that may drop out of a session.")
         cipher: Ciphers = Field("aes-128-ctr", description="What masks are made by: aes-128-ctr or aes-256-ctr.")
         attempts: int = Field(2, ge=1, le=10, description="Sessions that are tried in a round before it is refused.")
-        differing: Literal["warn", "refuse", "allow"] = Field(
-            "warn",
-            description="When survivors differ by one client from the last round's, or any's: warn, refuse or allow.",
+        differing: Differing | None = Field(
+            None,
+            description="When sums over rounds' survivors together give one client's update, or a combination of two: "
+            "allow, warn or refuse. Default: refuse in active mode, else warn.",
         )
         keys: str | None = Field(None, description="A directory of keys and a roster; without it, the run makes them.")
         transcript: bool = Field(False, description="Record what passes through the server, for flctl secagg verify.")
@@ -131,6 +138,8 @@ class SecureAggregation(flctl.Aggregator):
             )
         if self._weight > 1:
             _require_varied(run)
+        if self._differing == "refuse":
+            _require_few_cohorts(run)
         count = math.ceil(expected)
         self.degrees(count)
         self.encoding(count, {**run.update_layout, WEIGHT: 1})
@@ -181,19 +190,20 @@ class SecureAggregation(flctl.Aggregator):
             session = Session(self._parameters(ctx, cohort, number, run), roster)
             try:
                 with self._transcript(session) as transcript:
-                    unmasked = yield from Attempt(session, ctx.note, transcript).run()
+                    attempt = Attempt(session, ctx.note, transcript, partial(self._objection, session.parameters))
+                    unmasked = yield from attempt.run()
                     return self._published(ctx, session, unmasked, transcript)
             except AttemptError as error:
                 ctx.note(f"attempt {number} at secure aggregation came to nothing: {error.message}")
                 if error.opened or number == self.config.attempts or len(error.left) < self.config.minimum:
                     raise ProtocolError(f"round {ctx.round}: {error.message}", hint=error.hint) from error
-                cohort = sorted(error.left)
+                cohort = self._apart(session.parameters, error.left)
         raise ProtocolError(f"round {ctx.round}: no attempt was made")
 
     def client(self, memory: bytes, message: bytes, vector: Arrays | None, ctx: ClientContext) -> tuple[bytes, bytes]:
         home = self._home
-        roster, apart = home.roster(), self.config.differing == "refuse"
-        me = Client(ctx.client_id, home.keyring(), roster, self._policy(roster), home.ledger(), apart)
+        roster = home.roster()
+        me = Client(ctx.client_id, home.keyring(), roster, self._policy(roster), home.ledger())
         return me.step(memory, message, vector, AskedWork.of(ctx.round, ctx.work))
 
     def _policy(self, roster: Roster) -> Policy:
@@ -209,16 +219,42 @@ class SecureAggregation(flctl.Aggregator):
             bits=(config.bits,),
             ciphers=(config.cipher,),
             max_weight=self._weight,
-            differing=config.differing,
+            differing=self._differing,
             run=roster.run or None,
             local=self._local,
             simulation=True,
             accept_zeros=self._accept_zeros,
         )
 
-    def _differ_by_one(self, client: str, run: str, number: int, survivors: Sequence[str]) -> bool:
-        last = self._home.ledger().last_survivors(client, run, number)
-        return last is not None and len(set(last) ^ set(survivors)) == 1
+    @property
+    def _differing(self) -> Differing:
+        chosen: Differing | None = self.config.differing
+        return chosen or ("refuse" if self.config.mode == "active" else "warn")
+
+    def _objection(self, parameters: Parameters, survivors: Sequence[str]) -> str | None:
+        """Why clients would refuse to open shares for these survivors, from the lists that each of them knows; None if
+        they would not. Found before the list is fixed, so that another attempt can be made."""
+        if self._differing != "refuse":
+            return None
+        known = [frozenset(other.survivors) for other in self._home.ledger().openings(_SERVER, parameters.run)]
+        if frozenset(survivors) in known:
+            return None
+        for client in survivors:
+            found = exposed([survivors, *(one for one in known if client in one)])
+            if found:
+                return f"with the sums of earlier rounds, this sum would give the update, or a combination, of {found}"
+        return None
+
+    def _apart(self, parameters: Parameters, left: Iterable[str]) -> list[str]:
+        """The clients of another attempt: those that are left, without up to two more that have to stay out because a
+        sum over all would, with earlier ones, give one client's update."""
+        clients = sorted(left)
+        fewer = chain.from_iterable(combinations(clients, more) for more in (0, 1, 2))
+        for out in islice(fewer, _MOST_CHOICES):
+            chosen = [client for client in clients if client not in out]
+            if len(chosen) < self.config.minimum or self._objection(parameters, chosen) is None:
+                return chosen
+        return clients
 
     def _require(self, cohort: Sequence[str], number: int) -> None:
         if len(cohort) < self.config.minimum:
@@ -267,11 +303,19 @@ class SecureAggregation(flctl.Aggregator):
             transcript.publish(unmasked)
         if decoded.clipped:
             ctx.note(f"{decoded.clipped} of {len(survivors)} clients clipped values or their weight (aggregator.clip)")
-        run, ledger = session.parameters.run, self._home.ledger()
-        if self.config.differing == "warn" and self._differ_by_one(_SERVER, run, ctx.round, survivors):
-            ctx.note("the survivors differ by one client from the last round's: the two sums together tell of it")
-        ledger.answer(_SERVER, run, ctx.round, survivors)
+        opening, ledger = _opening(session.parameters, survivors), self._home.ledger()
+        if self._differing == "warn":
+            before = [other.survivors for other in ledger.openings(_SERVER, opening.run)]
+            found = () if exposed(before) else exposed([*before, survivors])
+            if found:
+                whose = " and ".join(f"'{client}'" for client in found)
+                ctx.note(f"the sums of the rounds so far together give the update, or a combination, of {whose}")
+        ledger.answer(_SERVER, opening)
         return Aggregate(decoded.arrays, decoded.weight, len(survivors))
+
+
+def _opening(parameters: Parameters, survivors: Sequence[str]) -> Opening:
+    return Opening(parameters.run, parameters.round, parameters.work, tuple(survivors))
 
 
 def _require_varied(run: RunInfo) -> None:
@@ -290,6 +334,18 @@ def _require_varied(run: RunInfo) -> None:
             f"each client makes one step of '{local.optimizer}', whose values have one magnitude, and weights differ: "
             "the sum of a few clients' signs can be taken apart",
             hint=f"{hint} Or make more steps (local.steps, local.batch_size).",
+        )
+
+
+def _require_few_cohorts(run: RunInfo) -> None:
+    """Raises IncompatibleError for so many different cohorts that their sums together give each client's update."""
+    part = run.cohort_size / run.eligible
+    if run.cohort.sampling != "all" and run.config.rounds * part >= run.eligible - 1:
+        raise IncompatibleError(
+            f"cohorts of {run.cohort_size:g} of {run.eligible} clients over {run.config.rounds} rounds: a client takes "
+            f"part in {run.config.rounds * part:g}, and {run.eligible - 1} different sums give each client's update",
+            hint="Ask all clients in each round (cohort.sampling=all), make fewer rounds, or set "
+            "aggregator.differing=warn and rely on differential privacy.",
         )
 
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from flctl import Arrays, ProtocolError
 from flctl_secagg.client.disclosure import require_hidden_in_a_sum, require_unclipped
-from flctl_secagg.client.ledger import Ledger
+from flctl_secagg.client.ledger import Ledger, Opening
 from flctl_secagg.client.memory import Memory
 from flctl_secagg.client.policy import Policy
 from flctl_secagg.crypto import shamir
@@ -50,7 +50,6 @@ class Client:
     """One client: who it is, what it insists on, and where it writes down what it did.
 
     `step` raises ProtocolError for whatever it refuses; nothing is sent then, and its memory of the session is gone.
-    `apart` refuses survivors that differ by one client from those of any other round that it opened shares in.
     """
 
     me: str
@@ -58,7 +57,6 @@ class Client:
     roster: Roster
     policy: Policy
     ledger: Ledger
-    apart: bool = False
 
     def step(self, memory: bytes, message: bytes, vector: Arrays | None, asked: AskedWork) -> tuple[bytes, bytes]:
         """(memory for the next phase, reply). `vector` is what the client has to add, in the phase that trains, and
@@ -222,6 +220,7 @@ class Client:
         size = (session.count + 7) // 8
         survivors = bytes(frames.opened(message, frames.SURVIVORS, session.sid, size, size))
         self._check_survivors(kept, session, survivors)
+        self.ledger.check(self.me, self._opening(session, survivors), apart=self._apart)  # not only once all signed
         signature = sign(self.keyring.secret_of(self.me), agreed_text(session.sid, survivors))
         memory = dataclasses.replace(kept, phase=frames.AGREED, survivors=survivors)
         return self._remembered(memory), frames.frame(frames.AGREED, session.sid, signature)
@@ -250,7 +249,7 @@ class Client:
         self._check_survivors(kept, session, survivors)
         if active:
             self._check_agreement(session, survivors, body[size:])
-        self._remember_answer(session, survivors)
+        self.ledger.answer(self.me, self._opening(session, survivors), apart=self._apart)
         alive = frames.members(survivors, session.count)
         half = shamir.SHARE_BYTES
         answer = b"".join(pair[:half] if peer in alive else pair[half:] for peer, pair in sorted(kept.shares.items()))
@@ -268,12 +267,15 @@ class Client:
             if not is_signed(session.key_of(place), signature, text):
                 raise ProtocolError(f"client '{session.parameters.cohort[place]}' did not sign the list of survivors")
 
-    def _remember_answer(self, session: Session, survivors: bytes) -> None:
-        """Written down before anything is sent: one list of survivors for a round, whatever the attempt."""
+    def _opening(self, session: Session, survivors: bytes) -> Opening:
         parameters = session.parameters
-        alive = frames.members(survivors, session.count)
-        listed = [parameters.cohort[place] for place in sorted(alive)]
-        self.ledger.answer(self.me, parameters.run, parameters.round, listed, self.apart)
+        alive = sorted(frames.members(survivors, session.count))
+        listed = tuple(parameters.cohort[place] for place in alive)
+        return Opening(parameters.run, parameters.round, parameters.work, listed)
+
+    @property
+    def _apart(self) -> bool:
+        return self.policy.differing == "refuse"
 
 
 def _require_round(parameters: Parameters, asked: AskedWork) -> None:

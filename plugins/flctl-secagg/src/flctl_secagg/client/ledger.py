@@ -14,18 +14,30 @@ from pathlib import Path
 from threading import Lock
 
 from flctl import ProtocolError, StorageError
+from flctl_secagg.client.differences import exposed
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "Opening"]
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS steps (client TEXT, sid BLOB, phase INTEGER, PRIMARY KEY (client, sid, phase)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS answers (
-    client TEXT, run TEXT, round INTEGER, survivors TEXT, number INTEGER PRIMARY KEY, UNIQUE (client, run, round));
+CREATE TABLE IF NOT EXISTS openings (
+    client TEXT, run TEXT, round INTEGER, work TEXT, survivors TEXT, number INTEGER PRIMARY KEY,
+    UNIQUE (client, run, round));
 """
 _SECONDS = 30.0
 """How long another process may hold the record."""
 _PAUSE = 0.01
 _lock = Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Shares that are opened for the survivors of a round of a run; `work` is the digest of the round's work."""
+
+    run: str
+    round: int
+    work: str
+    survivors: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -43,38 +55,46 @@ class Ledger:
         if not taken:
             raise ProtocolError("this step of the session was taken before", hint="A session is never used twice.")
 
-    def answer(self, client: str, run: str, number: int, survivors: Sequence[str], apart: bool = False) -> None:
-        """Opens shares for the survivors of a round. Raises ProtocolError where it did so for others in that round,
-        or, if they are to be kept `apart`, for others that differ by one client in any round: the difference of two
-        sums over almost the same clients is an update. Looked up and written in one step, for two processes too."""
-        listed, refused = json.dumps(list(survivors)), None
+    def answer(self, client: str, opening: Opening, *, apart: bool = False) -> None:
+        """Records that a client opens shares for the survivors of a round, before it does.
+
+        Raises ProtocolError if it opened shares for other survivors in that round or for that work, or in a later
+        round; and if `apart`, for survivors whose sum, together with the sums of other rounds, gives one client's
+        update, or a combination of two. Read and written in one transaction, so that of two processes one answers.
+        """
         with self._locked() as connection:
             connection.execute("BEGIN IMMEDIATE")
-            query = "SELECT round, survivors FROM answers WHERE client = ? AND run = ?"
-            earlier = connection.execute(
-                query + ("" if apart else " AND round = ?"), (client, run, number)[: 3 - apart]
-            )
-            refused = _conflict(number, listed, earlier.fetchall())
+            refused = _conflict(opening, self._openings(connection, client, opening.run), apart=apart)
             if refused is None:
-                statement = "INSERT OR IGNORE INTO answers (client, run, round, survivors) VALUES (?, ?, ?, ?)"
-                connection.execute(statement, (client, run, number, listed))
+                statement = (
+                    "INSERT OR IGNORE INTO openings (client, run, round, work, survivors) VALUES (?, ?, ?, ?, ?)"
+                )
+                values = (client, opening.run, opening.round, opening.work, json.dumps(list(opening.survivors)))
+                connection.execute(statement, values)
         if refused is not None:
             raise refused
 
-    def last_survivors(self, client: str, run: str, before: int) -> list[str] | None:
-        """For whom the client opened shares in its newest round before that one."""
-        query = "SELECT survivors FROM answers WHERE client = ? AND run = ? AND round < ? ORDER BY round DESC LIMIT 1"
-        found = self._ask(query, (client, run, before))
-        return None if found is None else list(json.loads(found))
+    def check(self, client: str, opening: Opening, *, apart: bool = False) -> None:
+        """Raises the ProtocolError that `answer` would raise now, and records nothing."""
+        with self._locked() as connection:
+            refused = _conflict(opening, self._openings(connection, client, opening.run), apart=apart)
+        if refused is not None:
+            raise refused
+
+    def openings(self, client: str, run: str) -> list[Opening]:
+        """All openings of a client in a run, the first one first."""
+        with self._locked() as connection:
+            return self._openings(connection, client, run)
+
+    @staticmethod
+    def _openings(connection: sqlite3.Connection, client: str, run: str) -> list[Opening]:
+        query = "SELECT round, work, survivors FROM openings WHERE client = ? AND run = ? ORDER BY number"
+        rows = connection.execute(query, (client, run)).fetchall()
+        return [Opening(run, number, work, tuple(json.loads(text))) for number, work, text in rows]
 
     def _insert(self, statement: str, values: tuple[object, ...]) -> bool:
         with self._locked() as connection:
             return connection.execute(statement, values).rowcount == 1
-
-    def _ask(self, query: str, values: tuple[object, ...]) -> str | None:
-        with self._locked() as connection:
-            row = connection.execute(query, values).fetchone()
-        return None if row is None else str(row[0])
 
     @contextmanager
     def _locked(self) -> Iterator[sqlite3.Connection]:
@@ -100,21 +120,34 @@ def _is_busy(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def _conflict(number: int, listed: str, earlier: Sequence[tuple[int, str]]) -> ProtocolError | None:
-    """Why shares cannot be opened for the listed survivors after the earlier ones; None where they can."""
-    before = dict(earlier)
-    if before.get(number, listed) != listed:
+def _conflict(opening: Opening, earlier: Sequence[Opening], *, apart: bool) -> ProtocolError | None:
+    """Why shares cannot be opened after the earlier openings; None if they can."""
+    same_list = [other for other in earlier if set(other.survivors) == set(opening.survivors)]
+    for other in earlier:
+        if (other.round == opening.round or other.work == opening.work) and other not in same_list:
+            return ProtocolError(
+                f"in round {other.round}, shares were opened for other survivors before",
+                hint="A round, and its work, is answered for one list of survivors. Go on with the next round.",
+            )
+    latest = max((other.round for other in earlier), default=0)
+    if opening.round < latest and not any(other.round == opening.round for other in same_list):
         return ProtocolError(
-            f"in round {number}, shares were opened for other survivors before",
-            hint="The round cannot be repeated with other clients; start a new run from its checkpoint.",
+            f"round {opening.round} is asked for, and shares were opened in round {latest}",
+            hint="Rounds only go up. Go on from a later checkpoint.",
         )
-    now = set(json.loads(listed))
-    near = [other for other, text in earlier if len(now ^ set(json.loads(text))) == 1]
-    if not near:
+    if not apart or same_list:
         return None
+    return _exposure(opening, earlier)
+
+
+def _exposure(opening: Opening, earlier: Sequence[Opening]) -> ProtocolError | None:
+    found = exposed([opening.survivors, *(other.survivors for other in earlier)])
+    if not found:
+        return None
+    whose = f"the update of client '{found[0]}'" if len(found) == 1 else f"a combination of two updates, {found}"
     return ProtocolError(
-        f"the survivors differ by one client from those of round {near[0]}: two sums would tell what it sent",
-        hint="Set aggregator.differing=warn, and rely on differential privacy for what sums reveal.",
+        f"with the sums of earlier rounds, the sum over these {len(opening.survivors)} survivors would give {whose}",
+        hint="Leave more clients out of the round; or set aggregator.differing=warn, and rely on differential privacy.",
     )
 
 

@@ -71,6 +71,8 @@ class Attempt:
     session: Session
     note: Note
     recorder: Recorder | None = None
+    objection: Callable[[tuple[str, ...]], str | None] = lambda survivors: None
+    """Why no sum over these survivors should be made; asked before their list is fixed."""
     records: dict[int, bytes] = field(default_factory=dict, repr=False)
     shared: frozenset[int] = frozenset()
     _blamed: set[int] = field(default_factory=set)
@@ -139,6 +141,9 @@ class Attempt:
         least = max(self.session.parameters.survivors, self.session.parameters.threshold)
         self._enough(dict.fromkeys(sorted(alive), b""), least, "sent a masked vector")
         self._require_openers(frozenset(alive), frozenset(alive))
+        survivors = tuple(self._client(place) for place in sorted(alive))
+        if reason := self.objection(survivors):
+            raise AttemptError(reason, survivors)
         return total, frozenset(alive)
 
     def _checked_words(self, place: int, body: bytes) -> Words | None:

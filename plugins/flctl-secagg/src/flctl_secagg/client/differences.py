@@ -1,0 +1,82 @@
+"""Whether sums over several lists of clients, taken together, give the update of one client.
+
+Sums over lists are linear in the updates: a combination of the lists that leaves one client, or two, gives that
+client's update, or hides it behind one other. Lists are rows of zeros and ones; the test is whether the space that they
+span holds a vector with one or two entries that are not 0. All rounds are taken to have one model, since a server that
+lies can send it again.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["exposed"]
+
+Rows = npt.NDArray[np.int64]
+Lists = frozenset[frozenset[str]]
+
+
+def exposed(lists: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    """The client, or the two, whose update or combination of updates the sums over these lists give; else empty.
+
+    >>> exposed([["a", "b", "c"], ["a", "b", "c", "d"]])
+    ('d',)
+    >>> exposed([["a", "b", "c"], ["a", "b", "c", "d", "e", "f"]])
+    ()
+    """
+    return _exposed(frozenset(frozenset(one) for one in lists))
+
+
+@lru_cache(maxsize=256)
+def _exposed(lists: Lists) -> tuple[str, ...]:
+    members = sorted(frozenset().union(*lists))
+    matrix = np.array([[name in one for name in members] for one in sorted(map(sorted, lists))], np.int64)
+    rows, pivots = _reduced(matrix.reshape(len(lists), len(members)), _prime())
+    few = rows[np.count_nonzero(rows, axis=1) <= 2]  # single clients first, as a row of two may be a sum of theirs
+    for row in sorted(few, key=np.count_nonzero):
+        return tuple(members[place] for place in np.flatnonzero(row))
+    return tuple(sorted(members[place] for place in _parallel(rows, pivots)))
+
+
+def _parallel(rows: Rows, pivots: list[int]) -> tuple[int, ...]:
+    """The pivots of two rows that are multiples of each other elsewhere: they combine to a vector of two entries."""
+    seen: dict[bytes, int] = {}
+    rest = np.delete(rows, pivots, axis=1)
+    for row, pivot in zip(rest, pivots, strict=True):
+        first = int(row[np.flatnonzero(row)[0]])
+        direction = (row * pow(first, -1, _prime()) % _prime()).tobytes()
+        if direction in seen:
+            return pivot, seen[direction]
+        seen[direction] = pivot
+    return ()
+
+
+def _reduced(matrix: Rows, prime: int) -> tuple[Rows, list[int]]:
+    """The reduced row echelon form modulo a prime, without rows of zeros, and its pivot columns."""
+    rows, pivots = matrix % prime, list[int]()
+    for column in range(rows.shape[1]):
+        top = len(pivots)
+        below = np.flatnonzero(rows[top:, column])
+        if not len(below):
+            continue
+        rows[[top, top + below[0]]] = rows[[top + below[0], top]]
+        rows[top] = rows[top] * pow(int(rows[top, column]), -1, prime) % prime  # below 2^31, so products fit an int64
+        others = np.flatnonzero(rows[:, column])
+        others = others[others != top]
+        rows[others] = (rows[others] - rows[others, column][:, None] * rows[top][None, :]) % prime
+        pivots.append(column)
+    return rows[: len(pivots)], pivots
+
+
+@lru_cache(maxsize=1)
+def _prime() -> int:
+    """A secret prime between 2^30 and 2^31: lists cannot be chosen so that a number they need is a multiple of it."""
+    while True:
+        found = (1 << 30) + 2 * secrets.randbelow(1 << 29) + 1
+        if all(found % divisor for divisor in range(3, 46_342, 2)):
+            return found
