@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flctl.algorithms.strategy import StepContext as StepContext
     from flctl.algorithms.strategy import Strategy as Strategy
     from flctl.algorithms.transform import ClientContext as ClientContext
+    from flctl.algorithms.transform import Notice as Notice
     from flctl.algorithms.transform import ServerContext as ServerContext
     from flctl.algorithms.transform import SharedContext as SharedContext
     from flctl.algorithms.transform import StartContext as StartContext
@@ -106,7 +107,14 @@ _HOMES = {
     "flctl.seeds": ["rng", "secure_rng"],
     "flctl.algorithms.run_info": ["RunInfo"],
     "flctl.algorithms.strategy": ["Stage", "StepContext", "Strategy"],
-    "flctl.algorithms.transform": ["ClientContext", "ServerContext", "SharedContext", "StartContext", "Transform"],
+    "flctl.algorithms.transform": [
+        "ClientContext",
+        "Notice",
+        "ServerContext",
+        "SharedContext",
+        "StartContext",
+        "Transform",
+    ],
     "flctl.types": [
         "RING",
         "Aggregate",

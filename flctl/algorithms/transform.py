@@ -18,7 +18,7 @@ from flctl.types import Aggregate, Arrays, ClientId, ClientUpdate, Layout, Work
 if TYPE_CHECKING:
     from flctl.algorithms.run_info import RunInfo
 
-__all__ = ["ClientContext", "ServerContext", "Shapes", "SharedContext", "StartContext", "Transform"]
+__all__ = ["ClientContext", "Notice", "ServerContext", "Shapes", "SharedContext", "StartContext", "Transform"]
 
 Shapes = Mapping[str, Sequence[tuple[int, ...]]]
 """Vector of the model -> the shapes of the tensors that lie in it end to end."""
@@ -76,6 +76,14 @@ class StartContext:
     run: RunInfo
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something to know before a run starts. `confirm`: the run starts only if the user agrees."""
+
+    message: str
+    confirm: bool = False
+
+
 class Transform(Component):
     """Processing applied to every update: on the client in config order, on the server in reverse.
 
@@ -119,6 +127,10 @@ class Transform(Component):
 
     def check(self, run: RunInfo) -> None:
         """Before the run: raises IncompatibleError if this transform cannot run with the other components."""
+
+    def notices(self, run: RunInfo) -> Sequence[Notice]:
+        """Returns what `flctl train` shows before a new run, and for which of it `--yes` is needed."""
+        return ()
 
     def init(self, layout: Layout) -> Arrays:
         """Server, once: returns the state before the first round. `layout` is that of the input, as `sends` gets it."""

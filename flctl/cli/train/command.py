@@ -87,6 +87,7 @@ FLAGS = (
 
 SWITCHES = {
     "explain": "Say how clients would be trained, and what it takes; train nothing.",
+    "yes": "Start without asking, whatever warnings there are.",
     "profile": "Keep seconds by phase in profile.json and profile.png.",
 }
 
@@ -145,7 +146,7 @@ def train(
     flags = {flag.key: Flag(flag.spelling, keys[flag.name]) for flag in FLAGS if keys[flag.name] is not None}
     flags |= job.sampling_flags(sampling, sampling_rate) | job.target_flags(target_metric)
     flags |= {f"transforms.{name}": Flag("--transform", {}) for name in transform or ()}
-    request = job.TrainRequest(data, config, tuple(override or ()), flags, out, resume)
+    request = job.TrainRequest(data, config, tuple(override or ()), flags, out, resume, keys["yes"])
     if keys["explain"]:
         _explain(request, keys["profile"], as_json)
     else:

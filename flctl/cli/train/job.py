@@ -13,13 +13,15 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from flctl.cli import output
 from flctl.cli.failures import Terminated
 from flctl.cli.session import current_registry
 from flctl.config.config import Config, Flag, digest, effective
 from flctl.config.load import Loaded, Origin, load
 from flctl.engines.footprint import refuse_too_large
-from flctl.errors import ConfigError, IncompatibleError
+from flctl.errors import ConfigError, IncompatibleError, PrivacyBudgetError
 from flctl.kinds import short_name
 from flctl.partition.store import Partition
 from flctl.plugins.registry import Registry
@@ -47,6 +49,7 @@ class TrainRequest:
     flags: Mapping[str, Flag]
     out: Path | None
     resume: Path | None
+    yes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +153,22 @@ class _Planned:
 def _new(request: TrainRequest) -> tuple[Registry, Loaded, RunDirectory]:
     registry = current_registry()
     planned = _planned(request, registry)  # refuse before anything is written
+    _show_notices(planned.run, confirmed=request.yes)
     directory = RunDirectory.create(planned.path, planned.loaded, planned.run.partition)
     return registry, planned.loaded, directory
+
+
+def _show_notices(run: Run, *, confirmed: bool) -> None:
+    """Prints the notices of transforms. Raises PrivacyBudgetError if one has to be confirmed, and is not."""
+    found = [notice for transform in run.transforms.values() for notice in transform.notices(run)]
+    for notice in found:
+        output.warn(notice.message)
+    if confirmed or not any(notice.confirm for notice in found):
+        return
+    if sys.stdin.isatty() and sys.stderr.isatty() and typer.confirm("Train all the same?", err=True):
+        return
+    question = next(notice.message for notice in found if notice.confirm)
+    raise PrivacyBudgetError(f"the run was not started: {question}", hint="Use --yes to train all the same.")
 
 
 def _planned(request: TrainRequest, registry: Registry) -> _Planned:

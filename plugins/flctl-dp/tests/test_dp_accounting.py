@@ -107,6 +107,12 @@ def test_gaussians_alone_are_exact():
         assert found == pytest.approx(reference(pld.PLDAccountant, NEIGHBOURS.ADD_OR_REMOVE_ONE, event, 1e-5), rel=2e-3)
 
 
+def test_gaussians_of_several_kinds_add_up_in_squares():
+    """Three of noise 4 and two of noise 5: mu^2 = 3 / 16 + 2 / 25."""
+    found = epsilon({Release("all", 4.0): 3, Release("all", 5.0): 2}, 1e-5, "add-remove")
+    assert found == gaussian_epsilon(math.sqrt(3 / 16 + 2 / 25), 1e-5)
+
+
 def test_replacing_a_client_moves_the_sum_twice_as_far():
     for accountant in ("pld", "rdp"):
         replaced = epsilon({Release("all", 4.0): 10}, 1e-5, "replace-one", accountant=accountant)

@@ -130,7 +130,7 @@ def test_colluding_clients_noise_counts_for_nothing():
 
 def test_no_sampling_is_credited_and_the_server_sees_what_everybody_sees():
     releases = {release(): 10}
-    found, seen = (guarantee(releases, DELTA, "zero-out", adversary) for adversary in ("release", "server"))
+    found, seen = (guarantee(releases, DELTA, "zero-out", adversary) for adversary in ("release", "observer"))
     assert (found.epsilon, found.accountant) == (seen.epsilon, "rdp")
     with pytest.raises(IncompatibleError):
         guarantee(releases, DELTA, "add-remove")
@@ -143,7 +143,7 @@ def test_it_adds_up_with_other_releases_by_renyi_dp_and_not_by_distributions():
     together = epsilon(mixed, DELTA, "zero-out")
     apart = [epsilon({one: count}, DELTA, "zero-out", accountant="rdp") for one, count in mixed.items()]
     assert max(apart) < together <= sum(apart)
-    exposed = guarantee(mixed, DELTA, "zero-out", "server").epsilon
+    exposed = guarantee(mixed, DELTA, "zero-out", "observer").epsilon
     assert exposed == epsilon({release(): 10, Release("unsampled", 1.0): 100}, DELTA, "zero-out") > together
 
 

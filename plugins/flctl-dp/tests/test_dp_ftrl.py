@@ -191,7 +191,7 @@ def test_epsilon_by_hand():
     assert epsilon(cyclic(2.0, 3, 4).over(10), 1e-5, "replace-one") == pytest.approx(gaussian_epsilon(2 * mu, 1e-5))
     whole = epsilon(cyclic(2.0, 3, 4).over(12), 1e-5, "zero-out")
     assert whole == pytest.approx(gaussian_epsilon(math.sqrt(3) / 2.0, 1e-5))
-    assert whole == epsilon(cyclic(2.0, 3, 4).over(12), 1e-5, "zero-out", "server")
+    assert whole == epsilon(cyclic(2.0, 3, 4).over(12), 1e-5, "zero-out", "observer")
 
 
 def test_one_band_costs_what_independent_noise_costs():

@@ -110,7 +110,7 @@ def test_renyi_dp_is_refused():
 
 
 def test_the_server_sees_who_was_kept():
-    found = guarantee({cut(2.0): 9}, 1e-5, "add-remove", "server")
+    found = guarantee({cut(2.0): 9}, 1e-5, "add-remove", "observer")
     assert (found.epsilon, found.relation) == (pytest.approx(gaussian_epsilon(1.5, 1e-5)), "zero-out")
 
 

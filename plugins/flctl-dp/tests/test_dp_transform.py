@@ -108,6 +108,30 @@ def test_sums_of_neighbours_are_within_the_clipping_norm_on_the_lattice():
     assert np.linalg.norm(cells[1] - cells[0]) * lattice.cell <= 2.0
 
 
+@pytest.mark.parametrize("cohort", [200, 30_000, 100_000])
+def test_float32_sums_of_large_cohorts_stay_within_the_clipping_norm(cohort):
+    """Equal updates of a whole cohort, added in chunks of 50 as a run adds them, with and without one of them."""
+    from flctl import arrays
+
+    transform = CentralDP.from_options({"noise_multiplier": 1.0, "clipping_norm": 1.0})
+    state = transform._begun(transform.init({"delta": 7}), 1.0, float(cohort))
+    direction = np.random.default_rng(2).normal(size=7)
+    update = (direction / np.linalg.norm(direction) * float(state["bound"][0])).astype(np.float32)
+    moved = 0.0
+    for last in (37, 49):
+        chunk = sum((update for _ in range(49)), update)
+        total = {"delta": np.zeros(7, np.float32)}
+        for _ in range(cohort // 50 - 1):
+            arrays.accumulate(total, {"delta": chunk})
+        sums = []
+        for count in (last, last + 1):
+            here = {"delta": total["delta"].copy()}
+            arrays.accumulate(here, {"delta": sum((update for _ in range(count - 1)), update)})
+            sums.append(here["delta"].astype(float))
+        moved = max(moved, float(np.linalg.norm(sums[1] - sums[0])))
+    assert moved <= 1.0
+
+
 def served(options, total, asked=4):
     transform = CentralDP.from_options(options)
     state = dict(transform.init({"delta": total.size}))

@@ -12,7 +12,7 @@ from flctl import Aggregate, Arrays, ClientContext, ClientUpdate, IncompatibleEr
 from pydantic import Field
 
 from flctl_dp.mechanisms.central import CentralDP
-from flctl_dp.mechanisms.clipping import ROUNDING, scaled, shrinking
+from flctl_dp.mechanisms.clipping import ROUNDING, margin, scaled, shrinking
 from flctl_dp.noise.entropy import Words
 from flctl_dp.noise.lattice import Lattice
 
@@ -75,11 +75,12 @@ class AdaptiveDP(CentralDP):
         first, coordinates = self.config.clipping_norm, int(state["coordinates"][0])
         clip = float(state["clip"][0]) * math.exp(-self.config.clip_lr * (within - self.config.target_quantile))
         clip = min(max(clip, first / _FARTHEST), first * _FARTHEST)
-        bound = self._bound(clip, float(state["spread"][0]), coordinates, float(state["rounded"][0]))
+        spread, rounded, expected = (float(state[name][0]) for name in ("spread", "rounded", "expected"))
+        bound = self._bound(clip, spread, coordinates, rounded, expected)
         return {**state, "clip": np.array([clip]), "bound": np.array([bound])}
 
     def _begun(self, state: Arrays, noise: float, expected: float) -> Arrays:
-        half = 0.5 * (1 - ROUNDING) - Lattice(expected / _SHARE).stretch(1)
+        half = 0.5 * (1 - margin(expected)) - Lattice(expected / _SHARE).stretch(1)
         return {**super()._begun(state, noise, expected), "half": np.array([half])}
 
     def _spread(self, noise: float, expected: float) -> float:

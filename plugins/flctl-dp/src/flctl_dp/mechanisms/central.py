@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import flctl
 import numpy as np
 import numpy.typing as npt
-from flctl import Aggregate, Arrays, ConfigError, Layout, ServerContext, StartContext
+from flctl import Aggregate, Arrays, ConfigError, Layout, Notice, ServerContext, StartContext
 from pydantic import Field, model_validator
 
 from flctl_dp.accounting.releases import Relation
 from flctl_dp.budget import charging, statements
 from flctl_dp.budget.charging import planned_noise
+from flctl_dp.budget.notices import Planned, notices
 from flctl_dp.budget.terms import Terms, refuse_made_up, refuse_meaningless, refuse_visible_aborts
+from flctl_dp.ledgers.registry import register_ledger
 from flctl_dp.mechanisms.clipping import shortened, shrinking
 from flctl_dp.noise.entropy import Words, insecure_words, secure_words
 from flctl_dp.noise.lattice import Lattice
@@ -80,7 +82,24 @@ class CentralDP(flctl.Transform):
         coordinates = sum(run.pipeline.layouts[self.name_in(run)].values())
         noise = self.config.noise_multiplier or 1.0
         terms.release(noise)
-        self._bound(self.config.clipping_norm, self._spread(noise, terms.cohort), coordinates, self._rounded(run))
+        self._bound(
+            self.config.clipping_norm, self._spread(noise, terms.cohort), coordinates, self._rounded(run), terms.cohort
+        )
+
+    def notices(self, run: RunInfo) -> Sequence[Notice]:
+        if self.config.insecure_seed is not None:
+            return ()
+        planned = Planned(
+            name=self.name,
+            terms=self.terms(run),
+            delta=self.config.target_delta,
+            target=self.config.target_epsilon,
+            noise=self.config.noise_multiplier,
+            rounds=run.config.rounds,
+            size=sum(run.pipeline.layouts[self.name_in(run)].values()),
+            rows=run.partition.manifest.dataset.digest,
+        )
+        return list(notices(planned))
 
     @property
     def secret_cohort(self) -> bool:
@@ -128,6 +147,8 @@ class CentralDP(flctl.Transform):
             check=lambda noise: self._check_noise(state, noise, terms),
         )
         noise, head = charging.charge(asked)
+        if asked.head is None:
+            register_ledger(ctx.run.partition.manifest.dataset.digest, terms.ledger)
         named = {"run": asked.run, "head": head}
         written = {name: np.frombuffer(bytes.fromhex(text), np.uint8) for name, text in named.items()}
         return {**self._begun(state, noise, terms.cohort), **written}
@@ -167,7 +188,7 @@ class CentralDP(flctl.Transform):
             **state,
             "noise": np.array([noise]),
             "spread": np.array([spread]),
-            "bound": np.array([self._bound(clip, spread, coordinates, rounded)]),
+            "bound": np.array([self._bound(clip, spread, coordinates, rounded, expected)]),
             "expected": np.array([expected]),
         }
 
@@ -184,11 +205,11 @@ class CentralDP(flctl.Transform):
         """What the aggregator's rounding may add to what a client moves the sum by, before there is noise."""
         return run.aggregator.rounding(run)
 
-    def _bound(self, clip: float, noise: float, coordinates: int, rounded: float = 0.0) -> float:
-        """What norms are clipped to, so that rounding on the way keeps sums of neighbours within `clip`. Raises
-        ConfigError where the lattice of the noise, or of the aggregator, is so coarse that little is left."""
+    def _bound(self, clip: float, noise: float, coordinates: int, rounded: float = 0.0, expected: float = 0.0) -> float:
+        """The norm to clip to, so that sums of neighbours stay within `clip` after rounding. Raises ConfigError if the
+        lattice of the noise, or of the aggregator, is so coarse that little is left."""
         _refuse_coarse(clip, rounded)
-        return shortened(clip, noise, coordinates, rounded)
+        return shortened(clip, noise, coordinates, rounded, cohort=expected)
 
     def _expected(self, state: Arrays, ctx: ServerContext) -> float:
         """The cohort's size that sums are divided by: the one that is expected, never the one that came."""

@@ -235,7 +235,7 @@ class DistributedDP(CentralDP):
         """Whole numbers are not rounded."""
         return 0.0
 
-    def _bound(self, clip: float, noise: float, coordinates: int, rounded: float = 0.0) -> float:
+    def _bound(self, clip: float, noise: float, coordinates: int, rounded: float = 0.0, expected: float = 0.0) -> float:
         """Nothing is kept free for rounding: what is on the lattice is measured there, in whole numbers."""
         return clip
 

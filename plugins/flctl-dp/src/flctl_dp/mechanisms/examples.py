@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import flctl
 import numpy as np
 import numpy.typing as npt
-from flctl import Arrays, IncompatibleError, IntegrityError, Layout, StartContext, StepsContext
+from flctl import Arrays, IncompatibleError, IntegrityError, Layout, Notice, StartContext, StepsContext
 from pydantic import Field
 
 from flctl_dp.accounting.releases import Relation, Release
 from flctl_dp.budget import statements
 from flctl_dp.budget.example_budget import ExampleTerms, calibrated, described, refuse_excess, released, steps_of
-from flctl_dp.budget.terms import refuse_delta
+from flctl_dp.budget.notices import more_noise, same_rows
+from flctl_dp.budget.terms import delta_warning, refuse_delta
 from flctl_dp.ledgers.client_ledgers import spent
 from flctl_dp.ledgers.ledger import Ledger, Promise
+from flctl_dp.ledgers.registry import register_ledger
 from flctl_dp.mechanisms.central import CentralDP
 from flctl_dp.mechanisms.poisson_steps import PoissonSteps, row_bound
 from flctl_dp.noise.entropy import Words, insecure_words, secure_words
@@ -61,6 +64,24 @@ class ExampleDP(flctl.Transform):
         Release("poisson", 1.0, rate=0.5).check_relation(self.terms(run).relation)
         row_bound(self.config.clipping_norm, self.config.noise_multiplier or 1.0, run.division.layout["params"])
 
+    def notices(self, run: RunInfo) -> Sequence[Notice]:
+        if self.config.insecure_seed is not None:
+            return ()
+        terms, counts = self.terms(run), run.partition.counts[:, 0]
+        warning = delta_warning(terms.delta, int(counts.max(initial=0)), "row")
+        found = [Notice(warning)] if warning else []
+        found += same_rows(self.name, run.partition.manifest.dataset.digest, terms.ledgers.folder)
+        ledgers = terms.ledgers.read(np.flatnonzero(counts).tolist())
+        if self.config.noise_multiplier is None and ledgers:
+            now, first = self._noise(run, terms, ledgers), self._noise(run, terms, {})
+            client = int(np.argmax(np.where(first > 0, now / np.maximum(first, 1e-9), 0.0)))
+            if now[client] > 1.5 * first[client]:
+                spent = f"the rows of client '{run.partition.client_ids[client]}'"
+                size = math.sqrt(run.division.layout["params"]) / max(run.config.local.batch_size or counts[client], 1)
+                signal = f"noise of the mean gradient: {now[client] * size:.3g} clipping norms in L2"
+                found.append(more_noise(spent, float(first[client]), float(now[client]), signal))
+        return found
+
     def terms(self, run: RunInfo) -> ExampleTerms:
         """How the run's steps are accounted."""
         return ExampleTerms.of(run, self.config)
@@ -85,6 +106,8 @@ class ExampleDP(flctl.Transform):
         for number, ledger in ledgers.items():
             digest = np.frombuffer(bytes.fromhex(ledger.head), np.uint8)
             heads[_DIGEST * number : _DIGEST * (number + 1)] = digest
+        if fresh:
+            register_ledger(ctx.run.partition.manifest.dataset.digest, terms.ledgers.folder)
         run = np.frombuffer(secrets.token_bytes(16), np.uint8) if fresh else state["run"]
         return {"noise": noise, "run": run, "heads": heads}
 

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from flctl_dp.budget.terms import Terms
 from flctl_dp.mechanisms.central import CentralDP
-from flctl_dp.mechanisms.clipping import ROUNDING
+from flctl_dp.mechanisms.clipping import margin
 from flctl_dp.noise.banded_factor import MOST_BANDS, bands_of, column_norm
 from flctl_dp.noise.correlated import Past, noised, stretch
 
@@ -41,7 +41,7 @@ class CorrelatedDP(CentralDP):
         terms, noise = self.terms(run), self.config.noise_multiplier or 1.0
         coordinates = sum(run.pipeline.layouts[self.name_in(run)].values())
         spread = noise * column_norm(terms.bands)
-        self._reach(self.config.clipping_norm, spread, coordinates, terms.bands, self._rounded(run))
+        self._reach(self.config.clipping_norm, spread, coordinates, terms.bands, self._rounded(run), terms.cohort)
 
     @property
     def secret_cohort(self) -> bool:
@@ -90,15 +90,17 @@ class CorrelatedDP(CentralDP):
             **state,
             "noise": np.array([noise]),
             "spread": np.array([spread]),
-            "bound": np.array([self._reach(clip, spread, coordinates, bands, rounded)]),
+            "bound": np.array([self._reach(clip, spread, coordinates, bands, rounded, expected)]),
             "expected": np.array([expected]),
         }
 
-    def _reach(self, clip: float, spread: float, coordinates: int, bands: int, rounded: float = 0.0) -> float:
-        """What norms are clipped to, so that rounding keeps what neighbours move all rows within `clip` times the norm
-        of a column. At least half of `clip` is left, so that no single row moves by more than `clip` either, which is
-        what a round that is played again is charged."""
-        bound = clip * (1 - ROUNDING) - stretch(spread * clip, coordinates, bands) - rounded
+    def _reach(
+        self, clip: float, spread: float, coordinates: int, bands: int, rounded: float = 0.0, expected: float = 0.0
+    ) -> float:
+        """The norm to clip to, so that neighbours move all rows together by at most `clip` times the norm of a column
+        after rounding. At least half of `clip` is left, so that no single row moves by more than `clip` either, which
+        is what a repeated round is charged."""
+        bound = clip * (1 - margin(expected)) - stretch(spread * clip, coordinates, bands) - rounded
         if bound < clip / 2:
             raise ConfigError(
                 f"noise of {spread:g} clipping norms on {coordinates} values leaves little of an update",

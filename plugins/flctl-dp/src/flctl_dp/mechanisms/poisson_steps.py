@@ -44,7 +44,7 @@ class PoissonSteps(LocalSteps):
 
 
 def row_bound(clip: float, noise: float, coordinates: int) -> float:
-    """What the norms of rows' gradients come to at most. Raises ConfigError as `shortened` does."""
+    """The norm to clip gradients of rows to; their sums are in float64. Raises ConfigError as `shortened` does."""
     return shortened(clip, noise, coordinates, of="a gradient")
 
 

@@ -1,0 +1,136 @@
+"""Mutation test: put one fault at a time into a plugin's sources, and run the quick tests that must notice it.
+
+    python benchmarks/mutations.py flctl-dp
+    python benchmarks/mutations.py flctl-dp --only clipping
+
+The faults are listed in `benchmarks/mutants/PLUGIN.toml`: a file below the plugin's `src`, the text `old` that occurs
+once in it, the text `new` in its place, the tests, and why the line matters. Each mutant is a copy of `src` in a
+temporary folder; the checkout is not changed. Prints one line per mutant and ends with exit code 1 if any survives.
+Needs `os.fork`: a process that has imported torch and the accountants once is forked for each mutant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 600
+"""Time after which a mutant counts as killed: it does not end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One fault: `old` becomes `new` in `file`, and one of `tests` has to fail."""
+
+    file: str
+    old: str
+    new: str
+    why: str
+    tests: tuple[str, ...]
+    keyword: str = ""
+    """pytest's -k, to run only the tests that can notice."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Mutation test of a plugin's critical lines.")
+    parser.add_argument("plugin", help="A folder in plugins/ that has a table in benchmarks/mutants/.")
+    parser.add_argument("--only", default="", help="Only mutants whose file or reason has this text.")
+    given = parser.parse_args()
+    source = ROOT / "plugins" / given.plugin
+    found = [one for one in mutants(given.plugin) if given.only in f"{one.file} {one.why}"]
+    unfit = [one for one in found if (source / "src" / one.file).read_text(encoding="utf-8").count(one.old) != 1]
+    for one in unfit:
+        print(f"does not fit  {one.file}: {one.old!r} does not occur exactly once")
+    preload()
+    survivors = 0
+    for number, one in enumerate(found, 1):
+        if one in unfit:
+            continue
+        started = time.monotonic()
+        verdict = judge(source, one)
+        survivors += verdict == "SURVIVED"
+        seconds = time.monotonic() - started
+        print(f"{number:3d}/{len(found)} {verdict:9s} {seconds:5.1f} s  {one.file}: {one.why}", flush=True)
+    print(f"{len(found) - len(unfit) - survivors} killed, {survivors} survived, {len(unfit)} do not fit")
+    return 1 if survivors or unfit else 0
+
+
+def mutants(plugin: str) -> list[Mutant]:
+    """The table of a plugin."""
+    table = tomllib.loads((ROOT / "benchmarks" / "mutants" / f"{plugin}.toml").read_text(encoding="utf-8"))
+    return [Mutant(**{**one, "tests": tuple(one["tests"])}) for one in table["mutant"]]
+
+
+def preload() -> None:
+    """Imports what every mutant's tests need, but nothing of the plugin."""
+    import dp_accounting.pld.privacy_loss_distribution
+    import dp_accounting.rdp
+    import hypothesis
+    import numpy
+    import pytest
+    import scipy.stats
+    import torch
+
+    import flctl.server.training
+    import flctl.testing.trial
+
+    modules = (dp_accounting, hypothesis, numpy, pytest, scipy, torch, flctl)
+    plugins = [name for name in sys.modules if name.startswith("flctl_")]
+    if not modules or plugins:
+        raise SystemExit(f"{', '.join(plugins)} were imported before any mutant was made")
+
+
+def judge(source: Path, mutant: Mutant) -> str:
+    """Runs the tests on the mutant in a forked process: "killed", "killed *" (it does not end), or "SURVIVED"."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "src"
+        shutil.copytree(source / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
+        file = copy / mutant.file
+        file.write_text(file.read_text(encoding="utf-8").replace(mutant.old, mutant.new), encoding="utf-8")
+        child = os.fork()
+        if child == 0:
+            _run(source, copy, mutant)
+        return _verdict(child)
+
+
+def _run(source: Path, copy: Path, mutant: Mutant) -> None:
+    """In the child: the quick tests, with the mutant before everything else on the path."""
+    import pytest
+
+    os.setsid()
+    sys.path.insert(0, str(copy))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(copy), os.environ.get("PYTHONPATH", "")])
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    os.chdir(source)
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", "--tb=no"]
+    # 0: all passed; 5: no test was found, which must not count as killed.
+    code = int(pytest.main([*options, "-k", mutant.keyword, *(f"tests/{name}" for name in mutant.tests)]))
+    os._exit(0 if code in (0, 4, 5) else 1)
+
+
+def _verdict(child: int) -> str:
+    until = time.monotonic() + SECONDS
+    while time.monotonic() < until:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return "SURVIVED" if os.waitstatus_to_exitcode(status) == 0 else "killed"
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "killed *"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
