@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from flctl.data.extras import optional
 from flctl.data.options import Task
+from flctl.data.precision import merges, middle
 from flctl.data.targets import MAX_CLASSES, Target, from_levels, from_numbers
 from flctl.errors import DataError
 
@@ -84,11 +85,16 @@ def as_numbers(array: Array, missing: Sequence[str]) -> tuple[npt.NDArray[np.flo
 
 
 class Numbers:
-    """The numeric features of a table, float32 [n, k] with NaN where a cell is missing."""
+    """The numeric features of a table, float32 [n, k] of value - offset, NaN if a cell is missing.
 
-    def __init__(self, columns: Sequence[int], missing: Sequence[str]) -> None:
+    `merging` are the columns of which 32 bits lose distinct values, each with an offset that may keep them.
+    """
+
+    def __init__(self, columns: Sequence[int], missing: Sequence[str], offsets: Mapping[int, float]) -> None:
         self.columns = tuple(columns)
         self.absent = np.zeros(len(columns), np.int64)
+        self.offsets = {column: offsets.get(column, 0.0) for column in columns}
+        self.merging: dict[int, float] = {}
         self._missing = missing
         self._values = Growing(len(columns), np.float32)
 
@@ -100,8 +106,11 @@ class Numbers:
                 values, absent = as_numbers(arrays[column], self._missing)
             except CellError as fault:
                 raise CellError(column, fault.row, fault.reason) from fault
+            offset = self.offsets[column]
+            if column not in self.merging and merges(values, offset):
+                self.merging[column] = middle(values)
             with np.errstate(over="ignore"):
-                block[:, place] = values
+                block[:, place] = values - offset if offset else values
             self.absent[place] += _count_absent(column, block[:, place], absent)
 
     def finish(self) -> npt.NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Arrays as examples: checked for values that are no numbers, and images as channels first."""
+"""Arrays as examples: checked for NaN and infinity, and images as channels first."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ Layout = Literal["auto", "nchw", "nhwc", "keep"]
 CHUNK_BYTES = 1 << 24
 
 
-def as_examples(x: npt.NDArray[Any], name: str, layout: Layout = "auto") -> npt.NDArray[Any]:
-    """`x` [n, ...] as uint8 (kept) or float32, images as [n, channels, height, width].
+def as_examples(
+    x: npt.NDArray[Any], name: str, layout: Layout = "auto", offsets: npt.NDArray[np.float64] | None = None
+) -> npt.NDArray[Any]:
+    """`x` [n, ...] as uint8 (kept) or float32 less `offsets`, images as [n, channels, height, width].
 
     Raises DataError for types that are no numbers and for NaN or infinite values, with their place.
     """
@@ -33,7 +35,7 @@ def as_examples(x: npt.NDArray[Any], name: str, layout: Layout = "auto") -> npt.
     if 0 in x.shape:
         raise DataError(f"{name} is empty: its shape is {x.shape}")
     x = x.reshape(-1, 1) if x.ndim == 1 else channels_first(x, name, layout)
-    return np.ascontiguousarray(x) if x.dtype == np.uint8 else to_float32(x, name)
+    return np.ascontiguousarray(x) if x.dtype == np.uint8 else to_float32(x, name, offsets=offsets)
 
 
 def channels_first(x: npt.NDArray[Any], name: str, layout: Layout) -> npt.NDArray[Any]:
@@ -51,8 +53,10 @@ def channels_first(x: npt.NDArray[Any], name: str, layout: Layout) -> npt.NDArra
     return x.transpose(0, 3, 1, 2) if layout == "nhwc" or last else x
 
 
-def to_float32(x: npt.NDArray[Any], name: str, first_row: int = 0) -> npt.NDArray[np.float32]:
-    """A float32 copy made a slice at a time, so that a memory-mapped source is never whole in memory twice.
+def to_float32(
+    x: npt.NDArray[Any], name: str, first_row: int = 0, offsets: npt.NDArray[np.float64] | None = None
+) -> npt.NDArray[np.float32]:
+    """A float32 copy, less `offsets`, made a slice at a time: a memory-mapped source is never whole in memory twice.
 
     Raises DataError for NaN and infinity, rows being counted from `first_row`.
     """
@@ -60,7 +64,8 @@ def to_float32(x: npt.NDArray[Any], name: str, first_row: int = 0) -> npt.NDArra
     step = max(1, CHUNK_BYTES // max(1, x[:1].nbytes))
     for start in range(0, len(x), step):
         with np.errstate(over="ignore", invalid="ignore"):
-            out[start : start + step] = x[start : start + step]
+            part = x[start : start + step]
+            out[start : start + step] = part if offsets is None else part - offsets
         refuse_nonfinite(out[start : start + step], name, first_row + start)
     return out
 
@@ -82,13 +87,13 @@ def refuse_nonfinite(x: npt.NDArray[Any], name: str, first_row: int = 0) -> None
 
 
 def same_count(images: int, labels: int, name: str) -> None:
-    """Raises DataError where examples and labels do not pair up."""
+    """Raises DataError if examples and labels do not pair up."""
     if images != labels:
         raise DataError(f"{name}: {images:,} examples and {labels:,} labels", hint="Do the two belong together?")
 
 
 def checked_size(shape: tuple[int, ...], itemsize: int, room: int, name: str) -> int:
-    """The bytes that a header of `shape` declares. Raises IntegrityError where more than `room` bytes are declared."""
+    """The bytes that a header of `shape` declares. Raises IntegrityError if it is more than `room`."""
     if any(side < 0 for side in shape):
         raise IntegrityError(f"{name}: the header declares a negative size {shape}")
     declared = itemsize

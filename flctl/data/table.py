@@ -15,6 +15,7 @@ from flctl.data.dataset import Dataset, DatasetReader, Split
 from flctl.data.extras import optional
 from flctl.data.files import expand, require_memory, short_name
 from flctl.data.options import TabularOptions, Task
+from flctl.data.precision import offset_note
 from flctl.data.preprocessing import ABSENT, InputColumn, Inputs
 from flctl.data.schema import Declared, Plan, plan_columns
 from flctl.data.table_files import PATH_COLUMNS, TableFile, table_files, unique_names
@@ -176,17 +177,23 @@ def _read_fast(sheets: Located, plan: Plan, task: Task, name: str) -> Dataset | 
 
 
 def _read(sheets: Located, plan: Plan, task: Task, name: str, *, as_text: bool) -> Dataset:
-    builder = _Builder(plan, sheets.missing)
-    for batch in sheets.batches(plan, as_text=as_text):
-        builder.add(batch.columns, test=sheets.files[batch.file].test)
+    builder = _filled(_Builder(plan, sheets.missing, {}), sheets, as_text=as_text)
+    if offsets := builder.numbers.merging:
+        builder = _filled(_Builder(plan, sheets.missing, offsets), sheets, as_text=as_text)
     return builder.finish(task, name, sheets.where)
 
 
+def _filled(builder: _Builder, sheets: Located, *, as_text: bool) -> _Builder:
+    for batch in sheets.batches(builder.plan, as_text=as_text):
+        builder.add(batch.columns, test=sheets.files[batch.file].test)
+    return builder
+
+
 class _Builder:
-    def __init__(self, plan: Plan, missing: tuple[str, ...]) -> None:
+    def __init__(self, plan: Plan, missing: tuple[str, ...], offsets: Mapping[int, float]) -> None:
         self.plan = plan
         self.target = TargetColumn(plan.target, missing)
-        self.numbers = Numbers(plan.numeric, missing)
+        self.numbers = Numbers(plan.numeric, missing, offsets)
         self.categories = {c: Levels(c, missing, MAX_LEVELS) for c in plan.categorical}
         self.groups = {c: Levels(c, missing) for c in plan.by}
         self.missing = missing
@@ -249,9 +256,10 @@ class _Builder:
     def _features(self) -> tuple[npt.NDArray[np.float32], tuple[InputColumn, ...], tuple[int, ...] | None]:
         names = self.plan.names
         if not self.categories:
-            return self.numbers.finish(), tuple(InputColumn(names[c], "number") for c in self.plan.features), None
+            columns = (InputColumn(names[c], "number", offset=self.numbers.offsets[c]) for c in self.plan.features)
+            return self.numbers.finish(), tuple(columns), None
         blocks = {c: _OneHot.of(levels) for c, levels in self.categories.items()}
-        return _assemble(self.plan, self.numbers.finish(), blocks)
+        return _assemble(self.plan, self.numbers, blocks)
 
     def _notes(self) -> tuple[str, ...]:
         names, notes = self.plan.names, list(self.plan.notes)
@@ -260,10 +268,18 @@ class _Builder:
         counts = [(names[c], int(n)) for c, n in zip(self.numbers.columns, self.numbers.absent, strict=True) if n]
         if counts:
             notes.append("missing cells: " + ", ".join(f"{name} {count:,}" for name, count in counts))
+        notes += _precision_notes(names, self.numbers)
         for column, levels in self.groups.items():
             if absent := int((levels.codes == MISSING).sum()):
                 notes.append(f"{_rows(absent)} without '{names[column]}' made the group '{ABSENT}'")
         return tuple(notes)
+
+
+def _precision_notes(names: Sequence[str], numbers: Numbers) -> list[str]:
+    moved = [(names[c], offset) for c, offset in numbers.offsets.items() if offset]
+    lost = ", ".join(f"'{names[c]}'" for c in numbers.merging)
+    notes = [offset_note(moved)] if moved else []
+    return [*notes, *([f"32 bits merge distinct values of {lost}, with an offset too"] if lost else [])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,8 +297,9 @@ class _OneHot:
 
 
 def _assemble(
-    plan: Plan, numbers: npt.NDArray[np.float32], blocks: Mapping[int, _OneHot]
+    plan: Plan, numeric_columns: Numbers, blocks: Mapping[int, _OneHot]
 ) -> tuple[npt.NDArray[np.float32], tuple[InputColumn, ...], tuple[int, ...]]:
+    numbers = numeric_columns.finish()
     rows, width = len(numbers), numbers.shape[1] + sum(len(b.levels) for b in blocks.values())
     require_memory(4 * rows * width, f"{rows:,} rows of {width:,} one-hot columns")
     x = np.zeros((rows, width), np.float32)
@@ -296,7 +313,7 @@ def _assemble(
         else:
             x[:, start] = numbers[:, len(numeric)]
             numeric.append(start)
-            columns.append(InputColumn(plan.names[column], "number"))
+            columns.append(InputColumn(plan.names[column], "number", offset=numeric_columns.offsets[column]))
         start += len(columns[-1].features)
     return x, tuple(columns), tuple(numeric)
 

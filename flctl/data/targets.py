@@ -1,4 +1,4 @@
-"""From a target's values to what it means: label codes with class names, or numbers."""
+"""Encoding of a target: label codes with class names, or numbers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.data.options import Task
+from flctl.data.precision import SAMPLE, merges
 from flctl.errors import DataError
 from flctl.types import TaskKind
 
@@ -22,7 +23,7 @@ MAX_CLASSES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An encoded target: int64 codes [n] with class names, or float32 numbers [n]."""
+    """An encoded target: int64 codes [n] with class names, or numbers [n], float32 if that tells them apart."""
 
     task: TaskKind
     y: npt.NDArray[Any]
@@ -74,10 +75,12 @@ def from_numbers(values: npt.NDArray[Any], task: Task, name: str) -> Target:
 
 
 def _regression(values: npt.NDArray[Any], name: str) -> Target:
-    y = values.astype(np.float32)
-    if len(y) and (y == y[0]).all():
+    if len(values) and (values == values[0]).all():
         raise DataError(f"target '{name}' is {values[0]} in every row: there is nothing to learn")
-    return Target("regression", y)
+    # 64 bits where 32 would merge targets, as of 1e9 and little more; they are standardised before they are cast.
+    step = max(1, len(values) // SAMPLE)
+    wide = merges(values) or merges(values[::step])
+    return Target("regression", values.astype(np.float64 if wide else np.float32))
 
 
 def _refuse_nonfinite(values: npt.NDArray[Any], name: str) -> None:

@@ -122,7 +122,15 @@ def _site(partition: Partition, index: int, part: Part) -> _Site:
         raise DataError(f"client '{client_id}' has no {rows}")
     trained = max(train_end - first, 0)
     x, y = (partition.read_raw(name, first, last) for name in ("x", "y"))
+    x = _with_offsets(partition, x)
     return _Site(partition, client_id, x, y, min(trained, last - first))
+
+
+def _with_offsets(partition: Partition, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Values as the source had them: float64 if some were stored as differences from an offset."""
+    inputs = partition.manifest.inputs
+    features = [] if inputs is None else [column.offset for column in inputs.columns for _ in column.features]
+    return x.astype(np.float64) + np.array(features) if any(features) else x
 
 
 def _write_npz(site: _Site, handle: BinaryIO) -> None:

@@ -37,7 +37,7 @@ _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _X_TYPES = {"next-character": ("|u1", "<i4", "<i8")}
-_Y_TYPES = {"regression": "<f4", "next-character": "<i4"}
+_Y_TYPES = {"regression": ("<f4", "<f8"), "next-character": ("<i4",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,9 +228,9 @@ def _check_columns(manifest: Manifest) -> None:
 
 def _check_types(manifest: Manifest) -> None:
     columns, task = manifest.columns, manifest.dataset.task
-    x_types, y_type = _X_TYPES.get(task, ("|u1", "<f4")), _Y_TYPES.get(task, "<i8")
-    expected = {"x": x_types, "y": (y_type,), "bounds": ("<i8",), "source_row": ("<i8",)}
-    expected |= {"test_x": x_types, "test_y": (y_type,)}
+    x_types, y_types = _X_TYPES.get(task, ("|u1", "<f4")), _Y_TYPES.get(task, ("<i8",))
+    expected = {"x": x_types, "y": y_types, "bounds": ("<i8",), "source_row": ("<i8",)}
+    expected |= {"test_x": x_types, "test_y": y_types}
     for name, types in expected.items():
         if name in columns:
             found = columns[name].dtype

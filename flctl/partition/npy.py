@@ -34,7 +34,7 @@ _HEADER = re.compile(
     rb"\{'descr': '([<|][a-zA-Z]\d{1,4})', 'fortran_order': False, "
     rb"'shape': \(((?:\d{1,18}, ){0,8}\d{0,18},?)\), \} *\n"
 )
-_DTYPE = re.compile(r"\|u1|<i4|<i8|<f4|<U[1-9]\d{0,3}")
+_DTYPE = re.compile(r"\|u1|<i4|<i8|<f4|<f8|<U[1-9]\d{0,3}")
 
 
 class ColumnWriter:

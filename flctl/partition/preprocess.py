@@ -1,4 +1,4 @@
-"""Standardisation: statistics as merged sums over clients' training rows, and their use when rows are read."""
+"""Standardisation: statistics as merged sums over clients' training rows, applied when rows are read."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ def _counted(
 
 
 def kind_of(dataset: Dataset, standardise: Standardise) -> Kind:
-    """What `auto` means for this data set: tables by feature, images by channel, text not at all.
+    """The kind that `auto` stands for: tables by feature, images by channel, text not at all.
 
-    Raises ConfigError for what the data set does not have.
+    Raises ConfigError for a kind that the data set does not have.
     """
     images, text = dataset.x.ndim == 4, dataset.task == "next-character"
     if standardise == "auto":
@@ -157,10 +157,17 @@ class Statistics:
     def _target(self) -> TargetScale | None:
         if self._y is None:
             return None
-        shift, scale = (float(value[0]) for value in self._y.shift_and_scale())
+        shift, scale = (float(value[0]) for value in self._target_moments(self._y))
         if not (math.isfinite(shift) and math.isfinite(scale)):
             raise DataError("the target has values that are infinite or too large for float32")
         return TargetScale(shift, scale)
+
+    def _target_moments(self, moments: Moments) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        if self.dataset.y.dtype == np.float32:
+            return moments.shift_and_scale()
+        # Targets that 32 bits merge, near 1e9 for example: the mean must not be rounded either.
+        deviation = np.sqrt(moments.squares / np.maximum(moments.count, 1))
+        return moments.mean, np.where(deviation > 0, deviation, 1.0)
 
     def _refuse_infinite(self, shift: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]) -> None:
         bad = np.flatnonzero(~(np.isfinite(shift) & np.isfinite(scale)))
@@ -204,7 +211,9 @@ class Standardiser:
         return result
 
     def target(self, y: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Regression targets [n] as models get them: float32 (y - shift) / scale."""
+        """Regression targets [n] as models get them: float32 (y - shift) / scale, in the precision of y."""
+        if self._target is not None and y.dtype == np.float64:
+            return ((y - self._target.shift) / self._target.scale).astype(np.float32)
         result = np.array(y, np.float32)
         if self._target is not None:
             result -= np.float32(self._target.shift)

@@ -33,7 +33,7 @@ from flctl.version import __version__
 __all__ = ["Origin", "dataset_digest", "rows_of", "write_partition"]
 
 CHUNK_BYTES = 4 << 20
-Y_TYPES = {"regression": "<f4", "next-character": "<i4"}
+Y_TYPES = {"regression": ("<f4", "<f8"), "next-character": ("<i4",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +123,10 @@ def _check_request(dataset: Dataset, clients: int | None, test_fraction: float) 
 def _check_types(dataset: Dataset) -> None:
     """A reader that breaks its contract is named here, not by whoever trains on its rows."""
     x_types = ("<u1", "<i4", "<i8") if dataset.task == "next-character" else ("<u1", "<f4")
-    y_type = Y_TYPES.get(dataset.task, "<i8")
+    y_types = [np.dtype(name) for name in Y_TYPES.get(dataset.task, ("<i8",))]
     parts = [Split(dataset.x, dataset.y), *([dataset.test] if dataset.test else [])]
     for part in parts:
-        if part.x.dtype not in [np.dtype(name) for name in x_types] or part.y.dtype != np.dtype(y_type):
+        if part.x.dtype not in [np.dtype(name) for name in x_types] or part.y.dtype not in y_types:
             raise PluginError(f"the reader of '{dataset.name}' gave x {part.x.dtype} and y {part.y.dtype}")
         if part.x.shape[1:] != dataset.x.shape[1:] or len(part.x) != len(part.y):
             raise PluginError(f"the reader of '{dataset.name}' gave x {part.x.shape} with y {part.y.shape}")

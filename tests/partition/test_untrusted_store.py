@@ -60,7 +60,7 @@ def set_in(*keys, value):
         (lambda manifest: manifest["dataset"].update(task="binary", classes=["a"]), "binary task needs two classes"),
         (set_in("dataset", "classes", value=[]), "no classes"),
         (set_in("seed", value="7"), "seed"),
-        (set_in("test_fraction", value=1.0), "test_fraction"),
+        (set_in("test_fraction", value=1.5), "test_fraction"),
         (set_in("preprocess", "kind", value="feature"), "2 shifts"),
         (set_in("preprocess", "kind", value="channel"), "channel"),
         (set_in("preprocess", value={"kind": "feature", "shift": [0, 0], "scale": [1, 0], "target": None}), "positive"),

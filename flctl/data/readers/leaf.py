@@ -17,6 +17,7 @@ from flctl.data.dataset import Dataset, DatasetReader, Split
 from flctl.data.examples import refuse_nonfinite
 from flctl.data.files import existing, list_folder, read_utf8, short_name
 from flctl.data.options import Columns, Pixels, Task
+from flctl.data.precision import column_offsets, with_offsets
 from flctl.data.schema import refuse_other_groups
 from flctl.data.targets import encode
 from flctl.data.windows import Vocabulary
@@ -69,21 +70,23 @@ class LeafReader(DatasetReader):
         return self._text(short_name(source), train, test) if text else self._numbers(short_name(source), train, test)
 
     def _numbers(self, name: str, train: Sequence[_User], test: Sequence[_User]) -> Dataset:
-        x, x_test = (self._examples(users) for users in (train, test))
+        offsets = None if self.config.image_size else _offsets(train)
+        x, x_test = (self._examples(users, offsets) for users in (train, test))
         values = np.array([y for user in (*train, *test) for y in user.labels()])
         whole = values.dtype.kind in "iub" or (values.dtype.kind == "f" and bool((values == np.floor(values)).all()))
         target = encode(values, "classification" if whole and self.config.task == "auto" else self.config.task, "y")
         split = Split(x_test, target.y[len(x) :]) if len(x_test) else None
         if split is not None and split.x.shape[1:] != x.shape[1:]:
             raise DataError(f"{name}: training samples are {x.shape[1:]} and test samples {split.x.shape[1:]}")
-        return Dataset(
+        data = Dataset(
             name, target.task, x, target.y[: len(x)], target.classes, groups={"user": _owners(train)}, test=split
         )
+        return with_offsets(data, offsets)
 
-    def _examples(self, users: Sequence[_User]) -> npt.NDArray[np.float32]:
+    def _examples(self, users: Sequence[_User], offsets: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float32]:
         if not users:
             return np.empty((0, 0), np.float32)
-        parts = [user.array() for user in users]
+        parts = [user.array(offsets) for user in users]
         for user, part in zip(users, parts, strict=True):
             if part.shape[1:] != parts[0].shape[1:]:
                 first = f"{parts[0].shape[1:]} of user '{users[0].name}'"
@@ -131,16 +134,22 @@ class _User:
     def where(self) -> str:
         return f"{self.file}, user '{self.name}'"
 
-    def array(self) -> npt.NDArray[np.float32]:
-        """x float32 [n, ...]. Raises DataError for samples of unequal length, and for what are no finite numbers."""
+    def numbers(self) -> npt.NDArray[np.float64]:
+        """x [n, ...]. Raises DataError for samples that are no numbers, or not equally long."""
         try:
-            with np.errstate(over="ignore"):
-                x = np.array(self.x, np.float64).astype(np.float32)
+            x = np.array(self.x, np.float64)
         except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{self.where}: x is not a list of samples of numbers, all equally long") from error
-        x = x.reshape(-1, 1) if x.ndim == 1 else x
-        refuse_nonfinite(x, self.where)
-        return x
+        return x.reshape(-1, 1) if x.ndim == 1 else x
+
+    def array(self, offsets: npt.NDArray[np.float64] | None = None) -> npt.NDArray[np.float32]:
+        """x float32 [n, ...] less `offsets`. Raises DataError for samples that are no finite numbers."""
+        x = self.numbers()
+        with np.errstate(over="ignore"):
+            fits = offsets is not None and x.shape[1:] == offsets.shape
+            narrow = (x - np.asarray(offsets) if fits else x).astype(np.float32)
+        refuse_nonfinite(narrow, self.where)
+        return narrow
 
     def labels(self) -> list[int | float | str]:
         """y as it is. Raises DataError where it is not a number or a word a sample."""
@@ -213,6 +222,13 @@ def _parse(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{path.name} is no sound JSON: {error}") from error
     return content if isinstance(content, dict) else {}
+
+
+def _offsets(users: Sequence[_User]) -> npt.NDArray[np.float64] | None:
+    """Offsets of numbers that float32 merges, from the first users' samples."""
+    parts = [user.numbers() for user in users[:64]]
+    alike = all(part.shape[1:] == parts[0].shape[1:] for part in parts)
+    return column_offsets(np.concatenate(parts)) if alike else None
 
 
 def _owners(users: Sequence[_User]) -> npt.NDArray[Any]:

@@ -19,6 +19,7 @@ from flctl.data.examples import Layout, as_examples, same_count, to_float32
 from flctl.data.files import DEFLATE_RATIO, existing_file, require_memory, short_name
 from flctl.data.npy import NpyHeader, read_header, read_values
 from flctl.data.options import Column, Columns, Task
+from flctl.data.precision import column_offsets, with_offsets
 from flctl.data.targets import Target, encode
 from flctl.errors import ConfigError, DataError, IntegrityError, suggest
 
@@ -29,6 +30,7 @@ PAIRS = (("x", "y"), ("x_train", "y_train"), ("X", "y"), ("X_train", "y_train"),
          ("data", "labels"), ("images", "labels"), ("train_images", "train_labels"))  # fmt: skip
 """Names that x and y go by, in the order they are looked for; a test part goes by the same with `test`."""
 SLICE = 1 << 22
+VALIDATION = ("val", "valid", "validation", "dev")
 CLASS_NAMES = ("class_names", "classes", "target_names", "label_names")
 
 
@@ -57,31 +59,56 @@ class NpzReader(DatasetReader):
         with _archive_opened(path) as archive:
             members = _Members(archive, path.name)
             x_name, y_name = _pair(members.names, self.config.x, self.config.y, path.name)
-            train = self._examples(members, x_name, y_name)
-            test = self._test_part(members, x_name, y_name, train)
+            raw = members.read(x_name)
+            offsets = column_offsets(raw)
+            train = self._examples(members, raw, y_name, x_name, offsets)
+            del raw
+            test, notes = self._test_part(members, x_name, y_name, train, offsets)
             groups = {name: members.group(name, len(train.y)) for name in self.config.by}
             target = self._target(members, y_name, train, test)
         held_out = Split(test.x, target.y[len(train.y) :]) if test else None
         y = target.y[: len(train.y)]
-        return Dataset(short_name(source), target.task, train.x, y, target.classes, groups=groups, test=held_out)
+        data = Dataset(
+            short_name(source), target.task, train.x, y, target.classes, groups=groups, test=held_out, notes=notes
+        )
+        return with_offsets(data, offsets)
 
-    def _examples(self, members: _Members, x_name: str, y_name: str) -> Split:
-        x = as_examples(members.read(x_name), x_name, self.config.layout)
+    def _examples(
+        self,
+        members: _Members,
+        values: npt.NDArray[Any],
+        y_name: str,
+        x_name: str,
+        offsets: npt.NDArray[np.float64] | None,
+    ) -> Split:
+        x = as_examples(values, x_name, self.config.layout, offsets)
         y = _flat(members.read(y_name), y_name)
         same_count(len(x), len(y), members.where)
         return Split(x, y)
 
-    def _test_part(self, members: _Members, x_name: str, y_name: str, train: Split) -> Split | None:
-        x_test, y_test = (_test_name(name, members.names) for name in (x_name, y_name))
+    def _test_part(
+        self, members: _Members, x_name: str, y_name: str, train: Split, offsets: npt.NDArray[np.float64] | None
+    ) -> tuple[Split | None, tuple[str, ...]]:
+        """The test rows, with notes on the validation rows, which take their place if there are no others."""
+        tests = [_named_part(name, members.names, "test") for name in (x_name, y_name)]
+        validations = [
+            next(filter(None, (_named_part(name, members.names, word) for word in VALIDATION)), None)
+            for name in (x_name, y_name)
+        ]
+        x_test, y_test = tests if all(tests) else validations
+        notes: tuple[str, ...] = ()
         if x_test is None or y_test is None:
-            return None
-        test = self._examples(members, x_test, y_test)
+            return None, ()
+        if all(validations):
+            fate = "left out" if all(tests) else "taken as the source's own test rows"
+            notes = (f"{validations[0]}: validation rows, {fate}",)
+        test = self._examples(members, members.read(x_test), y_test, x_test, offsets)
         if test.x.shape[1:] != train.x.shape[1:] or test.x.dtype != train.x.dtype:
             raise DataError(
                 f"{members.where}: {x_test} is {test.x.dtype} {test.x.shape[1:]} a row and {x_name} "
                 f"{train.x.dtype} {train.x.shape[1:]}"
             )
-        return test
+        return test, notes
 
     def _target(self, members: _Members, y_name: str, train: Split, test: Split | None) -> Target:
         values = np.concatenate([train.y, test.y]) if test else train.y
@@ -117,9 +144,11 @@ class NpyReader(DatasetReader):
         require_memory(4 * header.shape[0] * header.shape[1], path.name)
         order = "F" if header.fortran_order else "C"
         table = np.memmap(path, header.dtype, "r", header.offset, header.shape, order)  # type: ignore[call-overload]
-        x = _without(table, index, path.name)
+        offsets = column_offsets(table)
+        x = _without(table, index, path.name, offsets)
         target = encode(np.array(table[:, index]), self.config.task, f"column {index}")
-        return Dataset(short_name(source), target.task, x, target.y, target.classes)
+        data = Dataset(short_name(source), target.task, x, target.y, target.classes)
+        return with_offsets(data, None if offsets is None else np.delete(offsets, index))
 
     def _index(self, header: NpyHeader, where: str) -> int:
         columns, word = header.shape[1], self.config.target
@@ -130,13 +159,15 @@ class NpyReader(DatasetReader):
         return int(word) % columns
 
 
-def _without(table: npt.NDArray[Any], index: int, name: str) -> npt.NDArray[np.float32]:
-    """The table less one column, float32, copied a slice at a time. Raises DataError for NaN and infinity."""
+def _without(
+    table: npt.NDArray[Any], index: int, name: str, offsets: npt.NDArray[np.float64] | None = None
+) -> npt.NDArray[np.float32]:
+    """The table less one column, float32 less `offsets`, copied a slice at a time. NaN is a DataError."""
     rows, columns = table.shape
     out = np.empty((rows, columns - 1), np.float32)
     step = max(1, SLICE // columns)
     for start in range(0, rows, step):
-        part = to_float32(table[start : start + step], name, start)
+        part = to_float32(table[start : start + step], name, start, offsets)
         out[start : start + step, :index] = part[:, :index]
         out[start : start + step, index:] = part[:, index + 1 :]
     return out
@@ -201,18 +232,20 @@ def _pair(names: tuple[str, ...], x: str | None, y: str | None, where: str) -> t
     )
 
 
-def _test_name(name: str, names: tuple[str, ...]) -> str | None:
-    """What the test part of an array is called: train replaced by test, or test added."""
-    candidates = (name.replace("train", "test"),) if "train" in name else (f"{name}_test", f"test_{name}")
+def _named_part(name: str, names: tuple[str, ...], part: str) -> str | None:
+    """The name of an array's test or validation part: `train` replaced by the part's word, or the word added."""
+    candidates = (name.replace("train", part),) if "train" in name else (f"{name}_{part}", f"{part}_{name}")
     return next((candidate for candidate in candidates if candidate in names), None)
 
 
 def _flat(y: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-    """Targets [n] or [n, 1] as [n]."""
+    """Targets [n], [n, 1] or one-hot [n, classes] as [n]. Raises DataError for any other shape."""
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
+    if y.ndim == 2 and y.dtype.kind in "biuf" and bool(((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all()):
+        return np.asarray(y.argmax(axis=1))
     if y.ndim != 1:
-        raise DataError(f"{name} has shape {y.shape}; expected one target a row", hint="One-hot? Save its argmax.")
+        raise DataError(f"{name} has shape {y.shape}; expected one target a row, or one-hot rows of 0 and 1")
     return y
 
 

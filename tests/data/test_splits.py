@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
-from tests.data_files import read
+from support.data_files import read
 
 from flctl.cli import run
 from flctl.data.dataset import Dataset
