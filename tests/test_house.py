@@ -338,8 +338,6 @@ UNCLEAN = frozenset(
     flctl/cli/runs
     flctl/cli/train
     flctl/client
-    flctl/config
-    flctl/config/sections
     flctl/data
     flctl/data/readers
     flctl/engines

@@ -1,4 +1,4 @@
-"""The values of a configuration made complete: components looked up, their options checked and filled in."""
+"""Completes a configuration: components are looked up, their options checked and filled in."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLAIN = frozenset({"seed", "rounds", "data", "plugins", "metric", "partition", L
 
 
 def load_plugins(registry: Catalogue, merged: Merged) -> Iterator[Problem]:
-    """Loads the local files that `plugins` names; yields what does not load."""
+    """Loads the local files listed in `plugins`; yields a problem for each that cannot be loaded."""
     setting = merged.settings.get(("plugins",))
     if setting is None or not isinstance(setting.node.value, list):
         return
@@ -39,14 +39,14 @@ def load_plugins(registry: Catalogue, merged: Merged) -> Iterator[Problem]:
 
 
 def presets(registry: Catalogue, merged: Merged) -> Layer:
-    """What the strategy presets in the sections `local` and `server`; nothing in the latter where another server
+    """Returns the strategy's presets of the sections `local` and `server`; none for `server` if another server
     optimiser was asked for."""
     chosen = merged.settings.get(("strategy", "name"))
     name = str(chosen.node.value) if chosen else DEFAULT_COMPONENTS["strategy"]
     try:
         strategy = registry.get("strategy", name)
     except FlctlError:
-        return Layer([])  # the unknown name is told when the component is looked up
+        return Layer([])  # the unknown name is reported when the component is looked up
     server = dict(strategy.server)
     asked = merged.settings.get(("server", "optimizer"))
     if asked is not None and asked.node.value not in (None, server.get("optimizer")):
@@ -58,13 +58,13 @@ def presets(registry: Catalogue, merged: Merged) -> Layer:
 
 @dataclass(slots=True)
 class Completion:
-    """Collects what is wrong while it completes."""
+    """Collects complaints while it completes a configuration."""
 
     registry: Catalogue
     complaints: list[Complaint] = field(default_factory=list)
 
     def complete(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values with components in long form, and without the nulls that mean "the default"."""
+        """Returns the values with components in long form, and without the nulls that mean "the default"."""
         tree = {name: _without_nulls(name, value) for name, value in values.items()}
         tree |= {part: self._component(part, tree.get(part, {})) for part in NAMED}
         self._check_partition(tree.get("partition"))
@@ -98,7 +98,7 @@ class Completion:
             self._complain(at, f"{'.'.join(at)} must be a mapping of options")
             return {}
         if kind == "model" and ":" in name:
-            return options  # the user's own function, which takes what it takes
+            return options  # the user's own function: its parameters are not declared
         if name == AUTO and kind in ("model", "engine"):
             for key in options:
                 self._complain((*at, key), f"unknown key '{key}': {kind} auto has no options", "Name one.", True)

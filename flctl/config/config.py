@@ -1,4 +1,4 @@
-"""The configuration of a run: a frozen model, and how file, environment and flags make it, all problems at once."""
+"""The configuration of a run: a frozen model that file, environment and flags fill, with all problems at once."""
 
 from __future__ import annotations
 
@@ -61,11 +61,12 @@ DEFAULT_MODELS: Mapping[TaskKind, str] = {
     "regression": "linear",
     "next-character": "char-lstm",
 }
-"""What the model `auto` stands for, by task."""
+"""The model that `auto` stands for, by task."""
 
 
 def component(value: Any) -> Any:
-    """The long form of a component: "clip", {"name": "clip", "norm": 1} -> {"name": "clip", "options": {...}}."""
+    """Returns the long form of a component: "clip", {"name": "clip", "norm": 1} -> {"name": "clip", "options":
+    {...}}."""
     if isinstance(value, str):
         return {"name": value}
     if not isinstance(value, Mapping) or set(value) == {"name", "options"}:
@@ -97,40 +98,44 @@ Layers = Annotated[tuple[ComponentConfig, ...], BeforeValidator(_components), Pl
 
 
 class Config(Options):
-    """Everything that a run depends on. Component options stand in `options` as plain values."""
+    """All settings of a run. Component options are in `options` as plain values."""
 
-    seed: int = Field(default=0, ge=0, description="Every random number of the run follows from it.")
-    rounds: int = Field(default=10, ge=1, description="Rounds to train.")
+    seed: int = Field(
+        default=0, ge=0, description="Seed of all random numbers of the run, except those that privacy rests on."
+    )
+    rounds: int = Field(default=10, ge=1, description="Number of rounds to train.")
     data: str | None = Field(default=None, min_length=1, description="The partition directory.")
     plugins: tuple[str, ...] = Field(default=(), description="Python files to load as plugins.")
     metric: str | None = Field(
-        default=None, min_length=1, description="What the best checkpoint is best in; null: by task."
+        default=None, min_length=1, description="Metric by which the best checkpoint is chosen; null: by task."
     )
     partition: dict[str, Any] | None = Field(
-        default=None, description="What `flctl partition --config` makes; not read by training."
+        default=None, description="Settings of `flctl partition --config`; not read by training."
     )
     model: Named = Field(default=_default("model"), description="The model; auto: by task.")
     strategy: Named = Field(default=_default("strategy"), description="The algorithm.")
-    aggregator: Named = Field(default=_default("aggregator"), description="How updates become their sum.")
+    aggregator: Named = Field(default=_default("aggregator"), description="How client updates are combined.")
     transforms: Layers = Field(
-        default=(), description="Layers around the sum, in the order that an update passes them."
+        default=(), description="Processing applied to updates (clipping, compression, DP), in order."
     )
-    cohort: CohortConfig = Field(default=CohortConfig(), description="Who takes part in a round.")
-    local: LocalConfig = Field(default=LocalConfig(), description="How each client trains.")
-    server: ServerConfig = Field(default=ServerConfig(), description="What the server does with the mean update.")
+    cohort: CohortConfig = Field(default=CohortConfig(), description="Selection of each round's clients.")
+    local: LocalConfig = Field(default=LocalConfig(), description="Local training on each client.")
+    server: ServerConfig = Field(default=ServerConfig(), description="Server optimiser, applied to the mean update.")
     eval: EvalConfig = Field(default=EvalConfig(), description="Evaluation.")
     stop: StopConfig = Field(default=StopConfig(), description="Early stopping.")
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), description="Checkpoints.")
-    engine: EngineConfig = Field(default=EngineConfig(), description="Where clients run.")
-    attack: AttackConfig = Field(default=AttackConfig(), description="Malicious clients, simulated.")
-    devices: DevicesConfig = Field(default=DevicesConfig(), description="How far clients' devices get, simulated.")
+    engine: EngineConfig = Field(default=EngineConfig(), description="Engine that runs clients.")
+    attack: AttackConfig = Field(default=AttackConfig(), description="Simulated malicious clients.")
+    devices: DevicesConfig = Field(
+        default=DevicesConfig(), description="Simulated client devices: stragglers, speed, availability."
+    )
 
 
 WITHOUT_INFLUENCE = frozenset({"rounds", "data", "plugins", "partition", "stop", "checkpoint", "engine"})
 
 
 def effective(config: Config) -> dict[str, Any]:
-    """The configuration as plain nested values in the form that YAML has, without keys that have no effect."""
+    """Returns the configuration as plain nested values, as in YAML, without keys that have no effect."""
     tree = config.model_dump(mode="json")
     for name, value in tree.items():
         section = getattr(config, name)
@@ -142,11 +147,12 @@ def effective(config: Config) -> dict[str, Any]:
 
 
 def digest(config: Config) -> str:
-    """`sha256:...` over what determines the numbers: equal digests, equal data, equal global model at each round.
+    """Returns `sha256:...` of the keys that determine the numbers: equal digests and equal data give equal global
+    models.
 
-    Left out are the keys that only say how long, where and how safely to run; of `engine` those count that decide
-    which clients train together, and so in which order numbers are added. `rounds` counts when the learning
-    rate's schedule ends with the last round (cosine, linear).
+    Keys that only set how long, where and how safely to run are left out. Of `engine` those count that determine which
+    clients train together, and so the order in which numbers are added. `rounds` counts if the learning rate's schedule
+    ends with the last round (cosine, linear).
     """
     horizon = config.local.schedule in ("cosine", "linear")
     left_out = WITHOUT_INFLUENCE - {"rounds"} if horizon else WITHOUT_INFLUENCE
@@ -160,5 +166,5 @@ def digest(config: Config) -> str:
 
 
 def dump(config: Config) -> str:
-    """YAML that `load` reads back to an equal configuration."""
+    """Returns YAML that `load` reads back to an equal configuration."""
     return yaml_writer.write(effective(config))

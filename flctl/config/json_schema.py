@@ -1,4 +1,4 @@
-"""The JSON Schema of a configuration file, with the options of every installed component; editors can use it."""
+"""The JSON Schema of a configuration file, with the options of every installed component; for editors."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ __all__ = ["schema"]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FILE = r"\.py(:\w+)?$"
-"""How a class in a file of one's own is named: `./mine.py:Name`."""
+"""Pattern of a class in a local file: `./mine.py:Name`."""
 Schema = dict[str, Any]
 
 
 def schema(registry: Catalogue) -> Schema:
-    """What a file may hold: keys, types, ranges, defaults and meanings. Raises PluginError where names clash."""
+    """Returns the schema of a file: keys, types, ranges, defaults and descriptions. Raises PluginError if names
+    clash."""
     whole = Config.model_json_schema()
     definitions: Schema = whole["$defs"]
     engine = definitions.pop("EngineConfig")
@@ -54,7 +55,7 @@ def _component(registry: Catalogue, kind: str, fixed: Schema, definitions: Schem
         forms.append(
             {"type": "object", "properties": {"name": {"const": default}, **fixed}, "additionalProperties": False}
         )
-    # The user's own function or class, which takes what it takes.
+    # The user's own function or class: its options are not declared.
     forms.append({"type": "object", "properties": {"name": own}, "required": ["name"]})
     return {"default": default, "anyOf": [short, *forms]}
 
@@ -84,7 +85,8 @@ def _layers(registry: Catalogue, definitions: Schema) -> Schema:
 
 
 def _options(name: str, declared: type[BaseModel], kind: str, definitions: Schema) -> Schema:
-    """One component's options; what they refer to moves to the common definitions under the component's name."""
+    """Returns one component's options; definitions that they refer to move to the common ones, under the component's
+    name."""
     form: Schema = {"type": "object", **copy.deepcopy(schema_of(declared))}
     prefix = f"{kind}.{name}."
     for key, definition in form.pop("$defs", {}).items():

@@ -1,4 +1,4 @@
-"""Reading a configuration: flags, overrides, environment, file and defaults merged, all problems reported at once."""
+"""Reads a configuration: flags, overrides, environment, file and defaults merged, all problems reported at once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ OTHER_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a value came from: "x.yaml:12:5", "FLCTL__LOCAL__LR", "-o local.lr", "--lr", "fedadam", or "" (default)."""
+    """Origin of a value: "x.yaml:12:5", "FLCTL__LOCAL__LR", "-o local.lr", "--lr", "fedadam", or "" (default)."""
 
     source: Literal["default", "strategy", "file", "environment", "override", "flag"]
     where: str
@@ -57,7 +57,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A configuration, and for each of its effective keys (dotted) where the value came from."""
+    """A configuration, and the origin of each of its effective keys (dotted)."""
 
     config: Config
     origins: Mapping[str, Origin]
@@ -71,10 +71,10 @@ def load(
     overrides: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
 ) -> Loaded:
-    """The configuration that flags > `-o` > environment > file > strategy's presets > defaults make.
+    """Merges flags > `-o` > environment > file > strategy's presets > defaults into a configuration.
 
     `flags` is dotted key -> value, or `Flag` with the name for messages; None is a flag that was not given. Local
-    plugins that `plugins` names are loaded into `registry`. Raises ConfigError with every problem and its place.
+    plugins listed in `plugins` are loaded into `registry`. Raises ConfigError with every problem and its place.
     """
     layers = [
         from_source(read_source(file)) if file else Layer([]),
@@ -91,16 +91,16 @@ def load(
     problems += [_placed(complaint, merged) for complaint in [*completion.complaints, *refused]]
     if problems or config is None:
         raise refuse(problems)
-    # Every effective key counts as set from here on: what was shown and recorded is what holds.
+    # Every effective key counts as set from here on: the run uses exactly the values that are shown and recorded.
     explicit = Config.model_validate(effective(config))
     return Loaded(explicit, dict(_origins(effective(explicit), merged, ())))
 
 
 def load_partition_section(path: Path, registry: Catalogue | None = None) -> dict[str, Any]:
-    """The `partition:` section of a config file as plain values, checked where `registry` is given.
+    """Returns the `partition:` section of a config file as plain values, checked if `registry` is given.
 
-    Where it does not say `out`, the partition goes where the file's `data` will look for it. Raises ConfigError when
-    there is no section, and for what is wrong with it.
+    Without `out` in the section, the partition is written to the file's `data`. Raises ConfigError if there is no
+    section, and for every problem in it.
     """
     layer = from_source(read_source(path))
     merged = merge([layer])
@@ -122,7 +122,7 @@ def load_partition_section(path: Path, registry: Catalogue | None = None) -> dic
 
 def _validated(tree: Mapping[str, Any]) -> tuple[Config | None, list[Complaint]]:
     try:
-        # JSON mode, because strictness there takes a list for a tuple, and 10.0 or "10" for no integer.
+        # JSON mode: strict validation accepts a list for a tuple there, but neither 10.0 nor "10" for an integer.
         return Config.model_validate_json(json.dumps(tree), strict=True), []
     except ValidationError as error:
         return None, list(complaints(error, Config, elsewhere=_elsewhere()))

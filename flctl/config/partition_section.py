@@ -1,4 +1,4 @@
-"""The `partition:` section of a configuration: which keys it may hold, and what their values may be."""
+"""Validation of the `partition:` section of a configuration: its keys and their values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = {"scheme": "partitioner", "reader": "dataset"}
 
 
 def check(section: Mapping[str, Any], registry: Catalogue) -> Iterator[Complaint]:
-    """What is wrong with the section. A required key may be missing: flags can still give it."""
+    """Yields the problems of the section. A required key may be missing: flags can still give it."""
     given = {key.replace("-", "_"): key for key, value in section.items() if value is not None}
     named: dict[str, type[BaseModel]] = {}
     for part, kind in KINDS.items():
@@ -53,7 +53,7 @@ def _named(value: Any, part: str, kind: str, registry: Catalogue) -> dict[str, t
 
 
 def _models(part: str, named: Mapping[str, type[BaseModel]], registry: Catalogue) -> list[type[BaseModel]]:
-    """The options that count: those of the named component, or of all where the source is to decide."""
+    """Returns the options of the named component, or of all components if the choice depends on the source."""
     if part in named:
         return [named[part]]
     return [offer.component.Config for offer in registry.offers(KINDS[part]).values()]
@@ -72,6 +72,6 @@ def _is_missing(complaint: Complaint, values: Mapping[str, Any], depth: int) -> 
 
 
 def _written(complaint: Complaint, given: Mapping[str, str]) -> Complaint:
-    """The complaint at the key as it was written, `test-fraction` for `test_fraction`."""
+    """Returns the complaint at the key as it was written, `test-fraction` for `test_fraction`."""
     path = tuple(given.get(part, part) for part in complaint.path)
     return replace(complaint, path=path)

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: places in a source, problems at those places, and all of them in one error."""
+"""Problems of a configuration: places in a source, problems at those places, and all of them in one error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 class Source:
     """Text that settings come from. `label` names it ("x.yaml", "-o local.lr"); a file's places have line:column.
 
-    `shown` is what stands before a problem in a source without lines ("-o local.lr=abc").
+    `shown` precedes a problem in a source without lines ("-o local.lr=abc").
     """
 
     label: str
@@ -28,13 +28,13 @@ class Source:
     shown: str = ""
 
     def place(self, line: int = 0, column: int = 0, width: int = 1) -> Place:
-        """The place at a line and column (both from 0), `width` characters wide."""
+        """Returns the place at a line and column (both from 0), `width` characters wide."""
         return Place(self, line, column, max(1, width))
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something stands: a source, a line and a column (from 0), and how many characters it takes."""
+    """A position in a source: line and column (from 0), and the number of characters."""
 
     source: Source
     line: int = 0
@@ -47,7 +47,7 @@ class Place:
         return f"{self.source.label}:{self.line + 1}:{self.column + 1}" if self.source.is_file else self.source.label
 
     def excerpt(self) -> str:
-        """The line with a caret under the place, two lines of text; empty for a source without lines."""
+        """Returns the line with a caret under the place, two lines of text; empty for a source without lines."""
         lines = LINE_BREAK.split(self.source.text) if self.source.is_file else []
         if self.line >= len(lines):
             return ""
@@ -60,7 +60,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong, where, and what to do about it."""
+    """One problem of a configuration: a message, its place, and a hint."""
 
     message: str
     place: Place | None = None
@@ -75,7 +75,7 @@ class Problem:
 
 
 def refuse(problems: Sequence[Problem], hint: str | None = None) -> ConfigError:
-    """One error that tells all problems, those of a file in the order of its lines."""
+    """Returns one error that lists all problems, those of a file in the order of its lines."""
     ordered = sorted(dict.fromkeys(problems), key=_order)
     text = "\n".join(str(problem) for problem in ordered)
     return ConfigError(text if len(ordered) == 1 else f"{len(ordered)} problems\n{text}", hint=hint)
@@ -87,7 +87,7 @@ def _order(problem: Problem) -> tuple[bool, int, int]:
 
 
 def _window(line: str, column: int) -> tuple[int, str]:
-    """The part of a line around a column, and where it starts; `…` stands where the line was cut."""
+    """Returns the part of a line around a column, and its start; `…` marks where the line was cut."""
     start = max(0, min(column - EXCERPT // 2, len(line) - EXCERPT))
     text = line[start : start + EXCERPT]
     text = f"…{text[1:]}" if start else text

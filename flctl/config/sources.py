@@ -1,4 +1,5 @@
-"""The layers of a configuration: file, environment, `-o` overrides and flags as settings with places, and the union."""
+"""The sources of a configuration: file, environment, `-o` overrides and flags, as settings with places, and their
+union."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One key set by one layer. A mapping appears as a setting of {} before the settings of its entries."""
+    """One key set by one source. A mapping appears as a setting of {} before the settings of its entries."""
 
     path: KeyPath
     node: Node
@@ -53,20 +54,20 @@ class Setting:
 
     @property
     def opens(self) -> bool:
-        """Whether this is a mapping whose entries are settings of their own."""
+        """True if this is a mapping whose entries are settings of their own."""
         return isinstance(self.node.value, dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The settings of one source, and what is wrong with it."""
+    """The settings of one source, and their problems."""
 
     settings: Sequence[Setting]
     problems: Sequence[Problem] = ()
 
 
 def from_source(source: Source) -> Layer:
-    """The settings of a YAML file. Raises ConfigError where it is not YAML."""
+    """Returns the settings of a YAML file. Raises ConfigError if it is not YAML."""
     root, problems = parse(source)
     if root.value is None:
         return Layer([], problems)
@@ -77,8 +78,8 @@ def from_source(source: Source) -> Layer:
 
 
 def from_environment(environ: Mapping[str, str], transforms: Callable[[], Iterable[str]] = tuple) -> Layer:
-    """The settings of variables such as FLCTL__LOCAL__LR. Case does not matter, and `_` stands for the `-` in a
-    transform's name, for which `transforms` tells the names."""
+    """Returns the settings of variables such as FLCTL__LOCAL__LR. Case is ignored, and `_` stands for the `-` in a
+    transform's name; `transforms` lists these names."""
     settings: list[Setting] = []
     problems: list[Problem] = []
     for variable, text in sorted(environ.items()):
@@ -95,7 +96,7 @@ def from_environment(environ: Mapping[str, str], transforms: Callable[[], Iterab
 
 
 def from_overrides(pairs: Sequence[str]) -> Layer:
-    """The settings of `-o a.b=value` in order; values are YAML, so that lists and mappings work too."""
+    """Returns the settings of `-o a.b=value` in order; values are YAML, so lists and mappings work too."""
     settings: list[Setting] = []
     problems: list[Problem] = []
     for pair in pairs:
@@ -112,20 +113,20 @@ def from_overrides(pairs: Sequence[str]) -> Layer:
 
 
 def from_flags(flags: Mapping[str, Any]) -> Layer:
-    """The settings of flags: dotted key -> `Flag` or plain value; None means that the flag was not given."""
+    """Returns the settings of flags: dotted key -> `Flag` or plain value; None means that the flag was not given."""
     settings: list[Setting] = []
     for key, given in flags.items():
         flag = given if isinstance(given, Flag) else Flag(f"the flag for {key}", given)
         if flag.value is not None:
             place = Source(flag.name).place()
-            # A transform may be a file's, and then its name has dots of its own.
+            # A transform from a file has dots in its name.
             path = key.split(".", 1) if key.startswith(f"{LAYERED}.") else key.split(".")
             settings += _flatten(_node(flag.value, place), tuple(path), place, "flag")
     return _spelt_out(settings, [])
 
 
 def from_values(values: Mapping[str, Any], path: KeyPath, label: str, kind: Kind) -> Layer:
-    """The settings of plain values below `path`, all from one place."""
+    """Returns the settings of plain values below `path`, all from one place."""
     place = Source(label).place()
     return Layer(list(_flatten(_node(values, place), path, place, kind)))
 
@@ -137,7 +138,7 @@ class Merged:
     settings: Mapping[KeyPath, Setting]
 
     def place(self, path: KeyPath) -> Place | None:
-        """Where the value at `path` stands; inside a list, where its item does; None where nothing set it."""
+        """Returns the place of the value at `path`, inside a list that of its item; None if no source set it."""
         setting = self.settings.get(path)
         if setting is not None:
             return setting.key if setting.opens else setting.node.place
@@ -147,13 +148,13 @@ class Merged:
         return None
 
     def key(self, path: KeyPath) -> Place | None:
-        """Where the key at `path` stands, or the first key below it."""
+        """Returns the place of the key at `path`, or of the first key below it."""
         found = (s for p, s in self.settings.items() if p[: len(path)] == path)
         first = self.settings.get(path) or next(found, None)
         return first.key if first else None
 
     def tree(self) -> dict[str, Any]:
-        """All values, nested."""
+        """Returns all values, nested."""
         tree: dict[str, Any] = {}
         for path, setting in self.settings.items():
             inner = tree
@@ -167,7 +168,8 @@ class Merged:
 
 
 def merge(layers: Sequence[Layer]) -> Merged:
-    """The union, later layers over earlier ones. Naming another component drops the options of the former one."""
+    """Returns the union, later layers over earlier ones. Naming another component drops the options of the former
+    one."""
     merged: dict[KeyPath, Setting] = {}
     for layer in layers:
         for setting in sorted(layer.settings, key=lambda item: not _names(item)):
@@ -206,7 +208,7 @@ def _flatten(node: Node, path: KeyPath, key: Place, kind: Kind) -> Iterator[Sett
 
 
 def _typed(path: KeyPath, source: Source, kind: Kind) -> tuple[list[Setting], list[Problem]]:
-    """The settings of one typed value, which is YAML."""
+    """Returns the settings of one typed value, which is YAML."""
     try:
         node, problems = parse(source)
     except ConfigError as error:
@@ -216,7 +218,7 @@ def _typed(path: KeyPath, source: Source, kind: Kind) -> tuple[list[Setting], li
 
 
 def _spelt_out(settings: Iterable[Setting], problems: Iterable[Problem]) -> Layer:
-    """The same settings with the short forms of components written out: `strategy: fedavg`, `transforms: [clip]`."""
+    """Returns the settings with the short forms of components expanded: `strategy: fedavg`, `transforms: [clip]`."""
     result: list[Setting] = []
     found = list(problems)
     for setting in settings:
@@ -248,7 +250,7 @@ def _layered(setting: Setting, problems: list[Problem]) -> Iterator[Setting]:
             )
             continue
         if name in seen:
-            problems.append(Problem(f"transform '{name}' stands here twice", item.place))
+            problems.append(Problem(f"transform '{name}' is listed twice", item.place))
         seen.add(name)
         yield from _flatten(rest, (LAYERED, name), item.place if setting.kind == "file" else setting.key, setting.kind)
 

@@ -1,4 +1,4 @@
-"""Sentences for what pydantic refuses: what was found, what was expected, and the word that was probably meant."""
+"""Readable sentences for pydantic's errors: what was found, what was expected, and the word that was probably meant."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """What is wrong, by key and not yet by place. `about_key`: the key itself is wrong, not its value."""
+    """A problem by key, before its place is known. `about_key`: the key itself is wrong, not its value."""
 
     path: Path
     message: str
@@ -51,9 +51,10 @@ def complaints(
     named: str = "",
     elsewhere: Mapping[str, str] | None = None,
 ) -> Iterator[Complaint]:
-    """What `error` says about the values of `model`, which stand below the key `at`.
+    """Yields `error` as complaints about the values of `model`, which are below the key `at`.
 
-    `named` is what the model's options belong to; `elsewhere` is word -> the dotted key that it is in a section.
+    `named` is the component that the model's options belong to; `elsewhere` maps a word to the dotted key that it
+    probably means.
     """
     root = schema_of(model)
     for item in error.errors(include_url=False):
@@ -104,13 +105,13 @@ def _bad_value(item: Mapping[str, Any], at: Path, root: Schema, loc: Path) -> Co
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """The close word, or else all the words that there are."""
+    """Returns the closest word as a hint, or all known words."""
     words = sorted(known)
     return suggest(name, words) or (f"Known: {', '.join(words)}." if words else None)
 
 
 def found(value: Any) -> str:
-    """A value as a sentence names it."""
+    """Returns a value as messages name it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (int, float)):
@@ -121,7 +122,7 @@ def found(value: Any) -> str:
 
 
 def expectation(schema: Schema) -> str:
-    """What a JSON schema allows, in words; empty where it allows anything."""
+    """Returns in words which values a JSON schema allows; empty if it allows any."""
     if "anyOf" in schema:
         return ", or ".join(filter(None, dict.fromkeys(expectation(part) for part in schema["anyOf"])))
     if "const" in schema:
@@ -161,9 +162,9 @@ def _is_number(text: str) -> bool:
 
 
 def coerced(model: BaseModel, given: Mapping[str, Any], at: Path) -> Iterator[Complaint]:
-    """Options that validation turned into something else: text or true into a number, 10.0 into 10.
+    """Yields options that validation converted: text or true to a number, 10.0 to 10.
 
-    A component's own validators may read text as they like; only text that looks like the number counts.
+    A component's own validators may parse text in any way; only text that looks like a number counts.
     """
     root = schema_of(type(model))
     kept = model.model_dump(mode="json")
@@ -195,7 +196,7 @@ def _differ_in_kind(given: Any, kept: Any) -> bool:
 
 
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
-    """The JSON Schema of a model; one that allows anything where an option's type has none."""
+    """Returns the JSON Schema of a model; an empty one if an option's type has no schema."""
     try:
         return model.model_json_schema()
     except PydanticInvalidForJsonSchema:
@@ -203,7 +204,7 @@ def schema_of(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _walk(root: Schema, loc: Path) -> tuple[Schema, int]:
-    """The schema at `loc` and how many of its parts lead there; a union's own labels lead nowhere."""
+    """Returns the schema at `loc`, and the number of parts of `loc` that lead to it; labels of unions do not count."""
     schema = _resolved(root, root)
     for depth, part in enumerate(loc):
         inner = _child(root, schema, part)

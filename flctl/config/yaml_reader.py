@@ -1,7 +1,7 @@
-"""YAML read strictly: with the place of every key and value, without surprises, and within limits.
+"""Strict YAML reader: keeps the place of every key and value, and enforces limits.
 
 Scalars are those of YAML 1.2 (core schema): `1e-3` is a number, `no` is text, `012` is twelve. Duplicate keys, tags,
-merge keys and several documents are problems. Aliases work, but what they expand to is bounded.
+merge keys and several documents are problems. Aliases work, but their expansion is bounded.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Node:
 
 
 def plain(node: Node) -> Any:
-    """The value without places."""
+    """Returns the value without places."""
     if isinstance(node.value, dict):
         return {key: plain(entry.node) for key, entry in node.value.items()}
     if isinstance(node.value, list):
@@ -61,7 +61,7 @@ def plain(node: Node) -> Any:
 
 
 def read_source(path: Path) -> Source:
-    """The text of a YAML file. Raises ConfigError when it is missing, larger than 1 MiB, or not UTF-8."""
+    """Returns the text of a YAML file. Raises ConfigError if it is missing, larger than 1 MiB, or not UTF-8."""
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise ConfigError(f"config file {path} {what}", hint="Give the path of a YAML file.")
@@ -77,9 +77,9 @@ def read_source(path: Path) -> Source:
 
 
 def parse(source: Source) -> tuple[Node, list[Problem]]:
-    """The document in `source` (an empty one is null) and what is wrong with its keys.
+    """Returns the document in `source` (an empty one is null) and the problems of its keys.
 
-    Raises ConfigError where the text is not YAML, or not within the limits.
+    Raises ConfigError if the text is not YAML, or exceeds the limits.
     """
     try:
         root = _Loader(source).get_single_node()
@@ -96,7 +96,7 @@ def parse(source: Source) -> tuple[Node, list[Problem]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes without resolving scalars, and stops at tags, at depth and at size."""
+    """Composes nodes without resolving scalars; rejects tags, excessive depth and excessive size."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
@@ -124,7 +124,7 @@ class _Loader(yaml.SafeLoader):
 
 @dataclass(slots=True)
 class _Reading:
-    """Turns composed nodes into ours, collecting problems; counts again because aliases repeat nodes."""
+    """Converts composed nodes, collecting problems. Counts nodes again, because an alias repeats those it refers to."""
 
     source: Source
     problems: list[Problem] = field(default_factory=list)
@@ -140,7 +140,7 @@ class _Reading:
             return Node([self.node(item, depth + 1) for item in node.value], self.place(node))
         text = str(node.value)
         if SURROGATE.search(text):
-            raise _stop("an escape that is half of a surrogate pair", node.start_mark)
+            raise _stop("an escape is half of a surrogate pair", node.start_mark)
         quoted = isinstance(node, yaml.ScalarNode) and node.style
         return Node(text if quoted else scalar(text), self.place(node))
 
@@ -175,7 +175,7 @@ class _Reading:
 
 
 def scalar(text: str) -> str | int | float | bool | None:  # noqa: PLR0911
-    """What a plain (unquoted) scalar means in YAML 1.2."""
+    """Returns the value of a plain (unquoted) scalar in YAML 1.2."""
     if NULL.match(text):
         return None
     if TRUE.match(text) or FALSE.match(text):

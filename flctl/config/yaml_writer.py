@@ -1,4 +1,4 @@
-"""Plain values -> YAML text that `flctl.config.yaml_reader` reads back to equal values, with a comment per key."""
+"""YAML writer: text that `flctl.config.yaml_reader` reads back to equal values, with a comment per key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Comment = Callable[[tuple[str, ...]], str]
 
 
 def write(tree: Mapping[str, Any], comment: Comment = lambda path: "") -> str:
-    """Mappings as blocks, lists in one line; `comment` gives the text after `#` for a key's path, or ""."""
+    """Returns mappings as blocks and lists in one line; `comment` gives the text after `#` for a key's path, or ""."""
     lines = list(_lines(tree, (), comment))
     width = max((len(text) for text, note in lines if note), default=0)
     return "".join(f"{text:<{width}}  # {note}\n" if note else f"{text}\n" for text, note in lines) or "{}\n"
@@ -35,7 +35,7 @@ def _lines(tree: Mapping[str, Any], path: tuple[str, ...], comment: Comment) -> 
 
 
 def inline(value: Any) -> str:
-    """A value in one line."""
+    """Returns a value in one line."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_text(str(key))}: {inline(item)}" for key, item in value.items()) + "}"
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -48,7 +48,7 @@ def inline(value: Any) -> str:
 def _number(value: float) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
-    # YAML 1.1 readers take "1e-08" for text, and "1.0e-08" for the number that it is.
+    # YAML 1.1 readers parse "1e-08" as text, and "1.0e-08" as a number.
     return re.sub(r"^(-?\d+)e", r"\1.0e", repr(value))
 
 

@@ -44,7 +44,7 @@ def refused(text="", **layers):
         ("strategy: fedprux", "x.yaml:1:11: unknown strategy 'fedprux'. Did you mean 'fedprox'?"),
         ("strategy:\n  name: fedprux", "x.yaml:2:9: unknown strategy 'fedprux'."),
         ("transforms:\n  clap: {}", "x.yaml:2:3: unknown transform 'clap'. Did you mean 'clip'?"),
-        ("transforms: [clip, clip]", "x.yaml:1:20: transform 'clip' stands here twice"),
+        ("transforms: [clip, clip]", "x.yaml:1:20: transform 'clip' is listed twice"),
         ("transforms: {clip: 1}", "x.yaml:1:20: transforms.clip must be a mapping of options"),
         ("transforms: [3]", "x.yaml:1:14: a transform is a name, or a mapping with a name."),
         ("transforms:\n  clip:", "x.yaml:2:3: transforms.clip.norm is missing; it must be a number above 0"),

@@ -111,7 +111,7 @@ def test_places_are_those_of_keys_and_values():
         ("a: *b", "x.yaml:1:4: found undefined alias 'b'"),
         ("? [x]\n: 1\n", "x.yaml:1:3: a key must be a single word, not a list or mapping"),
         ("b: &b {c: 1}\na:\n  <<: *b\n", "x.yaml:3:3: merge keys (<<) are not allowed. Write the keys out."),
-        ('a: "\\ud800"', "x.yaml:1:4: an escape that is half of a surrogate pair"),
+        ('a: "\\ud800"', "x.yaml:1:4: an escape is half of a surrogate pair"),
         ("a: 1\nb: \x07x", "x.yaml:2:4: the character U+0007 cannot stand in YAML"),
         ("a: 'x\n", "x.yaml:2:1: found unexpected end of stream"),
         ("日本: 1\n日本: 2", "x.yaml:2:1: duplicate key '日本', first at x.yaml:1:1\n  2 | 日本: 2\n    | ^^^^"),

@@ -19,41 +19,54 @@ OWN = {
     "min-max": ("knows", "direction"),
     "backdoor": ("target", "trigger", "poisoned", "boost"),
 }
-"""The keys that each attack has for itself."""
+"""The keys that belong to each attack alone."""
 
 
 class AttackConfig(Section):
-    """Malicious clients, simulated."""
+    """Simulated malicious clients."""
 
-    name: AttackName = Field(default="none", description="What malicious clients do.")
+    name: AttackName = Field(default="none", description="The attack that malicious clients carry out.")
     fraction: float = Field(
-        default=0.2, gt=0, lt=1, description="Share of the clients with training rows that are malicious."
+        default=0.2, gt=0, lt=1, description="Fraction of the clients with training rows that are malicious."
     )
-    clients: int | None = Field(default=None, ge=1, description="How many clients are malicious, instead of a share.")
+    clients: int | None = Field(default=None, ge=1, description="Number of malicious clients, instead of a fraction.")
     since: int = Field(default=1, ge=1, description="First round in which they attack.")
     knows: Literal["honest", "own"] = Field(
         default="honest",
-        description="alie, ipm, min-max: the updates that malicious clients know, those of the round's honest clients, "
-        "or those that they themselves would have sent (own).",
+        description="alie, ipm, min-max: updates that malicious clients know: those of the round's honest clients, "
+        "or their own honest ones (own).",
     )
-    factor: float = Field(default=4.0, gt=0, description="sign-flip: an update is sent times minus this.")
-    std: float = Field(default=1.0, gt=0, description="gaussian: standard deviation of what is sent instead.")
+    factor: float = Field(
+        default=4.0, gt=0, description="sign-flip: malicious clients send minus this times their update."
+    )
+    std: float = Field(
+        default=1.0, gt=0, description="gaussian: standard deviation of the noise sent instead of an update."
+    )
     z: float | None = Field(
-        default=None, gt=0, description="alie: deviations from the mean; null: as many as the paper finds unseen."
+        default=None,
+        gt=0,
+        description="alie: standard deviations from the mean; null: the paper's undetected maximum.",
     )
-    epsilon: float = Field(default=0.1, gt=0, description="ipm: the mean of what they know is sent times minus this.")
+    epsilon: float = Field(
+        default=0.1,
+        gt=0,
+        description="ipm: malicious clients send minus epsilon times the mean of the updates that they know.",
+    )
     direction: Literal["std", "sign", "unit"] = Field(
-        default="std", description="min-max: away from the mean, against its deviation, its sign or itself."
+        default="std",
+        description="min-max: direction of the perturbation: minus the std, the sign of the mean, or the unit mean.",
     )
-    target: int = Field(default=0, ge=0, description="backdoor: the class that rows with the trigger are to have.")
+    target: int = Field(default=0, ge=0, description="backdoor: class that rows with the trigger should be assigned.")
     trigger: int = Field(
         default=3,
         ge=1,
         description="backdoor: side of the trigger, a square in an image's last corner; or number of last features.",
     )
-    poisoned: float = Field(default=0.5, gt=0, le=1, description="backdoor: share of their rows with the trigger.")
+    poisoned: float = Field(
+        default=0.5, gt=0, le=1, description="backdoor: fraction of their rows that get the trigger."
+    )
     boost: float | None = Field(
-        default=None, gt=0, description="backdoor: what updates are multiplied by; null: as to replace the model."
+        default=None, gt=0, description="backdoor: factor on updates; null: large enough to replace the model."
     )
 
     def idle(self) -> Reasons:

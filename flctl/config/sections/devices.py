@@ -13,48 +13,50 @@ CLOCK = ("speed", *LINK)
 
 
 class DevicesConfig(Section):
-    """How far clients' devices get in a round, simulated."""
+    """Simulated client devices: how many local steps each completes in a round, and when it answers."""
 
     stragglers: float | None = Field(
-        default=None, ge=0, le=1, description="Share of a cohort that stops before its work is done, wherever it is."
+        default=None, ge=0, le=1, description="Fraction of each cohort that stops early (stragglers)."
     )
-    speed: float | None = Field(default=None, gt=0, description="Local steps a second; the median device's.")
+    speed: float | None = Field(default=None, gt=0, description="Local steps per second of the median device.")
     speed_spread: float = Field(
-        default=0.0, ge=0, le=10, description="Between devices: standard deviation of the speed's logarithm."
+        default=0.0, ge=0, le=10, description="Standard deviation of log speed between devices."
     )
     speed_jitter: float = Field(
-        default=0.0, ge=0, le=10, description="Between a device's rounds: standard deviation of the speed's logarithm."
+        default=0.0, ge=0, le=10, description="Standard deviation of log speed between the rounds of a device."
     )
     upload: float | None = Field(
-        default=None, gt=0, description="Bytes a second from a device, the median one's; null: takes no time."
+        default=None, gt=0, description="Upload rate of the median device, in bytes per second; null: instantaneous."
     )
     download: float | None = Field(
-        default=None, gt=0, description="Bytes a second to a device, the median one's; null: takes no time."
+        default=None, gt=0, description="Download rate of the median device, in bytes per second; null: instantaneous."
     )
     network_spread: float = Field(
-        default=0.0, ge=0, le=10, description="Between devices: standard deviation of both rates' logarithm."
+        default=0.0, ge=0, le=10, description="Standard deviation of both log rates between devices."
     )
     availability: float = Field(
-        default=1.0, gt=0, le=1, description="Probability that a device that is asked is there in a round."
+        default=1.0, gt=0, le=1, description="Probability that a selected device is available in a round."
     )
     deadline: float | None = Field(
-        default=None, gt=0, description="Simulated seconds after which the server takes no more; null: it waits."
+        default=None,
+        gt=0,
+        description="Simulated seconds after which the server stops waiting; null: it waits for all.",
     )
     over_selection: float = Field(
         default=0.0,
         ge=0,
         le=100,
-        description="Ask `cohort.clients` times one plus this, and take the first to be done.",
+        description="Select (1 + this) times `cohort.clients`, and use the first `cohort.clients` to finish.",
     )
 
     @property
     def clocked(self) -> bool:
-        """Whether simulated time passes."""
+        """True if simulated time passes."""
         return any(getattr(self, name) is not None for name in CLOCK)
 
     @property
     def simulated(self) -> bool:
-        """Whether there is anything to simulate."""
+        """True if any device property is simulated."""
         return self.clocked or self.stragglers is not None or self.availability < 1
 
     def idle(self) -> Reasons:
@@ -66,4 +68,4 @@ class DevicesConfig(Section):
             clock = without(("deadline", "over_selection"), "without speed, upload or download")
             return {**speed, **network, **clock}
         named = " and ".join(name for name in CLOCK if getattr(self, name) is not None)
-        return {**speed, **network, **without(("stragglers",), f"with {named}: they say who is late")}
+        return {**speed, **network, **without(("stragglers",), f"with {named}, which determine the stragglers")}

@@ -1,7 +1,7 @@
-"""The base of a configuration's sections: frozen, and with a refusal of keys that would have no effect.
+"""The base of a configuration's sections: frozen, with an error for keys that would have no effect.
 
-A key "has no effect" when another key switches it off, as `momentum` under Adam. Setting such a key to anything
-but its default where that says "off" (0, false, null) is an error, because a sweep over it would compare equal runs.
+A key "has no effect" if another key switches it off, as `momentum` under Adam. Setting such a key to anything but its
+neutral default (0, false, null) is an error, because a sweep over it would compare equal runs.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Section(Options):
     """A section whose keys can be switched off by other keys."""
 
     NEUTRAL: ClassVar[Mapping[str, Any]] = {}
-    """Defaults that hold anyway when the key is switched off, beside 0, false and null."""
+    """Defaults that are allowed even if the key is switched off, beside 0, false and null."""
 
     def idle(self) -> Reasons:
-        """The keys without effect under these values, each with what switches it off."""
+        """Returns the keys without effect under these values, each with the reason."""
         return {}
 
     @model_validator(mode="after")
@@ -49,10 +49,10 @@ class Section(Options):
 
 
 def without(names: tuple[str, ...], reason: str) -> Reasons:
-    """The same reason for each of these keys."""
+    """Returns the same reason for each of these keys."""
     return dict.fromkeys(names, reason)
 
 
 def about(key: str, sentence: str, hint: str) -> PydanticCustomError:
-    """An error of a section that stands at one of its keys; `{at}` in the texts is the section's name."""
+    """Returns an error of a section that is reported at one of its keys; `{at}` in the texts is the section's name."""
     return PydanticCustomError(KEY_ERROR, "{sentence}", {"key": key, "sentence": sentence, "hint": hint})

@@ -46,18 +46,16 @@ class ComponentConfig(Options):
 
 
 class LocalConfig(Section):
-    """How each client trains in a round."""
+    """Local training on each client in a round."""
 
-    epochs: int = Field(
-        default=1, ge=1, description="Passes over the client's rows; without effect when `steps` is set."
-    )
+    epochs: int = Field(default=1, ge=1, description="Passes over the client's rows; no effect if `steps` is set.")
     steps: int | None = Field(
         default=None,
         ge=1,
-        description="Minibatch steps instead of epochs, the same for each client, whatever its size.",
+        description="Minibatch steps instead of epochs, the same number for each client.",
     )
-    batch_size: int = Field(default=32, ge=0, description="Rows per step; 0 takes all of the client's rows at once.")
-    drop_last: bool = Field(default=False, description="Leave out the last batch of an epoch when it is smaller.")
+    batch_size: int = Field(default=32, ge=0, description="Rows per step; 0: all of the client's rows.")
+    drop_last: bool = Field(default=False, description="Leave out the last batch of an epoch if it is smaller.")
     optimizer: Literal["sgd", "adam", "adamw"] = Field(
         default="sgd", description="The client's optimiser, fresh each round."
     )
@@ -71,18 +69,18 @@ class LocalConfig(Section):
     beta_2: float = Field(default=0.999, ge=0, lt=1, description="Second moment decay of adam, adamw.")
     eps: float = Field(default=1e-8, gt=0, description="Added to the denominator by adam, adamw.")
     clip_norm: float | None = Field(
-        default=None, gt=0, description="Largest l2 norm of a minibatch gradient; null: no clipping."
+        default=None, gt=0, description="Largest L2 norm of a minibatch gradient; null: no clipping."
     )
     schedule: Literal["constant", "step", "exponential", "cosine", "linear"] = Field(
-        default="constant", description="How lr changes with the round."
+        default="constant", description="Schedule of the learning rate over rounds."
     )
     decay: float = Field(default=0.99, gt=0, le=1, description="Factor of the step and exponential schedules.")
     decay_rounds: int = Field(
         default=1, ge=1, description="Rounds between two decays (step), or per factor `decay` (exponential)."
     )
-    warmup_rounds: int = Field(default=0, ge=0, description="Rounds over which lr grows linearly to its value.")
+    warmup_rounds: int = Field(default=0, ge=0, description="Rounds over which lr grows linearly to its full value.")
     min_lr: float = Field(
-        default=0.0, ge=0, description="Where cosine and linear end, and the floor of step and exponential."
+        default=0.0, ge=0, description="Final lr of cosine and linear; lower bound of step and exponential."
     )
 
     @model_validator(mode="before")
@@ -100,7 +98,7 @@ class LocalConfig(Section):
         return self
 
     def amount(self) -> LocalWork:
-        """The section as clients are asked it, at the learning rate before its schedule."""
+        """Returns the section as local work, at the learning rate before its schedule."""
         return LocalWork(**{item.name: getattr(self, item.name) for item in fields(LocalWork)})
 
     def idle(self) -> Reasons:
@@ -126,23 +124,23 @@ class LocalConfig(Section):
 
 
 class CohortConfig(Section):
-    """Who takes part in a round."""
+    """Selection of each round's clients."""
 
     sampling: Literal["fixed", "poisson", "all", "cyclic", "trace"] = Field(
         default="fixed",
-        description="fixed: `clients` at random; poisson: each with probability `rate`; all: everyone; "
+        description="fixed: `clients` at random; poisson: each with probability `rate`; all: every client; "
         "cyclic: `clients` in turn; trace: up to `clients` of those that `trace` lists as available.",
     )
-    clients: int = Field(default=10, ge=1, description="Clients per round (fixed, cyclic, trace).")
+    clients: int = Field(default=10, ge=1, description="Clients sampled per round (fixed, cyclic, trace).")
     rate: float | None = Field(default=None, gt=0, le=1, description="Probability that a client takes part (poisson).")
     max_cohort: int | None = Field(
-        default=None, ge=1, description="Where more clients than this are drawn, so many of them at random (poisson)."
+        default=None, ge=1, description="Largest cohort; a larger one is cut to a random subset of this size (poisson)."
     )
     trace: str | None = Field(
-        default=None, min_length=1, description="File with the available clients of each round (trace)."
+        default=None, min_length=1, description="File that lists the available clients of each round (trace)."
     )
     separation: int | None = Field(
-        default=None, ge=1, description="Ask each client only in one of so many rounds in turn (trace)."
+        default=None, ge=1, description="Select each client in at most one of this many consecutive rounds (trace)."
     )
 
     @model_validator(mode="after")
@@ -162,7 +160,7 @@ class CohortConfig(Section):
 
 
 class ServerConfig(Section):
-    """What the server does with the mean update (Reddi et al. 2021)."""
+    """Server optimiser, applied to the mean update (Reddi et al. 2021)."""
 
     optimizer: ServerOptimizerName = Field(default="sgd", description="The server's optimiser; sgd at lr 1 is FedAvg.")
     lr: float = Field(default=1.0, gt=0, description="Server learning rate.")
@@ -183,30 +181,34 @@ class ServerConfig(Section):
 
 
 class EvalConfig(Section):
-    """When and how the global model is evaluated."""
+    """Evaluation of the global model."""
 
     every: int = Field(
-        default=1, ge=0, description="Evaluate after every so many rounds, and after the last; 0: only then."
+        default=1, ge=0, description="Rounds between evaluations; the last round is always evaluated. 0: only the last."
     )
     batch_size: int = Field(default=1000, ge=1, description="Examples per evaluation batch.")
     per_client: bool = Field(default=False, description="Also evaluate on each client's own test rows.")
     disclose_clients: bool = Field(
         default=False,
-        description="Allow `per_client` under an aggregator that hides clients; each round's notes then say so.",
+        description="Allow `per_client` with an aggregator that hides clients; each round's notes then record it.",
     )
 
 
 class StopConfig(Section):
-    """When to stop before `rounds` is reached."""
+    """Early stopping, before `rounds` is reached."""
 
     metric: str | None = Field(
-        default=None, min_length=1, description="What `target` and `patience` look at; null: `metric`."
+        default=None, min_length=1, description="Metric of `target` and `patience`; null: `metric`."
     )
     target: float | None = Field(default=None, description="Stop once the metric reaches this value.")
-    patience: int | None = Field(default=None, ge=1, description="Stop after so many evaluations without improvement.")
-    min_delta: float = Field(default=0.0, ge=0, description="Smallest change that `patience` counts as an improvement.")
+    patience: int | None = Field(
+        default=None, ge=1, description="Stop after this many evaluations without improvement."
+    )
+    min_delta: float = Field(
+        default=0.0, ge=0, description="Smallest change that counts as an improvement for `patience`."
+    )
     minutes: float | None = Field(
-        default=None, gt=0, description="Stop after the first round that ends later than this."
+        default=None, gt=0, description="Stop after the first round that ends later than this many minutes."
     )
 
     def idle(self) -> Reasons:
@@ -218,19 +220,19 @@ class StopConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When a checkpoint is written; the last round always is."""
+    """Checkpoints; one is always written after the last round."""
 
-    every: int = Field(default=10, ge=0, description="Write after every so many rounds; 0: not by rounds.")
+    every: int = Field(default=10, ge=0, description="Rounds between checkpoints; 0: not by rounds.")
     seconds: float = Field(
-        default=30.0, ge=0, description="Also write once so many seconds have passed, until the next; 0: not by time."
+        default=30.0, ge=0, description="Seconds after which a checkpoint is due as well; 0: not by time."
     )
     keep: int | None = Field(
-        default=None, ge=1, description="Keep only so many of the latest, beside the best; null: all."
+        default=None, ge=1, description="Number of latest checkpoints to keep, beside the best; null: all."
     )
 
 
 class EngineConfig(Section):
-    """Where clients run. Keys beyond these are the named engine's own options."""
+    """Engine that runs clients. Keys beyond these are the named engine's own options."""
 
     NEUTRAL: ClassVar[Mapping[str, Any]] = {"workers": 1}
 
@@ -239,19 +241,20 @@ class EngineConfig(Section):
         min_length=1,
         description="auto (pool if workers is above 1), inprocess, pool, or a plugin's.",
     )
-    workers: int = Field(default=1, ge=1, description="Processes that train clients; the numbers do not depend on it.")
+    workers: int = Field(default=1, ge=1, description="Worker processes; results do not depend on their number.")
     max_failures: int = Field(default=0, ge=0, description="Clients that may fail in a round before the run stops.")
     deadline: float | None = Field(
         default=None, gt=0, description="Seconds after which a client's reply no longer counts."
     )
     executor: Literal["auto", "shared", "stacked", "fused", "vmap", "sequential"] = Field(
-        default="auto", description="How clients are trained; `flctl train --explain` says what auto chooses, and why."
+        default="auto",
+        description="How clients are trained; `flctl train --explain` shows the choice of auto, and the reasons.",
     )
     memory: str = Field(
         default="1 GiB",
         pattern=MEMORY,
-        description="What training may take in each process that trains: a number of MiB or GiB. A chunk of clients "
-        "is cut so that it fits.",
+        description="Memory limit of training in each worker process: a number of MiB or GiB. Chunks of clients are "
+        "sized to fit.",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="The engine's own options.")
 
