@@ -99,6 +99,7 @@ class SecureAggregation(flctl.Aggregator):
     _home: Home = NoHome()
     _max_weight: float = _NO_RUN_WEIGHT
     _accept_zeros = False
+    _rounds = 1_000_000
     _local = LocalBounds(lr=(0.0, math.inf), drop_last=True)
 
     @property
@@ -126,6 +127,7 @@ class SecureAggregation(flctl.Aggregator):
             placed._home = KeysHome(Path(self.config.keys), directory)
         placed._max_weight = _largest_weight(run)
         placed._accept_zeros = any(transform.bounds_clients for transform in run.transforms.values())
+        placed._rounds = run.config.rounds
         placed._local = LocalBounds.of(run.config.local.amount())
         return placed
 
@@ -145,6 +147,7 @@ class SecureAggregation(flctl.Aggregator):
         self.encoding(count, {**run.update_layout, WEIGHT: 1})
         if isinstance(self._home, KeysHome):
             self._home.check(run.partition.client_ids)
+            _require_allowed(self._home, self._options(None))
 
     def degrees(self, count: int) -> Degrees:
         """k and t for a cohort of `count`, chosen or as configured. Raises IncompatibleError where they protect less
@@ -207,7 +210,12 @@ class SecureAggregation(flctl.Aggregator):
         return me.step(memory, message, vector, AskedWork.of(ctx.round, ctx.work))
 
     def _policy(self, roster: Roster) -> Policy:
-        """What the run's options say, as a policy: in a simulation, all that clients insist on."""
+        """The client's own policy, tightened by the run's options; in a simulation, the options alone."""
+        own, options = self._home.policy(), self._options(roster.run or None)
+        return options if own is None else own.tightened(options)
+
+    def _options(self, run: str | None) -> Policy:
+        """The run's options as a policy."""
         config = self.config
         return Policy(
             mode=config.mode,
@@ -220,9 +228,10 @@ class SecureAggregation(flctl.Aggregator):
             ciphers=(config.cipher,),
             max_weight=self._weight,
             differing=self._differing,
-            run=roster.run or None,
+            run=run,
             local=self._local,
-            simulation=True,
+            rounds=self._rounds,
+            simulation=not isinstance(self._home, KeysHome),
             accept_zeros=self._accept_zeros,
         )
 
@@ -334,6 +343,16 @@ def _require_varied(run: RunInfo) -> None:
             f"each client makes one step of '{local.optimizer}', whose values have one magnitude, and weights differ: "
             "the sum of a few clients' signs can be taken apart",
             hint=f"{hint} Or make more steps (local.steps, local.batch_size).",
+        )
+
+
+def _require_allowed(home: KeysHome, options: Policy) -> None:
+    """Raises IncompatibleError for options that the clients' own policy refuses."""
+    found = home.policy().objections(options)
+    if found:
+        raise IncompatibleError(
+            f"the policy of the clients refuses this run: {'; '.join(found)}",
+            hint=f"Change aggregator.* or local.*, or the policy: flctl secagg policy show {home.path}.",
         )
 
 

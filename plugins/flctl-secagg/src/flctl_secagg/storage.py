@@ -9,6 +9,8 @@ from pathlib import Path
 
 from flctl import ConfigError, IncompatibleError
 from flctl_secagg.client.ledger import Ledger
+from flctl_secagg.client.policy import Policy
+from flctl_secagg.client.policy_file import POLICY, read_policy
 from flctl_secagg.crypto.primitives import new_key
 from flctl_secagg.identity.keys import Keyring, identity_public, read_private, write_private, write_public
 from flctl_secagg.identity.roster import ROSTER, Roster, make_roster, read_roster
@@ -36,6 +38,10 @@ class Home:
     def ledger(self) -> Ledger:
         """The record of sessions."""
         raise NotImplementedError
+
+    def policy(self) -> Policy | None:
+        """The clients' own policy; None in a simulation, where the run's options are the policy."""
+        return None
 
     @property
     def directory(self) -> Path | None:
@@ -86,8 +92,13 @@ class KeysHome(Home):
 
     def roster(self) -> Roster:
         roster = read_roster(self.path / ROSTER)
-        roster.check(pinned_operator(self.path / OPERATOR))
+        pinned = read_policy(self.path / POLICY).operator
+        roster.check(pinned_operator(self.path / OPERATOR) if pinned is None else pinned)
         return roster
+
+    def policy(self) -> Policy:
+        """That in `policy.toml`, where the keys are: a client that finds its key finds its policy."""
+        return read_policy(self.path / POLICY).policy
 
     def keyring(self) -> Keyring:
         return Keyring.files(self.path / CLIENTS)

@@ -21,8 +21,10 @@ Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The directory of
 app = typer.Typer(no_args_is_help=True, help="Secure aggregation: keys, rosters, costs and transcripts.")
 keys = typer.Typer(no_args_is_help=True, help="Identity keys of clients and of the operator.")
 roster = typer.Typer(no_args_is_help=True, help="The list of who takes part, signed by the operator.")
+policy = typer.Typer(no_args_is_help=True, help="The policy of clients: what they take part in.")
 app.add_typer(keys, name="keys")
 app.add_typer(roster, name="roster")
+app.add_typer(policy, name="policy")
 
 
 def register(root: typer.Typer) -> None:
@@ -92,6 +94,40 @@ def check(directory: Directory, as_json: JsonFlag = False) -> None:
     from flctl_secagg.storage import KeysHome
 
     _tell("secagg roster verify", *_told(KeysHome(directory).roster()), as_json)
+
+
+@policy.command("init")
+def init_policy(directory: Directory, as_json: JsonFlag = False) -> None:
+    """Write the policy of the clients in DIR with every key, its description and its default; never over another."""
+    from flctl import ConfigError
+    from flctl_secagg.client.policy_file import POLICY, policy_text
+    from flctl_secagg.identity.keys import write_public
+
+    path = directory / POLICY
+    if path.exists():
+        raise ConfigError(f"{path} exists", hint="Edit it, or move it away.")
+    write_public(path, policy_text())
+    _tell("secagg policy init", {"path": str(path)}, [str(path)], as_json)
+
+
+@policy.command("show")
+def show_policy(
+    directory: Directory,
+    option: Annotated[
+        list[str] | None, typer.Option("-o", "--option", help="KEY=VALUE of aggregator.* that a run would have.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print the effective policy of the clients in DIR and the origin of each value; exit code 2 if it is not valid.
+
+    With -o, tightened by a run's options; exit code 3 if the policy refuses them.
+    """
+    from flctl_secagg.planning.own_policy import effective
+
+    data = effective(directory, _options(option or []))
+    width = max(map(len, data))
+    lines = [f"{name:{width}}  {one['value']!s:24} {one['origin']}" for name, one in data.items()]
+    _tell("secagg policy show", {"policy": data}, lines, as_json)
 
 
 @app.command("plan")

@@ -40,6 +40,18 @@ class LocalBounds:
         drop_last = self.drop_last and other.drop_last
         return type(self)(**ranges, weight_decay=min(self.weight_decay, other.weight_decay), drop_last=drop_last)
 
+    def objections(self, run: Self) -> list[str]:
+        """What these bounds refuse of all that a run asks."""
+        found = []
+        for name in _RANGES:
+            mine, asked = getattr(self, name), getattr(run, name)
+            least, most = _overlap(mine, asked)
+            if least > most:
+                found.append(f"local.{name} is {asked[1]:g}, expected {mine[0]:g} to {mine[1]:g}")
+        if run.drop_last and not self.drop_last:
+            found.append("local.drop_last is true, expected false")
+        return found
+
     def check(self, local: LocalWork) -> None:
         """Raises ProtocolError for local training outside of the bounds."""
         asked = {"lr": local.lr, "batch_size": local.batch_size}

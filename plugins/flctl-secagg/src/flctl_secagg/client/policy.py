@@ -43,6 +43,7 @@ class Policy:
     - `max_weight`, `rounds`, `largest`: the largest weight, round number, and count of words.
     - `differing`: `refuse` opens no shares for survivors whose sum, together with earlier ones, gives the update of one
       client or a combination of two.
+    - `session_seconds`: a session is over after that.
     - `run`: the name of the run; any without it.
     - `local`: bounds of local training.
     - `accept_zeros`: an update of zero is sent. Under differential privacy a client that diverges counts as zeros, and
@@ -64,6 +65,7 @@ class Policy:
     rounds: int = 1_000_000
     largest: int = 1 << 31
     differing: Differing = "warn"
+    session_seconds: float = 86_400.0
     run: str | None = None
     local: LocalBounds = field(default_factory=LocalBounds)
     simulation: bool = False
@@ -88,6 +90,26 @@ class Policy:
         _demand(self.simulation or not asked.limited, "the work allows some clients fewer steps than others")
         if asked.local is not None:
             self.local.check(asked.local)
+
+    def objections(self, run: Policy) -> list[str]:
+        """What this policy refuses of every session under a run's options, given as a policy."""
+        least, most = ("minimum", "corrupt", "dropped", "clip_floor"), ("clip", "max_weight", "rounds")
+        found = [f"mode is {run.mode}, expected {self.mode}"] if (self.mode, run.mode) == ("active", "hbc") else []
+        found += [
+            f"{name.removesuffix('_floor')} is {getattr(run, name):g}, expected at least {getattr(self, name):g}"
+            for name in least
+            if getattr(run, name) < getattr(self, name)
+        ]
+        found += [
+            f"{name} is {getattr(run, name):g}, expected at most {getattr(self, name):g}"
+            for name in most
+            if getattr(run, name) > getattr(self, name)
+        ]
+        if not _common(self.bits, run.bits):
+            found.append(f"bits is {_listed(run.bits)}, expected {_listed(self.bits)}")
+        if not _common(self.ciphers, run.ciphers):
+            found.append(f"cipher is {_listed(run.ciphers)}, expected {_listed(self.ciphers)}")
+        return found + self.local.objections(run.local)
 
     def tightened(self, other: Policy) -> Policy:
         """The policy that accepts what both accept, and nothing else."""
@@ -165,7 +187,7 @@ class Policy:
 
 
 _HIGHER_IS_STRICTER = ("minimum", "threshold", "corrupt", "dropped", "clip_floor")
-_LOWER_IS_STRICTER = ("clip", "clipped", "max_weight", "rounds", "largest")
+_LOWER_IS_STRICTER = ("clip", "clipped", "max_weight", "rounds", "largest", "session_seconds")
 
 
 def _common(mine: tuple[Value, ...], others: tuple[Value, ...]) -> tuple[Value, ...]:

@@ -11,21 +11,26 @@ from flctl_secagg.aggregator import SecureAggregation
 from flctl_secagg.encoding.vectors import WEIGHT
 from flctl_secagg.planning.costs import Plan, Speed, plan
 
-__all__ = ["planned"]
+__all__ = ["configured", "planned"]
 
 _PARAMETERS = 700
 """Bytes of a session's parameters without the cohort's ids."""
 
 
-def planned(clients: int, parameters: int, options: Mapping[str, str], speed: Speed) -> Plan:
-    """What a session of `clients` costs under the options of `aggregator:`. Raises ConfigError for options that are
-    none, IncompatibleError for what cannot be kept."""
+def configured(options: Mapping[str, str]) -> SecureAggregation:
+    """The aggregator under the options of `aggregator:`. Raises ConfigError for an option that is not valid."""
     try:
-        aggregator = SecureAggregation.from_options(dict(options))
+        return SecureAggregation.from_options(dict(options))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "options"
         raise ConfigError(f"aggregator.{key}: {first['msg']}", hint="See the options in docs/secagg.md.") from error
+
+
+def planned(clients: int, parameters: int, options: Mapping[str, str], speed: Speed) -> Plan:
+    """What a session of `clients` costs under the options of `aggregator:`. Raises ConfigError for options that are
+    none, IncompatibleError for what cannot be kept."""
+    aggregator = configured(options)
     encoding = aggregator.encoding(clients, {"delta": parameters, WEIGHT: 1})
     hello = _PARAMETERS + clients * (len(str(clients)) + 3)
     return plan(encoding, aggregator.degrees(clients), aggregator.config.mode == "active", hello, speed)

@@ -1,0 +1,48 @@
+"""The effective policy of clients, and where each of its values comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flctl import IncompatibleError
+from flctl_secagg.client.policy import Policy
+from flctl_secagg.client.policy_file import POLICY, read_policy
+from flctl_secagg.planning.options import configured
+
+__all__ = ["effective"]
+
+
+def effective(directory: Path, options: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Key -> its value and its origin: the file, "default", or "run" if a run's options make it stricter.
+
+    Raises ConfigError for a policy or an option that is not valid, IncompatibleError for options that it refuses.
+    """
+    own = read_policy(directory / POLICY)
+    flat = _flat(own.policy)
+    origins = {name: own.origins.get(name, "default") for name in flat}
+    if options:
+        given = configured(options)
+        run = dataclasses.replace(
+            given._options(own.policy.run), simulation=False, rounds=own.policy.rounds, local=own.policy.local
+        )
+        if given.config.max_weight is None:  # a run takes that of its largest client
+            run = dataclasses.replace(run, max_weight=own.policy.max_weight)
+        found = own.policy.objections(run)
+        if found:
+            raise IncompatibleError(
+                f"the policy in {directory} refuses these options: {'; '.join(found)}",
+                hint="Change the options, or the policy.",
+            )
+        tightened = _flat(own.policy.tightened(run))
+        origins = {name: origins[name] if tightened[name] == flat[name] else "run" for name in flat}
+        flat = tightened
+    return {name: {"value": value, "origin": origins[name]} for name, value in flat.items()}
+
+
+def _flat(policy: Policy) -> dict[str, Any]:
+    values = {name: getattr(policy, name) for name in (field.name for field in dataclasses.fields(policy))}
+    local, _ = values.pop("local"), values.pop("simulation")
+    return values | {f"local.{field.name}": getattr(local, field.name) for field in dataclasses.fields(local)}
