@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flctl.engines.engine import Engine
     from flctl.models.model import Model
     from flctl.partition.partitioner import Partitioner
-    from flctl.server.training import Result
+    from flctl.server.training import TrainingResult
 
 
 @hookimpl
@@ -76,7 +76,7 @@ def flctl_commands(app: Any) -> None:
 
 
 @hookimpl
-def flctl_run_finished(result: Result) -> None:
+def flctl_run_finished(result: TrainingResult) -> None:
     from flctl.report.curves import curves
 
     lines = result.directory.lines()

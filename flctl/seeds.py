@@ -14,6 +14,8 @@ import secrets
 import numpy as np
 import numpy.typing as npt
 
+from flctl.types import FloatArray
+
 __all__ = [
     "GOLDEN_GAMMA",
     "Keys",
@@ -77,13 +79,13 @@ def named_keys(seed: int, names: tuple[Name, ...], keys: Keys) -> Keys:
     return mix64(keys ^ np.uint64(derive(seed, *names) & (2**64 - 1)))
 
 
-def uniform(seed: int, names: tuple[Name, ...], keys: Keys) -> npt.NDArray[np.float64]:
+def uniform(seed: int, names: tuple[Name, ...], keys: Keys) -> FloatArray:
     """A number [K] between 0 and 1, both excluded, for each client by its own key [K] (`client_keys`)."""
     words = named_keys(seed, names, keys) >> np.uint64(11)
     return np.asarray((words + 0.5) * 2.0**-53)
 
 
-def normal(seed: int, names: tuple[Name, ...], keys: Keys) -> npt.NDArray[np.float64]:
+def normal(seed: int, names: tuple[Name, ...], keys: Keys) -> FloatArray:
     """A standard normal number [K] for each client by its own key [K] (Box and Muller 1958)."""
     radius, angle = (uniform(seed, (*names, part), keys) for part in ("radius", "angle"))
     return np.asarray(np.sqrt(-2 * np.log(radius)) * np.cos(2 * np.pi * angle))

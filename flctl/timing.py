@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-__all__ = ["Clock"]
+__all__ = ["PhaseTimer"]
 
 
 @dataclass(slots=True)
-class Clock:
+class PhaseTimer:
     """Seconds by phase; phases within phases are told apart."""
 
     seconds: dict[str, float] = field(default_factory=dict)

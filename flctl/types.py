@@ -17,14 +17,16 @@ __all__ = [
     "Aggregate",
     "Allowance",
     "Arrays",
+    "Batch",
     "Checkpoint",
     "ClientId",
     "ClientUpdate",
     "Failure",
+    "FloatArray",
     "Gathered",
+    "IntArray",
     "Layout",
     "LocalWork",
-    "Numbers",
     "Reply",
     "Request",
     "RoundPlan",
@@ -37,6 +39,11 @@ __all__ = [
 ]
 
 ClientId = str
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+"""Counts, sizes, rows or client indices; a docstring gives the shape and the meaning."""
+Batch = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+"""Examples and their targets (x, y), of the same length."""
 Arrays = Mapping[str, npt.NDArray[Any]]
 """A few named FLAT vectors, never a nested tree."""
 Layout = Mapping[str, int]
@@ -90,17 +97,13 @@ class LocalWork:
     clip_norm: float | None = None
 
 
-Numbers = npt.NDArray[np.int64]
-"""Clients by their number in the partition, [K]."""
-
-
 @dataclass(frozen=True, slots=True)
 class Allowance:
     """Who of a cohort makes fewer steps than it is asked for: at most `steps` [n] for the clients `numbers` [n],
     ascending."""
 
-    numbers: Numbers
-    steps: Numbers
+    numbers: IntArray
+    steps: IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +136,8 @@ class RoundPlan:
     round: int
     cohort: tuple[ClientId, ...]
     work: Work
-    numbers: Numbers
-    chunks: tuple[Numbers, ...]
+    numbers: IntArray
+    chunks: tuple[IntArray, ...]
     devices: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -182,11 +185,11 @@ class Gathered:
     """
 
     vectors: Arrays
-    numbers: Numbers
-    weights: npt.NDArray[np.float64]
-    loss: npt.NDArray[np.float64]
-    examples: npt.NDArray[np.float64]
-    steps: npt.NDArray[np.float64]
+    numbers: IntArray
+    weights: FloatArray
+    loss: FloatArray
+    examples: FloatArray
+    steps: FloatArray
     failed: Mapping[int, Failure]
     seconds: Mapping[str, float]
     bytes_up: int

@@ -16,7 +16,7 @@ from flctl.errors import IntegrityError, ProtocolError, StorageError
 from flctl.types import Request, Work
 from flctl.wire import messages
 from flctl.wire.replies import is_out_of_memory
-from flctl.wire.shared_memory import Rooms
+from flctl.wire.shared_memory import AttachedMemory
 
 if TYPE_CHECKING:
     from flctl.client.runtime import ClientRuntime
@@ -58,7 +58,7 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
         return
     write_parts(replies, wire.pack_parts("opened", meta={"error": None}))
     work: Work | None = None
-    rooms = Rooms()
+    rooms = AttachedMemory()
     while True:
         message = read_frame(requests)
         if wire.kind_of(message) == "work":
@@ -67,7 +67,7 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
         write_parts(replies, _reply(runtime, rooms, message, work))
 
 
-def _reply(runtime: ClientRuntime, rooms: Rooms, message: bytes, work: Work | None) -> list[Any]:
+def _reply(runtime: ClientRuntime, rooms: AttachedMemory, message: bytes, work: Work | None) -> list[Any]:
     """What the worker says to one message."""
     try:
         if wire.kind_of(message) == "gather":

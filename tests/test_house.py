@@ -139,6 +139,15 @@ def test_the_only_circle_of_types_and_functions_is_that_of_run_info() -> None:
     assert [sorted(circle - CONTRACT) for circle in found] == [[]]
 
 
+def test_no_two_classes_share_a_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for module, path in modules().items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(module)
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
+
+
 def test_only_torch_code_imports_torch_when_it_is_imported() -> None:
     """`flctl train --help`, `flctl partition` and the configuration never wait for torch."""
     trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in modules().items()}

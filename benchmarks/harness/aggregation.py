@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from flctl import wire
-from flctl.algorithms.aggregators.accumulators import Intake, Sum
+from flctl.algorithms.aggregators.accumulators import SumAccumulator, UpdateIntake
 from flctl.types import WEIGHT
 from harness.measurement import TOLERANCE, ChecksumError, peak_bytes, reset_peak
 
@@ -61,7 +61,7 @@ class Load:
 
     def flctl_sum(self) -> Vector:
         """The server's intake as a round uses it: each message is opened, checked and added."""
-        total = Sum(Intake({"delta": self.length, WEIGHT: 1}))
+        total = SumAccumulator(UpdateIntake({"delta": self.length, WEIGHT: 1}))
         for number in range(self.updates):
             total.add(str(number), self.messages[number % len(self.messages)])
         return np.asarray(total.aggregate().mean("delta"))

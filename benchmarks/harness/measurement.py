@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from flctl.performance.benchmark import Spread
+from flctl.performance.benchmark import Repeats
 
 __all__ = [
     "BOUND",
@@ -22,7 +22,7 @@ __all__ = [
     "Check",
     "ChecksumError",
     "Contender",
-    "Spread",
+    "Repeats",
     "family",
     "machine",
     "paired",
@@ -121,9 +121,9 @@ def _checked(differences: Sequence[tuple[float, str]], tolerance: float = TOLERA
     return Check(middle, worst)
 
 
-def ratios(times: Times, slow: str, fast: str) -> Spread:
+def ratios(times: Times, slow: str, fast: str) -> Repeats:
     """The spread of the paired ratios `slow` / `fast`."""
-    return Spread.of([one / other for one, other in zip(times[slow], times[fast], strict=True)])
+    return Repeats.of([one / other for one, other in zip(times[slow], times[fast], strict=True)])
 
 
 def family(pid: int) -> list[int]:

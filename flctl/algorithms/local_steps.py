@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from flctl.types import Arrays, ClientId, LocalWork
+from flctl.types import Arrays, ClientId, FloatArray, IntArray, LocalWork
 
 if TYPE_CHECKING:
     from flctl.algorithms.run_info import RunInfo
@@ -62,14 +61,14 @@ class LocalSteps(ABC):
     """
 
     @abstractmethod
-    def batches(self) -> Iterable[npt.NDArray[np.int64]]:
+    def batches(self) -> Iterable[IntArray]:
         """Yields the rows of each step, in order. A step without rows is still made."""
 
     @abstractmethod
-    def factors(self, norms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def factors(self, norms: FloatArray) -> FloatArray:
         """Returns the factors [n] for gradients of L2 norms `norms` [n], each over all trained parameters together. A
         gradient that is not finite counts as zeros, whatever its factor."""
 
     @abstractmethod
-    def gradient(self, total: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def gradient(self, total: FloatArray) -> FloatArray:
         """Returns the step's gradient [D], from the sum [D] of the rows' gradients times their factors."""

@@ -18,7 +18,7 @@ from flctl.types import Aggregate, Arrays, ClientUpdate, Layout, Work
 if TYPE_CHECKING:
     from flctl.algorithms.run_info import RunInfo
 
-__all__ = ["Pipeline", "begun", "check_memory", "told"]
+__all__ = ["Pipeline", "begin_round", "check_memory", "transform_statements"]
 
 Broadcasts = Mapping[str, Arrays]
 Context = Callable[[str], ServerContext]
@@ -192,7 +192,7 @@ class Pipeline:
                 yield from ((_prefix(name) + vector, values) for vector, values in kept.items())
 
 
-def begun(run: RunInfo, number: int, states: Mapping[str, Arrays]) -> dict[str, Arrays]:
+def begin_round(run: RunInfo, number: int, states: Mapping[str, Arrays]) -> dict[str, Arrays]:
     """Begins round `number` on the server: returns the transforms' states. Raises PrivacyBudgetError if one ends the
     run."""
     started: dict[str, Arrays] = {}
@@ -205,7 +205,9 @@ def begun(run: RunInfo, number: int, states: Mapping[str, Arrays]) -> dict[str, 
     return started
 
 
-def told(run: RunInfo, states: Mapping[str, Arrays], finished: bool = False) -> dict[str, dict[str, float | str]]:
+def transform_statements(
+    run: RunInfo, states: Mapping[str, Arrays], finished: bool = False
+) -> dict[str, dict[str, float | str]]:
     """Returns transform -> its entries for the round's report, or for the summary if `finished`; empty ones are left
     out."""
     said = {name: dict(transform.tells(states[name], run, finished)) for name, transform in run.transforms.items()}

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from flctl import arrays, seeds
 from flctl.algorithms.local_steps import LocalSteps, StepsContext
 from flctl.component import Component
-from flctl.types import Aggregate, Arrays, ClientId, ClientUpdate, Layout, Work
+from flctl.types import Aggregate, Arrays, ClientId, ClientUpdate, FloatArray, Layout, Work
 
 if TYPE_CHECKING:
     from flctl.algorithms.run_info import RunInfo
@@ -163,13 +162,13 @@ class Transform(Component):
         local steps of this run": per-example gradients are then computed, one client after the other."""
         return None
 
-    def factors(self, norms: npt.NDArray[np.float64], broadcast: Arrays) -> npt.NDArray[np.float64]:
+    def factors(self, norms: FloatArray, broadcast: Arrays) -> FloatArray:
         """Client, in place of `on_client`: returns the factors [K] for updates of L2 norms `norms` [K], each over all
         vectors together. Overriding it MEANS "I look at nothing but the norm": the norms of many clients are known
         without building their updates. `broadcast` is the same as `ctx.broadcast`."""
         return np.ones_like(norms)
 
-    def weigh(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def weigh(self, weights: FloatArray) -> FloatArray:
         """Client, beside `factors`: returns the weights [K] that updates count with, from their weights [K] so far."""
         return weights
 

@@ -14,7 +14,7 @@ from flctl.cli.session import current_registry
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from flctl.performance.benchmark import Result, Spread
+    from flctl.performance.benchmark import BenchmarkResult, Repeats
 
 __all__ = ["register"]
 
@@ -58,7 +58,7 @@ def bench(
     output.emit("bench", data, as_json, lambda console: _render(console, facts, results))
 
 
-def _render(console: Console, facts: dict[str, Any], results: Sequence[Result]) -> None:
+def _render(console: Console, facts: dict[str, Any], results: Sequence[BenchmarkResult]) -> None:
     for result in results:
         title = f"{result.workload}: {result.title}; median (least to most) of {result.repeats}"
         output.table(console, ("", "ms a round", "times as fast"), _rows(result), title=title)
@@ -71,7 +71,7 @@ def _render(console: Console, facts: dict[str, Any], results: Sequence[Result]) 
     console.print("; ".join(f"{name} {value}" for name, value in facts.items()), markup=False)
 
 
-def _rows(result: Result) -> Iterator[tuple[str, str, str]]:
+def _rows(result: BenchmarkResult) -> Iterator[tuple[str, str, str]]:
     yield "floor", _text(result.floor, 1e3), "1"
     for row in result.rows:
         name = row.executor if row.workers == 1 else f"{row.executor}, {row.workers} workers"
@@ -79,6 +79,6 @@ def _rows(result: Result) -> Iterator[tuple[str, str, str]]:
             yield f"{name} (chosen)" if row.chosen else name, _text(row.seconds, 1e3), _text(row.ratio)
 
 
-def _text(spread: Spread, factor: float = 1.0) -> str:
+def _text(spread: Repeats, factor: float = 1.0) -> str:
     median, low, high = (f"{factor * value:.3g}" for value in (spread.median, spread.low, spread.high))
     return f"{median} ({low} to {high})"

@@ -15,7 +15,7 @@ from flctl.cli.session import current_registry
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from flctl.config.load import Loaded, Origin
+    from flctl.config.load import Loaded, ValueOrigin
 
 __all__ = ["register"]
 
@@ -119,7 +119,7 @@ def _annotated(loaded: Loaded) -> str:
     return yaml_writer.write(effective(loaded.config), lambda path: _comment(loaded.origins[".".join(path)]))
 
 
-def _comment(origin: Origin) -> str:
+def _comment(origin: ValueOrigin) -> str:
     if origin.source == "strategy":
         return f"strategy {origin.where}"
     return origin.where or origin.source

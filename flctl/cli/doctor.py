@@ -41,7 +41,7 @@ LOW_SPACE = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class InstallationCheck:
     """One thing looked at: `fail` means that flctl cannot work, `warn` that a part of it cannot."""
 
     subject: str
@@ -62,15 +62,15 @@ def doctor(as_json: JsonFlag = False) -> None:
     raise typer.Exit(1 if any(finding.status == "fail" for finding in findings) else 0)
 
 
-def _packages() -> Iterator[Finding]:
-    yield Finding("python", "ok" if sys.version_info >= (3, 11) else "fail", platform.python_version())
+def _packages() -> Iterator[InstallationCheck]:
+    yield InstallationCheck("python", "ok" if sys.version_info >= (3, 11) else "fail", platform.python_version())
     for name in REQUIRED:
         version = _version(name)
-        yield Finding(name, "ok" if version else "fail", version or "not installed")
+        yield InstallationCheck(name, "ok" if version else "fail", version or "not installed")
     for name, use in OPTIONAL.items():
         version = _version(name)
         missing = f"not installed; needed for {use}: pip install 'flctl[data]'"
-        yield Finding(name, "ok" if version else "warn", version or missing)
+        yield InstallationCheck(name, "ok" if version else "warn", version or missing)
 
 
 def _version(name: str) -> str | None:
@@ -80,7 +80,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _plugins() -> Iterator[Finding]:
+def _plugins() -> Iterator[InstallationCheck]:
     from flctl.errors import PluginError
     from flctl.kinds import KINDS
 
@@ -90,24 +90,24 @@ def _plugins() -> Iterator[Finding]:
         try:
             counts.append(f"{len(registry.offers(kind))} {kind}")
         except PluginError as error:
-            yield Finding("plugins", "fail", error.message)
-    yield Finding("components", "ok", ", ".join(counts))
+            yield InstallationCheck("plugins", "fail", error.message)
+    yield InstallationCheck("components", "ok", ", ".join(counts))
     for broken in registry.broken:
-        yield Finding(f"plugin {broken.name}", "warn", f"{broken.origin}: {broken.reason}")
+        yield InstallationCheck(f"plugin {broken.name}", "warn", f"{broken.origin}: {broken.reason}")
 
 
-def _machine() -> Iterator[Finding]:
-    yield Finding("cores", "ok", str(os.cpu_count()))
+def _machine() -> Iterator[InstallationCheck]:
+    yield InstallationCheck("cores", "ok", str(os.cpu_count()))
     free = shutil.disk_usage(Path.cwd()).free
-    yield Finding("disk", "ok" if free >= LOW_SPACE else "warn", f"{free / 1e9:.1f} GB free here")
+    yield InstallationCheck("disk", "ok" if free >= LOW_SPACE else "warn", f"{free / 1e9:.1f} GB free here")
     try:
         with tempfile.TemporaryFile(dir=Path.cwd()):
-            yield Finding("folder", "ok", "this folder can be written to")
+            yield InstallationCheck("folder", "ok", "this folder can be written to")
     except OSError as error:
-        yield Finding("folder", "warn", f"this folder cannot be written to: {error.strerror}")
+        yield InstallationCheck("folder", "warn", f"this folder cannot be written to: {error.strerror}")
 
 
-def _render(console: Console, findings: list[Finding]) -> None:
+def _render(console: Console, findings: list[InstallationCheck]) -> None:
     signs = {"ok": "ok", "warn": "!", "fail": "X"}
     rows = ((finding.subject, signs[finding.status], finding.detail) for finding in findings)
     output.table(console, ("what", "", "found"), rows, left=3)

@@ -12,7 +12,7 @@ import numpy as np
 from flctl import arrays, seeds
 from flctl.algorithms.local_steps import LocalSteps, StepsContext
 from flctl.algorithms.strategy import Stage
-from flctl.client.memory import Recall
+from flctl.client.memory import ClientMemory
 from flctl.client.memory_store import MemoryStore
 from flctl.errors import PluginError
 from flctl.executors.batches import local_keys, most_steps, stage_keys, step_counts
@@ -22,8 +22,8 @@ from flctl.executors.per_example_steps import StepsOf
 from flctl.executors.shards import Shards
 from flctl.executors.updates import Facts, Updates
 from flctl.run.run import Run
-from flctl.timing import Clock
-from flctl.types import Arrays, Failure, Numbers, Trained, Work
+from flctl.timing import PhaseTimer
+from flctl.types import Arrays, Failure, IntArray, Trained, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,10 +40,10 @@ class LocalTraining:
     def __init__(self, run: Run) -> None:
         model = run.build_model()
         begin = run.division.private_of(model.read())
-        self.run, self.clock = run, Clock()
+        self.run, self.clock = run, PhaseTimer()
         self.executor = Executor(run.execution, model, run.task())
         self.store = MemoryStore(run.memory_directory, run.partition.clients, run.memory_layout)
-        self.recall = Recall(run, self.store, begin)
+        self.recall = ClientMemory(run, self.store, begin)
 
     @property
     def at_once(self) -> int:
@@ -54,7 +54,7 @@ class LocalTraining:
         each = FLOAT * (_COPIES * model + 2 * sum(self.run.memory_layout.values()))
         return max(1, (self.run.execution.memory - self.run.execution.fixed_bytes) // each)
 
-    def memory(self, numbers: Numbers, work: Work) -> dict[str, Any]:
+    def memory(self, numbers: IntArray, work: Work) -> dict[str, Any]:
         """What the clients remember, name -> [K, length]."""
         with self.clock.phase("load"):
             return self.recall.memory(numbers, work)
@@ -66,7 +66,7 @@ class LocalTraining:
             rows = {name: block.astype(np.float32, copy=False) for name, block in stacked.items()}
             self.store.write(list(kept), number, rows)
 
-    def together(self, numbers: Numbers, work: Work) -> Updates:
+    def together(self, numbers: IntArray, work: Work) -> Updates:
         """What clients that remember nothing learn from the global model."""
         return self._stage(numbers, work, {}, Stage(work.local), 0)
 
@@ -81,7 +81,7 @@ class LocalTraining:
         loss[diverged], examples[diverged], steps[diverged] = math.nan, 0, 0
         return dataclasses.replace(facts, loss=loss, examples=examples, steps=steps, failures=failures)
 
-    def each(self, numbers: Numbers, work: Work, memory: Arrays) -> list[Trained | Failure]:
+    def each(self, numbers: IntArray, work: Work, memory: Arrays) -> list[Trained | Failure]:
         """Each client's result, with what the strategy `measures`."""
         whole = self.recall.whole(work, memory)
         seen = dataclasses.replace(work, params=whole)
@@ -95,7 +95,7 @@ class LocalTraining:
         return self._measured(done, numbers, seen)
 
     def _stage(
-        self, numbers: Numbers, work: Work, memory: Arrays, stage: Stage, place: int, start: Arrays | None = None
+        self, numbers: IntArray, work: Work, memory: Arrays, stage: Stage, place: int, start: Arrays | None = None
     ) -> Updates:
         asked = dataclasses.replace(work, params=work.params if start is None else start, local=stage.local)
         shards = self._limited(numbers, work, place)
@@ -160,7 +160,7 @@ class LocalTraining:
         """The result of a client whose model did not change."""
         return Trained(arrays.zeros(self.run.division.layout), math.nan, 0, 0)
 
-    def _measured(self, done: list[Trained | Failure], numbers: Numbers, work: Work) -> list[Trained | Failure]:
+    def _measured(self, done: list[Trained | Failure], numbers: IntArray, work: Work) -> list[Trained | Failure]:
         measures = self.run.strategy.measures
         if measures == "nothing":
             return done
@@ -169,13 +169,13 @@ class LocalTraining:
         pairs = zip(done, starts, strict=True)
         return [one if isinstance(one, Failure) else dataclasses.replace(one, start=start) for one, start in pairs]
 
-    def _shards(self, numbers: Numbers, work: Work, stage: int) -> Shards:
+    def _shards(self, numbers: IntArray, work: Work, stage: int) -> Shards:
         keys = local_keys(self.run.config.seed, work.round, self.run.partition.client_ids.take(numbers))
         return Shards(
             self.run.adversary.rows(work.round), numbers, stage_keys(keys, stage), lambda: self.clock.phase("load")
         )
 
-    def _limited(self, numbers: Numbers, work: Work, stage: int) -> Shards:
+    def _limited(self, numbers: IntArray, work: Work, stage: int) -> Shards:
         """The clients' rows in a stage, with the most steps that each makes of them: what the stages before left."""
         shards, limits = self._shards(numbers, work, stage), most_steps(work.allowance, numbers)
         if limits is None:

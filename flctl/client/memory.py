@@ -11,25 +11,25 @@ from flctl import arrays
 from flctl.client.memory_store import MemoryStore
 from flctl.errors import FlctlError
 from flctl.run.run import PRIVATE, Run
-from flctl.types import Arrays, Numbers, Work
+from flctl.types import Arrays, IntArray, Work
 
 if TYPE_CHECKING:
     from flctl.types import Trained
 
-__all__ = ["Recall", "work_after"]
+__all__ = ["ClientMemory", "work_after"]
 
 _AT_ONCE = 1 << 26
 """Bytes of clients' memory that are read at once, where each is used by itself."""
 
 
-class Recall:
+class ClientMemory:
     """Reads what the clients of a run remember. `begin` is the private side of the model that the run began with,
     which is what a client has of it before its first round."""
 
     def __init__(self, run: Run, store: MemoryStore, begin: Arrays) -> None:
         self.run, self.store, self._begin = run, store, begin
 
-    def memory(self, numbers: Numbers, work: Work) -> dict[str, Any]:
+    def memory(self, numbers: IntArray, work: Work) -> dict[str, Any]:
         """What clients remember before the round of `work`, name -> [K, length]; where they never took part, what
         they begin with."""
         if not self.run.memory_layout:

@@ -27,9 +27,9 @@ import numpy.typing as npt
 
 from flctl import atomic
 from flctl.errors import IncompatibleError, IntegrityError, StorageError
-from flctl.types import Layout
+from flctl.types import IntArray, Layout
 
-__all__ = ["ENTRY", "RECORD", "SLOTS", "Dimensions", "MemoryFiles", "Numbers", "byte_rows"]
+__all__ = ["ENTRY", "RECORD", "SLOTS", "Dimensions", "MemoryFiles", "byte_rows"]
 
 FORMAT = "flctl-memory/1"
 MANIFEST, STAMPS, RECORDS = "memory.json", "stamps.bin", "records.bin"
@@ -47,7 +47,6 @@ MOST_VIEWS = 1024
 POSITIONED = hasattr(os, "preadv") and hasattr(os, "pwritev")
 """Whether the system reads and writes at a place in one call; Windows seeks first."""
 
-Numbers = npt.NDArray[np.int64]
 Entries = npt.NDArray[np.void]
 ByteRows = Sequence[tuple[memoryview, int]]
 _Some = Callable[[int, Sequence[memoryview], int], int]
@@ -87,8 +86,8 @@ class MemoryFiles:
         _restrict(directory)
         sizes = dimensions.sizes
         self._dimensions = dimensions
-        self._stamps = _File(directory / STAMPS, sizes[STAMPS])
-        self._records = _File(directory / RECORDS, sizes[RECORDS])
+        self._stamps = _RecordFile(directory / STAMPS, sizes[STAMPS])
+        self._records = _RecordFile(directory / RECORDS, sizes[RECORDS])
 
     @staticmethod
     def create(directory: Path, dimensions: Dimensions) -> None:
@@ -112,7 +111,7 @@ class MemoryFiles:
         """Replaces `settled`."""
         self._stamps.write([_view(np.array([number], WORD))], 0)
 
-    def entries(self, clients: Numbers) -> Entries:
+    def entries(self, clients: IntArray) -> Entries:
         """The clients' entries, [3, K]."""
         words = np.empty((SLOTS, len(clients)), WORD)  # structured values would be copied one field at a time
         order = np.argsort(clients, kind="stable")
@@ -125,7 +124,7 @@ class MemoryFiles:
                 words[slot, order[start:stop]] = span[ascending[start:stop] - first]
         return words.view(ENTRY)
 
-    def set_entries(self, slots: Numbers, clients: Numbers, entries: Entries) -> None:
+    def set_entries(self, slots: IntArray, clients: IntArray, entries: Entries) -> None:
         """Writes one entry [K] for each slot and client, and none of a client that is not named: another process
         may be writing that one."""
         numbers = slots * self._dimensions.clients + clients
@@ -135,11 +134,11 @@ class MemoryFiles:
             part = view[start * ENTRY.itemsize : stop * ENTRY.itemsize]
             self._stamps.write([part], self._entry_place(int(numbers[start])))
 
-    def read_records(self, slots: Numbers, clients: Numbers, into: ByteRows, rows: Numbers) -> None:
+    def read_records(self, slots: IntArray, clients: IntArray, into: ByteRows, rows: IntArray) -> None:
         """Fills the rows `rows` of `into` with the records, one for each slot and client."""
         self._move(self._records.read, slots, clients, into, rows)
 
-    def write_records(self, slots: Numbers, clients: Numbers, source: ByteRows) -> None:
+    def write_records(self, slots: IntArray, clients: IntArray, source: ByteRows) -> None:
         """Writes row i of `source` as the record of the i-th slot and client."""
         self._move(self._records.write, slots, clients, source, np.arange(len(clients)))
 
@@ -156,10 +155,10 @@ class MemoryFiles:
     def _move(
         self,
         move: Callable[[Sequence[memoryview], int], None],
-        slots: Numbers,
-        clients: Numbers,
+        slots: IntArray,
+        clients: IntArray,
         data: ByteRows,
-        rows: Numbers,
+        rows: IntArray,
     ) -> None:
         """One call for each stretch of records that lie one after the other, on disk as in `data`."""
         numbers = slots * self._dimensions.clients + clients
@@ -194,7 +193,7 @@ def _stretches(count: int, breaks: npt.NDArray[np.bool_]) -> Iterator[tuple[int,
     return pairwise([0, *(np.flatnonzero(breaks) + 1).tolist(), count] if count else [])
 
 
-class _File:
+class _RecordFile:
     """A file of known size, read and written at given places; each call handles all of its bytes or raises."""
 
     def __init__(self, path: Path, size: int) -> None:

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flctl.client.memory_files import ENTRY, RECORD, SLOTS, Dimensions, MemoryFiles, Numbers, byte_rows
+from flctl.client.memory_files import ENTRY, RECORD, SLOTS, Dimensions, MemoryFiles, byte_rows
 from flctl.errors import ConfigError, FlctlError, IncompatibleError, IntegrityError
-from flctl.types import Layout
+from flctl.types import IntArray, Layout
 
 __all__ = ["MemoryStore"]
 
@@ -164,7 +164,7 @@ class MemoryStore:
             self._files = MemoryFiles(self.directory, Dimensions(self.clients, self.layout))
         return self._files
 
-    def _numbers(self, clients: npt.ArrayLike) -> Numbers:
+    def _numbers(self, clients: npt.ArrayLike) -> IntArray:
         numbers = np.asarray(clients, np.int64)
         if numbers.ndim != 1 or np.any((numbers < 0) | (numbers >= self.clients)):
             raise ValueError(f"client numbers of shape {numbers.shape}, not all within 0 to {self.clients - 1}")
@@ -178,7 +178,7 @@ class MemoryStore:
             raise FlctlError(f"vectors to remember: found {_told(found)}, expected {_told(expected)}", hint=hint)
         return {name: np.ascontiguousarray(array, RECORD) for name, array in arrays.items()}
 
-    def _entries(self, files: MemoryFiles, numbers: Numbers) -> npt.NDArray[np.void]:
+    def _entries(self, files: MemoryFiles, numbers: IntArray) -> npt.NDArray[np.void]:
         """The clients' entries [3, K]. Raises IntegrityError for one that was cleared by something else."""
         entries = files.entries(numbers)
         halves = np.flatnonzero(np.any((entries["round"] == 0) & (entries["crc"] != 0), axis=0))
@@ -186,7 +186,7 @@ class MemoryStore:
             raise _damaged(f"client {numbers[halves[0]]} has a record whose round was lost")
         return entries
 
-    def _fill(self, arrays: Mapping[str, npt.NDArray[Any]], numbers: Numbers, before: int) -> Numbers:
+    def _fill(self, arrays: Mapping[str, npt.NDArray[Any]], numbers: IntArray, before: int) -> IntArray:
         """Reads into `arrays`; the rounds [K] that the records are of, 0 where there is none."""
         files = self._open()
         if files is None or not len(numbers):
@@ -220,7 +220,7 @@ class MemoryStore:
             files.set_settled(number)
 
 
-def _free_slots(rounds: npt.NDArray[np.uint32], number: int) -> Numbers:
+def _free_slots(rounds: npt.NDArray[np.uint32], number: int) -> IntArray:
     """The slot [K] to write in round `number`, from the rounds [3, K] that are there: the one of that round, where a
     client is asked again; else an empty one; else the one that is neither the oldest nor the newest before."""
     columns = np.arange(rounds.shape[1])
@@ -231,7 +231,7 @@ def _free_slots(rounds: npt.NDArray[np.uint32], number: int) -> Numbers:
     return np.asarray(cost.argmin(axis=0))
 
 
-def _checks(data: Any, clients: Numbers, rounds: npt.NDArray[Any], rows: Numbers) -> npt.NDArray[np.uint32]:
+def _checks(data: Any, clients: IntArray, rounds: npt.NDArray[Any], rows: IntArray) -> npt.NDArray[np.uint32]:
     """The CRC-32 of each of the rows, begun with its client and round: a record elsewhere than it belongs is found."""
     starts = (clients.astype(np.uint64) * np.uint64(0x9E3779B1)) ^ (rounds.astype(np.uint64) * np.uint64(0x85EBCA77))
     checks = (starts & np.uint64(0xFFFFFFFF)).tolist()

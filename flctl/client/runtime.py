@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from flctl import arrays, seeds
 from flctl.algorithms.pipeline import check_memory
@@ -19,21 +18,22 @@ from flctl.errors import DivergenceError, FlctlError
 from flctl.executors.sequential import single_thread
 from flctl.executors.updates import Updates
 from flctl.run.run import Run
-from flctl.timing import Clock
+from flctl.timing import PhaseTimer
 from flctl.types import (
     WEIGHT,
     Arrays,
     ClientId,
     ClientUpdate,
     Failure,
+    FloatArray,
     Gathered,
-    Numbers,
+    IntArray,
     Reply,
     Request,
     Trained,
     Work,
 )
-from flctl.wire.buffers import HEAP, Room
+from flctl.wire.buffers import HEAP, Allocator
 from flctl.wire.messages import vector_size
 from flctl.wire.replies import (
     check_update,
@@ -70,14 +70,14 @@ class ClientRuntime:
         self.local = LocalTraining(run)
 
     @property
-    def clock(self) -> Clock:
+    def clock(self) -> PhaseTimer:
         """Where the time of the chunk goes."""
         return self.local.clock
 
-    def gather(self, numbers: Numbers, work: Work, each: bool, room: Room = HEAP) -> Gathered:
+    def gather(self, numbers: IntArray, work: Work, each: bool, room: Allocator = HEAP) -> Gathered:
         """What a chunk of clients replies, together, rows in the `room`. A client that fails is told in `failed`.
         Raises MemoryError, or torch's error, where there is no memory for so many at once."""
-        self.local.clock = Clock()
+        self.local.clock = PhaseTimer()
         try:
             with self.clock.phase("transform"):
                 parts = [self._gather(block, work, each, room) for block in self._blocks(numbers)]
@@ -109,13 +109,13 @@ class ClientRuntime:
             said = self._listed(self._numbers([client_id]), request.work, guard=unguarded)
         return self._reply(client_id, request, memory, said[0])
 
-    def _blocks(self, numbers: Numbers) -> list[Numbers]:
+    def _blocks(self, numbers: IntArray) -> list[IntArray]:
         """The chunk in parts that fit the cache, or the memory: what is added up is the same whoever does it."""
         bounds, most = self.run.partition.bounds[numbers], self.local.at_once
         blocks = (numbers[places] for places in self.run.execution.blocks(bounds[:, 1] - bounds[:, 0]))
         return [block[start : start + most] for block in blocks for start in range(0, len(block), most)]
 
-    def _gather(self, numbers: Numbers, work: Work, each: bool, room: Room) -> Gathered:
+    def _gather(self, numbers: IntArray, work: Work, each: bool, room: Allocator) -> Gathered:
         if self._looks_away:
             return self._unread(numbers, self.local.together(numbers, work), work, each, room)
         said = self._listed(numbers, work, guarded)
@@ -143,7 +143,7 @@ class ClientRuntime:
         plain = not (told or self.local.executor.one_by_one)
         return plain and all(transform.scales for transform in transforms)
 
-    def _unread(self, numbers: Numbers, updates: Updates, work: Work, each: bool, room: Room) -> Gathered:
+    def _unread(self, numbers: IntArray, updates: Updates, work: Work, each: bool, room: Allocator) -> Gathered:
         """The reply of a chunk whose updates nobody looks at by themselves here: their sum, or their rows."""
         facts, factors = self.local.counted(updates.facts), self._factors(updates, work)
         examples = facts.examples.astype(np.float64)
@@ -175,13 +175,13 @@ class ClientRuntime:
             bytes_up=sent,
         )
 
-    def _weighed(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def _weighed(self, weights: FloatArray) -> FloatArray:
         """What updates of these weights [K] count with."""
         for transform in self.run.transforms.values():
             weights = transform.weigh(weights)
         return weights
 
-    def _factors(self, updates: Updates, work: Work) -> npt.NDArray[np.float64]:
+    def _factors(self, updates: Updates, work: Work) -> FloatArray:
         """What the transforms multiply each change by [K]."""
         factors = np.ones(len(updates.facts.loss))
         norms = updates.norms() if self.run.transforms else factors
@@ -196,7 +196,7 @@ class ClientRuntime:
             arrays.accumulate(total, vector)
         return total
 
-    def _said(self, numbers: Numbers, work: Work) -> list[Said | Failure]:
+    def _said(self, numbers: IntArray, work: Work) -> list[Said | Failure]:
         """What each client says; where a chunk cannot train together, each alone."""
         said = guarded(lambda: self._listed(numbers, work, guarded))
         if not isinstance(said, Failure):
@@ -205,7 +205,7 @@ class ClientRuntime:
             return [said]
         return [self._said(numbers[place : place + 1], work)[0] for place in range(len(numbers))]
 
-    def _listed(self, numbers: Numbers, work: Work, guard: Guard) -> list[Said | Failure]:
+    def _listed(self, numbers: IntArray, work: Work, guard: Guard) -> list[Said | Failure]:
         """What strategy and transforms make of each client's change."""
         memory = self.local.memory(numbers, work)
         ids = [self.run.partition.client_ids[int(number)] for number in numbers]
@@ -265,7 +265,7 @@ class ClientRuntime:
             raise FlctlError(f"aggregator '{name}' gave {' and '.join(given)}, expected memory and reply as bytes")
         return Reply(message, {} if said is None or self.run.withholds_metrics else said[1]), memory
 
-    def _numbers(self, ids: Sequence[ClientId]) -> Numbers:
+    def _numbers(self, ids: Sequence[ClientId]) -> IntArray:
         return np.array([self.run.partition.index(client_id) for client_id in ids], np.int64)
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 from flctl.config.config import Config, effective
 
-__all__ = ["Loaded", "Origin", "load", "load_partition_section"]
+__all__ = ["Loaded", "ValueOrigin", "load", "load_partition_section"]
 
 OTHER_WORDS = {
     "clients_per_round": "'cohort.clients'",
@@ -48,7 +48,7 @@ OTHER_WORDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ValueOrigin:
     """Origin of a value: "x.yaml:12:5", "FLCTL__LOCAL__LR", "-o local.lr", "--lr", "fedadam", or "" (default)."""
 
     source: Literal["default", "strategy", "file", "environment", "override", "flag"]
@@ -60,7 +60,7 @@ class Loaded:
     """A configuration, and the origin of each of its effective keys (dotted)."""
 
     config: Config
-    origins: Mapping[str, Origin]
+    origins: Mapping[str, ValueOrigin]
 
 
 def load(
@@ -152,7 +152,7 @@ def _place(complaint: Complaint, merged: Merged) -> Place | None:
     return exact
 
 
-def _origins(tree: Mapping[str, Any], merged: Merged, at: KeyPath) -> Iterator[tuple[str, Origin]]:
+def _origins(tree: Mapping[str, Any], merged: Merged, at: KeyPath) -> Iterator[tuple[str, ValueOrigin]]:
     for name, value in tree.items():
         path = (*at, name)
         if isinstance(value, dict) and value:
@@ -161,9 +161,9 @@ def _origins(tree: Mapping[str, Any], merged: Merged, at: KeyPath) -> Iterator[t
             yield ".".join(path), _origin(merged, path)
 
 
-def _origin(merged: Merged, path: KeyPath) -> Origin:
+def _origin(merged: Merged, path: KeyPath) -> ValueOrigin:
     for end in range(len(path), 0, -1):
         setting = merged.settings.get(path[:end])
         if setting is not None and (end == len(path) or not setting.opens) and setting.node.value is not None:
-            return Origin(setting.kind, setting.key.where)
-    return Origin("default", "")
+            return ValueOrigin(setting.kind, setting.key.where)
+    return ValueOrigin("default", "")

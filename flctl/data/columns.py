@@ -13,6 +13,7 @@ from flctl.data.options import Task
 from flctl.data.precision import merges, middle
 from flctl.data.targets import MAX_CLASSES, Target, from_levels, from_numbers
 from flctl.errors import DataError
+from flctl.types import FloatArray, IntArray
 
 __all__ = [
     "CellError",
@@ -69,7 +70,7 @@ class Growing:
         self._array.resize((rows, *self._array.shape[1:]), refcheck=False)
 
 
-def as_numbers(array: Array, missing: Sequence[str]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_] | None]:
+def as_numbers(array: Array, missing: Sequence[str]) -> tuple[FloatArray, npt.NDArray[np.bool_] | None]:
     """A pyarrow array as float64 [n], and where cells are missing (None: nowhere). Text is trimmed and parsed.
 
     Raises CellError (column 0) for the first cell of text that is no number.
@@ -166,7 +167,7 @@ class TargetColumn:
         self._numbers: Growing | None = Growing(None, np.float64)
         self._fault: CellError | None = None
 
-    def add(self, array: Array, rows: npt.NDArray[np.int64]) -> None:
+    def add(self, array: Array, rows: IntArray) -> None:
         """Takes a batch without missing cells; `rows` are their numbers in the source.
 
         Raises CellError where the column is neither numbers nor labels.
@@ -178,7 +179,7 @@ class TargetColumn:
         if self._numbers is None and self._levels.overflowed and self._fault is not None:
             raise self._fault
 
-    def _add_numbers(self, numbers: Growing, array: Array, rows: npt.NDArray[np.int64]) -> None:
+    def _add_numbers(self, numbers: Growing, array: Array, rows: IntArray) -> None:
         try:
             values, absent = as_numbers(array, self._missing)
             _count_absent(self.column, values, absent)

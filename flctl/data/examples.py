@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.errors import DataError, IntegrityError
+from flctl.types import FloatArray
 
 __all__ = [
     "Layout",
@@ -24,7 +25,7 @@ CHUNK_BYTES = 1 << 24
 
 
 def as_examples(
-    x: npt.NDArray[Any], name: str, layout: Layout = "auto", offsets: npt.NDArray[np.float64] | None = None
+    x: npt.NDArray[Any], name: str, layout: Layout = "auto", offsets: FloatArray | None = None
 ) -> npt.NDArray[Any]:
     """`x` [n, ...] as uint8 (kept) or float32 less `offsets`, images as [n, channels, height, width].
 
@@ -54,7 +55,7 @@ def channels_first(x: npt.NDArray[Any], name: str, layout: Layout) -> npt.NDArra
 
 
 def to_float32(
-    x: npt.NDArray[Any], name: str, first_row: int = 0, offsets: npt.NDArray[np.float64] | None = None
+    x: npt.NDArray[Any], name: str, first_row: int = 0, offsets: FloatArray | None = None
 ) -> npt.NDArray[np.float32]:
     """A float32 copy, less `offsets`, made a slice at a time: a memory-mapped source is never whole in memory twice.
 

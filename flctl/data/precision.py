@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from flctl.data.dataset import Dataset
 from flctl.data.preprocessing import InputColumn, Inputs
+from flctl.types import FloatArray
 
 __all__ = ["SAMPLE", "column_offsets", "merges", "middle", "offset_note", "with_offsets"]
 
@@ -50,7 +51,7 @@ def middle(values: npt.NDArray[Any]) -> float:
     return float(np.median(_sample(values)))
 
 
-def column_offsets(x: npt.NDArray[Any]) -> npt.NDArray[np.float64] | None:
+def column_offsets(x: npt.NDArray[Any]) -> FloatArray | None:
     """Offsets [k] of a table x [n, k], 0 for columns that float32 holds; None if all are 0."""
     if x.ndim != 2 or x.dtype.kind not in "iuf" or x.dtype.itemsize < 4 or x.dtype == np.float32:
         return None
@@ -59,7 +60,7 @@ def column_offsets(x: npt.NDArray[Any]) -> npt.NDArray[np.float64] | None:
     return offsets if offsets.any() else None
 
 
-def with_offsets(dataset: Dataset, offsets: npt.NDArray[np.float64] | None) -> Dataset:
+def with_offsets(dataset: Dataset, offsets: FloatArray | None) -> Dataset:
     """The data set [n, k] whose numbers count from `offsets` [k]: they are kept in its inputs, with a note."""
     if offsets is None or not offsets.any():
         return dataset
@@ -76,6 +77,6 @@ def offset_note(moved: Sequence[tuple[str, float]]) -> str:
     return f"32 bits do not tell their values apart, so they count from an offset: {listed}"
 
 
-def _sample(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def _sample(values: npt.NDArray[Any]) -> FloatArray:
     sample = values[:SAMPLE].astype(np.float64)
     return sample[np.isfinite(sample)]

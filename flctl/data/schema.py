@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from flctl.data.options import TabularOptions
 from flctl.errors import ConfigError, DataError, suggest
 
-__all__ = ["Declared", "Plan", "named_columns", "plan_columns", "refuse_duplicates", "refuse_other_groups"]
+__all__ = ["ColumnPlan", "Declared", "named_columns", "plan_columns", "refuse_duplicates", "refuse_other_groups"]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ColumnPlan:
     """The role of each column, by its index."""
 
     names: tuple[str, ...]
@@ -32,7 +32,7 @@ class Plan:
         """The columns that are read as text: the target, the categories and the groups."""
         return tuple(sorted({self.target, *self.categorical, *self.by}))
 
-    def within(self, count: int) -> Plan:
+    def within(self, count: int) -> ColumnPlan:
         """The plan for the first `count` columns alone: those that stand in the files."""
         features, categorical, by = (
             tuple(i for i in columns if i < count) for columns in (self.features, self.categorical, self.by)
@@ -53,7 +53,7 @@ class Declared:
 
 def plan_columns(
     names: Sequence[str], options: TabularOptions, declared: Declared, where: str, advice: str = ""
-) -> Plan:
+) -> ColumnPlan:
     """The plan for columns `names`. An index is a feature only if `--features` names it.
 
     Raises DataError for a column that is not there, ConfigError if the roles contradict each other.
@@ -70,7 +70,7 @@ def plan_columns(
     categorical = tuple(i for i in features if i in asked or i in declared.nominal)
     grouped = [names[i] for i in asked if i in by and i not in features]
     notes = [*map(_no_feature, grouped), *([] if options.features else _index_notes(names, indices))]
-    plan = Plan(tuple(names), target, features, categorical, by, tuple(notes))
+    plan = ColumnPlan(tuple(names), target, features, categorical, by, tuple(notes))
     _refuse_contradictions(plan, asked, where, len(names) - declared.paths)
     return plan
 
@@ -119,7 +119,7 @@ class _Names:
         return tuple(dict.fromkeys(self.find(word, flag) for word in words))
 
 
-def _refuse_contradictions(plan: Plan, asked: Sequence[int], where: str, in_files: int) -> None:
+def _refuse_contradictions(plan: ColumnPlan, asked: Sequence[int], where: str, in_files: int) -> None:
     names = plan.names
     if plan.target >= in_files:
         raise ConfigError(f"--target '{names[plan.target]}' is part of a path, not a column of {where}")

@@ -17,9 +17,10 @@ from flctl.data.files import expand, require_memory, short_name
 from flctl.data.options import TabularOptions, Task
 from flctl.data.precision import offset_note
 from flctl.data.preprocessing import ABSENT, InputColumn, Inputs
-from flctl.data.schema import Declared, Plan, plan_columns
+from flctl.data.schema import ColumnPlan, Declared, plan_columns
 from flctl.data.table_files import PATH_COLUMNS, TableFile, table_files, unique_names
 from flctl.errors import DataError, FlctlError
+from flctl.types import IntArray
 
 __all__ = ["MAX_LEVELS", "Batch", "Sheets", "TableReader", "read_table"]
 
@@ -59,7 +60,7 @@ class Sheets(Protocol):
     def advice(self) -> str:
         """What to try where a column is not found."""
 
-    def batches(self, plan: Plan, *, as_text: bool) -> Iterator[Batch]:
+    def batches(self, plan: ColumnPlan, *, as_text: bool) -> Iterator[Batch]:
         """The planned columns, file by file; with `as_text` numbers come as they are written."""
 
     def explain(self, fault: CellError) -> FlctlError:
@@ -140,7 +141,7 @@ class Located:
         """Hint for a column that is not found."""
         return self.sheets.advice
 
-    def batches(self, plan: Plan, *, as_text: bool) -> Iterator[Batch]:
+    def batches(self, plan: ColumnPlan, *, as_text: bool) -> Iterator[Batch]:
         """The planned columns, training files first."""
         pa, count = optional("pyarrow", "pyarrow", "tables"), len(self.sheets.names)
         planned = {*plan.features, *plan.texts}
@@ -159,7 +160,7 @@ class Located:
         return DataError(f"{self.where}: column '{name}' of its path is {fault.reason}", hint=fault.advice(name))
 
 
-def read_table(sheets: Located, plan: Plan, task: Task, name: str) -> Dataset:
+def read_table(sheets: Located, plan: ColumnPlan, task: Task, name: str) -> Dataset:
     """Reads the planned columns. Raises DataError for a cell that cannot be used, with its place."""
     try:
         dataset = _read_fast(sheets, plan, task, name)
@@ -168,7 +169,7 @@ def read_table(sheets: Located, plan: Plan, task: Task, name: str) -> Dataset:
         raise sheets.explain(fault) from fault
 
 
-def _read_fast(sheets: Located, plan: Plan, task: Task, name: str) -> Dataset | None:
+def _read_fast(sheets: Located, plan: ColumnPlan, task: Task, name: str) -> Dataset | None:
     # None rather than an exception in flight: its traceback would keep the half-read table in memory.
     try:
         return _read(sheets, plan, task, name, as_text=False)
@@ -176,7 +177,7 @@ def _read_fast(sheets: Located, plan: Plan, task: Task, name: str) -> Dataset | 
         return None
 
 
-def _read(sheets: Located, plan: Plan, task: Task, name: str, *, as_text: bool) -> Dataset:
+def _read(sheets: Located, plan: ColumnPlan, task: Task, name: str, *, as_text: bool) -> Dataset:
     builder = _filled(_Builder(plan, sheets.missing, {}), sheets, as_text=as_text)
     if offsets := builder.numbers.merging:
         builder = _filled(_Builder(plan, sheets.missing, offsets), sheets, as_text=as_text)
@@ -190,7 +191,7 @@ def _filled(builder: _Builder, sheets: Located, *, as_text: bool) -> _Builder:
 
 
 class _Builder:
-    def __init__(self, plan: Plan, missing: tuple[str, ...], offsets: Mapping[int, float]) -> None:
+    def __init__(self, plan: ColumnPlan, missing: tuple[str, ...], offsets: Mapping[int, float]) -> None:
         self.plan = plan
         self.target = TargetColumn(plan.target, missing)
         self.numbers = Numbers(plan.numeric, missing, offsets)
@@ -213,7 +214,7 @@ class _Builder:
         self.kept += len(rows)
         self.trained += 0 if test else len(rows)
 
-    def _with_target(self, batch: Columns) -> tuple[Columns, npt.NDArray[np.int64]]:
+    def _with_target(self, batch: Columns) -> tuple[Columns, IntArray]:
         absent = is_missing(batch[self.plan.target], self.missing)
         rows = np.arange(self.seen, self.seen + len(absent))
         self.seen += len(rows)
@@ -286,7 +287,7 @@ def _precision_notes(names: Sequence[str], numbers: Numbers) -> list[str]:
 class _OneHot:
     """One category: its codes [n] into the levels, missing last."""
 
-    codes: npt.NDArray[np.int64]
+    codes: IntArray
     levels: tuple[str, ...]
 
     @classmethod
@@ -297,7 +298,7 @@ class _OneHot:
 
 
 def _assemble(
-    plan: Plan, numeric_columns: Numbers, blocks: Mapping[int, _OneHot]
+    plan: ColumnPlan, numeric_columns: Numbers, blocks: Mapping[int, _OneHot]
 ) -> tuple[npt.NDArray[np.float32], tuple[InputColumn, ...], tuple[int, ...]]:
     numbers = numeric_columns.finish()
     rows, width = len(numbers), numbers.shape[1] + sum(len(b.levels) for b in blocks.values())
@@ -318,7 +319,7 @@ def _assemble(
     return x, tuple(columns), tuple(numeric)
 
 
-def _sorted_levels(levels: Levels) -> tuple[npt.NDArray[np.int64], list[str]]:
+def _sorted_levels(levels: Levels) -> tuple[IntArray, list[str]]:
     """The rank of each code in sorted order, with the missing code's rank last, and the sorted names."""
     names = levels.names
     order = sorted(range(len(names)), key=names.__getitem__)

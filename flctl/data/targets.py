@@ -12,7 +12,7 @@ import numpy.typing as npt
 from flctl.data.options import Task
 from flctl.data.precision import SAMPLE, merges
 from flctl.errors import DataError
-from flctl.types import TaskKind
+from flctl.types import IntArray, TaskKind
 
 __all__ = ["MAX_CLASSES", "Target", "encode", "encode_labels", "from_levels", "from_numbers"]
 
@@ -45,7 +45,7 @@ def encode_labels(values: npt.NDArray[Any], name: str) -> Target:
     return encode(values, "classification", name)
 
 
-def from_levels(codes: npt.NDArray[np.int64], levels: Sequence[str], task: Task, name: str) -> Target:
+def from_levels(codes: IntArray, levels: Sequence[str], task: Task, name: str) -> Target:
     """Encodes text: `codes` index `levels`; classes are the levels in sorted order."""
     _refuse_wrong_count(len(levels), task, name)
     if task == "regression":

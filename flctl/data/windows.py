@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flctl.types import PADDING
+from flctl.types import PADDING, IntArray
 
 __all__ = ["Vocabulary", "windows"]
 
@@ -58,7 +58,7 @@ def windows(codes: npt.NDArray[np.int32], length: int) -> tuple[npt.NDArray[np.i
 
 def stacked(
     texts: Sequence[str], vocabulary: Vocabulary, length: int
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32], IntArray]:
     """The windows of several texts one after another, and how many rows each has."""
     parts = [windows(vocabulary.encode(text), length) for text in texts]
     counts = np.array([len(x) for x, _ in parts], np.int64)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from flctl.component import Component
-from flctl.types import ClientId, Failure, Gathered, Numbers, Reply, Request, Work
+from flctl.types import ClientId, Failure, Gathered, IntArray, Reply, Request, Work
 
 if TYPE_CHECKING:
     from flctl.run.run import Run
@@ -40,7 +40,7 @@ class Engine(Component):
         raise NotImplementedError
 
     def gather(
-        self, work: Work, chunks: Sequence[Numbers], each: bool, deadline: float | None = None
+        self, work: Work, chunks: Sequence[IntArray], each: bool, deadline: float | None = None
     ) -> Iterator[tuple[int, Gathered | Lost]]:
         """Trains each chunk of clients and yields (its place in `chunks`, what they replied) once, in any order.
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from flctl.engines.engine import Engine
 from flctl.engines.inprocess import InProcessEngine
@@ -21,7 +20,7 @@ from flctl.executors.choice import TOGETHER
 from flctl.machine import FreeMemory, free_memory
 from flctl.run import cohort as cohorts
 from flctl.run.run import Run
-from flctl.types import Layout
+from flctl.types import IntArray, Layout
 
 __all__ = ["Footprint", "RoundShape", "footprint", "refuse_too_large", "round_shape", "size_text"]
 
@@ -39,8 +38,8 @@ class RoundShape:
     those that train together."""
 
     number: int
-    sizes: npt.NDArray[np.int64]
-    chunks: tuple[npt.NDArray[np.int64], ...]
+    sizes: IntArray
+    chunks: tuple[IntArray, ...]
 
 
 def round_shape(run: Run, number: int = 1) -> RoundShape:
@@ -141,7 +140,7 @@ def _way_out(run: Run, found: Footprint, free: int) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _chunk_bytes(run: Run, sizes: npt.NDArray[np.int64]) -> int:
+def _chunk_bytes(run: Run, sizes: IntArray) -> int:
     """What clients with so many rows take that are asked as one chunk: those that stand side by side, each as much as
     the most needy; else one at a time, and the changes of those that are done. Where each is sent by itself, rows of
     them come on top, unless they are the models of the one block that trained."""

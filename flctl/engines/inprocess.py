@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flctl.engines.engine import Engine, Lost
 from flctl.engines.grouping import groups
-from flctl.types import ClientId, Failure, Gathered, Numbers, Reply, Request, Work
+from flctl.types import ClientId, Failure, Gathered, IntArray, Reply, Request, Work
 from flctl.wire.replies import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class InProcessEngine(Engine):
                 yield client_id, late or answer
 
     def gather(
-        self, work: Work, chunks: Sequence[Numbers], each: bool, deadline: float | None = None
+        self, work: Work, chunks: Sequence[IntArray], each: bool, deadline: float | None = None
     ) -> Iterator[tuple[int, Gathered | Lost]]:
         for place, numbers in enumerate(chunks):
             started = time.monotonic()

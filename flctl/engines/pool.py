@@ -15,9 +15,9 @@ from flctl.engines.engine import Engine, Lost
 from flctl.engines.grouping import groups
 from flctl.engines.worker_process import WorkerProcess
 from flctl.errors import ProtocolError
-from flctl.types import ClientId, Failure, Gathered, Numbers, Reply, Request, Work
+from flctl.types import ClientId, Failure, Gathered, IntArray, Reply, Request, Work
 from flctl.wire import messages
-from flctl.wire.shared_memory import Slabs
+from flctl.wire.shared_memory import SharedMemoryPool
 
 if TYPE_CHECKING:
     from flctl.run.run import Run
@@ -58,7 +58,7 @@ class PoolEngine(Engine):
     def open(self, run: Run) -> Iterator[PoolEngine]:
         self._run, self._memories, self._round, self._closing = run, {}, 0, False
         self._work: tuple[Work, bytes] | None = None
-        self._slabs = Slabs()
+        self._slabs = SharedMemoryPool()
         self._seats = [Seat(WorkerProcess(run)) for _ in range(run.config.engine.workers)]
         try:
             for seat in self._seats:
@@ -95,14 +95,14 @@ class PoolEngine(Engine):
             asked = again
 
     def gather(
-        self, work: Work, chunks: Sequence[Numbers], each: bool, deadline: float | None = None
+        self, work: Work, chunks: Sequence[IntArray], each: bool, deadline: float | None = None
     ) -> Iterator[tuple[int, Gathered | Lost]]:
         row = _FLOAT_BYTES * sum(work.layout.values()) if each else 0
         jobs = [partial(self._gather, numbers, row, self._packed(work)) for numbers in chunks]
         for place, gathered in self._do(jobs, deadline):
             yield place, Lost(gathered) if isinstance(gathered, Failure) else gathered
 
-    def _gather(self, numbers: Numbers, row: int, packed: bytes, process: WorkerProcess) -> Gathered | Failure:
+    def _gather(self, numbers: IntArray, row: int, packed: bytes, process: WorkerProcess) -> Gathered | Failure:
         """A chunk's turn; `row` is how many bytes a client's vectors have, 0 where only their sum is asked for."""
         room = row * len(numbers) + _ROOM_BETWEEN if row else 0
         return process.gather(numbers, row > 0, packed, self._slabs.take(room))

@@ -12,9 +12,9 @@ import numpy as np
 
 from flctl.config.config import effective
 from flctl.errors import FlctlError, IntegrityError, StorageError
-from flctl.types import ClientId, Failure, Gathered, Numbers, Reply, Request
+from flctl.types import ClientId, Failure, Gathered, IntArray, Reply, Request
 from flctl.wire import frames, messages
-from flctl.wire.shared_memory import Bytes, Slab
+from flctl.wire.shared_memory import Bytes, SharedBlock
 
 if TYPE_CHECKING:
     from flctl.run.run import Run
@@ -111,7 +111,7 @@ class WorkerProcess:
         return _lost(answer) or messages.unpack_answers(answer)
 
     def gather(
-        self, numbers: Numbers, each: bool, work: bytes, taken: tuple[Slab, Bytes] | None = None
+        self, numbers: IntArray, each: bool, work: bytes, taken: tuple[SharedBlock, Bytes] | None = None
     ) -> Gathered | Failure:
         """What a chunk of clients replies, or why nothing; raises as `ask` does. `taken` is a slab for the rows."""
         self._send(work)

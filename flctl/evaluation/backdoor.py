@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flctl.evaluation import evaluate
-from flctl.evaluation.outcomes import Labelled
+from flctl.evaluation.outcomes import ClassificationOutcomes
 from flctl.simulation.attacks.on_rows import Backdoor
 
 if TYPE_CHECKING:
@@ -30,6 +30,6 @@ def backdoor_success(run: Run, model: FlatModel, task: Task) -> dict[str, float]
         return {}
     marked, wanted = attack.altered(x[others], y[others])
     outcomes = evaluate.run_model(model, task, marked, wanted, run.config.eval.batch_size)
-    if not isinstance(outcomes, Labelled):
+    if not isinstance(outcomes, ClassificationOutcomes):
         return {}
     return {"backdoor_success": float(np.mean(outcomes.prediction == attack.config.target))}

@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.evaluation.metrics import Scores, client_scores, primary_metric, quick_score, score
-from flctl.evaluation.outcomes import Labelled, Measured, concatenate, outcomes_of
+from flctl.evaluation.outcomes import ClassificationOutcomes, RegressionOutcomes, concatenate, outcomes_of
 from flctl.evaluation.spread import spread
 from flctl.machine import cores
+from flctl.types import Batch, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from flctl.models.flat_model import FlatModel
     from flctl.models.tasks import Task
-    from flctl.partition.store import Partition, Rows
+    from flctl.partition.store import Partition
     from flctl.types import Arrays
 
 __all__ = [
@@ -59,9 +60,9 @@ class ClientScores:
     client, training and test; `rows` [K] its test rows."""
 
     client_ids: Sequence[str]
-    sizes: npt.NDArray[np.int64]
-    rows: npt.NDArray[np.int64]
-    values: Mapping[str, npt.NDArray[np.float64]]
+    sizes: IntArray
+    rows: IntArray
+    values: Mapping[str, FloatArray]
 
     @property
     def without_rows(self) -> tuple[str, ...]:
@@ -78,14 +79,14 @@ class Evaluation:
 
     central: Scores
     clients: ClientScores
-    central_outcomes: Labelled | Measured
-    client_outcomes: Labelled | Measured
+    central_outcomes: ClassificationOutcomes | RegressionOutcomes
+    client_outcomes: ClassificationOutcomes | RegressionOutcomes
     pooled: bool
 
 
 def run_model(
     model: FlatModel, task: Task, x: Array, y: Array, batch_size: int = BATCH, *, keep_scores: bool = False
-) -> Labelled | Measured:
+) -> ClassificationOutcomes | RegressionOutcomes:
     """What the model makes of rows x [n, ...], y [n] or [n, window]; the module's mode and the process's thread
     count are as before afterwards. `keep_scores` keeps each row's log-probabilities (for AUROC)."""
 
@@ -97,7 +98,7 @@ def run_model(
     # Zero rows still make one (empty) batch, so that the outcomes have their kind and columns.
     starts = range(0, max(1, len(y)), batch_size)
     with _evaluating(model):
-        joined: Labelled | Measured = concatenate(_on_all_cores(model, outcomes, starts))
+        joined: ClassificationOutcomes | RegressionOutcomes = concatenate(_on_all_cores(model, outcomes, starts))
     return joined
 
 
@@ -130,7 +131,7 @@ def _copies(module: Module, count: int) -> list[Module]:
         return []
 
 
-def central(model: FlatModel, rows: Rows, task: Task, batch_size: int = BATCH) -> dict[str, float]:
+def central(model: FlatModel, rows: Batch, task: Task, batch_size: int = BATCH) -> dict[str, float]:
     """The cheap metrics of `metrics.quick_score` on the central test rows (x, y); what each round reports."""
     return quick_score(run_model(model, task, *rows, batch_size))
 
@@ -183,7 +184,7 @@ def spread_of_own_models(
 
 def _run_own(
     model: FlatModel, models: Iterable[Arrays], partition: Partition, task: Task, batch_size: int
-) -> tuple[Labelled | Measured, npt.NDArray[np.int64]]:
+) -> tuple[ClassificationOutcomes | RegressionOutcomes, IntArray]:
     """What each client's own model makes of its test rows, and where each client's begin."""
     x, y, offsets = partition.test_bounds()
     parts: list[Any] = [run_model(model, task, x[:0], y[:0], batch_size, keep_scores=True)]
@@ -191,7 +192,7 @@ def _run_own(
         if stop > start:
             model.load(arrays)
             parts.append(run_model(model, task, x[start:stop], y[start:stop], batch_size, keep_scores=True))
-    joined: Labelled | Measured = concatenate(parts)
+    joined: ClassificationOutcomes | RegressionOutcomes = concatenate(parts)
     return joined, offsets
 
 
@@ -202,7 +203,9 @@ def _spread(scores: ClientScores, task: Task) -> dict[str, float]:
     return {f"{name}_{part}": value for part, value in parts.items()}
 
 
-def _client_scores(partition: Partition, outcomes: Labelled | Measured, offsets: npt.NDArray[np.int64]) -> ClientScores:
+def _client_scores(
+    partition: Partition, outcomes: ClassificationOutcomes | RegressionOutcomes, offsets: IntArray
+) -> ClientScores:
     return ClientScores(
         client_ids=partition.client_ids,
         sizes=partition.counts.sum(axis=1),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flctl.client.memory import Recall, work_after
+from flctl.client.memory import ClientMemory, work_after
 from flctl.client.memory_store import MemoryStore
 from flctl.component import Catalogue
 from flctl.config.config import Config, Flag
@@ -30,7 +30,7 @@ from flctl.types import Arrays
 if TYPE_CHECKING:
     from flctl.models.flat_model import FlatModel
 
-__all__ = ["OwnModels", "Subject", "assess", "assess_own_models", "from_run", "from_weights", "open_partition"]
+__all__ = ["LoadedModel", "OwnModels", "assess", "assess_own_models", "from_run", "from_weights", "open_partition"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class OwnModels:
 
 
 @dataclass(frozen=True)
-class Subject:
+class LoadedModel:
     """A model and the partition to evaluate it on, standardised as the model needs it; and beside it, where the run's
     strategy leaves them any, the clients' own."""
 
@@ -65,7 +65,7 @@ def open_partition(path: Path) -> Partition:
     return partition
 
 
-def from_run(path: Path, checkpoint: str, data: Path | None, registry: Catalogue) -> Subject:
+def from_run(path: Path, checkpoint: str, data: Path | None, registry: Catalogue) -> LoadedModel:
     """The model of a run's checkpoint: a round's number, "best" or "last"; on the run's own partition, or `data`.
 
     Raises ConfigError for what is no run or a checkpoint that it does not have, IncompatibleError where the
@@ -88,7 +88,7 @@ def from_run(path: Path, checkpoint: str, data: Path | None, registry: Catalogue
         clients = _own_models(directory, config, registry, partition if own is partition else None, number)
     aggregator = registry.get("aggregator", config.aggregator.name)
     hidden_by = aggregator.name if aggregator.hides else None
-    return Subject(str(path), number, model, partition, config.eval.batch_size, notes, clients, hidden_by)
+    return LoadedModel(str(path), number, model, partition, config.eval.batch_size, notes, clients, hidden_by)
 
 
 def from_weights(
@@ -98,7 +98,7 @@ def from_weights(
     overrides: Sequence[str],
     data: Path,
     registry: Catalogue,
-) -> Subject:
+) -> LoadedModel:
     """Weights that flctl did not train, in the model that flags, -o and `config` name, on the partition `data`.
 
     Raises IncompatibleError when tensors are missing, unknown or of another shape, IntegrityError for a file that
@@ -111,10 +111,10 @@ def from_weights(
     model.load_state_dict_arrays(tensors)
     notes: tuple[str, ...] = (f"rows are standardised by the statistics of {data}",)
     notes += () if prefix is None else (f"the prefix '{prefix}' was taken off the tensors' names",)
-    return Subject(str(path), None, model, partition, chosen.eval.batch_size, notes)
+    return LoadedModel(str(path), None, model, partition, chosen.eval.batch_size, notes)
 
 
-def assess(subject: Subject, batch_size: int | None = None) -> Evaluated:
+def assess(subject: LoadedModel, batch_size: int | None = None) -> Evaluated:
     """The subject's evaluation; `batch_size` defaults to the run's own, with which it evaluated in training.
 
     Raises DataError for a partition without test rows.
@@ -138,7 +138,7 @@ def assess(subject: Subject, batch_size: int | None = None) -> Evaluated:
     )
 
 
-def assess_own_models(subject: Subject, batch_size: int | None = None) -> Evaluated | None:
+def assess_own_models(subject: LoadedModel, batch_size: int | None = None) -> Evaluated | None:
     """The evaluation of the clients' own models, each on its client's test rows; None where there are none."""
     partition, own = subject.partition, subject.own_models
     if own is None or own.gone or subject.hidden_by or not partition.manifest.rows.test:
@@ -173,7 +173,7 @@ def _own_models(
     except FlctlError as error:
         return OwnModels(lambda: iter(()), gone=error)
     saved = directory.checkpoints.load(number, run.build_model())
-    recall = Recall(run, store, run.division.private_of(saved.params))
+    recall = ClientMemory(run, store, run.division.private_of(saved.params))
     work = work_after(run, number, saved.params, saved.states["strategy"])
     _, known = store.read(np.arange(partition.clients), number + 1)
     never = int((~known).sum())

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.errors import ConfigError
-from flctl.evaluation.outcomes import Labelled, Measured, Outcomes, segment_sums
-from flctl.types import PADDING, TaskKind
+from flctl.evaluation.outcomes import ClassificationOutcomes, Outcomes, RegressionOutcomes, segment_sums
+from flctl.types import PADDING, FloatArray, IntArray, TaskKind
 
 __all__ = [
     "METRICS",
@@ -36,8 +36,6 @@ __all__ = [
     "score",
 ]
 
-Float = npt.NDArray[np.float64]
-Counts = npt.NDArray[np.int64]
 LABELS: tuple[TaskKind, ...] = ("classification", "binary", "next-character")
 CLASSES: tuple[TaskKind, ...] = ("classification", "binary")
 BINS = 15
@@ -84,7 +82,7 @@ class Scores:
     values: Mapping[str, float]
     notes: Mapping[str, str] = field(default_factory=dict)
     non_finite: int = 0
-    confusion: Counts | None = None
+    confusion: IntArray | None = None
 
 
 def primary_metric(kind: TaskKind) -> tuple[str, bool]:
@@ -102,18 +100,18 @@ def higher_is_better(name: str) -> bool:
     return METRICS[name].higher_is_better
 
 
-def score(outcomes: Labelled | Measured, classes: Sequence[str]) -> Scores:
+def score(outcomes: ClassificationOutcomes | RegressionOutcomes, classes: Sequence[str]) -> Scores:
     """Every metric that the task has. `classes` name the codes: classes or characters, empty for regression."""
-    if isinstance(outcomes, Measured):
+    if isinstance(outcomes, RegressionOutcomes):
         return _finished(outcomes, *_measured_values(outcomes))
     confusion = confusion_matrix(outcomes.truth, outcomes.prediction, len(classes))
     return _finished(outcomes, *_labelled_values(outcomes, confusion, classes), confusion)
 
 
-def quick_score(outcomes: Labelled | Measured) -> dict[str, float]:
+def quick_score(outcomes: ClassificationOutcomes | RegressionOutcomes) -> dict[str, float]:
     """The metrics that cost one pass: `test_loss` and accuracy (next character: also perplexity), or MAE, RMSE
     and R2. Rows with outputs that are not finite make them NaN and add `non_finite`, the number of such rows."""
-    if isinstance(outcomes, Measured):
+    if isinstance(outcomes, RegressionOutcomes):
         values = _measured_values(outcomes)[0]
     else:
         values = {"test_loss": _mean(outcomes.loss, outcomes), "accuracy": _mean(outcomes.correct, outcomes)}
@@ -124,7 +122,7 @@ def quick_score(outcomes: Labelled | Measured) -> dict[str, float]:
 
 
 def _finished(
-    outcomes: Outcomes, values: dict[str, float], notes: dict[str, str], confusion: Counts | None = None
+    outcomes: Outcomes, values: dict[str, float], notes: dict[str, str], confusion: IntArray | None = None
 ) -> Scores:
     rows, bad = len(outcomes), _non_finite(outcomes)
     if bad or not outcomes.count.any():
@@ -141,7 +139,7 @@ def _ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator else math.nan
 
 
-def _mean(sums: Float, outcomes: Outcomes) -> float:
+def _mean(sums: FloatArray, outcomes: Outcomes) -> float:
     return _ratio(float(sums.sum()), float(outcomes.count.sum()))
 
 
@@ -153,7 +151,7 @@ def _exp(value: float) -> float:
 
 
 def _labelled_values(
-    outcomes: Labelled, confusion: Counts, classes: Sequence[str]
+    outcomes: ClassificationOutcomes, confusion: IntArray, classes: Sequence[str]
 ) -> tuple[dict[str, float], dict[str, str]]:
     loss = _mean(outcomes.loss, outcomes)
     bins = _calibration_bins(outcomes)
@@ -176,7 +174,7 @@ def _labelled_values(
     return values, notes
 
 
-def _absent_note(confusion: Counts, classes: Sequence[str]) -> dict[str, str]:
+def _absent_note(confusion: IntArray, classes: Sequence[str]) -> dict[str, str]:
     absent = [name for name, rows in zip(classes, confusion.sum(axis=1), strict=True) if not rows]
     if not absent:
         return {}
@@ -187,28 +185,28 @@ def _absent_note(confusion: Counts, classes: Sequence[str]) -> dict[str, str]:
 
 def confusion_matrix(
     truth: npt.NDArray[np.integer[Any]], prediction: npt.NDArray[np.integer[Any]], classes: int
-) -> Counts:
+) -> IntArray:
     """Counts [classes, classes]: row the truth, column the prediction; codes of -1 are left out."""
     kept = (truth != PADDING) & (prediction != PADDING)
     cells = truth[kept].astype(np.int64) * classes + prediction[kept]
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
 
 
-def balanced_accuracy(confusion: Counts) -> float:
+def balanced_accuracy(confusion: IntArray) -> float:
     """The mean recall over the classes that occur in the truth; NaN without rows."""
     support = confusion.sum(axis=1)
     present = support > 0
     return float((confusion.diagonal()[present] / support[present]).mean()) if present.any() else math.nan
 
 
-def macro_f1(confusion: Counts) -> float:
+def macro_f1(confusion: IntArray) -> float:
     """The mean of 2 tp / (2 tp + fp + fn) over the classes that occur in the truth or the predictions."""
     total = confusion.sum(axis=0) + confusion.sum(axis=1)
     present = total > 0
     return float((2 * confusion.diagonal()[present] / total[present]).mean()) if present.any() else math.nan
 
 
-def auroc(scores: npt.NDArray[Any], positive: npt.NDArray[np.bool_], offsets: Counts | None = None) -> Float:
+def auroc(scores: npt.NDArray[Any], positive: npt.NDArray[np.bool_], offsets: IntArray | None = None) -> FloatArray:
     """The area under the ROC curve of each segment, [K] from offsets [K + 1] (None: one segment).
 
     The Mann-Whitney form, (R - p (p + 1) / 2) / (p q), with R the sum of the positives' mid-ranks, p positives
@@ -229,7 +227,7 @@ def auroc(scores: npt.NDArray[Any], positive: npt.NDArray[np.bool_], offsets: Co
     return np.asarray((rank_sums - positives * (positives + 1) / 2) / pairs)
 
 
-def _mid_ranks(scores: npt.NDArray[Any], owner: Counts) -> Float:
+def _mid_ranks(scores: npt.NDArray[Any], owner: IntArray) -> FloatArray:
     """Ranks 1..n of scores sorted within owners; equal scores of one owner share the mean of their ranks."""
     if not len(scores):
         return np.zeros(0)
@@ -248,7 +246,7 @@ def macro_auroc(log_probability: npt.NDArray[Any], truth: npt.NDArray[np.integer
     return sum(defined) / len(defined) if defined else math.nan
 
 
-def _calibration_bins(outcomes: Labelled) -> Float:
+def _calibration_bins(outcomes: ClassificationOutcomes) -> FloatArray:
     scored = ~np.isnan(outcomes.confidence)
     confidence = outcomes.confidence[scored].astype(np.float64)
     correct = (outcomes.prediction == outcomes.truth)[scored].astype(np.float64)
@@ -258,7 +256,7 @@ def _calibration_bins(outcomes: Labelled) -> Float:
     return np.stack(columns, axis=1).astype(np.float64)
 
 
-def calibration_error(bins: Float) -> float:
+def calibration_error(bins: FloatArray) -> float:
     """Expected calibration error from bins [M, 3] of (count, summed confidence, summed correct):
     sum_m (n_m / n) |accuracy_m - confidence_m| (Guo et al. 2017, equation 3)."""
     return _ratio(float(np.abs(bins[:, 2] - bins[:, 1]).sum()), float(bins[:, 0].sum()))
@@ -267,7 +265,7 @@ def calibration_error(bins: Float) -> float:
 # -- numbers -----------------------------------------------------------------------------------------------
 
 
-def _measured_values(outcomes: Measured) -> tuple[dict[str, float], dict[str, str]]:
+def _measured_values(outcomes: RegressionOutcomes) -> tuple[dict[str, float], dict[str, str]]:
     error = outcomes.prediction - outcomes.truth
     values = {
         "test_loss": _mean(outcomes.loss, outcomes),
@@ -279,7 +277,7 @@ def _measured_values(outcomes: Measured) -> tuple[dict[str, float], dict[str, st
     return values, {"r2": undefined} if math.isnan(values["r2"]) else {}
 
 
-def r2(truth: Float, error: Float, offsets: Counts) -> Float:
+def r2(truth: FloatArray, error: FloatArray, offsets: IntArray) -> FloatArray:
     """1 - sum error^2 / sum (truth - mean)^2 of each segment; NaN where the truth is constant or missing."""
     sizes = np.diff(offsets)
     means = segment_sums(truth, offsets) / np.maximum(sizes, 1)
@@ -293,13 +291,13 @@ def r2(truth: Float, error: Float, offsets: Counts) -> Float:
 # -- clients -----------------------------------------------------------------------------------------------
 
 
-def client_scores(outcomes: Labelled | Measured, offsets: Counts) -> dict[str, Float]:
+def client_scores(outcomes: ClassificationOutcomes | RegressionOutcomes, offsets: IntArray) -> dict[str, FloatArray]:
     """Metric -> one value per client [K], for clients whose rows are offsets[k]:offsets[k + 1]; without a Python
     loop over clients. `targets` counts what each was scored on; a client without any has NaN."""
     targets = segment_sums(outcomes.count, offsets).astype(np.float64)
     divisor = np.where(targets > 0, targets, np.nan)
     result = {"targets": targets, "test_loss": segment_sums(outcomes.loss, offsets) / divisor}
-    if isinstance(outcomes, Measured):
+    if isinstance(outcomes, RegressionOutcomes):
         return result | _client_measured(outcomes, offsets, divisor)
     result["log_loss"] = result["test_loss"]
     result["accuracy"] = segment_sums(outcomes.correct, offsets) / divisor
@@ -315,7 +313,7 @@ def client_scores(outcomes: Labelled | Measured, offsets: Counts) -> dict[str, F
     return {name: np.where(bad & (name != "targets"), np.nan, values) for name, values in result.items()}
 
 
-def _client_measured(outcomes: Measured, offsets: Counts, divisor: Float) -> dict[str, Float]:
+def _client_measured(outcomes: RegressionOutcomes, offsets: IntArray, divisor: FloatArray) -> dict[str, FloatArray]:
     error = outcomes.prediction - outcomes.truth
     return {
         "mae": segment_sums(np.abs(error), offsets) / divisor,
@@ -324,7 +322,7 @@ def _client_measured(outcomes: Measured, offsets: Counts, divisor: Float) -> dic
     }
 
 
-def _client_classes(outcomes: Labelled, offsets: Counts) -> dict[str, Float]:
+def _client_classes(outcomes: ClassificationOutcomes, offsets: IntArray) -> dict[str, FloatArray]:
     """Balanced accuracy and macro F1 per client, from the (client, class) pairs that occur: memory grows with
     rows, not with clients x classes."""
     owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
@@ -344,7 +342,7 @@ def _client_classes(outcomes: Labelled, offsets: Counts) -> dict[str, Float]:
     }
 
 
-def _mean_by(owner: Counts, values: Float, kept: npt.NDArray[np.bool_] | int, clients: int) -> Float:
+def _mean_by(owner: IntArray, values: FloatArray, kept: npt.NDArray[np.bool_] | int, clients: int) -> FloatArray:
     chosen = np.ones(kept, bool) if isinstance(kept, int) else kept
     count = np.bincount(owner[chosen], minlength=clients)
     sums = np.bincount(owner[chosen], values[chosen], clients)

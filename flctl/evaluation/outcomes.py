@@ -14,13 +14,12 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from flctl.types import PADDING, TaskKind
+from flctl.types import PADDING, FloatArray, IntArray, TaskKind
 
-__all__ = ["Labelled", "Measured", "Outcomes", "concatenate", "outcomes_of", "segment_sums"]
+__all__ = ["ClassificationOutcomes", "Outcomes", "RegressionOutcomes", "concatenate", "outcomes_of", "segment_sums"]
 
 CHUNK = 1 << 21
 """Logits that are widened to float64 at once: 16 MiB."""
-Float = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +27,15 @@ class Outcomes:
     """Per row: `count` [n] int64 scored targets (1, or the unpadded characters of a window), and `loss` [n]
     float64, the task's loss summed over them; NaN where the model's outputs are not finite."""
 
-    count: npt.NDArray[np.int64]
-    loss: Float
+    count: IntArray
+    loss: FloatArray
 
     def __len__(self) -> int:
         return len(self.count)
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled(Outcomes):
+class ClassificationOutcomes(Outcomes):
     """Classification, binary and next character. Losses are in nats.
 
     `correct` [n] float64 counts right targets (NaN: outputs not finite); `brier` [n] float64 sums
@@ -45,8 +44,8 @@ class Labelled(Outcomes):
     `log_probability` [n, classes] float32 is kept on request only.
     """
 
-    correct: Float
-    brier: Float
+    correct: FloatArray
+    brier: FloatArray
     truth: npt.NDArray[np.int32]
     prediction: npt.NDArray[np.int32]
     confidence: npt.NDArray[np.float32]
@@ -54,11 +53,11 @@ class Labelled(Outcomes):
 
 
 @dataclass(frozen=True, slots=True)
-class Measured(Outcomes):
+class RegressionOutcomes(Outcomes):
     """Regression. `truth` and `prediction` [n] float64 in original units; losses in standardised units."""
 
-    truth: Float
-    prediction: Float
+    truth: FloatArray
+    prediction: FloatArray
 
 
 Kind = TypeVar("Kind", bound=Outcomes)
@@ -71,7 +70,7 @@ def outcomes_of(
     target_scale: tuple[float, float] = (0.0, 1.0),
     *,
     keep_scores: bool = False,
-) -> Labelled | Measured:
+) -> ClassificationOutcomes | RegressionOutcomes:
     """The outcomes of one batch. `outputs` are logits [n, classes], [n, window, characters], or [n, 1] (binary:
     the logit of class 1; regression: the standardised target); `y` as the partition stores it.
 
@@ -96,7 +95,7 @@ def _joined(column: Sequence[Any]) -> Any:
     return None if column[0] is None else np.concatenate(column)
 
 
-def segment_sums(values: npt.NDArray[Any], offsets: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+def segment_sums(values: npt.NDArray[Any], offsets: IntArray) -> npt.NDArray[Any]:
     """The sum of values[offsets[i]:offsets[i+1]] for each i, [K] from offsets [K + 1]; an empty segment is 0.
 
     Segments must be adjacent and cover `values`. (`np.add.reduceat` alone repeats a value for an empty one.)
@@ -108,12 +107,12 @@ def segment_sums(values: npt.NDArray[Any], offsets: npt.NDArray[np.int64]) -> np
     return sums
 
 
-def _measured(outputs: npt.NDArray[Any], y: npt.NDArray[Any], target_scale: tuple[float, float]) -> Measured:
+def _measured(outputs: npt.NDArray[Any], y: npt.NDArray[Any], target_scale: tuple[float, float]) -> RegressionOutcomes:
     shift, scale = target_scale
     predicted, target = outputs.astype(np.float64), y.astype(np.float64).reshape(len(y))
     finite = np.isfinite(predicted)
     predicted[~finite] = np.nan
-    return Measured(
+    return RegressionOutcomes(
         count=np.ones(len(y), np.int64),
         loss=(predicted - target) ** 2,
         truth=target * scale + shift,
@@ -121,14 +120,14 @@ def _measured(outputs: npt.NDArray[Any], y: npt.NDArray[Any], target_scale: tupl
     )
 
 
-def _labelled(logits: npt.NDArray[Any], y: npt.NDArray[Any], keep_scores: bool) -> Labelled:
+def _labelled(logits: npt.NDArray[Any], y: npt.NDArray[Any], keep_scores: bool) -> ClassificationOutcomes:
     truth = y.astype(np.int32)
     scored = truth != PADDING
     count = scored.sum(axis=tuple(range(1, scored.ndim)), dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(count)])
     parts = [_targets(z, t, keep_scores) for z, t in _chunks(logits[scored], truth[scored])]
     loss, correct, brier, prediction, confidence, scores = (_joined(column) for column in zip(*parts, strict=True))
-    return Labelled(
+    return ClassificationOutcomes(
         count=count,
         loss=segment_sums(loss, offsets),
         correct=segment_sums(correct, offsets),
@@ -184,6 +183,6 @@ def _targets(logits: npt.NDArray[Any], truth: npt.NDArray[np.int32], keep_scores
     return loss, correct, brier, prediction, confidence, scores
 
 
-def _narrow(values: Float) -> npt.NDArray[np.float32]:
+def _narrow(values: FloatArray) -> npt.NDArray[np.float32]:
     limits = np.finfo(np.float32)
     return values.clip(limits.min, limits.max).astype(np.float32)

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from flctl.types import FloatArray, IntArray
 
 __all__ = ["QUANTILES", "SizeGroup", "Spread", "by_size", "jain_index", "spread"]
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 FEWEST = 4
 """Clients that make a group."""
-Float = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class SizeGroup:
     worst: float
 
 
-def jain_index(values: Float) -> float:
+def jain_index(values: FloatArray) -> float:
     """(sum x)^2 / (K sum x^2), from 1/K (one client has everything) to 1 (all equal) (Jain, Chiu and Hawe 1984).
 
     NaN for no values, for negative ones, and when all are zero.
@@ -59,7 +59,7 @@ def jain_index(values: Float) -> float:
     return float(values.sum()) ** 2 / (len(values) * squares)
 
 
-def spread(values: Float, weights: Float, higher_is_better: bool) -> Spread:
+def spread(values: FloatArray, weights: FloatArray, higher_is_better: bool) -> Spread:
     """The spread of a metric [K]; NaN values (undefined, or no test rows) are left out and counted among those
     that have weight."""
     defined = np.isfinite(values)
@@ -87,9 +87,7 @@ def _nothing(undefined: int) -> Spread:
     return Spread(0, undefined, nan, nan, nan, nan, nan, nan, dict.fromkeys(QUANTILES, nan))
 
 
-def by_size(
-    values: Float, sizes: npt.NDArray[np.int64], higher_is_better: bool, groups: int = 5
-) -> tuple[SizeGroup, ...]:
+def by_size(values: FloatArray, sizes: IntArray, higher_is_better: bool, groups: int = 5) -> tuple[SizeGroup, ...]:
     """At most `groups` groups of about equally many clients and at least four, from small to large; clients of one
     size stay together."""
     defined = np.isfinite(values)
@@ -102,6 +100,6 @@ def by_size(
     return tuple(_group(kept[group == g], size[group == g], higher_is_better) for g in np.unique(group))
 
 
-def _group(values: Float, sizes: npt.NDArray[np.int64], higher_is_better: bool) -> SizeGroup:
+def _group(values: FloatArray, sizes: IntArray, higher_is_better: bool) -> SizeGroup:
     worst = values.min() if higher_is_better else values.max()
     return SizeGroup(int(sizes.min()), int(sizes.max()), len(values), float(values.mean()), float(worst))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.seeds import GOLDEN_GAMMA, Keys, client_keys, mix64, named_keys
-from flctl.types import Allowance, LocalWork
+from flctl.types import Allowance, IntArray, LocalWork
 
 __all__ = [
     "Arrangement",
@@ -29,7 +29,6 @@ __all__ = [
     "step_counts",
 ]
 
-Counts = npt.NDArray[np.int64]
 
 _LOW = np.uint64(0xFFFFFFFF)
 _ALL = np.int64(1 << 62)
@@ -55,7 +54,7 @@ def module_seed(key: np.uint64) -> int:
         return int(mix64(key + mix64(np.array(_MODULE))) >> np.uint64(1))
 
 
-def orders(keys: Keys, rows: Counts, epoch: int) -> Counts:
+def orders(keys: Keys, rows: IntArray, epoch: int) -> IntArray:
     """Returns a permutation of `range(rows[k])` for each client, [K, max(rows)]; entries beyond a client's rows are
     undefined.
 
@@ -76,7 +75,7 @@ def orders(keys: Keys, rows: Counts, epoch: int) -> Counts:
     return (words & _LOW).astype(np.int64)
 
 
-def step_counts(rows: Counts, local: LocalWork, most: Counts | None = None) -> tuple[Counts, Counts, Counts]:
+def step_counts(rows: IntArray, local: LocalWork, most: IntArray | None = None) -> tuple[IntArray, IntArray, IntArray]:
     """Returns (steps, batch size, rows used per epoch), each [K], for clients of `rows` [K]; at most `most` [K] steps.
 
     A batch size of 0 means all rows. The last batch of an epoch may be smaller; `drop_last` leaves it out (a shard
@@ -90,7 +89,7 @@ def step_counts(rows: Counts, local: LocalWork, most: Counts | None = None) -> t
     return steps if most is None else np.minimum(steps, most), size, usable
 
 
-def most_steps(allowance: Allowance | None, numbers: Counts) -> Counts | None:
+def most_steps(allowance: Allowance | None, numbers: IntArray) -> IntArray | None:
     """Returns the largest number of steps [K] for the clients `numbers` [K]; None without an allowance. Clients that
     the allowance does not name make all steps."""
     if allowance is None:
@@ -101,7 +100,7 @@ def most_steps(allowance: Allowance | None, numbers: Counts) -> Counts | None:
     return np.where(allowance.numbers[place] == numbers, allowance.steps[place], _ALL)
 
 
-def batches(rows: int, local: LocalWork, key: np.uint64, most: int | None = None) -> Iterator[Counts]:
+def batches(rows: int, local: LocalWork, key: np.uint64, most: int | None = None) -> Iterator[IntArray]:
     """Yields the rows of each local step of one client, in order: a new permutation for each epoch, cut into batches;
     at most `most` of them."""
     counts, limit = np.array([rows], np.int64), None if most is None else np.array([most], np.int64)
@@ -122,10 +121,10 @@ class Arrangement:
     At step s the first `active[s]` clients train.
     """
 
-    clients: Counts
-    positions: Counts
-    counts: Counts
-    steps: Counts
+    clients: IntArray
+    positions: IntArray
+    counts: IntArray
+    steps: IntArray
     width: int
 
     @property
@@ -140,7 +139,7 @@ class Arrangement:
         return (share[:, :, None] * inside).reshape(self.positions.shape)
 
 
-def arrange(rows: Counts, local: LocalWork, keys: Keys, limits: Counts | None = None) -> Arrangement:
+def arrange(rows: IntArray, local: LocalWork, keys: Keys, limits: IntArray | None = None) -> Arrangement:
     """Returns the batches that `batches` gives for each client, side by side; at most `limits` [K] of them."""
     steps, size, usable = step_counts(rows, local, limits)
     clients = np.lexsort((-rows, -steps))
@@ -156,13 +155,13 @@ def arrange(rows: Counts, local: LocalWork, keys: Keys, limits: Counts | None = 
     return Arrangement(clients, positions, counts, steps, width)
 
 
-def _orders(keys: Keys, rows: Counts, epochs: int) -> Counts:
+def _orders(keys: Keys, rows: IntArray, epochs: int) -> IntArray:
     """Returns the orders of all epochs, [epochs, K, max(rows)]."""
     made = [orders(keys, rows, epoch) for epoch in range(epochs)]
     return np.stack(made) if made else np.zeros((0, len(rows), 0), np.int64)
 
 
-def _positions(order: Counts, epoch: Counts, place: Counts, counts: Counts, width: int) -> Counts:
+def _positions(order: IntArray, epoch: IntArray, place: IntArray, counts: IntArray, width: int) -> IntArray:
     offset = np.arange(width)
     inside = offset < counts[:, :, None]
     column: Any = np.where(inside, place[:, :, None] + offset, 0)

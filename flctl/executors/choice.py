@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from flctl.errors import ConfigError
 from flctl.executors.batches import step_counts
@@ -24,14 +23,13 @@ from flctl.executors.loss_heads import Head, head_for
 from flctl.executors.per_example_gradients import ROW_GRADIENT_BYTES, TOGETHER_BYTES
 from flctl.executors.per_example_steps import BY_ROWS, by_rows
 from flctl.executors.stacking_trial import stacks, vmap_obstacle
-from flctl.types import LocalWork
+from flctl.types import IntArray, LocalWork
 
 if TYPE_CHECKING:
     from flctl.algorithms.run_info import RunInfo
     from flctl.models.flat_model import FlatModel
     from flctl.models.tasks import Task
 
-Counts = npt.NDArray[np.int64]
 
 __all__ = ["EXECUTORS", "TOGETHER", "Execution", "choose", "obstacles"]
 
@@ -82,7 +80,7 @@ class Execution:
         """Returns what the run's record needs beside the configuration to explain its numbers."""
         return {"executor": self.executor, "why": self.why, "alone": self.alone, "memory": self.memory}
 
-    def chunks(self, sizes: Counts, limits: Counts | None = None) -> list[Counts]:
+    def chunks(self, sizes: IntArray, limits: IntArray | None = None) -> list[IntArray]:
         """Returns the positions of the clients that are asked together, chunk by chunk, for clients of `sizes` rows [n]
         that make at most `limits` [n] steps.
 
@@ -97,7 +95,7 @@ class Execution:
         order = np.lexsort((-sizes, -self.amounts(sizes, limits).steps))
         return self._cut(sizes, order, Limits(WORTH_SECONDS, rows, 1 << 62, 1 << 31), limits)
 
-    def blocks(self, sizes: Counts) -> list[Counts]:
+    def blocks(self, sizes: IntArray) -> list[IntArray]:
         """Returns the positions of a chunk's clients that train side by side at once, for clients of `sizes` rows [n].
         A block fits the memory and, if each client has a model of its own, the cache."""
         if self.executor not in TOGETHER:
@@ -108,11 +106,11 @@ class Execution:
         ends = Limits(np.inf, 0, fits, 1 << 31)
         return [places[start:stop] for start, stop in cut(self.cost(amounts), amounts.rows, ends)]
 
-    def _cut(self, sizes: Counts, order: Counts, ends: Limits, limits: Counts | None) -> list[Counts]:
+    def _cut(self, sizes: IntArray, order: IntArray, ends: Limits, limits: IntArray | None) -> list[IntArray]:
         amounts = self.amounts(sizes[order], None if limits is None else limits[order])
         return [order[start:stop] for start, stop in evenly(self.cost(amounts), amounts.rows, ends)]
 
-    def amounts(self, sizes: npt.NDArray[np.int64], limits: Counts | None = None) -> Amounts:
+    def amounts(self, sizes: IntArray, limits: IntArray | None = None) -> Amounts:
         """Returns the work of clients of `sizes` rows [n] in a round, in at most `limits` [n] steps."""
         steps, width, usable = step_counts(sizes, self.local, limits)
         per_epoch = np.maximum(-(-usable // width), 1)

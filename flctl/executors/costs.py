@@ -10,15 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from flctl.executors.layer_chain import Chain, Convolution, Dense
-from flctl.types import LocalWork
+from flctl.types import FloatArray, IntArray, LocalWork
 
 __all__ = ["Amounts", "Limits", "cut", "low_rank_layers", "shared_cost", "single_cost", "stacked_cost"]
 
-Counts = npt.NDArray[np.int64]
-Cost = tuple[npt.NDArray[np.float64], Counts]
+Cost = tuple[FloatArray, IntArray]
 """(seconds [K], bytes [K]) of each client."""
 
 GEMM, BATCHED, GRAM = 75e9, 35e9, 30e9
@@ -37,9 +35,9 @@ _LESS = 1 - 1e-9
 class Amounts:
     """Local training of K clients: `rows` [K] over all steps, `steps` [K], batch size [K], values per example."""
 
-    rows: Counts
-    steps: Counts
-    width: Counts
+    rows: IntArray
+    steps: IntArray
+    width: IntArray
     features: int
 
 
@@ -53,7 +51,7 @@ class Limits:
     clients: int
 
 
-def _shared_seconds(layer: Dense, rows: npt.NDArray[np.float64], first: bool) -> npt.NDArray[np.float64]:
+def _shared_seconds(layer: Dense, rows: FloatArray, first: bool) -> FloatArray:
     """Returns the seconds of one client's products with W0, of those among its rows, and of its part of the sum."""
     products = (2 if first else 3) * 2 * rows * layer.inputs * layer.outputs / GEMM
     # Quadratic in the rows: the correction of each row by all earlier ones. This is what limits sharing to small
@@ -62,7 +60,7 @@ def _shared_seconds(layer: Dense, rows: npt.NDArray[np.float64], first: bool) ->
     return products + among + PASSES * FLOAT * rows * (layer.inputs + layer.outputs) / COPY
 
 
-def _own_seconds(layer: Dense, rows: npt.NDArray[np.float64], first: bool) -> npt.NDArray[np.float64]:
+def _own_seconds(layer: Dense, rows: FloatArray, first: bool) -> FloatArray:
     """Returns the seconds of one client's products with weights of its own, and of copying these."""
     size = layer.inputs * layer.outputs
     # The first layer needs two products (outputs, weight gradient), the others a third for the input gradient.
@@ -116,7 +114,7 @@ def single_cost(parameters: int, amounts: Amounts, local: LocalWork, adjusts: bo
     return seconds, FLOAT * (parameters * vectors + 2 * amounts.rows * amounts.features)
 
 
-def evenly(cost: Cost, rows: Counts, limits: Limits) -> list[tuple[int, int]]:
+def evenly(cost: Cost, rows: IntArray, limits: Limits) -> list[tuple[int, int]]:
     """Cuts as `cut` does, into chunks of about equal work, and an even number of them if there are several: cores come
     in pairs, and a round waits for the last chunk."""
     made = list(cut(cost, rows, limits))
@@ -127,7 +125,7 @@ def evenly(cost: Cost, rows: Counts, limits: Limits) -> list[tuple[int, int]]:
     return list(cut(cost, rows, replace(limits, seconds=worth * _LESS, rows=0)))
 
 
-def cut(cost: Cost, rows: Counts, limits: Limits) -> Iterator[tuple[int, int]]:
+def cut(cost: Cost, rows: IntArray, limits: Limits) -> Iterator[tuple[int, int]]:
     """Yields consecutive chunks (start, stop) within the limits. Each client of a chunk is counted with the memory of
     its largest; a client that exceeds the limits on its own forms a chunk."""
     worth, size = np.cumsum(cost[0]), cost[1]
@@ -143,7 +141,7 @@ def cut(cost: Cost, rows: Counts, limits: Limits) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _handling(amounts: Amounts) -> npt.NDArray[np.float64]:
+def _handling(amounts: Amounts) -> FloatArray:
     """Returns the seconds [K] to read a client's rows and put them in order."""
     return np.asarray(PASSES * FLOAT * amounts.rows * (amounts.features + 8.0) / COPY, np.float64)
 

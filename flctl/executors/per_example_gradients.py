@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -18,6 +17,7 @@ from flctl.executors.layer_chain import ACTIVATIONS, Activation, Chain, Dense
 from flctl.executors.loss_heads import Head
 from flctl.models.flat_model import FlatModel
 from flctl.models.tasks import Task
+from flctl.types import FloatArray
 
 __all__ = [
     "ROW_GRADIENT_BYTES",
@@ -29,7 +29,7 @@ __all__ = [
     "VmapRows",
 ]
 
-Factors = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+Factors = Callable[[FloatArray], FloatArray]
 """Norms [n] -> factors [n] for per-example gradients of these norms."""
 TOGETHER_BYTES = 128 << 20
 """Bytes that the gradients of the rows processed together may take."""

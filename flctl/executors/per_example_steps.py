@@ -23,7 +23,7 @@ from flctl.executors.sequential import CLIP_EPS, Adjust, not_finite
 from flctl.executors.stacking_trial import tried_rows
 from flctl.models.flat_model import FlatModel, tensor
 from flctl.models.tasks import Task
-from flctl.types import LocalWork, Trained
+from flctl.types import IntArray, LocalWork, Trained
 
 if TYPE_CHECKING:
     from flctl.algorithms.run_info import RunInfo
@@ -125,7 +125,7 @@ def train_by_rows(
     return Trained({"params": delta}, math.nan, len(x) if made else 0, made)
 
 
-def _checked(batch: Any, rows: int) -> npt.NDArray[np.int64]:
+def _checked(batch: Any, rows: int) -> IntArray:
     index = np.asarray(batch)
     if index.dtype != np.int64 or index.ndim != 1 or (index.size and not 0 <= index.min() <= index.max() < rows):
         raise PluginError(f"a local step uses the rows {str(batch)[:60]}, expected int64 indices in [0, {rows})")

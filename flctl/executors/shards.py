@@ -7,15 +7,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from flctl.executors.batches import Arrangement, arrange
-from flctl.partition.store import Partition, Rows
+from flctl.partition.store import Partition
 from flctl.seeds import Keys
-from flctl.types import LocalWork
+from flctl.types import Batch, IntArray, LocalWork
 
 __all__ = ["Shards", "Stack"]
 
@@ -41,18 +39,18 @@ class Shards:
     entered while rows are read. `limits` [K]: largest number of steps of each."""
 
     partition: Partition
-    clients: npt.NDArray[np.int64]
+    clients: IntArray
     keys: Keys
     loading: Callable[[], AbstractContextManager[None]] = nullcontext
-    limits: npt.NDArray[np.int64] | None = None
+    limits: IntArray | None = None
 
     @cached_property
-    def sizes(self) -> npt.NDArray[np.int64]:
+    def sizes(self) -> IntArray:
         """Training rows [K]."""
         bounds = self.partition.bounds[self.clients]
         return bounds[:, 1] - bounds[:, 0]
 
-    def one(self, place: int) -> Rows:
+    def one(self, place: int) -> Batch:
         """Returns the rows (x, y) of one client."""
         with self.loading():
             return self.partition.train(int(self.clients[place]))

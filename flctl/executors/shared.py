@@ -28,8 +28,8 @@ from flctl.executors.sgd_recurrence import recurrence
 from flctl.executors.shards import Shards, Stack
 from flctl.executors.stacked import StackedUpdates, facts_of
 from flctl.executors.updates import Facts, Float64, Updates, Vectors
-from flctl.types import LocalWork, Numbers, Trained
-from flctl.wire.buffers import HEAP, Room
+from flctl.types import IntArray, LocalWork, Trained
+from flctl.wire.buffers import HEAP, Allocator
 
 __all__ = ["LowRank", "Own", "Rule", "SharedUpdates", "train_shared"]
 
@@ -326,7 +326,7 @@ def train_shared(
 class SharedUpdates(Updates):
     """Changes as the rows that made them, in the arrangement's order."""
 
-    def __init__(self, chain: Chain, work: SharedPass, facts: Facts, clients: Numbers) -> None:
+    def __init__(self, chain: Chain, work: SharedPass, facts: Facts, clients: IntArray) -> None:
         self.facts = facts
         self._chain, self._work, self._clients = chain, work, clients
         self._back = np.argsort(clients)
@@ -371,10 +371,10 @@ class SharedUpdates(Updates):
     def each(self) -> list[Trained | None]:
         return self.materialised().each()
 
-    def block(self, room: Room = HEAP) -> tuple[Numbers, Vectors]:
+    def block(self, room: Allocator = HEAP) -> tuple[IntArray, Vectors]:
         return self.materialised(room).block()
 
-    def materialised(self, room: Room = HEAP) -> StackedUpdates:
+    def materialised(self, room: Allocator = HEAP) -> StackedUpdates:
         """Returns the same updates as one block [K, D], allocated by `room`."""
         block = torch.from_numpy(room.empty((len(self._clients), self._chain.parameters), np.float32))
         self._fill(block, _ALL)

@@ -19,8 +19,8 @@ from flctl.executors.optimizers import optimizer_for
 from flctl.executors.sequential import CLIP_EPS, is_plain, not_finite
 from flctl.executors.shards import Shards, Stack
 from flctl.executors.updates import Facts, Float64, Updates, Vectors
-from flctl.types import Failure, LocalWork, Numbers, Trained
-from flctl.wire.buffers import HEAP, Room
+from flctl.types import Failure, IntArray, LocalWork, Trained
+from flctl.wire.buffers import HEAP, Allocator
 
 __all__ = ["Adjusts", "ChainGradient", "Gradient", "StackedUpdates", "facts_of", "train_stacked"]
 
@@ -168,7 +168,7 @@ def facts_of(stack: Stack, losses: Tensor, finite: Tensor, shards: Shards, local
 class StackedUpdates(Updates):
     """Changes as one block [K, D], in the arrangement's order."""
 
-    def __init__(self, delta: Tensor, facts: Facts, clients: Numbers) -> None:
+    def __init__(self, delta: Tensor, facts: Facts, clients: IntArray) -> None:
         self.facts = facts
         self._delta, self._clients = delta, clients
         self._back = np.argsort(clients)
@@ -183,7 +183,7 @@ class StackedUpdates(Updates):
         ordered = torch.from_numpy(factors[self._clients]).float()
         return {"params": torch.mv(self._delta.mT, ordered).numpy()}
 
-    def block(self, room: Room = HEAP) -> tuple[Numbers, Vectors]:
+    def block(self, room: Allocator = HEAP) -> tuple[IntArray, Vectors]:
         failed = np.isin(self._clients, list(self.facts.failures))
         if not failed.any():
             return self._clients, {"params": self._delta.numpy()}

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl import arrays
-from flctl.types import Failure, Trained
-from flctl.wire.buffers import HEAP, Room
+from flctl.types import Failure, FloatArray, IntArray, Trained
+from flctl.wire.buffers import HEAP, Allocator
 
 __all__ = ["Facts", "OneByOne", "Updates"]
 
-Float64 = npt.NDArray[np.float64]
+Float64 = FloatArray
 Vectors = dict[str, npt.NDArray[np.float32]]
 
 
@@ -25,8 +25,8 @@ class Facts:
     number of steps. `failures`: position -> the reason that the client has no update."""
 
     loss: Float64
-    examples: npt.NDArray[np.int64]
-    steps: npt.NDArray[np.int64]
+    examples: IntArray
+    steps: IntArray
     failures: dict[int, Failure]
 
 
@@ -45,7 +45,7 @@ class Updates(ABC):
         """Returns sum_k factors[k] * change_k, float32."""
 
     @abstractmethod
-    def block(self, room: Room = HEAP) -> tuple[npt.NDArray[np.int64], Vectors]:
+    def block(self, room: Allocator = HEAP) -> tuple[IntArray, Vectors]:
         """Returns (positions, rows): the changes as rows [K', L] without those of failed clients, and the client of
         each row. Rows may come in any order and be changed by the caller; `room` allocates them if they are built for
         this call."""
@@ -78,7 +78,7 @@ class OneByOne(Updates):
                 arrays.accumulate(total, result.delta, factor)
         return total
 
-    def block(self, room: Room = HEAP) -> tuple[npt.NDArray[np.int64], Vectors]:
+    def block(self, room: Allocator = HEAP) -> tuple[IntArray, Vectors]:
         done = [(place, result) for place, result in enumerate(self._trained) if result]
         rows = {name: [result.delta[name] for _, result in done] for name in self._layout}
         empty = {name: np.zeros((0, length), np.float32) for name, length in self._layout.items()}

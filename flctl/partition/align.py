@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from flctl.errors import IncompatibleError
 from flctl.partition.manifest import DatasetInfo, Manifest
-from flctl.partition.store import Partition, Rows
+from flctl.partition.store import Partition
+from flctl.types import Batch
 
 __all__ = ["AlignedPartition", "align"]
 
@@ -30,7 +31,7 @@ class AlignedPartition(Partition):
         # The last entry is where the padding code -1 looks itself up.
         self._codes = np.array([*(codes[name] for name in source.classes), -1], np.int64)
 
-    def _converted(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Rows:
+    def _converted(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Batch:
         """Raw rows as the model takes them."""
         rows, target = super()._converted(x, y)
         if self.task == "regression":

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flctl.types import IntArray
+
 __all__ = ["Duplicates", "count_duplicates", "find_copies", "hash_rows"]
 
 Column = npt.NDArray[Any]
 Table = Sequence[Column]
 """Columns of equal length [n, ...] that together are one row, for example x and y."""
-Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 
 CHUNK_BYTES = 1 << 24
@@ -38,7 +39,7 @@ class Duplicates:
 
 
 def count_duplicates(
-    table: Table, client: Ints, is_test: npt.NDArray[np.bool_], central_test: Table | None = None
+    table: Table, client: IntArray, is_test: npt.NDArray[np.bool_], central_test: Table | None = None
 ) -> Duplicates:
     """Counts exact copies among rows whose client [n] and part [n] are given, and a separate central test set.
 
@@ -62,7 +63,7 @@ def count_duplicates(
     )
 
 
-def _spans_clients(group: Ints, client: Ints, groups: int) -> npt.NDArray[np.bool_]:
+def _spans_clients(group: IntArray, client: IntArray, groups: int) -> npt.NDArray[np.bool_]:
     lowest = np.full(groups, np.iinfo(np.int64).max)
     highest = np.full(groups, -1, np.int64)
     np.minimum.at(lowest, group, client)
@@ -70,15 +71,15 @@ def _spans_clients(group: Ints, client: Ints, groups: int) -> npt.NDArray[np.boo
     return np.asarray(lowest < highest)
 
 
-def find_copies(tables: Sequence[Table]) -> tuple[Ints, Ints]:
+def find_copies(tables: Sequence[Table]) -> tuple[IntArray, IntArray]:
     """The rows that have an exact copy, and a group number for each: equal rows have equal groups.
 
     Rows are numbered through all tables in turn. The tables must have the same columns.
     """
     hashes = np.concatenate([_hash_table(table) for table in tables])
     rows = np.arange(len(hashes))
-    members: list[Ints] = []
-    groups: list[Ints] = []
+    members: list[IntArray] = []
+    groups: list[IntArray] = []
     found = 0
     # A second pass happens only where two different rows have one hash.
     while len(rows):
@@ -95,7 +96,7 @@ def find_copies(tables: Sequence[Table]) -> tuple[Ints, Ints]:
     return np.concatenate([*members, np.empty(0, np.int64)]), np.concatenate([*groups, np.empty(0, np.int64)])
 
 
-def _same_hash(hashes: Words, rows: Ints) -> tuple[Ints, Ints]:
+def _same_hash(hashes: Words, rows: IntArray) -> tuple[IntArray, IntArray]:
     """Those of `rows` that share their hash with another of them, and for each the first row that has it."""
     order = rows[np.argsort(hashes[rows], kind="stable")]
     ordered = hashes[order]
@@ -105,7 +106,7 @@ def _same_hash(hashes: Words, rows: Ints) -> tuple[Ints, Ints]:
     return order[several], np.repeat(order[starts], size)[several]
 
 
-def _equal_rows(tables: Sequence[Table], left: Ints, right: Ints) -> npt.NDArray[np.bool_]:
+def _equal_rows(tables: Sequence[Table], left: IntArray, right: IntArray) -> npt.NDArray[np.bool_]:
     """Whether row `left[i]` equals row `right[i]`, compared in chunks."""
     equal = np.asarray(left == right)
     width = sum(column[:1].nbytes for column in tables[0])
@@ -118,7 +119,7 @@ def _equal_rows(tables: Sequence[Table], left: Ints, right: Ints) -> npt.NDArray
     return equal
 
 
-def _gather(tables: Sequence[Table], rows: Ints) -> list[Words]:
+def _gather(tables: Sequence[Table], rows: IntArray) -> list[Words]:
     """The given rows' columns as words, whichever table they are in."""
     starts = np.cumsum([0] + [len(table[0]) for table in tables])
     result: list[Words] = []

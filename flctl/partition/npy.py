@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from flctl.errors import IntegrityError
 from flctl.partition.manifest import Column
+from flctl.types import IntArray
 
 __all__ = ["ColumnWriter", "StoredColumn", "file_digest", "open_column", "write_column"]
 
@@ -112,7 +113,7 @@ class StoredColumn:
         """The whole column, memory-mapped and read-only."""
         return np.ndarray(self._shape, self._dtype, buffer=self._map, offset=self._offset)
 
-    def take(self, rows: npt.NDArray[np.int64], into: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+    def take(self, rows: IntArray, into: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         """A copy of the rows with these numbers, which must lie within the column; `into` an array of its dtype where
         one is given.
 

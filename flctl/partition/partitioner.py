@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.component import Component
+from flctl.types import Batch, IntArray
 
 __all__ = ["Assignment", "Partitioner", "Rows"]
 
@@ -24,7 +25,7 @@ class Rows:
 
     count: int
     target: npt.NDArray[Any]
-    labels: npt.NDArray[np.int64] | None = None
+    labels: IntArray | None = None
     classes: tuple[str, ...] = ()
     group: npt.NDArray[Any] | None = None
     x: npt.NDArray[Any] | None = None
@@ -39,7 +40,7 @@ class Assignment:
     `client_ids` are the names of the clients in order; None stands for "0".."K-1".
     """
 
-    owner: npt.NDArray[np.int64]
+    owner: IntArray
     clients: int
     client_ids: tuple[str, ...] | None = None
 
@@ -63,7 +64,7 @@ class Partitioner(Component):
 
     def alter(
         self, x: npt.NDArray[Any], y: npt.NDArray[Any], client: int, clients: int, rng: np.random.Generator
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    ) -> Batch:
         """One client's rows as that client sees them (feature skew, label noise); the identity by default.
 
         Called after `assign` with the client's train rows and, where `alters_test`, with its test rows, which may

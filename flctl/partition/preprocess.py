@@ -12,10 +12,11 @@ import numpy.typing as npt
 from flctl.data.dataset import Dataset
 from flctl.data.preprocessing import Standardisation, TargetScale
 from flctl.errors import ConfigError, DataError
+from flctl.types import Batch, FloatArray, IntArray
 
 __all__ = ["Kind", "Moments", "Standardise", "Standardiser", "Statistics", "kind_of", "moments_of"]
 
-Float64 = npt.NDArray[np.float64]
+Float64 = FloatArray
 Kind = Literal["feature", "channel", "unit", "none"]
 Standardise = Literal["auto", "feature", "channel", "unit", "none"]
 PIXEL_MAX = 255.0
@@ -57,7 +58,7 @@ class Moments:
         return shift, np.where(constant | (scale == 0), np.float32(1), scale)
 
 
-def moments_of(x: npt.NDArray[Any], client: npt.NDArray[np.int64]) -> tuple[Float64, Float64, Float64]:
+def moments_of(x: npt.NDArray[Any], client: IntArray) -> tuple[Float64, Float64, Float64]:
     """(count, mean, squares) [K, size] of each client in rows x [n, size, repeats]; NaN is missing.
 
     `client` [n] names each row's client and is sorted; K counts the ones that occur.
@@ -66,7 +67,7 @@ def moments_of(x: npt.NDArray[Any], client: npt.NDArray[np.int64]) -> tuple[Floa
         return _moments_of(x.astype(np.float64), x.dtype.kind == "f", client)
 
 
-def _moments_of(values: Float64, may_miss: bool, client: npt.NDArray[np.int64]) -> tuple[Float64, Float64, Float64]:
+def _moments_of(values: Float64, may_miss: bool, client: IntArray) -> tuple[Float64, Float64, Float64]:
     """Works in place on `values`."""
     missing = np.isnan(values) if may_miss else None
     if missing is not None:
@@ -130,7 +131,7 @@ class Statistics:
         self._x = Moments(sizes[self.kind]) if self.kind in sizes else None
         self._y = Moments(1) if self.kind != "none" and self.dataset.task == "regression" else None
 
-    def add(self, x: npt.NDArray[Any], y: npt.NDArray[Any], client: npt.NDArray[np.int64]) -> None:
+    def add(self, x: npt.NDArray[Any], y: npt.NDArray[Any], client: IntArray) -> None:
         """Training rows of some clients, sorted by client; a client may come in several parts."""
         if len(client) == 0:
             return
@@ -162,7 +163,7 @@ class Statistics:
             raise DataError("the target has values that are infinite or too large for float32")
         return TargetScale(shift, scale)
 
-    def _target_moments(self, moments: Moments) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def _target_moments(self, moments: Moments) -> Batch:
         if self.dataset.y.dtype == np.float32:
             return moments.shift_and_scale()
         # Targets that 32 bits merge, near 1e9 for example: the mean must not be rounded either.

@@ -17,9 +17,9 @@ from flctl.data.sources import find_reader, open_source
 from flctl.errors import ConfigError, suggest
 from flctl.partition.partitioner import Partitioner
 from flctl.partition.store import Partition
-from flctl.partition.writer import Origin, write_partition
+from flctl.partition.writer import PartitionOrigin, write_partition
 
-__all__ = ["DEFAULT_CLIENTS", "Made", "PartitionSettings", "Request", "make", "parse"]
+__all__ = ["DEFAULT_CLIENTS", "Made", "PartitionRequest", "PartitionSettings", "make", "parse"]
 
 DEFAULT_CLIENTS = 10
 
@@ -57,7 +57,7 @@ class PartitionSettings(Options):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PartitionRequest:
     """Settings, and options that belong to whichever of scheme and reader has them."""
 
     settings: PartitionSettings
@@ -78,7 +78,7 @@ class Made:
     notes: tuple[str, ...]
 
 
-def parse(values: Mapping[str, Any]) -> Request:
+def parse(values: Mapping[str, Any]) -> PartitionRequest:
     """The request that keys and values make; None was not given. Raises ConfigError naming each flag that is wrong."""
     given = {key.replace("-", "_"): value for key, value in values.items() if value is not None}
     known = PartitionSettings.model_fields
@@ -88,10 +88,10 @@ def parse(values: Mapping[str, Any]) -> Request:
         settings = PartitionSettings.model_validate({key: given[key] for key in given if key in known})
     except ValidationError as error:
         raise ConfigError(f"cannot partition: {_reasons(error)}") from error
-    return Request(settings, {key: value for key, value in given.items() if key not in known})
+    return PartitionRequest(settings, {key: value for key, value in given.items() if key not in known})
 
 
-def make(request: Request, registry: Catalogue) -> Made:
+def make(request: PartitionRequest, registry: Catalogue) -> Made:
     """Reads the source, asks the scheme and writes the partition.
 
     Raises ConfigError, DataError, PluginError, IntegrityError or StorageError, and leaves nothing behind then.
@@ -114,7 +114,7 @@ def make(request: Request, registry: Catalogue) -> Made:
         standardise=settings.standardise,
         by=_group_names(settings.by, dataset) or None,
         test_split=settings.test_split,
-        origin=Origin(settings.source, {"reader": reader.name, **for_reader}),
+        origin=PartitionOrigin(settings.source, {"reader": reader.name, **for_reader}),
     )
     return Made(partition, (*dataset.notes, *_notes(partition)))
 
@@ -147,7 +147,7 @@ def _default_clients(partitioner: Partitioner) -> int | None:
 
 
 def _share_out(
-    request: Request, reader: type[DatasetReader], scheme: type[Partitioner] | None
+    request: PartitionRequest, reader: type[DatasetReader], scheme: type[Partitioner] | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(Options for the reader, for the scheme). One that both have goes to a scheme that the user named."""
     settings = request.settings

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from flctl.partition.duplicates import Duplicates, count_duplicates
 from flctl.partition.schemes.deal import quantile_codes
+from flctl.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from flctl.partition.store import Partition
@@ -31,8 +32,6 @@ __all__ = [
     "wasserstein",
 ]
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 Kind = Literal["classes", "bins", "none"]
 
 BLOCK_CELLS = 1 << 22
@@ -87,7 +86,7 @@ class SkewReport:
         return {name: asdict(value) if name in nested and value else value for name, value in plain.items()}
 
 
-def label_counts(client: Ints, label: Ints, clients: int, labels: int) -> Ints:
+def label_counts(client: IntArray, label: IntArray, clients: int, labels: int) -> IntArray:
     """Rows of each label for each client, [K, C]; rows with a negative client or label do not count."""
     counted = (client >= 0) & (label >= 0)
     if not counted.all():
@@ -108,7 +107,7 @@ def gini(sizes: npt.NDArray[np.integer]) -> float:
     return float(ranks @ ordered / (len(ordered) * total))
 
 
-def jensen_shannon(p: Floats, q: Floats) -> Floats:
+def jensen_shannon(p: FloatArray, q: FloatArray) -> FloatArray:
     """The Jensen-Shannon divergence in bits of each row of p [K, C] from q [C] (Lin 1991, base 2).
 
     Between 0 and 1; its square root is the Jensen-Shannon distance.
@@ -118,12 +117,12 @@ def jensen_shannon(p: Floats, q: Floats) -> Floats:
     return np.asarray(np.maximum(nats, 0) / math.log(2))
 
 
-def hellinger(p: Floats, q: Floats) -> Floats:
+def hellinger(p: FloatArray, q: FloatArray) -> FloatArray:
     """The Hellinger distance of each row of p [K, C] from q [C]: sqrt(1/2 sum (sqrt p - sqrt q)^2), 0..1."""
     return np.asarray(np.sqrt(((np.sqrt(p) - np.sqrt(q)) ** 2).sum(axis=1) / 2))
 
 
-def label_distance(p: Floats, q: Floats) -> Floats:
+def label_distance(p: FloatArray, q: FloatArray) -> FloatArray:
     """The sum of |p - q| over classes for each row of p [K, C], 0..2 (the "EMD" of Zhao et al. 2018, section 3).
 
     Earth mover's distance with a ground distance of 2 between any two classes: labels have no order.
@@ -131,16 +130,16 @@ def label_distance(p: Floats, q: Floats) -> Floats:
     return np.asarray(np.abs(p - q).sum(axis=1))
 
 
-def effective_classes(p: Floats) -> Floats:
+def effective_classes(p: FloatArray) -> FloatArray:
     """exp(entropy) of each row of p [K, C]: 1 for one class, C for all alike (Hill 1973, order 1)."""
     return np.asarray(np.exp(-_plogp(p).sum(axis=1)))
 
 
-def _plogp(p: Floats) -> Floats:
+def _plogp(p: FloatArray) -> FloatArray:
     return np.asarray(p * np.log(np.where(p > 0, p, 1.0)))
 
 
-def wasserstein(client: Ints, values: npt.NDArray[np.floating], clients: int) -> Floats:
+def wasserstein(client: IntArray, values: npt.NDArray[np.floating], clients: int) -> FloatArray:
     """The 1-Wasserstein distance [K] of each client's values from all values, in their units; NaN without rows.
 
     Exact, in O(n log n) for all clients together. W1 is the integral over u of |Q_k(u) - Q(u)|; a client's quantile
@@ -166,12 +165,12 @@ def wasserstein(client: Ints, values: npt.NDArray[np.floating], clients: int) ->
     return np.where(sizes > 0, total, np.nan)
 
 
-def _quantile_integral(ordered: Floats) -> Callable[[Floats], Floats]:
+def _quantile_integral(ordered: FloatArray) -> Callable[[FloatArray], FloatArray]:
     """u -> the integral of the quantile function from 0 to u, for sorted values."""
     n = len(ordered)
     prefix = np.concatenate([[0.0], np.cumsum(ordered)]) / n
 
-    def integral(u: Floats) -> Floats:
+    def integral(u: FloatArray) -> FloatArray:
         place = u * n
         whole = np.minimum(place.astype(np.int64), n - 1)
         return np.asarray(prefix[whole] + (place - whole) * ordered[whole] / n)
@@ -195,14 +194,14 @@ def skew_of(partition: Partition, *, duplicates: bool = True, bins: int = 10) ->
     )
 
 
-def row_clients(partition: Partition) -> tuple[Ints, npt.NDArray[np.bool_]]:
+def row_clients(partition: Partition) -> tuple[IntArray, npt.NDArray[np.bool_]]:
     """For each stored row its client [n] and whether it is a test row [n]."""
     counts = partition.counts
     client = np.repeat(np.arange(partition.clients), counts.sum(axis=1))
     return client, np.repeat(np.tile([False, True], partition.clients), counts.ravel())
 
 
-def _duplicates(partition: Partition, client: Ints, is_test: npt.NDArray[np.bool_]) -> Duplicates:
+def _duplicates(partition: Partition, client: IntArray, is_test: npt.NDArray[np.bool_]) -> Duplicates:
     table = [partition.column("x"), partition.column("y")]
     own = partition.manifest.central_test == "own"
     central = [partition.column("test_x"), partition.column("test_y")] if own else None
@@ -210,10 +209,10 @@ def _duplicates(partition: Partition, client: Ints, is_test: npt.NDArray[np.bool
 
 
 def report_skew(
-    client: Ints,
+    client: IntArray,
     clients: int,
     *,
-    labels: Ints | None = None,
+    labels: IntArray | None = None,
     classes: int = 0,
     target: npt.NDArray[np.floating] | None = None,
     bins: int = 10,
@@ -259,8 +258,8 @@ def report_skew(
 
 
 def _codes(
-    labels: Ints | None, classes: int, target: npt.NDArray[np.floating] | None, bins: int
-) -> tuple[Kind, Ints | None, int]:
+    labels: IntArray | None, classes: int, target: npt.NDArray[np.floating] | None, bins: int
+) -> tuple[Kind, IntArray | None, int]:
     """What the label measures are over, each row's code, and the number of codes."""
     if labels is not None:
         return "classes", labels, max(classes, int(labels.max(initial=-1)) + 1)
@@ -270,7 +269,7 @@ def _codes(
     return "bins", codes, found
 
 
-def _label_measures(counts: Ints) -> dict[str, Floats]:
+def _label_measures(counts: IntArray) -> dict[str, FloatArray]:
     """Each measure for each client [K]; NaN for a client without rows."""
     q = counts.sum(axis=0) / max(1, counts.sum())
     step = max(1, BLOCK_CELLS // max(1, counts.shape[1]))
@@ -278,7 +277,7 @@ def _label_measures(counts: Ints) -> dict[str, Floats]:
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def _block_measures(counts: Ints, q: Floats) -> dict[str, Floats]:
+def _block_measures(counts: IntArray, q: FloatArray) -> dict[str, FloatArray]:
     sizes = counts.sum(axis=1)
     p = counts / np.maximum(sizes, 1)[:, None]
     measures = {
@@ -290,7 +289,7 @@ def _block_measures(counts: Ints, q: Floats) -> dict[str, Floats]:
     return {name: np.where(sizes > 0, values, np.nan) for name, values in measures.items()}
 
 
-def _summary(values: Floats | None, sizes: Ints, client_ids: Sequence[str] | None) -> Divergence | None:
+def _summary(values: FloatArray | None, sizes: IntArray, client_ids: Sequence[str] | None) -> Divergence | None:
     mean = _weighted_mean(values, sizes)
     if values is None or mean is None:
         return None
@@ -298,11 +297,11 @@ def _summary(values: Floats | None, sizes: Ints, client_ids: Sequence[str] | Non
     return Divergence(mean, float(values[worst]), str(client_ids[worst]) if client_ids is not None else str(worst))
 
 
-def _weighted_mean(values: Floats | None, sizes: Ints) -> float | None:
+def _weighted_mean(values: FloatArray | None, sizes: IntArray) -> float | None:
     if values is None or not sizes.any():
         return None
     return float(np.nansum(values * sizes) / sizes.sum())
 
 
-def _smallest(values: Floats | None) -> float | None:
+def _smallest(values: FloatArray | None) -> float | None:
     return None if values is None or np.isnan(values).all() else float(np.nanmin(values))

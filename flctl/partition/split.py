@@ -11,27 +11,27 @@ import numpy.typing as npt
 
 from flctl.errors import DataError, PluginError
 from flctl.partition.partitioner import Assignment
+from flctl.types import FloatArray, IntArray
 
-__all__ = ["Plan", "check_assignment", "plan", "test_counts"]
+__all__ = ["SplitPlan", "check_assignment", "plan", "test_counts"]
 
-Ints = npt.NDArray[np.int64]
 Mode = Literal["random", "last"]
 MAX_ID = 256
 MAX_DENOMINATOR = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SplitPlan:
     """`order` [m]: the source row of each stored row. `bounds` [K, 3]: each client's start, end of training rows,
     end. `client_ids` [K]: text. `left_out`: rows without an owner."""
 
-    order: Ints
-    bounds: Ints
+    order: IntArray
+    bounds: IntArray
     client_ids: npt.NDArray[np.str_]
     left_out: int
 
 
-def plan(assignment: Assignment, rows: int, test_fraction: float, mode: Mode, rng: np.random.Generator) -> Plan:
+def plan(assignment: Assignment, rows: int, test_fraction: float, mode: Mode, rng: np.random.Generator) -> SplitPlan:
     """The stored order. A client's test rows are drawn at random (`mode` random) or are its last rows (`last`);
     both parts keep the order of the source.
 
@@ -48,10 +48,10 @@ def plan(assignment: Assignment, rows: int, test_fraction: float, mode: Mode, rn
         raise DataError("the scheme leaves out every row", hint="Loosen the scheme's limits.")
     if mode == "random" and held_out.any():
         order = _test_rows_last(order, bounds, rng.random(rows)[order])
-    return Plan(order, bounds, client_ids, rows - len(order))
+    return SplitPlan(order, bounds, client_ids, rows - len(order))
 
 
-def test_counts(sizes: Ints, test_fraction: float) -> Ints:
+def test_counts(sizes: IntArray, test_fraction: float) -> IntArray:
     """Test rows [K] of clients with `sizes` [K] rows: test_fraction x rows to the nearest integer, halves up.
 
     At least one row stays for training, unless the fraction is 1. The fraction counts as a ratio of integers, 0.29 as
@@ -88,13 +88,13 @@ def _checked_ids(client_ids: tuple[str, ...], clients: int) -> npt.NDArray[np.st
     return np.array(client_ids, np.str_)
 
 
-def _stable_order(owner: Ints, clients: int) -> npt.NDArray[np.intp]:
+def _stable_order(owner: IntArray, clients: int) -> npt.NDArray[np.intp]:
     """A stable argsort by owner: a radix sort where owners fit 16 bits."""
     small = owner.astype(np.uint16) if clients <= 1 << 16 else owner
     return np.argsort(small, kind="stable")
 
 
-def _test_rows_last(order: Ints, bounds: Ints, key: npt.NDArray[np.float64]) -> Ints:
+def _test_rows_last(order: IntArray, bounds: IntArray, key: FloatArray) -> IntArray:
     """Moves each client's test rows, those of the largest keys, behind its others without reordering either."""
     sizes = bounds[:, 2] - bounds[:, 0]
     client = np.repeat(np.arange(len(bounds)), sizes)
@@ -102,7 +102,7 @@ def _test_rows_last(order: Ints, bounds: Ints, key: npt.NDArray[np.float64]) -> 
     is_test = np.zeros(len(order), np.bool_)
     is_test[ranked[np.arange(len(order)) >= np.repeat(bounds[:, 1], sizes)]] = True
     # A row's new position: its client's start of that part, and the number of rows of its kind before it.
-    tests_before: Ints = np.cumsum(is_test) - is_test
+    tests_before: IntArray = np.cumsum(is_test) - is_test
     first_test = np.concatenate([np.zeros(1, np.int64), np.cumsum(bounds[:, 2] - bounds[:, 1])])[:-1]
     test_rank = tests_before - first_test[client]
     train_rank = np.arange(len(order)) - bounds[client, 0] - test_rank

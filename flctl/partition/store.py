@@ -20,11 +20,10 @@ from flctl.errors import DataError, IntegrityError, suggest
 from flctl.partition.manifest import MANIFEST, MAX_BYTES, Manifest, parse
 from flctl.partition.npy import StoredColumn, file_digest, open_column
 from flctl.partition.preprocess import Standardiser
-from flctl.types import TaskKind
+from flctl.types import Batch, IntArray, TaskKind
 
 __all__ = ["ClientIds", "Manifest", "Partition"]
 
-Rows = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 CHUNK_BYTES = 8 << 20
 SUGGEST_AMONG = 10_000
 SURROGATES = 0xD800
@@ -35,7 +34,7 @@ class ClientIds(Sequence[str]):
 
     def __init__(self, array: npt.NDArray[np.str_]) -> None:
         self._array = array
-        self._order: npt.NDArray[np.int64] | None = None
+        self._order: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self._array)
@@ -54,7 +53,7 @@ class ClientIds(Sequence[str]):
     def __contains__(self, client_id: object) -> bool:
         return isinstance(client_id, str) and self.find(client_id) is not None
 
-    def take(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
+    def take(self, numbers: IntArray) -> npt.NDArray[np.str_]:
         """The ids [K] of the clients with these numbers [K], as an array."""
         return self._array[numbers]
 
@@ -151,12 +150,12 @@ class Partition:
         return (0.0, 1.0) if target is None else (target.shift, target.scale)
 
     @property
-    def counts(self) -> npt.NDArray[np.int64]:
+    def counts(self) -> IntArray:
         """Rows [K, 2] of each client: for training, for testing."""
         return np.diff(self._bounds, axis=1)
 
     @property
-    def bounds(self) -> npt.NDArray[np.int64]:
+    def bounds(self) -> IntArray:
         """[K, 3]: where a client's rows start, its training rows end, and its rows end. Read-only."""
         return self._bounds
 
@@ -183,15 +182,15 @@ class Partition:
             raise DataError(f"partition {self.path.name} has no client '{client_id}'", hint=hint)
         return found
 
-    def train(self, index: int) -> Rows:
+    def train(self, index: int) -> Batch:
         """The training rows (x, y) of client number `index`; may be empty."""
         return self._slice(self._bounds[self._checked(index), :2])
 
-    def empty(self) -> Rows:
+    def empty(self) -> Batch:
         """No rows (x, y), of the shapes and dtypes that others have."""
         return self._converted(self._x.read(0, 0), self._y.read(0, 0))
 
-    def take(self, rows: npt.NDArray[np.int64], into: Rows) -> None:
+    def take(self, rows: IntArray, into: Batch) -> None:
         """Writes the stored rows (x, y) with these numbers [n], in this order, into arrays like `empty`; `bounds` says
         whose they are."""
         x = self._sound("x", self._x.take(rows, into[0] if self._x.array.dtype == into[0].dtype else None))
@@ -202,18 +201,18 @@ class Partition:
             into[0][:] = x
         into[1][:] = self._standardiser.target(y) if self.task == "regression" else y
 
-    def test(self, index: int) -> Rows:
+    def test(self, index: int) -> Batch:
         """The test rows (x, y) of client number `index`; may be empty."""
         return self._slice(self._bounds[self._checked(index), 1:])
 
-    def central_test(self) -> Rows:
+    def central_test(self) -> Batch:
         """The central test rows (x, y): the source's own test part, else all clients' test rows together."""
         if self.manifest.central_test == "clients":
             return self.test_bounds()[:2]
         x, y = self._columns["test_x"], self._columns["test_y"]
         return self._gather(x, y, np.arange(y.rows))
 
-    def test_bounds(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64]]:
+    def test_bounds(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], IntArray]:
         """(x, y, offsets [K + 1]): all clients' test rows in client order; client k's are
         `offsets[k]:offsets[k + 1]`."""
         starts, sizes = self._bounds[:, 1], self.counts[:, 1]
@@ -226,11 +225,11 @@ class Partition:
             raise DataError(f"client number {index} is outside 0..{self.clients - 1}")
         return index
 
-    def _slice(self, bounds: npt.NDArray[np.int64]) -> Rows:
+    def _slice(self, bounds: IntArray) -> Batch:
         start, stop = bounds.tolist()
         return self._converted(self._x.read(start, stop), self._y.read(start, stop))
 
-    def _gather(self, x: StoredColumn, y: StoredColumn, rows: npt.NDArray[np.int64]) -> Rows:
+    def _gather(self, x: StoredColumn, y: StoredColumn, rows: IntArray) -> Batch:
         """Rows by ascending number. The column is read through in runs, so that no more than a run of it stands
         beside the result."""
         result = tuple(
@@ -264,7 +263,7 @@ class Partition:
                 hint="The partition is damaged: partition the data again.",
             )
 
-    def _converted(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Rows:
+    def _converted(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Batch:
         """Raw rows as models take them."""
         x, y = self._sound("x", x), self._sound("y", y)
         if self.task == "next-character":
@@ -283,7 +282,7 @@ def _manifest_bytes(path: Path) -> bytes:
         return handle.read(MAX_BYTES + 1)
 
 
-def _check_bounds(manifest: Manifest, bounds: npt.NDArray[np.int64]) -> None:
+def _check_bounds(manifest: Manifest, bounds: IntArray) -> None:
     start, train_end, end = bounds[:, 0], bounds[:, 1], bounds[:, 2]
     total = manifest.rows.train + manifest.rows.test
     sound = start[0] == 0 and end[-1] == total and bool((start[1:] == end[:-1]).all())

@@ -26,18 +26,19 @@ from flctl.partition.manifest import Column, DatasetInfo, Manifest, RowCounts
 from flctl.partition.npy import ColumnWriter, write_column
 from flctl.partition.partitioner import Partitioner, Rows
 from flctl.partition.preprocess import Standardise, Statistics, kind_of
-from flctl.partition.split import Mode, Plan, plan
+from flctl.partition.split import Mode, SplitPlan, plan
 from flctl.partition.store import Partition
+from flctl.types import IntArray
 from flctl.version import __version__
 
-__all__ = ["Origin", "dataset_digest", "rows_of", "write_partition"]
+__all__ = ["PartitionOrigin", "dataset_digest", "rows_of", "write_partition"]
 
 CHUNK_BYTES = 4 << 20
 Y_TYPES = {"regression": ("<f4", "<f8"), "next-character": ("<i4",)}
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class PartitionOrigin:
     """Origin of a data set for the manifest: a source and the reader's options."""
 
     source: str = ""
@@ -50,7 +51,7 @@ class Chunk:
 
     x: npt.NDArray[Any]
     y: npt.NDArray[Any]
-    client: npt.NDArray[np.int64]
+    client: IntArray
     train: npt.NDArray[np.bool_]
 
 
@@ -65,7 +66,7 @@ def write_partition(
     standardise: Standardise = "auto",
     by: str | Sequence[str] | None = None,
     test_split: Literal["auto", "random", "last"] = "auto",
-    origin: Origin | None = None,
+    origin: PartitionOrigin | None = None,
 ) -> Partition:
     """Partitions `dataset` by `partitioner` into the new directory `out`, and opens it.
 
@@ -86,7 +87,7 @@ def write_partition(
         manifest = Manifest(
             format=manifests.FORMAT,
             flctl=__version__,
-            dataset=_describe(dataset, origin or Origin()),
+            dataset=_describe(dataset, origin or PartitionOrigin()),
             scheme=_scheme(partitioner, by),
             seed=seed,
             clients=assignment.clients,
@@ -202,7 +203,7 @@ def _words(dataset: Dataset, name: str) -> npt.NDArray[np.str_]:
 
 
 def _write_columns(
-    directory: Path, dataset: Dataset, planned: Plan, partitioner: Partitioner, seed: int, statistics: Statistics
+    directory: Path, dataset: Dataset, planned: SplitPlan, partitioner: Partitioner, seed: int, statistics: Statistics
 ) -> dict[str, Column]:
     rows = len(planned.order)
     with ExitStack() as stack:
@@ -219,7 +220,7 @@ def _write_columns(
     return {"x": x.column, "y": y.column, **written}
 
 
-def _chunks(dataset: Dataset, planned: Plan, partitioner: Partitioner, seed: int) -> Iterator[Chunk]:
+def _chunks(dataset: Dataset, planned: SplitPlan, partitioner: Partitioner, seed: int) -> Iterator[Chunk]:
     """The stored rows in order; a scheme that alters rows is asked client by client, others are not asked."""
     if type(partitioner).alter is Partitioner.alter:
         yield from _plain_chunks(dataset, planned)
@@ -227,7 +228,7 @@ def _chunks(dataset: Dataset, planned: Plan, partitioner: Partitioner, seed: int
         yield from _altered_chunks(dataset, planned, partitioner, seed)
 
 
-def _plain_chunks(dataset: Dataset, planned: Plan) -> Iterator[Chunk]:
+def _plain_chunks(dataset: Dataset, planned: SplitPlan) -> Iterator[Chunk]:
     row_bytes = max(1, dataset.x[:1].nbytes + dataset.y[:1].nbytes)
     step = max(1, CHUNK_BYTES // row_bytes)
     starts, train_ends = planned.bounds[:, 0], planned.bounds[:, 1]
@@ -239,7 +240,7 @@ def _plain_chunks(dataset: Dataset, planned: Plan) -> Iterator[Chunk]:
         yield Chunk(dataset.x[rows], dataset.y[rows], client, stored < train_ends[client])
 
 
-def _altered_chunks(dataset: Dataset, planned: Plan, partitioner: Partitioner, seed: int) -> Iterator[Chunk]:
+def _altered_chunks(dataset: Dataset, planned: SplitPlan, partitioner: Partitioner, seed: int) -> Iterator[Chunk]:
     for client, (start, train_end, end) in enumerate(planned.bounds.tolist()):
         for name, first, last in (("train", start, train_end), ("test", train_end, end)):
             if first == last:
@@ -256,7 +257,7 @@ def _altered_chunks(dataset: Dataset, planned: Plan, partitioner: Partitioner, s
 def _check_altered(
     partitioner: Partitioner,
     dataset: Dataset,
-    rows: npt.NDArray[np.int64],
+    rows: IntArray,
     x: npt.NDArray[Any],
     y: npt.NDArray[Any],
 ) -> None:
@@ -268,14 +269,14 @@ def _check_altered(
             )
 
 
-def _row_counts(dataset: Dataset, planned: Plan) -> RowCounts:
+def _row_counts(dataset: Dataset, planned: SplitPlan) -> RowCounts:
     train = int((planned.bounds[:, 1] - planned.bounds[:, 0]).sum())
     own = 0 if dataset.test is None else len(dataset.test.y)
     held_out = len(planned.order) - train
     return RowCounts(train, held_out, held_out if dataset.test is None else own, planned.left_out)
 
 
-def _describe(dataset: Dataset, origin: Origin) -> DatasetInfo:
+def _describe(dataset: Dataset, origin: PartitionOrigin) -> DatasetInfo:
     return DatasetInfo(
         name=dataset.name,
         task=dataset.task,

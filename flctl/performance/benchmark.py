@@ -21,13 +21,13 @@ from flctl.errors import FlctlError
 from flctl.executors.choice import obstacles
 from flctl.executors.sequential import single_thread
 from flctl.partition.store import Partition
-from flctl.performance.hand_written_loop import Floor
+from flctl.performance.hand_written_loop import HandWrittenLoop
 from flctl.performance.workloads import Workload, make_partition
 from flctl.run.run import Run
 from flctl.server.rounds import Rounds
 from flctl.server.training import engine_class
 
-__all__ = ["Agreement", "Contender", "Result", "Row", "Spread", "agreement", "contest", "paired"]
+__all__ = ["Agreement", "BenchmarkResult", "Contender", "Repeats", "Row", "agreement", "contest", "paired"]
 
 FLOOR = "floor"
 FEWEST, MOST, BUDGET = 3, 9, 9.0
@@ -61,7 +61,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class Repeats:
     """Median, smallest and largest of repeats."""
 
     median: float
@@ -69,7 +69,7 @@ class Spread:
     high: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
+    def of(cls, values: Sequence[float]) -> Repeats:
         """The spread of at least one value."""
         return cls(statistics.median(values), min(values), max(values))
 
@@ -86,20 +86,20 @@ class Row:
     executor: str
     workers: int
     chosen: bool
-    seconds: Spread | None = None
-    ratio: Spread | None = None
+    seconds: Repeats | None = None
+    ratio: Repeats | None = None
     reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class BenchmarkResult:
     """One workload: the floor's seconds a round, each way of flctl, over so many repeats, and how far their models
     agreed."""
 
     workload: str
     title: str
     repeats: int
-    floor: Spread
+    floor: Repeats
     rows: tuple[Row, ...]
     agreement: Agreement
 
@@ -130,7 +130,7 @@ class Ours:
         self._state = replace(self._state, params={**self._state.params, "params": model})
 
 
-def contest(workload: Workload, registry: Catalogue, *, rounds: int | None, workers: int) -> Result:
+def contest(workload: Workload, registry: Catalogue, *, rounds: int | None, workers: int) -> BenchmarkResult:
     """Plays a workload: `rounds` repeats, or as many as fit in a few seconds; above one worker flctl's own choice
     takes part in a pool of so many too. Raises FlctlError where models differ."""
     single_thread()
@@ -141,7 +141,7 @@ def contest(workload: Workload, registry: Catalogue, *, rounds: int | None, work
         able = obstacles(run, run.build_model(), run.task())
         ways = [(name, 1) for name, reason in able.items() if reason is None]
         ways += [(run.execution.executor, workers)] if workers > 1 else []
-        contenders: dict[Any, Contender] = {FLOOR: Floor(run, workload)}
+        contenders: dict[Any, Contender] = {FLOOR: HandWrittenLoop(run, workload)}
         for name, count in ways:
             options = (f"engine.executor={name}", f"engine.workers={count}")
             contenders[name, count] = stack.enter_context(_opened(_run(partition, workload, registry, *options)))
@@ -149,7 +149,9 @@ def contest(workload: Workload, registry: Catalogue, *, rounds: int | None, work
     chosen = run.execution.executor
     rows = [_row(times, way, chosen) for way in ways]
     rows += [Row(name, 1, chosen=False, reason=reason) for name, reason in able.items() if reason is not None]
-    return Result(workload.name, workload.title, len(times[FLOOR]), Spread.of(times[FLOOR]), tuple(rows), agreed)
+    return BenchmarkResult(
+        workload.name, workload.title, len(times[FLOOR]), Repeats.of(times[FLOOR]), tuple(rows), agreed
+    )
 
 
 def _run(partition: Partition, workload: Workload, registry: Catalogue, *settings: str) -> Run:
@@ -168,7 +170,7 @@ def _opened(run: Run) -> Iterator[Ours]:
 def _row(times: Mapping[Any, Sequence[float]], way: tuple[str, int], chosen: str) -> Row:
     ratios = [floor / ours for floor, ours in zip(times[FLOOR], times[way], strict=True)]
     executor, workers = way
-    return Row(executor, workers, executor == chosen, Spread.of(times[way]), Spread.of(ratios))
+    return Row(executor, workers, executor == chosen, Repeats.of(times[way]), Repeats.of(ratios))
 
 
 def paired(

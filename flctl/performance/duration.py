@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from flctl.engines.engine import Engine
 from flctl.engines.footprint import Footprint, RoundShape
@@ -20,10 +19,10 @@ from flctl.engines.pool import PoolEngine
 from flctl.executors.choice import TOGETHER
 from flctl.executors.layer_chain import Convolution, Dense
 from flctl.run.run import Run
+from flctl.types import FloatArray, IntArray
 
-__all__ = ["Pace", "pace", "seconds_text"]
+__all__ = ["DurationEstimate", "estimate_duration", "seconds_text"]
 
-Seconds = npt.NDArray[np.float64]
 FLOAT = 4
 ROUND = 2e-3
 """Once a round: drawing the cohort, adding up, the step."""
@@ -46,7 +45,7 @@ WORTH_SAVING, WORTH_SHARE = 5.0, 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class DurationEstimate:
     """Estimated seconds a round by number of workers, `workers` as configured among them; the cores that the run may
     use; and what that says about `engine.workers`."""
 
@@ -61,15 +60,17 @@ class Pace:
         return self.seconds[self.workers]
 
 
-def pace(run: Run, engine: type[Engine], shape: RoundShape, found: Footprint, cores: int, rounds: int) -> Pace:
+def estimate_duration(
+    run: Run, engine: type[Engine], shape: RoundShape, found: Footprint, cores: int, rounds: int
+) -> DurationEstimate:
     """The pace of a run of so many `rounds` like `shape`; `engine` is where clients run."""
     workers = run.config.engine.workers if issubclass(engine, PoolEngine) else 1
     times = _chunk_seconds(run, shape)
     useful = max(1, min(cores, len(shape.chunks)))
     seconds = {count: _round_seconds(run, times, count) for count in sorted({workers, *range(1, useful + 1)})}
     if not issubclass(engine, (InProcessEngine, PoolEngine)):
-        return Pace(seconds, workers, cores, "the engine is a plugin's: it decides where clients run")
-    return Pace(seconds, workers, cores, _advice(run, seconds, workers, useful, cores, rounds, found))
+        return DurationEstimate(seconds, workers, cores, "the engine is a plugin's: it decides where clients run")
+    return DurationEstimate(seconds, workers, cores, _advice(run, seconds, workers, useful, cores, rounds, found))
 
 
 def _advice(
@@ -106,7 +107,7 @@ def _total(seconds: Mapping[int, float], workers: int, rounds: int) -> float:
     return rounds * seconds[workers] + (WORKER_START if workers > 1 else 0.0)
 
 
-def _round_seconds(run: Run, times: Seconds, workers: int) -> float:
+def _round_seconds(run: Run, times: FloatArray, workers: int) -> float:
     """A round with so many workers: chunks are taken as workers become free."""
     longest, total = float(times.max(initial=0)), float(times.sum())
     if workers == 1:
@@ -115,7 +116,7 @@ def _round_seconds(run: Run, times: Seconds, workers: int) -> float:
     return ROUND + max(longest, total / workers) + FLOAT * sent / PIPE
 
 
-def _chunk_seconds(run: Run, shape: RoundShape) -> Seconds:
+def _chunk_seconds(run: Run, shape: RoundShape) -> FloatArray:
     """Each chunk's training in one process."""
     execution = run.execution
     amounts = execution.amounts(shape.sizes)
@@ -130,7 +131,7 @@ def _chunk_seconds(run: Run, shape: RoundShape) -> Seconds:
     return np.array(times, np.float64)
 
 
-def _calls(run: Run, sizes: npt.NDArray[np.int64]) -> int:
+def _calls(run: Run, sizes: IntArray) -> int:
     """The steps of a chunk's blocks."""
     steps = run.execution.amounts(sizes).steps
     return sum(int(steps[places].max()) for places in run.execution.blocks(sizes))

@@ -11,13 +11,13 @@ from flctl.engines.engine import Engine
 from flctl.engines.footprint import Footprint, RoundShape, footprint, round_shape
 from flctl.executors.choice import TOGETHER, obstacles
 from flctl.executors.per_example_steps import BY_ROWS
-from flctl.performance.duration import Pace, pace
+from flctl.performance.duration import DurationEstimate, estimate_duration
 from flctl.run.run import Run
 from flctl.server.rounds import Rounds, State
 from flctl.simulation.message_sizes import up_bytes
 from flctl.wire import messages
 
-__all__ = ["Chunks", "Forecast", "Traffic", "forecast"]
+__all__ = ["Chunks", "Forecast", "MessageSizes", "forecast"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Chunks:
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class MessageSizes:
     """What a round moves, bytes of encoded messages: to a client, and from it where that is known beforehand (an
     aggregator with a protocol of its own decides it)."""
 
@@ -65,8 +65,8 @@ class Forecast:
     chunks: Chunks
     budget: int
     memory: Footprint
-    traffic: Traffic
-    pace: Pace
+    traffic: MessageSizes
+    duration: DurationEstimate
 
     def data(self) -> dict[str, Any]:
         """The facts as `--json` gives them; docs/cli.md describes the keys."""
@@ -96,9 +96,9 @@ class Forecast:
             },
             "estimate": {
                 "rounds": self.rounds,
-                "cores": self.pace.cores,
-                "seconds": {str(workers): round(seconds, 4) for workers, seconds in self.pace.seconds.items()},
-                "advice": self.pace.advice,
+                "cores": self.duration.cores,
+                "seconds": {str(workers): round(seconds, 4) for workers, seconds in self.duration.seconds.items()},
+                "advice": self.duration.advice,
             },
         }
 
@@ -130,7 +130,7 @@ def forecast(run: Run, engine: type[Engine], state: State | None = None) -> Fore
         budget=execution.memory,
         memory=found,
         traffic=_traffic(run, rounds, state),
-        pace=pace(run, engine, shape, found, machine.cores(), left),
+        duration=estimate_duration(run, engine, shape, found, machine.cores(), left),
     )
 
 
@@ -172,7 +172,7 @@ def _chunks(run: Run, shape: RoundShape, found: Footprint) -> Chunks:
     )
 
 
-def _traffic(run: Run, rounds: Rounds, state: State) -> Traffic:
+def _traffic(run: Run, rounds: Rounds, state: State) -> MessageSizes:
     work = rounds.plan(state).work
     up = up_bytes(run, work) if run.aggregator.transparent else None
-    return Traffic(messages.work_size(work), up)
+    return MessageSizes(messages.work_size(work), up)

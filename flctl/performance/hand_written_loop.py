@@ -21,7 +21,7 @@ from flctl.performance.workloads import CLASSES, Workload
 from flctl.run import cohort as cohorts
 from flctl.run.run import Run
 
-__all__ = ["Floor", "module_for"]
+__all__ = ["HandWrittenLoop", "module_for"]
 
 
 def module_for(model: str) -> nn.Module:
@@ -38,7 +38,7 @@ def module_for(model: str) -> nn.Module:
     }[model]
 
 
-class Floor:
+class HandWrittenLoop:
     """Rounds of federated averaging by hand, from the run's initial model, of the clients and batches that the run
     draws."""
 

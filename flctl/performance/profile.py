@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from flctl.errors import IntegrityError
 from flctl.plugins.hookspecs import hookimpl
 from flctl.run.directory import report_line
-from flctl.timing import Clock
+from flctl.timing import PhaseTimer
 
 if TYPE_CHECKING:
-    from flctl.server.training import Result, Started
+    from flctl.server.training import Started, TrainingResult
     from flctl.types import RoundReport
 
 __all__ = ["FORMAT", "PHASES", "STARTUP", "Profile", "Profiler", "checked", "phases_of"]
@@ -95,7 +95,7 @@ class Profiler:
     """
 
     def __init__(self, startup: Mapping[str, float]) -> None:
-        self._clock = Clock(seconds=dict(startup))
+        self._clock = PhaseTimer(seconds=dict(startup))
         self._made = time.perf_counter()
         self._lines: list[Line] = []
         self._started = self._finished = 0.0
@@ -119,7 +119,7 @@ class Profiler:
         self._lines.append(report_line(report))
 
     @hookimpl
-    def flctl_run_finished(self, result: Result) -> None:
+    def flctl_run_finished(self, result: TrainingResult) -> None:
         self._finished = time.perf_counter()
         self._last_saving = result.saving
 

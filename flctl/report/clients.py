@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from flctl.evaluation.evaluate import ClientScores
 from flctl.evaluation.metrics import METRICS
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_clients"]
 
-Float = npt.NDArray[np.float64]
 FEW = 60
 
 

@@ -7,18 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from flctl import seeds
 from flctl.evaluation.metrics import Scores
-from flctl.evaluation.outcomes import Labelled, Measured
+from flctl.evaluation.outcomes import ClassificationOutcomes, RegressionOutcomes
+from flctl.types import FloatArray
 
 __all__ = ["RESAMPLES", "Difference", "client_difference", "differences", "mcnemar"]
 
 RESAMPLES = 2000
 BLOCKS = 10_000
 CONFIDENCE = 0.95
-Float = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,9 @@ class Difference:
 
 
 def differences(
-    first: tuple[Scores, Labelled | Measured], second: tuple[Scores, Labelled | Measured], seed: int = 0
+    first: tuple[Scores, ClassificationOutcomes | RegressionOutcomes],
+    second: tuple[Scores, ClassificationOutcomes | RegressionOutcomes],
+    seed: int = 0,
 ) -> dict[str, Difference]:
     """Metric -> difference, for models that scored the same rows in the same order.
 
@@ -45,7 +46,11 @@ def differences(
     if len(a) != len(b) or not np.array_equal(a.count, b.count):
         raise ValueError("the two models were not scored on the same rows")
     intervals = _intervals(a, b, seed)
-    p = mcnemar(a, b) if isinstance(a, Labelled) and isinstance(b, Labelled) and a.truth.ndim == 1 else None
+    p = (
+        mcnemar(a, b)
+        if isinstance(a, ClassificationOutcomes) and isinstance(b, ClassificationOutcomes) and a.truth.ndim == 1
+        else None
+    )
     result = {}
     for name in (name for name in scores_a.values if name in scores_b.values):
         low, high = intervals.get(name, (None, None))
@@ -54,7 +59,7 @@ def differences(
     return result
 
 
-def client_difference(first: Float, second: Float, seed: int = 0) -> Difference:
+def client_difference(first: FloatArray, second: FloatArray, seed: int = 0) -> Difference:
     """The mean over clients of the second's metric minus the first's, each client counted once, with a bootstrap
     interval that draws clients. Clients where either is NaN are left out."""
     change = second - first
@@ -67,7 +72,7 @@ def client_difference(first: Float, second: Float, seed: int = 0) -> Difference:
     return Difference(float(change.mean()), *_percentiles(drawn[:, 1] / drawn[:, 0]))
 
 
-def mcnemar(a: Labelled, b: Labelled) -> float:
+def mcnemar(a: ClassificationOutcomes, b: ClassificationOutcomes) -> float:
     """The exact two-sided p of McNemar's test (1947): under no difference, the rows that only one model has right
     fall on either side like coin tosses."""
     only_a = int(((a.correct == 1) & (b.correct == 0)).sum())
@@ -79,7 +84,9 @@ def mcnemar(a: Labelled, b: Labelled) -> float:
     return min(1.0, 2 * float(tail))
 
 
-def _intervals(a: Labelled | Measured, b: Labelled | Measured, seed: int) -> Mapping[str, tuple[float, float]]:
+def _intervals(
+    a: ClassificationOutcomes | RegressionOutcomes, b: ClassificationOutcomes | RegressionOutcomes, seed: int
+) -> Mapping[str, tuple[float, float]]:
     columns_a, columns_b = _columns(a), _columns(b)
     if len(a) < 2 or not all(np.isfinite(sums).all() for sums, _ in (*columns_a.values(), *columns_b.values())):
         return {}
@@ -94,13 +101,15 @@ def _intervals(a: Labelled | Measured, b: Labelled | Measured, seed: int) -> Map
     }
 
 
-def _columns(outcomes: Labelled | Measured) -> dict[str, tuple[Float, Callable[[Float], Float]]]:
+def _columns(
+    outcomes: ClassificationOutcomes | RegressionOutcomes,
+) -> dict[str, tuple[FloatArray, Callable[[FloatArray], FloatArray]]]:
     """Metric -> (sum over each row's targets, what leads from their mean to the metric)."""
-    if isinstance(outcomes, Measured):
+    if isinstance(outcomes, RegressionOutcomes):
         error = outcomes.prediction - outcomes.truth
         return {"test_loss": (outcomes.loss, _same), "mae": (np.abs(error), _same), "rmse": (error**2, np.sqrt)}
     loss = outcomes.loss
-    columns: dict[str, tuple[Float, Callable[[Float], Float]]] = {
+    columns: dict[str, tuple[FloatArray, Callable[[FloatArray], FloatArray]]] = {
         "test_loss": (loss, _same),
         "log_loss": (loss, _same),
         "accuracy": (outcomes.correct, _same),
@@ -111,11 +120,11 @@ def _columns(outcomes: Labelled | Measured) -> dict[str, tuple[Float, Callable[[
     return columns
 
 
-def _same(values: Float) -> Float:
+def _same(values: FloatArray) -> FloatArray:
     return values
 
 
-def _resampled(rows: Float, seed: int) -> Float:
+def _resampled(rows: FloatArray, seed: int) -> FloatArray:
     """Sums of the columns over each of `RESAMPLES` draws of rows with replacement, [RESAMPLES, columns].
 
     More than `BLOCKS` rows are first added up in that many random blocks, which are as independent as the rows
@@ -130,7 +139,7 @@ def _resampled(rows: Float, seed: int) -> Float:
     return np.stack([draw @ rows for draw in draws])
 
 
-def _percentiles(values: Float) -> tuple[float, float]:
+def _percentiles(values: FloatArray) -> tuple[float, float]:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)

@@ -20,6 +20,7 @@ from flctl import atomic
 from flctl.partition.schemes.deal import quantile_edges
 from flctl.partition.skew import Kind, label_counts, row_clients
 from flctl.report.figure import GREY, PALETTE, new_figure, save
+from flctl.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Heatmap", "Lines", "bin_labels", "draw", "full_colour", "heatmap_of", "lines", "write_csv"]
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 BETWEEN = " to "
 KNOWN_BY = frozenset({"alpha", "by", "classes_per_client", "strictness", "sigma", "rate"})
@@ -58,11 +57,11 @@ class Heatmap:
     kind: Kind
     client_ids: Sequence[str]
     labels: tuple[str, ...]
-    counts: Ints
-    sizes: Ints
+    counts: IntArray
+    sizes: IntArray
 
     @property
-    def shares(self) -> Floats:
+    def shares(self) -> FloatArray:
         """Each label's share of a client's rows, [K, C]; 0 where a client has none."""
         return np.asarray(self.counts / np.maximum(self.sizes, 1)[:, None])
 
@@ -75,9 +74,9 @@ class Lines:
     of each line.
     """
 
-    shares: Floats
-    sizes: Floats
-    members: tuple[Ints, ...]
+    shares: FloatArray
+    sizes: FloatArray
+    members: tuple[IntArray, ...]
     in_client_order: bool
 
 
@@ -92,8 +91,8 @@ def heatmap_of(partition: Partition, *, bins: int = 10) -> Heatmap:
 
 
 def _labelled(
-    partition: Partition, y: npt.NDArray[np.generic], train: Ints, bins: int
-) -> tuple[Kind, tuple[str, ...], Ints]:
+    partition: Partition, y: npt.NDArray[np.generic], train: IntArray, bins: int
+) -> tuple[Kind, tuple[str, ...], IntArray]:
     if partition.task == "next-character" or not len(train):
         return "none", (), train
     if partition.task == "regression":
@@ -105,11 +104,11 @@ def _labelled(
     return "classes", names, codes
 
 
-def _no_counts(sizes: Ints) -> Ints:
+def _no_counts(sizes: IntArray) -> IntArray:
     return np.zeros((len(sizes), 0), np.int64)
 
 
-def bin_labels(edges: Floats) -> tuple[str, ...]:
+def bin_labels(edges: FloatArray) -> tuple[str, ...]:
     """A name for each bin between the edges: below the first, between two, from the last on."""
     if not len(edges):
         return ("all",)
@@ -176,7 +175,7 @@ def lines(heatmap: Heatmap, most: int = MOST_LINES) -> Lines:
     return Lines(shares, np.array([heatmap.sizes[part].mean() for part in parts]), tuple(parts), False)
 
 
-def _by_main_label(heatmap: Heatmap) -> Ints:
+def _by_main_label(heatmap: Heatmap) -> IntArray:
     """Clients by the label that they have most of, purest first, then by their second label; empty ones last.
     Without labels from large to small."""
     if not heatmap.labels:
@@ -189,7 +188,7 @@ def _by_main_label(heatmap: Heatmap) -> Ints:
     return np.lexsort((others.argmax(axis=1), -np.round(shares.max(axis=1), 2), main))
 
 
-def _mean_shares(shares: Floats, sizes: Ints) -> Floats:
+def _mean_shares(shares: FloatArray, sizes: IntArray) -> FloatArray:
     """The mean over the clients that have rows."""
     return np.asarray(shares[sizes > 0].mean(axis=0) if sizes.any() else shares.sum(axis=0))
 
@@ -253,7 +252,7 @@ def _draw_cells(axes: Axes, heatmap: Heatmap, shown: Lines) -> AxesImage:
     return image
 
 
-def full_colour(shares: Floats) -> float:
+def full_colour(shares: FloatArray) -> float:
     """The share that the last colour stands for: the largest, but well above an even mix, whose noise should not
     look like structure."""
     largest = max(float(shares.max(initial=0)), 4 / shares.shape[1])
@@ -267,7 +266,7 @@ def _draw_grid(axes: Axes, shape: tuple[int, ...]) -> None:
     axes.tick_params(which="minor", length=0)
 
 
-def _write_numbers(axes: Axes, counts: Ints, depth: Floats) -> None:
+def _write_numbers(axes: Axes, counts: IntArray, depth: FloatArray) -> None:
     for (row, column), count in np.ndenumerate(counts):
         if count:
             colour = "white" if depth[row, column] > 0.5 else "#222222"

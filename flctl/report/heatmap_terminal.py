@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flctl.partition.skew import effective_classes
-from flctl.report.heatmap import BETWEEN, Floats, Heatmap, Ints, full_colour
+from flctl.report.heatmap import BETWEEN, Heatmap, full_colour
+from flctl.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,11 +39,11 @@ class _Table:
     """What fits: the columns' `labels`, `counts` [K, columns] and `width`, and how wide client names are."""
 
     labels: tuple[str, ...]
-    counts: Ints
+    counts: IntArray
     width: int
     name_width: int
-    sizes: Ints
-    effective: Floats
+    sizes: IntArray
+    effective: FloatArray
     top: float
     """The share that has the last colour."""
 
@@ -104,13 +105,13 @@ def _fit(heatmap: Heatmap, console_width: int) -> _Table:
     )
 
 
-def _most_frequent(heatmap: Heatmap, room: int) -> tuple[tuple[str, ...], Ints]:
+def _most_frequent(heatmap: Heatmap, room: int) -> tuple[tuple[str, ...], IntArray]:
     kept = np.sort(np.argsort(-heatmap.counts.sum(axis=0), kind="stable")[: room - 1])
     others = np.delete(heatmap.counts, kept, axis=1).sum(axis=1, keepdims=True)
     return (*(heatmap.labels[i] for i in kept), REST), np.hstack([heatmap.counts[:, kept], others])
 
 
-def _chosen(sizes: Ints, most: int) -> Iterator[tuple[str, Ints]]:
+def _chosen(sizes: IntArray, most: int) -> Iterator[tuple[str, IntArray]]:
     """The clients to show: all, or where there are many the largest, the middling and the smallest."""
     clients = len(sizes)
     if clients <= most:
@@ -159,7 +160,7 @@ def _shown(count: int) -> str:
     return f"{count / 1e3:.0f}k" if count < 999_500 else f"{count / 1e6:.3g}M"
 
 
-def _totals(table: _Table, name: str, counts: Ints, heatmap: Heatmap | None) -> str:
+def _totals(table: _Table, name: str, counts: IntArray, heatmap: Heatmap | None) -> str:
     """A line of sums; with the sizes and effective labels of all clients together where `heatmap` is given."""
     cells = "".join(_cell(_shown(count), table.width) for count in counts.tolist())
     line = f"{name:<{table.name_width}}{cells}"

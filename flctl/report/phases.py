@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from flctl.performance.duration import seconds_text
 from flctl.performance.profile import PHASES
 from flctl.report.figure import GREY, empty, legend, new_figure, save, style
+from flctl.types import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,7 @@ def _draw_rounds(axes: Axes, each: Sequence[Mapping[str, float]]) -> None:
     axes.grid(visible=False, axis="x")
 
 
-def _width(numbers: npt.NDArray[np.float64]) -> float:
+def _width(numbers: FloatArray) -> float:
     return 0.85 * float(np.diff(numbers).min()) if len(numbers) > 1 else 0.85
 
 

@@ -15,10 +15,10 @@ import numpy.typing as npt
 from flctl import atomic
 from flctl.errors import ConfigError
 from flctl.evaluation.evaluate import Evaluated
-from flctl.evaluation.outcomes import Labelled, Measured
+from flctl.evaluation.outcomes import ClassificationOutcomes, RegressionOutcomes
 from flctl.partition.store import Partition
 from flctl.report.evaluation import client_rows
-from flctl.types import PADDING
+from flctl.types import PADDING, IntArray
 
 __all__ = ["format_of", "write_client_numbers", "write_predictions"]
 
@@ -28,13 +28,13 @@ CENTRAL = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PredictedRows:
     """Predicted rows in order: `client` [n] is each one's client number or `CENTRAL`, `source_row` [n] its number in
     the source (in the test part, for central rows)."""
 
-    client: npt.NDArray[np.int64]
-    source_row: npt.NDArray[np.int64]
-    outcomes: Labelled | Measured
+    client: IntArray
+    source_row: IntArray
+    outcomes: ClassificationOutcomes | RegressionOutcomes
 
 
 def format_of(out: Path) -> str:
@@ -79,17 +79,17 @@ def _plain(value: Any) -> Any:
     return "" if isinstance(value, float) and np.isnan(value) else value
 
 
-def _parts(model: Evaluated, partition: Partition) -> list[Part]:
+def _parts(model: Evaluated, partition: Partition) -> list[PredictedRows]:
     evaluation = model.evaluation
     client = np.repeat(np.arange(partition.clients), partition.counts[:, 1])
-    own = Part(client, partition.column("source_row")[_test_rows(partition)], evaluation.client_outcomes)
+    own = PredictedRows(client, partition.column("source_row")[_test_rows(partition)], evaluation.client_outcomes)
     if evaluation.pooled:
         return [own]
     rows = np.arange(len(evaluation.central_outcomes))
-    return [Part(np.full(len(rows), CENTRAL), rows, evaluation.central_outcomes), own]
+    return [PredictedRows(np.full(len(rows), CENTRAL), rows, evaluation.central_outcomes), own]
 
 
-def _test_rows(partition: Partition) -> npt.NDArray[np.int64]:
+def _test_rows(partition: Partition) -> IntArray:
     bounds = partition.bounds
     sizes = bounds[:, 2] - bounds[:, 1]
     before = np.cumsum(sizes) - sizes
@@ -98,18 +98,18 @@ def _test_rows(partition: Partition) -> npt.NDArray[np.int64]:
 
 def _header(model: Evaluated) -> list[str]:
     outcomes = model.evaluation.central_outcomes
-    scored = isinstance(outcomes, Labelled) and outcomes.log_probability is not None
+    scored = isinstance(outcomes, ClassificationOutcomes) and outcomes.log_probability is not None
     return ["client", "source_row", "truth", "prediction", *(f"p:{name}" for name in model.classes if scored)]
 
 
-def _lines(part: Part, model: Evaluated, partition: Partition) -> Iterator[list[Any]]:
+def _lines(part: PredictedRows, model: Evaluated, partition: Partition) -> Iterator[list[Any]]:
     ids = partition.client_ids
     for index, (client, row) in enumerate(zip(part.client.tolist(), part.source_row.tolist(), strict=True)):
         yield ["" if client == CENTRAL else ids[client], row, *_values(part.outcomes, index, model.classes)]
 
 
-def _values(outcomes: Labelled | Measured, index: int, classes: Sequence[str]) -> list[Any]:
-    if isinstance(outcomes, Measured):
+def _values(outcomes: ClassificationOutcomes | RegressionOutcomes, index: int, classes: Sequence[str]) -> list[Any]:
+    if isinstance(outcomes, RegressionOutcomes):
         return [float(outcomes.truth[index]), _plain(float(outcomes.prediction[index]))]
     truth, guess = np.atleast_1d(outcomes.truth[index]), np.atleast_1d(outcomes.prediction[index])
     named = [_names(truth, classes), _names(guess, classes)]
@@ -133,10 +133,10 @@ def _write_csv(out: Path, header: Sequence[str], lines: Iterator[list[Any]]) -> 
         text.detach()
 
 
-def _write_npz(out: Path, parts: Sequence[Part], model: Evaluated, partition: Partition) -> None:
+def _write_npz(out: Path, parts: Sequence[PredictedRows], model: Evaluated, partition: Partition) -> None:
     names = ["truth", "prediction"]
     columns = {name: np.concatenate([getattr(part.outcomes, name) for part in parts]) for name in names}
-    scores = [part.outcomes.log_probability for part in parts if isinstance(part.outcomes, Labelled)]
+    scores = [part.outcomes.log_probability for part in parts if isinstance(part.outcomes, ClassificationOutcomes)]
     if scores and scores[0] is not None:
         columns["probability"] = np.exp(np.concatenate([s for s in scores if s is not None]))
     columns["client"] = np.concatenate([part.client for part in parts])

@@ -17,16 +17,14 @@ import numpy.typing as npt
 from flctl import seeds
 from flctl.config.config import CohortConfig
 from flctl.errors import ConfigError, DataError
-from flctl.types import ClientId
+from flctl.types import ClientId, IntArray
 
 __all__ = ["check_trace", "expected_size", "select"]
 
-Indices = npt.NDArray[np.int64]
-
 
 def select(
-    cohort: CohortConfig, eligible: Indices, ids: Sequence[ClientId], number: int, seed: int, secret: bool = False
-) -> Indices:
+    cohort: CohortConfig, eligible: IntArray, ids: Sequence[ClientId], number: int, seed: int, secret: bool = False
+) -> IntArray:
     """The indices of round `number`'s clients, ascending; may be empty under `poisson` and `trace`.
 
     `eligible` are the indices of the clients that have training rows. fixed: `clients` of them, uniformly without
@@ -72,7 +70,7 @@ def check_trace(cohort: CohortConfig, ids: Sequence[ClientId]) -> None:
         _read_trace(Path(str(cohort.trace)), tuple(ids))
 
 
-def _secretly(cohort: CohortConfig, eligible: Indices) -> Indices:
+def _secretly(cohort: CohortConfig, eligible: IntArray) -> IntArray:
     """The cohort by 64-bit words of the operating system: those below the rate, or the lowest of them."""
     words = np.frombuffer(os.urandom(8 * len(eligible)), np.uint64)
     if cohort.sampling == "poisson":
@@ -83,7 +81,7 @@ def _secretly(cohort: CohortConfig, eligible: Indices) -> Indices:
     return _lowest(eligible, words, cohort.clients)
 
 
-def _cut(eligible: Indices, drawn: npt.NDArray[Any], below: npt.NDArray[np.bool_], most: int | None) -> Indices:
+def _cut(eligible: IntArray, drawn: npt.NDArray[Any], below: npt.NDArray[np.bool_], most: int | None) -> IntArray:
     """Those who drew a number below their rate; of more than `most` of them, the lowest numbers, whose owners are a
     uniform choice."""
     if most is None or np.count_nonzero(below) <= most:
@@ -91,7 +89,7 @@ def _cut(eligible: Indices, drawn: npt.NDArray[Any], below: npt.NDArray[np.bool_
     return _lowest(eligible, drawn, most)
 
 
-def _lowest(eligible: Indices, drawn: npt.NDArray[Any], count: int) -> Indices:
+def _lowest(eligible: IntArray, drawn: npt.NDArray[Any], count: int) -> IntArray:
     return np.sort(eligible[np.argsort(drawn, kind="stable")[:count]])
 
 
@@ -106,17 +104,17 @@ def _expected_drawn(rate: float, eligible: int, most: int | None) -> float:
     return float(np.minimum(numbers, most) @ np.exp(logs))
 
 
-def _without_replacement(generator: np.random.Generator, pool: Indices, size: int) -> Indices:
+def _without_replacement(generator: np.random.Generator, pool: IntArray, size: int) -> IntArray:
     return np.sort(pool[generator.choice(len(pool), size, replace=False, shuffle=False)]) if size else pool[:0]
 
 
-def _cyclic(size: int, eligible: Indices, number: int, seed: int) -> Indices:
+def _cyclic(size: int, eligible: IntArray, number: int, seed: int) -> IntArray:
     order = seeds.rng(seed, "cohort", "cyclic").permutation(eligible)
     start = (number - 1) * size
     return np.sort(order[np.arange(start, start + size) % len(order)])
 
 
-def _in_turn(separation: int, eligible: Indices, number: int, seed: int) -> Indices:
+def _in_turn(separation: int, eligible: IntArray, number: int, seed: int) -> IntArray:
     """Every `separation`-th client of an order shuffled once: those whose turn it is."""
     order = seeds.rng(seed, "cohort", "separation").permutation(eligible)
     return np.sort(order[(number - 1) % separation :: separation])
@@ -130,7 +128,7 @@ def _available(trace: Path, ids: tuple[ClientId, ...], number: int) -> npt.NDArr
 
 
 @lru_cache(maxsize=4)
-def _read_trace(trace: Path, ids: tuple[ClientId, ...]) -> tuple[Indices, Indices, Indices]:
+def _read_trace(trace: Path, ids: tuple[ClientId, ...]) -> tuple[IntArray, IntArray, IntArray]:
     """The windows of a CSV with the columns client, first_round and last_round (both ends included)."""
     index = {client_id: position for position, client_id in enumerate(ids)}
     if not trace.is_file():

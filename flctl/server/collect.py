@@ -9,24 +9,24 @@ from typing import TypeVar
 
 import numpy as np
 
-from flctl.algorithms.aggregators.accumulators import Intake
+from flctl.algorithms.aggregators.accumulators import UpdateIntake
 from flctl.engines.engine import Engine, Lost
 from flctl.errors import FlctlError, ProtocolError, RoundLostError
 from flctl.run.run import Run
-from flctl.timing import Clock
-from flctl.types import ClientId, Failure, Gathered, Numbers, Reply, RoundPlan
+from flctl.timing import PhaseTimer
+from flctl.types import ClientId, Failure, Gathered, IntArray, Reply, RoundPlan
 from flctl.wire.replies import failed_alone, merged
 
-__all__ = ["Traffic", "chunk_replies", "disclosures", "in_order", "refusals", "waited", "with_refusals"]
+__all__ = ["RoundTraffic", "chunk_replies", "disclosures", "in_order", "refusals", "timed_wait", "with_refusals"]
 
 Item = TypeVar("Item")
 
 
 @dataclass(slots=True)
-class Traffic:
+class RoundTraffic:
     """What one round moved: bytes, metrics and failures; `notes` say what went wrong and was mended."""
 
-    intake: Intake
+    intake: UpdateIntake
     bytes_up: int = 0
     bytes_down: int = 0
     examples: float = 0.0
@@ -64,12 +64,12 @@ class _Asking:
     plan: RoundPlan
     each: bool
     deadline: float | None
-    traffic: Traffic
+    traffic: RoundTraffic
 
-    def gather(self, chunks: Sequence[Numbers]) -> Iterator[tuple[int, Gathered | Lost]]:
+    def gather(self, chunks: Sequence[IntArray]) -> Iterator[tuple[int, Gathered | Lost]]:
         return self.engine.gather(self.plan.work, chunks, self.each, self.deadline)
 
-    def recovered(self, numbers: Numbers, answer: Gathered | Lost) -> Gathered:
+    def recovered(self, numbers: IntArray, answer: Gathered | Lost) -> Gathered:
         """A chunk's reply; where it was lost, that of its halves: smaller ones need less, and one client alone is to
         blame for itself."""
         if isinstance(answer, Gathered):
@@ -107,7 +107,7 @@ def with_refusals(error: ProtocolError, failed: Mapping[ClientId, Failure]) -> P
 
 
 def chunk_replies(
-    engine: Engine, plan: RoundPlan, each: bool, deadline: float | None, traffic: Traffic
+    engine: Engine, plan: RoundPlan, each: bool, deadline: float | None, traffic: RoundTraffic
 ) -> Iterator[Gathered]:
     """What the plan's chunks replied, in the plan's order, whatever the engine's; `each` asks for each client's
     vectors. Raises FlctlError where the engine leaves out a chunk."""
@@ -142,7 +142,7 @@ def in_order(
         raise FlctlError(f"the engine gave {position} of {len(order)} answers", hint="This is a bug of the engine.")
 
 
-def waited(replies: Iterator[Item], clock: Clock) -> Iterator[Item]:
+def timed_wait(replies: Iterator[Item], clock: PhaseTimer) -> Iterator[Item]:
     """The replies, with the time spent waiting for them counted as `train`."""
     while True:
         with clock.phase("train"):

@@ -7,38 +7,38 @@ import shlex
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from flctl import arrays, seeds
 from flctl.algorithms.aggregator import AggregationContext, Phase
-from flctl.algorithms.aggregators.accumulators import Each, Intake, Sum
-from flctl.algorithms.pipeline import begun, told
+from flctl.algorithms.aggregators.accumulators import SumAccumulator, UpdateCollector, UpdateIntake
+from flctl.algorithms.pipeline import begin_round, transform_statements
 from flctl.algorithms.strategy import StepContext
 from flctl.algorithms.transform import ServerContext
-from flctl.client.memory import Recall, work_after
+from flctl.client.memory import ClientMemory, work_after
 from flctl.client.memory_store import MemoryStore
 from flctl.engines.engine import Engine
 from flctl.errors import DivergenceError, PluginError, ProtocolError, RoundFailedError, RoundLostError
 from flctl.evaluation import evaluate
 from flctl.evaluation.backdoor import backdoor_success
 from flctl.executors.sequential import single_thread
-from flctl.partition.store import Rows
 from flctl.run import cohort as cohorts
 from flctl.run.run import Run
-from flctl.server.collect import Traffic, chunk_replies, disclosures, in_order, waited, with_refusals
+from flctl.server.collect import RoundTraffic, chunk_replies, disclosures, in_order, timed_wait, with_refusals
 from flctl.server.round_plan import local_work
-from flctl.simulation.attacks.intake import Attacked
-from flctl.simulation.devices import Turnout
-from flctl.timing import Clock
+from flctl.simulation.attacks.intake import AttackedAccumulator
+from flctl.simulation.devices import Participation
+from flctl.timing import PhaseTimer
 from flctl.types import (
     WEIGHT,
     Aggregate,
     Arrays,
+    Batch,
     ClientId,
     Failure,
-    Numbers,
+    IntArray,
     Request,
     RoundPlan,
     RoundReport,
@@ -47,8 +47,6 @@ from flctl.types import (
 from flctl.wire import messages
 
 __all__ = ["Rounds", "State"]
-
-Item = TypeVar("Item")
 
 KEPT_BYTES = 1 << 27
 """Test rows up to this size stay in memory, as models take them."""
@@ -76,7 +74,8 @@ class Rounds:
         self.memory = MemoryStore(run.memory_directory, run.partition.clients, run.memory_layout)
         self.ids = run.partition.client_ids
         self.eligible = np.flatnonzero(run.partition.counts[:, 0])
-        self._kept_rows: Rows | None = None
+        self._deadline = run.config.engine.deadline
+        self._kept_rows: Batch | None = None
         self.trusted = np.array([run.partition.index(client) for client in run.strategy.trusted], np.int64)
 
     def initial(self) -> State:
@@ -95,11 +94,11 @@ class Rounds:
         Raises RoundFailedError, DivergenceError, ProtocolError or PluginError, and changes nothing, when the round
         cannot be used; PrivacyBudgetError before it begins. A round that is lost (RoundLostError) leaves the model.
         """
-        state = _frozen(replace(state, transforms=begun(self.run, state.round + 1, state.transforms)))
-        clock = Clock()
+        state = _frozen(replace(state, transforms=begin_round(self.run, state.round + 1, state.transforms)))
+        clock = PhaseTimer()
         with clock.phase("select"):
             plan = self.plan(state)
-        traffic = Traffic(self._intake(plan))
+        traffic = RoundTraffic(self._intake(plan))
         aggregate = self._gather(plan, traffic, clock) if self._gathers else self._summed(plan, traffic, clock)
         self._retract(plan, traffic, lost=aggregate is None)
         with clock.phase("aggregate"):
@@ -110,9 +109,9 @@ class Rounds:
                 metrics = self.evaluate(state)
             traffic.notes.extend(disclosures(self.run, metrics))
         report = self._report(plan, traffic, aggregate, metrics, clock)
-        return state, replace(report, told=told(self.run, state.transforms))
+        return state, replace(report, told=transform_statements(self.run, state.transforms))
 
-    def _retract(self, plan: RoundPlan, traffic: Traffic, *, lost: bool) -> None:
+    def _retract(self, plan: RoundPlan, traffic: RoundTraffic, *, lost: bool) -> None:
         """Drops this round from the memory of clients whose reply was not used, to keep it in step with the server."""
         unused = traffic.intake.failed.keys() if self.run.aggregator.transparent else traffic.untrained
         unused = set(plan.cohort) if lost else unused
@@ -137,7 +136,7 @@ class Rounds:
         cohort = tuple(self.ids.take(turnout.numbers).tolist())
         return RoundPlan(number, cohort, work, turnout.numbers, tuple(self._chunks(turnout)), turnout.told)
 
-    def _chunks(self, turnout: Turnout) -> list[Numbers]:
+    def _chunks(self, turnout: Participation) -> list[IntArray]:
         """The places in the cohort of those that train together."""
         bounds, chunks = self.run.partition.bounds[turnout.numbers], self.run.execution.chunks
         sizes, counted = bounds[:, 1] - bounds[:, 0], turnout.counted
@@ -155,12 +154,12 @@ class Rounds:
         if chosen.per_client:
             metrics |= evaluate.spread_over_clients(self.model, partition, self.task, chosen.batch_size)
         if chosen.per_client and self.run.strategy.personalises:
-            recall = Recall(self.run, self.memory, self.run.division.private_of(state.params))
+            recall = ClientMemory(self.run, self.memory, self.run.division.private_of(state.params))
             own = recall.models(work_after(self.run, state.round, state.params, state.strategy))
             metrics |= evaluate.spread_of_own_models(self.model, own, partition, self.task, chosen.batch_size)
         return metrics
 
-    def _test_rows(self) -> Rows:
+    def _test_rows(self) -> Batch:
         """The central test rows, kept from one evaluation to the next unless they are many."""
         rows = self._kept_rows or self.run.partition.central_test()
         if sum(part.nbytes for part in rows) <= KEPT_BYTES:
@@ -168,20 +167,19 @@ class Rounds:
         return rows
 
     def _evaluates(self, number: int) -> bool:
-        every = self.run.config.eval.every
-        return every > 0 and number % every == 0
+        return self.run.config.eval.every > 0 and number % self.run.config.eval.every == 0
 
     @property
     def _gathers(self) -> bool:
         """Whether chunks of clients may reply together: the aggregator needs no more than their vectors."""
         return self.engine.gathers and self.run.aggregator.transparent
 
-    def _gather(self, plan: RoundPlan, traffic: Traffic, clock: Clock) -> Aggregate:
+    def _gather(self, plan: RoundPlan, traffic: RoundTraffic, clock: PhaseTimer) -> Aggregate:
         """The round's aggregate from chunks of clients that reply together."""
         total = self._total(plan, traffic.intake)
         traffic.bytes_down = messages.work_size(plan.work) * len(plan.cohort)
         replies = chunk_replies(self.engine, plan, self.run.each, self._deadline, traffic)
-        for gathered in waited(replies, clock):
+        for gathered in timed_wait(replies, clock):
             ids = self.ids.take(gathered.numbers).tolist()
             for number, failure in gathered.failed.items():
                 traffic.intake.failed[self.ids[number]] = failure
@@ -194,11 +192,7 @@ class Rounds:
         self._judge(plan, traffic.intake.failed)
         return self._checked(aggregate, traffic.intake.vectors, plan.round)
 
-    @property
-    def _deadline(self) -> float | None:
-        return self.run.config.engine.deadline
-
-    def _summed(self, plan: RoundPlan, traffic: Traffic, clock: Clock) -> Aggregate | None:
+    def _summed(self, plan: RoundPlan, traffic: RoundTraffic, clock: PhaseTimer) -> Aggregate | None:
         """The round's aggregate from the aggregator's protocol; None if the round is lost, and a note says why."""
         try:
             return self._aggregate(plan, traffic, clock)
@@ -209,7 +203,7 @@ class Rounds:
         traffic.notes.append(found.message)
         return None
 
-    def _aggregate(self, plan: RoundPlan, traffic: Traffic, clock: Clock) -> Aggregate:
+    def _aggregate(self, plan: RoundPlan, traffic: RoundTraffic, clock: PhaseTimer) -> Aggregate:
         total = self._total(plan, traffic.intake)
         note = traffic.notes.append
         layout = traffic.intake.layout
@@ -218,7 +212,7 @@ class Rounds:
         step = self._advance(protocol, None, plan, clock)
         while isinstance(step, Phase):
             replies = self._exchange(plan, step, traffic, clock)
-            step = self._advance(protocol, waited(replies, clock), plan, clock)
+            step = self._advance(protocol, timed_wait(replies, clock), plan, clock)
             with clock.phase("train"):
                 for _ in replies:  # what the aggregator did not ask for takes place and is counted all the same
                     pass
@@ -233,7 +227,7 @@ class Rounds:
         protocol: Generator[Phase, Iterable[tuple[ClientId, bytes]], Aggregate],
         replies: Iterator[tuple[ClientId, bytes]] | None,
         plan: RoundPlan,
-        clock: Clock,
+        clock: PhaseTimer,
     ) -> Phase | Aggregate:
         """The aggregator's next phase, or its result."""
         try:
@@ -261,30 +255,30 @@ class Rounds:
                 raise DivergenceError(f"round {number}: the sum of the updates overflowed in '{name}'")
         return aggregate
 
-    def _total(self, plan: RoundPlan, intake: Intake) -> Sum | Each | Attacked:
+    def _total(self, plan: RoundPlan, intake: UpdateIntake) -> SumAccumulator | UpdateCollector | AttackedAccumulator:
         total = self._honest(plan, intake)
         if not self.run.attacks_updates:
             return total
-        return Attacked(total, self.run.adversary, self.run.pipeline, self.ids, plan)
+        return AttackedAccumulator(total, self.run.adversary, self.run.pipeline, self.ids, plan)
 
-    def _honest(self, plan: RoundPlan, intake: Intake) -> Sum | Each:
+    def _honest(self, plan: RoundPlan, intake: UpdateIntake) -> SumAccumulator | UpdateCollector:
         if not self.run.judges:
             chunk_of = {plan.cohort[place]: k for k, places in enumerate(plan.chunks) for place in places.tolist()}
-            return Sum(intake, chunk_of, self.run.multiplies)
-        return Each(intake, plan.cohort, self.run.strategy.combine)
+            return SumAccumulator(intake, chunk_of, self.run.multiplies)
+        return UpdateCollector(intake, plan.cohort, self.run.strategy.combine)
 
-    def _intake(self, plan: RoundPlan) -> Intake:
+    def _intake(self, plan: RoundPlan) -> UpdateIntake:
         pipeline = self.run.pipeline
         shared, context = pipeline.shared_by_all(plan.work), partial(self._server_context, plan)
         decodes = self.run.each and bool(self.run.transforms)
-        return Intake(
+        return UpdateIntake(
             {**pipeline.sent, WEIGHT: 1},
             arrive=(lambda update: pipeline.arrive(update, shared, context)) if decodes else None,
             arrived=pipeline.arrived,
         )
 
     def _exchange(
-        self, plan: RoundPlan, phase: Phase, traffic: Traffic, clock: Clock
+        self, plan: RoundPlan, phase: Phase, traffic: RoundTraffic, clock: PhaseTimer
     ) -> Iterator[tuple[ClientId, bytes]]:
         """The replies of one exchange in cohort order; a client that failed is noted, counted and left out."""
         work = plan.work if phase.trains else None
@@ -366,7 +360,12 @@ class Rounds:
         return ServerContext(plan.round, len(plan.cohort), generator, shared)
 
     def _report(
-        self, plan: RoundPlan, traffic: Traffic, aggregate: Aggregate | None, metrics: Mapping[str, float], clock: Clock
+        self,
+        plan: RoundPlan,
+        traffic: RoundTraffic,
+        aggregate: Aggregate | None,
+        metrics: Mapping[str, float],
+        clock: PhaseTimer,
     ) -> RoundReport:
         return RoundReport(
             round=plan.round,

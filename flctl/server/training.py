@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from flctl.algorithms.pipeline import told
+from flctl.algorithms.pipeline import transform_statements
 from flctl.config.config import digest
 from flctl.engines.engine import Engine
 from flctl.engines.footprint import refuse_too_large
@@ -27,9 +27,9 @@ from flctl.types import Arrays, Checkpoint, RoundReport
 
 __all__ = [
     "Progress",
-    "Result",
     "Started",
     "Training",
+    "TrainingResult",
     "engine_class",
     "engine_name",
     "newest_state",
@@ -63,7 +63,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class TrainingResult:
     """How a run ended, as it stands in summary.json; `saving` are the seconds of checkpoints after the last line.
     `refused` is why the next round was refused, with the status "budget"."""
 
@@ -75,7 +75,7 @@ class Result:
     refused: PrivacyBudgetError | None = None
 
 
-def train(run: Run, directory: RunDirectory, *, interrupted: Callable[[], bool] = lambda: False) -> Result:
+def train(run: Run, directory: RunDirectory, *, interrupted: Callable[[], bool] = lambda: False) -> TrainingResult:
     """Trains until a rule of `stop:` holds, `rounds` are done, or `interrupted()` is true after a round.
 
     Starts where the directory's newest checkpoint is. Raises FlctlError, with a checkpoint of the round before, when a
@@ -159,7 +159,7 @@ class Training:
         self._good: tuple[State, Progress] | None = None
         self._refused: PrivacyBudgetError | None = None
 
-    def finish(self) -> Result:
+    def finish(self) -> TrainingResult:
         """Plays the rounds that are left."""
         state = self._start()
         started = Started(self.run, self.directory, state.round, self.run.config.rounds, self._saving)
@@ -307,14 +307,14 @@ class Training:
             if number not in kept and number != self.progress.best_round:
                 self.directory.checkpoints.remove(number)
 
-    def _end(self, state: State) -> Result:
+    def _end(self, state: State) -> TrainingResult:
         status = self.progress.status or "finished"
         lines = self.directory.lines()
         if len(lines) != state.round:
             raise IntegrityError(f"{self.directory.metrics} has {len(lines)} lines after {state.round} rounds")
         summary = summarise(self, state, status, lines)
         self.directory.write_summary(summary)
-        result = Result(self.directory, status, state.round, summary, self._saving, self._refused)
+        result = TrainingResult(self.directory, status, state.round, summary, self._saving, self._refused)
         self._announce("flctl_run_finished", result=result)
         return result
 
@@ -325,7 +325,7 @@ class Training:
 def summarise(training: Training, state: State, status: Status, lines: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures of a run that ended; all but `seconds` are the same for a run that was cut off and resumed."""
     evaluated = [line for line in lines if training.metric in line]
-    known, said = set(report_line(_EMPTY)), finite(told(training.run, state.transforms, True))
+    known, said = set(report_line(_EMPTY)), finite(transform_statements(training.run, state.transforms, True))
     return {
         "format": "flctl-summary/1",
         "status": status,

@@ -20,15 +20,14 @@ from flctl.errors import ConfigError
 from flctl.executors.batches import step_counts
 from flctl.seeds import Keys, client_keys
 from flctl.simulation.message_sizes import down_bytes, first_work, up_bytes
-from flctl.types import Allowance, Numbers
+from flctl.types import Allowance, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from flctl.algorithms.run_info import RunInfo
     from flctl.config.config import CohortConfig
 
-__all__ = ["Devices", "Turnout"]
+__all__ = ["Devices", "Participation"]
 
-Float = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 DRAWN = ("fixed", "cyclic", "trace")
 """How a cohort of `cohort.clients` is put together: what can ask for more of them."""
@@ -39,7 +38,7 @@ ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
-class Turnout:
+class Participation:
     """What becomes of the clients that a round asks.
 
     `numbers` [n] are those that are there. `counted` [m] are the places among them of those whose work counts, and
@@ -47,9 +46,9 @@ class Turnout:
     others, and has the simulated `seconds`.
     """
 
-    numbers: Numbers
-    counted: Numbers | None = None
-    steps: Numbers | None = None
+    numbers: IntArray
+    counted: IntArray | None = None
+    steps: IntArray | None = None
     told: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -65,9 +64,9 @@ class _Progress:
     """How far devices get [n]: `steps` of their `full` number, `arrival` in simulated seconds, and whether what they
     have can be there in time."""
 
-    full: Numbers
-    steps: Numbers
-    arrival: Float
+    full: IntArray
+    steps: IntArray
+    arrival: FloatArray
     reaches: Flags
 
     def usable(self, partial: bool) -> Flags:
@@ -91,10 +90,10 @@ class Devices:
         asked = math.ceil(cohort.clients * (1 + extra) * (1 - ROUNDING))
         return cohort.model_copy(update={"clients": asked})
 
-    def turnout(self, number: int, asked: Numbers) -> Turnout:
+    def turnout(self, number: int, asked: IntArray) -> Participation:
         """What becomes of the clients `asked` in round `number`."""
         if not self.config.simulated:
-            return Turnout(asked)
+            return Participation(asked)
         numbers = asked[self._there(number, asked)]
         progress = self._progress(number, numbers)
         usable = progress.usable(self._run.strategy.takes_partial)
@@ -108,7 +107,7 @@ class Devices:
         }
         if self.config.clocked:
             told["seconds"] = self._seconds(progress.arrival[counted], bool((~usable).any()), len(asked))
-        return Turnout(numbers, counted, steps, told)
+        return Participation(numbers, counted, steps, told)
 
     def check(self) -> None:
         """Raises ConfigError where nobody's work could ever count, or where more are asked than there are."""
@@ -120,27 +119,27 @@ class Devices:
         if self.config.deadline is not None:
             self._check_deadline(self.config.deadline)
 
-    def _there(self, number: int, asked: Numbers) -> Flags:
+    def _there(self, number: int, asked: IntArray) -> Flags:
         if self.config.availability == 1:
             return np.ones(len(asked), np.bool_)
         drawn = seeds.uniform(self._seed, ("round", number, "device", "there"), self._keys[asked])
         return np.asarray(drawn < self.config.availability)
 
-    def _progress(self, number: int, numbers: Numbers) -> _Progress:
+    def _progress(self, number: int, numbers: IntArray) -> _Progress:
         full = self._full(numbers)
         if self.config.clocked:
             return self._clocked(numbers, full, self._jitter(number, numbers))
         steps = full if self.config.stragglers is None else self._cut_short(number, numbers, full)
         return _Progress(full, steps, np.zeros(len(full)), np.ones(len(full), np.bool_))
 
-    def _jitter(self, number: int, numbers: Numbers) -> Float | float:
+    def _jitter(self, number: int, numbers: IntArray) -> FloatArray | float:
         """What devices' speeds are multiplied by in a round [n]."""
         spread = self.config.speed_jitter
         if not spread:
             return 1.0
         return np.exp(spread * seeds.normal(self._seed, ("round", number, "device", "speed"), self._keys[numbers]))
 
-    def _full(self, numbers: Numbers) -> Numbers:
+    def _full(self, numbers: IntArray) -> IntArray:
         """The steps [n] of clients that do all of their work."""
         bounds = self._run.partition.bounds[numbers]
         stages = self._run.strategy.stages(self._run.config.local.amount())
@@ -148,7 +147,7 @@ class Devices:
             (step_counts(bounds[:, 1] - bounds[:, 0], s.local)[0] for s in stages), np.zeros(len(numbers), np.int64)
         )
 
-    def _cut_short(self, number: int, numbers: Numbers, full: Numbers) -> Numbers:
+    def _cut_short(self, number: int, numbers: IntArray, full: IntArray) -> IntArray:
         """The steps of a cohort of which a share stops after a whole number of epochs, uniformly drawn from those
         below what is asked (Li et al. 2020, section 5.2); after a number of steps where one epoch is asked, or steps.
         """
@@ -166,7 +165,7 @@ class Devices:
         """How many of so many clients stop early; the others are rounded, as in the authors' code."""
         return clients - round(clients * (1 - float(self.config.stragglers or 0.0)))
 
-    def _clocked(self, numbers: Numbers, full: Numbers, jitter: Float | float = 1.0) -> _Progress:
+    def _clocked(self, numbers: IntArray, full: IntArray, jitter: FloatArray | float = 1.0) -> _Progress:
         config = self.config
         link, pace = self._sending[numbers], self._step_seconds[numbers] / jitter
         left = np.full(len(full), np.inf) if config.deadline is None else config.deadline - link
@@ -175,7 +174,7 @@ class Devices:
         steps = np.clip(np.minimum(full, able), 0, None).astype(np.int64)
         return _Progress(full, steps, link + steps * pace, np.asarray(left >= 0))
 
-    def _first(self, usable: Flags, arrival: Float) -> Numbers:
+    def _first(self, usable: Flags, arrival: FloatArray) -> IntArray:
         """The places of those whose work counts: all that are done in time, or the first so many of them."""
         places = np.flatnonzero(usable)
         if not self.config.over_selection:
@@ -183,7 +182,7 @@ class Devices:
         first = np.argsort(arrival[places], kind="stable")[: self._run.config.cohort.clients]
         return np.sort(places[first])
 
-    def _seconds(self, arrivals: Float, late: bool, asked: int) -> float:
+    def _seconds(self, arrivals: FloatArray, late: bool, asked: int) -> float:
         """When the server has all that it waits for; it waits until the deadline for who is late."""
         wanted = self._run.config.cohort.clients if self.config.over_selection else asked
         if late and len(arrivals) < wanted:
@@ -195,7 +194,7 @@ class Devices:
         return client_keys(self._run.partition.client_ids.take(np.arange(self._run.partition.clients)))
 
     @cached_property
-    def _step_seconds(self) -> Float:
+    def _step_seconds(self) -> FloatArray:
         """What a step takes each client's device [K]."""
         speed = self.config.speed
         if speed is None:
@@ -203,7 +202,7 @@ class Devices:
         return np.exp(-self.config.speed_spread * seeds.normal(self._seed, ("device", "speed"), self._keys)) / speed
 
     @cached_property
-    def _sending(self) -> Float:
+    def _sending(self) -> FloatArray:
         """What the way to a device and back takes [K], in seconds."""
         config, seconds = self.config, 0.0
         if config.download is not None:

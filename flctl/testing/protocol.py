@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from flctl.algorithms.aggregator import AggregationContext, Aggregator, Phase
-from flctl.algorithms.aggregators.accumulators import Intake, Sum
+from flctl.algorithms.aggregators.accumulators import SumAccumulator, UpdateIntake
 from flctl.algorithms.transform import ClientContext
 from flctl.errors import FlctlError
 from flctl.testing.values import copied, difference
@@ -74,7 +74,7 @@ class _Round:
         self.make, self.vectors, self.script = make, vectors, script
         self.memories: dict[ClientId, bytes] = {}
         self.played = Played()
-        self.total = Sum(Intake(layout))
+        self.total = SumAccumulator(UpdateIntake(layout))
         self.ctx = AggregationContext(1, tuple(vectors), layout, lambda: self.total)
 
     def play(self) -> Played:

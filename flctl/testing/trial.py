@@ -16,6 +16,7 @@ from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.store import Partition
 from flctl.partition.writer import write_partition
 from flctl.plugins.registry import Registry
+from flctl.types import FloatArray
 
 if TYPE_CHECKING:
     from flctl.run.directory import RunDirectory
@@ -63,7 +64,7 @@ class TrialResult:
     """What a trial run left: the digests of its last checkpoint's files, and its weights laid end to end."""
 
     digests: Mapping[str, str]
-    weights: npt.NDArray[np.float64]
+    weights: FloatArray
     directory: Path
 
 

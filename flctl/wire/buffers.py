@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["HEAP", "Room"]
+__all__ = ["HEAP", "Allocator"]
 
 
-class Room:
+class Allocator:
     """The heap."""
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
@@ -24,4 +24,4 @@ class Room:
         return np.concatenate(blocks, out=self.empty((rows, *blocks[0].shape[1:]), dtype))
 
 
-HEAP = Room()
+HEAP = Allocator()

@@ -11,9 +11,9 @@ import numpy as np
 from flctl.arrays import weighed_dtype
 from flctl.types import WEIGHT, Allowance, Arrays, Failure, Gathered, LocalWork, Reply, Work
 from flctl.wire import frames
-from flctl.wire.buffers import HEAP, Room
+from flctl.wire.buffers import HEAP, Allocator
 from flctl.wire.frames import Frame
-from flctl.wire.shared_memory import Bytes, SlabRoom, read_slab
+from flctl.wire.shared_memory import Bytes, SharedMemoryAllocator, read_shared_arrays
 
 __all__ = [
     "pack_answers",
@@ -87,10 +87,10 @@ def _under(frame: Frame, prefix: str) -> Arrays:
     return {name[len(prefix) :]: array for name, array in frame.arrays.items() if name.startswith(prefix)}
 
 
-def pack_gathered(gathered: Gathered, room: Room = HEAP) -> list[Any]:
+def pack_gathered(gathered: Gathered, room: Allocator = HEAP) -> list[Any]:
     """What a chunk of clients replied, as buffers to write one after the other; rows go into a slab as far as
     there is `room`."""
-    laid = _laid(gathered.vectors, room) if isinstance(room, SlabRoom) else {}
+    laid = _laid(gathered.vectors, room) if isinstance(room, SharedMemoryAllocator) else {}
     vectors = {f"vectors/{name}": vector for name, vector in gathered.vectors.items() if name not in laid}
     told = {name: getattr(gathered, name) for name in TOLD}
     failed = [[number, failure.kind, failure.message] for number, failure in gathered.failed.items()]
@@ -107,7 +107,7 @@ def pack_gathered(gathered: Gathered, room: Room = HEAP) -> list[Any]:
     return frames.pack_parts("gathered", meta=meta, arrays={**told, **vectors})
 
 
-def _laid(vectors: Arrays, room: SlabRoom) -> dict[str, Any]:
+def _laid(vectors: Arrays, room: SharedMemoryAllocator) -> dict[str, Any]:
     """Name -> [start, dtype, shape] of the rows that lie in the room."""
     starts = {name: room.laid(vector) for name, vector in vectors.items() if vector.ndim == 2}
     return {
@@ -120,7 +120,7 @@ def _laid(vectors: Arrays, room: SlabRoom) -> dict[str, Any]:
 def unpack_gathered(message: bytes, slab: Bytes | None = None) -> Gathered:
     """What a chunk replied, with the rows that lie in `slab`. Raises ProtocolError for anything else."""
     frame = frames.unpack(message, "gathered")
-    vectors: dict[str, Any] = read_slab(frame.meta["laid"], slab, frames.DTYPES.__contains__)
+    vectors: dict[str, Any] = read_shared_arrays(frame.meta["laid"], slab, frames.DTYPES.__contains__)
     for name, vector in _under(frame, "vectors/").items():
         vectors[name] = vector.reshape(-1, frame.meta["lengths"][name]) if frame.meta["rows"][name] else vector
     return Gathered(

@@ -12,7 +12,7 @@ import numpy as np
 from flctl import arrays
 from flctl.errors import DivergenceError, FlctlError, IntegrityError, ProtocolError, StorageError
 from flctl.types import WEIGHT, Arrays, ClientUpdate, Failure, Gathered, Layout, Work
-from flctl.wire.buffers import HEAP, Room
+from flctl.wire.buffers import HEAP, Allocator
 
 __all__ = [
     "check_update",
@@ -108,7 +108,7 @@ def failed_alone(number: int, failure: Failure, work: Work, each: bool) -> Gathe
     return Gathered(nothing(work, each), np.zeros(0, np.int64), none, none, none, none, {number: failure}, {}, 0)
 
 
-def merged(parts: Sequence[Gathered], each: bool, room: Room = HEAP) -> Gathered:
+def merged(parts: Sequence[Gathered], each: bool, room: Allocator = HEAP) -> Gathered:
     """What the parts of a chunk replied, as one: sums added in their order, rows one after the other in the `room`."""
     if len(parts) == 1:
         return parts[0]

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.errors import ProtocolError
-from flctl.wire.buffers import HEAP, Room
+from flctl.wire.buffers import HEAP, Allocator
 
-__all__ = ["LEAST", "Rooms", "Slab", "SlabRoom", "Slabs", "read_slab"]
+__all__ = ["LEAST", "AttachedMemory", "SharedBlock", "SharedMemoryAllocator", "SharedMemoryPool", "read_shared_arrays"]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -34,7 +34,7 @@ _KEPT = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Slab:
+class SharedBlock:
     """One piece of shared memory, of `size` bytes; no other ever has its `number`."""
 
     number: int
@@ -48,16 +48,16 @@ class Slab:
         return [os.getpid(), self.number, self.descriptor, self.size]
 
 
-class Slabs:
+class SharedMemoryPool:
     """The server's slabs. One is free again once no array lies in it any more, whoever kept one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._free: list[Slab] = []
+        self._free: list[SharedBlock] = []
         self._made = 0
         self._closed = not hasattr(os, "memfd_create")
 
-    def take(self, size: int) -> tuple[Slab, Bytes] | None:
+    def take(self, size: int) -> tuple[SharedBlock, Bytes] | None:
         """A slab of at least `size` bytes, and its bytes, which keep it; None where a pipe is to do."""
         if size < LEAST or self._closed:
             return None
@@ -81,7 +81,7 @@ class Slabs:
             while self._free:
                 _close(self._free.pop())
 
-    def _made_of(self, size: int) -> Slab | None:
+    def _made_of(self, size: int) -> SharedBlock | None:
         """A new slab, instead of one that has become too small; None where there is no memory for it."""
         if self._free:
             _close(self._free.pop(0))
@@ -89,25 +89,25 @@ class Slabs:
         descriptor = os.memfd_create(f"flctl-{self._made}")
         try:
             os.posix_fallocate(descriptor, 0, size)
-            return Slab(self._made, descriptor, size, mmap.mmap(descriptor, size))
+            return SharedBlock(self._made, descriptor, size, mmap.mmap(descriptor, size))
         except OSError:
             os.close(descriptor)
             return None
 
-    def _give_back(self, slab: Slab) -> None:
+    def _give_back(self, slab: SharedBlock) -> None:
         if self._closed:
             _close(slab)
         else:
             self._free.append(slab)
 
 
-def _close(slab: Slab) -> None:
+def _close(slab: SharedBlock) -> None:
     with suppress(BufferError):  # an array is just going
         slab.memory.close()
     os.close(slab.descriptor)
 
 
-class SlabRoom(Room):
+class SharedMemoryAllocator(Allocator):
     """A worker's place for one reply: arrays are laid into a slab one after the other, as long as they fit."""
 
     def __init__(self, memory: Bytes) -> None:
@@ -149,13 +149,13 @@ class SlabRoom(Room):
         return start if inside and array.flags.c_contiguous else None
 
 
-class Rooms:
+class AttachedMemory:
     """A worker's slabs, as it finds them at the server."""
 
     def __init__(self) -> None:
         self._known: dict[int, Bytes] = {}
 
-    def at(self, address: list[int] | None) -> Room:
+    def at(self, address: list[int] | None) -> Allocator:
         """The room in the slab at an address; the heap where it cannot be reached."""
         if address is None:
             return HEAP
@@ -169,10 +169,10 @@ class Rooms:
             while len(self._known) >= _KEPT:
                 del self._known[next(iter(self._known))]
             self._known[number] = found
-        return SlabRoom(self._known[number])
+        return SharedMemoryAllocator(self._known[number])
 
 
-def read_slab(
+def read_shared_arrays(
     declared: Mapping[str, Any], slab: Bytes | None, allowed: Callable[[str], bool]
 ) -> dict[str, npt.NDArray[Any]]:
     """The arrays that a reply says lie in its slab, name -> [start, dtype, shape], where they lie.

@@ -44,9 +44,9 @@ class Curious(flctl.Aggregator):
 
 
 def flctl_sum(ctx):
-    from flctl.algorithms.aggregators.accumulators import Intake, Sum
+    from flctl.algorithms.aggregators.accumulators import SumAccumulator, UpdateIntake
 
-    return Sum(Intake(ctx.layout))
+    return SumAccumulator(UpdateIntake(ctx.layout))
 
 
 def digest(work):

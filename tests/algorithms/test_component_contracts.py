@@ -8,7 +8,7 @@ from support import ScriptedEngine, checkpoint_digests, flctl, make_run, train_r
 
 from flctl import Aggregator, Strategy, hookimpl, wire
 from flctl.algorithms.aggregator import Phase
-from flctl.algorithms.aggregators.accumulators import Intake, Sum
+from flctl.algorithms.aggregators.accumulators import SumAccumulator, UpdateIntake
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import PluginError, RoundFailedError
 from flctl.plugins.registry import Registry
@@ -268,7 +268,7 @@ def test_an_aggregator_that_breaks_the_contract_is_named(toy, tmp_path, way, sai
 
 @pytest.mark.parametrize("first", [np.int32, np.float16, np.float32])
 def test_the_dtype_of_one_client_does_not_cost_another_its_digits(first):
-    total = Sum(Intake({"delta": 1, WEIGHT: 1}))
+    total = SumAccumulator(UpdateIntake({"delta": 1, WEIGHT: 1}))
     for client, (dtype, value) in enumerate(((first, 2), (np.float32, 0.25), (np.float32, 70000))):
         vectors = {"delta": np.array([value], dtype), WEIGHT: np.ones(1)}
         total.add(str(client), wire.pack("vector", arrays=vectors))

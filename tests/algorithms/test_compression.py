@@ -24,7 +24,7 @@ from support.compressors import (
 
 from flctl import arrays, hookimpl, wire
 from flctl.algorithms.aggregator import Aggregator, Phase
-from flctl.algorithms.aggregators.accumulators import Each, Intake, Sum
+from flctl.algorithms.aggregators.accumulators import SumAccumulator, UpdateCollector, UpdateIntake
 from flctl.algorithms.transforms.packing import pack, packed_size, unpack
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import ConfigError, IncompatibleError
@@ -268,7 +268,7 @@ def test_packing_keeps_every_number(bits, count, seed):
 def votes(line, rows, weights):
     """What the server makes of several clients' updates through one pipeline."""
     work = work_of(line)
-    total = Sum(intake(line, work), multiplied=False)
+    total = SumAccumulator(intake(line, work), multiplied=False)
     for number, (row, weight) in enumerate(zip(rows, weights, strict=True)):
         sent, _ = line.send(update(row, weight, str(number)), work, memory_of(line))
         total.add(str(number), wire.pack("vector", arrays={**sent.arrays, WEIGHT: np.array([sent.weight])}))
@@ -398,7 +398,7 @@ def test_other_vectors_are_one_matrix_as_square_as_can_be_and_small_ones_go_as_t
 
 
 def intake(line, work):
-    return Intake(
+    return UpdateIntake(
         {**line.sent, WEIGHT: 1},
         arrive=lambda u: line.arrive(u, line.shared_by_all(work), lambda name: context(line, name, work)),
         arrived=line.arrived,
@@ -412,7 +412,7 @@ def test_the_server_keeps_one_accumulator_and_no_update(name, toy, tmp_path):
     assert run.each == (name not in LINEAR)
     server = Rounds(run, InProcessEngine())
     plan = server.plan(server.initial())
-    assert isinstance(server._total(plan, server._intake(plan)), Sum)
+    assert isinstance(server._total(plan, server._intake(plan)), SumAccumulator)
 
 
 BAD = {
@@ -441,7 +441,7 @@ def test_a_code_that_is_none_makes_its_client_a_failed_one(chosen, place):
         given[part] = values if isinstance(values, np.ndarray) else np.array(values, np.int64 if whole else np.float32)
     if chosen == "qsgd" and place == 0:
         given["delta:levels"] = given["delta:levels"].astype(np.uint8)
-    total = Sum(intake(line, work_of(line)), multiplied=False)
+    total = SumAccumulator(intake(line, work_of(line)), multiplied=False)
     total.add("bad", wire.pack("vector", arrays={**given, WEIGHT: np.ones(1)}))
     assert total.intake.failed["bad"].kind in ("protocol", "non-finite")
     sent, _ = line.send(update(normal(200)), work_of(line), memory_of(line))
@@ -451,7 +451,7 @@ def test_a_code_that_is_none_makes_its_client_a_failed_one(chosen, place):
 
 def test_a_mask_with_more_places_than_values_is_refused():
     line = pipeline(make("topk", fraction=0.3), length=8)
-    total = Sum(intake(line, work_of(line)), multiplied=False)
+    total = SumAccumulator(intake(line, work_of(line)), multiplied=False)
     code = {"delta:mask": np.array([255], np.uint8), "delta.values": np.ones(3, np.float32), WEIGHT: np.ones(1)}
     total.add("bad", wire.pack("vector", arrays=code))
     assert "3 values for 8 positions" in total.intake.failed["bad"].message
@@ -466,7 +466,7 @@ def test_where_updates_are_looked_at_they_are_decoded_first(name):
         seen.extend(dict(arrays.layout_of(u.arrays)) for u in updates)
         return {}
 
-    total, work = Each(intake(line, work_of(line)), ["a"], combine), work_of(line)
+    total, work = UpdateCollector(intake(line, work_of(line)), ["a"], combine), work_of(line)
     sent, _ = line.send(update(normal(12)), work, memory_of(line))
     total.take(total.intake.take(sent))
     assert total.aggregate().arrays["delta"].shape == (12,)

@@ -14,7 +14,7 @@ from flctl.algorithms.strategies.private_layers import last_layer, matching
 from flctl.algorithms.strategy import Stage, Strategy
 from flctl.cli import run as command
 from flctl.client.local_training import LocalTraining
-from flctl.client.memory import Recall
+from flctl.client.memory import ClientMemory
 from flctl.errors import IncompatibleError, RoundFailedError
 from flctl.executors.batches import batches, local_keys, stage_keys
 from flctl.executors.sequential import single_thread, train
@@ -96,7 +96,7 @@ def played(run, rounds):
     """The state after so many rounds, each round's cohort, the clients' memory, and every client's own model."""
     server, state, cohorts = play(run, rounds)
     work = dataclasses.replace(server.plan(state).work, round=rounds + 1)
-    recall = Recall(run, server.memory, run.division.private_of(run.build_model().read()))
+    recall = ClientMemory(run, server.memory, run.division.private_of(run.build_model().read()))
     return state, cohorts, list(recall.models(work))
 
 

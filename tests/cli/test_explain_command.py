@@ -24,7 +24,7 @@ from flctl.engines.pool import PoolEngine
 from flctl.errors import ConfigError
 from flctl.executors.choice import EXECUTORS
 from flctl.machine import FreeMemory, cores, free_memory
-from flctl.performance.duration import pace, seconds_text
+from flctl.performance.duration import estimate_duration, seconds_text
 from flctl.performance.forecast import forecast
 from flctl.server.training import engine_class
 
@@ -211,7 +211,7 @@ def test_clients_that_run_elsewhere_take_no_memory_here(toy, tmp_path):
 
     found = footprint(run, Elsewhere, round_shape(run), FreeMemory(1 << 30, "free"))
     assert (found.workers, found.needed) == (0, found.server)
-    assert "plugin" in pace(run, Elsewhere, round_shape(run), found, 2, 10).advice
+    assert "plugin" in estimate_duration(run, Elsewhere, round_shape(run), found, 2, 10).advice
 
 
 @pytest.fixture
@@ -384,7 +384,9 @@ def test_cores_are_no_more_than_the_quota(tmp_path, monkeypatch):
 
 def advised(run, engine, cores, rounds):
     shape = round_shape(run)
-    return pace(run, engine, shape, footprint(run, engine, shape, FreeMemory(1 << 40, "free")), cores, rounds)
+    return estimate_duration(
+        run, engine, shape, footprint(run, engine, shape, FreeMemory(1 << 40, "free")), cores, rounds
+    )
 
 
 @pytest.fixture(scope="module")
@@ -425,7 +427,9 @@ def test_workers_that_do_not_fit_are_not_promised(busy):
     run = busy()
     shape = round_shape(run)
     tight = footprint(run, InProcessEngine, shape, FreeMemory(2 * PROCESS_BYTES, "free"))
-    assert pace(run, InProcessEngine, shape, tight, 4, 1000).advice.endswith("this machine lacks the memory for it")
+    assert estimate_duration(run, InProcessEngine, shape, tight, 4, 1000).advice.endswith(
+        "this machine lacks the memory for it"
+    )
 
 
 def test_a_round_with_workers_takes_its_longest_chunk_at_least(toy, tmp_path):
@@ -434,7 +438,7 @@ def test_a_round_with_workers_takes_its_longest_chunk_at_least(toy, tmp_path):
     chunks = (np.array([0]), np.array([1, 2, 3]))
     shape = RoundShape(1, np.full(4, 20), chunks)
     found = footprint(run, InProcessEngine, shape, None)
-    seconds = pace(run, InProcessEngine, shape, found, 2, 10).seconds
+    seconds = estimate_duration(run, InProcessEngine, shape, found, 2, 10).seconds
     overhead = 2e-3
     transfer = 4 * 15 * (2 + 2) / 1e9
     assert seconds[2] - overhead - transfer == pytest.approx((seconds[1] - overhead) * 3 / 4)

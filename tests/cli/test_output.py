@@ -15,7 +15,7 @@ from flctl.client.runtime import ClientRuntime
 from flctl.errors import FlctlError
 from flctl.partition.store import Partition
 from flctl.report.progress import JsonEvents, PlainLines, warnings_of
-from flctl.types import Failure, Gathered, Numbers, RoundReport, Work
+from flctl.types import Failure, Gathered, IntArray, RoundReport, Work
 
 
 def printed(columns: list[str], rows: list[list[object]], title: str | None = None) -> str:
@@ -82,7 +82,7 @@ def test_a_chunk_that_was_asked_again_is_told_and_kept(
     assert run(["train", str(toy.path), *flags, "--out", str(tmp_path / "whole")]) == 0
     gather = ClientRuntime.gather
 
-    def scarce(self: ClientRuntime, numbers: Numbers, work: Work, each: bool) -> Gathered:
+    def scarce(self: ClientRuntime, numbers: IntArray, work: Work, each: bool) -> Gathered:
         if len(numbers) > 2:
             raise MemoryError
         return gather(self, numbers, work, each)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from support.fake_components import FakeRegistry
 
 from flctl.config.config import Config, Flag, digest, dump, effective
-from flctl.config.load import Origin, load, load_partition_section
+from flctl.config.load import ValueOrigin, load, load_partition_section
 from flctl.errors import ConfigError
 
 
@@ -33,7 +33,7 @@ def config(text="", **layers):
 
 def test_an_empty_file_gives_the_defaults():
     assert config("") == Config()
-    assert set(loaded("").origins.values()) == {Origin("default", "")}
+    assert set(loaded("").origins.values()) == {ValueOrigin("default", "")}
 
 
 def test_a_config_cannot_be_changed():
@@ -99,11 +99,11 @@ def test_each_layer_wins_over_the_ones_below_and_is_named():
     )
     local = found.config.local
     assert (local.lr, local.epochs, local.batch_size, local.weight_decay) == (4, 3, 2, 1)
-    assert found.origins["local.lr"] == Origin("flag", "--lr")
-    assert found.origins["local.epochs"] == Origin("override", "-o local.epochs")
-    assert found.origins["local.batch_size"] == Origin("environment", "FLCTL__LOCAL__BATCH_SIZE")
-    assert found.origins["local.weight_decay"] == Origin("file", "x.yaml:1:42")
-    assert found.origins["seed"] == Origin("default", "")
+    assert found.origins["local.lr"] == ValueOrigin("flag", "--lr")
+    assert found.origins["local.epochs"] == ValueOrigin("override", "-o local.epochs")
+    assert found.origins["local.batch_size"] == ValueOrigin("environment", "FLCTL__LOCAL__BATCH_SIZE")
+    assert found.origins["local.weight_decay"] == ValueOrigin("file", "x.yaml:1:42")
+    assert found.origins["seed"] == ValueOrigin("default", "")
 
 
 def test_a_later_override_wins():
@@ -145,7 +145,7 @@ def test_environment_names_ignore_case_and_hyphens():
 def test_a_strategy_presets_the_server_section_below_the_file():
     found = loaded("strategy: fedadam\nserver: {tau: 0.1}")
     assert (found.config.server.optimizer, found.config.server.lr, found.config.server.tau) == ("adam", 0.01, 0.1)
-    assert found.origins["server.lr"] == Origin("strategy", "fedadam")
+    assert found.origins["server.lr"] == ValueOrigin("strategy", "fedadam")
 
 
 def test_another_server_optimizer_drops_the_whole_preset():

@@ -14,8 +14,8 @@ from flctl.errors import FlctlError
 from flctl.machine import facts
 from flctl.performance import benchmark as contests
 from flctl.performance import workloads
-from flctl.performance.benchmark import Spread, agreement, paired
-from flctl.performance.hand_written_loop import Floor, module_for
+from flctl.performance.benchmark import Repeats, agreement, paired
+from flctl.performance.hand_written_loop import HandWrittenLoop, module_for
 from flctl.performance.workloads import WORKLOADS, make_partition
 from flctl.plugins.registry import Registry
 from flctl.run.run import Run
@@ -88,7 +88,7 @@ def test_a_round_of_the_floor_is_the_formula(tmp_path):
     """w - lr sum_k (n_k / n) grad_k, in float64, where each client takes one step on all its rows."""
     workload = replace(WORKLOADS["softmax"], clients=5, cohort=5, rows=8, batch_size=8, lr=0.3)
     run = make_run(workload, tmp_path)
-    floor = Floor(run, workload)
+    floor = HandWrittenLoop(run, workload)
     start = run.build_model().read()["params"].astype(np.float64)
     x, y = (np.concatenate(column) for column in zip(*map(run.partition.train, range(5)), strict=True))
     weight, bias = start[:600].reshape(10, 60), start[600:]
@@ -168,7 +168,7 @@ def test_one_tipped_relu_is_no_other_model():
 
 
 def test_a_spread_is_of_its_values():
-    assert Spread.of([3.0, 1.0, 2.0, 8.0]) == Spread(2.5, 1.0, 8.0)
+    assert Repeats.of([3.0, 1.0, 2.0, 8.0]) == Repeats(2.5, 1.0, 8.0)
 
 
 @pytest.mark.slow

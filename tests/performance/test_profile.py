@@ -11,7 +11,7 @@ from flctl.machine import process_age
 from flctl.performance import profile as profiles
 from flctl.performance.profile import PHASES, Profiler, phases_of
 from flctl.report.phases import draw_phases
-from flctl.server.training import Result, Started
+from flctl.server.training import Started, TrainingResult
 from flctl.types import RoundReport
 
 QUICK = ("--model", "logreg", "--rounds", "4", "--clients-per-round", "4", "--seed", "7")
@@ -84,7 +84,7 @@ def test_a_profile_adds_up_to_the_wall_clock(toy, tmp_path, clock):
     profiler.flctl_round_finished(report=report(1, total=8.0, select=1.0, train=4.0, aggregate=2.0, checkpoint=1.0))
     profiler.flctl_round_finished(report=report(2, total=8.0, select=1.0, train=4.0, evaluate=3.0, checkpoint=0.0))
     clock.now = 129.0
-    profiler.flctl_run_finished(result=Result(directory, "finished", 2, {}, saving=1.5))
+    profiler.flctl_run_finished(result=TrainingResult(directory, "finished", 2, {}, saving=1.5))
     clock.now = 131.0
     data = profiler.finish().data()
     assert data["startup"] == {"python": 2.0, "imports": 3.0, "run": 4.0, "engine": 4.0}

@@ -18,7 +18,7 @@ from flctl.partition.store import Partition
 from flctl.partition.writer import write_partition
 from flctl.simulation.attacks.adversary import _BY_NAME, Adversary
 from flctl.simulation.attacks.attack import Attack, Known
-from flctl.simulation.attacks.intake import attacked
+from flctl.simulation.attacks.intake import forge_updates
 from flctl.simulation.attacks.on_rows import stamped
 from flctl.types import ClientUpdate
 
@@ -151,19 +151,19 @@ def test_mean_and_deviation_are_the_same_in_blocks(monkeypatch):
 def test_only_malicious_clients_that_trained_are_replaced():
     """Of 1, 3, 8 and one without steps, the second is malicious: it sends -10 times the mean of 1 and 8."""
     round_ = updates([[1], [3], [8], [100]], [1, 1, 5, 0])
-    sent = attacked(make("ipm", epsilon=10), round_, frozenset("13"), 1)
+    sent = forge_updates(make("ipm", epsilon=10), round_, frozenset("13"), 1)
     assert [(update.client_id, update.arrays["delta"].tolist(), update.weight) for update in sent] == [("1", [-45], 1)]
     assert sent[0].arrays["delta"].dtype == np.float32
-    assert attacked(make("ipm"), round_, frozenset("3"), 1) == []
-    assert attacked(make("ipm"), [], frozenset("3"), 1) == []
+    assert forge_updates(make("ipm"), round_, frozenset("3"), 1) == []
+    assert forge_updates(make("ipm"), [], frozenset("3"), 1) == []
 
 
 def test_they_know_the_honest_or_only_themselves():
     round_ = updates([[1], [3], [8]])
     for who, mean in (("honest", 8), ("own", 2)):
-        sent = attacked(make("ipm", epsilon=1, knows=who), round_, frozenset("01"), 1)
+        sent = forge_updates(make("ipm", epsilon=1, knows=who), round_, frozenset("01"), 1)
         assert [update.arrays["delta"].tolist() for update in sent] == [[-mean], [-mean]]
-    alone = attacked(make("ipm", epsilon=1), round_, frozenset("012"), 1)
+    alone = forge_updates(make("ipm", epsilon=1), round_, frozenset("012"), 1)
     assert [update.arrays["delta"].tolist() for update in alone] == [[-4]] * 3  # nobody honest answered
 
 
@@ -171,12 +171,12 @@ def test_all_vectors_are_attacked_but_running_statistics():
     one = ClientUpdate(
         "0", {k: np.array(v, np.float32) for k, v in {"c": [5], "buffers": [9], "delta": [1, 2]}.items()}, 1
     )
-    sent = attacked(make("sign-flip", factor=2), [one], frozenset("0"), 1)[0].arrays
+    sent = forge_updates(make("sign-flip", factor=2), [one], frozenset("0"), 1)[0].arrays
     assert {name: vector.tolist() for name, vector in sent.items()} == {"c": [-10], "buffers": [9], "delta": [-2, -4]}
 
 
 def test_what_is_beyond_float32_is_sent_as_the_largest_number():
-    sent = attacked(make("sign-flip", factor=1e30), updates([[1e30, -1e30]]), frozenset("0"), 1)[0].arrays["delta"]
+    sent = forge_updates(make("sign-flip", factor=1e30), updates([[1e30, -1e30]]), frozenset("0"), 1)[0].arrays["delta"]
     np.testing.assert_array_equal(sent, np.array([-1, 1]) * np.finfo(np.float32).max)
 
 

@@ -26,7 +26,7 @@ from flctl.plugins.registry import Registry
 from flctl.run.directory import RunDirectory
 from flctl.run.run import Run
 from flctl.server.rounds import Rounds, State
-from flctl.server.training import Result, train
+from flctl.server.training import TrainingResult, train
 from flctl.types import ClientId, Failure, Reply, Request
 
 
@@ -71,7 +71,7 @@ def make_run(
     return Run.build(loaded.config, registry, partition, directory.memory), directory
 
 
-def train_run(partition: Partition, path: Path, *overrides: str, registry: Registry | None = None) -> Result:
+def train_run(partition: Partition, path: Path, *overrides: str, registry: Registry | None = None) -> TrainingResult:
     """Trains a run from its start to its end."""
     return train(*make_run(partition, path, *overrides, registry=registry))
 

@@ -11,7 +11,7 @@ from flctl.errors import ProtocolError
 from flctl.types import Gathered
 from flctl.wire import frames, messages
 from flctl.wire.buffers import HEAP
-from flctl.wire.shared_memory import LEAST, Rooms, SlabRoom, Slabs, read_slab
+from flctl.wire.shared_memory import LEAST, AttachedMemory, SharedMemoryAllocator, SharedMemoryPool, read_shared_arrays
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="there is no memfd_create here: pipes are used")
 ROWS = np.arange(6 * 30_000, dtype=np.float32).reshape(6, 30_000)
@@ -24,14 +24,14 @@ def gathered(**vectors):
 
 @pytest.fixture
 def slabs():
-    made = Slabs()
+    made = SharedMemoryPool()
     yield made
     made.close()
 
 
 def test_rows_are_written_once_and_read_where_they_lie(slabs):
     slab, memory = slabs.take(ROWS.nbytes)
-    room = Rooms().at(slab.address)
+    room = AttachedMemory().at(slab.address)
     rows = room.empty(ROWS.shape, np.float32)
     rows[...] = ROWS
     message = b"".join(messages.pack_gathered(gathered(delta=rows), room))
@@ -47,7 +47,9 @@ def test_rows_are_written_once_and_read_where_they_lie(slabs):
 def test_rows_from_elsewhere_are_copied_and_those_that_do_not_fit_travel_in_the_message(slabs):
     slab, memory = slabs.take(ROWS.nbytes)
     assert slab.size < 2 * ROWS.nbytes
-    message = b"".join(messages.pack_gathered(gathered(a=ROWS, b=ROWS + 1, c=ROWS[0]), Rooms().at(slab.address)))
+    message = b"".join(
+        messages.pack_gathered(gathered(a=ROWS, b=ROWS + 1, c=ROWS[0]), AttachedMemory().at(slab.address))
+    )
     assert len(message) > ROWS.nbytes
     found = messages.unpack_gathered(message, memory).vectors
     assert [np.shares_memory(found[name], memory) for name in "abc"] == [True, False, False]
@@ -57,7 +59,7 @@ def test_rows_from_elsewhere_are_copied_and_those_that_do_not_fit_travel_in_the_
 
 def test_blocks_that_lie_one_behind_the_other_are_joined_without_a_copy(slabs):
     _, memory = slabs.take(4 * ROWS.nbytes)
-    room = SlabRoom(memory)
+    room = SharedMemoryAllocator(memory)
     first, second = (room.empty((3, 5), np.float32) for _ in range(2))
     first[...], second[...] = 1, 2
     joined = room.joined([first, second])
@@ -113,9 +115,9 @@ def test_where_there_is_no_memory_there_is_no_slab(slabs, monkeypatch):
 
 
 def test_a_worker_that_cannot_reach_a_slab_uses_the_heap():
-    assert Rooms().at(None) is HEAP
-    assert Rooms().at([os.getpid(), 1, 999_999, LEAST]) is HEAP
-    assert Rooms().at([2**30, 1, 3, LEAST]) is HEAP
+    assert AttachedMemory().at(None) is HEAP
+    assert AttachedMemory().at([os.getpid(), 1, 999_999, LEAST]) is HEAP
+    assert AttachedMemory().at([2**30, 1, 3, LEAST]) is HEAP
 
 
 @pytest.mark.parametrize(
@@ -132,17 +134,17 @@ def test_a_worker_that_cannot_reach_a_slab_uses_the_heap():
 def test_a_reply_cannot_point_beyond_its_slab(slabs, declared):
     _, memory = slabs.take(LEAST)
     with pytest.raises(ProtocolError, match="a reply has vectors 'delta'"):
-        read_slab({"delta": declared}, memory, frames.DTYPES.__contains__)
+        read_shared_arrays({"delta": declared}, memory, frames.DTYPES.__contains__)
 
 
 def test_a_reply_without_a_slab_cannot_point_into_one():
     with pytest.raises(ProtocolError, match="in memory that it was not given"):
-        read_slab({"delta": [0, "<f4", [1, 1]]}, None, frames.DTYPES.__contains__)
+        read_shared_arrays({"delta": [0, "<f4", [1, 1]]}, None, frames.DTYPES.__contains__)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 def test_all_slabs_go_when_the_pool_is_closed():
-    made = Slabs()
+    made = SharedMemoryPool()
     before = descriptors()
     memory = made.take(LEAST)[1]
     made.take(LEAST)

@@ -13,7 +13,7 @@ from flctl.errors import FlctlError, ProtocolError
 from flctl.types import WEIGHT, Aggregate, Arrays, ClientId, ClientUpdate, Failure, Gathered, Layout
 from flctl.wire.replies import check_words, failure_of
 
-__all__ = ["Each", "Intake", "Sum"]
+__all__ = ["SumAccumulator", "UpdateCollector", "UpdateIntake"]
 
 Vectors = dict[str, np.ndarray[Any, np.dtype[Any]]]
 Arrive = Callable[[ClientUpdate], ClientUpdate]
@@ -21,7 +21,7 @@ Arrive = Callable[[ClientUpdate], ClientUpdate]
 
 
 @dataclass(slots=True)
-class Intake:
+class UpdateIntake:
     """Opens clients' messages and records the clients that failed.
 
     The server trusts no client: shapes and finiteness are checked, and only a client's first message counts. `layout`
@@ -96,7 +96,7 @@ class Intake:
         return None
 
 
-class Sum:
+class SumAccumulator:
     """Adds up vectors in one accumulator; memory does not grow with the number of clients.
 
     `multiplied` is True if clients premultiply vectors by their weight; otherwise the server does. The vectors of a
@@ -105,7 +105,9 @@ class Sum:
     own.
     """
 
-    def __init__(self, intake: Intake, chunk_of: Mapping[ClientId, int] | None = None, multiplied: bool = True) -> None:
+    def __init__(
+        self, intake: UpdateIntake, chunk_of: Mapping[ClientId, int] | None = None, multiplied: bool = True
+    ) -> None:
         self.intake = intake
         self._multiplied = multiplied
         self._chunk_of = chunk_of or {}
@@ -196,11 +198,11 @@ def _wide(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
     return np.result_type(dtype, np.float32) if dtype.kind == "f" else dtype
 
 
-class Each:
+class UpdateCollector:
     """Keeps each client's update, for components that read single updates. Memory grows with the cohort."""
 
     def __init__(
-        self, intake: Intake, order: Sequence[ClientId], combine: Callable[[Sequence[ClientUpdate]], Arrays]
+        self, intake: UpdateIntake, order: Sequence[ClientId], combine: Callable[[Sequence[ClientUpdate]], Arrays]
     ) -> None:
         self.intake = intake
         self._order = order

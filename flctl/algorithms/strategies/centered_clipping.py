@@ -12,9 +12,9 @@ from pydantic import Field
 
 from flctl import seeds
 from flctl.algorithms.strategies.geometric_median import to_mixture
-from flctl.algorithms.strategies.update_matrix import Vector, Weighing, products
+from flctl.algorithms.strategies.update_matrix import Weighing, products
 from flctl.algorithms.strategy import StepContext
-from flctl.types import Aggregate, Arrays, ClientUpdate, Layout, Work
+from flctl.types import Aggregate, Arrays, ClientUpdate, FloatArray, Layout, Work
 
 if TYPE_CHECKING:
     from flctl.types import Trained
@@ -65,7 +65,7 @@ class CenteredClipping(Weighing):
             kept = {**{_MOMENTUM + name: m for name, m in momenta.items()}, _STARTED: np.ones(1, np.float32)}
         return {name: momentum - work.extra[_CENTER + name] for name, momentum in momenta.items()}, weight, kept
 
-    def weigh(self, rows: Sequence[ClientUpdate]) -> Vector:
+    def weigh(self, rows: Sequence[ClientUpdate]) -> FloatArray:
         gram = products(rows)
         groups = buckets(rows, gram, self.config.bucket_size)
         return clipped(groups @ gram @ groups.T, self.config.tau, self.config.iterations) @ groups
@@ -78,7 +78,7 @@ class CenteredClipping(Weighing):
         return params, {**state, **{_CENTER + name: center for name, center in centers.items()}}
 
 
-def clipped(gram: Vector, tau: float, iterations: int) -> Vector:
+def clipped(gram: FloatArray, tau: float, iterations: int) -> FloatArray:
     """Returns the coefficients [n] of v, from v = 0 and the inner products [n, n] of the differences to clip."""
     coefficients = np.zeros(len(gram))
     for _ in range(iterations):
@@ -88,7 +88,7 @@ def clipped(gram: Vector, tau: float, iterations: int) -> Vector:
     return coefficients
 
 
-def buckets(rows: Sequence[ClientUpdate], gram: Vector, size: int) -> Vector:
+def buckets(rows: Sequence[ClientUpdate], gram: FloatArray, size: int) -> FloatArray:
     """Returns the averaging matrix [buckets, n]; each row sums to 1, and the last bucket may be smaller.
 
     The order is drawn from a hash of the updates themselves: a client would have to know all of them to choose its

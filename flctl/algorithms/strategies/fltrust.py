@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from flctl.algorithms.strategies.update_matrix import Least, Vector, Weighing, products
+from flctl.algorithms.strategies.update_matrix import Least, Weighing, products
 from flctl.errors import IncompatibleError
-from flctl.types import ClientUpdate
+from flctl.types import ClientUpdate, FloatArray
 
 if TYPE_CHECKING:
     from flctl.algorithms.run_info import RunInfo
@@ -54,7 +54,7 @@ class FLTrust(Weighing):
                 hint="Leave the section `devices:` out.",
             )
 
-    def weigh(self, rows: Sequence[ClientUpdate]) -> Vector:
+    def weigh(self, rows: Sequence[ClientUpdate]) -> FloatArray:
         ids = [row.client_id for row in rows]
         if self.config.root not in ids:
             raise IncompatibleError(
@@ -64,7 +64,7 @@ class FLTrust(Weighing):
         return trust(products(rows), ids.index(self.config.root))
 
 
-def trust(gram: Vector, root: int) -> Vector:
+def trust(gram: FloatArray, root: int) -> FloatArray:
     """Returns the coefficients [n] of the updates, from their inner products [n, n]: TS_k ||g_0|| / (||g_k|| sum TS).
 
     They are 0 for the root and for updates that are zero, and 0 for all if no update has a positive cosine.
@@ -72,7 +72,7 @@ def trust(gram: Vector, root: int) -> Vector:
     norms = np.sqrt(np.diagonal(gram))
     # cos = <g_k, g_0> / (||g_k|| ||g_0||); a zero update has no direction and gets no trust, rather than NaN.
     both = norms * norms[root]
-    scores: Vector = np.divide(np.maximum(gram[root], 0), both, out=np.zeros(len(gram)), where=both > 0)
+    scores: FloatArray = np.divide(np.maximum(gram[root], 0), both, out=np.zeros(len(gram)), where=both > 0)
     scores[root] = 0
     total = float(scores.sum())
     if total == 0:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from flctl.algorithms.strategies.update_matrix import Vector, Weighing, distances, products, weights
-from flctl.types import ClientUpdate
+from flctl.algorithms.strategies.update_matrix import Weighing, distances, products, weights
+from flctl.types import ClientUpdate, FloatArray
 
 
 class GeometricMedian(Weighing):
@@ -34,7 +34,7 @@ class GeometricMedian(Weighing):
             True, description="Weight clients by the number of examples that they report; off: equally."
         )
 
-    def weigh(self, rows: Sequence[ClientUpdate]) -> Vector:
+    def weigh(self, rows: Sequence[ClientUpdate]) -> FloatArray:
         options, gram = self.config, products(rows)
         claimed = weights(rows, options.weighted)
         shares = _shares(claimed, np.sqrt(np.median(distances(gram), axis=1)), options.nu)
@@ -45,7 +45,7 @@ class GeometricMedian(Weighing):
         return shares
 
 
-def to_mixture(gram: Vector, coefficients: Vector) -> Vector:
+def to_mixture(gram: FloatArray, coefficients: FloatArray) -> FloatArray:
     """Returns the distances [n] of the updates to sum_j c_j u_j, from the updates' inner products [n, n]."""
     inner = gram @ coefficients
     # ||u_i - z||^2 = <u_i, u_i> - 2 <u_i, z> + <z, z>. Cancellation may leave a small negative number: clamped at 0
@@ -54,6 +54,6 @@ def to_mixture(gram: Vector, coefficients: Vector) -> Vector:
     return np.sqrt(np.maximum(squared, 0))
 
 
-def _shares(claimed: Vector, far: Vector, nu: float) -> Vector:
+def _shares(claimed: FloatArray, far: FloatArray, nu: float) -> FloatArray:
     shares = claimed / np.maximum(far, nu)
     return np.asarray(shares / shares.sum())

@@ -5,25 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
-from flctl.algorithms.strategies.update_matrix import (
-    Block,
-    Least,
-    Robust,
-    Vector,
-    Weighing,
-    by_column,
-    distances,
-    products,
-)
-from flctl.types import Arrays, ClientUpdate
+from flctl.algorithms.strategies.update_matrix import Block, Least, Robust, Weighing, by_column, distances, products
+from flctl.types import Arrays, ClientUpdate, FloatArray, IntArray
 
 _MALICIOUS = "Largest number of malicious clients in a cohort that is tolerated."
 
 
-def scores(squared: Vector, neighbours: int) -> Vector:
+def scores(squared: FloatArray, neighbours: int) -> FloatArray:
     """Returns Krum's scores [n]: the sum of each update's squared distances [n, n] to its `neighbours` nearest
     others."""
     n = len(squared)
@@ -31,7 +21,7 @@ def scores(squared: Vector, neighbours: int) -> Vector:
     return np.asarray(np.sort(others, axis=1)[:, :neighbours].sum(axis=1))
 
 
-def best(squared: Vector, num_malicious: int, count: int) -> npt.NDArray[np.int64]:
+def best(squared: FloatArray, num_malicious: int, count: int) -> IntArray:
     """Returns the `count` updates of lowest score, the best first; ties are broken by the order of the updates."""
     order = np.argsort(scores(squared, len(squared) - num_malicious - 2), kind="stable")
     return order[:count]
@@ -55,7 +45,7 @@ class Krum(Weighing):
         """Returns the number of updates, of n, that are averaged."""
         return 1
 
-    def weigh(self, rows: Sequence[ClientUpdate]) -> Vector:
+    def weigh(self, rows: Sequence[ClientUpdate]) -> FloatArray:
         chosen = best(distances(products(rows)), self.config.num_malicious, self.selected(len(rows)))
         coefficients = np.zeros(len(rows))
         coefficients[chosen] = 1 / len(chosen)
@@ -106,7 +96,7 @@ class Bulyan(Robust):
         return by_column([rows[index] for index in chosen], lambda block: near_median(block, len(chosen) - 2 * f))
 
 
-def one_by_one(squared: Vector, num_malicious: int, count: int) -> list[int]:
+def one_by_one(squared: FloatArray, num_malicious: int, count: int) -> list[int]:
     """Returns the `count` updates, ascending, that Krum selects if each selection is removed before the next."""
     left = np.arange(len(squared))
     while len(left) > len(squared) - count:
@@ -115,7 +105,7 @@ def one_by_one(squared: Vector, num_malicious: int, count: int) -> list[int]:
     return sorted(set(range(len(squared))) - set(left.tolist()))
 
 
-def near_median(block: Block, count: int) -> npt.NDArray[np.float64]:
+def near_median(block: Block, count: int) -> FloatArray:
     """Returns the mean of the `count` values nearest to the median, for each row [columns] of a block [columns, n].
 
     In sorted order the nearest values are contiguous, so the farther end is dropped until `count` are left.

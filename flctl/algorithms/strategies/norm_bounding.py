@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from flctl.algorithms.strategies.update_matrix import Vector, Weighing, norms, weights
-from flctl.types import ClientUpdate
+from flctl.algorithms.strategies.update_matrix import Weighing, norms, weights
+from flctl.types import ClientUpdate, FloatArray
 
 
 class NormBounding(Weighing):
@@ -29,7 +29,7 @@ class NormBounding(Weighing):
             True, description="Weight clients by the number of examples that they report; off: equally."
         )
 
-    def weigh(self, rows: Sequence[ClientUpdate]) -> Vector:
+    def weigh(self, rows: Sequence[ClientUpdate]) -> FloatArray:
         lengths = norms(rows)
         bound = self.config.bound if self.config.bound is not None else float(np.median(lengths))
         factors = np.divide(bound, lengths, out=np.ones(len(rows)), where=lengths > bound)

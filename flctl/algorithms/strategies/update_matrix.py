@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from flctl.algorithms.strategy import Strategy
 from flctl.errors import IncompatibleError
-from flctl.types import Arrays, ClientUpdate
+from flctl.types import Arrays, ClientUpdate, FloatArray
 
 if TYPE_CHECKING:
     from flctl.algorithms.run_info import RunInfo
@@ -27,7 +27,6 @@ __all__ = [
     "Block",
     "Least",
     "Robust",
-    "Vector",
     "Weighing",
     "by_column",
     "distances",
@@ -38,7 +37,6 @@ __all__ = [
     "weights",
 ]
 
-Vector = npt.NDArray[np.float64]
 Block = npt.NDArray[np.float32]
 
 _ELEMENTS = 1 << 20
@@ -89,7 +87,7 @@ class Weighing(Robust):
     """A robust rule with one coefficient for each client: the result is sum_i c_i u_i."""
 
     @abstractmethod
-    def weigh(self, rows: Sequence[ClientUpdate]) -> Vector:
+    def weigh(self, rows: Sequence[ClientUpdate]) -> FloatArray:
         """Returns the coefficients c [n]."""
 
     def rule(self, rows: Sequence[ClientUpdate]) -> Arrays:
@@ -123,19 +121,19 @@ def by_column(rows: Sequence[ClientUpdate], rule: Callable[[Block], npt.NDArray[
     return result
 
 
-def mix(rows: Sequence[ClientUpdate], coefficients: Vector) -> Arrays:
+def mix(rows: Sequence[ClientUpdate], coefficients: FloatArray) -> Arrays:
     """Returns sum_i c_i u_i, added up in float64."""
     return by_column(rows, lambda block: block.astype(np.float64) @ coefficients)
 
 
-def weights(rows: Sequence[ClientUpdate], weighted: bool) -> Vector:
+def weights(rows: Sequence[ClientUpdate], weighted: bool) -> FloatArray:
     """Returns the clients' shares [n], which sum to 1: in proportion to their weights, or equal."""
     claimed = np.array([row.weight if weighted else 1.0 for row in rows])
     shares = claimed / claimed.max()  # a malicious client may claim 1e308: the sum of such weights would overflow
     return np.asarray(shares / shares.sum())
 
 
-def norms(rows: Sequence[ClientUpdate]) -> Vector:
+def norms(rows: Sequence[ClientUpdate]) -> FloatArray:
     """Returns the L2 norms [n] of the updates."""
     squared = np.zeros(len(rows))
     for name in rows[0].arrays:
@@ -144,7 +142,7 @@ def norms(rows: Sequence[ClientUpdate]) -> Vector:
     return np.sqrt(squared)
 
 
-def products(rows: Sequence[ClientUpdate]) -> Vector:
+def products(rows: Sequence[ClientUpdate]) -> FloatArray:
     """Returns the inner products <u_i, u_j> [n, n] of the updates, in float64 (values up to 1e38 do not overflow)."""
     gram = np.zeros((len(rows), len(rows)))
     for name in rows[0].arrays:
@@ -154,7 +152,7 @@ def products(rows: Sequence[ClientUpdate]) -> Vector:
     return gram
 
 
-def distances(gram: Vector) -> Vector:
+def distances(gram: FloatArray) -> FloatArray:
     """Returns the squared distances ||u_i - u_j||^2 [n, n] from inner products; never below zero."""
     squares = np.diagonal(gram)
     # Cancellation: for nearly equal updates the difference of float64 products may come out slightly negative.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from flctl.algorithms.transform import Transform
-from flctl.types import Arrays
+from flctl.types import Arrays, FloatArray
 
 
 class Clip(Transform):
@@ -18,6 +17,6 @@ class Clip(Transform):
     class Config(Transform.Config):
         norm: float = Field(gt=0, description="Largest L2 norm of an update.")
 
-    def factors(self, norms: npt.NDArray[np.float64], broadcast: Arrays) -> npt.NDArray[np.float64]:
+    def factors(self, norms: FloatArray, broadcast: Arrays) -> FloatArray:
         # The inner maximum avoids 0 / 0 for a zero update; its quotient is discarded by `where`.
         return np.where(norms > self.config.norm, self.config.norm / np.maximum(norms, self.config.norm), 1.0)

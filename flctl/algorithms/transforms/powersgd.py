@@ -14,7 +14,7 @@ from pydantic import Field
 
 from flctl.algorithms.transform import ClientContext, Shapes, SharedContext
 from flctl.algorithms.transforms.compressor import ErrorFeedback, Parts, Values, compressible, in_range
-from flctl.types import Arrays, ClientUpdate, Layout
+from flctl.types import Arrays, Batch, ClientUpdate, FloatArray, Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -160,7 +160,7 @@ def _laid_out(part: Tensor, block: Block) -> Tensor:
     return padded.view(rows, columns)
 
 
-def _factors(matrix: Tensor, start: Tensor) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _factors(matrix: Tensor, start: Tensor) -> Batch:
     """Returns P and Q, flat, of a matrix M [n, m], from Q' [m r]: the same bits on any engine, with one thread of
     torch."""
     import torch
@@ -170,7 +170,7 @@ def _factors(matrix: Tensor, start: Tensor) -> tuple[npt.NDArray[Any], npt.NDArr
     return left.reshape(-1).numpy(), (matrix.T @ left).reshape(-1).numpy()
 
 
-def _product(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def _product(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> FloatArray:
     import torch
 
     wide = [torch.from_numpy(np.array(factor, np.float64)) for factor in (left, right)]

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from flctl.algorithms.transform import ClientContext, SharedContext
 from flctl.algorithms.transforms.compressor import ErrorFeedback, Parts, Values, in_range, share
-from flctl.types import Layout
+from flctl.types import IntArray, Layout
 
 
 class RandomK(ErrorFeedback):
@@ -31,7 +31,7 @@ class RandomK(ErrorFeedback):
     def parts(self, length: int) -> Layout:
         return {"": share(self.config.fraction, length)}
 
-    def places(self, name: str, length: int, ctx: SharedContext) -> npt.NDArray[np.int64]:
+    def places(self, name: str, length: int, ctx: SharedContext) -> IntArray:
         """Returns the positions, ascending [k], of the values of the vector `name` in this round."""
         k = self.parts(length)[""]
         return np.sort(ctx.rng(name).choice(length, k, replace=False, shuffle=False))

@@ -17,7 +17,7 @@ from flctl.cli.session import current_registry
 
 if TYPE_CHECKING:
     from flctl.evaluation.evaluate import Evaluated
-    from flctl.evaluation.load import Subject
+    from flctl.evaluation.load import LoadedModel
     from flctl.types import TaskKind
 
 __all__ = ["register"]
@@ -109,7 +109,7 @@ def evaluate(
     _print(request, subjects, as_json, per_client=per_client, confusion=confusion)
 
 
-def _disclosed(subject: Subject, request: EvalRequest, *, per_client: bool, disclose: bool) -> Subject:
+def _disclosed(subject: LoadedModel, request: EvalRequest, *, per_client: bool, disclose: bool) -> LoadedModel:
     """The subject, with a note if its aggregator hides clients and `disclose` shows them. Raises IncompatibleError if
     single clients are asked for without it."""
     from dataclasses import replace
@@ -130,7 +130,7 @@ def _disclosed(subject: Subject, request: EvalRequest, *, per_client: bool, disc
 
 
 def _print(
-    request: EvalRequest, subjects: Sequence[Subject], as_json: bool, *, per_client: bool, confusion: bool
+    request: EvalRequest, subjects: Sequence[LoadedModel], as_json: bool, *, per_client: bool, confusion: bool
 ) -> None:
     from flctl.cli.eval.tables import render
     from flctl.report.evaluation import as_data, compare
@@ -151,14 +151,14 @@ def _print(
         output.note(f"wrote {path}")
 
 
-def _refuse_gone(subjects: Sequence[Subject], per_client: bool) -> None:
+def _refuse_gone(subjects: Sequence[LoadedModel], per_client: bool) -> None:
     """Who asks for each client's numbers is not given those of the global model for those of the client's own."""
     for subject in subjects if per_client else ():
         if subject.own_models is not None and subject.own_models.gone is not None:
             raise subject.own_models.gone
 
 
-def _assessed(subject: Subject, batch_size: int | None) -> Iterator[Evaluated]:
+def _assessed(subject: LoadedModel, batch_size: int | None) -> Iterator[Evaluated]:
     """The model's evaluation, and after it that of the clients' own models where they have any."""
     from dataclasses import replace
 
@@ -219,7 +219,7 @@ def _contradictions(request: EvalRequest) -> Iterator[tuple[bool, str, str]]:
     )
 
 
-def _subjects(request: EvalRequest) -> list[Subject]:
+def _subjects(request: EvalRequest) -> list[LoadedModel]:
     from flctl.config.config import Flag
     from flctl.evaluation.load import from_run, from_weights
 
@@ -233,7 +233,7 @@ def _subjects(request: EvalRequest) -> list[Subject]:
     return subjects
 
 
-def _refuse_mixed(subjects: Sequence[Subject]) -> None:
+def _refuse_mixed(subjects: Sequence[LoadedModel]) -> None:
     from flctl.errors import IncompatibleError
 
     tasks = {subject.name: subject.partition.task for subject in subjects}
@@ -254,7 +254,9 @@ def _metric(asked: str | None, models: Sequence[Evaluated], task: TaskKind) -> s
     return asked or primary_metric(task)[0]
 
 
-def _write(request: EvalRequest, models: Sequence[Evaluated], subjects: Sequence[Subject], metric: str) -> list[Path]:
+def _write(
+    request: EvalRequest, models: Sequence[Evaluated], subjects: Sequence[LoadedModel], metric: str
+) -> list[Path]:
     from flctl.report.clients import draw_clients
     from flctl.report.predictions import write_client_numbers, write_predictions
 

@@ -41,7 +41,7 @@ class Given:
     reader_options: tuple[str, ...]
     flags: Mapping[str, Any]
 
-    def request(self) -> requests.Request:
+    def request(self) -> requests.PartitionRequest:
         """The request that all of it makes. Raises ConfigError."""
         values: dict[str, Any] = _section(self.config) if self.config else {}
         values |= {key.replace("-", "_"): text for key, text in output.parse_pairs(self.overrides).items()}

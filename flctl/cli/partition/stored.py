@@ -39,7 +39,7 @@ class Format(StrEnum):
     txt = "txt"
 
 
-class Rows(StrEnum):
+class RowChoice(StrEnum):
     """Which rows of a client."""
 
     all = "all"
@@ -98,7 +98,7 @@ def export(
     ] = None,
     everyone: Annotated[bool, typer.Option("--all", help="A file for each client.")] = False,
     format_: Annotated[Format, typer.Option("--format", help="With --all: the format of the files.")] = Format.npz,
-    rows: Annotated[Rows, typer.Option("--rows", help="Which of its rows.")] = Rows.all,
+    rows: Annotated[RowChoice, typer.Option("--rows", help="Which of its rows.")] = RowChoice.all,
     as_json: JsonFlag = False,
 ) -> None:
     """See EXPORT_HELP."""

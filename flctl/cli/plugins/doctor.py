@@ -17,7 +17,7 @@ from flctl.plugins.registry import Plugin, Registry
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Finding", "examine", "render"]
+__all__ = ["PluginCheck", "examine", "render"]
 
 BUILTIN = "builtin"
 QUICK = ("class", "name", "docstring", "strict")
@@ -25,7 +25,7 @@ QUICK = ("class", "name", "docstring", "strict")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class PluginCheck:
     """One thing looked at: `fail` means that it is broken, `warn` that something could not be looked at."""
 
     subject: str
@@ -51,7 +51,7 @@ class Found:
         return f"{self.kind} {getattr(self.component, 'name', self.component)}"
 
 
-def examine(registry: Registry, wanted: Sequence[str], check: bool) -> list[Finding]:
+def examine(registry: Registry, wanted: Sequence[str], check: bool) -> list[PluginCheck]:
     """What there is to say about all plugins, or about those in `wanted` (names, or `.py` files, which are loaded).
 
     Raises PluginError for a name that no plugin has.
@@ -60,7 +60,7 @@ def examine(registry: Registry, wanted: Sequence[str], check: bool) -> list[Find
     names = [str(Path(name)) if name.endswith(".py") else name for name in wanted]
     _refuse_unknown(registry, [name for name in names if not name.endswith(".py")])
     findings += [
-        Finding(f"plugin {broken.name}", "fail", f"{broken.origin}: {broken.reason}")
+        PluginCheck(f"plugin {broken.name}", "fail", f"{broken.origin}: {broken.reason}")
         for broken in registry.broken
         if not names or broken.name in names
     ]
@@ -76,7 +76,7 @@ def examine(registry: Registry, wanted: Sequence[str], check: bool) -> list[Find
     return findings
 
 
-def render(console: Console, findings: Sequence[Finding]) -> None:
+def render(console: Console, findings: Sequence[PluginCheck]) -> None:
     """For people: a table, and below it what takes more than a line."""
     signs = {"ok": "ok", "warn": "!", "fail": "X"}
     rows = ((one.subject, signs[one.status], one.detail.partition("\n")[0]) for one in findings)
@@ -89,11 +89,11 @@ def render(console: Console, findings: Sequence[Finding]) -> None:
     console.print(f"{failed} of {len(findings)} things are broken" if failed else "all is well", markup=False)
 
 
-def _loaded(registry: Registry, file: Path) -> Iterator[Finding]:
+def _loaded(registry: Registry, file: Path) -> Iterator[PluginCheck]:
     try:
         registry.add_file(file)
     except PluginError as error:
-        yield Finding(f"file {file}", "fail", f"{error.message}. {error.hint}" if error.hint else error.message)
+        yield PluginCheck(f"file {file}", "fail", f"{error.message}. {error.hint}" if error.hint else error.message)
 
 
 def _refuse_unknown(registry: Registry, names: Sequence[str]) -> None:
@@ -104,7 +104,7 @@ def _refuse_unknown(registry: Registry, names: Sequence[str]) -> None:
             raise PluginError(f"there is no plugin '{name}'", hint=hint)
 
 
-def _hooks(registry: Registry, plugin: Plugin, found: list[Found]) -> Iterator[Finding]:
+def _hooks(registry: Registry, plugin: Plugin, found: list[Found]) -> Iterator[PluginCheck]:
     """Whether a plugin says which API it needs, and whether its hooks give components, which go to `found`."""
     module = registry.plugin(plugin.name)
     hooks = [name for name in vars(hookspecs) if name.startswith("flctl_") and hasattr(module, name)]
@@ -115,21 +115,21 @@ def _hooks(registry: Registry, plugin: Plugin, found: list[Found]) -> Iterator[F
         try:
             found += [Found(kind, plugin, component) for component in getattr(module, hook)()]
         except (Exception, SystemExit) as error:
-            yield Finding(f"plugin {plugin.name}", "fail", f"{hook}() raised {type(error).__name__}: {error}")
+            yield PluginCheck(f"plugin {plugin.name}", "fail", f"{hook}() raised {type(error).__name__}: {error}")
 
 
-def _plugin(plugin: Plugin, hooks: Sequence[str]) -> Finding:
+def _plugin(plugin: Plugin, hooks: Sequence[str]) -> PluginCheck:
     subject = f"plugin {plugin.name}"
     if not hooks:
-        return Finding(subject, "warn", f"{plugin.origin}: it implements no hook, so nobody will hear of it")
+        return PluginCheck(subject, "warn", f"{plugin.origin}: it implements no hook, so nobody will hear of it")
     if plugin.api is None and plugin.name != BUILTIN:
         missing = "it states no FLCTL_API, so a later flctl cannot tell whether it fits"
-        return Finding(subject, "warn", f"{plugin.origin}: {', '.join(hooks)}; {missing}")
+        return PluginCheck(subject, "warn", f"{plugin.origin}: {', '.join(hooks)}; {missing}")
     stated = f", API {plugin.api}" if plugin.api else ""
-    return Finding(subject, "ok", f"{plugin.origin}{stated}: {', '.join(hooks)}")
+    return PluginCheck(subject, "ok", f"{plugin.origin}{stated}: {', '.join(hooks)}")
 
 
-def _clashes(registry: Registry, found: Sequence[Found]) -> Iterator[Finding]:
+def _clashes(registry: Registry, found: Sequence[Found]) -> Iterator[PluginCheck]:
     homes: dict[tuple[str, str], list[Plugin]] = {}
     for one in found:
         homes.setdefault((one.kind, getattr(one.component, "name", "")), []).append(one.plugin)
@@ -137,19 +137,19 @@ def _clashes(registry: Registry, found: Sequence[Found]) -> Iterator[Finding]:
         if len(plugins) > 1 and name:
             origins = " and ".join(plugin.origin for plugin in plugins)
             leave = f"leave one out with --disable-plugin {plugins[-1].name}"
-            yield Finding(f"{kind} {name}", "fail", f"two plugins offer it, {origins}: {leave}")
+            yield PluginCheck(f"{kind} {name}", "fail", f"two plugins offer it, {origins}: {leave}")
 
 
-def _quick(one: Found) -> Iterator[Finding]:
+def _quick(one: Found) -> Iterator[PluginCheck]:
     from flctl.testing.component import component_checks
     from flctl.testing.conformance import Checks
 
     checks = Checks([check for check in component_checks(one.kind).checks if check.id in QUICK])
     wrong = _failures(one, checks)
     if wrong:
-        yield Finding(one.subject, "fail", wrong)
+        yield PluginCheck(one.subject, "fail", wrong)
     elif one.plugin.name != BUILTIN:
-        yield Finding(one.subject, "ok", f"of {one.plugin.origin}: {one.component.__doc__.strip().splitlines()[0]}")
+        yield PluginCheck(one.subject, "ok", f"of {one.plugin.origin}: {one.component.__doc__.strip().splitlines()[0]}")
 
 
 def _failures(one: Found, checks: Any) -> str | None:
@@ -163,18 +163,20 @@ def _failures(one: Found, checks: Any) -> str | None:
     return None
 
 
-def _conformance(one: Found) -> Iterator[Finding]:
+def _conformance(one: Found) -> Iterator[PluginCheck]:
     from flctl import testing
     from flctl.testing.examples import unexplained_options
 
     missing = unexplained_options(one.component)
     if missing:
-        yield Finding(one.subject, "warn", f"not checked: {', '.join(missing)} has no default, and no Field(examples=)")
+        yield PluginCheck(
+            one.subject, "warn", f"not checked: {', '.join(missing)} has no default, and no Field(examples=)"
+        )
         return
     arguments = [one.component]
     if one.kind == "dataset":
         if not one.component.reads(one.component.name):
-            yield Finding(
+            yield PluginCheck(
                 one.subject, "warn", "not checked: check_dataset needs a sample file, as its own tests give it"
             )
             return
@@ -183,7 +185,7 @@ def _conformance(one: Found) -> Iterator[Finding]:
     try:
         passed = getattr(testing, f"check_{one.kind}")(*arguments)
     except testing.ConformanceError as error:
-        yield Finding(one.subject, "fail", str(error))
+        yield PluginCheck(one.subject, "fail", str(error))
         return
     notes = "".join(f"; {note}" for note in passed.notes)
-    yield Finding(one.subject, "ok", f"keeps its contract in {len(passed.checks)} checks{notes}")
+    yield PluginCheck(one.subject, "ok", f"keeps its contract in {len(passed.checks)} checks{notes}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from flctl.cli.train.job import Outcome, TrainRequest
-    from flctl.timing import Clock
+    from flctl.timing import PhaseTimer
 
 __all__ = ["register"]
 
@@ -138,9 +138,9 @@ def train(
     """See HELP."""
     from flctl.config.config import Flag
     from flctl.machine import process_age
-    from flctl.timing import Clock
+    from flctl.timing import PhaseTimer
 
-    startup = Clock({"python": process_age() or 0.0})
+    startup = PhaseTimer({"python": process_age() or 0.0})
     with startup.phase("imports"):
         from flctl.cli.train import job
     flags = {flag.key: Flag(flag.spelling, keys[flag.name]) for flag in FLAGS if keys[flag.name] is not None}
@@ -153,7 +153,7 @@ def train(
         _train(request, startup if keys["profile"] else None, as_json)
 
 
-def _train(request: TrainRequest, startup: Clock | None, as_json: bool) -> None:
+def _train(request: TrainRequest, startup: PhaseTimer | None, as_json: bool) -> None:
     """Trains, and profiles it where `startup` has the seconds before."""
     from flctl.cli.train import job
     from flctl.performance.profile import Profiler

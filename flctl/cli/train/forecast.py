@@ -36,7 +36,7 @@ def _facts(forecast: Forecast) -> Iterator[tuple[str, str]]:
     yield f"round {forecast.chunks.round}", _round(forecast)
     yield "a client's message", _traffic(forecast)
     yield "memory", _memory(forecast)
-    yield "training, estimated", f"{seconds_text(forecast.pace.now)} a round; {forecast.pace.advice}"
+    yield "training, estimated", f"{seconds_text(forecast.duration.now)} a round; {forecast.duration.advice}"
 
 
 def _engine(forecast: Forecast) -> str:

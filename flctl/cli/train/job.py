@@ -19,7 +19,7 @@ from flctl.cli import output
 from flctl.cli.failures import Terminated
 from flctl.cli.session import current_registry
 from flctl.config.config import Config, Flag, digest, effective
-from flctl.config.load import Loaded, Origin, load
+from flctl.config.load import Loaded, ValueOrigin, load
 from flctl.engines.footprint import refuse_too_large
 from flctl.errors import ConfigError, IncompatibleError, PrivacyBudgetError
 from flctl.kinds import short_name
@@ -27,7 +27,7 @@ from flctl.partition.store import Partition
 from flctl.plugins.registry import Registry
 from flctl.run.directory import RunDirectory, named_files
 from flctl.run.run import Run
-from flctl.server.training import Result, engine_class, newest_state, train
+from flctl.server.training import TrainingResult, engine_class, newest_state, train
 
 if TYPE_CHECKING:
     from flctl.performance.forecast import Forecast
@@ -56,7 +56,7 @@ class TrainRequest:
 class Outcome:
     """A result, how `--json` says it, what the process ends with, and the profile where one was asked for."""
 
-    result: Result
+    result: TrainingResult
     exit_code: int
     profile: Mapping[str, Any] | None = None
 
@@ -219,13 +219,13 @@ def open_stored(path: Path) -> tuple[Run, RunDirectory]:
 def fit_cohort(loaded: Loaded, eligible: int) -> Loaded:
     """The configuration with no more clients per round than there are, where nobody asked for a number."""
     cohort = loaded.config.cohort
-    asked = loaded.origins.get("cohort.clients", Origin("default", "")).source != "default"
+    asked = loaded.origins.get("cohort.clients", ValueOrigin("default", "")).source != "default"
     if asked or cohort.sampling not in ("fixed", "cyclic") or cohort.clients <= eligible:
         return loaded
     fitted = cohort.model_copy(update={"clients": eligible})
     config = loaded.config.model_copy(update={"cohort": fitted})
     return replace(
-        loaded, config=config, origins={**loaded.origins, "cohort.clients": Origin("default", "all clients")}
+        loaded, config=config, origins={**loaded.origins, "cohort.clients": ValueOrigin("default", "all clients")}
     )
 
 

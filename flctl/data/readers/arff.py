@@ -46,12 +46,12 @@ class ArffReader(TableReader):
 
 
 @dataclass(frozen=True, slots=True)
-class _Header:
+class _ArffHeader:
     dialect: Dialect
     nominal: frozenset[int]
 
 
-def _read_header(path: Path) -> _Header:
+def _read_header(path: Path) -> _ArffHeader:
     names: list[str] = []
     nominal: list[int] = []
     with open_text(path) as stream:
@@ -61,7 +61,7 @@ def _read_header(path: Path) -> _Header:
             word = line.strip()
             if word.lower().startswith("@data"):
                 rows = [row for row in itertools.islice(stream, LOOKED_AT) if not row.lstrip().startswith("%")]
-                return _Header(_dialect(path, names, skip, rows), frozenset(nominal))
+                return _ArffHeader(_dialect(path, names, skip, rows), frozenset(nominal))
             if word.lower().startswith("@attribute"):
                 name, kind = _attribute(word, path.name, skip)
                 if kind.lstrip().startswith("{"):

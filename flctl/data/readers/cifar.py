@@ -26,7 +26,7 @@ _TEST = re.compile(r"(test_batch|test)\.bin", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
+class _CifarForm:
     """CIFAR-10 has one label byte; CIFAR-100 a coarse and a fine one."""
 
     labels: tuple[str, ...]
@@ -38,8 +38,8 @@ class _Form:
         return len(self.labels) + PIXELS
 
 
-_TEN = _Form(("fine",), (10,), ("batches.meta.txt",))
-_HUNDRED = _Form(("coarse", "fine"), (20, 100), ("coarse_label_names.txt", "fine_label_names.txt"))
+_TEN = _CifarForm(("fine",), (10,), ("batches.meta.txt",))
+_HUNDRED = _CifarForm(("coarse", "fine"), (20, 100), ("coarse_label_names.txt", "fine_label_names.txt"))
 
 
 class CifarReader(DatasetReader):
@@ -83,7 +83,7 @@ class CifarReader(DatasetReader):
             test=_split(test, form, column),
         )
 
-    def _column(self, form: _Form) -> int:
+    def _column(self, form: _CifarForm) -> int:
         if self.config.label not in form.labels:
             raise DataError("CIFAR-10 has no coarse labels", hint="Leave --label out.")
         return form.labels.index(self.config.label)
@@ -94,7 +94,7 @@ def _files(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
     return sorted(found, key=lambda p: (len(p.name), p.name))
 
 
-def _form(path: Path) -> _Form:
+def _form(path: Path) -> _CifarForm:
     """Which of the two a file is, by its length and its first labels. Raises IntegrityError where it is neither."""
     length = path.stat().st_size
     fitting = [form for form in (_TEN, _HUNDRED) if length and length % form.record == 0]
@@ -108,7 +108,7 @@ def _form(path: Path) -> _Form:
     return fitting[0] if len(fitting) == 1 else by_name
 
 
-def _read_all(paths: Sequence[Path], form: _Form) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+def _read_all(paths: Sequence[Path], form: _CifarForm) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Pixels uint8 [n, 3, 32, 32] and labels uint8 [n, k] of all files in order."""
     counts = [_records(path, form) for path in paths]
     require_memory(sum(counts) * form.record, paths[0].name)
@@ -124,7 +124,7 @@ def _read_all(paths: Sequence[Path], form: _Form) -> tuple[npt.NDArray[np.uint8]
     return x, labels
 
 
-def _records(path: Path, form: _Form) -> int:
+def _records(path: Path, form: _CifarForm) -> int:
     count, rest = divmod(path.stat().st_size, form.record)
     if rest or not count:
         raise IntegrityError(
@@ -133,7 +133,7 @@ def _records(path: Path, form: _Form) -> int:
     return count
 
 
-def _refuse_labels(labels: npt.NDArray[np.uint8], form: _Form, name: str) -> None:
+def _refuse_labels(labels: npt.NDArray[np.uint8], form: _CifarForm, name: str) -> None:
     for column, classes in enumerate(form.classes):
         if int(labels[:, column].max()) >= classes:
             row = int(np.argmax(labels[:, column] >= classes))
@@ -143,14 +143,14 @@ def _refuse_labels(labels: npt.NDArray[np.uint8], form: _Form, name: str) -> Non
             )
 
 
-def _split(paths: Sequence[Path], form: _Form, column: int) -> Split | None:
+def _split(paths: Sequence[Path], form: _CifarForm, column: int) -> Split | None:
     if not paths:
         return None
     x, labels = _read_all(paths, form)
     return Split(x, labels[:, column].astype(np.int64))
 
 
-def _class_names(folder: Path, form: _Form, column: int) -> tuple[str, ...]:
+def _class_names(folder: Path, form: _CifarForm, column: int) -> tuple[str, ...]:
     count, path = form.classes[column], folder / form.names[column]
     lines: list[Any] = path.read_text(errors="replace").split("\n") if path.is_file() else []
     names = tuple(line.strip() for line in lines if line.strip())

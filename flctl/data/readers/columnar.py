@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from flctl.data.columns import CellError
 from flctl.data.dialect import numbers_rows
 from flctl.data.extras import optional
-from flctl.data.schema import Declared, Plan, refuse_duplicates
+from flctl.data.schema import ColumnPlan, Declared, refuse_duplicates
 from flctl.data.table import Batch, Sheets, TableReader
 from flctl.errors import DataError, FlctlError, IntegrityError
 
@@ -53,7 +53,7 @@ class ArrowReader(_Columnar):
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _ColumnarFile:
     path: Path
     magic: bytes
     schema: Any
@@ -82,7 +82,7 @@ def _validated(batch: Any) -> Any:
     return batch
 
 
-def _open_file(path: Path, magic: bytes) -> _File:
+def _open_file(path: Path, magic: bytes) -> _ColumnarFile:
     with path.open("rb") as stream:
         start = stream.read(len(magic))
     if start != magic:
@@ -93,7 +93,7 @@ def _open_file(path: Path, magic: bytes) -> _File:
     with _corruption_refused(path):
         schema = _read_schema(path, magic)
         # Names are decoded when they are asked for, and may be as corrupt as all else.
-        return _File(path, magic, schema, tuple(schema.names))
+        return _ColumnarFile(path, magic, schema, tuple(schema.names))
 
 
 def _read_schema(path: Path, magic: bytes) -> Any:
@@ -116,7 +116,7 @@ def _corruption_refused(path: Path) -> Iterator[None]:
         raise IntegrityError(f"{path.name} is truncated or corrupt: {reason}", hint="Fetch it again.") from error
 
 
-def _indices(file: _File) -> frozenset[int]:
+def _indices(file: _ColumnarFile) -> frozenset[int]:
     """Columns that pandas' metadata call an index, or whose names it makes up."""
     try:
         stored = json.loads((file.schema.metadata or {}).get(b"pandas", b"{}"))
@@ -127,7 +127,7 @@ def _indices(file: _File) -> frozenset[int]:
     return frozenset(i for i, name in enumerate(file.names) if name in named or numbers_rows(name))
 
 
-def _refuse_other_schema(files: Sequence[_File]) -> None:
+def _refuse_other_schema(files: Sequence[_ColumnarFile]) -> None:
     for other in files[1:]:
         if not other.schema.equals(files[0].schema, check_metadata=False):
             raise DataError(
@@ -138,7 +138,7 @@ def _refuse_other_schema(files: Sequence[_File]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _TypedSheets:
-    files: tuple[_File, ...]
+    files: tuple[_ColumnarFile, ...]
     declared: Declared
     missing: tuple[str, ...] = ()
     advice: str = ""
@@ -153,7 +153,7 @@ class _TypedSheets:
         """The columns' names."""
         return self.files[0].names
 
-    def batches(self, plan: Plan, *, as_text: bool) -> Iterator[Batch]:
+    def batches(self, plan: ColumnPlan, *, as_text: bool) -> Iterator[Batch]:
         """The planned columns; they are typed, so `as_text` changes nothing."""
         columns = sorted({*plan.features, *plan.texts})
         words = self._words(plan)
@@ -171,7 +171,7 @@ class _TypedSheets:
             hint=fault.advice(name),
         )
 
-    def _words(self, plan: Plan) -> frozenset[int]:
+    def _words(self, plan: ColumnPlan) -> frozenset[int]:
         """The columns to read as text. Raises DataError for types that are neither numbers nor text."""
         words = frozenset((*plan.categorical, *plan.by))
         if not self._is_number(plan.target):

@@ -13,7 +13,7 @@ from flctl.data.dialect import Dialect, Record, records, refuse_undecoded, sniff
 from flctl.data.extras import optional
 from flctl.data.files import is_gzip
 from flctl.data.options import Header, Tokens
-from flctl.data.schema import Declared, Plan, named_columns, refuse_duplicates
+from flctl.data.schema import ColumnPlan, Declared, named_columns, refuse_duplicates
 from flctl.data.table import Batch, Sheets, TableReader, UnparsedCellError
 from flctl.errors import DataError, FlctlError, IntegrityError
 
@@ -85,7 +85,7 @@ class TextSheets:
             return ""
         return f"It has no names: columns are c0 to c{len(self.names) - 1}, or --header yes to take the first row."
 
-    def batches(self, plan: Plan, *, as_text: bool) -> Iterator[Batch]:
+    def batches(self, plan: ColumnPlan, *, as_text: bool) -> Iterator[Batch]:
         """The planned columns, block by block."""
         numeric = frozenset(() if as_text else plan.numeric) - {*plan.texts}
         columns = sorted({*plan.features, *plan.texts})

@@ -100,7 +100,7 @@ def _read_pair(images: Path, labels: Path) -> Split:
 
 
 @dataclass(frozen=True, slots=True)
-class _Header:
+class _IdxHeader:
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     length: int
@@ -121,7 +121,7 @@ def read_idx(path: Path) -> npt.NDArray[Any]:
         return _read_values(cast(BinaryIO, stream), header, path.name)
 
 
-def _read_header(stream: BinaryIO, name: str) -> _Header:
+def _read_header(stream: BinaryIO, name: str) -> _IdxHeader:
     magic = stream.read(4)
     if len(magic) < 4:
         raise IntegrityError(f"{name} is truncated: {len(magic)} bytes, and an IDX header has at least 8")
@@ -134,10 +134,10 @@ def _read_header(stream: BinaryIO, name: str) -> _Header:
     if len(sides) < 4 * magic[3]:
         raise IntegrityError(f"{name} is truncated inside its header")
     shape = tuple(int(side) for side in np.frombuffer(sides, ">u4"))
-    return _Header(np.dtype(_DTYPES[magic[2]]), shape, 4 + len(sides))
+    return _IdxHeader(np.dtype(_DTYPES[magic[2]]), shape, 4 + len(sides))
 
 
-def _read_values(stream: BinaryIO, header: _Header, name: str) -> npt.NDArray[Any]:
+def _read_values(stream: BinaryIO, header: _IdxHeader, name: str) -> npt.NDArray[Any]:
     values = np.empty(header.shape, header.dtype)
     view, filled = values.reshape(-1).view(np.uint8).data, 0
     while filled < len(view):

@@ -77,7 +77,7 @@ class ImageFolderReader(DatasetReader):
         refuse_other_groups(self.config.by, [f"folder{i}" for i in levels], "this folder")
         return {f"folder{i}": np.array([p.folder(i) for p in pictures]) for i in levels}
 
-    def _form(self, pictures: Sequence[_Picture]) -> _Form:
+    def _form(self, pictures: Sequence[_Picture]) -> _ImageForm:
         headers = [_header(picture) for picture in pictures]
         size = self.config.image_size or headers[0].size
         for picture, header in zip(pictures, headers, strict=True):
@@ -89,7 +89,7 @@ class ImageFolderReader(DatasetReader):
                 )
         colour = any(header.mode in _COLOUR for header in headers)
         channels = int(self.config.channels) if self.config.channels != "auto" else 3 if colour else 1
-        return _Form(channels, *size)
+        return _ImageForm(channels, *size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +111,13 @@ class _Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class _Header:
+class _ImageHeader:
     size: tuple[int, int]
     mode: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
+class _ImageForm:
     channels: int
     height: int
     width: int
@@ -168,7 +168,7 @@ def _opened(picture: _Picture) -> Iterator[Any]:
         raise IntegrityError(f"{picture.shown} is truncated or no picture: {error}", hint="Fetch it again.") from error
 
 
-def _header(picture: _Picture) -> _Header:
+def _header(picture: _Picture) -> _ImageHeader:
     with _opened(picture) as opened:
         width, height = opened.size
         if width * height > MAX_PIXELS:
@@ -178,7 +178,7 @@ def _header(picture: _Picture) -> _Header:
                 f"{picture.shown} has pixels of type {opened.mode}; expected 8 bits a channel",
                 hint="Convert it first.",
             )
-        return _Header((height, width), str(opened.mode))
+        return _ImageHeader((height, width), str(opened.mode))
 
 
 def _bomb(picture: _Picture, found: str) -> IntegrityError:
@@ -188,7 +188,7 @@ def _bomb(picture: _Picture, found: str) -> IntegrityError:
     )
 
 
-def _decode(pictures: Sequence[_Picture], form: _Form) -> npt.NDArray[np.uint8]:
+def _decode(pictures: Sequence[_Picture], form: _ImageForm) -> npt.NDArray[np.uint8]:
     shape = (len(pictures), form.channels, form.height, form.width)
     require_memory(int(np.prod(shape, dtype=object)), f"{len(pictures):,} pictures")
     x = np.empty(shape, np.uint8)

@@ -22,7 +22,7 @@ from flctl.data.schema import refuse_other_groups
 from flctl.data.targets import encode
 from flctl.data.windows import Vocabulary
 from flctl.errors import DataError, IntegrityError
-from flctl.types import PADDING
+from flctl.types import PADDING, FloatArray
 
 __all__ = ["LeafReader"]
 
@@ -83,7 +83,7 @@ class LeafReader(DatasetReader):
         )
         return with_offsets(data, offsets)
 
-    def _examples(self, users: Sequence[_User], offsets: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float32]:
+    def _examples(self, users: Sequence[_User], offsets: FloatArray | None) -> npt.NDArray[np.float32]:
         if not users:
             return np.empty((0, 0), np.float32)
         parts = [user.array(offsets) for user in users]
@@ -134,7 +134,7 @@ class _User:
     def where(self) -> str:
         return f"{self.file}, user '{self.name}'"
 
-    def numbers(self) -> npt.NDArray[np.float64]:
+    def numbers(self) -> FloatArray:
         """x [n, ...]. Raises DataError for samples that are no numbers, or not equally long."""
         try:
             x = np.array(self.x, np.float64)
@@ -142,7 +142,7 @@ class _User:
             raise DataError(f"{self.where}: x is not a list of samples of numbers, all equally long") from error
         return x.reshape(-1, 1) if x.ndim == 1 else x
 
-    def array(self, offsets: npt.NDArray[np.float64] | None = None) -> npt.NDArray[np.float32]:
+    def array(self, offsets: FloatArray | None = None) -> npt.NDArray[np.float32]:
         """x float32 [n, ...] less `offsets`. Raises DataError for samples that are no finite numbers."""
         x = self.numbers()
         with np.errstate(over="ignore"):
@@ -224,7 +224,7 @@ def _parse(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _offsets(users: Sequence[_User]) -> npt.NDArray[np.float64] | None:
+def _offsets(users: Sequence[_User]) -> FloatArray | None:
     """Offsets of numbers that float32 merges, from the first users' samples."""
     parts = [user.numbers() for user in users[:64]]
     alike = all(part.shape[1:] == parts[0].shape[1:] for part in parts)

@@ -22,6 +22,7 @@ from flctl.data.options import Column, Columns, Task
 from flctl.data.precision import column_offsets, with_offsets
 from flctl.data.targets import Target, encode
 from flctl.errors import ConfigError, DataError, IntegrityError, suggest
+from flctl.types import FloatArray
 
 __all__ = ["NpyReader", "NpzReader"]
 
@@ -79,7 +80,7 @@ class NpzReader(DatasetReader):
         values: npt.NDArray[Any],
         y_name: str,
         x_name: str,
-        offsets: npt.NDArray[np.float64] | None,
+        offsets: FloatArray | None,
     ) -> Split:
         x = as_examples(values, x_name, self.config.layout, offsets)
         y = _flat(members.read(y_name), y_name)
@@ -87,7 +88,7 @@ class NpzReader(DatasetReader):
         return Split(x, y)
 
     def _test_part(
-        self, members: _Members, x_name: str, y_name: str, train: Split, offsets: npt.NDArray[np.float64] | None
+        self, members: _Members, x_name: str, y_name: str, train: Split, offsets: FloatArray | None
     ) -> tuple[Split | None, tuple[str, ...]]:
         """The test rows, with notes on the validation rows, which take their place if there are no others."""
         tests = [_named_part(name, members.names, "test") for name in (x_name, y_name)]
@@ -160,7 +161,7 @@ class NpyReader(DatasetReader):
 
 
 def _without(
-    table: npt.NDArray[Any], index: int, name: str, offsets: npt.NDArray[np.float64] | None = None
+    table: npt.NDArray[Any], index: int, name: str, offsets: FloatArray | None = None
 ) -> npt.NDArray[np.float32]:
     """The table less one column, float32 less `offsets`, copied a slice at a time. NaN is a DataError."""
     rows, columns = table.shape

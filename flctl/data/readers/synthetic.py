@@ -17,11 +17,11 @@ from flctl.data.options import Columns
 from flctl.data.schema import refuse_other_groups
 from flctl.errors import ConfigError
 from flctl.seeds import rng
+from flctl.types import FloatArray, IntArray
 
 __all__ = ["Synthetic"]
 
 _SPELT = re.compile(r"synthetic(?:\(([^()]*)\))?")
-Array = npt.NDArray[np.float64]
 
 
 class Synthetic(DatasetReader):
@@ -82,13 +82,11 @@ class Synthetic(DatasetReader):
             ) from error
 
 
-def _sizes(devices: int, seed: int) -> npt.NDArray[np.int64]:
+def _sizes(devices: int, seed: int) -> IntArray:
     return rng(seed, "synthetic", "sizes").lognormal(4, 2, devices).astype(np.int64) + 50
 
 
-def _device(
-    config: Synthetic.Config, device: int, size: int, seed: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+def _device(config: Synthetic.Config, device: int, size: int, seed: int) -> tuple[npt.NDArray[np.float32], IntArray]:
     random = rng(seed, "synthetic", "device", device)
     u, centre = random.normal(0, config.alpha), random.normal(0, config.beta)
     mean = random.normal(centre, 1, config.dimension) if not config.iid else np.full(config.dimension, centre)
@@ -99,6 +97,6 @@ def _device(
     return x.astype(np.float32), np.argmax(x @ weights + bias, axis=1).astype(np.int64)
 
 
-def _model(config: Synthetic.Config, u: float, random: np.random.Generator) -> tuple[Array, Array]:
+def _model(config: Synthetic.Config, u: float, random: np.random.Generator) -> tuple[FloatArray, FloatArray]:
     centre = 0.0 if config.iid else u
     return random.normal(centre, 1, (config.dimension, config.classes)), random.normal(centre, 1, config.classes)

@@ -8,7 +8,14 @@ from flctl.partition.schemes.dirichlet import Dirichlet, InnerDirichlet
 from flctl.partition.schemes.distribution import Distribution
 from flctl.partition.schemes.natural import GroupedNatural, Natural
 from flctl.partition.schemes.pathological import Pathological
-from flctl.partition.schemes.quantity import Exponential, Linear, LogNormal, PowerLaw, Sizes, Square
+from flctl.partition.schemes.quantity import (
+    ExponentialSizes,
+    LinearSizes,
+    LogNormalSizes,
+    PowerLawSizes,
+    Sizes,
+    SquareSizes,
+)
 from flctl.partition.schemes.shard import Shard
 from flctl.partition.schemes.uniform import Iid, Temporal
 
@@ -21,11 +28,11 @@ BASE_SCHEMES: tuple[type[Partitioner], ...] = (
     Shard,
     Pathological,
     Distribution,
-    Linear,
-    Square,
-    Exponential,
-    PowerLaw,
-    LogNormal,
+    LinearSizes,
+    SquareSizes,
+    ExponentialSizes,
+    PowerLawSizes,
+    LogNormalSizes,
     Sizes,
     Continuous,
     Natural,

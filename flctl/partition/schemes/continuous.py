@@ -10,7 +10,8 @@ from pydantic import Field
 from flctl.component import Options
 from flctl.errors import DataError
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
-from flctl.partition.schemes.deal import Floats, client_count, cut, even_sizes
+from flctl.partition.schemes.deal import client_count, cut, even_sizes
+from flctl.types import FloatArray
 
 __all__ = ["Continuous"]
 
@@ -44,7 +45,7 @@ class Continuous(Partitioner):
         shuffled = rng.permutation(rows.count)
         return cut(shuffled[np.argsort(key[shuffled], kind="stable")], sizes, rows.count)
 
-    def _property(self, rows: Rows) -> Floats:
+    def _property(self, rows: Rows) -> FloatArray:
         if self.config.feature is None:
             values = _real_target(rows)
         else:
@@ -58,7 +59,7 @@ class Continuous(Partitioner):
         return values
 
 
-def _real_target(rows: Rows) -> Floats:
+def _real_target(rows: Rows) -> FloatArray:
     if rows.labels is not None or rows.target.ndim != 1 or not np.issubdtype(rows.target.dtype, np.floating):
         raise DataError(
             "the target is not real-valued, so it cannot order the rows",
@@ -67,7 +68,7 @@ def _real_target(rows: Rows) -> Floats:
     return rows.target.astype(np.float64)
 
 
-def _feature(rows: Rows, index: int) -> Floats:
+def _feature(rows: Rows, index: int) -> FloatArray:
     if rows.x is None or rows.target.ndim != 1:
         raise DataError("these rows have no features to order by", hint="Use iid, temporal or natural.")
     features = int(np.prod(rows.x.shape[1:]))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from flctl.errors import ConfigError, DataError
 from flctl.partition.partitioner import Assignment, Rows
+from flctl.types import FloatArray, IntArray
 
 __all__ = [
     "by_class",
@@ -24,9 +25,6 @@ __all__ = [
     "round_systematically",
     "size_array",
 ]
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 
 def client_count(rows: Rows, clients: int | None, scheme: str) -> int:
@@ -56,7 +54,7 @@ def refuse_minimum(rows: int, clients: int, minimum: int) -> None:
         )
 
 
-def class_codes(rows: Rows, bins: int, scheme: str) -> tuple[Ints, int]:
+def class_codes(rows: Rows, bins: int, scheme: str) -> tuple[IntArray, int]:
     """A class code for each row [n] and the number of classes; a real-valued target counts by its quantile bins.
 
     Raises DataError for data that has neither labels nor a real-valued target (text).
@@ -72,34 +70,34 @@ def class_codes(rows: Rows, bins: int, scheme: str) -> tuple[Ints, int]:
     )
 
 
-def quantile_codes(values: npt.NDArray[np.floating], bins: int) -> tuple[Ints, int]:
+def quantile_codes(values: npt.NDArray[np.floating], bins: int) -> tuple[IntArray, int]:
     """The quantile bin of each value and the number of bins; ties share a bin, so there may be fewer than asked."""
     edges = quantile_edges(values, bins)
     return np.searchsorted(edges, values.astype(np.float64), side="right").astype(np.int64), len(edges) + 1
 
 
-def quantile_edges(values: npt.NDArray[np.floating], bins: int) -> Floats:
+def quantile_edges(values: npt.NDArray[np.floating], bins: int) -> FloatArray:
     """The inner edges of the quantile bins; a value on an edge belongs to the bin above it. No two bins are alike,
     and none is empty."""
     inner = np.unique(np.quantile(values.astype(np.float64), np.arange(1, bins) / bins))
     return inner[inner > values.min()] if len(values) else inner[:0]
 
 
-def by_class(codes: Ints, classes: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
+def by_class(codes: IntArray, classes: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
     """All rows sorted by class, in random order within a class, and the number of rows of each class."""
     shuffled = rng.permutation(len(codes))
     narrow = codes[shuffled].astype(np.uint16 if classes <= 1 << 16 else np.int64)
     return shuffled[np.argsort(narrow, kind="stable")], np.bincount(codes, minlength=classes)
 
 
-def cut(order: Ints, sizes: Ints, rows: int) -> Assignment:
+def cut(order: IntArray, sizes: IntArray, rows: int) -> Assignment:
     """The rows of `order` cut into consecutive blocks, one for each client; rows beyond the blocks are left out."""
     owner = np.full(rows, -1, np.int64)
     owner[order[: int(sizes.sum())]] = np.repeat(np.arange(len(sizes)), sizes)
     return Assignment(owner, len(sizes))
 
 
-def deal_by_class(order: Ints, totals: Ints, counts: npt.NDArray[np.integer]) -> Assignment:
+def deal_by_class(order: IntArray, totals: IntArray, counts: npt.NDArray[np.integer]) -> Assignment:
     """Gives client k `counts[c, k]` rows of class c; `order` and `totals` as from `by_class`. The rest is left out."""
     owner = np.full(len(order), -1, np.int64)
     clients = np.arange(counts.shape[1])
@@ -109,14 +107,14 @@ def deal_by_class(order: Ints, totals: Ints, counts: npt.NDArray[np.integer]) ->
     return Assignment(owner, counts.shape[1])
 
 
-def even_sizes(total: int, parts: int) -> Ints:
+def even_sizes(total: int, parts: int) -> IntArray:
     """`parts` sizes that sum to `total` and differ by at most one, the larger ones first."""
     sizes = np.full(parts, total // parts, np.int64)
     sizes[: total % parts] += 1
     return sizes
 
 
-def size_array(sizes: Sequence[float], rows: int) -> Ints:
+def size_array(sizes: Sequence[float], rows: int) -> IntArray:
     """Sizes in rows, from row numbers or from shares of all rows (rounded on their cumulative sum).
 
     Raises DataError where they sum to more than there are rows.
@@ -133,7 +131,7 @@ def size_array(sizes: Sequence[float], rows: int) -> Ints:
     return result
 
 
-def round_rows(expected: Floats, sizes: Ints) -> Ints:
+def round_rows(expected: FloatArray, sizes: IntArray) -> IntArray:
     """`expected` [m, c] as integers whose rows sum to `sizes`: rounded down, then one more for the largest
     remainders (Hamilton's method; ties go to the lower index)."""
     floor = np.floor(expected).astype(np.int64)
@@ -144,7 +142,7 @@ def round_rows(expected: Floats, sizes: Ints) -> Ints:
     return np.asarray(floor + (rank < missing[:, None]))
 
 
-def round_systematically(shares: Floats, total: int, rng: np.random.Generator) -> Ints:
+def round_systematically(shares: FloatArray, total: int, rng: np.random.Generator) -> IntArray:
     """`total` divided by `shares` (that sum to 1): each count is `share * total` rounded down or up, and equals
     it in expectation (systematic sampling, Madow 1949), so thousands of tiny shares are not all rounded to 0."""
     edges = np.floor(np.cumsum(shares) * total + rng.random()).astype(np.int64)

@@ -12,8 +12,6 @@ from flctl.component import Options
 from flctl.errors import DataError
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.schemes.deal import (
-    Floats,
-    Ints,
     by_class,
     class_codes,
     client_count,
@@ -24,6 +22,7 @@ from flctl.partition.schemes.deal import (
     size_array,
 )
 from flctl.partition.schemes.options import Bins, Concentration, SizeList
+from flctl.types import FloatArray, IntArray
 
 __all__ = ["Dirichlet", "InnerDirichlet"]
 
@@ -59,7 +58,7 @@ class Dirichlet(Partitioner):
             return deal_by_class(order, totals, self._fewest_empty(totals, alpha, rng))
         return deal_by_class(order, totals, self._with_minimum(totals, alpha, rng))
 
-    def _with_minimum(self, totals: Ints, alpha: Floats, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+    def _with_minimum(self, totals: IntArray, alpha: FloatArray, rng: np.random.Generator) -> npt.NDArray[np.int32]:
         smallest = -1
         for _ in range(ATTEMPTS):
             counts = self._draw(totals, alpha, rng)
@@ -72,7 +71,7 @@ class Dirichlet(Partitioner):
             hint="Raise --alpha, lower --min-size or --clients, or use --scheme inner-dirichlet (fixed sizes).",
         )
 
-    def _fewest_empty(self, totals: Ints, alpha: Floats, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+    def _fewest_empty(self, totals: IntArray, alpha: FloatArray, rng: np.random.Generator) -> npt.NDArray[np.int32]:
         best = self._draw(totals, alpha, rng)
         for _ in range(EASY_ATTEMPTS - 1):
             if not _empty(best):
@@ -80,7 +79,7 @@ class Dirichlet(Partitioner):
             best = min(best, self._draw(totals, alpha, rng), key=_empty)
         return best
 
-    def _draw(self, totals: Ints, alpha: Floats, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+    def _draw(self, totals: IntArray, alpha: FloatArray, rng: np.random.Generator) -> npt.NDArray[np.int32]:
         """Rows of each class for each client, [C, K]."""
         counts = np.zeros((len(totals), len(alpha)), np.int32)
         sizes = np.zeros(len(alpha), np.int64)
@@ -123,7 +122,7 @@ class InnerDirichlet(Partitioner):
         return deal_by_class(order, totals, counts.T)
 
 
-def client_sizes(rows: Rows, clients: int | None, sizes: SizeList | None, scheme: str) -> Ints:
+def client_sizes(rows: Rows, clients: int | None, sizes: SizeList | None, scheme: str) -> IntArray:
     """Rows of each client: the given sizes, else equal ones. Raises DataError where they do not fit the rows or
     the number of clients."""
     if sizes is None:
@@ -136,7 +135,7 @@ def client_sizes(rows: Rows, clients: int | None, sizes: SizeList | None, scheme
     return size_array(sizes, rows.count)
 
 
-def draw_from_stock(mixes: Floats, sizes: Ints, stock: Ints, rng: np.random.Generator) -> Ints:
+def draw_from_stock(mixes: FloatArray, sizes: IntArray, stock: IntArray, rng: np.random.Generator) -> IntArray:
     """Rows of each class for each client [K, C]: multinomial draws from `mixes` [K, C] that never exceed `stock` [C].
 
     All clients draw at once and are served in random order; what a class could not give is drawn again from the
@@ -155,21 +154,21 @@ def draw_from_stock(mixes: Floats, sizes: Ints, stock: Ints, rng: np.random.Gene
     return counts
 
 
-def _open_mixes(mixes: Floats, left: Ints) -> Floats:
+def _open_mixes(mixes: FloatArray, left: IntArray) -> FloatArray:
     """Mixes over the classes that have rows left; a mix with nothing left follows what is left."""
     weights = np.where(left > 0, mixes, 0.0)
     total = weights.sum(axis=1, keepdims=True)
     return np.where(total > 0, weights / np.where(total > 0, total, 1), left / left.sum())
 
 
-def _masked(shares: Floats, allowed: npt.NDArray[np.bool_]) -> Floats:
+def _masked(shares: FloatArray, allowed: npt.NDArray[np.bool_]) -> FloatArray:
     """The shares of the allowed clients, scaled to sum to 1; equal ones where they have none."""
     kept = shares * allowed
     total = kept.sum()
     return np.asarray(kept / total if total > 0 else allowed / allowed.sum())
 
 
-def _spread(alpha: float | tuple[float, ...], length: int, what: str) -> Floats:
+def _spread(alpha: float | tuple[float, ...], length: int, what: str) -> FloatArray:
     """The concentration vector. Raises DataError for a list of another length."""
     values = np.atleast_1d(np.asarray(alpha, np.float64))
     if len(values) not in {1, length}:

@@ -13,16 +13,9 @@ from pydantic import BeforeValidator, Field, field_serializer
 from flctl.component import Options
 from flctl.errors import ConfigError, DataError
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
-from flctl.partition.schemes.deal import (
-    Floats,
-    Ints,
-    by_class,
-    class_codes,
-    deal_by_class,
-    round_rows,
-    size_array,
-)
+from flctl.partition.schemes.deal import by_class, class_codes, deal_by_class, round_rows, size_array
 from flctl.partition.schemes.options import Bins, SizeList
+from flctl.types import FloatArray, IntArray
 
 __all__ = ["Distribution"]
 
@@ -80,7 +73,7 @@ class Distribution(Partitioner):
         _refuse_excess(counts, totals, rows.classes)
         return deal_by_class(order, totals, counts.T)
 
-    def _counts(self, matrix: Floats, totals: Ints, rows: int) -> Ints:
+    def _counts(self, matrix: FloatArray, totals: IntArray, rows: int) -> IntArray:
         """Rows of each class for each client, [K, C]."""
         if self.config.values == "counts":
             return _whole(matrix)
@@ -94,7 +87,7 @@ class Distribution(Partitioner):
             )
         return self._by_row(matrix / sums, totals, rows)
 
-    def _by_row(self, mixes: Floats, totals: Ints, rows: int) -> Ints:
+    def _by_row(self, mixes: FloatArray, totals: IntArray, rows: int) -> IntArray:
         if self.config.sizes is None:
             return np.floor(mixes * _largest_size(mixes, totals)).astype(np.int64)
         if len(self.config.sizes) != len(mixes):
@@ -106,7 +99,7 @@ class Distribution(Partitioner):
         return round_rows(mixes * sizes[:, None], sizes)
 
 
-def _by_column(matrix: Floats, totals: Ints, preassigned: int) -> Ints:
+def _by_column(matrix: FloatArray, totals: IntArray, preassigned: int) -> IntArray:
     first = preassigned * (matrix > 0).astype(np.int64)
     rest = totals - first.sum(axis=0)
     if (rest < 0).any():
@@ -122,13 +115,13 @@ def _by_column(matrix: Floats, totals: Ints, preassigned: int) -> Ints:
     return first + round_rows(expected.T, claimed).T
 
 
-def _largest_size(mixes: Floats, totals: Ints) -> float:
+def _largest_size(mixes: FloatArray, totals: IntArray) -> float:
     """The largest number of rows that every client can have alike."""
     demand = mixes.sum(axis=0)
     return float(np.min(totals[demand > 0] / demand[demand > 0]))
 
 
-def _whole(matrix: Floats) -> Ints:
+def _whole(matrix: FloatArray) -> IntArray:
     if (matrix != np.floor(matrix)).any() or matrix.max(initial=0) > 2**53:
         raise DataError(
             "values 'counts' needs integers, and the matrix holds others",
@@ -137,7 +130,7 @@ def _whole(matrix: Floats) -> Ints:
     return matrix.astype(np.int64)
 
 
-def _refuse_excess(counts: Ints, totals: Ints, classes: tuple[str, ...]) -> None:
+def _refuse_excess(counts: IntArray, totals: IntArray, classes: tuple[str, ...]) -> None:
     claimed = counts.sum(axis=0)
     if (claimed > totals).any():
         code = int(np.argmax(claimed - totals))
@@ -148,7 +141,7 @@ def _refuse_excess(counts: Ints, totals: Ints, classes: tuple[str, ...]) -> None
         )
 
 
-def _checked(matrix: Any, clients: int | None, classes: int) -> Floats:
+def _checked(matrix: Any, clients: int | None, classes: int) -> FloatArray:
     """The matrix as float64 [K, C]. Raises DataError for a wrong shape, or for NaN, infinite or negative values."""
     values = _load(Path(matrix)) if isinstance(matrix, str) else _rectangular(matrix)
     if values.ndim != 2 or values.shape[1] != classes or not len(values):
@@ -171,7 +164,7 @@ def _checked(matrix: Any, clients: int | None, classes: int) -> Floats:
     return values
 
 
-def _rectangular(rows: tuple[tuple[float, ...], ...]) -> Floats:
+def _rectangular(rows: tuple[tuple[float, ...], ...]) -> FloatArray:
     if len({len(row) for row in rows}) > 1:
         raise DataError(
             f"the rows of the matrix have {sorted({len(row) for row in rows})} values; expected the same in each",
@@ -180,13 +173,13 @@ def _rectangular(rows: tuple[tuple[float, ...], ...]) -> Floats:
     return np.asarray(rows, np.float64)
 
 
-def _load(path: Path) -> Floats:
+def _load(path: Path) -> FloatArray:
     if not path.is_file():
         raise DataError(f"the matrix file {path} does not exist", hint="Give the path of a .csv or .npy file.")
     return _load_npy(path) if path.suffix.lower() == ".npy" else _load_csv(path)
 
 
-def _load_npy(path: Path) -> Floats:
+def _load_npy(path: Path) -> FloatArray:
     try:
         # Mapped, so that a header that declares more than the file holds is refused before memory is taken.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -197,7 +190,7 @@ def _load_npy(path: Path) -> Floats:
         raise DataError(f"{path.name} is not a .npy file of numbers: {error}") from error
 
 
-def _load_csv(path: Path) -> Floats:
+def _load_csv(path: Path) -> FloatArray:
     rows: list[tuple[float, ...]] = []
     with path.open(newline="", encoding="utf-8") as lines:
         reader = csv.reader(lines)

@@ -13,6 +13,7 @@ from flctl.partition.partitioner import Rows
 from flctl.partition.schemes.altering import Altering, AlteringOptions
 from flctl.partition.schemes.options import Numbers
 from flctl.partition.schemes.rotation import rotate
+from flctl.types import FloatArray
 
 __all__ = ["FeatureNoise", "FeatureRotation", "FeatureScaling"]
 
@@ -118,7 +119,7 @@ def feature_units(x: Values, numeric: tuple[int, ...] | None) -> npt.NDArray[np.
     return unit.astype(np.float32)
 
 
-def _spread(x: Values) -> npt.NDArray[np.float64]:
+def _spread(x: Values) -> FloatArray:
     """Standard deviation along axis 1's features, chunk by chunk and merged (Chan et al. 1983), NaN left out."""
     count = np.zeros(x.shape[1])
     mean, squares = np.zeros(x.shape[1]), np.zeros(x.shape[1])

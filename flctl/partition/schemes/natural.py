@@ -14,7 +14,8 @@ from flctl.data.preprocessing import ABSENT
 from flctl.errors import ConfigError, DataError
 from flctl.partition.duplicates import hash_rows
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
-from flctl.partition.schemes.deal import Ints, even_sizes
+from flctl.partition.schemes.deal import even_sizes
+from flctl.types import IntArray
 
 __all__ = ["GroupedNatural", "Natural"]
 
@@ -50,7 +51,7 @@ class Natural(Partitioner):
         renumber[kept] = np.arange(len(kept))
         return Assignment(renumber[codes], len(kept), tuple(names[i] for i in kept))
 
-    def _kept(self, names: list[str], sizes: Ints) -> Ints:
+    def _kept(self, names: list[str], sizes: IntArray) -> IntArray:
         large = np.flatnonzero(sizes >= self.config.min_size)
         if not len(large):
             raise DataError(
@@ -92,7 +93,7 @@ class GroupedNatural(Partitioner):
         client_of[order[: int(members.sum())]] = np.repeat(np.arange(len(members)), members)
         return Assignment(client_of[codes], len(members))
 
-    def _members(self, values: int, clients: int | None) -> Ints:
+    def _members(self, values: int, clients: int | None) -> IntArray:
         """How many values each client holds."""
         size = self.config.group_size
         if (size is None) == (clients is None):
@@ -105,7 +106,7 @@ class GroupedNatural(Partitioner):
             raise DataError(f"{needed} was asked for; the column has {values} values", hint=f"Give 1 to {values}.")
         return even_sizes(values, clients) if clients is not None else self._grouped(values, size or 1)
 
-    def _grouped(self, values: int, size: int) -> Ints:
+    def _grouped(self, values: int, size: int) -> IntArray:
         groups, rest = divmod(values, size)
         if rest and self.config.mode == "strict":
             raise DataError(
@@ -118,7 +119,7 @@ class GroupedNatural(Partitioner):
         return np.array([size] * groups + smaller, np.int64)
 
 
-def natural_groups(rows: Rows, scheme: str, missing: str) -> tuple[list[str], Ints]:
+def natural_groups(rows: Rows, scheme: str, missing: str) -> tuple[list[str], IntArray]:
     """The values of the `--by` column in order, and each row's index among them (-1: left out).
 
     Raises ConfigError without a column, DataError for missing values that are refused.
@@ -148,7 +149,7 @@ def natural_groups(rows: Rows, scheme: str, missing: str) -> tuple[list[str], In
     return names, codes
 
 
-def _factorise(column: npt.NDArray[np.str_]) -> tuple[list[str], Ints]:
+def _factorise(column: npt.NDArray[np.str_]) -> tuple[list[str], IntArray]:
     """The distinct values in order, and each row's index among them."""
     # By 64-bit hash and then compared: sorting millions of strings takes ten times as long.
     _, first, inverse = np.unique(hash_rows(column), return_index=True, return_inverse=True)

@@ -10,8 +10,9 @@ from pydantic import Field
 from flctl.component import Options
 from flctl.errors import DataError
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
-from flctl.partition.schemes.deal import Ints, by_class, class_codes, client_count
+from flctl.partition.schemes.deal import by_class, class_codes, client_count
 from flctl.partition.schemes.options import Bins
+from flctl.types import IntArray
 
 __all__ = ["Pathological"]
 
@@ -57,7 +58,7 @@ class Pathological(Partitioner):
                 hint=f"Give --classes-per-client {classes} or fewer.",
             )
 
-    def _choose(self, classes: int, clients: int, rng: np.random.Generator) -> Ints:
+    def _choose(self, classes: int, clients: int, rng: np.random.Generator) -> IntArray:
         """The classes of each client, [K, k]."""
         width = self.config.classes_per_client
         first = np.arange(clients) % classes
@@ -70,7 +71,7 @@ class Pathological(Partitioner):
         return np.concatenate(blocks)
 
 
-def _draw(first: Ints, classes: int, width: int, fixed: bool, rng: np.random.Generator) -> Ints:
+def _draw(first: IntArray, classes: int, width: int, fixed: bool, rng: np.random.Generator) -> IntArray:
     """`width` distinct classes for each client, uniformly; `fixed`: the one in `first` always among them."""
     keys = rng.random((len(first), classes))
     if fixed:
@@ -78,7 +79,7 @@ def _draw(first: Ints, classes: int, width: int, fixed: bool, rng: np.random.Gen
     return np.argsort(keys, axis=1)[:, :width]
 
 
-def _deal_evenly(owner: Ints, order: Ints, totals: Ints, held: Ints, rng: np.random.Generator) -> None:
+def _deal_evenly(owner: IntArray, order: IntArray, totals: IntArray, held: IntArray, rng: np.random.Generator) -> None:
     """Writes to `owner`: each class's rows divided among its holders, sizes differing by at most one."""
     # Holders in random order, so that the clients with the one row more are not always the same.
     pairs = rng.permutation(held.size)

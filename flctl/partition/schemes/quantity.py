@@ -11,11 +11,12 @@ from pydantic import Field
 from flctl.component import Options
 from flctl.errors import DataError
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
-from flctl.partition.schemes.deal import Floats, Ints, client_count, cut, refuse_minimum, round_rows
+from flctl.partition.schemes.deal import client_count, cut, refuse_minimum, round_rows
 from flctl.partition.schemes.dirichlet import client_sizes
 from flctl.partition.schemes.options import SizeList
+from flctl.types import FloatArray, IntArray
 
-__all__ = ["Exponential", "Linear", "LogNormal", "PowerLaw", "Sizes", "Square"]
+__all__ = ["ExponentialSizes", "LinearSizes", "LogNormalSizes", "PowerLawSizes", "Sizes", "SquareSizes"]
 
 Minimum = Annotated[int, Field(ge=0, description="Fewest rows of any client")]
 
@@ -32,18 +33,18 @@ class _Weighted(Partitioner):
         sizes = _proportional(self.weights(count, rng), rows.count, self.config.min_size)
         return cut(rng.permutation(rows.count), sizes, rows.count)
 
-    def weights(self, clients: int, rng: np.random.Generator) -> Floats:
+    def weights(self, clients: int, rng: np.random.Generator) -> FloatArray:
         """A weight above 0 for each client."""
         raise NotImplementedError
 
 
-def _proportional(weights: Floats, rows: int, minimum: int) -> Ints:
+def _proportional(weights: FloatArray, rows: int, minimum: int) -> IntArray:
     rest = rows - minimum * len(weights)
     expected = weights / weights.sum() * rest
     return np.asarray(minimum + round_rows(expected[None, :], np.array([rest]))[0])
 
 
-class Linear(_Weighted):
+class LinearSizes(_Weighted):
     """Client k has rows in proportion to k + 1 (flwr-datasets, LinearPartitioner).
 
     Rows at random; each client has at least `min_size`.
@@ -51,11 +52,11 @@ class Linear(_Weighted):
 
     name = "linear"
 
-    def weights(self, clients: int, rng: np.random.Generator) -> Floats:
+    def weights(self, clients: int, rng: np.random.Generator) -> FloatArray:
         return np.arange(1, clients + 1, dtype=np.float64)
 
 
-class Square(_Weighted):
+class SquareSizes(_Weighted):
     """Client k has rows in proportion to (k + 1)^2 (flwr-datasets, SquarePartitioner).
 
     Rows at random; each client has at least `min_size`.
@@ -63,11 +64,11 @@ class Square(_Weighted):
 
     name = "square"
 
-    def weights(self, clients: int, rng: np.random.Generator) -> Floats:
+    def weights(self, clients: int, rng: np.random.Generator) -> FloatArray:
         return np.arange(1, clients + 1, dtype=np.float64) ** 2
 
 
-class Exponential(_Weighted):
+class ExponentialSizes(_Weighted):
     """Client k has rows in proportion to growth^k (flwr-datasets, ExponentialPartitioner, where growth is e).
 
     Rows at random; each client has at least `min_size`: with many clients most have no more than that.
@@ -79,12 +80,12 @@ class Exponential(_Weighted):
         growth: Annotated[float, Field(gt=1, le=1e6, description="A client's size over the one before it")] = math.e
         min_size: Minimum = 1
 
-    def weights(self, clients: int, rng: np.random.Generator) -> Floats:
+    def weights(self, clients: int, rng: np.random.Generator) -> FloatArray:
         # Downwards from 1, so that thousands of clients underflow to 0 and never overflow.
         return np.exp(math.log(self.config.growth) * np.arange(1 - clients, 1, dtype=np.float64))
 
 
-class PowerLaw(_Weighted):
+class PowerLawSizes(_Weighted):
     """Client k has rows in proportion to (k + 1)^-exponent (power-law sizes, Li et al. 2020, FedProx, section 5.1).
 
     The rank-size rule: client 0 is the largest. Rows at random; each client has at least `min_size`.
@@ -96,11 +97,11 @@ class PowerLaw(_Weighted):
         exponent: Annotated[float, Field(gt=0, le=10, description="Steepness; 1 is Zipf's law")] = 1.0
         min_size: Minimum = 1
 
-    def weights(self, clients: int, rng: np.random.Generator) -> Floats:
+    def weights(self, clients: int, rng: np.random.Generator) -> FloatArray:
         return np.asarray(np.arange(1, clients + 1, dtype=np.float64) ** -self.config.exponent)
 
 
-class LogNormal(_Weighted):
+class LogNormalSizes(_Weighted):
     """Sizes drawn from a log-normal law (as FedProx's synthetic data, Li et al. 2020, code: mean 4, sigma 2).
 
     Without `mean` the draws are scaled to use every row, each client at least `min_size`. With `mean` a size is
@@ -127,7 +128,7 @@ class LogNormal(_Weighted):
             raise _too_many(float(sizes.sum()), rows.count, count, self.config.sigma)
         return cut(rng.permutation(rows.count), sizes, rows.count)
 
-    def weights(self, clients: int, rng: np.random.Generator) -> Floats:
+    def weights(self, clients: int, rng: np.random.Generator) -> FloatArray:
         return np.exp(rng.normal(0.0, self.config.sigma, clients))
 
 

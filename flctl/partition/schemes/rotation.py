@@ -7,6 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from flctl.types import FloatArray, IntArray
+
 __all__ = ["rotate"]
 
 Images = npt.NDArray[np.generic]
@@ -33,7 +35,7 @@ def rotate(images: Images, degrees: float) -> Images:
     return result.reshape(images.shape)
 
 
-def _bilinear(height: int, width: int, degrees: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def _bilinear(height: int, width: int, degrees: float) -> tuple[IntArray, FloatArray]:
     """For each target pixel the four source pixels [4, h*w] and their weights [4, h*w] (0 outside the image)."""
     angle = math.radians(degrees)
     row, column = np.mgrid[0:height, 0:width].reshape(2, -1).astype(np.float64)
@@ -53,5 +55,5 @@ def _bilinear(height: int, width: int, degrees: float) -> tuple[npt.NDArray[np.i
     return np.stack(corners), np.stack(weights)
 
 
-def _as(values: npt.NDArray[np.float64], dtype: np.dtype[np.generic]) -> Images:
+def _as(values: FloatArray, dtype: np.dtype[np.generic]) -> Images:
     return np.rint(values).astype(dtype) if np.issubdtype(dtype, np.integer) else values.astype(dtype)

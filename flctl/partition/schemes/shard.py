@@ -10,7 +10,8 @@ from pydantic import Field
 from flctl.component import Options
 from flctl.errors import DataError
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
-from flctl.partition.schemes.deal import Ints, class_codes, client_count, even_sizes
+from flctl.partition.schemes.deal import class_codes, client_count, even_sizes
+from flctl.types import IntArray
 
 __all__ = ["Shard"]
 
@@ -45,7 +46,7 @@ class Shard(Partitioner):
         owner[_sorted_rows(rows, rng)[: int(sizes.sum())]] = np.repeat(holder, sizes)
         return Assignment(owner, count)
 
-    def _shard_sizes(self, rows: int, clients: int) -> Ints:
+    def _shard_sizes(self, rows: int, clients: int) -> IntArray:
         size, per_client = self.config.shard_size, self.config.shards_per_client
         if size is None:
             shards = clients * (per_client or SHARDS_PER_CLIENT)
@@ -72,7 +73,7 @@ def _refuse_few(rows: int, needed: int, what: str) -> None:
         )
 
 
-def _sorted_rows(rows: Rows, rng: np.random.Generator) -> Ints:
+def _sorted_rows(rows: Rows, rng: np.random.Generator) -> IntArray:
     """Rows sorted by label, or by a real-valued target; in random order where these are equal."""
     shuffled = rng.permutation(rows.count)
     real_valued = rows.labels is None and np.issubdtype(rows.target.dtype, np.floating) and rows.target.ndim == 1

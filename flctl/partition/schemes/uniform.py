@@ -9,7 +9,8 @@ from pydantic import Field
 
 from flctl.component import Options
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
-from flctl.partition.schemes.deal import Ints, client_count, cut, even_sizes
+from flctl.partition.schemes.deal import client_count, cut, even_sizes
+from flctl.types import IntArray
 
 __all__ = ["Iid", "Temporal"]
 
@@ -43,7 +44,7 @@ class Temporal(Partitioner):
         sizes = even_sizes(rows.count, client_count(rows, clients, self.name))
         return cut(self._order(rows.count, rng), sizes, rows.count)
 
-    def _order(self, rows: int, rng: np.random.Generator) -> Ints:
+    def _order(self, rows: int, rng: np.random.Generator) -> IntArray:
         order = np.arange(rows)
         window = self.config.shuffle_within
         if window < 2:

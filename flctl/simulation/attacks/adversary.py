@@ -14,7 +14,7 @@ from flctl.partition.store import Partition
 from flctl.simulation.attacks.attack import Attack
 from flctl.simulation.attacks.on_rows import Backdoor, LabelFlip, Poisoned
 from flctl.simulation.attacks.on_updates import Alie, Gaussian, Ipm, MinMax, SignFlip
-from flctl.types import ClientId, Numbers
+from flctl.types import ClientId, IntArray
 
 if TYPE_CHECKING:
     from flctl.algorithms.run_info import RunInfo
@@ -33,7 +33,7 @@ _BY_NAME: dict[str, type[Attack]] = {
     "backdoor": Backdoor,
 }
 SIMULATIONS = ("auto", "inprocess", "pool")
-NOBODY: Numbers = np.zeros(0, np.int64)
+NOBODY: IntArray = np.zeros(0, np.int64)
 
 
 class Adversary:
@@ -57,7 +57,7 @@ class Adversary:
         return self.attack.on_updates
 
     @cached_property
-    def numbers(self) -> Numbers:
+    def numbers(self) -> IntArray:
         """The numbers of the malicious clients, ascending: drawn by seed, from those that have training rows. Raises
         ConfigError where nobody would be malicious, or nobody honest."""
         if not self.attacks:
@@ -78,7 +78,7 @@ class Adversary:
             )
         return np.sort(drawn[:count]).astype(np.int64)
 
-    def among(self, number: int, cohort: Numbers) -> Numbers:
+    def among(self, number: int, cohort: IntArray) -> IntArray:
         """The malicious clients of a round's cohort; nobody before they begin."""
         if not self.attacks or number < self.config.since:
             return NOBODY

@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from flctl.types import ClientId
+from flctl.types import Batch, ClientId, FloatArray
 
 if TYPE_CHECKING:
     from flctl.algorithms.run_info import RunInfo
     from flctl.config.sections.attack import AttackConfig
 
-__all__ = ["Attack", "Known", "Matrix", "Rows", "Vector"]
+__all__ = [
+    "Attack",
+    "Known",
+    "Matrix",
+]
 
 Matrix = npt.NDArray[np.floating[Any]]
-Vector = npt.NDArray[np.float64]
-Rows = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 
 _ELEMENTS = 1 << 20
 
@@ -34,21 +36,21 @@ class Known:
     ids: Sequence[ClientId]
     own: npt.NDArray[np.float32]
     others: npt.NDArray[np.float32]
-    weights: Vector
+    weights: FloatArray
     total_weight: float
     count: int
 
     @cached_property
-    def mean(self) -> Vector:
+    def mean(self) -> FloatArray:
         """The mean [D] of the updates that they know."""
         return np.concatenate([block.mean(axis=0) for _, block in self.blocks()])
 
     @cached_property
-    def deviation(self) -> Vector:
+    def deviation(self) -> FloatArray:
         """Their standard deviation [D], each coordinate's for itself (divided by k)."""
         return np.concatenate([block.std(axis=0) for _, block in self.blocks()])
 
-    def blocks(self) -> Iterator[tuple[slice, Vector]]:
+    def blocks(self) -> Iterator[tuple[slice, FloatArray]]:
         """The updates that they know, a few columns at a time: (which, values [k, columns])."""
         known, length = self.others.shape
         width = max(1, _ELEMENTS // known)
@@ -75,7 +77,7 @@ class Attack:
         """Which of a malicious client's so many training rows it changes."""
         return np.ones(rows, np.bool_)
 
-    def altered(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Rows:
+    def altered(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Batch:
         """Rows (x, y) as a malicious client makes them."""
         return x, y
 

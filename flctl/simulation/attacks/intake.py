@@ -9,29 +9,34 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from flctl.algorithms.aggregators.accumulators import Each, Intake, Sum
+from flctl.algorithms.aggregators.accumulators import SumAccumulator, UpdateCollector, UpdateIntake
 from flctl.algorithms.pipeline import Pipeline
 from flctl.partition.store import ClientIds
 from flctl.simulation.attacks.adversary import Adversary
 from flctl.simulation.attacks.attack import Attack, Known, Matrix
 from flctl.types import Aggregate, ClientId, ClientUpdate, Gathered, RoundPlan
 
-__all__ = ["Attacked", "attacked"]
+__all__ = ["AttackedAccumulator", "forge_updates"]
 
 SPARED = "buffers"
 """Running statistics are left as they are: a variance below zero would be found by anyone."""
 LARGEST = float(np.finfo(np.float32).max)
 
 
-class Attacked:
+class AttackedAccumulator:
     """Keeps what each client sent until the round is complete, and then hands all over to what adds or compares
     updates: what malicious clients send takes the way of every message."""
 
     def __init__(
-        self, inner: Sum | Each, adversary: Adversary, pipeline: Pipeline, ids: ClientIds, plan: RoundPlan
+        self,
+        inner: SumAccumulator | UpdateCollector,
+        adversary: Adversary,
+        pipeline: Pipeline,
+        ids: ClientIds,
+        plan: RoundPlan,
     ) -> None:
         self._inner, self._adversary, self._pipeline, self._ids, self._plan = inner, adversary, pipeline, ids, plan
-        self._raw: Intake = dataclasses.replace(inner.intake, arrive=None, arrived=None)
+        self._raw: UpdateIntake = dataclasses.replace(inner.intake, arrive=None, arrived=None)
         self._sent: dict[ClientId, ClientUpdate] = {}
 
     def add(self, client_id: ClientId, message: bytes) -> None:
@@ -58,13 +63,13 @@ class Attacked:
         liars = frozenset(self._ids.take(numbers).tolist())
         sent = [self._sent[client] for client in plan.cohort if client in self._sent]
         seen = [pipeline.read(update, plan.work) for update in sent]
-        crafted = {update.client_id: update for update in attacked(adversary.attack, seen, liars, plan.round)}
+        crafted = {update.client_id: update for update in forge_updates(adversary.attack, seen, liars, plan.round)}
         for update in sent:
             lie = crafted.get(update.client_id)
             yield update if lie is None else pipeline.encoded(lie, plan.work)
 
 
-def attacked(
+def forge_updates(
     attack: Attack, updates: Sequence[ClientUpdate], malicious: frozenset[ClientId], number: int
 ) -> list[ClientUpdate]:
     """What malicious clients send in round `number`, in the place of theirs among the updates of that round. Who made

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from flctl import seeds
 from flctl.errors import ConfigError
 from flctl.partition.store import Partition
-from flctl.simulation.attacks.attack import Attack, Known, Matrix, Rows
-from flctl.types import ClientId, Numbers
+from flctl.simulation.attacks.attack import Attack, Known, Matrix
+from flctl.types import Batch, ClientId, IntArray
 
 if TYPE_CHECKING:
     from flctl.algorithms.run_info import RunInfo
@@ -28,7 +28,7 @@ class LabelFlip(Attack):
     def check(self, run: RunInfo) -> None:
         _require_classes(run, "label-flip")
 
-    def altered(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Rows:
+    def altered(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Batch:
         return x, (self.classes - 1 - y).astype(y.dtype)
 
 
@@ -58,7 +58,7 @@ class Backdoor(Attack):
         order = seeds.rng(self.seed, "attack", "rows", client).permutation(rows)
         return np.asarray(order < self.config.poisoned * rows)
 
-    def altered(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Rows:
+    def altered(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Batch:
         return stamped(x, self.config.trigger), np.full_like(y, self.config.target)
 
     def crafted(self, known: Known) -> Matrix:
@@ -83,7 +83,7 @@ def stamped(x: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
 class Poisoned(Partition):
     """A partition whose malicious clients' training rows are as the attack makes them; the files stay as they are."""
 
-    def __init__(self, partition: Partition, attack: Attack, malicious: Numbers) -> None:
+    def __init__(self, partition: Partition, attack: Attack, malicious: IntArray) -> None:
         self.__dict__.update(partition.__dict__)
         self._attack = attack
         self._flags = np.zeros(int(self.bounds[-1, 2]), np.bool_)
@@ -91,16 +91,16 @@ class Poisoned(Partition):
             start, stop = self.bounds[number, :2].tolist()
             self._flags[start:stop] = attack.which(self.client_ids[number], stop - start)
 
-    def train(self, index: int) -> Rows:
+    def train(self, index: int) -> Batch:
         x, y = super().train(index)
         start, stop = self.bounds[index, :2].tolist()
         return self._with_changes(np.array(x), np.array(y), self._flags[start:stop])
 
-    def take(self, rows: Numbers, into: Rows) -> None:
+    def take(self, rows: IntArray, into: Batch) -> None:
         super().take(rows, into)
         self._with_changes(*into, self._flags[rows])
 
-    def _with_changes(self, x: npt.NDArray[Any], y: npt.NDArray[Any], changed: npt.NDArray[np.bool_]) -> Rows:
+    def _with_changes(self, x: npt.NDArray[Any], y: npt.NDArray[Any], changed: npt.NDArray[np.bool_]) -> Batch:
         """The rows, of which those that are `changed` are altered in place."""
         if changed.any():
             x[changed], y[changed] = self._attack.altered(x[changed], y[changed])

@@ -7,7 +7,8 @@ from statistics import NormalDist
 import numpy as np
 
 from flctl import seeds
-from flctl.simulation.attacks.attack import Attack, Known, Matrix, Vector
+from flctl.simulation.attacks.attack import Attack, Known, Matrix
+from flctl.types import FloatArray
 
 __all__ = ["Alie", "Gaussian", "Ipm", "MinMax", "SignFlip"]
 
@@ -75,7 +76,7 @@ class MinMax(Attack):
         away = self._away(known)
         return known.mean + _reach(known, away) * away
 
-    def _away(self, known: Known) -> Vector:
+    def _away(self, known: Known) -> FloatArray:
         if self.config.direction == "std":
             return -known.deviation
         if self.config.direction == "sign":
@@ -84,7 +85,7 @@ class MinMax(Attack):
         return -known.mean / norm if norm else known.mean
 
 
-def _reach(known: Known, away: Vector) -> float:
+def _reach(known: Known, away: FloatArray) -> float:
     """gamma; 0 where there is no way out."""
     inner, along = np.zeros((len(known.others),) * 2), np.zeros(len(known.others))
     for part, block in known.blocks():
