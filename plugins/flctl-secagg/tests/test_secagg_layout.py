@@ -15,6 +15,7 @@ ORDER = (
     "server",
     "transcripts",
     "storage",
+    "run_limits",
     "aggregator",
     "planning",
     "cli",

@@ -168,13 +168,6 @@ def test_a_round_that_cannot_be_saved_is_refused_and_never_summed_in_the_clear(t
     assert caught.value.exit_code == 3
 
 
-def test_no_second_attempt_is_made_once_shares_were_opened(trial):
-    """Five of nine vanish while shares are opened: a second sum over others would tell who was left out."""
-    registry = faulty({(frames.UNMASK, 1): tuple("01234")})
-    with pytest.raises(ProtocolError, match="shares of client '0' were opened, 5 are needed"):
-        trial.train("rounds=1", "aggregator=secagg", ENGINE, registry=registry)
-
-
 def test_one_failure_more_than_is_allowed_ends_the_run_as_elsewhere(trial):
     engine = "engine={name: faulty, max_failures: 1}"
     with pytest.raises(RoundFailedError):

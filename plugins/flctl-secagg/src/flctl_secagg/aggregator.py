@@ -5,17 +5,26 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from itertools import chain, combinations, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
 import flctl
-from flctl import Aggregate, AggregationContext, Arrays, ClientContext, IncompatibleError, Phase, ProtocolError
+from flctl import (
+    Aggregate,
+    AggregationContext,
+    Arrays,
+    ClientContext,
+    IncompatibleError,
+    Phase,
+    ProtocolError,
+    RoundLostError,
+)
 from flctl_secagg.client.client import Client
 from flctl_secagg.client.differences import exposed
 from flctl_secagg.client.ledger import Opening
@@ -24,15 +33,17 @@ from flctl_secagg.client.policy import FLOOR, Differing, Policy
 from flctl_secagg.crypto.masks import Ciphers
 from flctl_secagg.crypto.primitives import new_key
 from flctl_secagg.encoding.packing import WIDTHS
-from flctl_secagg.encoding.vectors import WEIGHT, Encoding
+from flctl_secagg.encoding.vectors import WEIGHT, Decoded, Encoding
 from flctl_secagg.identity.roster import Roster
 from flctl_secagg.protocol.asked_work import AskedWork, work_digest
 from flctl_secagg.protocol.degrees import COMPLETE_UP_TO, Degrees, Mode, choose, complete, least_threshold
 from flctl_secagg.protocol.parameters import Parameters
 from flctl_secagg.protocol.session import Session
-from flctl_secagg.server.attempt import Attempt, AttemptError, Unmasked
+from flctl_secagg.run_limits import largest_weight, most_clients, require_few_cohorts, require_varied
+from flctl_secagg.server.attempt import Attempt, AttemptError, decoded_sum
+from flctl_secagg.server.journal import Journal, Outcome, Sum
 from flctl_secagg.storage import Home, KeysHome, NoHome, SimulatedHome
-from flctl_secagg.transcripts.recording import Transcript
+from flctl_secagg.transcripts.recording import Transcript, record_cut
 
 if TYPE_CHECKING:
     from flctl import RunInfo
@@ -80,6 +91,9 @@ class SecureAggregation(flctl.Aggregator):
         dropped: float = Field(0.1, ge=0, lt=0.5, description="The share of clients that may drop out of a session.")
         cipher: Ciphers = Field("aes-128-ctr", description="What masks are made by: aes-128-ctr or aes-256-ctr.")
         attempts: int = Field(2, ge=1, le=10, description="Sessions that are tried in a round before it is refused.")
+        burnt: int = Field(
+            3, ge=0, description="Rounds in a row that may give no sum after shares were opened; one more ends the run."
+        )
         differing: Differing | None = Field(
             None,
             description="When sums over rounds' survivors together give one client's update, or a combination of two: "
@@ -100,6 +114,8 @@ class SecureAggregation(flctl.Aggregator):
     _max_weight: float = _NO_RUN_WEIGHT
     _accept_zeros = False
     _rounds = 1_000_000
+    _repeats = True
+    """False: clients remember what they trained, so that a sum without their training does not serve."""
     _local = LocalBounds(lr=(0.0, math.inf), drop_last=True)
 
     @property
@@ -114,7 +130,7 @@ class SecureAggregation(flctl.Aggregator):
     def rounding(self, run: RunInfo) -> float:
         """Each value is rounded by a level at most; and where there is one client more or less, the levels of all
         others may change too."""
-        count = _most_clients(run)
+        count = most_clients(run)
         return (count + 1) * self.encoding(count, {**run.update_layout, WEIGHT: 1}).rounding
 
     def placed(self, run: RunInfo) -> Self:
@@ -125,7 +141,8 @@ class SecureAggregation(flctl.Aggregator):
             placed._home = SimulatedHome(directory, run.partition.client_ids)
         else:
             placed._home = KeysHome(Path(self.config.keys), directory)
-        placed._max_weight = _largest_weight(run)
+        placed._max_weight = largest_weight(run)
+        placed._repeats = not run.memory_layout
         placed._accept_zeros = any(transform.bounds_clients for transform in run.transforms.values())
         placed._rounds = run.config.rounds
         placed._local = LocalBounds.of(run.config.local.amount())
@@ -139,9 +156,9 @@ class SecureAggregation(flctl.Aggregator):
                 hint="Ask more clients in each round (cohort.clients), or lower aggregator.minimum, to 3 at least.",
             )
         if self._weight > 1:
-            _require_varied(run)
+            require_varied(run)
         if self._differing == "refuse":
-            _require_few_cohorts(run)
+            require_few_cohorts(run)
         count = math.ceil(expected)
         self.degrees(count)
         self.encoding(count, {**run.update_layout, WEIGHT: 1})
@@ -188,20 +205,67 @@ class SecureAggregation(flctl.Aggregator):
         self._home.prepare(cohort)
         roster = self._home.roster()
         run = roster.run or new_key().hex()
+        kept = self._journal.sum_of(run, ctx.round, work_digest(ctx.work)) if self._repeats else None
+        if kept is not None:
+            ctx.note("the sum was published before the run was stopped, and is taken from the journal")
+            decoded = Session(kept.parameters, roster).encoding.decode(kept.words, len(kept.survivors))
+            return Aggregate(decoded.arrays, decoded.weight, len(kept.survivors))
+        record_cut(self._journal)
         for number in range(1, self.config.attempts + 1):
             self._require(cohort, ctx.round)
             session = Session(self._parameters(ctx, cohort, number, run), roster)
-            try:
-                with self._transcript(session) as transcript:
-                    attempt = Attempt(session, ctx.note, transcript, partial(self._objection, session.parameters))
-                    unmasked = yield from attempt.run()
-                    return self._published(ctx, session, unmasked, transcript)
-            except AttemptError as error:
-                ctx.note(f"attempt {number} at secure aggregation came to nothing: {error.message}")
-                if error.opened or number == self.config.attempts or len(error.left) < self.config.minimum:
-                    raise ProtocolError(f"round {ctx.round}: {error.message}", hint=error.hint) from error
-                cohort = self._apart(session.parameters, error.left)
+            error = yield from self._attempt(ctx, session)
+            if isinstance(error, Aggregate):
+                return error
+            ctx.note(f"attempt {number} at secure aggregation came to nothing: {error.message}")
+            if error.opened:
+                raise self._lost(ctx.round, error)
+            if number == self.config.attempts or len(error.left) < self.config.minimum:
+                raise ProtocolError(f"round {ctx.round}: {error.message}", hint=error.hint)
+            cohort = self._apart(session.parameters, error.left)
         raise ProtocolError(f"round {ctx.round}: no attempt was made")
+
+    def _attempt(
+        self, ctx: AggregationContext, session: Session
+    ) -> Generator[Phase, Replies, Aggregate | AttemptError]:
+        """One session: its sum, or why there is none; either is in the journal when this returns."""
+        parameters = session.parameters
+        outcome = Outcome(parameters.round, session.sid.hex(), "ended")
+        with self._transcript(session) as transcript:
+            attempt = Attempt(session, ctx.note, transcript, partial(self._objection, parameters))
+            try:
+                unmasked = yield from attempt.run()
+                decoded = decoded_sum(session, unmasked)
+            except AttemptError as error:
+                if transcript is not None:
+                    outcome = replace(outcome, transcript=transcript.digest)
+                if error.opened:
+                    outcome = replace(outcome, end="burnt", survivors=attempt.survivors)
+                    with suppress(ProtocolError):  # shares may have been opened for other survivors before a restart
+                        self._home.ledger().answer(_SERVER, _opening(parameters, attempt.survivors))
+                self._journal.record(outcome)
+                return error
+            if transcript is not None:
+                transcript.publish(unmasked)
+                outcome = replace(outcome, transcript=transcript.digest)
+        outcome = replace(outcome, end="summed", survivors=unmasked.survivors)
+        self._journal.publish(outcome, Sum(parameters, unmasked.survivors, unmasked.words))
+        return self._published(ctx, session, unmasked.survivors, decoded)
+
+    def _lost(self, number: int, error: AttemptError) -> ProtocolError:
+        """The end of a round whose shares were opened: none of its clients answers for other survivors in it, so it is
+        burnt, and the run continues with the next round, unless too many in a row were."""
+        before = self._journal.burnt_before(number)
+        if before >= self.config.burnt:
+            said = f"round {number} and the {before} before it gave no sum after shares were opened: {error.message}"
+            return ProtocolError(said, hint="See the notes of these rounds; aggregator.burnt allows for more.")
+        return RoundLostError(
+            f"round {number} is burnt, and the model stays as it is: {error.message}", hint=error.hint
+        )
+
+    @property
+    def _journal(self) -> Journal:
+        return Journal(self._home.directory)
 
     def client(self, memory: bytes, message: bytes, vector: Arrays | None, ctx: ClientContext) -> tuple[bytes, bytes]:
         home = self._home
@@ -292,6 +356,7 @@ class SecureAggregation(flctl.Aggregator):
             cohort=tuple(cohort),
             deadline=ctx.deadline or 0.0,
             nonce=new_key().hex(),
+            previous=self._journal.head(),
             words=encoding.words,
             levels=encoding.levels,
         )
@@ -303,13 +368,9 @@ class SecureAggregation(flctl.Aggregator):
         return Transcript.new(directory / "transcripts", session)
 
     def _published(
-        self, ctx: AggregationContext, session: Session, unmasked: Unmasked, transcript: Transcript | None
+        self, ctx: AggregationContext, session: Session, survivors: tuple[str, ...], decoded: Decoded
     ) -> Aggregate:
-        """The aggregate that the sum of words says, with notes on what a user should know."""
-        survivors = unmasked.survivors
-        decoded = session.encoding.decode(unmasked.words, len(survivors))
-        if transcript is not None:
-            transcript.publish(unmasked)
+        """The aggregate that the sum of words gives, with notes on it."""
         if decoded.clipped:
             ctx.note(f"{decoded.clipped} of {len(survivors)} clients clipped values or their weight (aggregator.clip)")
         opening, ledger = _opening(session.parameters, survivors), self._home.ledger()
@@ -327,25 +388,6 @@ def _opening(parameters: Parameters, survivors: Sequence[str]) -> Opening:
     return Opening(parameters.run, parameters.round, parameters.work, tuple(survivors))
 
 
-def _require_varied(run: RunInfo) -> None:
-    """Raises IncompatibleError for updates of few values, which weights that differ would tell apart in a sum."""
-    local, hint = run.config.local, "Count each client once: aggregator.max_weight=1."
-    for name, transform in run.transforms.items():
-        if transform.whole:
-            raise IncompatibleError(
-                f"transform '{name}' sends whole numbers, and weights differ: the sum of a few clients' codes can be "
-                "taken apart",
-                hint=hint,
-            )
-    one = local.steps == 1 if local.steps is not None else local.epochs == 1 and local.batch_size == 0
-    if one and local.optimizer in ("adam", "adamw"):
-        raise IncompatibleError(
-            f"each client makes one step of '{local.optimizer}', whose values have one magnitude, and weights differ: "
-            "the sum of a few clients' signs can be taken apart",
-            hint=f"{hint} Or make more steps (local.steps, local.batch_size).",
-        )
-
-
 def _require_allowed(home: KeysHome, options: Policy) -> None:
     """Raises IncompatibleError for options that the clients' own policy refuses."""
     found = home.policy().objections(options)
@@ -354,32 +396,3 @@ def _require_allowed(home: KeysHome, options: Policy) -> None:
             f"the policy of the clients refuses this run: {'; '.join(found)}",
             hint=f"Change aggregator.* or local.*, or the policy: flctl secagg policy show {home.path}.",
         )
-
-
-def _require_few_cohorts(run: RunInfo) -> None:
-    """Raises IncompatibleError for so many different cohorts that their sums together give each client's update."""
-    part = run.cohort_size / run.eligible
-    if run.cohort.sampling != "all" and run.config.rounds * part >= run.eligible - 1:
-        raise IncompatibleError(
-            f"cohorts of {run.cohort_size:g} of {run.eligible} clients over {run.config.rounds} rounds: a client takes "
-            f"part in {run.config.rounds * part:g}, and {run.eligible - 1} different sums give each client's update",
-            hint="Ask all clients in each round (cohort.sampling=all), make fewer rounds, or set "
-            "aggregator.differing=warn and rely on differential privacy.",
-        )
-
-
-def _most_clients(run: RunInfo) -> int:
-    """As many clients as a round has, but for a chance below 2^-40 where each is drawn by itself (by Bernstein)."""
-    cohort, eligible = run.cohort, run.eligible
-    if cohort.sampling == "poisson":
-        mean = float(cohort.rate or 0.0) * eligible
-        return min(eligible, cohort.max_cohort or eligible, math.ceil(mean + 8 * math.sqrt(mean) + 30))
-    return eligible if cohort.sampling == "all" else min(cohort.clients, eligible)
-
-
-def _largest_weight(run: RunInfo) -> float:
-    """That of the client with the most rows, as the run's transforms count it."""
-    weights = np.array([max(run.partition.counts[:, 0].max(initial=0), 1)], np.float64)
-    for transform in run.transforms.values():
-        weights = transform.weigh(weights)
-    return float(weights[0])

@@ -11,6 +11,7 @@ __all__ = [
     "ADVERTISE",
     "AGREED",
     "DELIVER",
+    "HEAD",
     "HELLO",
     "KEYS",
     "MASKED",
@@ -32,7 +33,8 @@ MAGIC = b"FLSA\x01"
 HELLO, KEYS, DELIVER, SURVIVORS, UNMASK = 1, 2, 3, 4, 5
 ADVERTISE, SHARES, MASKED, AGREED, OPENED, ABORT = 17, 18, 19, 20, 21, 31
 _SID = 32
-_HEAD = len(MAGIC) + 1 + _SID
+HEAD = len(MAGIC) + 1 + _SID
+"""Bytes before the body: magic, kind, session id."""
 _INDEX = 4
 MOST_HELLO = 4 << 20
 """Bytes of a session's parameters that a client reads: the ids of a cohort of many thousands."""
@@ -45,21 +47,21 @@ def frame(kind: int, sid: bytes, *body: bytes | bytearray) -> bytes:
 
 def phase_of(message: bytes) -> int:
     """What kind of message it is. Raises ProtocolError for anything that is none."""
-    if len(message) < _HEAD or message[: len(MAGIC)] != MAGIC:
+    if len(message) < HEAD or message[: len(MAGIC)] != MAGIC:
         raise ProtocolError(f"{len(message)} bytes are no message of secure aggregation")
     return message[len(MAGIC)]
 
 
 def opened(message: bytes, kind: int, sid: bytes | None, least: int, most: int) -> memoryview:
     """The body of a message of this kind and session. Raises ProtocolError unless it has `least` to `most` bytes."""
-    if not _HEAD + least <= len(message) <= _HEAD + most:
-        raise ProtocolError(f"a message has {len(message)} bytes, expected {_HEAD + least} to {_HEAD + most}")
+    if not HEAD + least <= len(message) <= HEAD + most:
+        raise ProtocolError(f"a message has {len(message)} bytes, expected {HEAD + least} to {HEAD + most}")
     found = phase_of(message)
     if found != kind:
         raise ProtocolError(f"a message of kind {found} came where {kind} was expected")
-    if sid is not None and message[_HEAD - _SID : _HEAD] != sid:
+    if sid is not None and message[HEAD - _SID : HEAD] != sid:
         raise ProtocolError("a message belongs to another session")
-    return memoryview(message)[_HEAD:]
+    return memoryview(message)[HEAD:]
 
 
 def records(items: Iterable[tuple[int, bytes]]) -> bytes:

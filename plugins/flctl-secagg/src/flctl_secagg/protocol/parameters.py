@@ -14,15 +14,18 @@ from flctl_secagg.identity.roster import Roster
 from flctl_secagg.protocol.degrees import Mode
 from flctl_secagg.protocol.frames import MOST_HELLO
 
-__all__ = ["Parameters"]
+__all__ = ["GENESIS", "Parameters"]
 
 _MOST_COUNT = 1 << 63
+GENESIS = "0" * 64
+"""`previous` of the first session."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
     """What the server proposes and every client checks. `work` is `work_digest`; `minimum` and `survivors` are the
-    fewest clients that may begin and end; `cohort` is sorted; `deadline` is in seconds, 0 for none; `nonce` is hex."""
+    fewest clients that may begin and end; `cohort` is sorted; `deadline` is in seconds, 0 for none; `nonce` is hex;
+    `previous` is the digest of how all sessions before it ended (the server's journal)."""
 
     run: str
     round: int
@@ -43,6 +46,7 @@ class Parameters:
     nonce: str
     words: int
     levels: int
+    previous: str = GENESIS
     version: str = PROTOCOL.decode()
 
     def canonical(self) -> bytes:
@@ -70,7 +74,7 @@ class Parameters:
 
     def check_types(self) -> None:
         """Raises TypeError or ValueError for a value of another type, or out of any use."""
-        texts = (self.run, self.work, self.mode, self.cipher, self.nonce, self.version, *self.cohort)
+        texts = (self.run, self.work, self.mode, self.cipher, self.nonce, self.previous, self.version, *self.cohort)
         numbers: tuple[int, ...] = (self.round, self.attempt, self.bits, self.minimum, self.survivors, self.neighbours)
         numbers += (self.threshold, self.words, self.levels, *(length for _, length in self.layout))
         if any(type(text) is not str for text in (*texts, *(name for name, _ in self.layout))):
@@ -79,6 +83,8 @@ class Parameters:
             raise TypeError("a count is none")
         if any(type(number) is not float or number < 0 for number in (self.clip, self.max_weight, self.deadline)):
             raise TypeError("a number is none")
+        if len(bytes.fromhex(self.previous)) != 32 or len(self.previous) != 64:
+            raise ValueError("the digest of earlier sessions is no such thing")
         if len(bytes.fromhex(self.nonce)) != 32 or len(self.nonce) != 64 or len(dict(self.layout)) != len(self.layout):
             raise ValueError("the nonce or the layout is no such thing")
 

@@ -22,13 +22,14 @@ from flctl_secagg.crypto.primitives import (
     public_of,
 )
 from flctl_secagg.encoding.packing import Words, lane, reduce, unpack
+from flctl_secagg.encoding.vectors import Decoded
 from flctl_secagg.protocol import frames
 from flctl_secagg.protocol.derived_keys import BOX_BYTES, RECORD_BYTES, mask_seed, self_seed
 from flctl_secagg.protocol.session import Session
 from flctl_secagg.protocol.signed_texts import agreed_text, keys_text, masked_text
 from flctl_secagg.server.recovery import Opened, recover
 
-__all__ = ["Attempt", "AttemptError", "Recorder", "Unmasked"]
+__all__ = ["Attempt", "AttemptError", "Recorder", "Unmasked", "decoded_sum"]
 
 Replies = Iterable[tuple[str, bytes]]
 Exchange = Generator[Phase, Replies, dict[int, bytes]]
@@ -75,6 +76,8 @@ class Attempt:
     """Why no sum over these survivors should be made; asked before their list is fixed."""
     records: dict[int, bytes] = field(default_factory=dict, repr=False)
     shared: frozenset[int] = frozenset()
+    survivors: tuple[str, ...] = ()
+    """Clients whose masked vectors are in the sum, once their list is fixed."""
     _blamed: set[int] = field(default_factory=set)
     _keys: set[bytes] = field(default_factory=set, repr=False)
 
@@ -141,9 +144,9 @@ class Attempt:
         least = max(self.session.parameters.survivors, self.session.parameters.threshold)
         self._enough(dict.fromkeys(sorted(alive), b""), least, "sent a masked vector")
         self._require_openers(frozenset(alive), frozenset(alive))
-        survivors = tuple(self._client(place) for place in sorted(alive))
-        if reason := self.objection(survivors):
-            raise AttemptError(reason, survivors)
+        self.survivors = tuple(self._client(place) for place in sorted(alive))
+        if reason := self.objection(self.survivors):
+            raise AttemptError(reason, self.survivors)
         return total, frozenset(alive)
 
     def _checked_words(self, place: int, body: bytes) -> Words | None:
@@ -305,3 +308,11 @@ class Attempt:
             message = f"{len(found)} of {self.session.count} clients {did}, {least} are needed"
             raise AttemptError(message, left)
         return found
+
+
+def decoded_sum(session: Session, unmasked: Unmasked) -> Decoded:
+    """The decoded sum. Raises AttemptError for one that no honest clients can have, and shares are open by then."""
+    try:
+        return session.encoding.decode(unmasked.words, len(unmasked.survivors))
+    except ProtocolError as error:
+        raise AttemptError(error.message, opened=True) from error

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
-from flctl import IntegrityError, StorageError
+from flctl import FlctlError, IntegrityError, StorageError
 from flctl_secagg.encoding.packing import pack
+from flctl_secagg.identity.roster import roster_of
+from flctl_secagg.protocol import frames
+from flctl_secagg.protocol.parameters import Parameters
 from flctl_secagg.protocol.session import Session
 from flctl_secagg.server.attempt import Unmasked
+from flctl_secagg.server.journal import TRANSCRIPTS, Journal, Outcome
 
-__all__ = ["Entry", "Transcript", "read_entries"]
+__all__ = ["Entry", "Transcript", "read_entries", "record_cut", "session_of"]
 
 MAGIC = b"flctl-secagg-transcript/1\n"
 ROSTER, PUBLISHED = 200, 201
 SENT, CAME = 0, 1
+SHOWN = 12
+"""Hex digits of a session's id in its file's name."""
 _HEAD = struct.Struct(">BBHQ")
 _MOST = 1 << 36
 
@@ -37,12 +44,12 @@ class Transcript:
     """Writes entries as they come. The file holds shares that clients opened: it is for the server's eyes (0600)."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+        self._file, self._digest = file, hashlib.sha256(MAGIC)
 
     @classmethod
     def new(cls, directory: Path, session: Session) -> Self:
         """The transcript of a session, in a new file named by round and session."""
-        name = f"round-{session.parameters.round:05d}-{session.sid.hex()[:12]}.transcript"
+        name = f"round-{session.parameters.round:05d}-{session.sid.hex()[:SHOWN]}.transcript"
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             handle = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -71,28 +78,70 @@ class Transcript:
         """The sum that the session gave, 64 bits to a word."""
         self._write(SENT, PUBLISHED, "", pack(unmasked.words.astype("<u8"), 64))
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file so far, in hex."""
+        return self._digest.hexdigest()
+
     def _write(self, way: int, kind: int, client: str, message: bytes | bytearray) -> None:
         name = client.encode()
         try:
-            self._file.write(_HEAD.pack(way, kind, len(name), len(message)) + name)
-            self._file.write(message)
+            for part in (_HEAD.pack(way, kind, len(name), len(message)) + name, message):
+                self._digest.update(part)
+                self._file.write(part)
         except OSError as error:
             raise StorageError(f"a transcript cannot be written: {error.strerror}") from error
 
 
-def read_entries(path: Path) -> Iterator[Entry]:
-    """The entries of a transcript. Raises IntegrityError for a file that is none, or is cut off."""
+def read_entries(path: Path, *, cut: bool = False) -> Iterator[Entry]:
+    """The entries of a transcript. Raises IntegrityError for a file that is none, or is cut off; with `cut`, the
+    entries before the end of one whose writer was stopped."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise IntegrityError(f"{path.name} is no transcript of secure aggregation")
         while head := file.read(_HEAD.size):
+            if len(head) < _HEAD.size and cut:
+                return
             if len(head) < _HEAD.size:
                 raise IntegrityError(f"{path.name} is cut off")
             way, kind, name, length = _HEAD.unpack(head)
+            if length > min(_MOST, size) and cut:
+                return
             if length > min(_MOST, size):
                 raise IntegrityError(f"{path.name} declares a message of {length} bytes and has {size}")
             client, message = file.read(name), file.read(length)
+            if (len(client), len(message)) != (name, length) and cut:
+                return
             if (len(client), len(message)) != (name, length):
                 raise IntegrityError(f"{path.name} is cut off")
             yield Entry(way, kind, client.decode("utf-8", "replace"), message)
+
+
+def session_of(entries: Iterable[Entry], path: Path) -> Session:
+    """The session that a transcript's first messages propose, under the recorded roster. Raises IntegrityError unless
+    there is one of each, and ProtocolError for parameters that are not well-formed."""
+    found = [entry for entry in entries if entry.kind == ROSTER or (entry.way, entry.kind) == (SENT, frames.HELLO)]
+    rosters = [entry.message for entry in found if entry.kind == ROSTER]
+    hellos = [entry.message for entry in found if entry.kind != ROSTER]
+    if len(rosters) != 1 or not hellos:
+        raise IntegrityError(f"{path.name} has no roster, or no session in it")
+    roster = roster_of(rosters[0].decode("utf-8", "replace"), path)
+    return Session(Parameters.read(hellos[0][frames.HEAD :]), roster)
+
+
+def record_cut(journal: Journal) -> None:
+    """Adds transcripts of sessions that a stop of the server cut off to the journal, before another session begins."""
+    folder = None if journal.path is None else journal.path / TRANSCRIPTS
+    if folder is None or not folder.is_dir():
+        return
+    known = {one.sid[:SHOWN] for one in journal.outcomes()}
+    for path in sorted(folder.glob("*.transcript")):
+        if path.stem.rpartition("-")[2] in known:
+            continue
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        try:
+            session = session_of(read_entries(path, cut=True), path)
+        except FlctlError:
+            continue  # stopped before anything was sent
+        journal.record(Outcome(session.parameters.round, session.sid.hex(), "cut", transcript=digest))

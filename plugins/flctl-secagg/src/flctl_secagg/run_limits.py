@@ -1,0 +1,63 @@
+"""Limits of a run: sizes and weights that sessions allow for, and refusals of runs whose sums can be taken apart."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flctl import IncompatibleError
+
+if TYPE_CHECKING:
+    from flctl import RunInfo
+
+__all__ = ["largest_weight", "most_clients", "require_few_cohorts", "require_varied"]
+
+
+def require_varied(run: RunInfo) -> None:
+    """Raises IncompatibleError for updates of few values, which weights that differ would tell apart in a sum."""
+    local, hint = run.config.local, "Count each client once: aggregator.max_weight=1."
+    for name, transform in run.transforms.items():
+        if transform.whole:
+            raise IncompatibleError(
+                f"transform '{name}' sends whole numbers, and weights differ: the sum of a few clients' codes can be "
+                "taken apart",
+                hint=hint,
+            )
+    one = local.steps == 1 if local.steps is not None else local.epochs == 1 and local.batch_size == 0
+    if one and local.optimizer in ("adam", "adamw"):
+        raise IncompatibleError(
+            f"each client makes one step of '{local.optimizer}', whose values have one magnitude, and weights differ: "
+            "the sum of a few clients' signs can be taken apart",
+            hint=f"{hint} Or make more steps (local.steps, local.batch_size).",
+        )
+
+
+def require_few_cohorts(run: RunInfo) -> None:
+    """Raises IncompatibleError for so many different cohorts that their sums together give each client's update."""
+    part = run.cohort_size / run.eligible
+    if run.cohort.sampling != "all" and run.config.rounds * part >= run.eligible - 1:
+        raise IncompatibleError(
+            f"cohorts of {run.cohort_size:g} of {run.eligible} clients over {run.config.rounds} rounds: a client takes "
+            f"part in {run.config.rounds * part:g}, and {run.eligible - 1} different sums give each client's update",
+            hint="Ask all clients in each round (cohort.sampling=all), make fewer rounds, or set "
+            "aggregator.differing=warn and rely on differential privacy.",
+        )
+
+
+def most_clients(run: RunInfo) -> int:
+    """As many clients as a round has, but for a chance below 2^-40 where each is drawn by itself (by Bernstein)."""
+    cohort, eligible = run.cohort, run.eligible
+    if cohort.sampling == "poisson":
+        mean = float(cohort.rate or 0.0) * eligible
+        return min(eligible, cohort.max_cohort or eligible, math.ceil(mean + 8 * math.sqrt(mean) + 30))
+    return eligible if cohort.sampling == "all" else min(cohort.clients, eligible)
+
+
+def largest_weight(run: RunInfo) -> float:
+    """That of the client with the most rows, as the run's transforms count it."""
+    weights = np.array([max(run.partition.counts[:, 0].max(initial=0), 1)], np.float64)
+    for transform in run.transforms.values():
+        weights = transform.weigh(weights)
+    return float(weights[0])

@@ -1,0 +1,170 @@
+"""The server's journal of a run: how each session ended, in a chain of digests, and the newest sums."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from flctl import IntegrityError, StorageError
+from flctl_secagg.encoding.packing import Words, lane
+from flctl_secagg.protocol.parameters import GENESIS, Parameters
+
+__all__ = ["JOURNAL", "Journal", "Outcome", "Sum", "chained"]
+
+JOURNAL, SUMS, TRANSCRIPTS = "sessions.jsonl", "sums", "transcripts"
+End = Literal["summed", "burnt", "ended", "cut"]
+_KEPT = 2
+"""Newest rounds whose sums are kept: a checkpoint follows each round, so older ones are never repeated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """End of a session.
+
+    `end`: `summed`; `burnt` if it gave no sum after shares were opened; `ended` if it gave none before; `cut` if the
+    server was stopped in between. `sum` is the SHA-256 of the summed words, and `transcript` that of the session's
+    record, if there is one.
+    """
+
+    round: int
+    sid: str
+    end: End
+    survivors: tuple[str, ...] = ()
+    sum: str | None = None
+    transcript: str | None = None
+
+    def line(self) -> bytes:
+        """The outcome as a line of the journal."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True).encode() + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A published sum: the session's parameters, the survivors, and their summed words."""
+
+    parameters: Parameters
+    survivors: tuple[str, ...]
+    words: Words
+
+
+def chained(outcomes: Iterable[Outcome]) -> Iterator[tuple[str, Outcome]]:
+    """Each outcome with the digest of all before it, which its session's id binds: hex SHA-256."""
+    head = GENESIS
+    for outcome in outcomes:
+        yield head, outcome
+        head = hashlib.sha256(bytes.fromhex(head) + outcome.line()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The journal in the directory `path`; without a path, nothing is kept."""
+
+    path: Path | None
+
+    def head(self) -> str:
+        """The digest of all outcomes."""
+        found = self.outcomes()
+        *_, (head, _) = chained([*found, Outcome(0, "", "ended")])
+        return head
+
+    def publish(self, outcome: Outcome, found: Sum) -> None:
+        """Writes a sum and its outcome, on disk when this returns, before the round goes on."""
+        if self.path is None:
+            return
+        folder, raw = self.path / SUMS, found.words.tobytes()
+        header = {"parameters": found.parameters.canonical().decode(), "survivors": found.survivors}
+        _write(folder / _name(outcome.round), json.dumps(header).encode() + b"\n" + raw)
+        self.record(dataclasses.replace(outcome, sum=hashlib.sha256(raw).hexdigest()))
+        for old in sorted(folder.glob("*.sum"))[:-_KEPT]:
+            old.unlink(missing_ok=True)
+
+    def record(self, outcome: Outcome) -> None:
+        """Adds the outcome of a session, on disk when this returns."""
+        if self.path is None:
+            return
+        path = self.path / JOURNAL
+        whole = b"".join(one.line() for one in self.outcomes())  # without the line that a kill cut off
+        if path.is_file() and path.stat().st_size != len(whole):
+            _write(path, whole)
+        _append(path, outcome.line())
+
+    def outcomes(self) -> list[Outcome]:
+        """All outcomes, in the order of their sessions. A last line that a kill cut off is left out. Raises
+        IntegrityError for any other line that is no outcome."""
+        if self.path is None or not (self.path / JOURNAL).is_file():
+            return []
+        lines = (self.path / JOURNAL).read_bytes().split(b"\n")[:-1]
+        return [_outcome(self.path / JOURNAL, line) for line in lines]
+
+    def sum_of(self, run: str, number: int, work: str) -> Sum | None:
+        """The sum of a round that was published for this very work; None without one."""
+        path = None if self.path is None else self.path / SUMS / _name(number)
+        if path is None or not path.is_file():
+            return None
+        head, _, raw = path.read_bytes().partition(b"\n")
+        found, digest = _sum(path, head, raw), hashlib.sha256(raw).hexdigest()
+        known = any((one.round, one.end, one.sum) == (number, "summed", digest) for one in self.outcomes())
+        asked = (found.parameters.run, found.parameters.round, found.parameters.work)
+        return found if known and asked == (run, number, work) else None
+
+    def burnt_before(self, number: int) -> int:
+        """Number of consecutive rounds before `number` that are burnt."""
+        ends = {one.round: one.end for one in self.outcomes() if one.end in ("summed", "burnt")}
+        count = 0
+        while ends.get(number - 1 - count) == "burnt":
+            count += 1
+        return count
+
+
+def _name(number: int) -> str:
+    return f"round-{number:05d}.sum"
+
+
+def _outcome(path: Path, line: bytes) -> Outcome:
+    try:
+        values = json.loads(line)
+        return Outcome(**{**values, "survivors": tuple(values["survivors"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(f"{path} has a line that is no outcome of a session", hint="Put it back.") from error
+
+
+def _sum(path: Path, head: bytes, raw: bytes) -> Sum:
+    try:
+        values = json.loads(head)
+        parameters = Parameters.read(values["parameters"].encode())
+        words = np.frombuffer(raw, lane(parameters.bits))
+        if words.size != parameters.words:
+            raise ValueError(f"{words.size} words, expected {parameters.words}")
+        return Sum(parameters, tuple(values["survivors"]), words)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise IntegrityError(f"{path} is no published sum", hint="Remove it; its round is held again.") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes a file that its owner alone can read, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    _flushed(partial, os.O_TRUNC, data)
+    os.replace(partial, path)
+
+
+def _append(path: Path, data: bytes) -> None:
+    _flushed(path, os.O_APPEND, data)
+
+
+def _flushed(path: Path, mode: int, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | mode, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
