@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AUTO",
     "DEFAULT_MODELS",
+    "ENGINE_INFLUENCE",
     "AttackConfig",
     "CheckpointConfig",
     "CohortConfig",
@@ -50,9 +51,11 @@ __all__ = [
     "LocalConfig",
     "ServerConfig",
     "StopConfig",
+    "differences",
     "digest",
     "dump",
     "effective",
+    "without_influence",
 ]
 
 DEFAULT_MODELS: Mapping[TaskKind, str] = {
@@ -132,6 +135,7 @@ class Config(Options):
 
 
 WITHOUT_INFLUENCE = frozenset({"rounds", "data", "plugins", "partition", "stop", "checkpoint", "engine"})
+ENGINE_INFLUENCE = frozenset({"engine.executor", "engine.memory"})
 
 
 def effective(config: Config) -> dict[str, Any]:
@@ -146,21 +150,41 @@ def effective(config: Config) -> dict[str, Any]:
     return tree
 
 
+def without_influence(config: Config) -> frozenset[str]:
+    """The sections and keys that decide how long, where and how safely a run trains, and none of its numbers.
+
+    `rounds` has influence when the learning rate's schedule ends with the last round (cosine, linear).
+    """
+    horizon = config.local.schedule in ("cosine", "linear")
+    return WITHOUT_INFLUENCE - {"rounds"} if horizon else WITHOUT_INFLUENCE
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """The dotted keys whose effective values differ."""
+    first, second = _flatten(effective(one)), _flatten(effective(other))
+    return sorted(key for key in {*first, *second} if first.get(key) != second.get(key))
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
 def digest(config: Config) -> str:
     """Returns `sha256:...` of the keys that determine the numbers: equal digests and equal data give equal global
     models.
 
-    Keys that only set how long, where and how safely to run are left out. Of `engine` those count that determine which
-    clients train together, and so the order in which numbers are added. `rounds` counts if the learning rate's schedule
-    ends with the last round (cosine, linear).
+    Keys that only set how long, where and how safely to run are left out (`without_influence`). Of `engine` those count
+    that determine which clients train together, and so the order in which numbers are added (`ENGINE_INFLUENCE`).
     """
-    horizon = config.local.schedule in ("cosine", "linear")
-    left_out = WITHOUT_INFLUENCE - {"rounds"} if horizon else WITHOUT_INFLUENCE
+    left_out = without_influence(config)
     left_out |= {"attack"} if config.attack.name == "none" else set()
     left_out |= set() if config.devices.simulated else {"devices"}
     parts = {key: value for key, value in effective(config).items() if key not in left_out}
     parts[LAYERED] = list(parts[LAYERED].items())  # their order counts
-    parts["engine"] = {"executor": config.engine.executor, "memory": config.engine.memory_bytes}
+    parts["engine"] = {"executor": config.engine.executor, "memory": config.engine.memory_bytes}  # ENGINE_INFLUENCE
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 

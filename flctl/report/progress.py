@@ -80,32 +80,40 @@ class PlainLines(Watching):
 
 
 class LiveProgress(Watching):
-    """A bar with the newest round's figures; it goes away when the run ends."""
+    """A bar with the time left and, on a line of its own, the newest round's figures; both go when the run ends.
+
+    Two lines, because one of them fits no terminal of 80 columns: the bar keeps round, total and time, and the figures
+    are cut at the right edge.
+    """
 
     @hookimpl
     def flctl_run_started(self, run: Started) -> None:
         from rich.console import Console
+        from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        console = Console(stderr=True, highlight=False)
-        console.print(opening(run), markup=False)
-        self._bar = Progress(
-            TextColumn("round"), MofNCompleteColumn(), BarColumn(bar_width=24), TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}", markup=False), console=console, transient=True,
-        )  # fmt: skip
-        self._task = self._bar.add_task("rounds", total=run.rounds, completed=run.after_round, text="")
-        self._bar.start()
+        self._console = Console(stderr=True, highlight=False)
+        self._console.print(opening(run), markup=False)
+        columns = (TextColumn("round"), MofNCompleteColumn(), BarColumn(bar_width=20), TimeRemainingColumn())
+        self._bar = Progress(*columns, TextColumn("left"), console=self._console)
+        self._task = self._bar.add_task("rounds", total=run.rounds, completed=run.after_round)
+        self._live = Live(self._bar, console=self._console, transient=True, refresh_per_second=8)
+        self._live.start()
 
     @hookimpl
     def flctl_round_finished(self, report: RoundReport) -> None:
+        from rich.console import Group
+        from rich.text import Text
+
         for text in warnings_of(report):
-            self._bar.console.print(f"warning: {text}", markup=False)
-        self._bar.update(self._task, completed=report.round, text=round_text(report))
+            self._console.print(f"warning: {text}", markup=False)
+        self._bar.update(self._task, completed=report.round)
+        self._live.update(Group(self._bar, Text(round_text(report), no_wrap=True, overflow="ellipsis")))
 
     def close(self) -> None:
         """Gives the terminal back."""
-        if hasattr(self, "_bar"):
-            self._bar.stop()
+        if hasattr(self, "_live"):
+            self._live.stop()
 
 
 class JsonEvents(Watching):

@@ -91,6 +91,20 @@ class RunDirectory:
             (partial / RUN).write_text(_json(facts), encoding="utf-8")
         return cls(path)
 
+    def keep_config(self, loaded: Loaded) -> None:
+        """Replaces the configuration by one that computes the same numbers, as a resume with other `rounds` does.
+
+        Raises StorageError while another process trains the run.
+        """
+        with self.locked():
+            before = self.config_file.read_text(encoding="utf-8")
+            if dump(loaded.config) == before:
+                return
+            # What the file gave keeps the origin that it had: only flags, -o and the environment are new.
+            new = {key: asdict(origin) for key, origin in loaded.origins.items() if origin.source != "file"}
+            atomic.write_file(self.path / ORIGINS, _json(_read_json(self.path / ORIGINS) | new).encode())
+            atomic.write_file(self.path / CONFIG, dump(loaded.config).encode())
+
     def keep_execution(self, facts: Mapping[str, Any]) -> None:
         """Records how clients are trained, at the first start. Raises IncompatibleError where a later one differs."""
         self.check_execution(facts)
@@ -166,9 +180,21 @@ class RunDirectory:
         return [_line(f"{self.metrics}:{number}", text) for number, text in enumerate(texts, 1)]
 
     def append(self, report: RoundReport) -> None:
-        """Adds a round's line; it is with the operating system when this returns, on disk with the next checkpoint."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(report_line(report), allow_nan=False) + "\n")
+        """Adds a round's line; it is with the operating system when this returns, on disk with the next checkpoint.
+
+        Raises StorageError if the file is gone: training on would lose every later round.
+        """
+        line = json.dumps(report_line(report), allow_nan=False) + "\n"
+        try:
+            # Never creates the file: a run directory that was deleted must not come back in part.
+            descriptor = os.open(self.metrics, os.O_WRONLY | os.O_APPEND)
+        except FileNotFoundError as error:
+            raise StorageError(
+                f"{self.metrics} is gone: the run directory was removed or renamed while training",
+                hint="Rounds since then are lost. Start the run again, or put the directory back and resume it.",
+            ) from error
+        with os.fdopen(descriptor, "a", encoding="utf-8") as file:
+            file.write(line)
 
     def sync_metrics(self) -> None:
         """Puts the lines on disk; called before the checkpoint that rests on them."""

@@ -180,7 +180,7 @@ class Training:
         state, self.progress = self._good
         if self._best is not None and self._best[0].round > state.round:
             self._best = None
-        with suppress(FlctlError):
+        with suppress(FlctlError, OSError):
             self._save(state)
 
     def _start(self) -> State:

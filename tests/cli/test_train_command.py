@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from support import checkpoint_digests, flctl, slow_but, train_run, untimed_lines
@@ -206,6 +208,40 @@ def test_resume_by_the_command_line(toy, tmp_path, capsys):
     assert "cannot change local.lr" in error["message"]
     assert refused(capsys, "train", "--resume", "part", "--out", "y")["exit_code"] == 2
     assert refused(capsys, "train", "--resume", "nothing")["exit_code"] == 2
+
+
+def test_a_resume_records_the_configuration_that_holds_from_then_on(toy, tmp_path, capsys):
+    cli(["train", str(toy.path), "--rounds", "2", "--lr", "0.2", "--out", "x"])
+    assert cli(["train", "--resume", "x", "--rounds", "3"]) == 0
+    config = Path("x/config.yaml").read_text()
+    assert "\nrounds: 3\n" in config
+    assert "  lr: 0.2\n" in config
+    origins = json.loads(Path("x/origins.json").read_text())
+    assert (origins["rounds"]["where"], origins["local.lr"]["where"]) == ("--rounds", "--lr")
+
+
+def test_a_resume_names_only_the_keys_that_it_cannot_change(toy, tmp_path, capsys):
+    cli(["train", str(toy.path), "--rounds", "2", "--out", "x"])
+    capsys.readouterr()
+    error = refused(capsys, "train", "--resume", "x", "--rounds", "4", "--seed", "9")
+    assert error["message"].startswith("a resume cannot change seed: ")
+    assert "rounds" in error["hint"]
+
+
+def test_a_run_directory_that_is_deleted_ends_the_training(toy, tmp_path, capsys, monkeypatch):
+    from flctl.run.directory import RunDirectory
+
+    append = RunDirectory.append
+
+    def deleting(self, report):
+        if report.round == 3:
+            shutil.rmtree(self.path)
+        append(self, report)
+
+    monkeypatch.setattr(RunDirectory, "append", deleting)
+    error = refused(capsys, "train", str(toy.path), "--rounds", "50", "--out", "gone")
+    assert (error["exit_code"], Path("gone").exists()) == (1, False)
+    assert "was removed or renamed while training" in error["message"]
 
 
 def test_a_changed_config_or_partition_is_not_resumed(toy, tmp_path, capsys):

@@ -139,7 +139,7 @@ def partition(
     """See HELP."""
     from flctl.cli.partition import job
 
-    source, *more = sources or [None]
+    source, more = (sources[0], sources[1:]) if sources else (None, [])
     if source in NOUNS:
         raise job.misplaced(source)
     named = {**flags, "source": source, "more": more or None, "out": None if out is None else str(out)}

@@ -18,7 +18,7 @@ import typer
 from flctl.cli import output
 from flctl.cli.failures import Terminated
 from flctl.cli.session import current_registry
-from flctl.config.config import Config, Flag, digest, effective
+from flctl.config.config import ENGINE_INFLUENCE, Config, Flag, differences, digest, without_influence
 from flctl.config.load import Loaded, ValueOrigin, load
 from flctl.engines.footprint import refuse_too_large
 from flctl.errors import ConfigError, IncompatibleError, PrivacyBudgetError
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "TrainRequest", "explain", "run", "sampling_flags", "target_flags"]
 
-CHANGEABLE = ("rounds", "data", "plugins", "partition", "stop", "checkpoint", "engine")
 """Sections that a resume may change: they say how long, where and how safely, not what is computed."""
 
 
@@ -102,6 +101,8 @@ def run(request: TrainRequest, as_json: bool, profiler: Profiler | None = None) 
     registry, loaded, directory = _resumed(request) if request.resume else _new(request)
     partition = _open_partition(loaded.config, directory)
     prepared = Run.build(loaded.config, registry, partition, directory.memory)
+    if request.resume:
+        directory.keep_config(loaded)
     watching = observer(as_json)
     registry.observe(watching)
     if profiler is not None:
@@ -229,20 +230,6 @@ def fit_cohort(loaded: Loaded, eligible: int) -> Loaded:
     )
 
 
-def differences(one: Config, other: Config) -> list[str]:
-    """The dotted keys whose effective values differ."""
-    first, second = flatten(effective(one)), flatten(effective(other))
-    return sorted(key for key in {*first, *second} if first.get(key) != second.get(key))
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
-
-
 def refuse_changes(stored: Config, asked: Config, directory: RunDirectory) -> None:
     """Raises IncompatibleError when a resume would compute something else than the run that it goes on with."""
     recorded = directory.facts["config_digest"]
@@ -258,10 +245,14 @@ def refuse_changes(stored: Config, asked: Config, directory: RunDirectory) -> No
             hint="Put it back, or start a new run.",
         )
     if digest(asked) != recorded:
-        changed = ", ".join(differences(stored, asked)) or "the order of transforms"
+        free = without_influence(stored)
+        changed = [
+            key for key in differences(stored, asked) if key in ENGINE_INFLUENCE or key.partition(".")[0] not in free
+        ]
         raise IncompatibleError(
-            f"a resume cannot change {changed}: the checkpoint belongs to another config",
-            hint=f"Start a new run with --out; a resume may change {', '.join(CHANGEABLE)}.",
+            f"a resume cannot change {', '.join(changed) or 'the order of transforms'}: the checkpoint was written "
+            "with a different configuration",
+            hint=f"Start a new run with --out; this resume may change {', '.join(sorted(free))}.",
         )
 
 
