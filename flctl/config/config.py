@@ -151,7 +151,7 @@ def effective(config: Config) -> dict[str, Any]:
 
 
 def without_influence(config: Config) -> frozenset[str]:
-    """The sections and keys that decide how long, where and how safely a run trains, and none of its numbers.
+    """Returns the sections and keys that set how long, where and how safely a run trains, and change no number.
 
     `rounds` has influence when the learning rate's schedule ends with the last round (cosine, linear).
     """
