@@ -35,6 +35,17 @@ def test_one_round_is_the_hockey_stick_divergence_of_the_pair():
         assert found == pytest.approx(expected, rel=1e-3)
 
 
+def test_the_other_direction_is_covered_where_it_is_the_larger_one():
+    """At alpha = e^-0.5, the divergence of Q from R is above that of R from Q."""
+    z, share, x = 2.0, 0.1, np.linspace(-30, 40, 2_000_001)
+    q, p = norm.pdf(x, 0, z), norm.pdf(x, 2, z)
+    r = (1 - share) * q + share * p
+    backward, forward = (np.trapezoid(np.maximum(one, 0), x) for one in (q - np.exp(-0.5) * r, r - np.exp(-0.5) * q))
+    found = fixed_size_distribution(z, 100, 1000, 1e-3).get_delta_for_epsilon(-0.5)
+    assert backward > 1.0001 * forward
+    assert found >= backward * (1 - 1e-9)
+
+
 def test_rounds_in_either_direction_cost_no_more_than_is_accounted():
     """An adversary may take the pair (R, Q) in one round and (Q, R) in the next: neither alone bounds the mixture."""
     one_way = losses.from_gaussian_mechanism(0.5, sampling_prob=0.2, value_discretization_interval=1e-3)

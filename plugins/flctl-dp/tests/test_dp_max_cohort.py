@@ -102,6 +102,18 @@ def test_no_pair_of_neighbours_is_told_apart_better_than_that(others, rate, most
         assert exceeds(second, first, claimed, noise) <= delta
 
 
+def test_add_remove_counts_the_population_with_one_client_more():
+    release = Release("poisson", 2.0, rate=0.3, population=12, max_cohort=4)
+    smaller, larger = (
+        losses.from_truncated_subsampled_gaussian_mechanism(
+            size, 0.3, 4, 2.0, neighboring_relation=dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
+        ).get_epsilon_for_delta(1e-4)
+        for size in (12, 13)
+    )
+    assert epsilon({release: 1}, 1e-4, "add-remove") == pytest.approx(max(smaller, larger), rel=1e-6)
+    assert larger > smaller
+
+
 def test_renyi_dp_is_refused():
     assert not supports({cut(1.0): 1}, "add-remove", "rdp")
     for accountant, noise in (("rdp", 1.0), ("pld", 0.2)):

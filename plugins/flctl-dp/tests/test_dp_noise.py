@@ -163,6 +163,13 @@ def test_rounding_moves_vectors_apart_by_no_more_than_stretch():
         assert apart <= lattice.stretch(64)
 
 
+def test_values_are_rounded_to_the_nearest_point():
+    """Equal words give equal noise: the difference is the rounded vector, half a cell away at most."""
+    lattice, vector = Lattice(3.0), np.random.default_rng(4).normal(size=1000)
+    found, noise = (lattice.noised(one, insecure_words(1)) for one in (vector, np.zeros(1000)))
+    assert np.abs(found - noise - vector).max() <= lattice.cell * 0.5001
+
+
 def test_values_beyond_the_lattice_are_cut():
     noised = Lattice(1.0).noised(np.array([1e300, -1e300, 0.0]), insecure_words("test", 6))
     assert np.isfinite(noised).all()
