@@ -49,11 +49,17 @@ def test_a_replay_of_rows_charges_no_client(trial, capsys):
     assert len(kept) == 9
 
 
-def test_noise_that_the_votes_cannot_carry_is_refused_before_the_charge(trial):
-    """Nine clients: votes are accounted with the multiplier 0.9, and epsilon 1 wants more noise than that."""
-    with pytest.raises(IncompatibleError, match="votes"):
-        train(*trial.prepare('transforms.dp-adaptive={"target_epsilon": 1.0}'))
-    assert charges(trial) == 0
+def test_noise_that_the_votes_cannot_carry_is_refused_before_the_charge(tmp_path, capsys):
+    """Thirty clients: votes are accounted with the multiplier 3, and the noise for epsilon 0.5 is above that."""
+    parts = tmp_path / "parts"
+    assert run_cli(["partition", "iris", "--clients", "30", "--scheme", "iid", "--out", str(parts)]) == 0
+    options = ["target_epsilon=0.5", "target_delta=0.001"]
+    words = [word for option in options for word in ("-o", f"transforms.dp-adaptive.{option}")]
+    train_words = ["train", str(parts), "--model", "logreg", "--transform", "dp-adaptive", "--sampling", "all"]
+    assert run_cli([*train_words, "--rounds", "2", "--out", str(tmp_path / "run"), *words]) == 3
+    assert "votes" in capsys.readouterr().err
+    ledger = LedgerFile(parts / "privacy-ledger.jsonl").read()
+    assert ledger is None or not ledger.charges
 
 
 @pytest.mark.parametrize(

@@ -159,3 +159,11 @@ def test_epsilon_falls_with_noise_and_grows_with_rounds(mechanism):
     assert found == sorted(found, reverse=True)
     longer = [epsilon({release(mechanism=mechanism): rounds}, DELTA, "zero-out") for rounds in (1, 2, 10, 100)]
     assert longer == sorted(longer)
+
+
+def test_cohorts_in_turn_cost_an_observer_no_more_beside_sums_of_clients_noise():
+    """Rounds of DP-FTRL add up by their places, whoever sees the cohorts."""
+    turns = Release("cyclic", 2.0, bands=3, separation=4, place=1).over(12)
+    summed = SummedRelease(noise_multiplier=2.0, cohort=10, survivors=8, dimension=64, bits=20)
+    found = [epsilon({**turns, summed: 1}, DELTA, "zero-out", adversary) for adversary in ("release", "observer")]
+    assert found[0] == found[1]

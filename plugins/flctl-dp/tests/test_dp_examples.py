@@ -292,6 +292,14 @@ def test_the_budget_ends_the_run_before_a_round_that_any_client_cannot_afford(sa
     assert (again.status, again.rounds) == ("budget", 0)
 
 
+def test_a_client_counts_all_steps_when_another_run_has_charged_since_the_round_began(sampled, monkeypatch):
+    """The check at the round's start is passed by; one step would fit into what is left, and the round's do not."""
+    monkeypatch.setattr(ExampleDP, "_refuse_excess", lambda *given: None)
+    target = epsilon({Release("poisson", 3.0, rate=4 / 6): 1}, 1e-5, "add-remove")
+    with pytest.raises(RoundFailedError, match="beyond epsilon"):
+        train(*sampled.prepare(dp(noise_multiplier=3.0, target_epsilon=target * 1.01)))
+
+
 @pytest.mark.parametrize("done", range(5))
 def test_rounds_fit_as_often_as_the_accountant_says(trial, done):
     run, _ = trial.prepare(dp(noise_multiplier=2.0, target_epsilon=3.0))

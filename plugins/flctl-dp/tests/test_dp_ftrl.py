@@ -22,7 +22,7 @@ from flctl_dp.accounting.releases import Release
 from flctl_dp.ledgers.ledger import LedgerFile
 from flctl_dp.mechanisms.ftrl import CorrelatedDP
 from flctl_dp.noise.banded_factor import coefficients, column_norm
-from flctl_dp.noise.correlated import noised, stretch
+from flctl_dp.noise.correlated import Past, noised, stretch
 from flctl_dp.noise.entropy import insecure_words, secure_words
 from flctl_dp.noise.lattice import FINE_CELLS, fine_discrete_gaussian
 
@@ -65,6 +65,16 @@ def test_it_keeps_the_contract_of_transforms():
     options = {"noise_multiplier": 0.05, "insecure_seed": 7}
     check_transform(CorrelatedDP, options)
     check_transform(CorrelatedDP, {**options, "bands": 3}, run=CYCLIC, processes=False)
+
+
+def test_all_noise_of_the_last_bands_is_on_hand():
+    """Three bands keep two vectors: after one round one of them, after three the last two, newest first."""
+    state = {"bands": np.array([3]), "steps": np.array([0])}
+    kept = []
+    for number in range(3):
+        state = Past.of(state).followed({"delta": np.full(2, number, np.int32)})
+        kept.append([int(one[0]) for one in Past.of(state).back("delta")])
+    assert kept == [[0], [1, 0], [2, 1]]
 
 
 def test_the_factor_is_the_root_of_prefix_sums():

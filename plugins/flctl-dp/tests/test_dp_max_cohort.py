@@ -8,6 +8,7 @@ import dp_accounting
 import numpy as np
 import pytest
 from dp_accounting import pld
+from dp_accounting.pld import privacy_loss_distribution as losses
 from flctl import ConfigError, IncompatibleError
 from flctl.cli import run as run_cli
 from flctl.server.training import train

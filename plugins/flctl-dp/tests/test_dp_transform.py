@@ -146,6 +146,38 @@ def test_noise_has_the_size_that_is_accounted_whatever_the_cohort():
         assert (aggregate.weight, aggregate.count) == (asked, 3)
 
 
+def test_sums_are_divided_by_the_expected_cohort_not_by_the_realised_one():
+    transform = CentralDP.from_options({"noise_multiplier": 1.0})
+    state = {**transform.init({"delta": 3}), "expected": np.array([4.0])}
+    for asked, came in ((7, 5), (0, 0)):
+        ctx = ServerContext(1, asked, np.random.default_rng(0))
+        aggregate, _ = transform.on_server(Aggregate({"delta": np.zeros(3)}, float(came), came), state, ctx)
+        assert aggregate.weight == 4.0
+
+
+def test_cohorts_are_drawn_in_secret_unless_the_seed_is_insecure(trial):
+    for options, secret in ((SEEDED, False), ({"noise_multiplier": 1.0}, True)):
+        run, _ = trial.prepare(dp(**options))
+        assert run.secret_cohort == secret
+
+
+def test_rounding_of_the_aggregator_is_reserved_from_the_clipping_norm(trial):
+    """By hand: C - C / 1024 - one cell times sqrt(D) - what the aggregator's rounding may add."""
+    pytest.importorskip("flctl_secagg", reason="the plugin flctl-secagg is not installed")
+    from flctl import StartContext
+
+    from flctl_dp.noise.lattice import CELLS
+
+    secagg = ["aggregator.name=secagg", "aggregator.bits=24", "aggregator.minimum=5", "aggregator.clip=1.0"]
+    run, _ = trial.prepare(dp(noise_multiplier=2.0, insecure_seed=1), *secagg)
+    transform, layout = run.transforms["dp"], run.pipeline.layouts["dp"]
+    state = transform.begin(transform.init(layout), StartContext(1, run))
+    added = run.aggregator.rounding(run)
+    assert added > 1e-6
+    expected = 1 - 2**-10 - 2.0 / CELLS * math.sqrt(sum(layout.values())) - added
+    assert float(state["bound"][0]) == pytest.approx(expected, rel=1e-12)
+
+
 def test_noise_differs_from_round_to_round_and_between_vectors():
     transform = CentralDP.from_options(SEEDED)
     state, total = transform.init({"a": 50, "b": 50}), {"a": np.zeros(50), "b": np.zeros(50)}

@@ -1,9 +1,10 @@
-"""An audit of the mechanism in one run: canaries go in by coins, and what is released must not tell the coins.
+"""A one-run audit of the mechanism: canaries are included by fair coins, which its releases must not reveal.
 
 Steinke, Nasr and Jagielski (2023), "Privacy auditing with one (1) training run". Canary i is a client whose update is
-as large as it can get, along an axis of its own; each is part of the population by a fair coin. From the noisy sums of
-all rounds an attacker guesses coins, and from how many guesses are right follows a lower bound of epsilon. What claims
-less than the bound is broken; what claims more is not thereby proven.
+as large as possible, along an axis of its own; each is part of the population by a fair coin. An attacker guesses the
+coins from the noisy sums of all rounds, and the number of right guesses gives a lower bound of epsilon. A smaller claim
+is refuted; a larger one is not thereby proven. The transform's own client and server halves are called; training,
+executors, the drawing of cohorts and the aggregator of a run are not part of it.
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ from flctl_dp.accounting.releases import Release
 from flctl_dp.mechanisms.central import CentralDP
 from flctl_dp.noise.banded_factor import coefficients
 
-__all__ = ["Audit", "audit", "lower_bound", "p_value"]
+__all__ = ["SHARES", "Audit", "audit", "guessed", "lower_bound", "p_value"]
 
 _LOUD = 1e6
 """The norm of a canary's update before it is clipped, in clipping norms."""
-_SHARES = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
-"""Which shares of the canaries are guessed; the surest first."""
+SHARES = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+"""Fractions of the canaries that are guessed, the surest first."""
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What an audit found: with probability `confidence`, epsilon is at least `lower`; `claim` is what is accounted."""
+    """The finding of an audit: with probability `confidence`, epsilon is at least `lower`; `claim` is accounted.
+    `end_to_end`: whole training was audited, not the mechanism alone."""
 
     lower: float
     claim: float
@@ -39,10 +41,11 @@ class Audit:
     confidence: float
     canaries: int
     rounds: int
+    end_to_end: bool = False
 
     @property
     def broken(self) -> bool:
-        """Whether the claim is refuted."""
+        """True if the claim is refuted."""
         return self.lower > self.claim
 
 
@@ -97,15 +100,15 @@ def audit(
         attacks += [_matched(sums, release)]
     if rounds > 1:  # noise that is used twice leaves no spread but that of who took part
         attacks += [_unevenness(sums)]
-    each = error / (len(attacks) * len(_SHARES))
+    each = error / (len(attacks) * len(SHARES))
     found = [
-        lower_bound(canaries, *_guessed(score, inside, share), delta, each) for score in attacks for share in _SHARES
+        lower_bound(canaries, *guessed(score, inside, share), delta, each) for score in attacks for share in SHARES
     ]
     claim = epsilon(release.over(rounds), delta, release.default_relation())
     return Audit(max(found), claim, delta, 1 - error, canaries, rounds)
 
 
-def _guessed(score: Floats, inside: npt.NDArray[np.bool_], share: float) -> tuple[int, int]:
+def guessed(score: Floats, inside: npt.NDArray[np.bool_], share: float) -> tuple[int, int]:
     """(guesses, right ones): the highest scores are taken for insiders, as many of the lowest for outsiders."""
     count = max(1, int(share * len(score) / 2))
     order = np.argsort(score, kind="stable")

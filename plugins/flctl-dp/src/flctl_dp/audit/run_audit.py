@@ -1,4 +1,4 @@
-"""`flctl dp audit`: which mechanism a run or a configuration has, and what its audit found."""
+"""`flctl dp audit`: the mechanism of a run or a configuration, audited."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from flctl import ConfigError, IncompatibleError
 from pydantic import ValidationError
 
 from flctl_dp.accounting.calibration import calibrate
+from flctl_dp.accounting.figures import rounded_up
 from flctl_dp.accounting.releases import Release
 from flctl_dp.audit.canary_attack import Audit, audit
 from flctl_dp.mechanisms.adaptive import AdaptiveDP
 from flctl_dp.mechanisms.central import CentralDP
 from flctl_dp.mechanisms.ftrl import CorrelatedDP
 
-__all__ = ["audit_of", "data", "told"]
+__all__ = ["audit_of", "data", "read_config", "summary_of", "told"]
 
 _MOST = 1 << 20
 """Bytes of a configuration or summary."""
@@ -31,7 +32,7 @@ def audit_of(path: Path, canaries: int, rounds: int | None) -> Audit:
     Raises ConfigError for a configuration without any, or whose sampling the attack does not know, IncompatibleError
     for a mechanism that it does not know.
     """
-    config = _read(path / "config.yaml" if path.is_dir() else path)
+    config = read_config(path / "config.yaml" if path.is_dir() else path)
     transform = _mechanism(path, config)
     if transform.config.insecure_seed is not None:
         raise ConfigError(f"{path} has an insecure_seed: it claims nothing that could be audited")
@@ -66,12 +67,19 @@ def _mechanism(path: Path, config: Mapping[str, Any]) -> CentralDP:
 
 
 def told(found: Audit) -> str:
-    """What was found, in one line."""
-    verdict = "the claim is REFUTED" if found.broken else "the claim stands"
+    """The finding in one line."""
+    verdict = "the claim is REFUTED" if found.broken else "this attack does not refute the claim"
     return (
-        f"epsilon is at least {found.lower:.3g} with {found.confidence:.0%} confidence, and {found.claim:.4g} is "
-        f"claimed (delta {found.delta:g}, {found.rounds} rounds, {found.canaries} canaries): {verdict}"
+        f"epsilon of the mechanism is at least {found.lower:.3g} with {found.confidence:.0%} confidence, and "
+        f"{rounded_up(found.claim)} is claimed (delta {found.delta:g}, {found.rounds} rounds, {found.canaries} "
+        f"canaries): {verdict}. {_END_TO_END if found.end_to_end else _MECHANISM}"
     )
+
+
+_MECHANISM = (
+    "Covered: clipping, noise and composition; not covered: training, cohorts and aggregator (see --end-to-end)"
+)
+_END_TO_END = "Covered: training, cohorts, transforms, aggregator and accounting of the configuration, on made-up rows"
 
 
 def data(found: Audit) -> dict[str, Any]:
@@ -79,7 +87,8 @@ def data(found: Audit) -> dict[str, Any]:
     return {**asdict(found), "broken": found.broken}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration in a YAML file. Raises ConfigError if it is none."""
     if not path.is_file() or path.stat().st_size > _MOST:
         raise ConfigError(f"{path} is no configuration", hint="Give a run's directory, or a YAML file.")
     try:
@@ -97,13 +106,22 @@ def _number(path: Path, name: str, value: Any) -> float:
     return float(value)
 
 
-def _played(path: Path, name: str) -> dict[str, float]:
-    """What a finished run says of its rounds and of its mechanism; nothing where there is none."""
+def summary_of(path: Path) -> dict[str, Any]:
+    """The summary of a run that has ended; empty if there is none."""
     summary = path / "summary.json"
     if not summary.is_file() or summary.stat().st_size > _MOST:
         return {}
     try:
         said = json.loads(summary.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _played(path: Path, name: str) -> dict[str, float]:
+    """What a finished run says of its rounds and of its mechanism; nothing where there is none."""
+    said = summary_of(path)
+    try:
         told = {"rounds": said["rounds"], **said["transforms"][name]}
         return {key: float(value) for key, value in told.items() if isinstance(value, (int, float))}
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -128,5 +146,5 @@ def _release(path: Path, cohort: Any, noise: float, transform: CentralDP, played
     cut = " with a max_cohort" if chosen.get("max_cohort") else ""
     raise ConfigError(
         f"{path} samples its cohorts by '{sampling}'{cut}, and the attack knows poisson and all",
-        hint="Audit the same mechanism with cohort.sampling=all: it is the same noise.",
+        hint="Audit the same mechanism with cohort.sampling=all: its noise is the same.",
     )

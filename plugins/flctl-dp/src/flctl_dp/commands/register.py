@@ -189,20 +189,33 @@ def verify(ledger: Where, as_json: JsonFlag = False) -> None:
 
 def audit(
     run: Annotated[Path, typer.Argument(metavar="RUN|CONFIG", help="A run's directory, or a YAML file.")],
-    canaries: Annotated[int, typer.Option("--canaries", min=20, max=1_000_000, help="Clients made up for it.")] = 1000,
-    rounds: Annotated[
-        int | None, typer.Option("--rounds", min=1, help="Rounds; default: those of the configuration.")
+    canaries: Annotated[
+        int | None,
+        typer.Option("--canaries", min=20, max=1_000_000, help="Made-up clients. Default: 1000, or 100 end to end."),
     ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option("--rounds", min=1, help="Rounds. Default: those of the configuration, or 1 end to end."),
+    ] = None,
+    end_to_end: Annotated[
+        bool, typer.Option("--end-to-end", help="Train on made-up rows by the whole configuration. Any transform.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Attack the mechanism of a run with canaries, and print a lower bound of epsilon beside the claim.
 
+    Covers clipping, noise and composition of dp, dp-adaptive and dp-ftrl. With --end-to-end, `flctl train` itself
+    trains on canaries: executors, cohorts, aggregator and accounting of the configuration, for all six transforms.
     Exit code 1 if the claim is refuted.
     """
     from flctl_dp.audit import run_audit
+    from flctl_dp.audit.end_to_end import audit_end_to_end
     from flctl_dp.commands import output
 
-    found = run_audit.audit_of(run, canaries, rounds)
+    if end_to_end:
+        found = audit_end_to_end(run, canaries or 100, rounds)
+    else:
+        found = run_audit.audit_of(run, canaries or 1000, rounds)
     shown = run_audit.data(found)
     output.emit("dp audit", shown, as_json, lambda console: console.print(run_audit.told(found), markup=False))
     raise typer.Exit(1 if found.broken else 0)
