@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from support import slow_but
 from support.data_files import idx_bytes
 
 from flctl.cli import run as cli
@@ -159,7 +160,7 @@ def test_every_config_is_tried():
     assert sorted(SHORT) == sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", sorted(SHORT))
+@pytest.mark.parametrize("name", slow_but(sorted(SHORT), "activity", "finance", "medicine"))
 def test_a_config_runs_on_data_made_in_its_format(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if name == "keyboard":

@@ -34,6 +34,7 @@ def refused(capsys, *arguments: str) -> dict:
     return error
 
 
+@pytest.mark.usefixtures("pictures")
 def test_flags_make_a_run(toy, tmp_path, capsys):
     flags = ["--local-epochs", "2", "--batch-size", "8", "--lr", "0.2", "--optimizer", "sgd", "--strategy", "fedavg"]
     assert cli(["train", str(toy.path), *QUICK, *flags, "--out", "runs/x", "--json"]) == 0
@@ -197,10 +198,11 @@ def test_divergence_keeps_the_last_good_checkpoint_and_says_so(toy, tmp_path, ca
     assert cli(["eval", "x", "--checkpoint", "0", "--json"]) == 0
 
 
-def test_resume_by_the_command_line(toy, tmp_path, capsys):
+@pytest.mark.parametrize("workers", slow_but([("1",), ("2",)], "1"))
+def test_resume_by_the_command_line(toy, tmp_path, capsys, workers):
     assert cli(["train", str(toy.path), *QUICK[:2], "--rounds", "6", "--seed", "7", "--out", "whole"]) == 0
     assert cli(["train", str(toy.path), *QUICK[:2], "--rounds", "2", "--seed", "7", "--out", "part"]) == 0
-    assert cli(["train", "--resume", "part", "--rounds", "6", "--workers", "2"]) == 0
+    assert cli(["train", "--resume", "part", "--rounds", "6", "--workers", workers]) == 0
     assert untimed_lines(tmp_path / "whole") == untimed_lines(tmp_path / "part")
     capsys.readouterr()
     error = refused(capsys, "train", "--resume", "part", "--lr", "0.7")
@@ -428,6 +430,7 @@ def test_a_plugin_file_or_trace_that_changed_is_not_resumed(toy, tmp_path, capsy
     assert "trace.csv changed since the run was made" in error["message"]
 
 
+@pytest.mark.slow
 def test_the_demo_does_the_main_job(tmp_path, capsys):
     assert cli(["demo", "--out", "shown", "--json"]) == 0
     data = said(capsys)["data"]

@@ -503,10 +503,20 @@ class MemoryMachine(RuleBasedStateMachine):
         return found[0], float(found[1]["a"][0])
 
 
-MemoryMachine.TestCase.settings = settings(
-    deadline=None, max_examples=40, stateful_step_count=20, suppress_health_check=[HealthCheck.too_slow]
-)
+class ManyRuns(MemoryMachine):
+    """The same machine, for the slow tests."""
+
+
+def steps(examples: int) -> settings:
+    return settings(
+        deadline=None, max_examples=examples, stateful_step_count=20, suppress_health_check=[HealthCheck.too_slow]
+    )
+
+
+MemoryMachine.TestCase.settings = steps(10)
+ManyRuns.TestCase.settings = steps(100)
 TestAgainstADictionary = MemoryMachine.TestCase
+TestManyRunsAgainstADictionary = pytest.mark.slow(ManyRuns.TestCase)
 
 
 def same_as_never_killed(folder: Path, number: int) -> None:
@@ -522,9 +532,10 @@ def same_as_never_killed(folder: Path, number: int) -> None:
             np.testing.assert_array_equal(found[1][name], vector)
 
 
-def test_a_process_that_is_killed_anywhere_leaves_what_its_checkpoint_rests_on(tmp_path):
+@pytest.mark.parametrize(("rounds", "fewest"), [(10, 1), pytest.param(30, 4, marks=pytest.mark.slow)])
+def test_a_process_that_is_killed_anywhere_leaves_what_its_checkpoint_rests_on(tmp_path, rounds, fewest):
     dice, started = random.Random(5), 0
-    while memory_driver.checkpoint(tmp_path) < 30:
+    while memory_driver.checkpoint(tmp_path) < rounds:
         process = subprocess.Popen([*DRIVER, "train", str(tmp_path), "60"], stdout=subprocess.PIPE, text=True)
         for _ in range(dice.randint(4, 9)):
             process.stdout.readline()
@@ -537,7 +548,7 @@ def test_a_process_that_is_killed_anywhere_leaves_what_its_checkpoint_rests_on(t
         shutil.copytree(tmp_path / "memory", copy / "memory")
         MemoryStore(copy / "memory", memory_driver.CLIENTS, memory_driver.LAYOUT).forget_after(done)
         same_as_never_killed(copy, done)
-    assert started > 3
+    assert started >= fewest
     subprocess.run([*DRIVER, "train", str(tmp_path), "60"], check=True, capture_output=True, timeout=100)
     same_as_never_killed(tmp_path, 60)
 

@@ -190,7 +190,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(st.dictionaries(TEXT, VALUES, max_size=5))
 def test_what_is_written_is_read_back(tree):
     found = read(yaml_writer.write(tree))
@@ -213,7 +213,7 @@ def told(text: str) -> str:
     return "no problem"
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=150)
 @given(st.text(st.sampled_from("ab:- \n\t[]{}'\"#&*!|>%?,~<0.1eUx\\\x85"), max_size=40))
 @example('a: "\\UFFFFFFFF"')
 @example("%YAML 1.99999\n---\na")

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from support import checkpoint_digests, make_run, slow_but, train_run, untimed_lines
+from support import checkpoint_digests, make_run, train_run, untimed_lines
 
 from flctl.engines.inprocess import InProcessEngine
 from flctl.engines.pool import PoolEngine
@@ -94,9 +94,8 @@ def test_a_failing_client_is_named_and_the_round_goes_on_if_allowed(toy, tmp_pat
         assert says in line["failed"][victim(toy)]["message"]
 
 
-@pytest.mark.parametrize(
-    ("way", "kind"), slow_but([("kill", "worker-died"), ("hang", "deadline"), ("raise", "exception")], "raise")
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("way", "kind"), [("kill", "worker-died"), ("hang", "deadline"), ("raise", "exception")])
 def test_a_worker_that_dies_or_hangs_costs_its_client_only(toy, tmp_path, trap, way, kind):
     result = train_run(
         toy, tmp_path / "run", trap, "strategy.name=trap", f"strategy.way={way}", "engine.max_failures=1",

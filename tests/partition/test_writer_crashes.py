@@ -13,6 +13,7 @@ import textwrap
 
 import numpy as np
 import pytest
+from support import slow_but
 from support.stores import Owners, store, table
 
 from flctl.data.dataset import Dataset
@@ -84,7 +85,7 @@ SLOW_WRITER = """
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", slow_but([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], signal.SIGKILL))
 def test_a_writer_stopped_midway_leaves_nothing_that_could_be_taken_for_whole(tmp_path, how):
     command = [sys.executable, "-c", textwrap.dedent(SLOW_WRITER), str(tmp_path / "x")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -136,6 +137,7 @@ def test_memory_does_not_grow_with_the_number_of_clients_read(tmp_path):
     assert many - few < 4096, f"{few} KiB after ten clients, {many} KiB after all"
 
 
+@pytest.mark.slow
 @needs_proc
 def test_writing_holds_chunks_beside_the_data_not_copies_of_it(tmp_path):
     script = textwrap.dedent(

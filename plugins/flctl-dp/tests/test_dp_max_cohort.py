@@ -154,10 +154,16 @@ def test_a_run_is_accounted_with_its_cut_and_divides_by_what_is_expected(tmp_pat
     assert max(line["asked"] for line in directory.lines()) <= 3
 
 
+PLAN = ["dp", "plan", "--population", "1000", "--cohort", "50", "--rounds", "5", "--noise-multiplier", "2"]
+
+
+@pytest.mark.slow
 def test_a_plan_takes_a_cut(capsys):
-    arguments = ["dp", "plan", "--population", "1000", "--cohort", "50", "--rounds", "5", "--noise-multiplier", "2"]
-    assert run_cli([*arguments, "--max-cohort", "60", "--json"]) == 0
+    assert run_cli([*PLAN, "--max-cohort", "60", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)["data"]
     assert data["epsilon"] == epsilon({cut(2.0, 0.05, 60, 1000): 5}, 1e-5, "add-remove")
-    assert run_cli([*arguments, "--max-cohort", "60", "--sampling", "all", "--json"]) == 2
+
+
+def test_a_plan_refuses_a_cut_of_cohorts_of_all_clients(capsys):
+    assert run_cli([*PLAN, "--max-cohort", "60", "--sampling", "all", "--json"]) == 2
     assert "no meaning" in json.loads(capsys.readouterr().out)["error"]["message"]

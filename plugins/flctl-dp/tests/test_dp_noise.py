@@ -46,8 +46,8 @@ def test_a_table_that_cannot_hold_the_tails_is_refused():
 
 
 def test_draws_are_those_of_the_exact_sampler():
-    """Two samples of 20,000 each, sigma 3: chi-square of equal bins, and each against the true masses."""
-    words, count = insecure_words("test", 1), 20_000
+    """Two samples of 5,000 each, sigma 3: chi-square of equal bins, and each against the true masses."""
+    words, count = insecure_words("test", 1), 5_000
     fast = Counter(discrete_gaussian_table(3, 7).draw(words, count).tolist())
     exact = Counter(discrete_gaussian(Fraction(9), words.below) for _ in range(count))
     rows = np.array([[fast[x], exact[x]] for x in range(-8, 9)])
