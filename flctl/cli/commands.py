@@ -8,6 +8,7 @@ from flctl.cli import bench, config, demo, doctor, plot
 from flctl.cli.eval import command as eval_command
 from flctl.cli.partition import command as partition_command
 from flctl.cli.plugins import command as plugins_command
+from flctl.cli.predict import command as predict_command
 from flctl.cli.runs import command as runs_command
 from flctl.cli.train import command as train_command
 
@@ -20,6 +21,7 @@ def register(app: typer.Typer) -> None:
         partition_command,
         train_command,
         eval_command,
+        predict_command,
         plot,
         runs_command,
         demo,

@@ -69,6 +69,11 @@ class ClientMemory:
             own = self.personal(work, self.memory(numbers, work), len(numbers))
             yield from (_row(own, place) for place in range(len(numbers)))
 
+    def model(self, work: Work, index: int) -> Arrays:
+        """The own model of the client number `index`."""
+        numbers = np.array([index])
+        return _row(self.personal(work, self.memory(numbers, work), 1), 0)
+
     def _own(self, params: Arrays, memory: Arrays) -> Arrays:
         model = self.run.strategy.personal(params, memory)
         wrong = arrays.misfit(model, self.run.division.layout)

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy.typing as npt
 
 from flctl.component import Component, Options
-from flctl.data.preprocessing import Inputs
+from flctl.data.preprocessing import FittedPreprocessing, Inputs
 from flctl.types import TaskKind
 
-__all__ = ["Dataset", "DatasetReader", "Split"]
+__all__ = ["Dataset", "DatasetReader", "Examples", "Split"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,14 @@ class Dataset:
         return len(self.y)
 
 
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Rows without targets: x [n, ...], perhaps memory-mapped, and each row's name if it has one (a picture's file)."""
+
+    x: npt.NDArray[Any]
+    names: tuple[str, ...] = ()
+
+
 class DatasetReader(Component):
     """Reads one kind of source into a `Dataset`.
 
@@ -75,3 +83,10 @@ class DatasetReader(Component):
     def read(self, source: str, seed: int) -> Dataset:
         """The data set. Raises DataError for content that cannot be used, IntegrityError for corrupt bytes."""
         raise NotImplementedError
+
+    def read_examples(self, source: str, fitted: FittedPreprocessing) -> Examples:
+        """Returns new rows of `source` for a model whose preprocessing is `fitted`; targets need not be there.
+
+        A reader that does not override it reads its usual source, and leaves the targets out.
+        """
+        return Examples(self.read(source, 0).x)

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.data.dataset import Dataset
-from flctl.data.preprocessing import InputColumn, Inputs
+from flctl.data.preprocessing import FittedPreprocessing, InputColumn, Inputs
 from flctl.types import FloatArray
 
-__all__ = ["SAMPLE", "column_offsets", "merges", "middle", "offset_note", "with_offsets"]
+__all__ = ["SAMPLE", "column_offsets", "merges", "middle", "offset_note", "offsets_of", "with_offsets"]
 
 SAMPLE = 1024
 """Values looked at."""
@@ -69,6 +69,13 @@ def with_offsets(dataset: Dataset, offsets: FloatArray | None) -> Dataset:
     moved = [(column.name, column.offset) for column in columns if column.offset]
     notes = (*dataset.notes, offset_note(moved))
     return replace(dataset, features=names, inputs=Inputs(columns), notes=notes)
+
+
+def offsets_of(fitted: FittedPreprocessing) -> npt.NDArray[np.float64] | None:
+    """Offsets [k] that a fitted table of numbers counts from; None if all are 0."""
+    columns = () if fitted.inputs is None else fitted.inputs.columns
+    offsets = np.array([column.offset for column in columns if column.kind == "number"])
+    return offsets if offsets.any() else None
 
 
 def offset_note(moved: Sequence[tuple[str, float]]) -> str:

@@ -129,6 +129,11 @@ class FittedPreprocessing:
         return len(self.shape) == 1 and self.task != "next-character"
 
     @property
+    def outputs(self) -> int:
+        """Number of outputs that a model needs: classes or characters; 1 for binary and regression."""
+        return 1 if self.task in ("binary", "regression") else len(self.classes)
+
+    @property
     def target_scale(self) -> tuple[float, float]:
         """(shift, scale) of regression targets in the data's units; (0, 1) if they were not standardised."""
         target = self.standardisation.target

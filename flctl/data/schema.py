@@ -13,10 +13,10 @@ __all__ = ["ColumnPlan", "Declared", "named_columns", "plan_columns", "refuse_du
 
 @dataclass(frozen=True, slots=True)
 class ColumnPlan:
-    """The role of each column, by its index."""
+    """The role of each column, by its index; `target` is None for rows to predict."""
 
     names: tuple[str, ...]
-    target: int
+    target: int | None
     features: tuple[int, ...]
     categorical: tuple[int, ...]
     by: tuple[int, ...]
@@ -30,7 +30,8 @@ class ColumnPlan:
     @property
     def texts(self) -> tuple[int, ...]:
         """The columns that are read as text: the target, the categories and the groups."""
-        return tuple(sorted({self.target, *self.categorical, *self.by}))
+        target = () if self.target is None else (self.target,)
+        return tuple(sorted({*target, *self.categorical, *self.by}))
 
     def within(self, count: int) -> ColumnPlan:
         """The plan for the first `count` columns alone: those that stand in the files."""
@@ -121,15 +122,16 @@ class _Names:
 
 def _refuse_contradictions(plan: ColumnPlan, asked: Sequence[int], where: str, in_files: int) -> None:
     names = plan.names
-    if plan.target >= in_files:
-        raise ConfigError(f"--target '{names[plan.target]}' is part of a path, not a column of {where}")
+    target = None if plan.target is None else names[plan.target]
+    if plan.target is not None and plan.target >= in_files:
+        raise ConfigError(f"--target '{target}' is part of a path, not a column of {where}")
     if plan.target in plan.features:
-        raise ConfigError(f"'{names[plan.target]}' is the target and cannot be a feature too")
+        raise ConfigError(f"'{target}' is the target and cannot be a feature too")
     if not plan.features:
         raise DataError(f"{where}: no column is left to learn from")
     for index in asked:
         if index == plan.target:
-            raise ConfigError(f"--categorical names the target '{names[index]}'", hint="Classes need no flag.")
+            raise ConfigError(f"--categorical names the target '{target}'", hint="Classes need no flag.")
         if index not in plan.features and index not in plan.by:
             raise ConfigError(f"--categorical names '{names[index]}', which is not a feature")
 

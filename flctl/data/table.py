@@ -19,7 +19,7 @@ from flctl.data.precision import offset_note
 from flctl.data.preprocessing import ABSENT, InputColumn, Inputs
 from flctl.data.schema import ColumnPlan, Declared, plan_columns
 from flctl.data.table_files import PATH_COLUMNS, TableFile, table_files, unique_names
-from flctl.errors import DataError, FlctlError
+from flctl.errors import ConfigError, DataError, FlctlError
 from flctl.types import IntArray
 
 __all__ = ["MAX_LEVELS", "Batch", "Sheets", "TableReader", "read_table"]
@@ -80,6 +80,11 @@ class TableReader(DatasetReader):
     def open(self, paths: Sequence[Path]) -> Sheets:
         """The opened files, of which only the schemas are read."""
         raise NotImplementedError
+
+    def open_new(self, source: str) -> Sheets:
+        """The opened table of new rows: all files of `source` as one, with the columns that their paths add."""
+        files = table_files((source,), (), "none", self.extensions).train
+        return Located.of(self.open([file.path for file in files]), files, ())
 
     @classmethod
     def reads(cls, source: str) -> bool:
@@ -147,7 +152,7 @@ class Located:
         planned = {*plan.features, *plan.texts}
         constants = {i: values for i, (_, values) in enumerate(self.added, count) if i in planned}
         for batch in self.sheets.batches(plan.within(count), as_text=as_text):
-            rows = len(batch.columns[plan.target])
+            rows = len(next(iter(batch.columns.values())))
             added = {i: pa.repeat(pa.scalar(values[batch.file]), rows) for i, values in constants.items()}
             yield Batch({**batch.columns, **added}, batch.file)
 
@@ -193,6 +198,8 @@ def _filled(builder: _Builder, sheets: Located, *, as_text: bool) -> _Builder:
 class _Builder:
     def __init__(self, plan: ColumnPlan, missing: tuple[str, ...], offsets: Mapping[int, float]) -> None:
         self.plan = plan
+        if plan.target is None:
+            raise ConfigError("no column is to be predicted", hint="Name it with --target.")
         self.target = TargetColumn(plan.target, missing)
         self.numbers = Numbers(plan.numeric, missing, offsets)
         self.categories = {c: Levels(c, missing, MAX_LEVELS) for c in plan.categorical}
@@ -207,7 +214,7 @@ class _Builder:
             self.numbers.add(batch, len(rows))
         except CellError as fault:
             raise CellError(fault.column, int(rows[fault.row]), fault.reason) from fault
-        self.target.add(batch[self.plan.target], rows)
+        self.target.add(batch[self.target.column], rows)
         for column, levels in (*self.categories.items(), *self.groups.items()):
             levels.add(batch[column])
             refuse_too_many(levels, self.plan.names[column])
@@ -215,7 +222,7 @@ class _Builder:
         self.trained += 0 if test else len(rows)
 
     def _with_target(self, batch: Columns) -> tuple[Columns, IntArray]:
-        absent = is_missing(batch[self.plan.target], self.missing)
+        absent = is_missing(batch[self.target.column], self.missing)
         rows = np.arange(self.seen, self.seen + len(absent))
         self.seen += len(rows)
         if not absent.any():
@@ -227,10 +234,10 @@ class _Builder:
         """The data set."""
         if not self.trained:
             raise DataError(f"{where} has no rows" + (" with a target" if self.seen else ""))
-        target = self.target.finish(task, self.plan.names[self.plan.target])
+        target = self.target.finish(task, self.plan.names[self.target.column])
         self._refuse_all_missing(where)
         x, columns, numeric = self._features()
-        inputs = Inputs(columns, self.plan.names[self.plan.target], self.plan.names, self.missing)
+        inputs = Inputs(columns, self.plan.names[self.target.column], self.plan.names, self.missing)
         end = self.trained
         return Dataset(
             name,
@@ -265,7 +272,7 @@ class _Builder:
     def _notes(self) -> tuple[str, ...]:
         names, notes = self.plan.names, list(self.plan.notes)
         if self.seen > self.kept:
-            notes.append(f"{_rows(self.seen - self.kept)} without '{names[self.plan.target]}' left out")
+            notes.append(f"{_rows(self.seen - self.kept)} without '{names[self.target.column]}' left out")
         counts = [(names[c], int(n)) for c, n in zip(self.numbers.columns, self.numbers.absent, strict=True) if n]
         if counts:
             notes.append("missing cells: " + ", ".join(f"{name} {count:,}" for name, count in counts))

@@ -42,9 +42,12 @@ __all__ = [
     "clients",
     "evaluate",
     "evaluate_own_models",
+    "evaluating",
+    "on_all_cores",
     "run_model",
     "spread_of_own_models",
     "spread_over_clients",
+    "tensor_of",
 ]
 
 BATCH = 1000
@@ -92,17 +95,17 @@ def run_model(
 
     def outcomes(module: Module, start: int) -> Any:
         rows = slice(start, start + batch_size)
-        predicted = module(_tensor(x[rows])).numpy()
+        predicted = module(tensor_of(x[rows])).numpy()
         return outcomes_of(task.name, predicted, y[rows], task.target_scale, keep_scores=keep_scores)
 
     # Zero rows still make one (empty) batch, so that the outcomes have their kind and columns.
     starts = range(0, max(1, len(y)), batch_size)
-    with _evaluating(model):
-        joined: ClassificationOutcomes | RegressionOutcomes = concatenate(_on_all_cores(model, outcomes, starts))
+    with evaluating(model):
+        joined: ClassificationOutcomes | RegressionOutcomes = concatenate(on_all_cores(model, outcomes, starts))
     return joined
 
 
-def _on_all_cores(model: FlatModel, outcomes: Callable[[Module, int], Any], starts: Sequence[int]) -> list[Any]:
+def on_all_cores(model: FlatModel, outcomes: Callable[[Module, int], Any], starts: Sequence[int]) -> list[Any]:
     """The batches' outcomes in order, batches side by side; each thread has a module of its own, which may keep what
     it likes on itself."""
     import torch
@@ -215,7 +218,7 @@ def _client_scores(
 
 
 @contextmanager
-def _evaluating(model: FlatModel) -> Iterator[None]:
+def evaluating(model: FlatModel) -> Iterator[None]:
     """Evaluation mode, and one thread in each operation, so that sums inside the model have one order."""
     import torch
 
@@ -229,7 +232,8 @@ def _evaluating(model: FlatModel) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _tensor(rows: Array) -> Tensor:
+def tensor_of(rows: Array) -> Tensor:
+    """The rows as a tensor, copied only if torch cannot share their memory."""
     import torch
 
     rows = np.ascontiguousarray(rows)

@@ -30,7 +30,18 @@ from flctl.types import Arrays
 if TYPE_CHECKING:
     from flctl.models.flat_model import FlatModel
 
-__all__ = ["LoadedModel", "OwnModels", "assess", "assess_own_models", "from_run", "from_weights", "open_partition"]
+__all__ = [
+    "LoadedModel",
+    "OwnModels",
+    "assess",
+    "assess_own_models",
+    "from_run",
+    "from_weights",
+    "load_checkpoint",
+    "load_own_model",
+    "open_partition",
+    "own_partition",
+]
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ def from_run(path: Path, checkpoint: str, data: Path | None, registry: Catalogue
     """
     directory = RunDirectory(path)
     config = load(registry, file=directory.config_file).config
-    own = _own_partition(config, directory)
+    own = own_partition(config, directory)
     if own is None and data is None:
         raise IncompatibleError(
             f"the partition that {path} was made on is not at {config.data} or {directory.facts['partition']}",
@@ -81,7 +92,7 @@ def from_run(path: Path, checkpoint: str, data: Path | None, registry: Catalogue
         )
     partition, notes = _chosen(own, data)
     model = runs.build_model(config, own or partition, registry)
-    number = _load(directory, checkpoint, model)
+    number = load_checkpoint(directory, checkpoint, model)
     strategy = registry.get("strategy", config.strategy.name).from_options(dict(config.strategy.options))
     clients = None
     if strategy.personalises:
@@ -186,7 +197,7 @@ def _shown(path: Path) -> Path:
     return Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
 
 
-def _own_partition(config: Config, directory: RunDirectory) -> Partition | None:
+def own_partition(config: Config, directory: RunDirectory) -> Partition | None:
     """The run's partition, where the config names it or where it lay beside the run; None where it is gone.
 
     Raises IncompatibleError where only another one is there.
@@ -221,7 +232,31 @@ def _chosen(own: Partition | None, data: Path | None) -> tuple[Partition, tuple[
     return align(partition, own.manifest), (note,)
 
 
-def _load(directory: RunDirectory, which: str, model: FlatModel) -> int:
+def load_own_model(
+    directory: RunDirectory, config: Config, registry: Catalogue, client: str, number: int, model: FlatModel
+) -> None:
+    """Loads the own model that `client` has after round `number`.
+
+    Raises IncompatibleError if the run's partition is gone or clients' memory of that round is, DataError for a
+    client that is not there.
+    """
+    partition = own_partition(config, directory)
+    if partition is None:
+        raise IncompatibleError(
+            f"clients' own models need the partition that {directory.path} was made on, and it is gone",
+            hint=f"Put it back at {directory.facts['partition']}.",
+        )
+    index = partition.index(client)
+    run = Run.build(config, registry, partition, directory.memory)
+    store = MemoryStore(directory.memory, partition.clients, run.memory_layout)
+    store.require(number)
+    saved = directory.checkpoints.load(number, model)
+    recall = ClientMemory(run, store, run.division.private_of(saved.params))
+    model.load(recall.model(work_after(run, number, saved.params, saved.states["strategy"]), index))
+
+
+def load_checkpoint(directory: RunDirectory, which: str, model: FlatModel) -> int:
+    """Loads a checkpoint: a round's number, "best" or "last". Returns the round."""
     saved = directory.checkpoints.rounds()
     if not saved:
         raise ConfigError(f"{directory.path} has no checkpoint yet", hint="Let the run finish a round.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from flctl.component import Component
 from flctl.types import TaskKind
@@ -11,7 +11,7 @@ from flctl.types import TaskKind
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DataSpec", "Model"]
+__all__ = ["DataSpec", "Described", "Model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,22 @@ class DataSpec:
     task: TaskKind
     shape: tuple[int, ...]
     outputs: int
+
+
+class Described(Protocol):
+    """Anything that has the facts of a `DataSpec`: a partition, or the preprocessing that a run keeps."""
+
+    @property
+    def task(self) -> TaskKind:
+        """What is predicted."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """One example's shape."""
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs that the task needs."""
 
 
 class Model(Component):

@@ -17,7 +17,7 @@ from flctl.algorithms.transform import Transform
 from flctl.component import Catalogue
 from flctl.config.config import AUTO, DEFAULT_MODELS, CohortConfig, ComponentConfig, Config
 from flctl.errors import ConfigError, IncompatibleError, suggest
-from flctl.models.model import DataSpec
+from flctl.models.model import DataSpec, Described
 from flctl.models.parts import ParameterSplit
 from flctl.partition.store import Partition
 from flctl.run import cohort as cohorts
@@ -36,14 +36,14 @@ PRIVATE = "private/"
 """Before the names under which a client keeps the parts of its model that never leave it."""
 
 
-def build_model(config: Config, partition: Partition, registry: Catalogue) -> FlatModel:
-    """The model that `config` names, for this partition's data, with the initial weights that the seed gives."""
+def build_model(config: Config, data: Described, registry: Catalogue) -> FlatModel:
+    """The model that `config` names, for this data, with the initial weights that the seed gives."""
     import torch
 
     from flctl.models.flat_model import FlatModel
 
-    spec = DataSpec(partition.task, partition.shape, partition.outputs)
-    name = DEFAULT_MODELS[partition.task] if config.model.name == AUTO else config.model.name
+    spec = DataSpec(data.task, data.shape, data.outputs)
+    name = DEFAULT_MODELS[data.task] if config.model.name == AUTO else config.model.name
     model = registry.build("model", name, config.model.options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.derive(config.seed, "model") % 2**63)

@@ -174,7 +174,7 @@ class _TypedSheets:
     def _words(self, plan: ColumnPlan) -> frozenset[int]:
         """The columns to read as text. Raises DataError for types that are neither numbers nor text."""
         words = frozenset((*plan.categorical, *plan.by))
-        if not self._is_number(plan.target):
+        if plan.target is not None and not self._is_number(plan.target):
             words |= {plan.target}
         for column in sorted({*plan.features, *words}):
             kind = self.files[0].schema.field(column).type

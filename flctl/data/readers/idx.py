@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.component import Options
-from flctl.data.dataset import Dataset, DatasetReader, Split
+from flctl.data.dataset import Dataset, DatasetReader, Examples, Split
 from flctl.data.examples import as_examples, checked_size, same_count
 from flctl.data.files import (
     DEFLATE_RATIO,
@@ -23,6 +23,7 @@ from flctl.data.files import (
     require_memory,
     short_name,
 )
+from flctl.data.preprocessing import FittedPreprocessing
 from flctl.data.targets import encode_labels
 from flctl.errors import DataError, IntegrityError
 
@@ -63,6 +64,13 @@ class IdxReader(DatasetReader):
         split = Split(held_out.x, target.y[len(pair.y) :]) if held_out else None
         y = target.y[: len(pair.y)]
         return Dataset(short_name(source), "classification", pair.x, y, target.classes, test=split)
+
+    def read_examples(self, source: str, fitted: FittedPreprocessing) -> Examples:
+        """The images of one images file; no labels are needed."""
+        path = existing(source)
+        if path.is_dir():
+            raise DataError(f"{source} is a folder, and new rows are one images file", hint="Name a file in it.")
+        return Examples(as_examples(read_idx(path), path.name))
 
     def _labels_of(self, images: Path, test: Path | None) -> Path:
         if self.config.labels is None:

@@ -15,10 +15,11 @@ import numpy.typing as npt
 from pydantic import Field
 
 from flctl.component import Options
-from flctl.data.dataset import Dataset, DatasetReader, Split
+from flctl.data.dataset import Dataset, DatasetReader, Examples, Split
 from flctl.data.extras import optional
 from flctl.data.files import existing, require_memory, short_name
 from flctl.data.options import Columns, Pixels
+from flctl.data.preprocessing import FittedPreprocessing
 from flctl.data.schema import refuse_other_groups
 from flctl.data.targets import encode_labels
 from flctl.errors import DataError, IntegrityError
@@ -71,6 +72,22 @@ class ImageFolderReader(DatasetReader):
         return Dataset(
             short_name(source), "classification", x, target.y[:count], target.classes, groups=groups, test=split
         )
+
+    def read_examples(self, source: str, fitted: FittedPreprocessing) -> Examples:
+        """The pictures of a folder, at any depth, or one picture, resized as the training pictures were."""
+        path = existing(source)
+        optional("PIL.Image", "Pillow", "pictures")
+        pictures = list(_walk(path, 0)) if path.is_dir() else [_Picture(path, ())]
+        if not pictures:
+            raise DataError(f"{path.name} has no PNG or JPEG pictures")
+        form = _ImageForm(*fitted.shape)
+        for picture in pictures:
+            if (size := _header(picture).size) != (form.height, form.width) and self.config.image_size is None:
+                raise DataError(
+                    f"{picture.shown} is {_times(size)}, and training pictures were {form.height}x{form.width}",
+                    hint=f"--reader-option image_size={form.height}x{form.width} resizes all.",
+                )
+        return Examples(_decode(pictures, form), tuple(picture.shown for picture in pictures))
 
     def _groups(self, pictures: Sequence[_Picture], level: int) -> dict[str, npt.NDArray[Any]]:
         levels = [i for i in range(1, len(pictures[0].folders) + 1) if i != level]

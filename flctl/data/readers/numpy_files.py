@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.component import Options
-from flctl.data.dataset import Dataset, DatasetReader, Split
+from flctl.data.dataset import Dataset, DatasetReader, Examples, Split
 from flctl.data.examples import Layout, as_examples, same_count, to_float32
 from flctl.data.files import DEFLATE_RATIO, existing_file, require_memory, short_name
 from flctl.data.npy import NpyHeader, read_header, read_values
 from flctl.data.options import Column, Columns, Task
-from flctl.data.precision import column_offsets, with_offsets
+from flctl.data.precision import column_offsets, offsets_of, with_offsets
+from flctl.data.preprocessing import FittedPreprocessing
 from flctl.data.targets import Target, encode
 from flctl.errors import ConfigError, DataError, IntegrityError, suggest
 from flctl.types import FloatArray
@@ -73,6 +74,15 @@ class NpzReader(DatasetReader):
             short_name(source), target.task, train.x, y, target.classes, groups=groups, test=held_out, notes=notes
         )
         return with_offsets(data, offsets)
+
+    def read_examples(self, source: str, fitted: FittedPreprocessing) -> Examples:
+        """The array of examples; the archive need not have targets."""
+        path = existing_file(source)
+        with _archive_opened(path) as archive:
+            members = _Members(archive, path.name)
+            usual = (name for name, _ in PAIRS if name in members.names)
+            name = self.config.x or next(usual, "x")
+            return Examples(as_examples(members.read(name), name, self.config.layout, offsets_of(fitted)))
 
     def _examples(
         self,
@@ -134,22 +144,23 @@ class NpyReader(DatasetReader):
     def read(self, source: str, seed: int) -> Dataset:
         """x float32 [n, columns - 1], y codes or numbers [n]."""
         path = existing_file(source)
-        with path.open("rb") as stream:
-            header = read_header(stream, path.stat().st_size, path.name)
-        if len(header.shape) != 2 or header.shape[1] < 2 or header.dtype.kind not in "biuf":
-            raise DataError(
-                f"{path.name} holds {header.dtype} of shape {header.shape}; expected numbers [rows, 2 or more columns]",
-                hint="Examples of another shape go into a .npz, as x and y.",
-            )
+        header, table = _mapped(path)
         index = self._index(header, path.name)
         require_memory(4 * header.shape[0] * header.shape[1], path.name)
-        order = "F" if header.fortran_order else "C"
-        table = np.memmap(path, header.dtype, "r", header.offset, header.shape, order)  # type: ignore[call-overload]
         offsets = column_offsets(table)
         x = _without(table, index, path.name, offsets)
         target = encode(np.array(table[:, index]), self.config.task, f"column {index}")
         data = Dataset(short_name(source), target.task, x, target.y, target.classes)
         return with_offsets(data, None if offsets is None else np.delete(offsets, index))
+
+    def read_examples(self, source: str, fitted: FittedPreprocessing) -> Examples:
+        """The table, memory-mapped: with the target's column, which is left out, or without it."""
+        path = existing_file(source)
+        header, table = _mapped(path)
+        if header.shape[1:] != fitted.shape and header.shape[1] == fitted.shape[0] + 1:
+            table = np.delete(table, self._index(header, path.name), axis=1)
+        offsets = offsets_of(fitted)
+        return Examples(table if offsets is None else to_float32(table, path.name, offsets=offsets))
 
     def _index(self, header: NpyHeader, where: str) -> int:
         columns, word = header.shape[1], self.config.target
@@ -158,6 +169,19 @@ class NpyReader(DatasetReader):
         if not word.removeprefix("-").isdecimal() or not -columns <= int(word) < columns:
             raise DataError(f"{where} has no column '{word}' (--target)", hint=f"It has 0 to {columns - 1}.")
         return int(word) % columns
+
+
+def _mapped(path: Path) -> tuple[NpyHeader, npt.NDArray[Any]]:
+    """The header and the memory-mapped table [n, columns]. Raises DataError for any other array."""
+    with path.open("rb") as stream:
+        header = read_header(stream, path.stat().st_size, path.name)
+    if len(header.shape) != 2 or header.shape[1] < 2 or header.dtype.kind not in "biuf":
+        raise DataError(
+            f"{path.name} holds {header.dtype} of shape {header.shape}; expected numbers [rows, 2 or more columns]",
+            hint="Examples of another shape go into a .npz, as x and y.",
+        )
+    order = "F" if header.fortran_order else "C"
+    return header, np.memmap(path, header.dtype, "r", header.offset, header.shape, order)  # type: ignore[call-overload]
 
 
 def _without(

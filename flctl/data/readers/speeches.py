@@ -18,7 +18,7 @@ from flctl.data.schema import refuse_other_groups
 from flctl.data.windows import Vocabulary, stacked
 from flctl.errors import DataError
 
-__all__ = ["TextReader"]
+__all__ = ["TextReader", "texts_by_speaker"]
 
 _SPEAKER = re.compile(r"(\S.{0,78}):")
 """A line of at most 80 characters that ends in a colon."""
@@ -108,6 +108,11 @@ class _Role:
     @property
     def text(self) -> str:
         return "\n".join(self.speeches)
+
+
+def texts_by_speaker(text: str, where: str) -> dict[str, str]:
+    """Everything that each speaker says, a line end between speeches. Raises DataError for a block without one."""
+    return {name: role.text for name, role in _roles(text, where).items()}
 
 
 def _roles(text: str, where: str) -> dict[str, _Role]:
