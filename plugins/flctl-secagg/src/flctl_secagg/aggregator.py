@@ -270,7 +270,7 @@ class SecureAggregation(flctl.Aggregator):
     def client(self, memory: bytes, message: bytes, vector: Arrays | None, ctx: ClientContext) -> tuple[bytes, bytes]:
         home = self._home
         roster = home.roster()
-        me = Client(ctx.client_id, home.keyring(), roster, self._policy(roster), home.ledger())
+        me = Client(ctx.client_id, home.keyring(), roster, self._policy(roster), home.ledger(), home.outbox())
         return me.step(memory, message, vector, AskedWork.of(ctx.round, ctx.work))
 
     def _policy(self, roster: Roster) -> Policy:

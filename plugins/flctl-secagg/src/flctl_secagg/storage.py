@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flctl import ConfigError, IncompatibleError
 from flctl_secagg.client.ledger import Ledger
+from flctl_secagg.client.outbox import Outbox
 from flctl_secagg.client.policy import Policy
 from flctl_secagg.client.policy_file import POLICY, read_policy
 from flctl_secagg.crypto.primitives import new_key
@@ -38,6 +39,10 @@ class Home:
     def ledger(self) -> Ledger:
         """The record of sessions."""
         raise NotImplementedError
+
+    def outbox(self) -> Outbox:
+        """Where clients keep replies to send again; nowhere in a simulation, where no reply is lost."""
+        return Outbox()
 
     def policy(self) -> Policy | None:
         """The clients' own policy; None in a simulation, where the run's options are the policy."""
@@ -95,6 +100,9 @@ class KeysHome(Home):
         pinned = read_policy(self.path / POLICY).operator
         roster.check(pinned_operator(self.path / OPERATOR) if pinned is None else pinned)
         return roster
+
+    def outbox(self) -> Outbox:
+        return Outbox(self.path / "outbox")
 
     def policy(self) -> Policy:
         """That in `policy.toml`, where the keys are: a client that finds its key finds its policy."""

@@ -1,14 +1,16 @@
 """The client's half of protocol flctl-secagg/1: one message in, one reply out, memory in between.
 
-Memory leaves the process in the hands of whoever carries it, so it is sealed with a key of the client's own, and each
-step of a session is claimed in the ledger before it is taken: an old memory cannot be played again.
+Memory leaves the process with the engine that carries it, so it is sealed with a key of the client's own. A step is
+claimed in the ledger once its message has been checked and before anything follows from it: an old memory cannot be
+played again, and a message of another session, phase or shape takes no step. The same message gets the same reply.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -16,6 +18,7 @@ from flctl import Arrays, ProtocolError
 from flctl_secagg.client.disclosure import require_hidden_in_a_sum, require_unclipped
 from flctl_secagg.client.ledger import Ledger, Opening
 from flctl_secagg.client.memory import Memory
+from flctl_secagg.client.outbox import Outbox
 from flctl_secagg.client.policy import Policy
 from flctl_secagg.crypto import shamir
 from flctl_secagg.crypto.masks import Stream, add_masks
@@ -42,7 +45,12 @@ from flctl_secagg.protocol.parameters import Parameters
 from flctl_secagg.protocol.session import Session
 from flctl_secagg.protocol.signed_texts import agreed_text, keys_text, masked_text
 
-__all__ = ["Client"]
+__all__ = ["EXCHANGES", "Client"]
+
+EXCHANGES = 5
+"""Exchanges of a session, each of which may take as long as its deadline."""
+_SKEW = 60.0
+"""Seconds that a clock may be set back during a session."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +65,20 @@ class Client:
     roster: Roster
     policy: Policy
     ledger: Ledger
+    outbox: Outbox = field(default_factory=Outbox)
+    clock: Callable[[], float] = time.time
 
     def step(self, memory: bytes, message: bytes, vector: Arrays | None, asked: AskedWork) -> tuple[bytes, bytes]:
         """(memory for the next phase, reply). `vector` is what the client has to add, in the phase that trains, and
         `asked` the request that carried the message."""
+        sid, now = frames.sid_of(message), self.clock()
+        sent = self.outbox.again(self.me, sid, message, now - self.policy.session_seconds)
+        if sent is None:
+            sent = self._answer(memory, message, vector, asked)
+            self.outbox.keep(self.me, sid, message, sent, now)
+        return sent
+
+    def _answer(self, memory: bytes, message: bytes, vector: Arrays | None, asked: AskedWork) -> tuple[bytes, bytes]:
         kind = frames.phase_of(message)
         if kind == frames.HELLO:
             return self._advertise(message, asked)
@@ -73,7 +91,6 @@ class Client:
             raise ProtocolError(f"a message of kind {kind} is none that a server sends")
         kept, session = self._recalled(memory)
         _require_round(session.parameters, asked)
-        self.ledger.claim(self.me, session.sid, kind)
         if kind == frames.DELIVER:
             return self._mask(kept, session, message, vector, asked)
         return steps[kind](kept, session, message)
@@ -84,7 +101,22 @@ class Client:
         if plain is None:
             raise ProtocolError("this client remembers no such session")
         kept = Memory.read(plain)
-        return kept, Session(Parameters.read(kept.parameters), self.roster)
+        parameters = Parameters.read(kept.parameters)
+        self._require_open(kept.started, parameters.deadline)
+        return kept, Session(parameters, self.roster)
+
+    def _require_open(self, started: float, deadline: float) -> None:
+        """Raises ProtocolError for a session that is over by this client's clock. In a simulation clients take turns,
+        so that an exchange lasts longer than the deadline of each."""
+        limit = self.policy.session_seconds
+        if deadline and not self.policy.simulation:
+            limit = min(limit, EXCHANGES * deadline)
+        age = self.clock() - started
+        if not -_SKEW <= age <= limit:
+            raise ProtocolError(
+                f"the session began {age:.0f} s ago and is over after {limit:g} s",
+                hint="A new session has to be held; see engine.deadline, and session_seconds in the client's policy.",
+            )
 
     def _memory_key(self) -> bytes:
         return derive(self.keyring.secret_of(self.me), b"flctl-secagg memory", self.me.encode())
@@ -104,10 +136,11 @@ class Client:
         session = Session(parameters, self.roster)
         frames.opened(message, frames.HELLO, session.sid, 2, frames.MOST_HELLO)
         self.ledger.claim(self.me, session.sid, frames.HELLO)
+        self.outbox.forget(self.clock() - self.policy.session_seconds)
         secrets = {name: new_key() for name in ("c", "s", "b")}
         record = public_of(secrets["c"]) + public_of(secrets["s"]) + commitment(secrets["b"], session.sid, self.me)
         record += sign(self.keyring.secret_of(self.me), keys_text(session.sid, self.me, record))
-        memory = Memory(frames.ADVERTISE, body, secrets, {self._place(session): record})
+        memory = Memory(frames.ADVERTISE, body, self.clock(), secrets, {self._place(session): record})
         return self._remembered(memory), frames.frame(frames.ADVERTISE, session.sid, record)
 
     def _share(self, kept: Memory, session: Session, message: bytes) -> tuple[bytes, bytes]:
@@ -119,6 +152,7 @@ class Client:
         records = frames.read_records(body, RECORD_BYTES, degree + 1, session.count)
         neighbours = session.neighbours(me)
         self._check_records(kept, session, records, neighbours)
+        self.ledger.claim(self.me, session.sid, frames.KEYS)
         shares = self._split(kept, session, neighbours)
         private, boxes = loaded(kept.secrets["c"]), []
         for at, peer in enumerate(neighbours):
@@ -172,6 +206,7 @@ class Client:
         boxes = frames.read_records(body, BOX_BYTES, degree, session.count)
         if not boxes.keys() <= kept.records.keys() - {me} or len(boxes) < session.parameters.threshold:
             raise ProtocolError(f"{len(boxes)} neighbours with shares are fewer than the threshold, or strangers")
+        self.ledger.claim(self.me, session.sid, frames.DELIVER)
         shares: dict[int, bytes] = {}
         private = loaded(kept.secrets["c"])
         for peer, box in boxes.items():
@@ -182,7 +217,7 @@ class Client:
         packed = self._masked(kept, session, vector, sorted(boxes))
         signature = sign(self.keyring.secret_of(self.me), masked_text(session.sid, self.me, packed))
         # Keys and b are not needed any more; only what was entrusted by neighbours is.
-        memory = Memory(frames.MASKED, kept.parameters, shares=shares)
+        memory = Memory(frames.MASKED, kept.parameters, kept.started, shares=shares)
         return self._remembered(memory), frames.frame(frames.MASKED, session.sid, signature, packed)
 
     def _unboxed(
@@ -221,6 +256,7 @@ class Client:
         survivors = bytes(frames.opened(message, frames.SURVIVORS, session.sid, size, size))
         self._check_survivors(kept, session, survivors)
         self.ledger.check(self.me, self._opening(session, survivors), apart=self._apart)  # not only once all signed
+        self.ledger.claim(self.me, session.sid, frames.SURVIVORS)
         signature = sign(self.keyring.secret_of(self.me), agreed_text(session.sid, survivors))
         memory = dataclasses.replace(kept, phase=frames.AGREED, survivors=survivors)
         return self._remembered(memory), frames.frame(frames.AGREED, session.sid, signature)
@@ -249,6 +285,7 @@ class Client:
         self._check_survivors(kept, session, survivors)
         if active:
             self._check_agreement(session, survivors, body[size:])
+        self.ledger.claim(self.me, session.sid, frames.UNMASK)
         self.ledger.answer(self.me, self._opening(session, survivors), apart=self._apart)
         alive = frames.members(survivors, session.count)
         half = shamir.SHARE_BYTES

@@ -11,10 +11,12 @@ __all__ = ["Memory"]
 
 @dataclass(frozen=True, repr=False)
 class Memory:
-    """What a client keeps from one phase to the next: never shown, and sealed on its way."""
+    """State of a client from one phase to the next, never shown, and sealed on its way. `started` is the time of the
+    session's first message by the client's own clock."""
 
     phase: int
     parameters: bytes
+    started: float = 0.0
     secrets: Mapping[str, bytes] = field(default_factory=dict)
     records: Mapping[int, bytes] = field(default_factory=dict)
     shares: Mapping[int, bytes] = field(default_factory=dict)
@@ -24,6 +26,7 @@ class Memory:
         """As JSON with hexadecimal values."""
         values = {
             "phase": self.phase,
+            "started": self.started,
             "parameters": self.parameters.decode(),
             "secrets": {name: value.hex() for name, value in self.secrets.items()},
             "records": {str(place): value.hex() for place, value in self.records.items()},
@@ -38,6 +41,7 @@ class Memory:
         values = json.loads(raw)
         return cls(
             phase=values["phase"],
+            started=values["started"],
             parameters=values["parameters"].encode(),
             secrets={name: bytes.fromhex(value) for name, value in values["secrets"].items()},
             records={int(place): bytes.fromhex(value) for place, value in values["records"].items()},

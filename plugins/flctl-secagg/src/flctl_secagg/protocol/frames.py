@@ -27,6 +27,7 @@ __all__ = [
     "phase_of",
     "read_records",
     "records",
+    "sid_of",
 ]
 
 MAGIC = b"FLSA\x01"
@@ -50,6 +51,12 @@ def phase_of(message: bytes) -> int:
     if len(message) < HEAD or message[: len(MAGIC)] != MAGIC:
         raise ProtocolError(f"{len(message)} bytes are no message of secure aggregation")
     return message[len(MAGIC)]
+
+
+def sid_of(message: bytes) -> bytes:
+    """The id of the session that a message names. Raises ProtocolError for anything that is no message."""
+    phase_of(message)
+    return message[HEAD - _SID : HEAD]
 
 
 def opened(message: bytes, kind: int, sid: bytes | None, least: int, most: int) -> memoryview:
