@@ -296,5 +296,5 @@ def test_the_operator_can_be_pinned(recorded, tmp_path):
 
 def test_commands_print_for_people_too(recorded):
     said = CliRunner().invoke(commands.app, ["verify", str(recorded)]).output
-    assert said.startswith("round 1, attempt 1: holds, 9 of 9 clients")
+    assert said.startswith("round 1, attempt 1: holds, 9 of 9 clients, 9 vectors look masked\n")
     assert flctl.__version__

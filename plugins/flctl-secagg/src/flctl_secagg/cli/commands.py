@@ -12,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from flctl_secagg.identity.roster import Roster
+    from flctl_secagg.transcripts.verifier import Verdict
 
 __all__ = ["register"]
 
@@ -155,29 +156,41 @@ def verify(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Play recorded sessions again: all signatures and ids, that vectors came masked, and that the sum follows.
+    """Play recorded sessions again: all signatures and ids, that vectors came masked, and that each sum follows.
 
-    Needs a run with aggregator.transcript=true. Exit code 6 where anything does not hold.
+    The transcripts of a run are one chain, which is held against its journal, metrics, checkpoints and ledger. Needs a
+    run with aggregator.transcript=true. Exit code 6 if anything does not hold.
     """
     from flctl import ConfigError
     from flctl_secagg.storage import pinned_operator
+    from flctl_secagg.transcripts.run_verifier import verify_run
     from flctl_secagg.transcripts.verifier import verify as verdict_on
 
-    files = [run] if run.is_file() else sorted((run / "secagg" / "transcripts").glob("*.transcript"))
-    if not files:
-        raise ConfigError(f"{run} has no transcripts", hint="Train with -o aggregator.transcript=true.")
     pinned = None if operator is None else pinned_operator(operator)
-    verdicts = [verdict_on(file, pinned) for file in files]
-    lines = [
-        f"round {v.round}, attempt {v.attempt}: "
-        + (
-            f"refused: {v.refused}"
-            if v.refused
-            else f"holds, {len(v.survivors)} of {v.asked} clients, {v.masked} masked"
+    verdicts = [verdict_on(run, pinned)] if run.is_file() else verify_run(run, pinned)
+    if not verdicts:
+        raise ConfigError(f"{run} has no transcripts", hint="Train with -o aggregator.transcript=true.")
+    data = {
+        "sessions": [dataclasses.asdict(v) for v in verdicts],
+        "chain": not run.is_file(),
+        "operator_pinned": pinned is not None,
+    }
+    _tell("secagg verify", data, _verdict_lines(verdicts, chain=not run.is_file(), pinned=pinned is not None), as_json)
+
+
+def _verdict_lines(verdicts: Sequence[Verdict], *, chain: bool, pinned: bool) -> list[str]:
+    lines = []
+    for one in verdicts:
+        short = f", {one.short} too short to tell" if one.short else ""
+        summed = f"holds, {len(one.survivors)} of {one.asked} clients, {one.masked} vectors look masked{short}"
+        lines.append(
+            f"round {one.round}, attempt {one.attempt}: {f'refused: {one.refused}' if one.refused else summed}"
         )
-        for v in verdicts
-    ]
-    _tell("secagg verify", {"sessions": [dataclasses.asdict(v) for v in verdicts]}, lines, as_json)
+    if not chain:
+        lines.append("one transcript by itself: name the run to check that none is missing")
+    if not pinned:
+        lines.append("no authority vouches for the roster: name the operator's public key with --operator")
+    return lines
 
 
 @app.command("bench")

@@ -86,6 +86,12 @@ class Ledger:
         with self._locked() as connection:
             return self._openings(connection, client, run)
 
+    def runs(self, client: str) -> list[str]:
+        """Names of the runs in which a client opened shares."""
+        with self._locked() as connection:
+            rows = connection.execute("SELECT DISTINCT run FROM openings WHERE client = ?", (client,)).fetchall()
+        return [str(run) for (run,) in rows]
+
     @staticmethod
     def _openings(connection: sqlite3.Connection, client: str, run: str) -> list[Opening]:
         query = "SELECT round, work, survivors FROM openings WHERE client = ? AND run = ? ORDER BY number"

@@ -12,12 +12,10 @@ from flctl import FlctlError, IntegrityError, Phase
 from flctl_secagg.client.policy import Policy
 from flctl_secagg.crypto.primitives import SIGNATURE_BYTES
 from flctl_secagg.encoding.packing import pack
-from flctl_secagg.identity.roster import Roster, roster_of
 from flctl_secagg.protocol import frames
-from flctl_secagg.protocol.parameters import Parameters
 from flctl_secagg.protocol.session import Session
-from flctl_secagg.server.attempt import Attempt, AttemptError, Unmasked
-from flctl_secagg.transcripts.recording import CAME, PUBLISHED, ROSTER, SENT, Entry, read_entries
+from flctl_secagg.server.attempt import Attempt, AttemptError, Unmasked, decoded_sum
+from flctl_secagg.transcripts.recording import CAME, PUBLISHED, ROSTER, SENT, Entry, read_entries, session_of
 
 __all__ = ["Verdict", "verify"]
 
@@ -38,6 +36,8 @@ class Verdict:
     attempt: int
     mode: str
     sid: str
+    previous: str
+    operator: str
     asked: int
     survivors: tuple[str, ...]
     masked: int
@@ -46,26 +46,29 @@ class Verdict:
     notes: tuple[str, ...]
 
 
-def verify(path: Path, operator: bytes | None = None) -> Verdict:
-    """The verdict on a transcript. `operator` is the pinned public key of who signs rosters.
+def verify(path: Path, operator: bytes | None = None, *, cut: bool = False) -> Verdict:
+    """The verdict on a transcript. `operator` is the pinned public key of who signs rosters; `cut` accepts a record
+    that ends before its session does, because the server was stopped.
 
     Raises IntegrityError where the server told a client anything but what the protocol says, a published sum does not
     follow from what came, or a vector that came is not masked.
     """
     try:
-        return _verify(path, operator)
+        return _verify(path, operator, cut=cut)
     except FlctlError as error:
         if isinstance(error, IntegrityError):
             raise
         raise IntegrityError(f"{path.name}: {error.message}") from error
 
 
-def _verify(path: Path, operator: bytes | None) -> Verdict:
-    entries = list(read_entries(path))
+def _verify(path: Path, operator: bytes | None, *, cut: bool) -> Verdict:
+    entries = list(read_entries(path, cut=cut))
     published = [entry for entry in entries if entry.kind == PUBLISHED]
     session = _session(path, entries, operator)
     notes: list[str] = []
-    played = _played(path, session, [e for e in entries if e.kind not in (ROSTER, PUBLISHED)], notes)
+    played = _played(path, session, [e for e in entries if e.kind not in (ROSTER, PUBLISHED)], notes, cut=cut)
+    if cut and isinstance(played, Unmasked) and not published:
+        played = "the server was stopped before it published the sum"
     if (isinstance(played, Unmasked), len(published)) not in ((True, 1), (False, 0)):
         raise IntegrityError(f"{path.name}: {len(published)} sums were published, and the session came to another end")
     if isinstance(played, Unmasked) and pack(played.words.astype("<u8"), 64) != published[0].message:
@@ -78,6 +81,8 @@ def _verify(path: Path, operator: bytes | None) -> Verdict:
         attempt=parameters.attempt,
         mode=parameters.mode,
         sid=session.sid.hex(),
+        previous=parameters.previous,
+        operator=session.roster.operator.hex(),
         asked=session.count,
         survivors=played.survivors if isinstance(played, Unmasked) else (),
         masked=masked,
@@ -89,20 +94,16 @@ def _verify(path: Path, operator: bytes | None) -> Verdict:
 
 def _session(path: Path, entries: list[Entry], operator: bytes | None) -> Session:
     """The session that the first messages propose, under the recorded roster."""
-    rosters = [entry.message for entry in entries if entry.kind == ROSTER]
-    hellos = [entry.message for entry in entries if (entry.way, entry.kind) == (SENT, frames.HELLO)]
-    if len(rosters) != 1 or not hellos:
-        raise IntegrityError(f"{path.name} has no roster, or no session in it")
-    roster: Roster = roster_of(rosters[0].decode("utf-8", "replace"), path)
-    roster.check(operator)
-    parameters = Parameters.read(hellos[0][_HEAD:])
+    session = session_of(entries, path)
+    session.roster.check(operator)
     # What no client takes part in, whatever it insists on, is not worth playing; nor is it safe to.
-    Policy.laxest(roster.run or None).check(parameters, next(iter(parameters.cohort), ""), roster)
-    return Session(parameters, roster)
+    anybody = Policy.laxest(session.roster.run or None)
+    anybody.check(session.parameters, next(iter(session.parameters.cohort), ""), session.roster)
+    return session
 
 
-def _played(path: Path, session: Session, entries: list[Entry], notes: list[str]) -> Unmasked | str:
-    """How the session ends with the replies that came; why, where it gives no sum."""
+def _played(path: Path, session: Session, entries: list[Entry], notes: list[str], *, cut: bool) -> Unmasked | str:
+    """The session's end with the replies that came: its sum, or the reason why there is none."""
     protocol = Attempt(session, notes.append).run()
     left = iter(_phases(entries))
     replies: Iterator[tuple[str, bytes]] | None = None
@@ -110,15 +111,26 @@ def _played(path: Path, session: Session, entries: list[Entry], notes: list[str]
         while True:
             phase = protocol.send(replies)  # type: ignore[arg-type]  # a generator that has not started takes None
             sent, came = next(left, ([], []))
+            if cut and not sent:
+                return "the server was stopped before the session's end"
             _check_sent(path, phase, sent)
             replies = iter([(entry.client, entry.message) for entry in came])
     except StopIteration as finished:
-        found: Unmasked | str = finished.value
+        found: Unmasked | str = _possible(session, finished.value)
     except AttemptError as error:
         found = error.message
     if next(left, None) is not None:
         raise IntegrityError(f"{path.name}: the server went on after the session had ended")
     return found
+
+
+def _possible(session: Session, unmasked: Unmasked) -> Unmasked | str:
+    """The sum, or the reason why no honest clients can have it: nothing is published then."""
+    try:
+        decoded_sum(session, unmasked)
+    except AttemptError as error:
+        return error.message
+    return unmasked
 
 
 def _phases(entries: list[Entry]) -> Iterator[tuple[list[Entry], list[Entry]]]:

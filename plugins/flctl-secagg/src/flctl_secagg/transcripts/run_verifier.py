@@ -1,0 +1,116 @@
+"""Verification of a whole run: its transcripts as one chain, held against the journal, the metrics, the checkpoints and
+the server's ledger."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from flctl import IntegrityError
+from flctl_secagg.client.ledger import Ledger
+from flctl_secagg.server.journal import JOURNAL, TRANSCRIPTS, Journal, Outcome, chained
+from flctl_secagg.transcripts.recording import SHOWN
+from flctl_secagg.transcripts.verifier import Verdict, verify
+
+__all__ = ["SERVER", "verify_run"]
+
+SERVER = "\0server"
+"""Client id of the server's own rows in the ledger; no client has a name with a NUL."""
+
+
+def verify_run(run: Path, operator: bytes | None = None) -> list[Verdict]:
+    """The verdicts on all recorded sessions of a run, in their order.
+
+    Raises IntegrityError if a session is missing, doubled, out of order, or tells of another end than journal, metrics,
+    checkpoints or ledger, and for whatever `verify` raises it.
+    """
+    home = run / "secagg"
+    outcomes = Journal(home).outcomes()
+    folder = home / TRANSCRIPTS
+    left = {path.name: path for path in sorted(folder.glob("*.transcript"))}
+    if not left and all(one.transcript is None for one in outcomes):
+        return []
+    if not outcomes and left:
+        raise IntegrityError(f"{home / JOURNAL} is missing, or empty", hint="Put it back: it chains the transcripts.")
+    verdicts, head = [], ""
+    for head, outcome in chained([*outcomes, _END]):
+        if outcome is not _END:
+            path = left.pop(_name(outcome), None)
+            verdicts.append(_verified(path, head, outcome, operator))
+    verdicts += _unfinished(list(left.values()), head, operator)
+    if len({one.sid for one in verdicts}) != len(verdicts) or len({one.operator for one in verdicts}) > 1:
+        raise IntegrityError(f"{folder}: a session is there twice, or rosters have different operators")
+    _check_rounds(run, outcomes)
+    _check_ledger(home, outcomes)
+    return verdicts
+
+
+_END = Outcome(0, "", "ended")
+
+
+def _name(outcome: Outcome) -> str:
+    return f"round-{outcome.round:05d}-{outcome.sid[:SHOWN]}.transcript"
+
+
+def _verified(path: Path | None, head: str, outcome: Outcome, operator: bytes | None) -> Verdict:
+    """The verdict on the session of an outcome, before which the journal had the digest `head`."""
+    if path is None:
+        raise IntegrityError(f"the transcript {_name(outcome)} is missing", hint="The journal has its outcome.")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != outcome.transcript:
+        raise IntegrityError(f"{path.name} is not the transcript that the journal has (SHA-256 differs)")
+    verdict = verify(path, operator, cut=outcome.end == "cut")
+    if verdict.previous != head:
+        raise IntegrityError(f"{path.name} follows other sessions than those that the journal has before it")
+    told = (verdict.sid, verdict.round, verdict.refused is None)
+    if told != (outcome.sid, outcome.round, outcome.end == "summed"):
+        raise IntegrityError(f"{path.name} tells of another session, or end, than the journal")
+    if outcome.end == "summed" and verdict.survivors != outcome.survivors:
+        raise IntegrityError(f"{path.name} has other survivors than the journal")
+    return verdict
+
+
+def _unfinished(left: Sequence[Path], head: str, operator: bytes | None) -> list[Verdict]:
+    """The verdict on a last session that was cut off, of which the journal does not know yet."""
+    found = [verify(path, operator, cut=True) for path in left[:1]]
+    if len(left) > 1 or any(one.previous != head or one.refused is None for one in found):
+        raise IntegrityError(f"the journal does not know the transcript {left[0].name}")
+    return found
+
+
+def _check_rounds(run: Path, outcomes: Sequence[Outcome]) -> None:
+    """Each line of metrics.jsonl and each checkpoint rests on a round's last outcome."""
+    ends = {one.round: one for one in outcomes if one.end in ("summed", "burnt")}
+    for number, answered in _lines(run / "metrics.jsonl"):
+        one = ends.get(number)
+        expected = None if one is None else len(one.survivors) if one.end == "summed" else 0
+        if answered != expected:
+            raise IntegrityError(f"metrics.jsonl: round {number} has {answered} answers, and the journal {expected}")
+    for path in sorted((run / "checkpoints").glob("round-*")):
+        number = int(path.name.removeprefix("round-"))
+        if number and number not in ends:
+            raise IntegrityError(f"{path.name} is a checkpoint of a round without a recorded session")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int]]:
+    if not path.is_file():
+        raise IntegrityError(f"{path} is missing")
+    for text in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            line = json.loads(text)
+            yield int(line["round"]), int(line["answered"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(f"{path} has a line that is none of a round") from error
+
+
+def _check_ledger(home: Path, outcomes: Sequence[Outcome]) -> None:
+    """The server's own record of survivors agrees with the journal's."""
+    path = home / "ledger.sqlite"
+    if not path.is_file():
+        return  # clients with keys of their own keep theirs elsewhere
+    known = {(one.round, one.survivors) for one in outcomes if one.end in ("summed", "burnt")}
+    for run in Ledger(path, synced=False).runs(SERVER):
+        for opening in Ledger(path, synced=False).openings(SERVER, run):
+            if (opening.round, opening.survivors) not in known:
+                raise IntegrityError(f"the ledger has other survivors of round {opening.round} than the journal")
