@@ -13,7 +13,8 @@ from flctl.executors.choice import TOGETHER, obstacles
 from flctl.executors.per_example_steps import BY_ROWS
 from flctl.performance.duration import DurationEstimate, estimate_duration
 from flctl.run.run import Run
-from flctl.server.rounds import Rounds, State
+from flctl.server.rounds import Rounds
+from flctl.server.state import State
 from flctl.simulation.message_sizes import up_bytes
 from flctl.wire import messages
 

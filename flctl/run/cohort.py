@@ -23,7 +23,7 @@ __all__ = ["check_trace", "expected_size", "select"]
 
 
 def select(
-    cohort: CohortConfig, eligible: IntArray, ids: Sequence[ClientId], number: int, seed: int, secret: bool = False
+    cohort: CohortConfig, eligible: IntArray, ids: Sequence[ClientId], number: int, seed: int, *, secret: bool = False
 ) -> IntArray:
     """The indices of round `number`'s clients, ascending; may be empty under `poisson` and `trace`.
 

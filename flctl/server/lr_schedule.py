@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from flctl.errors import ConfigError
 
-__all__ = ["SCHEDULES", "scheduled_lr"]
+__all__ = ["SCHEDULES", "LrSchedule"]
 
 SCHEDULES = ("constant", "step", "exponential", "cosine", "linear")
 
 
-def scheduled_lr(
-    schedule: str,
-    lr: float,
-    round: int,  # noqa: A002
-    rounds: int,
-    *,
-    decay: float = 0.99,
-    decay_rounds: int = 1,
-    warmup_rounds: int = 0,
-    min_lr: float = 0.0,
-) -> float:
-    """The clients' learning rate in `round` (from 1) of `rounds`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LrSchedule:
+    """The clients' learning rate over the `rounds` of a run; the options are those of the `local:` section.
 
     In the first W = `warmup_rounds` rounds it is lr * round / W. Then, with s = round - 1 - W and S = rounds - W:
 
@@ -32,22 +24,36 @@ def scheduled_lr(
     cosine       min_lr + (lr - min_lr) * (1 + cos(pi * s / S)) / 2     (Loshchilov and Hutter 2017, equation 5)
     linear       min_lr + (lr - min_lr) * (1 - s / S)
 
-    Cosine and linear would meet `min_lr` in the round after the last, and stay there. Raises ConfigError for an
+    Cosine and linear would reach `min_lr` in the round after the last, and stay there. Raises ConfigError for an
     unknown schedule and for a `min_lr` above `lr`.
     """
-    if schedule not in SCHEDULES:
-        raise ConfigError(f"unknown schedule '{schedule}'", hint=f"Known: {', '.join(SCHEDULES)}.")
-    if schedule != "constant" and min_lr > lr:
-        raise ConfigError(f"min_lr {min_lr:g} is above lr {lr:g}", hint="Lower local.min_lr or raise local.lr.")
-    if round <= warmup_rounds:
-        return lr * round / warmup_rounds
-    since = round - 1 - warmup_rounds
-    if schedule in ("cosine", "linear"):
-        progress = min(1.0, since / max(1, rounds - warmup_rounds))
-        left = (1 + math.cos(math.pi * progress)) / 2 if schedule == "cosine" else 1 - progress
-        return min_lr + (lr - min_lr) * left
-    return lr if schedule == "constant" else max(min_lr, lr * decay ** _decays(schedule, since, decay_rounds))
 
+    schedule: str
+    lr: float
+    rounds: int
+    decay: float = 0.99
+    decay_rounds: int = 1
+    warmup_rounds: int = 0
+    min_lr: float = 0.0
 
-def _decays(schedule: str, since: int, decay_rounds: int) -> float:
-    return since // decay_rounds if schedule == "step" else since / decay_rounds
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(f"unknown schedule '{self.schedule}'", hint=f"Known: {', '.join(SCHEDULES)}.")
+        if self.schedule != "constant" and self.min_lr > self.lr:
+            raise ConfigError(
+                f"min_lr {self.min_lr:g} is above lr {self.lr:g}", hint="Lower local.min_lr or raise local.lr."
+            )
+
+    def at(self, round_number: int) -> float:
+        """Returns the learning rate of a round; rounds count from 1."""
+        if round_number <= self.warmup_rounds:
+            return self.lr * round_number / self.warmup_rounds
+        since = round_number - 1 - self.warmup_rounds
+        if self.schedule in ("cosine", "linear"):
+            progress = min(1.0, since / max(1, self.rounds - self.warmup_rounds))
+            left = (1 + math.cos(math.pi * progress)) / 2 if self.schedule == "cosine" else 1 - progress
+            return self.min_lr + (self.lr - self.min_lr) * left
+        return self.lr if self.schedule == "constant" else max(self.min_lr, self.lr * self.decay ** self._decays(since))
+
+    def _decays(self, since: int) -> float:
+        return since // self.decay_rounds if self.schedule == "step" else since / self.decay_rounds

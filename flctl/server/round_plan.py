@@ -1,27 +1,83 @@
-"""The plan of a round: local work with its scheduled learning rate."""
+"""The plan of a round: the cohort, its chunks, and the work that its clients are sent."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
+from flctl import arrays
+from flctl.run import cohort as cohorts
 from flctl.run.run import Run
-from flctl.server.lr_schedule import scheduled_lr
-from flctl.types import LocalWork
+from flctl.server.lr_schedule import LrSchedule
+from flctl.server.state import State
+from flctl.simulation.devices import Participation
+from flctl.types import IntArray, LocalWork, RoundPlan, Work
 
-__all__ = ["local_work"]
+__all__ = ["RoundPlanner", "local_work"]
 
 
-def local_work(run: Run, number: int) -> LocalWork:
-    """The `local:` section for one round, with its learning rate scheduled."""
+class RoundPlanner:
+    """Plans the rounds of a run. `eligible` are the indices of the clients that have training rows."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.ids = run.partition.client_ids
+        self.eligible: IntArray = np.flatnonzero(run.partition.counts[:, 0])
+        self._trusted: IntArray = np.array([run.partition.index(client) for client in run.strategy.trusted], np.int64)
+
+    def plan(self, state: State) -> RoundPlan:
+        """Returns the plan of the round after `state`; the same state gives the same plan, unless the cohort is
+        secret."""
+        run, round_number = self.run, state.round + 1
+        drawn = cohorts.select(
+            run.cohort, self.eligible, self.ids, round_number, run.config.seed, secret=run.secret_cohort
+        )
+        # The clients that a strategy trusts take part in every round, drawn or not.
+        asked = np.union1d(drawn, self._trusted) if len(self._trusted) else drawn
+        participation = run.devices.turnout(round_number, asked)
+        return RoundPlan(
+            round=round_number,
+            cohort=tuple(self.ids.take(participation.numbers).tolist()),
+            work=self._work(state, participation),
+            numbers=participation.numbers,
+            chunks=tuple(self._chunks(participation)),
+            devices=participation.told,
+        )
+
+    def _work(self, state: State, participation: Participation) -> Work:
+        run, round_number = self.run, state.round + 1
+        broadcasts = {name: t.broadcast(state.transforms[name]) for name, t in run.transforms.items()}
+        # Read-only, because one object is shared by all clients that an engine trains in this process.
+        return Work(
+            round=round_number,
+            params=arrays.frozen(run.division.public_of(state.params)),
+            extra=arrays.frozen(run.strategy.broadcast(state.strategy)),
+            transforms={name: arrays.frozen(vectors) for name, vectors in broadcasts.items() if vectors},
+            local=local_work(run, round_number),
+            layout=run.update_layout,
+            allowance=participation.allowance,
+        )
+
+    def _chunks(self, participation: Participation) -> list[IntArray]:
+        """Returns, for each chunk, the positions of its clients in the cohort."""
+        bounds, chunks = self.run.partition.bounds[participation.numbers], self.run.execution.chunks
+        sizes, counted = bounds[:, 1] - bounds[:, 0], participation.counted
+        if counted is None:
+            return chunks(sizes)
+        return [counted[positions] for positions in chunks(sizes[counted], participation.steps)]
+
+
+def local_work(run: Run, round_number: int) -> LocalWork:
+    """Returns the `local:` section for one round, with its learning rate scheduled."""
     local = run.config.local
-    lr = scheduled_lr(
-        local.schedule,
-        local.lr,
-        number,
-        run.config.rounds,
+    schedule = LrSchedule(
+        schedule=local.schedule,
+        lr=local.lr,
+        rounds=run.config.rounds,
         decay=local.decay,
         decay_rounds=local.decay_rounds,
         warmup_rounds=local.warmup_rounds,
         min_lr=local.min_lr,
     )
-    return replace(local.amount(), lr=lr)
+    return replace(local.amount(), lr=schedule.at(round_number))

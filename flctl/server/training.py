@@ -22,7 +22,8 @@ from flctl.errors import FlctlError, IncompatibleError, IntegrityError, PrivacyB
 from flctl.evaluation.metrics import higher_is_better, primary_metric
 from flctl.run.directory import RunDirectory, finite, report_line, versions
 from flctl.run.run import Run
-from flctl.server.rounds import Rounds, State
+from flctl.server.rounds import Rounds
+from flctl.server.state import State
 from flctl.types import Arrays, Checkpoint, RoundReport
 
 __all__ = [

@@ -132,10 +132,12 @@ def test_secret_cohorts_do_not_follow_the_seed():
 
 def test_secret_cohorts_have_the_right_size_and_favour_nobody():
     eligible = np.arange(50)
-    fixed = [cohorts.select(CohortConfig(sampling="fixed", clients=10), eligible, (), 1, 7, True) for _ in range(2000)]
+    fixed = [
+        cohorts.select(CohortConfig(sampling="fixed", clients=10), eligible, (), 1, 7, secret=True) for _ in range(2000)
+    ]
     assert {len(drawn) for drawn in fixed} == {10}
     poisson = [
-        cohorts.select(CohortConfig(sampling="poisson", rate=0.2), eligible, (), 1, 7, True) for _ in range(2000)
+        cohorts.select(CohortConfig(sampling="poisson", rate=0.2), eligible, (), 1, 7, secret=True) for _ in range(2000)
     ]
     for drawn in (fixed, poisson):
         often = np.bincount(np.concatenate(drawn), minlength=50)
@@ -144,4 +146,4 @@ def test_secret_cohorts_have_the_right_size_and_favour_nobody():
     sizes = np.array([len(drawn) for drawn in poisson])
     assert abs(sizes.var() - 8) < 1.5
     everybody = CohortConfig(sampling="poisson", rate=1.0)
-    assert np.array_equal(cohorts.select(everybody, eligible, (), 1, 7, True), eligible)
+    assert np.array_equal(cohorts.select(everybody, eligible, (), 1, 7, secret=True), eligible)

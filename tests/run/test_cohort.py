@@ -48,7 +48,7 @@ def test_poisson_draws_each_client_by_itself():
 def test_poisson_cohorts_that_are_too_large_are_cut_uniformly(secret):
     """Ten clients at 1/2, cut to 4: 1/1024 (1 * 0 + 10 * 1 + 45 * 2 + 120 * 3 + 848 * 4) of them on average."""
     config, eligible = CohortConfig(sampling="poisson", rate=0.5, max_cohort=4), np.arange(10)
-    drawn = [cohorts.select(config, eligible, IDS, n, 5, secret) for n in range(1, 6001)]
+    drawn = [cohorts.select(config, eligible, IDS, n, 5, secret=secret) for n in range(1, 6001)]
     sizes = [len(cohort) for cohort in drawn]
     expected = (10 + 90 + 360 + 848 * 4) / 1024
     assert cohorts.expected_size(config, 10) == pytest.approx(expected)

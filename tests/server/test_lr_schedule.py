@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flctl.errors import ConfigError
-from flctl.server.lr_schedule import SCHEDULES, scheduled_lr
+from flctl.server.lr_schedule import SCHEDULES, LrSchedule
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,8 @@ from flctl.server.lr_schedule import SCHEDULES, scheduled_lr
     ],
 )
 def test_five_rounds_from_a_rate_of_one(schedule, options, expected):
-    found = [scheduled_lr(schedule, 1.0, number, 5, **options) for number in range(1, 6)]
+    rates = LrSchedule(schedule=schedule, lr=1.0, rounds=5, **options)
+    found = [rates.at(number) for number in range(1, 6)]
     assert found == pytest.approx(expected)
 
 
@@ -41,23 +42,23 @@ def test_five_rounds_from_a_rate_of_one(schedule, options, expected):
 )
 def test_after_warmup_a_rate_is_between_its_floor_and_its_start(schedule, lr, number, warmup, fraction):
     options = {"decay": 0.9, "decay_rounds": 3, "warmup_rounds": warmup}
-    found = scheduled_lr(schedule, lr, number, 50, min_lr=lr * fraction, **options)
+    found = LrSchedule(schedule=schedule, lr=lr, rounds=50, min_lr=lr * fraction, **options).at(number)
     assert found + (number > 50) > 0  # past the last round linear and cosine may rest at a floor of zero
     assert found <= lr * (1 + 1e-12)
     assert number <= warmup or schedule == "constant" or found >= lr * fraction * (1 - 1e-12)
 
 
 def test_one_round_and_rounds_past_the_last_are_no_division_by_zero():
-    assert scheduled_lr("cosine", 0.1, 1, 1) == 0.1
-    assert scheduled_lr("linear", 0.1, 9, 5, min_lr=0.01) == pytest.approx(0.01)
-    assert scheduled_lr("linear", 0.1, 6, 5, warmup_rounds=5) == 0.1
+    assert LrSchedule(schedule="cosine", lr=0.1, rounds=1).at(1) == 0.1
+    assert LrSchedule(schedule="linear", lr=0.1, rounds=5, min_lr=0.01).at(9) == pytest.approx(0.01)
+    assert LrSchedule(schedule="linear", lr=0.1, rounds=5, warmup_rounds=5).at(6) == 0.1
 
 
 def test_an_unknown_schedule_and_a_floor_above_the_rate_are_refused():
     with pytest.raises(ConfigError, match="unknown schedule 'cosin'"):
-        scheduled_lr("cosin", 0.1, 1, 5)
+        LrSchedule(schedule="cosin", lr=0.1, rounds=5).at(1)
     with pytest.raises(ConfigError, match=r"min_lr 0\.2 is above lr 0\.1"):
-        scheduled_lr("linear", 0.1, 1, 5, min_lr=0.2)
+        LrSchedule(schedule="linear", lr=0.1, rounds=5, min_lr=0.2).at(1)
 
 
 def test_schedules_need_no_torch():

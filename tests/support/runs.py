@@ -25,7 +25,8 @@ from flctl.partition.writer import write_partition
 from flctl.plugins.registry import Registry
 from flctl.run.directory import RunDirectory
 from flctl.run.run import Run
-from flctl.server.rounds import Rounds, State
+from flctl.server.rounds import Rounds
+from flctl.server.state import State
 from flctl.server.training import TrainingResult, train
 from flctl.types import ClientId, Failure, Reply, Request
 
