@@ -1,7 +1,8 @@
-"""Columns that grow batch by batch: numbers, levels of text, and a target that is one or the other."""
+"""Columns that grow batch by batch: numbers, levels of text, and a target of either kind."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from flctl.data.extras import optional
 from flctl.data.options import Task
 from flctl.data.precision import merges, middle
-from flctl.data.targets import MAX_CLASSES, Target, from_levels, from_numbers
+from flctl.data.targets import AUTO_CLASSES, MAX_CLASSES, Target, from_levels, from_numbers
 from flctl.errors import DataError
 from flctl.types import FloatArray, IntArray
 
@@ -28,6 +29,9 @@ __all__ = [
 ]
 
 MISSING = -1
+UNDECLARED = -2
+CODE = re.compile(r"[+-]?0\d+")
+"""A number with leading zeros is a code: 01 and 1 are two labels."""
 Array = Any  # a pyarrow array
 
 
@@ -120,13 +124,19 @@ class Numbers:
 
 
 class Levels:
-    """A column of text as codes into `names`, in order of appearance; -1 where a cell is missing."""
+    """A column of text as codes into `names`, in order of appearance, -1 if a cell is missing.
 
-    def __init__(self, column: int, missing: Sequence[str], limit: int | None = None) -> None:
+    `declared` are the values that the file declares, if it does; they come first, and others are refused.
+    """
+
+    def __init__(
+        self, column: int, missing: Sequence[str], limit: int | None = None, declared: Sequence[str] = ()
+    ) -> None:
         self.column, self.limit = column, limit
         self._missing = frozenset(["", *missing])
         self._codes = Growing(None, np.int32)
-        self._index: dict[str, int] = {}
+        self._index: dict[str, int] = {name: code for code, name in enumerate(declared)}
+        self._closed = bool(declared)
 
     @property
     def names(self) -> list[str]:
@@ -139,16 +149,24 @@ class Levels:
         return self.limit is not None and len(self._index) > self.limit
 
     def add(self, array: Array) -> None:
-        """Takes a batch. Past the limit the codes mean nothing any more."""
+        """Takes a batch. Past the limit the codes mean nothing any more.
+
+        Raises CellError for a value that the file does not declare.
+        """
         encoded = _encoded(array)
-        local = np.array([*map(self._code, encoded.dictionary.to_pylist()), MISSING], np.int32)
+        words = [*encoded.dictionary.to_pylist(), None]
+        local = np.array([self._code(word) for word in words], np.int32)
         indices = encoded.indices.fill_null(len(local) - 1).to_numpy(zero_copy_only=False)
+        if self._closed and (undeclared := np.flatnonzero(local == UNDECLARED)).size:
+            raise CellError(self.column, int(np.argmax(np.isin(indices, undeclared))), "not one of the declared values")
         self._codes.extend(len(array))[:] = local[indices]
 
     def _code(self, value: Any) -> int:
         word = "" if value is None else str(value).strip()
         if word in self._missing or self.overflowed:
             return MISSING
+        if self._closed:
+            return self._index.get(word, UNDECLARED)
         return self._index.setdefault(word, len(self._index))
 
     @property
@@ -158,13 +176,17 @@ class Levels:
 
 
 class TargetColumn:
-    """A target whose kind its values decide: numbers while every cell is one, levels while they are few."""
+    """A target whose kind its values decide: numbers while every cell is one, levels while they are few.
 
-    def __init__(self, column: int, missing: Sequence[str]) -> None:
+    With `declared` values it holds labels, whatever they look like.
+    """
+
+    def __init__(self, column: int, missing: Sequence[str], declared: Sequence[str] = ()) -> None:
         self.column = column
         self._missing = missing
-        self._levels = Levels(column, missing, MAX_CLASSES)
-        self._numbers: Growing | None = Growing(None, np.float64)
+        self._declared = bool(declared)
+        self._levels = Levels(column, missing, MAX_CLASSES, declared)
+        self._numbers: Growing | None = None if declared else Growing(None, np.float64)
         self._fault: CellError | None = None
 
     def add(self, array: Array, rows: IntArray) -> None:
@@ -173,7 +195,10 @@ class TargetColumn:
         Raises CellError where the column is neither numbers nor labels.
         """
         if not self._levels.overflowed:
-            self._levels.add(array)
+            try:
+                self._levels.add(array)
+            except CellError as fault:
+                raise CellError(self.column, int(rows[fault.row]), fault.reason, of_target=True) from fault
         if self._numbers is not None:
             self._add_numbers(self._numbers, array, rows)
         if self._numbers is None and self._levels.overflowed and self._fault is not None:
@@ -191,11 +216,19 @@ class TargetColumn:
 
     def finish(self, task: Task, name: str) -> Target:
         """The encoded target. Raises CellError for a column of numbers with a cell among them that is none."""
-        if self._numbers is not None:
+        if self._numbers is not None and not self._holds_codes(task):
             return from_numbers(self._numbers.finish(), task, name)
+        if self._declared and task == "auto":
+            task = "binary" if len(self._levels.names) == 2 else "classification"
         if self._fault is not None and (task == "regression" or (task == "auto" and self._mostly_numbers())):
             raise self._fault
         return from_levels(self._levels.codes.astype(np.int64), self._levels.names, task, name)
+
+    def _holds_codes(self, task: Task) -> bool:
+        """Whether the numbers are labels written with leading zeros, 01 and 02, which as numbers would be others."""
+        names = [] if self._levels.overflowed or task == "regression" else self._levels.names
+        few = len(names) <= AUTO_CLASSES or task != "auto"
+        return few and any(map(CODE.fullmatch, names)) and all("." not in name for name in names)
 
     def _mostly_numbers(self) -> bool:
         # 0, 1 and NA are not three classes: a token for a missing cell was forgotten.

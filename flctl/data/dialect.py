@@ -6,7 +6,7 @@ import csv
 import gzip
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,8 @@ LONGEST_LINE = 1 << 26
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """Dialect of one file. `skip` lines come before the first record, which is the header if `header` is set.
-    `indices` are columns without a name, and those that pandas calls `Unnamed: 0` or `__index_level_0__`."""
+    `indices` are columns without a name, and those that pandas calls `Unnamed: 0` or `__index_level_0__`. `rewrite`
+    makes a line of CSV out of a line of the file."""
 
     path: Path
     names: tuple[str, ...]
@@ -39,10 +40,11 @@ class Dialect:
     comment: str | None = None
     width: int = 0
     indices: frozenset[int] = frozenset()
+    rewrite: Callable[[str], str] | None = None
 
     @property
     def where(self) -> str:
-        """What the file is called in messages."""
+        """The file's name in messages."""
         return self.path.name
 
 
@@ -73,6 +75,8 @@ def _parse(stream: TextIO, dialect: Dialect) -> Iterator[Record]:
     for _ in range(dialect.skip):
         stream.readline(LONGEST_LINE)
     lines = _without_comments(stream, dialect.comment)
+    if dialect.rewrite:
+        lines = map(dialect.rewrite, lines)
     reader = csv.reader(lines, delimiter=dialect.delimiter, quotechar=dialect.quote, skipinitialspace=True, strict=True)
     line = dialect.skip
     try:

@@ -183,9 +183,9 @@ def _read_fast(sheets: Located, plan: ColumnPlan, task: Task, name: str) -> Data
 
 
 def _read(sheets: Located, plan: ColumnPlan, task: Task, name: str, *, as_text: bool) -> Dataset:
-    builder = _filled(_Builder(plan, sheets.missing, {}), sheets, as_text=as_text)
+    builder = _filled(_Builder(plan, sheets, {}), sheets, as_text=as_text)
     if offsets := builder.numbers.merging:
-        builder = _filled(_Builder(plan, sheets.missing, offsets), sheets, as_text=as_text)
+        builder = _filled(_Builder(plan, sheets, offsets), sheets, as_text=as_text)
     return builder.finish(task, name, sheets.where)
 
 
@@ -196,13 +196,14 @@ def _filled(builder: _Builder, sheets: Located, *, as_text: bool) -> _Builder:
 
 
 class _Builder:
-    def __init__(self, plan: ColumnPlan, missing: tuple[str, ...], offsets: Mapping[int, float]) -> None:
+    def __init__(self, plan: ColumnPlan, sheets: Sheets, offsets: Mapping[int, float]) -> None:
         self.plan = plan
         if plan.target is None:
             raise ConfigError("no column is to be predicted", hint="Name it with --target.")
-        self.target = TargetColumn(plan.target, missing)
+        missing, levels = sheets.missing, sheets.declared.levels
+        self.target = TargetColumn(plan.target, missing, levels.get(plan.target, ()))
         self.numbers = Numbers(plan.numeric, missing, offsets)
-        self.categories = {c: Levels(c, missing, MAX_LEVELS) for c in plan.categorical}
+        self.categories = {c: Levels(c, missing, MAX_LEVELS, levels.get(c, ())) for c in plan.categorical}
         self.groups = {c: Levels(c, missing) for c in plan.by}
         self.missing = missing
         self.seen = self.kept = self.trained = 0
@@ -216,7 +217,10 @@ class _Builder:
             raise CellError(fault.column, int(rows[fault.row]), fault.reason) from fault
         self.target.add(batch[self.target.column], rows)
         for column, levels in (*self.categories.items(), *self.groups.items()):
-            levels.add(batch[column])
+            try:
+                levels.add(batch[column])
+            except CellError as fault:
+                raise CellError(fault.column, int(rows[fault.row]), fault.reason) from fault
             refuse_too_many(levels, self.plan.names[column])
         self.kept += len(rows)
         self.trained += 0 if test else len(rows)

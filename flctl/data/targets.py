@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,12 @@ from flctl.data.precision import SAMPLE, merges
 from flctl.errors import DataError
 from flctl.types import IntArray, TaskKind
 
-__all__ = ["MAX_CLASSES", "Target", "encode", "encode_labels", "from_levels", "from_numbers"]
+__all__ = ["AUTO_CLASSES", "MAX_CLASSES", "Target", "encode", "encode_labels", "from_levels", "from_numbers"]
 
 AUTO_CLASSES = 20
 """With `task: auto`, whole numbers with more distinct values than this are a quantity and not a label."""
 MAX_CLASSES = 10_000
+_WHOLE = re.compile(r"-?\d{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def encode_labels(values: npt.NDArray[Any], name: str) -> Target:
 
 
 def from_levels(codes: IntArray, levels: Sequence[str], task: Task, name: str) -> Target:
-    """Encodes text: `codes` index `levels`; classes are the levels in sorted order."""
+    """Encodes text: `codes` index `levels`; classes are the levels in sorted order, whole numbers by value."""
     _refuse_wrong_count(len(levels), task, name)
     if task == "regression":
         raise DataError(f"target '{name}' holds text ({_some(levels)}), and regression needs numbers")
@@ -55,7 +57,8 @@ def from_levels(codes: IntArray, levels: Sequence[str], task: Task, name: str) -
             f"target '{name}' holds text with {len(levels):,} distinct values ({_some(levels)})",
             hint="If these are labels, say --task classification; if not, name another --target.",
         )
-    order = sorted(range(len(levels)), key=levels.__getitem__)
+    whole = all(map(_WHOLE.fullmatch, levels))
+    order = sorted(range(len(levels)), key=lambda i: (int(levels[i]) if whole else 0, levels[i]))
     rank = np.empty(len(levels), np.int64)
     rank[order] = np.arange(len(levels))
     return Target(_label_task(len(levels), task), rank[codes], tuple(levels[i] for i in order))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +17,19 @@ from flctl.errors import DataError
 
 __all__ = ["ArffReader"]
 
-_ATTRIBUTE = re.compile(r"""@attribute\s+(?:"([^"]*)"|'([^']*)'|([^\s{]+))\s*(.*)""", re.IGNORECASE)
-LOOKED_AT = 100
-"""How many lines of rows are looked at to see how they are quoted."""
-_SINGLE_QUOTED = re.compile(r"(^|,)\s*'")
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_ATTRIBUTE = re.compile(rf"@attribute\s+({_QUOTED}|[^\s{{]+)\s*(.*)", re.IGNORECASE)
+_CELL = re.compile(rf"\s*(?:({_QUOTED})|([^,]*?))\s*(,|$)")
+_LEVEL = re.compile(rf"\s*(?:({_QUOTED})|([^,}}]*?))\s*(,|}}|$)")
+_SPARSE = re.compile(rf"\s*(\d+)\s+(?:({_QUOTED})|([^,}}]*?))\s*(,|}})")
+_ESCAPE = re.compile(r"\\(.)")
+_CONTROL = {"n": "\n", "t": "\t", "r": "\r"}
+_SPECIAL = re.compile(r'[",\n\r]|^\s|\s$')
+MAX_SHOWN = 60
 
 
 class ArffReader(TableReader):
-    """ARFF tables, plain or .gz: nominal attributes are categories, `?` is missing (Weka; dense rows)."""
+    """ARFF tables: nominal attributes are categories, `?` is missing (Weka; dense and sparse rows)."""
 
     name = "arff"
     extensions = (".arff", ".arff.gz")
@@ -42,47 +46,108 @@ class ArffReader(TableReader):
         files = tuple(header.dialect for header in headers)
         refuse_duplicates(files[0].names, files[0].where)
         refuse_other_schema(files)
-        return TextSheets(files, Declared(headers[0].nominal), ("?", *self.config.na))
+        levels = {i: column.levels for i, column in enumerate(headers[0].columns) if column.levels}
+        return TextSheets(files, Declared(frozenset(levels), levels=levels), ("?", *self.config.na))
+
+
+@dataclass(frozen=True, slots=True)
+class _Attribute:
+    name: str
+    levels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _ArffHeader:
     dialect: Dialect
-    nominal: frozenset[int]
+    columns: tuple[_Attribute, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rewriting:
+    """Rewrites ARFF rows as CSV: quotes of either kind with backslash escapes, and sparse rows `{1 a, 3 2.5}`.
+
+    `zeros` are the cells of an empty sparse row: 0, or the first declared value.
+    """
+
+    zeros: tuple[str, ...]
+
+    def __call__(self, line: str) -> str:
+        if line.lstrip().startswith("{"):
+            return _csv_row(self._dense(line))
+        if "'" not in line and '"' not in line and "\\" not in line:
+            return line
+        cells, end = [], 0
+        text = line.rstrip("\r\n")
+        while match := _CELL.match(text, end):
+            cells.append(_plain(match[1], match[2]))
+            end = match.end()
+            if match[3] != ",":
+                break
+        # A quote that does not close, or text behind one: left for the parser of CSV to name.
+        return _csv_row(cells) if end == len(text) else line
+
+    def _dense(self, line: str) -> list[str]:
+        cells = list(self.zeros)
+        text = line.strip()
+        end = 1
+        while match := _SPARSE.match(text, end):
+            if int(match[1]) >= len(cells):
+                break
+            cells[int(match[1])] = _plain(match[2], match[3])
+            end = match.end()
+        if text[end:].strip() not in ("", "}"):
+            raise DataError(f"'{text[:MAX_SHOWN]}' is not a sparse row {{INDEX VALUE, ...}} of {len(cells)} columns")
+        return cells
+
+
+def _plain(quoted: str | None, bare: str | None) -> str:
+    if quoted is None:
+        return bare or ""
+    return _ESCAPE.sub(lambda match: _CONTROL.get(match[1], match[1]), quoted[1:-1])
+
+
+def _csv_row(cells: Sequence[str]) -> str:
+    return ",".join('"' + cell.replace('"', '""') + '"' if _SPECIAL.search(cell) else cell for cell in cells) + "\n"
 
 
 def _read_header(path: Path) -> _ArffHeader:
-    names: list[str] = []
-    nominal: list[int] = []
+    columns: list[_Attribute] = []
     with open_text(path) as stream:
         skip = 0
         while line := stream.readline(LONGEST_LINE):
             skip += 1
             word = line.strip()
             if word.lower().startswith("@data"):
-                rows = [row for row in itertools.islice(stream, LOOKED_AT) if not row.lstrip().startswith("%")]
-                return _ArffHeader(_dialect(path, names, skip, rows), frozenset(nominal))
+                return _ArffHeader(_dialect(path, tuple(columns), skip), tuple(columns))
             if word.lower().startswith("@attribute"):
-                name, kind = _attribute(word, path.name, skip)
-                if kind.lstrip().startswith("{"):
-                    nominal.append(len(names))
-                names.append(name)
-    raise DataError(f"{path.name} has no @data line: {len(names)} attributes and no rows", hint="Is it truncated?")
+                columns.append(_attribute(word, path.name, skip))
+    raise DataError(f"{path.name} has no @data line: {len(columns)} attributes and no rows", hint="Is it truncated?")
 
 
-def _attribute(line: str, where: str, number: int) -> tuple[str, str]:
+def _attribute(line: str, where: str, number: int) -> _Attribute:
     match = _ATTRIBUTE.match(line)
     if match is None:
-        raise DataError(f"{where}, line {number}: '{line[:60]}' names no attribute")
-    # The type may be absent: some writers leave it out, and a column's use says what it must be.
-    return next(group for group in match.groups()[:3] if group is not None).strip(), match[4]
+        raise DataError(f"{where}, line {number}: '{line[:MAX_SHOWN]}' names no attribute")
+    quoted = match[1] if match[1][0] in "'\"" and len(match[1]) > 1 else None
+    # The type may be absent: some writers leave it out, and a column's use decides it.
+    kind = match[2].lstrip()
+    return _Attribute(_plain(quoted, match[1]).strip(), _levels(kind[1:]) if kind.startswith("{") else ())
 
 
-def _dialect(path: Path, names: list[str], skip: int, rows: list[str]) -> Dialect:
-    if any(row.lstrip().startswith("{") for row in rows):
-        raise DataError(f"{path.name} has sparse rows", hint="Convert it to dense ARFF or to CSV first.")
-    if not names:
+def _levels(text: str) -> tuple[str, ...]:
+    levels, end = [], 0
+    while match := _LEVEL.match(text, end):
+        levels.append(_plain(match[1], match[2]).strip())
+        end = match.end()
+        if match[3] != ",":
+            break
+    return tuple(dict.fromkeys(level for level in levels if level not in ("", "?")))
+
+
+def _dialect(path: Path, columns: tuple[_Attribute, ...], skip: int) -> Dialect:
+    if not columns:
         raise DataError(f"{path.name} declares no @attribute before @data")
-    quote = "'" if any(map(_SINGLE_QUOTED.search, rows)) else '"'
-    width = max(map(len, rows), default=0)
-    return Dialect(path, tuple(names), ",", header=False, skip=skip, quote=quote, comment="%", width=width)
+    names = tuple(column.name for column in columns)
+    rewrite = _Rewriting(tuple(column.levels[0] if column.levels else "0" for column in columns))
+    width = max(64, 32 * len(columns))
+    return Dialect(path, names, ",", header=False, skip=skip, comment="%", width=width, rewrite=rewrite)

@@ -63,7 +63,9 @@ class _ColumnarFile:
         """Record batches of the named columns, in that order."""
         with _corruption_refused(self.path):
             if self.magic == MAGIC_PARQUET:
-                parquet = optional("pyarrow.parquet", "pyarrow", "Parquet files").ParquetFile(self.path)
+                parquet = optional("pyarrow.parquet", "pyarrow", "Parquet files").ParquetFile(
+                    self.path, page_checksum_verification=True
+                )
                 # One row group after another: asked for all at once, they would all be read ahead into memory.
                 for group in range(parquet.num_row_groups):
                     for batch in parquet.iter_batches(ROWS, row_groups=[group], columns=list(names)):

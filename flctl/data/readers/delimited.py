@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,8 @@ class _Watched:
         self.closed = False
         self._quote = file.quote.encode()
         pieces = _after_lines(stream, file.skip)
-        self._pieces = _uncommented(pieces, file.comment) if file.comment else pieces
+        pieces = _uncommented(pieces, file.comment) if file.comment else pieces
+        self._pieces = _rewritten(pieces, file.rewrite) if file.rewrite else pieces
         self._ready = b""
 
     def read(self, size: int = -1) -> bytes:
@@ -173,6 +174,22 @@ def _uncommented(pieces: Iterator[bytes], comment: str) -> Iterator[bytes]:
             yield kept
     if kept := line.sub(b"", tail):
         yield kept
+
+
+def _rewritten(pieces: Iterator[bytes], rewrite: Callable[[str], str]) -> Iterator[bytes]:
+    """The pieces with each line rewritten, in pieces that are not empty."""
+    tail = b""
+    for piece in pieces:
+        whole, tail = _whole_lines(tail + piece)
+        if whole:
+            yield _rewritten_lines(whole, rewrite)
+    if tail:
+        yield _rewritten_lines(tail, rewrite)
+
+
+def _rewritten_lines(data: bytes, rewrite: Callable[[str], str]) -> bytes:
+    lines = data.decode("utf-8", "surrogateescape").splitlines(keepends=True)
+    return "".join(map(rewrite, lines)).encode("utf-8", "surrogateescape")
 
 
 def _whole_lines(data: bytes) -> tuple[bytes, bytes]:
