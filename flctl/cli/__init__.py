@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """Runs the command line in this process and returns the exit code; nothing but a bug in here is raised."""
     words: list[str] = []
+    _replace_unencodable()
     try:
         code = _invoke(arguments, words)
         sys.stdout.flush()
@@ -77,6 +79,13 @@ def run(arguments: list[str]) -> int:
     except BaseException as error:
         return _tell(error, arguments, " ".join(words))
     return code
+
+
+def _replace_unencodable() -> None:
+    """Lets stdout and stderr write `?` for characters that their encoding lacks, as in a pipe of Windows."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def _invoke(arguments: list[str], words: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""What a data set is once read, and the base class of everything that reads one."""
+"""Data sets as readers return them, and the base class of readers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ __all__ = ["Dataset", "DatasetReader", "Examples", "Split"]
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Rows of a data set: x [n, ...] and y [n] (next character: both [n, window])."""
+    """Rows of a data set: x [n, ...] and y [n] (next character: both [n, window]), and the columns of `--by`."""
 
     x: npt.NDArray[Any]
     y: npt.NDArray[Any]
+    groups: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

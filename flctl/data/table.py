@@ -243,6 +243,8 @@ class _Builder:
         x, columns, numeric = self._features()
         inputs = Inputs(columns, self.plan.names[self.target.column], self.plan.names, self.missing)
         end = self.trained
+        groups = {self.plan.names[c]: _as_groups(levels) for c, levels in self.groups.items()}
+        of_test = {name: words[end:] for name, words in groups.items()}
         return Dataset(
             name,
             target.task,
@@ -251,8 +253,8 @@ class _Builder:
             target.classes,
             inputs.features,
             numeric,
-            groups={self.plan.names[c]: _as_groups(levels)[:end] for c, levels in self.groups.items()},
-            test=Split(x[end:], target.y[end:]) if end < self.kept else None,
+            groups={name: words[:end] for name, words in groups.items()},
+            test=Split(x[end:], target.y[end:], of_test) if end < self.kept else None,
             notes=self._notes(),
             inputs=inputs,
         )

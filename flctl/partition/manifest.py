@@ -92,7 +92,7 @@ class Manifest:
     seed: int
     clients: int
     test_fraction: float
-    test_split: Literal["random", "last"]
+    test_split: Literal["random", "last", "own"]
     rows: RowCounts
     preprocess: Standardisation
     central_test: Literal["own", "clients"]

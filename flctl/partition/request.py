@@ -220,4 +220,8 @@ def _reason(place: Iterable[int | str], found: Any, message: str) -> str:
 def _notes(partition: Partition) -> tuple[str, ...]:
     rows, left_out = partition.manifest.rows, partition.manifest.rows.left_out
     total = rows.train + rows.test + left_out
-    return (f"the scheme leaves out {left_out:,} of {total:,} rows",) if left_out else ()
+    own = partition.manifest.test_split == "own"
+    return (
+        *(["each client has its own test rows of the source; --test-fraction does not apply"] if own else []),
+        *([f"the scheme leaves out {left_out:,} of {total:,} rows"] if left_out else []),
+    )

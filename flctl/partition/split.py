@@ -13,9 +13,11 @@ from flctl.errors import DataError, PluginError
 from flctl.partition.partitioner import Assignment
 from flctl.types import FloatArray, IntArray
 
-__all__ = ["SplitPlan", "check_assignment", "plan", "test_counts"]
+__all__ = ["SplitPlan", "check_assignment", "plan", "plan_own", "test_counts"]
 
-Mode = Literal["random", "last"]
+
+Mode = Literal["random", "last", "own"]
+"""Choice of a client's test rows: at random, its last rows, or those that the source itself holds out."""
 MAX_ID = 256
 MAX_DENOMINATOR = 1_000_000
 
@@ -48,6 +50,21 @@ def plan(assignment: Assignment, rows: int, test_fraction: float, mode: Mode, rn
         raise DataError("the scheme leaves out every row", hint="Loosen the scheme's limits.")
     if mode == "random" and held_out.any():
         order = _test_rows_last(order, bounds, rng.random(rows)[order])
+    return SplitPlan(order, bounds, client_ids, rows - len(order))
+
+
+def plan_own(assignment: Assignment, rows: int, trained: int) -> SplitPlan:
+    """The stored order of `rows` rows of which those from `trained` on are their owners' test rows.
+
+    Raises what `plan` raises.
+    """
+    client_ids = check_assignment(assignment, rows)
+    owned = np.flatnonzero(assignment.owner >= 0)
+    order = owned[_stable_order(assignment.owner[owned], assignment.clients)]
+    sizes = np.bincount(assignment.owner[order], minlength=assignment.clients)
+    held_out = np.bincount(assignment.owner[owned[owned >= trained]], minlength=assignment.clients)
+    ends = np.cumsum(sizes)
+    bounds = np.stack([ends - sizes, ends - held_out, ends], axis=1).astype(np.int64)
     return SplitPlan(order, bounds, client_ids, rows - len(order))
 
 

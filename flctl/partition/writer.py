@@ -19,14 +19,15 @@ import numpy.typing as npt
 
 from flctl import atomic, seeds
 from flctl.data.dataset import Dataset, Split
-from flctl.data.preprocessing import ABSENT, InputColumn, Inputs
+from flctl.data.preprocessing import InputColumn, Inputs
 from flctl.errors import ConfigError, DataError, PluginError
 from flctl.partition import manifest as manifests
 from flctl.partition.manifest import Column, DatasetInfo, Manifest, RowCounts
 from flctl.partition.npy import ColumnWriter, write_column
+from flctl.partition.own_tests import group_of, incomplete, own_tests
 from flctl.partition.partitioner import Partitioner, Rows
 from flctl.partition.preprocess import Standardise, Statistics, kind_of
-from flctl.partition.split import Mode, SplitPlan, plan
+from flctl.partition.split import Mode, SplitPlan, plan, plan_own
 from flctl.partition.store import Partition
 from flctl.types import IntArray
 from flctl.version import __version__
@@ -71,23 +72,27 @@ def write_partition(
     """Partitions `dataset` by `partitioner` into the new directory `out`, and opens it.
 
     `by` names the groups of the data set that a natural scheme goes by. A fraction of each client's rows is held out
-    for testing (see `split.test_counts`): its last rows where the data set is in order of time, else random ones.
-    Equal arguments give equal bytes. Raises ConfigError for arguments that cannot be (also where `out` exists),
-    DataError for an impossible request, StorageError where `out` cannot be written; then nothing is left there.
+    for testing (see `split.test_counts`): its last rows if the data set is in order of time, else random ones. A client
+    that has test rows of its own in the source (`own_tests`) has exactly these. Equal arguments give equal bytes.
+    Raises ConfigError for arguments that cannot be (an `out` that exists, too), DataError for an impossible request,
+    StorageError if `out` cannot be written; then nothing is left there.
     """
-    atomic.refuse_existing(out)
-    _check_request(dataset, clients, test_fraction)
+    _check_request(out, dataset, clients, test_fraction)
     kind = kind_of(dataset, standardise)
     mode: Mode = test_split if test_split != "auto" else "last" if dataset.time_ordered else "random"
     assignment = partitioner.assign(rows_of(dataset, by), clients, seeds.rng(seed, "partition", "assign"))
-    planned = plan(assignment, len(dataset), test_fraction, mode, seeds.rng(seed, "partition", "test"))
+    described, own = dataset, own_tests(dataset, assignment, _names(by))
+    if own is None:
+        planned = plan(assignment, len(dataset), test_fraction, mode, seeds.rng(seed, "partition", "test"))
+    else:
+        dataset, mode, planned = own.dataset, "own", plan_own(own.assignment, len(own.dataset), own.trained)
     with atomic.new_directory(out) as directory:
         statistics = Statistics(dataset, kind)
         columns = _write_columns(directory, dataset, planned, partitioner, seed, statistics)
         manifest = Manifest(
             format=manifests.FORMAT,
             flctl=__version__,
-            dataset=_describe(dataset, origin or PartitionOrigin()),
+            dataset=_describe(described, origin or PartitionOrigin()),
             scheme=_scheme(partitioner, by),
             seed=seed,
             clients=assignment.clients,
@@ -103,7 +108,12 @@ def write_partition(
     return Partition.open(out)
 
 
-def _check_request(dataset: Dataset, clients: int | None, test_fraction: float) -> None:
+def _names(by: str | Sequence[str] | None) -> list[str]:
+    return [by] if isinstance(by, str) else list(by or ())
+
+
+def _check_request(out: Path, dataset: Dataset, clients: int | None, test_fraction: float) -> None:
+    atomic.refuse_existing(out)
     if not 0 <= test_fraction <= 1:
         raise ConfigError(
             f"--test-fraction is {test_fraction}; it must be between 0 and 1",
@@ -159,47 +169,17 @@ def _check_names(dataset: Dataset) -> None:
 def rows_of(dataset: Dataset, by: str | Sequence[str] | None = None) -> Rows:
     """What a scheme may look at. Without `by`, a data set that knows only one group column offers that one."""
     labelled = dataset.task in ("classification", "binary")
-    names = [by] if isinstance(by, str) else list(by or ())
+    names = _names(by)
     return Rows(
         count=len(dataset),
         target=dataset.y,
         labels=dataset.y if labelled else None,
         classes=dataset.classes,
-        group=_group(dataset, names),
+        group=group_of(dataset, names),
         x=dataset.x,
         numeric=dataset.numeric,
-        incomplete=_incomplete(dataset, names),
+        incomplete=incomplete(dataset, names),
     )
-
-
-def _group(dataset: Dataset, by: list[str]) -> npt.NDArray[Any] | None:
-    if not by:
-        return next(iter(dataset.groups.values())) if len(dataset.groups) == 1 else None
-    for name in by:
-        if name not in dataset.groups:
-            known = ", ".join(dataset.groups) or "none"
-            raise DataError(f"'{dataset.name}' has no group column '{name}'", hint=f"It has: {known}.")
-    if len(by) == 1:
-        return dataset.groups[by[0]]
-    # Escaped, as "a / b" with "c" and "a" with "b / c" would otherwise be one client.
-    first, *others = (np.char.replace(np.char.replace(_words(dataset, name), "\\", "\\\\"), "/", "\\/") for name in by)
-    for words in others:
-        first = np.char.add(np.char.add(first, " / "), words)
-    return first
-
-
-def _incomplete(dataset: Dataset, by: list[str]) -> npt.NDArray[np.bool_] | None:
-    """Rows [n] without a value in one of several group columns; None for a single column."""
-    if len(by) < 2:
-        return None
-    missing: npt.NDArray[np.bool_] = np.zeros(len(dataset), np.bool_)
-    for name in by:
-        missing |= np.isin(_words(dataset, name), ["", ABSENT])
-    return missing
-
-
-def _words(dataset: Dataset, name: str) -> npt.NDArray[np.str_]:
-    return np.char.strip(dataset.groups[name].astype(np.str_))
 
 
 def _write_columns(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from flctl.data.dataset import Dataset
 from flctl.data.splits import split_of
 from flctl.errors import DataError
 from flctl.partition.store import Partition
+from flctl.partition.verify import verify
 
 TRAIN = pa.table({"age": [1.0, 2.0, 3.0], "label": ["a", "b", "a"]})
 TEST = pa.table({"age": [4.0, 5.0], "label": ["b", "a"]})
@@ -177,3 +181,34 @@ def test_a_pair_without_one_of_its_values_is_left_out_or_refused(
     assert Partition.open(tmp_path / "p").clients == 2
     assert run([*words, "--missing-group", "refuse", "--out", str(tmp_path / "q")]) == 2
     assert "1 of 5 rows have no value" in capsys.readouterr().err
+
+
+def test_test_rows_of_leaf_belong_to_their_users(tmp_path: Path) -> None:
+    for part, users in (("train", {"u": 3, "v": 2}), ("test", {"v": 1, "u": 2, "stranger": 1})):
+        data = {
+            name: {"x": [[i, len(part)] for i in range(n)], "y": [i % 2 for i in range(n)]} for name, n in users.items()
+        }
+        (tmp_path / "d" / part).mkdir(parents=True)
+        content = {"users": list(users), "num_samples": list(users.values()), "user_data": data}
+        (tmp_path / "d" / part / "a.json").write_text(json.dumps(content))
+    assert (
+        run(["partition", str(tmp_path / "d"), "--standardise", "none", "--no-report", "--out", str(tmp_path / "p")])
+        == 0
+    )
+    partition = Partition.open(tmp_path / "p")
+    assert partition.counts.tolist() == [[3, 2], [2, 1]]
+    assert partition.test(0)[0].tolist() == [[0, 4], [1, 4]]
+    assert partition.manifest.rows.left_out == 1
+    assert partition.manifest.central_test == "clients"
+    verify(partition)
+
+
+@pytest.mark.parametrize("encoding", ["ascii"])
+def test_a_terminal_without_utf8_gets_the_partition_and_its_report(tmp_path: Path, encoding: str) -> None:
+    write(tmp_path / "Zürich – 東京.csv", TRAIN)
+    words = ["--by", "file", "--target", "label", "--test-fraction", "0", "--no-report", "--out", str(tmp_path / "p")]
+    command = [sys.executable, "-m", "flctl", "partition", str(tmp_path / "Zürich – 東京.csv"), *words]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"training rows" in done.stdout

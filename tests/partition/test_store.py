@@ -272,7 +272,7 @@ def test_a_standardisation_that_the_data_lacks_is_refused(tmp_path, kind, match)
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"test_fraction": 1.0}, ConfigError, "test-fraction is 1.0"),
+        ({"test_fraction": 1.5}, ConfigError, "test-fraction is 1.5"),
         ({"test_fraction": -0.1}, ConfigError, "test-fraction is -0.1"),
         ({"test_fraction": float("nan")}, ConfigError, "test-fraction is nan"),
         ({"clients": 0}, ConfigError, "clients is 0"),

@@ -1,4 +1,4 @@
-"""Pictures in folders, a folder per class."""
+"""Pictures in folders, a folder for each class."""
 
 from __future__ import annotations
 
@@ -21,20 +21,34 @@ from flctl.data.files import existing, require_memory, short_name
 from flctl.data.options import Columns, Pixels
 from flctl.data.preprocessing import FittedPreprocessing
 from flctl.data.schema import refuse_other_groups
+from flctl.data.splits import Parts, arrange, split_of_word
 from flctl.data.targets import encode_labels
 from flctl.errors import DataError, IntegrityError
 
 __all__ = ["ImageFolderReader"]
 
-_EXTENSIONS = (".png", ".jpg", ".jpeg")
-_GREY, _COLOUR = ("1", "L"), ("LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+_EXTENSIONS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
+_OTHERS = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".svg", ".dcm", ".nii", ".nii.gz", ".raw", ".cr2", ".nef", ".psd",
+           ".ico", ".jxl", ".exr", ".hdr", ".npy")  # fmt: skip
+"""Pictures that are not read, and are named in a note."""
+_GREY, _COLOUR = (
+    ("1", "L", "I;16", "I;16L", "I;16B", "I"),
+    ("LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr"),
+)
+_DEEP = ("I;16", "I;16L", "I;16B", "I")
+_CLEAR = ("LA", "La", "PA", "RGBA", "RGBa")
+_ORIENTATION = 0x0112
+_TURNED = (5, 6, 7, 8)
+"""EXIF orientations that exchange height and width."""
 MAX_PIXELS = 64 << 20
 """More pixels in one picture than this is a decompression bomb, or a scan to be cut up first."""
 MAX_DEPTH = 8
+DEEPEST = 65535
 
 
 class ImageFolderReader(DatasetReader):
-    """PNG or JPEG pictures, a folder per class, and test/ beside train/ where there is one (layout of ImageNet)."""
+    """Pictures, a folder per class, and test/ or val/ beside train/ if there is one (layout of ImageNet)."""
 
     name = "image-folder"
 
@@ -60,17 +74,25 @@ class ImageFolderReader(DatasetReader):
         """x uint8 [n, channels, height, width], y int64 codes [n], classes in the order of their folders' names."""
         folder = existing(source)
         optional("PIL.Image", "Pillow", "pictures")
-        train, test = _parts(folder)
+        parts = _parts(folder)
+        train, test = list(parts.train), list(parts.test)
         level = self.config.class_level or len(train[0].folders)
         words = np.array([p.folder(level) for p in (*train, *test)])
-        form = self._form((*train, *test))
+        form, notes = self._form((*train, *test))
         target = encode_labels(words, folder.name)
         count = len(train)
         split = Split(_decode(test, form), target.y[count:]) if test else None
         groups = self._groups(train, level)
         x = _decode(train, form)
         return Dataset(
-            short_name(source), "classification", x, target.y[:count], target.classes, groups=groups, test=split
+            short_name(source),
+            "classification",
+            x,
+            target.y[:count],
+            target.classes,
+            groups=groups,
+            test=split,
+            notes=(*parts.notes, *notes, *_left_out(folder)),
         )
 
     def read_examples(self, source: str, fitted: FittedPreprocessing) -> Examples:
@@ -94,7 +116,7 @@ class ImageFolderReader(DatasetReader):
         refuse_other_groups(self.config.by, [f"folder{i}" for i in levels], "this folder")
         return {f"folder{i}": np.array([p.folder(i) for p in pictures]) for i in levels}
 
-    def _form(self, pictures: Sequence[_Picture]) -> _ImageForm:
+    def _form(self, pictures: Sequence[_Picture]) -> tuple[_ImageForm, list[str]]:
         headers = [_header(picture) for picture in pictures]
         size = self.config.image_size or headers[0].size
         for picture, header in zip(pictures, headers, strict=True):
@@ -106,7 +128,7 @@ class ImageFolderReader(DatasetReader):
                 )
         colour = any(header.mode in _COLOUR for header in headers)
         channels = int(self.config.channels) if self.config.channels != "auto" else 3 if colour else 1
-        return _ImageForm(channels, *size)
+        return _ImageForm(channels, *size), _form_notes(headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +151,11 @@ class _Picture:
 
 @dataclass(frozen=True, slots=True)
 class _ImageHeader:
+    """Height and width as the picture is seen, the type of its pixels, and whether it is `clear` in parts."""
+
     size: tuple[int, int]
     mode: str
+    clear: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,21 +176,49 @@ def _walk(folder: Path, least: int) -> Iterator[_Picture]:
                     yield _Picture(Path(place, name), inner)
 
 
-def _parts(folder: Path) -> tuple[list[_Picture], list[_Picture]]:
-    """The training and the test pictures. Raises DataError where folders are not all equally deep."""
-    if (folder / "train").is_dir() and (folder / "test").is_dir():
-        train, test = list(_walk(folder / "train", 1)), list(_walk(folder / "test", 1))
+def _parts(folder: Path) -> Parts[_Picture]:
+    """The pictures by part: folders at the top called train, test or val are parts, if one of them is for training.
+
+    Raises DataError if folders are not all equally deep.
+    """
+    named = [inner for inner in sorted(folder.iterdir()) if inner.is_dir() and split_of_word(inner.name)]
+    found = arrange(named, lambda inner: Path(inner.name, "pictures"))
+    if found.test and any(split_of_word(inner.name) == "train" for inner in named):
+        train, test = ([p for inner in inners for p in _walk(inner, 1)] for inners in (found.train, found.test))
+        parts = Parts(tuple(train), tuple(test), tuple(note for note in found.notes if "validation" in note))
     else:
-        train, test = list(_walk(folder, 1)), []
-    if not train:
-        raise DataError(f"{folder.name} has no PNG or JPEG pictures in folders, one per class")
-    for picture in (*train, *test):
-        if len(picture.folders) != len(train[0].folders):
+        parts = Parts(tuple(_walk(folder, 1)))
+    if not parts.train:
+        raise DataError(f"{folder.name} has no pictures in folders, one per class")
+    first = parts.train[0]
+    for picture in (*parts.train, *parts.test):
+        if len(picture.folders) != len(first.folders):
             raise DataError(
-                f"{picture.shown} and {train[0].shown} do not lie equally deep",
+                f"{picture.shown} and {first.shown} do not lie equally deep",
                 hint="Every picture must lie in a folder of the same level, the class.",
             )
-    return train, test
+    return parts
+
+
+def _left_out(folder: Path) -> list[str]:
+    """A note on pictures of formats that are not read."""
+    count: dict[str, int] = {}
+    for _, folders, names in os.walk(folder, followlinks=False):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if ending := next((ending for ending in _OTHERS if name.lower().endswith(ending)), None):
+                count[ending] = count.get(ending, 0) + 1
+    listed = ", ".join(f"{number:,} {ending}" for ending, number in sorted(count.items()))
+    return [f"files left out, as this reader does not read them: {listed}"] if count else []
+
+
+def _form_notes(headers: Sequence[_ImageHeader]) -> list[str]:
+    clear = sum(header.clear for header in headers)
+    deep = sum(header.mode in _DEEP for header in headers)
+    return [
+        *([f"{clear:,} pictures have transparency and are laid on white"] if clear else []),
+        *([f"{deep:,} pictures of 16 bits are reduced to 8, 65535 becoming 255"] if deep else []),
+    ]
 
 
 @contextmanager
@@ -175,7 +228,7 @@ def _opened(picture: _Picture) -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", image.DecompressionBombWarning)
-            with image.open(picture.path, formats=("PNG", "JPEG")) as opened:
+            with image.open(picture.path, formats=_FORMATS) as opened:
                 yield opened
     except (image.DecompressionBombError, image.DecompressionBombWarning) as error:
         raise _bomb(picture, str(error)) from error
@@ -195,7 +248,10 @@ def _header(picture: _Picture) -> _ImageHeader:
                 f"{picture.shown} has pixels of type {opened.mode}; expected 8 bits a channel",
                 hint="Convert it first.",
             )
-        return _ImageHeader((height, width), str(opened.mode))
+        if opened.getexif().get(_ORIENTATION) in _TURNED:
+            height, width = width, height
+        clear = opened.mode in _CLEAR or "transparency" in opened.info
+        return _ImageHeader((height, width), str(opened.mode), clear)
 
 
 def _bomb(picture: _Picture, found: str) -> IntegrityError:
@@ -211,12 +267,25 @@ def _decode(pictures: Sequence[_Picture], form: _ImageForm) -> npt.NDArray[np.ui
     x = np.empty(shape, np.uint8)
     for row, picture in enumerate(pictures):
         with _opened(picture) as opened:
-            pixels = opened.convert("L" if form.channels == 1 else "RGB")
+            pixels = _upright(opened).convert("L" if form.channels == 1 else "RGB")
             if pixels.size != (form.width, form.height):
                 bilinear = optional("PIL.Image", "Pillow", "pictures").Resampling.BILINEAR
                 pixels = pixels.resize((form.width, form.height), bilinear)
             x[row] = np.asarray(pixels).reshape(form.height, form.width, form.channels).transpose(2, 0, 1)
     return x
+
+
+def _upright(opened: Any) -> Any:
+    """The picture as viewers show it: turned as its EXIF says, transparent parts on white, 8 bits a channel."""
+    image = optional("PIL.Image", "Pillow", "pictures")
+    picture = optional("PIL.ImageOps", "Pillow", "pictures").exif_transpose(opened)
+    if picture.mode in _DEEP:
+        values = np.asarray(picture).astype(np.int64).clip(0, DEEPEST)
+        return image.fromarray(((values * 255 + DEEPEST // 2) // DEEPEST).astype(np.uint8))
+    if picture.mode in _CLEAR or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        return image.alpha_composite(image.new("RGBA", picture.size, "white"), picture)
+    return picture
 
 
 def _times(size: tuple[int, int]) -> str:

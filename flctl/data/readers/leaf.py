@@ -75,7 +75,7 @@ class LeafReader(DatasetReader):
         values = np.array([y for user in (*train, *test) for y in user.labels()])
         whole = values.dtype.kind in "iub" or (values.dtype.kind == "f" and bool((values == np.floor(values)).all()))
         target = encode(values, "classification" if whole and self.config.task == "auto" else self.config.task, "y")
-        split = Split(x_test, target.y[len(x) :]) if len(x_test) else None
+        split = Split(x_test, target.y[len(x) :], {"user": _owners(test)}) if len(x_test) else None
         if split is not None and split.x.shape[1:] != x.shape[1:]:
             raise DataError(f"{name}: training samples are {x.shape[1:]} and test samples {split.x.shape[1:]}")
         data = Dataset(
@@ -108,7 +108,7 @@ class LeafReader(DatasetReader):
         vocabulary = Vocabulary.of("".join(word for user in (*train, *test) for word in (*user.x, *user.y)))
         window = max(len(sample) for user in (*train, *test) for sample in user.x)
         x, y = _next_characters(train, vocabulary, window)
-        split = Split(*_next_characters(test, vocabulary, window)) if test else None
+        split = Split(*_next_characters(test, vocabulary, window), {"user": _owners(test)}) if test else None
         return Dataset(
             name,
             "next-character",
