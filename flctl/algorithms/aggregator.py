@@ -107,6 +107,11 @@ class Aggregator(Component):
         checks."""
         return 0
 
+    @property
+    def weights_equal(self) -> bool:
+        """True if each client counts once, whatever its weight: a sum's weight is then a number of clients."""
+        return False
+
     def rounding(self, run: RunInfo) -> float:
         """Upper bound, in L2 norm, on what rounding adds to one client's contribution to the sum; 0 without
         rounding."""

@@ -43,6 +43,11 @@ class Scaffold(Strategy):
                 f"{local.optimizer} with the momentum {local.momentum:g}",
                 hint="Set local.optimizer=sgd and leave local.momentum out; a momentum in `server:` is allowed.",
             )
+        if self.config.weighted and run.aggregator.weights_equal:
+            raise IncompatibleError(
+                f"scaffold weights clients by their rows, and aggregator '{run.aggregator.name}' counts each once",
+                hint="Set strategy.weighted=false, or allow for weights (aggregator.max_weight).",
+            )
 
     def init(self, params: Arrays) -> Arrays:
         return {"control": np.zeros_like(params["params"])}

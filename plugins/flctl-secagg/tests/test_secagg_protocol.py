@@ -1,6 +1,8 @@
 """Sessions from end to end through bytes: every pattern of dropouts gives the sum of the survivors to the bit, or an
 error; and nobody's update, weight or secret is to be seen on the way."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from flctl_secagg.client.policy import Policy
@@ -9,7 +11,7 @@ from flctl_secagg.protocol import frames
 from flctl_secagg.protocol.degrees import choose
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from secagg_support import AttemptError, attempt_of, cohort_of, vectors
+from secagg_support import ASKED, AttemptError, attempt_of, cohort_of, vectors
 
 from flctl import ProtocolError
 
@@ -220,3 +222,28 @@ def test_every_width_gives_the_sum_in_both_modes(mode, bits):
     decoded = attempt.session.encoding.decode(cohort.play(attempt).words, 5)
     exact = sum(one["delta"].astype(np.float64) for one in cohort.vectors.values())
     assert np.abs(decoded.arrays["delta"] - exact).max() <= 5 / attempt.session.encoding.scale + 1e-5
+
+
+@pytest.mark.parametrize("max_weight", [19.0, 1.0])
+def test_sums_of_weights_give_each_count_of_rows_unless_clients_count_alike(max_weight):
+    """Nine sessions of five of nine clients, and least squares: a client has as many rows in each round."""
+    rows = np.array([6, 8, 10, 11, 13, 14, 16, 18, 19])
+    cohort = cohort_of(9)
+    everybody, members, sums = cohort.names, np.zeros((9, 9)), np.zeros(9)
+    for session in range(9):
+        chosen = [place for place in range(9) if (place - session) % 9 in (0, 1, 2, 4, 7)]
+        members[session, chosen] = 1
+        cohort.names = tuple(everybody[place] for place in chosen)
+        vector = np.linspace(-1, 1, 40, dtype=np.float32)
+        cohort.vectors = {
+            everybody[place]: {"delta": rows[place] * vector, "weight": np.array([float(rows[place])])}
+            for place in chosen
+        }
+        attempt = attempt_of(
+            cohort, round=session + 1, work=f"{session:064d}", layout=(("delta", 40),), max_weight=max_weight
+        )
+        cohort.policy = Policy(minimum=3, max_weight=19.0, corrupt=0.0, dropped=0.0)
+        cohort.asked = lambda name, session=session: dataclasses.replace(ASKED, digest=f"{session:064d}")
+        sums[session] = attempt.session.encoding.decode(cohort.play(attempt).words, 5).weight
+    found = np.linalg.lstsq(members, sums, rcond=None)[0]
+    np.testing.assert_allclose(found, rows if max_weight > 1 else np.ones(9), atol=1e-6)

@@ -137,7 +137,9 @@ def two_fewer(trial):
 @pytest.mark.parametrize("kind", [frames.HELLO, frames.KEYS, frames.DELIVER])
 def test_clients_that_die_before_their_vector_is_there_are_not_in_the_sum(trial, two_fewer, mode, kind):
     registry = faulty({(kind, 1): ("1", "4")}, "worker-died")
-    masked = trial.train("rounds=1", f"aggregator={{name: secagg, mode: {mode}}}", ENGINE, registry=registry)
+    masked = trial.train(
+        "rounds=1", f"aggregator={{name: secagg, mode: {mode}, max_weight: 19}}", ENGINE, registry=registry
+    )
     np.testing.assert_allclose(masked.weights, two_fewer.weights, atol=1e-5)
     assert notes_of(masked) == []
 
@@ -145,7 +147,7 @@ def test_clients_that_die_before_their_vector_is_there_are_not_in_the_sum(trial,
 @pytest.mark.parametrize("kind", [frames.SURVIVORS, frames.UNMASK])
 def test_clients_that_are_late_after_their_vector_is_there_are_in_the_sum(trial, kind):
     registry = faulty({(kind, 1): ("1", "4")}, "deadline")
-    chosen = ("rounds=1", "aggregator={name: secagg, mode: active}")
+    chosen = ("rounds=1", "aggregator={name: secagg, mode: active, max_weight: 19}")
     masked = trial.train(*chosen, ENGINE, registry=registry)
     plain = trial.train("rounds=1", "engine=inprocess")
     np.testing.assert_allclose(masked.weights, plain.weights, atol=1e-5)
@@ -298,6 +300,17 @@ def test_a_failed_secure_sum_ends_the_command_with_exit_code_3(trial, tmp_path):
     )
     assert "is the fewest to sum over" in done.stderr, done.stderr
     assert done.returncode == 3
+
+
+def test_clients_count_alike_in_active_mode_unless_weights_are_asked_for(trial):
+    counts = trial.partition.counts[:, 0]
+    for options, expected in (("mode: active", 1), ("mode: active, max_weight: 19", 19), ("mode: hbc", counts.max())):
+        run, _ = trial.prepare(f"aggregator={{name: secagg, {options}}}")
+        assert run.aggregator.encoding(9, run.update_layout).max_weight == expected
+        assert run.aggregator.weights_equal is bool(expected == 1)
+    with pytest.raises(IncompatibleError, match="scaffold weights clients by their rows, and aggregator 'secagg'"):
+        trial.prepare("aggregator={name: secagg, mode: active}", "strategy=scaffold")
+    trial.prepare("aggregator={name: secagg, mode: active}", "strategy={name: scaffold, weighted: false}")
 
 
 def test_the_plugin_is_found_by_its_name():

@@ -82,7 +82,8 @@ class SecureAggregation(flctl.Aggregator):
             None,
             gt=0,
             allow_inf_nan=False,
-            description="Weights above count as this; by default those of the client with the most rows.",
+            description="Weights above count as this. Default: 1 in active mode (clients count alike), else the rows "
+            "of the largest client.",
         )
         minimum: int = Field(5, ge=FLOOR, description="The fewest clients whose sum is made known.")
         neighbours: int | None = Field(None, ge=2, description="k: whom each client masks with; chosen if left out.")
@@ -198,7 +199,14 @@ class SecureAggregation(flctl.Aggregator):
 
     @property
     def _weight(self) -> float:
-        return float(self.config.max_weight or self._max_weight)
+        """The largest weight. In active mode each client counts once unless the config says otherwise: sums of weights
+        over a few cohorts give each client's number of rows."""
+        chosen = 1.0 if self.config.mode == "active" else self._max_weight
+        return float(self.config.max_weight or chosen)
+
+    @property
+    def weights_equal(self) -> bool:
+        return self._weight <= 1
 
     def server(self, ctx: AggregationContext) -> Generator[Phase, Replies, Aggregate]:
         cohort = sorted(set(ctx.cohort))

@@ -142,7 +142,7 @@ class Encoding:
         used = min(weight, self.max_weight)
         words[at : at + len(flags)] = flags
         words[at + len(flags) : -2] = self._spread(np.array([round(used * (1 << FRACTION))], np.int64))
-        words[-2:] = [int(any(clipped.values()) or weight > self.max_weight), 1]
+        words[-2:] = [int(any(clipped.values()) or weight > self.max_weight != 1), 1]
         return words, clipped
 
     def decode(self, words: Words, survivors: int) -> Decoded:
