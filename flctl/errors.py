@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ __all__ = [
     "RoundLostError",
     "StorageError",
     "closest",
+    "plain_words",
     "suggest",
 ]
 
@@ -108,12 +110,32 @@ class IntegrityError(FlctlError):
     exit_code = 6
 
 
-def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is spelt most like `word`; None if none is close."""
-    return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)), None)
+def closest(word: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """The known word that is spelt most like `word`; None if no word reaches `likeness` (0 to 1)."""
+    return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=likeness)), None)
 
 
 def suggest(name: str, known: Iterable[str]) -> str | None:
     """A did-you-mean sentence, or None when nothing is close."""
     close = closest(name, known)
     return f"Did you mean '{close}'?" if close else None
+
+
+PLAIN_WORDS = (
+    (r"Value error, ", ""),
+    (r"Input should be a valid integer\b.*", "expected a whole number"),
+    (r"Input should be a valid number\b.*", "expected a number"),
+    (r"Input should be greater than or equal to (\S+)", r"expected at least \1"),
+    (r"Input should be greater than (\S+)", r"expected more than \1"),
+    (r"Input should be less than or equal to (\S+)", r"expected at most \1"),
+    (r"Input should be less than (\S+)", r"expected less than \1"),
+    (r"Input should be (?=')", "expected "),
+)
+"""Patterns of the validation library's messages, and our words for them."""
+
+
+def plain_words(message: str) -> str:
+    """A message of the validation library in the words of our own."""
+    for pattern, words in PLAIN_WORDS:
+        message = re.sub(pattern, words, message)
+    return message

@@ -18,10 +18,12 @@ __all__ = ["KINDS", "Kind", "file_of", "short_name"]
 class Kind:
     """A kind of component.
 
-    `hook` is the plugin hook that offers its classes, `home` the `module:class` that they extend. `from_file`: a
-    configuration may name a class of the user's own as `./mine.py:Name`.
+    `noun` is its name in messages: the word of the option that chooses it. `hook` is the plugin hook that offers its
+    classes, `home` the `module:class` that they extend. `from_file`: a configuration may name a class of the user's own
+    as `./mine.py:Name`.
     """
 
+    noun: str
     hook: str
     home: str
     from_file: bool = False
@@ -34,14 +36,14 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
-    "strategy": Kind("flctl_strategies", "flctl.algorithms.strategy:Strategy", from_file=True),
-    "transform": Kind("flctl_transforms", "flctl.algorithms.transform:Transform", from_file=True),
-    "aggregator": Kind("flctl_aggregators", "flctl.algorithms.aggregator:Aggregator", from_file=True),
-    "engine": Kind("flctl_engines", "flctl.engines.engine:Engine", from_file=True),
+    "strategy": Kind("strategy", "flctl_strategies", "flctl.algorithms.strategy:Strategy", from_file=True),
+    "transform": Kind("transform", "flctl_transforms", "flctl.algorithms.transform:Transform", from_file=True),
+    "aggregator": Kind("aggregator", "flctl_aggregators", "flctl.algorithms.aggregator:Aggregator", from_file=True),
+    "engine": Kind("engine", "flctl_engines", "flctl.engines.engine:Engine", from_file=True),
     # A model in a file is a function, which `flctl.plugins.custom_model` wraps.
-    "model": Kind("flctl_models", "flctl.models.model:Model"),
-    "dataset": Kind("flctl_datasets", "flctl.data.dataset:DatasetReader"),
-    "partitioner": Kind("flctl_partitioners", "flctl.partition.partitioner:Partitioner"),
+    "model": Kind("model", "flctl_models", "flctl.models.model:Model"),
+    "dataset": Kind("reader", "flctl_datasets", "flctl.data.dataset:DatasetReader"),
+    "partitioner": Kind("scheme", "flctl_partitioners", "flctl.partition.partitioner:Partitioner"),
 }
 
 

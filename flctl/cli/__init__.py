@@ -62,7 +62,19 @@ def build(disable: Sequence[str] = ()) -> typer.Typer:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with the exit code of conventions: 0, 1..6, 130, 143."""
     signal.signal(signal.SIGTERM, _terminate)
+    _open_streams()
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _open_streams() -> None:
+    """Makes standard output and standard error usable: closed ones discard, and letters that an encoding lacks are
+    escaped, because a command that has done its work must not fail at telling so."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the caller, as in `flctl ... >&-`
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def run(arguments: list[str]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from flctl.errors import FlctlError, StorageError, closest
+from flctl.errors import FlctlError, StorageError, closest, plain_words
 
 __all__ = ["BugError", "InterruptionError", "Terminated", "TerminationError", "UsageError", "failure"]
 
@@ -73,16 +73,21 @@ def _storage(error: OSError) -> StorageError:
 
 def _usage(error: Any) -> UsageError:
     context = getattr(error, "ctx", None)
-    message = str(error.format_message()).replace("Value error, ", "")
+    message = plain_words(str(error.format_message()))
     option, command = getattr(error, "option_name", None), re.match(r"No such command '(.+?)'", message)
     if command:
-        message, close = f"no such command '{command[1]}'", _close(command[1], _commands(context))
+        message = f"no such command '{command[1]}'"
+        close = _close(command[1], _commands(context), CLOSE_COMMAND)
     elif option and type(error).__name__ == "NoSuchOption":
         message, close = f"no such option {option}", _close(option, _options(context))
     else:
         close = None
     path = getattr(context, "command_path", None) or "flctl"
     return UsageError(message, hint=close or f"`{path} --help` shows how to call it.")
+
+
+CLOSE_COMMAND = 0.7
+"""Likeness of a command that may be meant: at 0.6, `plot` would answer to `report`."""
 
 
 def _commands(context: Any) -> Iterable[str]:
@@ -94,7 +99,7 @@ def _options(context: Any) -> Iterable[str]:
     return [name for parameter in parameters for name in parameter.opts if name.startswith("--")]
 
 
-def _close(word: str, known: Iterable[str]) -> str | None:
+def _close(word: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
     bare = {name.lstrip("-"): name for name in sorted(known)}
-    close = closest(word.lstrip("-"), bare)
+    close = closest(word.lstrip("-"), bare, likeness)
     return f"Did you mean {bare[close]}?" if close else None

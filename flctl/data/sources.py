@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from flctl.component import Catalogue
 from flctl.data.dataset import Dataset, DatasetReader
-from flctl.errors import ConfigError, DataError, FlctlError, suggest
+from flctl.errors import ConfigError, DataError, FlctlError, plain_words, suggest
 
 __all__ = ["find_reader", "open_source"]
 
@@ -86,7 +86,7 @@ def _bad_options(reader: type[DatasetReader], error: ValidationError) -> ConfigE
     reasons = []
     for item in error.errors(include_url=False):
         place = _flag(str(item["loc"][0])) if item["loc"] else reader.name
-        reasons.append(f"{place} {item['input']!r}: {item['msg'].removeprefix('Value error, ')}")
+        reasons.append(f"{place} {item['input']!r}: {plain_words(item['msg'])}")
     return ConfigError(f"the {reader.name} reader cannot use " + "; ".join(reasons))
 
 

@@ -14,7 +14,7 @@ from flctl.component import Catalogue, Component, Options
 from flctl.data.dataset import Dataset, DatasetReader
 from flctl.data.options import Columns, Sources
 from flctl.data.sources import find_reader, open_source
-from flctl.errors import ConfigError, suggest
+from flctl.errors import ConfigError, plain_words, suggest
 from flctl.partition.partitioner import Partitioner
 from flctl.partition.store import Partition
 from flctl.partition.writer import PartitionOrigin, write_partition
@@ -35,7 +35,7 @@ class PartitionSettings(Options):
     clients: Annotated[int | None, Field(ge=1)] = None
     test_fraction: Annotated[float, Field(ge=0, le=1)] = 0.2
     test_split: Literal["auto", "random", "last"] = "auto"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     standardise: Literal["auto", "feature", "channel", "unit", "none"] = "auto"
     by: Columns = ()
     reader_options: dict[str, Any] = Field(default_factory=dict)
@@ -214,7 +214,7 @@ def _reasons(error: ValidationError) -> str:
 def _reason(place: Iterable[int | str], found: Any, message: str) -> str:
     flag = next((_flag(part) for part in place), "options")
     shown = f"{found}" if isinstance(found, (str, int, float)) else "" if found is None else repr(found)[:60]
-    return f"{flag} {shown}: {message.removeprefix('Value error, ')}"
+    return f"{flag} {shown}: {plain_words(message)}"
 
 
 def _notes(partition: Partition) -> tuple[str, ...]:

@@ -145,7 +145,7 @@ class Registry:
         if name in offers:
             return offers[name].component
         known = ", ".join(sorted(offers))
-        message = f"unknown {kind} '{name}'"
+        message = f"unknown {KINDS[kind].noun} '{name}'"
         if self.broken:
             message += "".join(f"; plugin '{b.name}' ({b.origin}) did not load: {b.reason}" for b in self.broken)
         own = " A class of your own is file.py:Class." if ":" in name and KINDS[kind].from_file else ""

@@ -77,7 +77,7 @@ def raising(run):
 
 ERRORS = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
 EXIT_CODES = {
-    "ConfigError": 2, "DataError": 2, "PluginError": 2, "IncompatibleError": 3, "ProtocolError": 3,
+    "ConfigError": 2, "DataError": 2, "PluginError": 2, "IncompatibleError": 3, "ProtocolError": 3, "RoundLostError": 3,
     "PrivacyBudgetError": 4, "MissingExtraError": 5, "IntegrityError": 6,
 }  # fmt: skip
 
@@ -352,3 +352,41 @@ def test_the_completion_script_is_printed():
     done = flctl_process("--show-completion", "bash", env=environment)
     assert done.returncode == 0
     assert "_FLCTL_COMPLETE=complete_bash" in done.stdout
+
+
+@pytest.mark.parametrize("stream", ["1", "2"])
+def test_a_closed_stream_is_no_error(stream, tmp_path):
+    """`flctl ... >&-`: the caller wants no output, and gets an exit code."""
+    command = f'"{sys.executable}" -m flctl runs list {stream}>&-'
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stdout + done.stderr) == (0, False)
+
+
+def test_letters_that_the_terminal_lacks_are_escaped(tmp_path):
+    (tmp_path / "runs").mkdir()
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "flctl", "runs", "show", "caf\u00e9"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, "caf\\xe9" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        ("runs list nope", "nope is not a folder", "Name the folder that holds run directories."),
+        ("report", "no such command 'report'", "`flctl --help` shows how to call it."),
+        ("trian", "no such command 'trian'", "Did you mean train?"),
+        (
+            "train d --local-epochs x",
+            "Invalid value for '--local-epochs': expected a whole number",
+            "flctl train --help",
+        ),
+        ("partition iris --seed -4 --out x", "--seed -4: expected at least 0", ""),
+    ],
+)
+def test_a_mistake_is_answered_in_plain_words(words, message, hint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert flctl.cli.run([*words.split(), "--json"]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert message in error["message"]
+    assert hint in str(error["hint"])

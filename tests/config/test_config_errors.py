@@ -199,9 +199,9 @@ def test_the_message_shows_the_line_and_a_caret():
     ("section", "sentence"),
     [
         ("sourc: digits", "x.yaml:2:3: unknown key 'sourc' in partition. Did you mean 'source'?"),
-        ("scheme: dirichlt", "x.yaml:2:11: unknown partitioner 'dirichlt'. Did you mean 'dirichlet'?"),
-        ("reader: cvs", "x.yaml:2:11: unknown dataset 'cvs'. Did you mean 'csv'?"),
-        ("test-fraction: 2", "x.yaml:2:18: partition.test_fraction must be a number of at least 0 and below 1"),
+        ("scheme: dirichlt", "x.yaml:2:11: unknown scheme 'dirichlt'. Did you mean 'dirichlet'?"),
+        ("reader: cvs", "x.yaml:2:11: unknown reader 'cvs'. Did you mean 'csv'?"),
+        ("test-fraction: 2", "x.yaml:2:18: partition.test_fraction must be a number of at least 0 and of at most 1"),
         ("clients: 0", "x.yaml:2:12: partition.clients must be a whole number of at least 1, or null"),
         ("{scheme: dirichlet, alpha: -1}", "x.yaml:2:30: partition.alpha must be a number above 0, not the number -1"),
         ("{scheme: dirichlet, shards_per_client: 3}", "x.yaml:2:23: unknown key 'shards_per_client' in partition."),

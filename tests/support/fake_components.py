@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from flctl.component import Component, Options
 from flctl.errors import PluginError, suggest
+from flctl.kinds import KINDS
 
 
 class Fedavg(Component):
@@ -145,7 +146,7 @@ class FakeRegistry:
 
     def get(self, kind, name):
         if name not in self.kinds[kind]:
-            raise PluginError(f"unknown {kind} '{name}'", hint=suggest(name, self.kinds[kind]))
+            raise PluginError(f"unknown {KINDS[kind].noun} '{name}'", hint=suggest(name, self.kinds[kind]))
         return self.kinds[kind][name].component
 
     def add_file(self, file):

@@ -106,7 +106,19 @@ def evaluate(
     request = EvalRequest(*asked, model_file, model, config, override or (), predictions, csv, plot)
     _refuse_early(request)
     subjects = [_disclosed(one, request, per_client=per_client, disclose=disclose) for one in _subjects(request)]
+    if confusion:
+        _refuse_confusion(subjects)
     _print(request, subjects, as_json, per_client=per_client, confusion=confusion)
+
+
+def _refuse_confusion(subjects: Sequence[LoadedModel]) -> None:
+    from flctl.errors import ConfigError
+
+    for subject in subjects:
+        if subject.partition.task == "regression":
+            raise ConfigError(
+                f"--confusion needs classes, and {subject.name} is a regression", hint="Leave out --confusion."
+            )
 
 
 def _disclosed(subject: LoadedModel, request: EvalRequest, *, per_client: bool, disclose: bool) -> LoadedModel:

@@ -207,15 +207,13 @@ def _client_cells(scores: ClientScores, index: int, columns: Sequence[np.ndarray
 
 def _render_confusion(console: Console, model: Evaluated) -> None:
     counts = model.evaluation.central.confusion
-    if counts is None:
-        console.print(f"{model.name}: a regression has no confusion matrix", markup=False)
-    elif len(counts) <= SHOWN_CLASSES:
+    if counts is not None and len(counts) <= SHOWN_CLASSES:
         rows = (
             [name, *(f"{count:,}" if count else "·" for count in row)]
             for name, row in zip(model.classes, counts, strict=True)
         )
         table(console, ["truth \\ predicted", *model.classes], rows, title=f"Confusion matrix, {model.name}")
-    else:
+    elif counts is not None:
         table(console, ("truth", "predicted", "rows"), _confused(model), title=f"Most confused classes, {model.name}")
 
 

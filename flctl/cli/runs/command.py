@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+RUNS = Path("runs")
 SHOWN = 20
 """Malicious clients whose ids are shown."""
 RunArgument = Annotated[Path, typer.Argument(help="The run directory.", autocompletion=complete_runs)]
@@ -34,13 +35,15 @@ def register(app: typer.Typer) -> None:
 
 
 def list_runs(
-    folder: Annotated[Path, typer.Argument(help="The folder that holds runs.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(help="The folder that holds runs.")] = RUNS,
     as_json: JsonFlag = False,
 ) -> None:
     """List the runs in a folder, newest last."""
-    from flctl.errors import FlctlError
+    from flctl.errors import ConfigError, FlctlError
     from flctl.run.directory import RUN, RunDirectory
 
+    if folder != RUNS and not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder", hint="Name the folder that holds run directories.")
     found = sorted(folder.glob(f"*/{RUN}"), key=lambda path: path.stat().st_mtime)
     rows = []
     for path in found:

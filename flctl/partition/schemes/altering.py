@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, ValidationError, field_serializer
 
 from flctl.component import Options
-from flctl.errors import ConfigError, DataError, suggest
+from flctl.errors import ConfigError, DataError, plain_words, suggest
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.schemes.base_schemes import BASE_SCHEMES
 from flctl.partition.schemes.options import Pairs
@@ -67,4 +67,4 @@ def _base(name: str, options: dict[str, Any]) -> Partitioner:
 
 
 def _reason(item: Mapping[str, Any]) -> str:
-    return f"{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}"
+    return f"{'.'.join(map(str, item['loc']))}: {plain_words(item['msg'])}"
