@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support import make_run, train_run
+from support import make_run, slow_but, train_run
 
 from flctl.cli import run as cli
 from flctl.cli.profiles import render
@@ -171,7 +171,7 @@ def example(rounds):
     }
 
 
-@pytest.mark.parametrize("rounds", [1, 500])
+@pytest.mark.parametrize("rounds", slow_but([1, 500], 1))
 def test_a_profile_is_drawn_whatever_its_length(tmp_path, rounds):
     first, second = (draw_phases(example(rounds), tmp_path / f"{name}.png").read_bytes() for name in "ab")
     assert first == second

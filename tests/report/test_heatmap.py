@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 from rich.console import Console
+from support import slow_but
 from support.stores import Owners, store, table
 
 from flctl.data.dataset import Dataset
@@ -53,7 +54,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", slow_but(CASES, "one", "40 with long names", "62 labels", "sizes of 12"))
 def test_no_text_lies_on_other_text_or_outside_the_picture(case):
     figure = _figure(CASES[case])
     from matplotlib.backends.backend_agg import FigureCanvasAgg

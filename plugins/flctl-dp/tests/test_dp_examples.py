@@ -170,7 +170,14 @@ def test_an_empty_batch_makes_a_noisy_step():
     assert trained.delta["params"].std() == pytest.approx(0.1, rel=0.15)
 
 
-@pytest.mark.parametrize(("noise", "epochs", "published"), [(1.3, 15, 1.19), (1.1, 60, 3.01), (0.7, 45, 7.10)])
+@pytest.mark.parametrize(
+    ("noise", "epochs", "published"),
+    [
+        (1.3, 15, 1.19),
+        pytest.param(1.1, 60, 3.01, marks=pytest.mark.slow),
+        pytest.param(0.7, 45, 7.10, marks=pytest.mark.slow),
+    ],
+)
 def test_published_figures_of_dp_sgd_come_out(noise, epochs, published):
     """TensorFlow Privacy's tutorial on MNIST: 60,000 rows, batches of 256, delta 1e-5, by Renyi DP and the conversion
     of Mironov (2017, proposition 3); later conversions, and distributions, say less."""
@@ -452,6 +459,7 @@ def test_codes_of_noisy_updates_are_as_private(trial):
     assert result.status == "finished"
 
 
+@pytest.mark.slow
 def test_digits_of_five_hospitals_are_learned_at_epsilon_8(tmp_path, monkeypatch):
     """287 rows each, 20 rounds of 5 steps: far above the 0.1 of guessing."""
     from flctl.cli import run as run_cli

@@ -292,6 +292,7 @@ def test_two_runs_on_one_population_add_up_in_one_budget(trial):
     assert dict(ledger_of(trial).read().releases()) == {Release("all", 3.0): 5}
 
 
+@pytest.mark.slow
 def test_no_round_is_told_to_cost_more_than_the_budget_that_it_was_charged_within(trial):
     """Renyi DP, which serves for rounds, says more than privacy loss distributions, which the noise was found by."""
     poisson = ("cohort.sampling=poisson", "cohort.rate=0.5")
