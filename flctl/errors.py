@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable
+from pathlib import PurePath
 from typing import ClassVar
 
 __all__ = [
@@ -22,6 +24,8 @@ __all__ = [
     "RoundLostError",
     "StorageError",
     "closest",
+    "command_line",
+    "counted",
     "plain_words",
     "suggest",
 ]
@@ -139,3 +143,14 @@ def plain_words(message: str) -> str:
     for pattern, words in PLAIN_WORDS:
         message = re.sub(pattern, words, message)
     return message
+
+
+def command_line(*words: object) -> str:
+    """Returns a command line to copy: words are quoted for the shell if they need it, paths have forward slashes."""
+    return shlex.join(word.as_posix() if isinstance(word, PurePath) else str(word) for word in words)
+
+
+def counted(count: float, noun: str, plural: str | None = None) -> str:
+    """Returns a number with its noun in agreement: "1 client", "1,234 clients", "7.5 clients"."""
+    number = f"{count:,}" if isinstance(count, int) else f"{count:,.0f}" if count == int(count) else f"{count:g}"
+    return f"{number} {noun if count == 1 else plural or noun + 's'}"

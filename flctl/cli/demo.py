@@ -13,6 +13,7 @@ import typer
 
 from flctl.cli import output
 from flctl.cli.output import JsonFlag
+from flctl.errors import command_line
 
 __all__ = ["register"]
 
@@ -37,7 +38,7 @@ def demo(
 
     folder = out or _free_folder()
     parts, trained = folder / "parts" / "digits", folder / "runs" / "digits"
-    commands = [template.format(parts=parts.as_posix(), run=trained.as_posix()) for template in COMMANDS]
+    commands = [template.format(parts=command_line(parts), run=command_line(trained)) for template in COMMANDS]
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         _run(commands)
     data = {"folder": folder.as_posix(), "partition": parts.as_posix(), "run": trained.as_posix(), "commands": commands}

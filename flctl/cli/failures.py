@@ -56,7 +56,7 @@ def _foreseen() -> Sequence[tuple[type[BaseException] | tuple[type[BaseException
         (KeyboardInterrupt, InterruptionError("interrupted")),
         (Terminated, TerminationError("terminated")),
         ((typer.Abort, EOFError), FlctlError("aborted: a question was left without an answer")),
-        (MemoryError, FlctlError("out of memory", hint="Take fewer workers, a smaller batch or a smaller model.")),
+        (MemoryError, FlctlError("out of memory", hint="Use fewer workers, a smaller batch or a smaller model.")),
     ]
 
 

@@ -128,14 +128,14 @@ def _way_out(run: Run, found: Footprint, free: int) -> str:
     ways = []
     fitting = (free - found.server) // found.worker
     if found.workers > fitting >= 1:
-        ways.append(f"take --workers {fitting} or fewer")
+        ways.append(f"use --workers {fitting} or fewer")
     if found.updates > free // 2:
-        ways.append(f"ask fewer clients a round (the server keeps {size_text(found.updates)} of single updates)")
+        ways.append(f"sample fewer clients per round (the server keeps {size_text(found.updates)} of single updates)")
     saved = found.chunk - (found.fewest - run.execution.fixed_bytes)
     if found.needed - max(found.workers, 1) * saved <= free:
         ways.append(f"lower engine.memory (a client needs {size_text(found.fewest)})")
     if not ways:
-        ways.append("take fewer workers, a smaller model or a machine with more memory")
+        ways.append("use fewer workers, a smaller model or a machine with more memory")
     text = ", or ".join(ways)
     return f"{text[0].upper()}{text[1:]}."
 

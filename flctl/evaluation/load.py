@@ -277,7 +277,7 @@ def load_checkpoint(directory: RunDirectory, which: str, model: FlatModel) -> in
 def _best(directory: RunDirectory, model: FlatModel, last: int) -> int:
     best = directory.checkpoints.load(last, model).progress.get("best_round")
     if best is None:
-        raise ConfigError(f"{directory.path} has no best round: nothing was evaluated", hint="Take --checkpoint last.")
+        raise ConfigError(f"{directory.path} has no best round: nothing was evaluated", hint="Use --checkpoint last.")
     return int(best)
 
 

@@ -74,7 +74,7 @@ def names_of(word: str) -> Names:
     class_name = "".join(part.capitalize() for part in component.split("-"))
     reason = _unusable(word, module, class_name)
     if reason:
-        raise ConfigError(f"a package cannot be named '{word}': {reason}", hint="Take another name.")
+        raise ConfigError(f"a package cannot be named '{word}': {reason}", hint="Use another name.")
     return Names(word, module, component, class_name)
 
 
@@ -133,7 +133,7 @@ def write(directory: Path, rendered: Mapping[str, str]) -> None:
             file.write_text(text, encoding="utf-8", newline="\n")
 
 
-_OTHER = "Take another name; nothing was written."
+_OTHER = "Use another name; nothing was written."
 
 
 def _unusable(word: str, module: str, class_name: str) -> str | None:

@@ -139,7 +139,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     where = f"checkpoint {folder.name}"
     if not path.is_file():
-        raise IntegrityError(f"{where} has no {MANIFEST}", hint="It was never finished; take an earlier one.")
+        raise IntegrityError(f"{where} has no {MANIFEST}", hint="It was never finished; use an earlier one.")
     if path.stat().st_size > MAX_MANIFEST:
         raise IntegrityError(f"{where}: {MANIFEST} is larger than {MAX_MANIFEST} bytes")
     try:

@@ -235,7 +235,7 @@ def _check_public(strategy: Strategy, division: ParameterSplit) -> None:
         raise IncompatibleError(
             f"strategy '{strategy.name}' keeps all of the model's parameters private, and nothing would be learned "
             "together",
-            hint="Name fewer of them as private, or take a model with more layers.",
+            hint="Name fewer of them as private, or use a model with more layers.",
         )
 
 
@@ -244,7 +244,7 @@ def _check_steps(run: Run) -> None:
     if len(makers) > 1:
         raise IncompatibleError(
             f"transforms {' and '.join(repr(name) for name in makers)} each make the clients' local steps",
-            hint="Take one of them.",
+            hint="Use one of them.",
         )
 
 
@@ -288,7 +288,7 @@ def _check_hidden(run: Run) -> None:
         if reads_each:
             raise IncompatibleError(
                 f"{kind} '{name}' reads each client's update, and aggregator '{run.aggregator.name}' hides them",
-                hint="Take a strategy that needs only the sum (fedavg, fedprox, fedadam ...), or --aggregator plain.",
+                hint="Use a strategy that needs only the sum (fedavg, fedprox, fedadam ...), or --aggregator plain.",
             )
 
 

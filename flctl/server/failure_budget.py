@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from flctl.errors import DivergenceError, ProtocolError, RoundFailedError
+from flctl.errors import DivergenceError, ProtocolError, RoundFailedError, command_line
 from flctl.run.run import Run
 from flctl.types import ClientId, Failure, RoundPlan
 
@@ -48,14 +47,14 @@ class FailureBudget:
             f"round {self.plan.round}: client '{client}' failed ({failure.kind}): {failure.message}; "
             f"{len(self.failed)} failed, max_failures is {allowed}, the seed is {self.run.config.seed}"
         )
-        replay = f"Look closer with `{self._replay_command(client)}`"
+        replay = f"Replay it with `{self._replay_command(client)}`"
         if all(found.kind == "non-finite" for found in self.failed.values()):
             lr = self.plan.work.local.lr
             raise DivergenceError(message, hint=f"Lower local.lr (it is {lr:g}). {replay}.")
         if failure.kind == "refused":
             raise ProtocolError(message, hint=f"{replay}.")
-        raise RoundFailedError(message, hint=f"{replay}, or go on without such clients with --max-failures.")
+        raise RoundFailedError(message, hint=f"{replay}, or allow failing clients with --max-failures.")
 
     def _replay_command(self, client: ClientId) -> str:
-        run = shlex.quote(self.run.memory_directory.parent.as_posix())
-        return f"flctl runs replay {run} --round {self.plan.round} --client {shlex.quote(client)}"
+        run = self.run.memory_directory.parent
+        return command_line("flctl", "runs", "replay", run, "--round", self.plan.round, "--client", client)

@@ -127,10 +127,12 @@ def refuse_foreign(run: Run, directory: RunDirectory, checkpoint: Checkpoint) ->
     """Raises IncompatibleError for a checkpoint of another config, partition or version."""
     where = f"the checkpoint of round {checkpoint.round}"
     if checkpoint.config_digest != digest(run.config):
-        raise IncompatibleError(f"{where} belongs to another config", hint="Start a new run with --out.")
+        raise IncompatibleError(
+            f"{where} was written with a different configuration", hint="Start a new run with --out."
+        )
     if checkpoint.partition_digest != run.partition.digest:
         hint = "Give the partition that the run was started on, or start a new run."
-        raise IncompatibleError(f"{where} belongs to another partition", hint=hint)
+        raise IncompatibleError(f"{where} was written with a different partition", hint=hint)
     made, here = directory.facts["versions"], versions()
     for name in ("flctl", "torch", "numpy"):
         if made.get(name) != here[name]:

@@ -219,7 +219,7 @@ class Devices:
         if sampling not in DRAWN:
             raise ConfigError(
                 f"devices.over_selection asks more than cohort.clients, and cohort.sampling is {sampling}",
-                hint=f"Leave it out, or take the sampling {', '.join(DRAWN[:-1])} or {DRAWN[-1]}.",
+                hint=f"Leave it out, or use the sampling {', '.join(DRAWN[:-1])} or {DRAWN[-1]}.",
             )
         if sampling != "trace" and asked > self._run.eligible:
             raise ConfigError(
@@ -235,7 +235,7 @@ class Devices:
         raise ConfigError(
             f"devices.stragglers {share:g} makes all {clients} clients of a round stragglers, and strategy "
             f"'{strategy.name}' drops them",
-            hint="Lower it, ask more clients, or take a strategy that uses partial work (fedprox, fednova).",
+            hint="Lower it, ask more clients, or use a strategy that uses partial work (fedprox, fednova).",
         )
 
     @property

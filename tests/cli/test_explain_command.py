@@ -130,7 +130,13 @@ def test_people_are_told_too(toy, capsys):
     flags = ["--strategy", "krum", "-o", "strategy.num_malicious=0", "--workers", "2", "--explain"]
     assert cli(["train", str(toy.path), *QUICK, *flags]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    for expected in ("chosen", "could train it too", "pool, 2 workers", "strategy 'krum' reads them", "4 clients with"):
+    for expected in (
+        "chosen",
+        "could train it too",
+        "pool, 2 workers",
+        "strategy 'krum' reads individual updates",
+        "4 clients with",
+    ):
         assert expected in text
 
 
@@ -232,7 +238,7 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_written(toy, capsys
         assert (code, error["kind"], os.listdir()) == (2, "config", [])
         assert f"4 workers {size_text(PROCESS_BYTES)} each" in error["message"]
         assert "370.0 MiB are free on this machine" in error["message"].replace("370 MiB", "370.0 MiB")
-        assert error["hint"] == "Take --workers 2 or fewer."
+        assert error["hint"] == "Use --workers 2 or fewer."
     assert said(capsys, *arguments, "--workers", "2", "--explain")[0] == 0
 
 
@@ -240,7 +246,7 @@ def test_a_resume_that_no_longer_fits_is_refused(toy, tmp_path, capsys, squeezed
     train_run(toy, tmp_path / "x", "rounds=2")
     squeezed(MIB)
     code, error = said(capsys, "train", "--resume", "x", "--rounds", "3", "--workers", "2")
-    assert (code, "Take fewer workers" in error["hint"]) == (2, True)
+    assert (code, "Use fewer workers" in error["hint"]) == (2, True)
 
 
 def test_who_keeps_every_update_is_told_to_ask_fewer_clients(toy, tmp_path, squeezed):

@@ -69,7 +69,7 @@ def test_the_issues_own_command(capsys):
 def test_what_people_read(capsys):
     assert partition("iris", "--clients", "3", "--out", "x") == 0
     shown = capsys.readouterr().out
-    for word in ("Jensen-Shannon", "Hellinger", "earth mover", "effective labels", "size Gini", "exact copy", "none"):
+    for word in ("Jensen-Shannon", "Hellinger", "earth mover", "effective labels", "size Gini", "duplicate row"):
         assert word in shown
     assert "next: flctl train x" in shown
 
@@ -273,7 +273,7 @@ def test_every_option_of_built_in_schemes_and_readers_has_a_flag():
         ("iriss", 2, "iris"),
         ("nothere.csv --target a", 2, "no such file"),
         ("inspetc parts/x", 2, "Did you mean 'inspect'"),
-        ("--seed 1 inspect", 2, "'inspect' is a command and stands first"),
+        ("--seed 1 inspect", 2, "'inspect' is a subcommand and comes first"),
         ("iris --bogus 1", 2, "no such option --bogus"),
         ("iris extra", 2, "the iris reader reads one source, and 2 are named"),
         ("iris -o bogus=1", 2, "--bogus is an option neither of scheme 'dirichlet'"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,8 +13,11 @@ from pathlib import Path
 import pytest
 from support import checkpoint_digests, flctl, slow_but, train_run, untimed_lines
 
+from flctl.cli import demo
 from flctl.cli import run as cli
+from flctl.cli.train.command import FLAGS
 from flctl.cli.train.job import target_flags
+from flctl.config.config import Config
 
 QUICK = ("--model", "logreg", "--rounds", "3", "--clients-per-round", "4", "--seed", "7")
 
@@ -428,6 +432,26 @@ def test_a_plugin_file_or_trace_that_changed_is_not_resumed(toy, tmp_path, capsy
     error = refused(capsys, "train", "--resume", "x", "--rounds", "4")
     assert error["exit_code"] == 3
     assert "trace.csv changed since the run was made" in error["message"]
+
+
+def test_the_demo_quotes_folders_with_blanks(monkeypatch, tmp_path):
+    shown = []
+    monkeypatch.setattr(demo, "_run", shown.extend)
+    folder = tmp_path / "my demo"
+    assert cli(["demo", "--out", str(folder)]) == 0
+    assert [shlex.split(command)[-1] for command in shown[:2]] == [
+        (folder / "parts" / "digits").as_posix(),
+        (folder / "runs" / "digits").as_posix(),
+    ]
+
+
+@pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.spelling)
+def test_the_help_shows_the_default_of_the_configuration(flag):
+    value = Config()
+    for part in flag.key.split("."):
+        value = getattr(value, part)
+    assert flag.default == value
+    assert f"Default{': not set' if value is None else f' {value}'}" in flag.text
 
 
 @pytest.mark.slow

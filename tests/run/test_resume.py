@@ -103,7 +103,7 @@ def test_an_interrupted_run_goes_on(toy, tmp_path):
 def test_another_config_is_refused(toy, tmp_path):
     train_run(toy, tmp_path / "run")
     other, _ = make_run(toy, tmp_path / "other", "local.lr=0.2")
-    with pytest.raises(IncompatibleError, match="round 4 belongs to another config"):
+    with pytest.raises(IncompatibleError, match="round 4 was written with a different configuration"):
         train(other, RunDirectory(tmp_path / "run"))
 
 
@@ -113,7 +113,7 @@ def test_another_partition_is_refused(toy, tmp_path):
     train_run(toy, tmp_path / "run")
     other = toy_partition(tmp_path / "other", clients=9)
     run, _ = make_run(other, tmp_path / "scratch")
-    with pytest.raises(IncompatibleError, match="belongs to another partition"):
+    with pytest.raises(IncompatibleError, match="written with a different partition"):
         train(run, RunDirectory(tmp_path / "run"))
 
 

@@ -259,7 +259,7 @@ def test_how_many_attack(toy, fraction, count):
     if 0 < count < 10:
         assert len(malicious(toy, fraction=fraction)) == count
         return
-    with pytest.raises(ConfigError, match="is none" if count == 0 else "asks for 10 malicious clients, and 10"):
+    with pytest.raises(ConfigError, match="selects none" if count == 0 else "asks for 10 malicious clients, and 10"):
         malicious(toy, fraction=fraction)
 
 

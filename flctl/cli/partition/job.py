@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flctl import atomic
 from flctl.cli import output
 from flctl.cli.session import current_registry
-from flctl.errors import ConfigError, StorageError
+from flctl.errors import ConfigError, StorageError, command_line, counted
 from flctl.partition import export as exports
 from flctl.partition import request as requests
 from flctl.partition.duplicates import Duplicates
@@ -155,8 +154,8 @@ def run(given: Given, copies: Copies, *, report: bool, duplicates: bool) -> Told
     copies.check()
     made = requests.make(request, current_registry())
     path = made.partition.path
-    place = shlex.quote(path.as_posix())
-    following = f"flctl train {place}" if made.partition.manifest.rows.train else f"flctl eval RUN --data {place}"
+    trains = bool(made.partition.manifest.rows.train)
+    following = command_line("flctl", "train", path) if trains else command_line("flctl", "eval", "RUN", "--data", path)
     told = tell(made.partition, made.notes, following, duplicates=duplicates)
     try:
         if report:
@@ -186,7 +185,7 @@ def export(
 ) -> dict[str, Any]:
     """Writes one client's file, or all of them."""
     if client is None and not everyone:
-        raise ConfigError("whose rows?", hint="Name a client with --client ID, or take --all.")
+        raise ConfigError("whose rows?", hint="Name a client with --client ID, or use --all.")
     if client is not None and everyone:
         raise ConfigError(f"--client {client} and --all contradict each other", hint="Give one of them.")
     partition = Partition.open(directory)
@@ -200,7 +199,7 @@ def export(
 def misplaced(word: str) -> ConfigError:
     """A subcommand's name where a source should stand."""
     return ConfigError(
-        f"'{word}' is a command and stands first: flctl partition {word} DIR",
+        f"'{word}' is a subcommand and comes first: flctl partition {word} DIR",
         hint=f"A source of that name is ./{word}.",
     )
 
@@ -253,7 +252,8 @@ def _sizes(partition: Partition, skew: SkewReport) -> list[str]:
 def _copies(found: Duplicates | None) -> list[str]:
     if found is None:
         return []
+    across, leaked = found.rows_across_clients, found.test_rows_in_train
     return [
-        f"{found.rows_across_clients:,} rows have an exact copy at another client; "
-        f"{found.test_rows_in_train:,} test rows have one among training rows"
+        f"{counted(across, 'duplicate row')} across clients" if across else "No duplicate rows across clients",
+        f"{counted(leaked, 'test row')} duplicated in training rows" if leaked else "No test rows among training rows",
     ]

@@ -11,6 +11,7 @@ import typer
 from flctl.cli import output
 from flctl.cli.output import JsonFlag
 from flctl.cli.session import current_registry
+from flctl.errors import command_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,7 +88,10 @@ def new(
     new_plugin.refuse_clash(names, kind, current_registry())
     directory = out or Path(name)
     new_plugin.write(directory, rendered)
-    following = [f"pip install -e {directory.as_posix()}", f"flctl plugins show {names.component}"]
+    following = [
+        command_line("pip", "install", "-e", directory),
+        command_line("flctl", "plugins", "show", names.component),
+    ]
     data = {
         "path": directory.as_posix(),
         "distribution": names.distribution,

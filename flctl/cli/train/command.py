@@ -14,6 +14,7 @@ from flctl.cli import output, profiles
 from flctl.cli.complete import complete_models, complete_partitions, complete_runs, complete_strategies
 from flctl.cli.flags import option, with_parameters
 from flctl.cli.output import JsonFlag
+from flctl.errors import command_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,13 +44,18 @@ Examples:
 
 @dataclass(frozen=True, slots=True)
 class KeyFlag:
-    """A flag that sets one key of the configuration: `--local-epochs` is `local.epochs`."""
+    """A flag that sets one key of the configuration: `--local-epochs` is `local.epochs`.
+
+    `default` repeats the key's default for the help, which must not import the configuration (a test compares them).
+    """
 
     spelling: str
     key: str
     kind: type
     panel: str
     help: str
+    default: object
+    note: str = ""
     complete: Callable[[str], Iterable[str]] | None = None
 
     @property
@@ -58,37 +64,52 @@ class KeyFlag:
         return self.spelling.removeprefix("--").replace("-", "_")
 
     @property
+    def text(self) -> str:
+        """The help with the default: "Rows per step; 0: all. Default 32."."""
+        default = "not set" if self.default is None else self.default
+        return f"{self.help} Default{':' if self.default is None else ''} {default}{self.note}."
+
+    @property
     def parameter(self) -> inspect.Parameter:
-        """The flag as a parameter of the command; None where it is not given."""
-        declared = option(self.spelling, help=self.help, panel=self.panel, autocompletion=self.complete)
+        """The flag as a parameter of the command; None if it is not given."""
+        declared = option(self.spelling, help=self.text, panel=self.panel, autocompletion=self.complete)
         kind: Any = self.kind | None
         annotation: Any = Annotated[kind, declared]
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-CUSTOM = "A model's name, module:function or file.py:function."
+MODEL, STRATEGY = "A name, module:function or file.py:function.", "The algorithm: a name or file.py:Class."
 FLAGS = (
-    KeyFlag("--model", "model.name", str, SETUP, CUSTOM, complete_models),
-    KeyFlag("--strategy", "strategy.name", str, SETUP, "The algorithm: a name or file.py:Class.", complete_strategies),
-    KeyFlag("--aggregator", "aggregator.name", str, SETUP, "How updates become their sum: a name or file.py:Class."),
-    KeyFlag("--seed", "seed", int, SETUP, "Every random number follows from it."),
-    KeyFlag("--local-epochs", "local.epochs", int, LOCAL, "Passes over a client's rows."),
-    KeyFlag("--local-steps", "local.steps", int, LOCAL, "Minibatch steps, in place of epochs."),
-    KeyFlag("--batch-size", "local.batch_size", int, LOCAL, "Rows per step; 0: all."),
-    KeyFlag("--optimizer", "local.optimizer", str, LOCAL, "sgd, adam or adamw."),
-    KeyFlag("--lr", "local.lr", float, LOCAL, "The clients' learning rate."),
-    KeyFlag("--clients-per-round", "cohort.clients", int, COHORT, "How many clients a round asks."),
-    KeyFlag("--rounds", "rounds", int, STOP, "Rounds to train."),
-    KeyFlag("--engine", "engine.name", str, WHERE, "inprocess, pool or file.py:Class."),
-    KeyFlag("--workers", "engine.workers", int, WHERE, "Worker processes; same numbers for any."),
-    KeyFlag("--max-failures", "engine.max_failures", int, WHERE, "Clients that may fail in a round."),
+    KeyFlag("--model", "model.name", str, SETUP, MODEL, "auto", ", by task", complete_models),
+    KeyFlag("--strategy", "strategy.name", str, SETUP, STRATEGY, "fedavg", "", complete_strategies),
+    KeyFlag(
+        "--aggregator",
+        "aggregator.name",
+        str,
+        SETUP,
+        "How client updates are combined: a name or file.py:Class.",
+        "plain",
+    ),
+    KeyFlag("--seed", "seed", int, SETUP, "Seed of all random numbers that privacy does not rest on.", 0),
+    KeyFlag("--local-epochs", "local.epochs", int, LOCAL, "Passes over a client's rows.", 1),
+    KeyFlag("--local-steps", "local.steps", int, LOCAL, "Minibatch steps, in place of epochs.", None),
+    KeyFlag("--batch-size", "local.batch_size", int, LOCAL, "Rows per step; 0: all.", 32),
+    KeyFlag("--optimizer", "local.optimizer", str, LOCAL, "sgd, adam or adamw.", "sgd"),
+    KeyFlag("--lr", "local.lr", float, LOCAL, "The clients' learning rate.", 0.1, "; 0.001 for adam, adamw"),
+    KeyFlag(
+        "--clients-per-round", "cohort.clients", int, COHORT, "Clients sampled per round.", 10, ", or all of fewer"
+    ),
+    KeyFlag("--rounds", "rounds", int, STOP, "Rounds to train.", 10),
+    KeyFlag("--engine", "engine.name", str, WHERE, "inprocess, pool or file.py:Class.", "auto", ", by --workers"),
+    KeyFlag("--workers", "engine.workers", int, WHERE, "Worker processes; results do not depend on them.", 1),
+    KeyFlag("--max-failures", "engine.max_failures", int, WHERE, "Clients that may fail in a round.", 0),
 )
 
 
 SWITCHES = {
-    "explain": "Say how clients would be trained, and what it takes; train nothing.",
-    "yes": "Start without asking, whatever warnings there are.",
-    "profile": "Keep seconds by phase in profile.json and profile.png.",
+    "explain": "Show how clients would be trained, and the cost; train nothing.",
+    "yes": "Start despite warnings, without a question.",
+    "profile": "Record seconds by phase in profile.json and profile.png.",
 }
 
 
@@ -103,35 +124,56 @@ def _switch(name: str, text: str) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
 
 
+ConfigFile = Annotated[Path | None, option("--config", help="A YAML file; flags and -o override it.", panel=SETUP)]
+Overrides = Annotated[
+    list[str] | None,
+    option("-o", "--override", metavar="KEY=VALUE", help="Any config key; may be repeated.", panel=SETUP),
+]
+OutDirectory = Annotated[
+    Path | None, option("--out", help="The run directory to create. Default runs/PARTITION-STRATEGY.", panel=SETUP)
+]
+ResumedRun = Annotated[
+    Path | None,
+    option("--resume", metavar="RUN", help="Continue a run.", panel=SETUP, autocompletion=complete_runs),
+]
+Transforms = Annotated[
+    list[str] | None,
+    option("--transform", help="Processing applied to updates: a name or file.py:Class; may be repeated.", panel=SETUP),
+]
+SamplingRate = Annotated[
+    float | None,
+    option(
+        "--sampling-rate",
+        help="Poisson sampling with this probability for each client. Default: not set.",
+        panel=COHORT,
+    ),
+]
+Sampling = Annotated[
+    str | None, option("--sampling", help="fixed, poisson, all, cyclic or trace. Default fixed.", panel=COHORT)
+]
+TargetMetric = Annotated[
+    str | None,
+    option(
+        "--target-metric",
+        metavar="[NAME=]VALUE",
+        help="Stop once reached: accuracy=0.97. Default: not set.",
+        panel=STOP,
+    ),
+]
+
+
 def train(
     data: Annotated[
         Path | None, typer.Argument(help="The partition directory.", autocompletion=complete_partitions)
     ] = None,
-    config: Annotated[
-        Path | None, option("--config", help="A YAML file; flags and -o win over it.", panel=SETUP)
-    ] = None,
-    override: Annotated[
-        list[str] | None, option("-o", "--override", metavar="KEY=VALUE", help="Any config key.", panel=SETUP)
-    ] = None,
-    out: Annotated[Path | None, option("--out", help="The run directory to make.", panel=SETUP)] = None,
-    resume: Annotated[
-        Path | None,
-        option("--resume", metavar="RUN", help="Go on with a run.", panel=SETUP, autocompletion=complete_runs),
-    ] = None,
-    transform: Annotated[
-        list[str] | None,
-        option("--transform", help="A layer around the sum: a name or file.py:Class; may be repeated.", panel=SETUP),
-    ] = None,
-    sampling_rate: Annotated[
-        float | None, option("--sampling-rate", help="Poisson: each client's probability.", panel=COHORT)
-    ] = None,
-    sampling: Annotated[
-        str | None, option("--sampling", help="fixed, poisson, all, cyclic or trace.", panel=COHORT)
-    ] = None,
-    target_metric: Annotated[
-        str | None,
-        option("--target-metric", metavar="[NAME=]VALUE", help="Stop when reached: accuracy=0.97.", panel=STOP),
-    ] = None,
+    config: ConfigFile = None,
+    override: Overrides = None,
+    out: OutDirectory = None,
+    resume: ResumedRun = None,
+    transform: Transforms = None,
+    sampling_rate: SamplingRate = None,
+    sampling: Sampling = None,
+    target_metric: TargetMetric = None,
     as_json: JsonFlag = False,
     **keys: Any,
 ) -> None:
@@ -200,6 +242,6 @@ def _render(console: Console, outcome: Outcome) -> None:
     if outcome.profile is not None:
         profiles.render(console, outcome.profile)
     if result.status == "interrupted":
-        console.print(f"go on with: flctl train --resume {path}", markup=False)
+        console.print(f"continue: {command_line('flctl', 'train', '--resume', path)}", markup=False)
     elif result.rounds:
-        console.print(f"next: flctl eval {path} --per-client", markup=False)
+        console.print(f"next: {command_line('flctl', 'eval', path, '--per-client')}", markup=False)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from flctl.cli import output
 from flctl.engines.footprint import size_text
+from flctl.errors import counted
 from flctl.performance.duration import seconds_text
 
 if TYPE_CHECKING:
@@ -40,29 +41,29 @@ def _facts(forecast: Forecast) -> Iterator[tuple[str, str]]:
 
 
 def _engine(forecast: Forecast) -> str:
-    workers = f"{forecast.workers} workers" if forecast.workers > 1 else "1 worker"
+    workers = counted(forecast.workers, "worker")
     where = f"{forecast.engine}, {workers}" if forecast.memory.workers else forecast.engine
     return f"{where} (auto, as engine.workers is {forecast.workers})" if forecast.asked == "auto" else where
 
 
 def _readers(forecast: Forecast) -> str:
     if not forecast.readers:
-        return "nobody reads them: chunks send their sum"
+        return "no component needs individual updates, so each chunk sends only its sum"
     verb = "reads" if len(forecast.readers) == 1 else "read"
     kept = size_text(forecast.memory.updates)
-    return f"{' and '.join(forecast.readers)} {verb} them: the server keeps all of a cohort, {kept}"
+    return f"{' and '.join(forecast.readers)} {verb} individual updates, so the server keeps all of a cohort, {kept}"
 
 
 def _round(forecast: Forecast) -> str:
     found = forecast.chunks
     if not found.clients:
-        return "asks nobody"
+        return "no client is selected"
     each = f"{found.fewest}" if found.fewest == found.most else f"{found.fewest} to {found.most}"
     unit = "client" if each == "1" else "clients"
-    chunks = f"{found.chunks:,} chunk{'s' * (found.chunks != 1)} of {each} {unit}"
-    why = "a client asked again would step again" if forecast.by_rows else "engine.deadline is set"
+    chunks = f"{counted(found.chunks, 'chunk')} of {each} {unit}"
+    why = "a retried chunk would repeat its steps" if forecast.by_rows else "engine.deadline is set"
     alone = f" ({why})" if forecast.alone else ""
-    asks = f"{found.clients:,} client{'s' * (found.clients != 1)} with {found.rows:,} rows"
+    asks = f"{counted(found.clients, 'client')} with {counted(found.rows, 'row')}"
     once = f"{found.at_once:,} at once" if found.at_once > 1 else "one after the other"
     size = f"{size_text(found.largest_bytes)} where engine.memory is {size_text(forecast.budget)}"
     return f"{asks} in {chunks}{alone}, {once}, at most {size}"
@@ -71,7 +72,7 @@ def _round(forecast: Forecast) -> str:
 def _traffic(forecast: Forecast) -> str:
     down, up, clients = forecast.traffic.down, forecast.traffic.up, forecast.chunks.clients
     if up is None:
-        return f"{size_text(down)} down; what goes up, the aggregator decides"
+        return f"{size_text(down)} down; the aggregator determines the upload"
     total = size_text((down + up) * clients)
     return f"{size_text(down)} down, {size_text(up)} up; {total} a round"
 
@@ -80,6 +81,6 @@ def _memory(forecast: Forecast) -> str:
     found = forecast.memory
     whole = f"the server {size_text(found.server)}"
     if found.workers:
-        workers = f"{found.workers} workers {size_text(found.worker)} each"
+        workers = f"{counted(found.workers, 'worker')}, {size_text(found.worker)} each"
         whole = f"{workers}, {whole}; {size_text(found.needed)} altogether"
     return f"{whole}; {size_text(found.free.bytes)} are {found.free.source}" if found.free else whole

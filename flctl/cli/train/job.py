@@ -21,7 +21,7 @@ from flctl.cli.session import current_registry
 from flctl.config.config import ENGINE_INFLUENCE, Config, Flag, differences, digest, without_influence
 from flctl.config.load import Loaded, ValueOrigin, load
 from flctl.engines.footprint import refuse_too_large
-from flctl.errors import ConfigError, IncompatibleError, PrivacyBudgetError
+from flctl.errors import ConfigError, IncompatibleError, PrivacyBudgetError, command_line
 from flctl.kinds import short_name
 from flctl.partition.store import Partition
 from flctl.plugins.registry import Registry
@@ -176,7 +176,7 @@ def _planned(request: TrainRequest, registry: Registry) -> _Planned:
     if request.out is not None and os.path.lexists(request.out):
         raise ConfigError(
             f"{request.out} exists already",
-            hint=f"Take another --out, or go on with `flctl train --resume {request.out}`.",
+            hint=f"Use another --out, or continue: {command_line('flctl', 'train', '--resume', request.out)}",
         )
     flags = dict(request.flags)
     if request.data is not None:

@@ -68,7 +68,8 @@ class Adversary:
         drawn = drawn[~np.isin(drawn, [self._partition.index(client) for client in self._trusted])]
         if count == 0:
             raise ConfigError(
-                f"attack.fraction {self.config.fraction:g} of {len(eligible)} clients with training rows is none",
+                f"attack.fraction {self.config.fraction:g} selects none of the {len(eligible)} clients with training "
+                "rows",
                 hint="Raise it, or set attack.clients.",
             )
         if count >= len(drawn):
@@ -106,7 +107,7 @@ class Adversary:
         if engine not in SIMULATIONS:
             raise IncompatibleError(
                 f"attack '{self.config.name}' is simulated, and clients of engine '{engine}' may be real",
-                hint="Take engine inprocess or pool, or leave out `attack:`.",
+                hint="Use --engine inprocess or --engine pool, or leave out the section `attack:`.",
             )
         if self.on_updates:
             _check_seen(run, self.config.name)
@@ -120,11 +121,11 @@ def _check_seen(run: RunInfo, name: str) -> None:
     if run.aggregator.hides or not run.aggregator.transparent:
         raise IncompatibleError(
             f"attack '{name}' changes single updates, and aggregator '{run.aggregator.name}' hides them",
-            hint=f"Take --aggregator plain; or the attack {instead}",
+            hint=f"Use --aggregator plain, or the attack {instead}",
         )
     for code in run.pipeline.summed_codes:
         raise IncompatibleError(
             f"attack '{name}' changes single updates, and the codes of transform '{code}' are added up before they are "
             "decoded",
-            hint=f"Leave the transform out; or take another attack: {instead}",
+            hint=f"Leave the transform out, or use another attack: {instead}",
         )

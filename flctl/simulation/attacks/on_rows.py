@@ -109,5 +109,5 @@ class Poisoned(Partition):
 
 def _require_classes(run: RunInfo, name: str) -> None:
     if run.partition.task not in ("classification", "binary"):
-        hint = "Take an attack on updates: sign-flip, gaussian, alie, ipm or min-max."
+        hint = "Use an attack on updates: sign-flip, gaussian, alie, ipm or min-max."
         raise ConfigError(f"attack.name {name} needs classes, and this is {run.partition.task}", hint=hint)
