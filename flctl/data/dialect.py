@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import csv
-import gzip
+import io
 import itertools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TextIO, cast
+from typing import Literal, TextIO
 
 from flctl.data.columns import is_number
-from flctl.data.files import corrupt_gzip_refused, is_gzip
+from flctl.data.packed import PACKED, opened
 from flctl.errors import ConfigError, DataError
 
-__all__ = ["Dialect", "Record", "numbers_rows", "open_text", "records", "sniff"]
+__all__ = ["DELIMITERS", "Dialect", "Record", "numbers_rows", "open_text", "records", "sniff"]
 
 DELIMITERS = (",", ";", "\t", "|")
-_NAMED_DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
+_NAMED_DELIMITERS = {
+    "tab": "\t",
+    "\\t": "\t",
+    "comma": ",",
+    "semicolon": ";",
+    "pipe": "|",
+    "space": "blanks",
+    "blanks": "blanks",
+}
 _UNDECODED = re.compile("[\udc80-\udcff]")
+BLANKS = "blanks"
+_DECLARED = re.compile(r"sep=(.)", re.IGNORECASE)
+_BETWEEN_BLANKS = re.compile(r'"([^"]*)"|(\S+)')
 _INDEX_NAME = re.compile(r"Unnamed: \d+|__index_level_\d+__")
 LONGEST_LINE = 1 << 26
 
@@ -58,11 +69,9 @@ class Record:
 
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
-    """The file as text, unpacked where it is a .gz; bytes that are not UTF-8 come as lone surrogates."""
-    with corrupt_gzip_refused(path):
-        opened = gzip.open if is_gzip(path) else open
-        with opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-            yield cast(TextIO, stream)
+    """The file as text, unpacked; bytes that are not UTF-8 come as lone surrogates."""
+    with opened(path) as stream:
+        yield io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def records(dialect: Dialect) -> Iterator[Record]:
@@ -116,8 +125,11 @@ def sniff(path: Path, delimiter: str | None, header: Literal["auto", "yes", "no"
 
     Raises DataError for an empty file, bytes that are not UTF-8, and a first row that may be names or data.
     """
-    found = _delimiter_of(path, delimiter)
-    bare = Dialect(path, (), found, header=False)
+    before, declared = _leading_lines(path)
+    found = _delimiter_of(path, delimiter or declared, before)
+    rewrite = commas_for_blanks if found == BLANKS else None
+    found = "," if rewrite else found
+    bare = Dialect(path, (), found, header=False, skip=before, rewrite=rewrite)
     first = list(itertools.islice(records(bare), 2))
     if not first:
         raise DataError(f"{path.name} is empty")
@@ -128,7 +140,7 @@ def sniff(path: Path, delimiter: str | None, header: Literal["auto", "yes", "no"
     names = tuple(cell or f"c{i}" for i, cell in enumerate(cells)) if named else _numbered(len(cells))
     width = sum(len(cell) + 1 for cell in cells)
     indices = frozenset(i for i, cell in enumerate(cells) if named and numbers_rows(cell))
-    return Dialect(path, names, found, named, skip=first[0].line - 1, width=width, indices=indices)
+    return Dialect(path, names, found, named, first[0].line - 1, width=width, indices=indices, rewrite=rewrite)
 
 
 def numbers_rows(name: str) -> bool:
@@ -136,20 +148,48 @@ def numbers_rows(name: str) -> bool:
     return not name or _INDEX_NAME.fullmatch(name) is not None
 
 
-def _delimiter_of(path: Path, asked: str | None) -> str:
+def _leading_lines(path: Path) -> tuple[int, str | None]:
+    """The number of lines before the table, comments with `#` and Excel's `sep=;`, and the delimiter they declare."""
+    count, delimiter = 0, None
+    with open_text(path) as stream:
+        while line := stream.readline(LONGEST_LINE):
+            if declared := _DECLARED.fullmatch(line.strip().strip('"')):
+                delimiter = declared[1]
+            elif not line.startswith("#"):
+                break
+            count += 1
+    return count, delimiter
+
+
+def commas_for_blanks(line: str) -> str:
+    """A line of CSV for one whose cells are divided by runs of blanks."""
+    cells = [match[1] if match[1] is not None else match[2] for match in _BETWEEN_BLANKS.finditer(line)]
+    return ",".join(f'"{cell}"' if "," in cell or ('"' not in cell and " " in cell) else cell for cell in cells) + "\n"
+
+
+def _delimiter_of(path: Path, asked: str | None, before: int) -> str:
     if asked is not None:
         delimiter = _NAMED_DELIMITERS.get(asked, asked)
+        if delimiter == BLANKS:
+            return delimiter
         if len(delimiter) != 1 or delimiter in '"\r\n':
             raise ConfigError(f"--delimiter {asked!r} is not one character", hint="For example ';' or tab.")
         return delimiter
-    if path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab")):
+    name = path.name.lower()
+    if any(name.endswith((f".tsv{packed}", f".tab{packed}")) for packed in PACKED):
         return "\t"
-    unquoted = re.sub('"[^"]*"', "", _first_line(path))
-    return max(DELIMITERS, key=unquoted.count)
+    unquoted = re.sub('"[^"]*"', "q", _first_line(path, before))
+    most = max(DELIMITERS, key=unquoted.count)
+    words = unquoted.split()
+    # A tab may stand before the last, quoted cell of a line of blanks (auto-mpg).
+    numbers = sum(map(is_number, words))
+    return BLANKS if numbers > 1 and unquoted.count(most) + 1 < len(words) and most in ",\t" else most
 
 
-def _first_line(path: Path) -> str:
+def _first_line(path: Path, before: int = 0) -> str:
     with open_text(path) as stream:
+        for _ in range(before):
+            stream.readline(LONGEST_LINE)
         line = stream.readline(LONGEST_LINE)
         while line and not line.strip():
             line = stream.readline(LONGEST_LINE)
@@ -161,14 +201,18 @@ def _first_line(path: Path) -> str:
 def _is_header(cells: list[str], second: list[Record], mentioned: set[str], where: str) -> bool:
     if mentioned.intersection(cells):
         return True
-    if any(is_number(cell) for cell in cells):
+    if any(_looks_like_number(cell) for cell in cells):
         return False
-    if second and not any(is_number(cell.strip()) for cell in second[0].cells):
+    if second and not any(_looks_like_number(cell.strip()) for cell in second[0].cells):
         raise DataError(
             f"{where}: neither of the first two rows has a number, so the first may be names or data",
             hint="Say --header yes or --no-header.",
         )
     return True
+
+
+def _looks_like_number(cell: str) -> bool:
+    return is_number(cell) or is_number(cell.replace(",", "."))
 
 
 def _numbered(count: int) -> tuple[str, ...]:

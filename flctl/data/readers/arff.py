@@ -10,6 +10,7 @@ from pathlib import Path
 from flctl.data.dialect import LONGEST_LINE, Dialect, open_text
 from flctl.data.extras import optional
 from flctl.data.options import Tokens
+from flctl.data.packed import PACKED
 from flctl.data.readers.delimited import TextSheets, refuse_other_schema
 from flctl.data.schema import Declared, refuse_duplicates
 from flctl.data.table import Sheets, TableReader
@@ -32,7 +33,7 @@ class ArffReader(TableReader):
     """ARFF tables: nominal attributes are categories, `?` is missing (Weka; dense and sparse rows)."""
 
     name = "arff"
-    extensions = (".arff", ".arff.gz")
+    extensions = tuple(f".arff{packed}" for packed in PACKED)
 
     class Config(TableReader.Config):
         """`na`: words that mean missing, besides the empty cell and `?`."""

@@ -19,7 +19,8 @@ from flctl.errors import DataError, FlctlError, IntegrityError
 __all__ = ["ArrowReader", "ParquetReader"]
 
 ROWS = 65_536
-MAGIC_PARQUET, MAGIC_ARROW = b"PAR1", b"ARROW1"
+MAGIC_PARQUET, MAGIC_ARROW, MAGIC_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+END_OF_STREAM = MAGIC_STREAM + b"\0\0\0\0"
 
 
 class _Columnar(TableReader):
@@ -45,7 +46,7 @@ class ParquetReader(_Columnar):
 
 
 class ArrowReader(_Columnar):
-    """Arrow IPC files and Feather version 2: as Parquet (arrow.apache.org, columnar format)."""
+    """Arrow IPC files and streams, and Feather version 2: as Parquet (arrow.apache.org, columnar format)."""
 
     name = "arrow"
     extensions = (".arrow", ".feather", ".ipc")
@@ -72,6 +73,11 @@ class _ColumnarFile:
                         yield _validated(batch)
                 return
             pa = optional("pyarrow", "pyarrow", "Arrow files")
+            if self.magic == MAGIC_STREAM:
+                with pa.memory_map(str(self.path)) as stream:
+                    for batch in pa.ipc.open_stream(stream):
+                        yield _validated(batch.select(list(names)))
+                return
             with pa.memory_map(str(self.path)) as stream:
                 reader = pa.ipc.open_file(stream)
                 for index in range(reader.num_record_batches):
@@ -87,6 +93,9 @@ def _validated(batch: Any) -> Any:
 def _open_file(path: Path, magic: bytes) -> _ColumnarFile:
     with path.open("rb") as stream:
         start = stream.read(len(magic))
+    if magic == MAGIC_ARROW and start[:4] == MAGIC_STREAM:
+        _refuse_unfinished(path)
+        magic = start = MAGIC_STREAM
     if start != magic:
         raise IntegrityError(
             f"{path.name} begins with {start.hex(' ') or 'nothing'}, expected {magic.decode()}",
@@ -98,7 +107,18 @@ def _open_file(path: Path, magic: bytes) -> _ColumnarFile:
         return _ColumnarFile(path, magic, schema, tuple(schema.names))
 
 
+def _refuse_unfinished(path: Path) -> None:
+    # A stream that ends between two batches reads as a shorter one.
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - len(END_OF_STREAM)))
+        if stream.read() != END_OF_STREAM:
+            raise IntegrityError(f"{path.name} is truncated: the Arrow stream has no end", hint="Fetch it again.")
+
+
 def _read_schema(path: Path, magic: bytes) -> Any:
+    if magic == MAGIC_STREAM:
+        with optional("pyarrow", "pyarrow", "Arrow files").memory_map(str(path)) as stream:
+            return optional("pyarrow.ipc", "pyarrow", "Arrow files").open_stream(stream).schema
     if magic == MAGIC_PARQUET:
         return optional("pyarrow.parquet", "pyarrow", "Parquet files").read_schema(path)
     with optional("pyarrow", "pyarrow", "Arrow files").memory_map(str(path)) as stream:
@@ -180,7 +200,8 @@ class _TypedSheets:
             words |= {plan.target}
         for column in sorted({*plan.features, *words}):
             kind = self.files[0].schema.field(column).type
-            if _is_nested(kind) or not (column in words or self._is_number(column) or str(kind) == "bool"):
+            number = self._is_number(column) or str(kind) == "bool" or _is_time(kind)
+            if _is_nested(kind) or not (column in words or number):
                 name = self.names[column]
                 raise DataError(
                     f"{self.where}: column '{name}' has type {kind}, and a feature needs numbers",
@@ -197,12 +218,29 @@ class _TypedSheets:
 
 def _is_nested(kind: Any) -> bool:
     types = optional("pyarrow", "pyarrow", "tables").types
-    return any(is_kind(kind) for is_kind in (types.is_nested, types.is_binary, types.is_large_binary))
+    return bool(types.is_nested(kind))
+
+
+def _is_time(kind: Any) -> bool:
+    types = optional("pyarrow", "pyarrow", "tables").types
+    return bool(types.is_timestamp(kind) or types.is_date(kind) or types.is_duration(kind))
+
+
+def _seconds(array: Any) -> Any:
+    """Times as seconds since 1970, and durations as seconds."""
+    pa, pc = optional("pyarrow", "pyarrow", "tables"), optional("pyarrow.compute", "pyarrow", "tables")
+    if pa.types.is_date(array.type):
+        array = pc.cast(array, pa.timestamp("s"))
+    per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[array.type.unit]
+    whole = pc.cast(array.view(pa.int64()) if pa.types.is_duration(array.type) else array, pa.int64())
+    return pc.divide(pc.cast(whole, pa.float64(), safe=False), float(per_second))
 
 
 def _without_nan(array: Any) -> Any:
     """NaN as null: a typed table has no other way to say that a number is missing."""
     pa, pc = optional("pyarrow", "pyarrow", "tables"), optional("pyarrow.compute", "pyarrow", "tables")
+    if _is_time(array.type):
+        return _seconds(array)
     if not pa.types.is_floating(array.type):
         return array
     array = pc.cast(array, pa.float64())
@@ -213,4 +251,4 @@ def _as_word(array: Any) -> Any:
     pa, pc = optional("pyarrow", "pyarrow", "tables"), optional("pyarrow.compute", "pyarrow", "tables")
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
-    return pc.cast(_without_nan(array), pa.string())
+    return pc.cast(array if _is_time(array.type) else _without_nan(array), pa.string())

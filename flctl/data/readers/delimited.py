@@ -1,4 +1,4 @@
-"""CSV and its kin: read fast by pyarrow, and once more, slowly, to say what is wrong and where."""
+"""CSV and its kin: read fast by pyarrow, and once more, slowly, to find the place of a fault."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flctl.data.columns import CellError
-from flctl.data.dialect import Dialect, Record, records, refuse_undecoded, sniff
+from flctl.data.columns import CellError, is_number
+from flctl.data.dialect import DELIMITERS, Dialect, Record, records, refuse_undecoded, sniff
 from flctl.data.extras import optional
-from flctl.data.files import is_gzip
+from flctl.data.numerals import Decimal, advice_for, plain_numbers
 from flctl.data.options import Header, Tokens
+from flctl.data.packed import PACKED, opened
 from flctl.data.schema import ColumnPlan, Declared, named_columns, refuse_duplicates
 from flctl.data.table import Batch, Sheets, TableReader, UnparsedCellError
 from flctl.errors import DataError, FlctlError, IntegrityError
@@ -20,22 +21,29 @@ from flctl.errors import DataError, FlctlError, IntegrityError
 __all__ = ["CsvReader", "TextSheets", "refuse_other_schema"]
 
 BLOCK = 1 << 20
-_EXTENSIONS = tuple(f"{stem}{packed}" for stem in (".csv", ".tsv", ".tab", ".data") for packed in ("", ".gz"))
+_EXTENSIONS = tuple(f"{stem}{packed}" for stem in (".csv", ".tsv", ".tab", ".data") for packed in PACKED)
 
 
 class CsvReader(TableReader):
-    """Text tables: CSV and TSV, plain or .gz, one file, a folder or a glob of one schema (RFC 4180)."""
+    """Text tables: CSV, TSV and columns divided by blanks, plain or packed, of one schema (RFC 4180)."""
 
     name = "csv"
     extensions = _EXTENSIONS
 
     class Config(TableReader.Config):
         """`na`: words that mean missing, besides the empty cell. `header`: whether the first row is names
-        (auto, yes, no). `delimiter`: one character, or tab (default: found in the first line)."""
+        (auto, yes, no). `delimiter`: one character, tab or blanks (default: found in the first line). `decimal`: `,` or
+        `.`, for numbers that are written with thousands separators, currency or per cent signs."""
 
         na: Tokens = ()
         header: Header = "auto"
         delimiter: str | None = None
+        decimal: Decimal | None = None
+
+    @classmethod
+    def reads(cls, source: str) -> bool:
+        """Whether there is such a file or folder; a .txt or a file without ending counts if it is a table."""
+        return super().reads(source) or (Path(source).is_file() and _is_table(Path(source)))
 
     def open(self, paths: Sequence[Path]) -> Sheets:
         """The opened files, of which only the first rows are read."""
@@ -45,7 +53,20 @@ class CsvReader(TableReader):
         files = [sniff(p, options.delimiter, options.header, mentioned) for p in paths]
         refuse_duplicates(files[0].names, files[0].where)
         refuse_other_schema(files)
-        return TextSheets(tuple(files), Declared(indices=files[0].indices), options.na)
+        return TextSheets(tuple(files), Declared(indices=files[0].indices), options.na, options.decimal)
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a file without an ending of its own is a table: two lines with equally many delimiters, or of numbers."""
+    if path.suffix.lower() not in ("", ".txt", ".dat", ".test"):
+        return False
+    with path.open("rb") as stream:
+        start = stream.read(4096)
+    lines = [line for line in start.decode("utf-8", "replace").splitlines() if line.strip() and line[0] != "#"][:2]
+    if b"\0" in start or len(lines) < 2:
+        return False
+    numbers = all(len(line.split()) > 1 and all(map(is_number, line.split())) for line in lines)
+    return numbers or any(0 < lines[0].count(mark) == lines[1].count(mark) for mark in DELIMITERS)
 
 
 def refuse_other_schema(files: Sequence[Dialect]) -> None:
@@ -67,6 +88,7 @@ class TextSheets:
     files: tuple[Dialect, ...]
     declared: Declared
     missing: tuple[str, ...]
+    decimal: Decimal | None = None
 
     @property
     def where(self) -> str:
@@ -87,19 +109,24 @@ class TextSheets:
 
     def batches(self, plan: ColumnPlan, *, as_text: bool) -> Iterator[Batch]:
         """The planned columns, block by block."""
+        as_text = as_text or self.decimal is not None
         numeric = frozenset(() if as_text else plan.numeric) - {*plan.texts}
+        written = {*plan.numeric, *(() if plan.target is None else (plan.target,))}
         columns = sorted({*plan.features, *plan.texts})
         for position, file in enumerate(self.files):
             for found in _read_file(file, columns, numeric, self.missing):
+                if self.decimal:
+                    found |= {c: plain_numbers(found[c], self.decimal) for c in written}
                 yield Batch(found, position)
 
     def explain(self, fault: CellError) -> FlctlError:
         """The sentence for a cell, with its file, line, column and text."""
         file, record = self._locate(fault.row)
         name, cell = self.names[fault.column], record.cells[fault.column].strip()
+        written = None if self.decimal else advice_for(cell)
         return DataError(
             f"{file.where}, line {record.line}, column '{name}': '{cell}' is {fault.reason}",
-            hint=fault.advice(name, cell),
+            hint=", ".join(filter(None, [written, fault.advice(name, cell)])),
         )
 
     def _locate(self, row: int) -> tuple[Dialect, Record]:
@@ -117,7 +144,7 @@ def _read_file(
     pa = optional("pyarrow", "pyarrow", "CSV files")
     watched = None
     try:
-        with _open_stream(file) as stream:
+        with opened(file.path) as stream:
             watched = _Watched(stream, file)
             for batch in _open_csv(pa.PythonFile(watched, "r"), file, columns, numeric, missing):
                 yield dict(zip(columns, batch.columns, strict=True))
@@ -137,7 +164,7 @@ class _Watched:
         self.quotes = 0
         self.closed = False
         self._quote = file.quote.encode()
-        pieces = _after_lines(stream, file.skip)
+        pieces = _without_nuls_at_the_end(_after_lines(stream, file.skip))
         pieces = _uncommented(pieces, file.comment) if file.comment else pieces
         self._pieces = _rewritten(pieces, file.rewrite) if file.rewrite else pieces
         self._ready = b""
@@ -162,6 +189,17 @@ def _after_lines(stream: Any, lines: int) -> Iterator[bytes]:
         lines -= len(before)
         if rest and not lines:
             yield rest
+
+
+def _without_nuls_at_the_end(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces less the NUL bytes that some loggers and copies leave behind the last row."""
+    held = 0
+    for piece in pieces:
+        bare = piece.rstrip(b"\0")
+        if bare:
+            yield b"\0" * held + bare
+            held = 0
+        held += len(piece) - len(bare)
 
 
 def _uncommented(pieces: Iterator[bytes], comment: str) -> Iterator[bytes]:
@@ -196,11 +234,6 @@ def _whole_lines(data: bytes) -> tuple[bytes, bytes]:
     """The lines that are complete, and the beginning of the next."""
     end = data.rfind(b"\n") + 1
     return data[:end], data[end:]
-
-
-def _open_stream(file: Dialect) -> Any:
-    pa = optional("pyarrow", "pyarrow", "CSV files")
-    return pa.input_stream(str(file.path), compression="gzip" if is_gzip(file.path) else None)
 
 
 def _open_csv(
