@@ -369,13 +369,9 @@ UNCLEAN = frozenset(
     flctl/testing/strategy
     flctl/testing/transform
     flctl/wire
-    plugins/flctl-dp/src/flctl_dp/accounting
     plugins/flctl-dp/src/flctl_dp/audit
-    plugins/flctl-dp/src/flctl_dp/budget
     plugins/flctl-dp/src/flctl_dp/commands
     plugins/flctl-dp/src/flctl_dp/ledgers
-    plugins/flctl-dp/src/flctl_dp/mechanisms
-    plugins/flctl-dp/src/flctl_dp/noise
     plugins/flctl-secagg/src/flctl_secagg
     plugins/flctl-secagg/src/flctl_secagg/client
     plugins/flctl-secagg/src/flctl_secagg/crypto

@@ -15,6 +15,7 @@ from flctl.testing.trial import Trial
 
 from flctl_dp.accounting.accountants import epsilon
 from flctl_dp.accounting.releases import Release
+from flctl_dp.budget import example_budget
 from flctl_dp.ledgers import client_ledgers
 from flctl_dp.ledgers.client_ledgers import ClientLedgers, coarse, spent
 from flctl_dp.ledgers.ledger import LedgerFile
@@ -55,6 +56,10 @@ def test_noise_is_drawn_only_when_its_charge_is_on_disk(trial, monkeypatch):
     monkeypatch.setattr(Lattice, "noised", lambda *args: seen.append(charges()) or real(*args))
     train(*trial.prepare(DP))
     assert seen == list(range(1, 28))
+
+
+def test_steps_of_several_rates_are_calibrated_at_the_highest_rate():
+    assert example_budget._bounding(((0.2, 5), (0.5, 1))) == (0.5, 6)
 
 
 def test_a_client_that_breaks_down_is_charged_all_the_same(trial, monkeypatch):

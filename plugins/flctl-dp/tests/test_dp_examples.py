@@ -304,7 +304,7 @@ def test_a_client_counts_all_steps_when_another_run_has_charged_since_the_round_
     monkeypatch.setattr(ExampleDP, "_refuse_excess", lambda *given: None)
     target = epsilon({Release("poisson", 3.0, rate=4 / 6): 1}, 1e-5, "add-remove")
     with pytest.raises(RoundFailedError, match="beyond epsilon"):
-        train(*sampled.prepare(dp(noise_multiplier=3.0, target_epsilon=target * 1.01)))
+        train(*sampled.prepare(dp(noise_multiplier=3.0, target_epsilon=target * 1.01), "rounds=1"))
 
 
 @pytest.mark.parametrize("done", range(5))

@@ -18,12 +18,12 @@ LOWEST, HIGHEST = 0.3, 100.0
 _TOLERANCE = 1e-3
 _BY_DISTRIBUTION = "pld"
 _CLOSE = (1 - 0.9 * _TOLERANCE, 0.99, 0.7)
-"""What is tried of a noise multiplier that was found quickly: it is the least one, or a little or somewhat above it."""
+"""Factors that are tried on a noise multiplier found by a quicker accountant, which is at or above the least one."""
 _MANY = 1 << 16
 
 
 def together(spent: Releases, release: Release, count: int, first: int = 1) -> Releases:
-    """What is spent, with so many rounds of `release` more, from a run's round `first` on."""
+    """The releases `spent` and `count` more rounds of `release`, from a run's round `first` on."""
     return {**spent, **{r: spent.get(r, 0) + n for r, n in release.over(count, first).items()}}
 
 
@@ -55,7 +55,7 @@ def calibrate(
         return coarse_epsilon(planned(noise), delta, relation)
 
     if cost(HIGHEST) > target:
-        left = "nothing is left of it" if spent else "it is too small for so many rounds"
+        left = "nothing is left of it" if spent else f"it is too small for {rounds} rounds"
         raise PrivacyBudgetError(
             f"no noise multiplier up to {HIGHEST:g} keeps {rounds} rounds within epsilon {target:g}: {left}",
             hint="Plan fewer rounds, a smaller cohort or a larger epsilon: `flctl dp plan` shows what each costs.",
@@ -77,8 +77,8 @@ def affordable(
     *,
     first: int = 1,
 ) -> int:
-    """How many of `wanted` further rounds, from a run's round `first` on, stay within the epsilon `target`. Many are
-    not asked about at once."""
+    """The number of the `wanted` further rounds, from round `first` of a run on, that stay within `target`. Large
+    numbers are searched for from below."""
 
     def fits(count: int) -> bool:
         return epsilon(together(spent, release, count, first), delta, relation) <= target

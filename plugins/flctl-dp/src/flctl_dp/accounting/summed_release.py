@@ -89,8 +89,8 @@ class SummedRelease(Release):
 
 
 def largest_cohort(sampling: Sampling, population: int, cohort: float, rate: float, most: int = 0) -> int:
-    """How many clients a round has at most. Where each is drawn by itself with the probability `rate`, and no cohort is
-    cut to `most`, that is so but for a chance of 2^-40."""
+    """The largest number of clients in a round; for Poisson sampling without a limit `most`, up to a probability of
+    2^-40."""
     if sampling in ("fixed", "all"):
         return math.ceil(cohort)
     if sampling != "poisson":
@@ -148,7 +148,7 @@ def _skellam(order: int, squared: float, absolute: float, variance: float) -> fl
 
 
 def _gaussians(order: float, squared: float, absolute: float, variance: float, release: SummedRelease) -> float:
-    """Kairouz, Liu and Steinke (2021), Proposition 14: a sum of discrete Gaussians is none, but for tau."""
+    """Kairouz, Liu and Steinke (2021), Proposition 14: a sum of discrete Gaussians is nearly one, up to tau."""
     tau, dimension = inflation(release.variance, release.honest), release.dimension
     scale = math.sqrt(squared / variance)
     return min(
@@ -178,7 +178,7 @@ def _largest_variance(mechanism: Mechanism, noise: float, honest: int, dimension
         raise IncompatibleError(
             f"words of {bits} bits do not hold sums of {cohort} clients with a noise multiplier of {noise:.3g} on "
             f"{dimension} values",
-            hint="Take more bits (the transform's and the aggregator's), smaller cohorts, or another noise multiplier.",
+            hint="Use more bits (the transform's and the aggregator's), smaller cohorts, or another noise multiplier.",
         )
     return known[bisect_left(known, True, lo=1, key=lambda variance: not fits(variance)) - 1]
 

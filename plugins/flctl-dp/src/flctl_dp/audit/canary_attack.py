@@ -50,7 +50,7 @@ class Audit:
 
 
 def p_value(canaries: int, guesses: int, right: int, eps: float, delta: float) -> float:
-    """The probability that an (eps, delta)-private mechanism lets so many of `guesses` be right, or more, at most.
+    """Upper bound on the probability of `right` or more right guesses against an (eps, delta)-private mechanism.
 
     Steinke et al. (2023), Theorem 5.2 and Appendix D: a binomial tail at e^eps / (1 + e^eps), and for delta
     2 m delta max_i P[right > Binomial >= right - i] / i.
@@ -98,7 +98,7 @@ def audit(
     if release.sampling == "cyclic":  # what was correlated is taken apart again
         sums = _rows(sums, release)
         attacks += [_matched(sums, release)]
-    if rounds > 1:  # noise that is used twice leaves no spread but that of who took part
+    if rounds > 1:  # reused noise cancels in differences of rounds, and leaves the spread of participation
         attacks += [_unevenness(sums)]
     each = error / (len(attacks) * len(SHARES))
     found = [
@@ -127,7 +127,7 @@ def _rows(sums: Floats, release: Release) -> Floats:
 
 
 def _matched(rows: Floats, release: Release) -> Floats:
-    """How well the rows fit a canary that came whenever it was its turn, [canaries]."""
+    """Correlation of the rows with a canary that took part in each of its turns, [canaries]."""
     column = np.zeros(release.separation)
     column[: release.bands] = coefficients(release.bands)
     turns, rounds = _turns(rows.shape[1], release), np.arange(len(rows))[:, None]
@@ -136,7 +136,7 @@ def _matched(rows: Floats, release: Release) -> Floats:
 
 
 def _unevenness(sums: Floats) -> Floats:
-    """How much each canary's axis changes from round to round."""
+    """Standard deviation of each canary's axis over rounds."""
     return np.asarray(sums.std(axis=0))
 
 
@@ -159,7 +159,7 @@ def _released(
 
 
 def _drawn(size: int, release: Release, number: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """Which canaries round `number` asks, if they are there."""
+    """Mask of the canaries that round `number` samples, if they are included."""
     if release.sampling == "poisson":
         return np.asarray(rng.random(size) < release.rate)
     if release.sampling == "cyclic":

@@ -125,7 +125,7 @@ def _flctl(*arguments: Any) -> None:
 
 
 def _score(run: Path, canaries: int) -> Floats:
-    """How far the weight of each canary's feature moved, [canaries]."""
+    """Change of the weight of each canary's feature, [canaries]."""
     from safetensors.numpy import load_file
 
     first, last = (load_file(path / "model.safetensors") for path in _ends(run))

@@ -119,7 +119,7 @@ def summary_of(path: Path) -> dict[str, Any]:
 
 
 def _played(path: Path, name: str) -> dict[str, float]:
-    """What a finished run says of its rounds and of its mechanism; nothing where there is none."""
+    """Rounds and figures of the mechanism in a finished run's summary; empty if there is none."""
     said = summary_of(path)
     try:
         told = {"rounds": said["rounds"], **said["transforms"][name]}

@@ -69,8 +69,7 @@ def charge(asked: Asked) -> tuple[float, str]:
 
 
 def planned_noise(terms: Terms, noise: float | None) -> float:
-    """The noise multiplier of a repeated round, which is charged to nobody: the given one, or that of the ledger's last
-    charge."""
+    """The noise multiplier of a replayed round, which is not charged: the given one, or that of the last charge."""
     ledger = None if noise is not None else LedgerFile(terms.ledger).read()
     if ledger is None or not ledger.charges:
         return noise or 1.0

@@ -33,8 +33,8 @@ _FEW = 8
 
 @dataclass(frozen=True, slots=True)
 class ExampleTerms:
-    """How a run's steps are accounted, within which budget of each client, and where that is written down. `many`:
-    there are so many kinds of clients that rates are rounded up."""
+    """Accounting, budget and ledgers of a run's steps. `many`: rates are rounded up, since clients are of more than 64
+    kinds."""
 
     relation: Relation
     delta: float
@@ -53,7 +53,7 @@ class ExampleTerms:
 
 
 def steps_of(run: RunInfo, rows: int) -> Steps:
-    """What a client with so many rows does in a round, over all stages of its training."""
+    """The steps of a client with `rows` rows in a round, over all stages of its training."""
     found: dict[float, int] = {}
     for stage in run.strategy.stages(run.config.local.amount()):
         rate, count = _stage(stage.local, rows)
@@ -118,7 +118,7 @@ def _noise(terms: ExampleTerms, steps: tuple[float, int], past: Frozen, many: bo
 
 
 def within(before: Releases, more: Releases, terms: ExampleTerms) -> bool:
-    """Whether `more`, after what was released `before`, stays within the target."""
+    """True if `more`, after the releases `before`, stays within the target."""
     if terms.target is None or not more:
         return True
     if terms.many:
@@ -133,7 +133,7 @@ def within(before: Releases, more: Releases, terms: ExampleTerms) -> bool:
 
 @lru_cache(maxsize=1 << 16)
 def _most(others: Frozen, more: Frozen, total: int, target: float, delta: float, relation: Relation) -> int:
-    """How many times `more` fits beside the others, of `total` times that are asked about."""
+    """The number of times that `more` fits beside the others, at most `total`."""
 
     def fits(count: int) -> bool:
         planned = dict(others)

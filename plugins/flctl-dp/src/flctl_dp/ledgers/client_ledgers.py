@@ -74,7 +74,7 @@ class ClientLedgers:
 
     @contextmanager
     def opened(self, number: int, client: str, relation: Relation) -> Iterator[tuple[LedgerFile, Ledger]]:
-        """A client's ledger, made if there is none, which nobody else charges meanwhile. Raises IncompatibleError for
+        """A client's ledger, made if there is none and locked for other processes. Raises IncompatibleError for
         that of another client or relation."""
         file = self.of(number)
         with file.locked():
@@ -82,15 +82,15 @@ class ClientLedgers:
             if ledger.population != client:
                 raise IncompatibleError(
                     f"{file.path} is the ledger of client '{ledger.population[:40]}', not of '{client}'",
-                    hint="Take a folder of ledgers for each partition.",
+                    hint="Use a folder of ledgers for each partition.",
                 )
             yield file, ledger
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What clients have spent: how many of them there are, the greatest and the median epsilon, and the releases of
-    one whose epsilon is the greatest."""
+    """The privacy spent by clients: their number, the greatest and the median epsilon, and the releases of a client
+    with the greatest epsilon."""
 
     clients: int
     greatest: float
@@ -117,8 +117,8 @@ def coarse(releases: Releases) -> Releases:
 
 
 def spent(clients: Iterable[Releases], delta: float, relation: Relation, exact: bool = True) -> Spent:
-    """What these clients have spent, each by its own; `exact`: by the accountant that says least. Where they are of
-    many kinds, rates are rounded up."""
+    """The privacy spent by each of these clients; `exact`: by the tightest accountant. Rates are rounded up if clients
+    are of many kinds."""
     kinds = Counter(frozen(releases) for releases in clients if releases)
     if len(kinds) > MANY:
         raised: Counter[Frozen] = Counter()

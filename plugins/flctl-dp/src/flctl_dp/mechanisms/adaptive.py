@@ -23,7 +23,7 @@ _BELOW = "dp.below"
 _SHARE = 20.0
 """The noise on the number of such clients is the expected cohort over this (Andrew et al. 2021, section 3.1)."""
 _FARTHEST = 1e12
-"""How far, as a factor, the clipping norm may go from where it began."""
+"""Largest factor between the clipping norm and its initial value."""
 
 
 class AdaptiveDP(CentralDP):
@@ -90,6 +90,6 @@ class AdaptiveDP(CentralDP):
             raise IncompatibleError(
                 f"with {expected:g} clients a round the votes on the clipping norm are accounted with the noise "
                 f"multiplier {votes:.3g}, and {noise:.3g} is asked for",
-                hint=f"Take more than {math.ceil(noise * _SHARE / 2)} clients a round, less noise, or 'dp'.",
+                hint=f"Use more than {math.ceil(noise * _SHARE / 2)} clients a round, less noise, or 'dp'.",
             )
         return float((noise**-2 - votes**-2) ** -0.5)

@@ -106,11 +106,11 @@ class CentralDP(flctl.Transform):
         return self.config.insecure_seed is None
 
     def terms(self, run: RunInfo) -> Terms:
-        """How the run's rounds are accounted."""
+        """The privacy terms of the run's rounds."""
         return Terms.of(run, self.config)
 
     def name_in(self, run: RunInfo) -> str:
-        """What the run calls this transform."""
+        """The name of this transform in the run."""
         return next(name for name, transform in run.transforms.items() if transform is self)
 
     def init(self, layout: Layout) -> Arrays:
@@ -202,7 +202,7 @@ class CentralDP(flctl.Transform):
         return {name: lattice.noised(vector, words).astype(np.float32) for name, vector in sorted(arrays.items())}
 
     def _rounded(self, run: RunInfo) -> float:
-        """What the aggregator's rounding may add to what a client moves the sum by, before there is noise."""
+        """Upper bound, in L2, on what the aggregator's rounding adds to a client's contribution, before noise."""
         return run.aggregator.rounding(run)
 
     def _bound(self, clip: float, noise: float, coordinates: int, rounded: float = 0.0, expected: float = 0.0) -> float:
@@ -221,7 +221,7 @@ class CentralDP(flctl.Transform):
         return float(max(ctx.asked, 1))
 
     def _words(self, number: int, rng: np.random.Generator) -> Words:
-        """Where the noise of a round comes from: never from `rng`, but for an insecure seed."""
+        """The random words of a round's noise: from the operating system, unless the seed is insecure."""
         if self.config.insecure_seed is None:
             return secure_words()
         return insecure_words(self.config.insecure_seed, number, int(rng.integers(2**63)))
@@ -231,5 +231,5 @@ def _refuse_coarse(clip: float, rounded: float) -> None:
     if rounded > clip / 2:
         raise ConfigError(
             f"the aggregator's rounding may move a sum by {rounded:.3g}, more than half of the clipping norm {clip:g}",
-            hint="Take more bits, or bounds that are nearer to what is sent (aggregator.clip, aggregator.max_weight).",
+            hint="Use more bits (aggregator.bits), or tighter bounds (aggregator.clip, aggregator.max_weight).",
         )

@@ -98,7 +98,7 @@ class DistributedDP(CentralDP):
             raise IncompatibleError(
                 f"aggregator '{run.aggregator.name}' adds up words of {ring} bits, and transform '{self.name}' fills "
                 f"{self.config.bits}",
-                hint=f"Take -o transforms.{self.name}.bits={ring}, or wider words (aggregator.bits).",
+                hint=f"Use -o transforms.{self.name}.bits={ring}, or wider words (aggregator.bits).",
             )
         release = self.terms(run).release(self.config.noise_multiplier or LOWEST)
         if self.config.noise_multiplier is not None:
@@ -118,13 +118,13 @@ class DistributedDP(CentralDP):
             raise IncompatibleError(
                 f"under transform '{self.name}' no client adds enough noise for itself, and aggregator "
                 f"'{aggregator.name}' does not keep to itself what each one sends",
-                hint="Take --aggregator secagg; or 'dp-local', where each client adds all of the noise.",
+                hint="Use --aggregator secagg; or 'dp-local', where each client adds all of the noise.",
             )
         if least is not None and least > aggregator.survivors:
             raise IncompatibleError(
                 f"the noise of {least} clients is to be enough, and aggregator '{aggregator.name}' makes sums of "
                 f"{aggregator.survivors} known",
-                hint=f"Take -o aggregator.minimum={least}, or fewer survivors.",
+                hint=f"Use -o aggregator.minimum={least}, or fewer survivors.",
             )
 
     @property
@@ -132,12 +132,12 @@ class DistributedDP(CentralDP):
         return False
 
     def terms(self, run: RunInfo) -> SummedTerms:
-        """How the run's rounds are accounted: who takes part is known to the server, so that no sampling counts."""
+        """The terms without amplification: the server knows the cohorts."""
         if self.config.relation == "add-remove":
             raise IncompatibleError(
                 f"under transform '{self.name}' a client that is left out takes its noise along, for which add-remove "
                 "has no epsilon",
-                hint="Take zero-out, or replace-one.",
+                hint="Use zero-out, or replace-one.",
             )
         base = Terms.of(run, self.config.model_copy(update={"relation": None}))
         known = {one.name: getattr(base, one.name) for one in dataclasses.fields(Terms)}

@@ -1,4 +1,4 @@
-"""Differential privacy of single rows: the clients train by DP-SGD, and trust nobody with their gradients."""
+"""Differential privacy of single rows: clients train by DP-SGD, and send private updates."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ExampleDP(flctl.Transform):
         if run.strategy.measures != "nothing":
             raise IncompatibleError(
                 f"strategy '{run.strategy.name}' measures the model on all rows of each client, which no noise covers",
-                hint="Take a strategy that does not measure (fedavg, fedprox, scaffold ...).",
+                hint="Use a strategy that does not measure (fedavg, fedprox, scaffold ...).",
             )
         most = int(run.partition.counts[:, 0].max(initial=0))
         refuse_delta(f"transforms.{self.name}.target_delta", self.config.target_delta, most, "row")
@@ -83,7 +83,7 @@ class ExampleDP(flctl.Transform):
         return found
 
     def terms(self, run: RunInfo) -> ExampleTerms:
-        """How the run's steps are accounted."""
+        """The privacy terms of the run's steps."""
         return ExampleTerms.of(run, self.config)
 
     def init(self, layout: Layout) -> Arrays:
@@ -175,7 +175,7 @@ class ExampleDP(flctl.Transform):
             file.charge(ledger, run, ctx.round, release, ctx.steps, promise)
 
     def _words(self, ctx: StepsContext) -> Words:
-        """Where the coins and the noise of a client come from: never from `ctx.rng`, but for an insecure seed."""
+        """The random words of a client's batches and noise: from the operating system, unless the seed is insecure."""
         if self.config.insecure_seed is None:
             return secure_words()
         return insecure_words(self.config.insecure_seed, ctx.round, ctx.client_id, int(ctx.rng.integers(2**63)))

@@ -64,7 +64,7 @@ class CorrelatedDP(CentralDP):
         if int(state["steps"][0]) and int(state["bands"][0]) != bands:
             raise IncompatibleError(
                 f"the run began with {int(state['bands'][0])} bands of noise, and would go on with {bands}",
-                hint=f"Take transforms.{self.name}.bands={int(state['bands'][0])}, or start a new run.",
+                hint=f"Use transforms.{self.name}.bands={int(state['bands'][0])}, or start a new run.",
             )
         return super().begin({**state, "bands": np.array([bands], np.int64)}, ctx)
 
@@ -104,13 +104,13 @@ class CorrelatedDP(CentralDP):
         if bound < clip / 2:
             raise ConfigError(
                 f"noise of {spread:g} clipping norms on {coordinates} values leaves little of an update",
-                hint="Take a smaller noise multiplier, fewer bands, or a smaller model.",
+                hint="Use a smaller noise multiplier, fewer bands, or a smaller model.",
             )
         return bound
 
 
 def _separation(run: RunInfo) -> int:
-    """How many rounds lie between two of a client, at least."""
+    """The least number of rounds from one participation of a client to its next."""
     cohort = run.cohort
     if cohort.sampling == "all":
         return 1
@@ -121,5 +121,5 @@ def _separation(run: RunInfo) -> int:
     raise IncompatibleError(
         f"transform '{CorrelatedDP.name}' needs to know how long a client stays away, and cohort.sampling is "
         f"'{cohort.sampling}'",
-        hint="Take cohort.sampling=cyclic, or trace with a cohort.separation.",
+        hint="Use cohort.sampling=cyclic, or trace with a cohort.separation.",
     )

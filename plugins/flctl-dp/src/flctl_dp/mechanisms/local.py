@@ -1,4 +1,4 @@
-"""Local differential privacy: each client adds the noise itself, and trusts nobody."""
+"""Local differential privacy: each client adds the noise itself, and the server is not trusted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LocalDP(CentralDP):
         if relation not in (None, "replace-one"):
             raise ConfigError(
                 f"transforms.dp-local.relation is {relation}: any two updates of a client must look alike",
-                hint="Take replace-one, or leave it out.",
+                hint="Use replace-one, or leave it out.",
             )
 
     @property
@@ -40,12 +40,12 @@ class LocalDP(CentralDP):
         return False
 
     def terms(self, run: RunInfo) -> Terms:
-        """Who takes part is known to whom a client does not trust, so that no sampling counts."""
+        """The terms without amplification: the server, which is not trusted, knows the cohorts."""
         exposed = self.config.model_copy(update={"relation": None})
         return dataclasses.replace(Terms.of(run, exposed), sampling="unsampled", relation="replace-one", local=True)
 
     def _rounded(self, run: RunInfo) -> float:
-        """What is rounded has its noise already."""
+        """The update that an aggregator rounds has its noise already."""
         return 0.0
 
     def broadcast(self, state: Arrays) -> Arrays:
@@ -62,5 +62,5 @@ class LocalDP(CentralDP):
         return dataclasses.replace(update, arrays=noised, weight=weight)
 
     def on_server(self, aggregate: Aggregate, state: Arrays, ctx: ServerContext) -> tuple[Aggregate, Arrays]:
-        """The sum as it is: dividing by those who came tells the server nothing that it does not know."""
+        """Returns the sum unchanged: the realised count, which it is divided by, is known to the server anyway."""
         return aggregate, state

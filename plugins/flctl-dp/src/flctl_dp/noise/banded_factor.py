@@ -38,13 +38,13 @@ def column_norm(bands: int) -> float:
 
 
 def bands_of(wanted: int | None, separation: int) -> int:
-    """How many bands are used. Raises IncompatibleError where a client may come again within them."""
+    """The number of bands to use. Raises IncompatibleError if a client may return within them."""
     if wanted is None:
         return min(separation, USUAL_BANDS)
     if wanted > separation:
         raise IncompatibleError(
             f"{wanted} bands are asked for, and a client may take part again after {separation} rounds: its rounds "
             "would overlap",
-            hint=f"Take at most {separation} bands, or fewer clients a round.",
+            hint=f"Use at most {separation} bands, or fewer clients a round.",
         )
     return wanted

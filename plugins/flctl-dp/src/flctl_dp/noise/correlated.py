@@ -27,7 +27,7 @@ _LIMIT = 2.0**52
 _PART = 1 << 18
 """Values that get their noise at once."""
 _ROUNDING = 1.5
-"""How many cells, at most, the rounding of a row moves neighbours further apart in each value."""
+"""Upper bound, in cells per value, on what the rounding of a row adds to the distance of neighbours."""
 _KEY = "past.{}.{}"
 
 
@@ -44,7 +44,7 @@ class Past:
 
     @classmethod
     def of(cls, state: Arrays) -> Past:
-        """What a state holds."""
+        """Reads the noise in a state."""
         return cls(int(state["bands"][0]), int(state["steps"][0]), state)
 
     def back(self, name: str) -> list[npt.NDArray[np.int32]]:
@@ -87,7 +87,7 @@ def _row(back: list[npt.NDArray[np.int32]], bands: int, size: int) -> npt.NDArra
 
 
 def stretch(sigma: float, coordinates: int, bands: int) -> float:
-    """How much further apart, over the norm of a column, rounding may move two sequences of sums that differ by one
-    client's update in one round: a cell a value for the sum, and `_ROUNDING` in each of the bands - 1 rows below it."""
+    """Upper bound, over the norm of a column, on what rounding adds to the distance of two sequences of sums that
+    differ by one client's update: a cell a value for the sum, and `_ROUNDING` in each of the bands - 1 rows below."""
     rows = _ROUNDING * math.sqrt(bands - 1) / column_norm(bands)
     return sigma / FINE_CELLS * math.sqrt(coordinates) * (1 + rows)

@@ -1,4 +1,4 @@
-"""Random words that nobody can foresee: AES-256 in counter mode under a key from the operating system."""
+"""Unpredictable random words: AES-256 in counter mode under a key of the operating system."""
 
 from __future__ import annotations
 

@@ -63,8 +63,8 @@ class Lattice:
         return self.sigma / CELLS
 
     def stretch(self, coordinates: int) -> float:
-        """How much further apart, in L2, two vectors may lie once each coordinate is rounded: half a cell for each
-        vector and coordinate."""
+        """Upper bound, in L2, on what rounding adds to the distance of two vectors: half a cell for each vector and
+        coordinate."""
         return self.cell * math.sqrt(coordinates)
 
     def noised(self, vector: npt.NDArray[Any], words: Words) -> npt.NDArray[np.float64]:

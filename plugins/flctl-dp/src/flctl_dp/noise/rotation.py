@@ -13,7 +13,7 @@ Float = npt.NDArray[np.float64]
 
 
 def padded(size: int) -> int:
-    """The least power of two that holds so many values."""
+    """The least power of two that is at least `size`."""
     return 1 << max(size - 1, 0).bit_length()
 
 
