@@ -19,7 +19,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs what was asked for; the exit code is 1 when a benchmark failed, 2 when there is none of that name."""
+    """Runs the named benchmarks; the exit code is 1 if a benchmark failed, 2 for an unknown name."""
     options = _parse(arguments)
     found = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
     unknown = [name for name in options.names if name not in found]

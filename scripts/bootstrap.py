@@ -26,13 +26,13 @@ TORCH = "torch==2.13.0"
 EXTRAS = "data,dev,docs"
 PIP = ["-m", "pip", "--disable-pip-version-check", "--no-input"]
 SHOWN_LINES = 6
-"""How many of pip's last lines a failure repeats."""
+"""Number of pip's last lines that a failure repeats."""
 SHOWN_WORK = ("Building", "Collecting", "Downloading", "Installing", "Obtaining", "Preparing", "Processing", "Using")
-"""How the lines of pip begin that a terminal shows while they are news."""
+"""Prefixes of pip's lines that a terminal shows as progress."""
 
 
 class SetupError(Exception):
-    """What stands in the way of the set-up, in one sentence, and what to do about it in another."""
+    """An obstacle to the set-up in one sentence, and the remedy in another."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,7 +123,7 @@ def python(environment: Path) -> Path:
 
 
 def works(environment: Path) -> bool:
-    """Whether the environment has an interpreter that starts and has pip."""
+    """Returns True if the environment has an interpreter that starts and has pip."""
     if not python(environment).exists():
         return False
     check = f"import pip, sys; sys.exit(sys.version_info < {OLDEST})"

@@ -47,13 +47,13 @@ class FlatModel:
 
     @property
     def layout(self) -> Layout:
-        """{"params": D, "buffers": B}, the latter only where B > 0."""
+        """{"params": D, "buffers": B}, the latter only if B > 0."""
         buffers = sum(self._buffer_sizes)
         return {"params": self.params.numel()} | ({"buffers": buffers} if buffers else {})
 
     @property
     def parts(self) -> list[Part]:
-        """Where each parameter and buffer lies in the vectors, in order."""
+        """The position of each parameter and buffer in the vectors, in order."""
         trained = {id(parameter) for parameter in self.parameters}
         names = [name for name, parameter in self.module.named_parameters() if id(parameter) in trained]
         return [
@@ -67,7 +67,7 @@ class FlatModel:
         return {"params": [tuple(shape) for shape in self._shapes]}
 
     def load(self, arrays: Arrays) -> None:
-        """Copies vectors in. Raises IncompatibleError when they are not as `layout` says; then nothing changes."""
+        """Copies vectors in. Raises IncompatibleError, and changes nothing, if they do not have the layout `layout`."""
         self._check(arrays)
         self.params.numpy()[:] = arrays["params"]
         if "buffers" in arrays:
@@ -77,7 +77,7 @@ class FlatModel:
                 buffer.copy_((part if exact else part.round()).view(buffer.shape))
 
     def read(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Copies of the vectors: "params" [D] and, where B > 0, "buffers" [B], float32."""
+        """Returns copies of the vectors: "params" [D] and, if B > 0, "buffers" [B], float32."""
         arrays = {"params": self.params.numpy().copy()}
         if "buffers" in self.layout:
             arrays["buffers"] = self._flat_buffers().numpy().copy()

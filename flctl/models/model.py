@@ -16,11 +16,11 @@ __all__ = ["DataSpec", "Described", "Model"]
 
 @dataclass(frozen=True, slots=True)
 class DataSpec:
-    """What a model must fit: the task, one example's shape, and how many outputs the task needs.
+    """Requirements on a model: the task, one example's shape, and the number of outputs that the task needs.
 
-    `outputs` is the number of classes (or characters), 1 for binary and regression. Inputs arrive as float32
-    [batch, *shape], or int64 codes [batch, window] for next character; outputs are logits [batch, outputs],
-    or [batch, window, outputs] for next character, [batch, 1] for binary and regression.
+    `outputs` is the number of classes (or characters), 1 for binary and regression. Inputs arrive as float32 [batch,
+    *shape], or int64 codes [batch, window] for next character; outputs are logits [batch, outputs], or [batch, window,
+    outputs] for next character, [batch, 1] for binary and regression.
     """
 
     task: TaskKind
@@ -33,7 +33,7 @@ class Described(Protocol):
 
     @property
     def task(self) -> TaskKind:
-        """What is predicted."""
+        """The kind of task."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -45,8 +45,18 @@ class Described(Protocol):
 
 
 class Model(Component):
-    """Builds the network; `build` runs after the seed is set, so equal seeds give equal initial weights."""
+    """Builds the network; `build` runs after the seed is set, so equal seeds give equal initial weights.
+
+    >>> import flctl
+    >>> class Wide(flctl.Model):
+    ...     name = "wide"
+    ...     def build(self, spec):
+    ...         import torch
+    ...         return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(spec.shape[0], spec.outputs))
+    >>> sum(p.numel() for p in Wide().build(flctl.DataSpec("classification", (4,), 3)).parameters())
+    15
+    """
 
     def build(self, data: DataSpec) -> torch.nn.Module:
-        """The freshly initialised module. Raises ConfigError where the data does not fit the model."""
+        """Returns the freshly initialised module. Raises ConfigError if the data does not fit the model."""
         raise NotImplementedError

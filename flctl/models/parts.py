@@ -1,4 +1,4 @@
-"""The parts of a model: where each lies in its vectors, and which of them never leave a client."""
+"""The parts of a model: their position in its vectors, and which of them never leave a client."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Part:
 
 
 class ParameterSplit:
-    """A model's vectors, divided into what the server has too and what is private to each client.
+    """A model's vectors, split into the public side, which the server has too, and the private side of each client.
 
-    `layout`, `public` and `private` are those of the model and of its two sides; a vector of which nothing belongs to
-    a side is not in that side's layout.
+    `layout`, `public` and `private` are the layouts of the model and of its two sides; a vector without values on a
+    side is not in that side's layout.
     """
 
     def __init__(self, parts: Sequence[Part], private: Collection[str]) -> None:
@@ -62,11 +62,11 @@ class ParameterSplit:
         return {name: vectors[name][..., self.masks[name]] for name in self.private}
 
     def whole(self, public: Arrays, private: Arrays) -> Arrays:
-        """The model's vectors from their two sides; stacked where either is."""
+        """Returns the model's vectors from their two sides; stacked if either is."""
         return {name: self._whole(name, public, private) for name in self.layout} if self.private else public
 
     def shapes(self, shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Of the shapes of all parameters, in order, those of the public ones."""
+        """Returns the shapes of the public parameters, from those of all parameters, in order."""
         owned = [part for part in self.parts if part.vector == "params"]
         pairs = zip(owned, shapes, strict=True)
         return [shape for part, shape in pairs if not self.masks["params"][part.start : part.stop].any()]

@@ -23,7 +23,7 @@ def residual_network(depth: int, outputs: int, width: int, blocks: Sequence[int]
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution if the shape changes."""
 
     def __init__(self, before: int, after: int, stride: int, groups: int) -> None:
         super().__init__()

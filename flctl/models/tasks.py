@@ -1,4 +1,4 @@
-"""Tasks: what a model's outputs mean, and the loss that training minimises."""
+"""Tasks: the meaning of a model's outputs, and the loss that training minimises."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Task:
         return self._loss(outputs, y)
 
     def terms(self, y: Tensor) -> int:
-        """How many terms the mean of `loss` is over: examples, or unpadded characters."""
+        """Returns the number of terms in the mean of `loss`: examples, or unpadded characters."""
         return int((y != PADDING).sum()) if self.name == "next-character" else len(y)
 
 

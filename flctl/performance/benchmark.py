@@ -1,4 +1,4 @@
-"""Paired, interleaved repeats: the floor, and flctl by each executor that can train the workload."""
+"""Paired, interleaved repeats: the hand-written loop, and flctl by each executor that can train the workload."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ __all__ = ["Agreement", "BenchmarkResult", "Contender", "Repeats", "Row", "agree
 
 FLOOR = "floor"
 FEWEST, MOST, BUDGET = 3, 9, 9.0
-"""Repeats where nobody asks for a number: so many at least and at most, and the seconds after which none begins."""
+"""Default number of repeats: at least and at most, and the seconds after which no repeat starts."""
 TOLERANCE, BOUND = 2e-4, 0.05
-"""Largest difference between two global models after a round, as a part of the round's largest change of a parameter:
-in the middle repeat, where rounding stays five times below it and another order of batches is above; and in any,
-where a ReLU that rounding tips the other way shows."""
+"""Largest difference between two global models after a round, relative to the round's largest change of a parameter. In
+the median repeat rounding stays five times below it, and another order of batches is above; in the worst repeat a ReLU
+that rounding tips the other way is visible."""
 
 
 class Contender(Protocol):
-    """What is timed."""
+    """One implementation that is timed."""
 
     def play(self) -> float:
-        """Seconds that the next round takes."""
+        """Plays the next round, and returns its seconds."""
 
     def params(self) -> npt.NDArray[np.float32]:
         """The global model [D] after the rounds played so far."""
 
     def restart(self, model: npt.NDArray[np.float32]) -> None:
-        """Goes on from the global model [D]."""
+        """Continues from the global model [D]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far contenders' models were from the floor's after a round, as a part of the round's largest change of a
-    parameter: in the middle repeat, and in the worst."""
+    """Distance of contenders' models from the hand-written loop's after a round, relative to the round's largest change
+    of a parameter: in the median repeat, and in the worst."""
 
     middle: float
     worst: float
@@ -70,18 +70,18 @@ class Repeats:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Repeats:
-        """The spread of at least one value."""
+        """Returns the statistics of at least one value."""
         return cls(statistics.median(values), min(values), max(values))
 
     def text(self, digits: int = 3) -> str:
-        """`median (low-high)` with so many significant digits."""
+        """Returns `median (low-high)` with `digits` significant digits."""
         return "{} ({}-{})".format(*(f"{value:.{digits}g}" for value in (self.median, self.low, self.high)))
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way to train the workload: seconds a round, and how many times the floor's rounds beside them took as long;
-    or `reason`, why it cannot. `chosen`: what flctl takes by itself."""
+    """One way to train the workload: seconds per round, and the ratio to the paired rounds of the hand-written loop; or
+    `reason`, if it cannot train it. `chosen`: the executor that flctl selects."""
 
     executor: str
     workers: int
@@ -93,8 +93,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkResult:
-    """One workload: the floor's seconds a round, each way of flctl, over so many repeats, and how far their models
-    agreed."""
+    """One workload: seconds per round of the hand-written loop and of each executor of flctl, the number of repeats,
+    and the agreement of their models."""
 
     workload: str
     title: str
@@ -104,7 +104,7 @@ class BenchmarkResult:
     agreement: Agreement
 
     def data(self) -> dict[str, Any]:
-        """The result as `--json` gives it."""
+        """Returns the result as in `--json`."""
         return asdict(self)
 
 
@@ -116,7 +116,7 @@ class Ours:
         self._state = self._rounds.initial()
 
     def play(self) -> float:
-        """Seconds that the next round takes."""
+        """Plays the next round, and returns its seconds."""
         started = time.perf_counter()
         self._state, _ = self._rounds.play(self._state, last=lambda seconds: False)
         return time.perf_counter() - started
@@ -126,13 +126,13 @@ class Ours:
         return np.array(self._state.params["params"])
 
     def restart(self, model: npt.NDArray[np.float32]) -> None:
-        """Goes on from the global model [D]."""
+        """Continues from the global model [D]."""
         self._state = replace(self._state, params={**self._state.params, "params": model})
 
 
 def contest(workload: Workload, registry: Catalogue, *, rounds: int | None, workers: int) -> BenchmarkResult:
-    """Plays a workload: `rounds` repeats, or as many as fit in a few seconds; above one worker flctl's own choice
-    takes part in a pool of so many too. Raises FlctlError where models differ."""
+    """Plays a workload: `rounds` repeats, or as many as fit in a few seconds. With several workers flctl's own choice
+    is also timed in a pool of that size. Raises FlctlError if models differ."""
     single_thread()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flctl-bench-")))
@@ -176,10 +176,10 @@ def _row(times: Mapping[Any, Sequence[float]], way: tuple[str, int], chosen: str
 def paired(
     contenders: Mapping[Any, Contender], rounds: int | None, start: npt.NDArray[np.float32]
 ) -> tuple[dict[Any, list[float]], Agreement]:
-    """Seconds of each contender's round in each repeat, after one round that warms up; and how far they agree.
+    """Returns the seconds of each contender's round in each repeat, after one warm-up round, and their agreement.
 
-    They take turns, and which one begins goes round. After each repeat, models are compared, and all go on from the
-    first contender's: a ReLU that rounding tips the other way stays in its repeat. All begin at `start` [D].
+    Contenders take turns, and the first one rotates. After each repeat models are compared, and all continue from the
+    first contender's: a ReLU that rounding tips the other way affects its repeat alone. All start at `start` [D].
     """
     names, began = list(contenders), time.perf_counter()
     times: dict[Any, list[float]] = {name: [] for name in names}
@@ -204,7 +204,8 @@ def _distance(contender: Contender, model: npt.NDArray[np.float32], moved: float
 
 
 def agreement(found: Sequence[Mapping[Any, float]]) -> Agreement:
-    """The agreement of contenders from their distances in each repeat. Raises FlctlError beyond the tolerance."""
+    """Returns the agreement of contenders from their distances in each repeat. Raises FlctlError beyond the
+    tolerance."""
     middle = {name: statistics.median_low([repeat[name] for repeat in found]) for name in found[0]}
     worst = {name: max(repeat[name] for repeat in found) for name in found[0]}
     for name in found[0]:

@@ -1,7 +1,7 @@
-"""How long a round's training takes, roughly, and whether more workers would help.
+"""Estimated duration of a round's training, and advice on the number of workers.
 
-Follows from shapes alone, by rates that were measured on one x86_64 core with AVX2; another machine may be several
-times faster or slower, which hardly changes the advice. Evaluation and checkpoints are left out.
+Estimates follow from shapes alone, by rates measured on one x86_64 core with AVX2. Another machine may be several times
+faster or slower, which hardly changes the advice. Evaluation and checkpoints are left out.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ __all__ = ["DurationEstimate", "estimate_duration", "seconds_text"]
 
 FLOAT = 4
 ROUND = 2e-3
-"""Once a round: drawing the cohort, adding up, the step."""
+"""Seconds per round: sampling the cohort, adding up, the server's step."""
 ROW = 0.2e-6
-"""To read one row for clients that stand side by side."""
+"""Seconds to read one row for stacked clients."""
 CHUNK_STEP = {"shared": 0.25e-3, "stacked": 0.25e-3, "vmap": 1.5e-3}
-"""One step of a chunk beside its arithmetic."""
+"""Seconds of one step of a chunk beside its arithmetic."""
 CLIENT = 0.35e-3
-"""One client that trains alone: reading its rows, its order, its report."""
+"""Seconds for one client that trains alone: reading its rows, its order, its report."""
 STEP = {"fused": 0.12e-3, "sequential": 0.19e-3, "rows-chain": 0.4e-3, "rows-vmap": 4e-3, "rows-loop": 8e-3}
-"""One step of such a client beside its arithmetic."""
+"""Seconds of one step of such a client beside its arithmetic."""
 COPIED = 3e-9
-"""To copy, compare, check and add one parameter of such a client."""
+"""Seconds to copy, compare, check and add one parameter of such a client."""
 RATE = 50e9
-"""Floating point operations a second of such a step."""
+"""Floating point operations per second of such a step."""
 PIPE = 1e9
-"""Bytes a second between the server and its workers."""
+"""Bytes per second between the server and its workers."""
 WORKER_START = 3.0
 WORTH_SAVING, WORTH_SHARE = 5.0, 0.8
 
 
 @dataclass(frozen=True, slots=True)
 class DurationEstimate:
-    """Estimated seconds a round by number of workers, `workers` as configured among them; the cores that the run may
-    use; and what that says about `engine.workers`."""
+    """Estimated seconds per round by number of workers, `workers` as configured among them; the cores available to the
+    run; and advice on `engine.workers`."""
 
     seconds: Mapping[int, float]
     workers: int
@@ -56,14 +56,14 @@ class DurationEstimate:
 
     @property
     def now(self) -> float:
-        """Seconds a round as the run is configured."""
+        """Seconds per round as the run is configured."""
         return self.seconds[self.workers]
 
 
 def estimate_duration(
     run: Run, engine: type[Engine], shape: RoundShape, found: Footprint, cores: int, rounds: int
 ) -> DurationEstimate:
-    """The pace of a run of so many `rounds` like `shape`; `engine` is where clients run."""
+    """Returns the estimate for a run of `rounds` rounds like `shape`; `engine` runs the clients."""
     workers = run.config.engine.workers if issubclass(engine, PoolEngine) else 1
     times = _chunk_seconds(run, shape)
     useful = max(1, min(cores, len(shape.chunks)))
@@ -90,8 +90,7 @@ def _advice(
 
 
 def _enough(workers: int, useful: int, cores: int) -> str:
-    """What there is to say where another number of workers would gain nothing that is worth it; `useful` of them
-    have a core and a chunk each."""
+    """Returns the advice if no other number of workers is worthwhile; `useful` workers have a core and a chunk each."""
     if workers > useful:
         why = f"there are {cores} cores" if useful == cores else f"a round has {useful} chunks to train"
         why = "a round is one chunk" if useful == 1 and cores > 1 else why
@@ -108,7 +107,7 @@ def _total(seconds: Mapping[int, float], workers: int, rounds: int) -> float:
 
 
 def _round_seconds(run: Run, times: FloatArray, workers: int) -> float:
-    """A round with so many workers: chunks are taken as workers become free."""
+    """Returns the seconds of a round with this number of workers: chunks are taken as workers become free."""
     longest, total = float(times.max(initial=0)), float(times.sum())
     if workers == 1:
         return ROUND + total
@@ -117,7 +116,7 @@ def _round_seconds(run: Run, times: FloatArray, workers: int) -> float:
 
 
 def _chunk_seconds(run: Run, shape: RoundShape) -> FloatArray:
-    """Each chunk's training in one process."""
+    """Returns the seconds of each chunk's training in one process."""
     execution = run.execution
     amounts = execution.amounts(shape.sizes)
     if execution.executor in TOGETHER:
@@ -132,13 +131,13 @@ def _chunk_seconds(run: Run, shape: RoundShape) -> FloatArray:
 
 
 def _calls(run: Run, sizes: IntArray) -> int:
-    """The steps of a chunk's blocks."""
+    """Returns the number of steps of a chunk's blocks."""
     steps = run.execution.amounts(sizes).steps
     return sum(int(steps[places].max()) for places in run.execution.blocks(sizes))
 
 
 def _products(run: Run) -> int:
-    """Multiplications that one row's forward pass comes to; the number of parameters where layers are unknown."""
+    """Returns the multiplications of one row's forward pass; the number of parameters if layers are unknown."""
     chain = run.execution.chain
     shapes = chain.shapes(run.partition.shape) if chain else None
     if not chain or not shapes:
@@ -153,7 +152,7 @@ def _products(run: Run) -> int:
 
 
 def seconds_text(seconds: float) -> str:
-    """`92 ms`, `1.4 s`, `1,200 s`: a duration for people, two digits where it is short."""
+    """Returns `92 ms`, `1.4 s`, `1,200 s`: a duration in words, two digits if it is short."""
     if seconds >= 100:
         return f"{seconds:,.0f} s"
     return f"{seconds * 1e3:.2g} ms" if seconds < 0.0995 else f"{seconds:.2g} s"

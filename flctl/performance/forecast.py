@@ -1,4 +1,4 @@
-"""What a run will do and take, before it starts: the facts behind `flctl train --explain`."""
+"""Forecast of a run before it starts: the facts behind `flctl train --explain`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ __all__ = ["Chunks", "Forecast", "MessageSizes", "forecast"]
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """One round: which one was looked at, how many clients it asks, in which chunks they are asked, and the most of
-    them that train side by side at once (1: one after the other). Bytes are of the largest chunk."""
+    """One round: its number, the clients selected, the chunks in which they are asked, and the largest number of
+    clients that train side by side at once (1: one after the other). Bytes are of the largest chunk."""
 
     round: int
     clients: int
@@ -38,8 +38,8 @@ class Chunks:
 
 @dataclass(frozen=True, slots=True)
 class MessageSizes:
-    """What a round moves, bytes of encoded messages: to a client, and from it where that is known beforehand (an
-    aggregator with a protocol of its own decides it)."""
+    """Bytes of a round's encoded messages: to a client, and from it if known beforehand (an aggregator with a protocol
+    of its own determines it)."""
 
     down: int
     up: int | None
@@ -47,9 +47,11 @@ class MessageSizes:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """How a run will be trained. `others` says of each executor that was not taken why not; `readers` are the parts
-    that read single updates; `by_rows`: the executor takes each row's own gradient; `attack` is what the run simulates,
-    if it does; `asked` is the engine that the configuration names.
+    """How a run will be trained.
+
+    `others` maps each rejected executor to the reason; `readers` are the components that read single updates;
+    `by_rows`: the executor computes per-example gradients; `attack` is the simulated attack, if any; `asked` is the
+    configured engine.
     """
 
     executor: str
@@ -70,7 +72,7 @@ class Forecast:
     duration: DurationEstimate
 
     def data(self) -> dict[str, Any]:
-        """The facts as `--json` gives them; docs/cli.md describes the keys."""
+        """Returns the facts as in `--json`; docs/cli.md describes the keys."""
         free = self.memory.free
         return {
             "executor": {"name": self.executor, "why": self.why, "others": dict(self.others)},
@@ -105,9 +107,9 @@ class Forecast:
 
 
 def forecast(run: Run, engine: type[Engine], state: State | None = None) -> Forecast:
-    """How `run` will be trained by `engine`, from its start or from `state` on; nothing is trained or written.
+    """Returns the forecast of `run` on `engine`, from its start or from `state`; nothing is trained or written.
 
-    Raises what training would raise where parts of the run cannot make a plan of a round.
+    Raises the errors that training would raise if components of the run cannot plan a round.
     """
     rounds = Rounds(run, engine.from_options(dict(run.config.engine.options)))
     state = state or rounds.initial()
@@ -136,7 +138,7 @@ def forecast(run: Run, engine: type[Engine], state: State | None = None) -> Fore
 
 
 def _others(run: Run) -> dict[str, str]:
-    """Why the executors that were not chosen were not."""
+    """Returns the reasons for which the other executors were not chosen."""
     chosen, asked = run.execution.executor, run.config.engine.executor
     able = f"could train it too; {chosen} is {'preferred' if asked == 'auto' else 'asked for'}"
     found = obstacles(run, run.build_model(), run.task())
@@ -150,7 +152,7 @@ def _readers(run: Run) -> tuple[str, ...]:
 
 
 def _attack(run: Run) -> dict[str, Any] | None:
-    """What is simulated, and how many of the clients are malicious."""
+    """Returns the simulated attack, and the number of malicious clients."""
     if not run.adversary.attacks:
         return None
     chosen, malicious = run.config.attack, len(run.adversary.numbers)

@@ -1,9 +1,9 @@
-"""Where a training's seconds went: from the start of its process to the end, by phase and by round.
+"""Profile of a training's seconds, from the start of its process to the end, by phase and by round.
 
-Phases are the server's wall seconds. What clients do (load, train, transform) takes place in `workers` processes at
-once and is measured there, so their seconds are divided by `workers`; what is left of the time that the server waited
-for replies is `wait`: workers that had nothing to do, messages on their way. So phases add up to the wall time, and
-the share of `wait` is approximate where processes compete for cores.
+Phases are the server's wall seconds. Client phases (load, train, transform) run in `workers` processes at once and are
+measured there, so their seconds are divided by `workers`. The rest of the time that the server waited for replies is
+`wait`: idle workers and messages in transit. So phases add up to the wall time, and the share of `wait` is approximate
+if processes compete for cores.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _utilisation(lines: Sequence[Line], workers: int) -> float | None:
 
 
 def checked(value: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """The content of a profile.json. Raises IntegrityError where it is none."""
+    """Returns the content of a profile.json. Raises IntegrityError if it is not a profile."""
     parts = [value.get(name) for name in ("seconds", "startup", "phases", "rounds")]
     sound = value.get("format") == FORMAT and isinstance(value.get("each"), list)
     numbers = all(isinstance(part, Mapping) and all(map(_is_number, part.values())) for part in parts)

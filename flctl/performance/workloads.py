@@ -1,4 +1,5 @@
-"""What is compared: small federations on seeded data, the models and sizes of McMahan et al. (2017) among them."""
+"""Benchmark workloads: small federations on seeded data, with the models and sizes of McMahan et al. (2017) among
+them."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ class Workload:
 
     @property
     def title(self) -> str:
-        """What it is, in one line."""
+        """A description in one line."""
         return f"{self.model}, {self.cohort:,} of {self.clients:,} clients x {self.rows} rows a round"
 
     def settings(self) -> list[str]:

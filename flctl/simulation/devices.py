@@ -1,7 +1,7 @@
-"""The devices that clients run on, simulated: who is there, how far each gets, and who is done in time.
+"""Simulated client devices: availability, how many steps each completes, and which meet the deadline.
 
-Everything is drawn by name from (seed, round, client), so that a device is the same in any engine and after any resume.
-The server alone decides; clients are told how many steps they make (`types.Allowance`).
+Everything is drawn by name from (seed, round, client), so a device is the same on any engine and after any resume. The
+server alone decides; clients only receive the number of steps that they make (`types.Allowance`).
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ __all__ = ["Devices", "Participation"]
 
 Flags = npt.NDArray[np.bool_]
 DRAWN = ("fixed", "cyclic", "trace")
-"""How a cohort of `cohort.clients` is put together: what can ask for more of them."""
+"""The samplings of `cohort.sampling` that can select more than `cohort.clients`."""
 
 
 ROUNDING = 1e-12
-"""Share by which times may be off: 0.7 s are time for seven steps of 0.1 s."""
+"""Relative tolerance of times: 0.7 s are enough for seven steps of 0.1 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Participation:
-    """What becomes of the clients that a round asks.
+    """Outcome of a round for the clients selected.
 
-    `numbers` [n] are those that are there. `counted` [m] are the places among them of those whose work counts, and
-    `steps` [m] the most steps that each of these makes; None where all do all of their work. `told` counts the
-    others, and has the simulated `seconds`.
+    `numbers` [n] are those available. `counted` [m] are the positions among them of those whose work counts, and
+    `steps` [m] the largest number of steps of each; None if all complete their work. `told` counts the others, and has
+    the simulated `seconds`.
     """
 
     numbers: IntArray
@@ -53,7 +53,7 @@ class Participation:
 
     @property
     def allowance(self) -> Allowance | None:
-        """As it goes to clients with their work."""
+        """The limits as they are sent to clients with their work."""
         if self.counted is None or self.steps is None:
             return None
         return Allowance(self.numbers[self.counted], self.steps)
@@ -61,8 +61,8 @@ class Participation:
 
 @dataclass(frozen=True, slots=True)
 class _Progress:
-    """How far devices get [n]: `steps` of their `full` number, `arrival` in simulated seconds, and whether what they
-    have can be there in time."""
+    """Progress of devices [n]: `steps` of their `full` number, `arrival` in simulated seconds, and a flag that they
+    meet the deadline."""
 
     full: IntArray
     steps: IntArray
@@ -70,20 +70,20 @@ class _Progress:
     reaches: Flags
 
     def usable(self, partial: bool) -> Flags:
-        """Whose work the server takes."""
+        """True for clients whose work the server accepts."""
         done = self.steps >= self.full
         return self.reaches & (done | (self.steps > 0) if partial else done)
 
 
 class Devices:
-    """The devices of a run's clients; without a `devices:` section, all are there and do all of their work."""
+    """The devices of a run's clients; without a `devices:` section, all are available and complete their work."""
 
     def __init__(self, run: RunInfo) -> None:
         self._run, self.config, self._seed = run, run.config.devices, run.config.seed
 
     @property
     def cohort(self) -> CohortConfig:
-        """The `cohort:` section with as many clients as are asked."""
+        """The `cohort:` section, with over-selection added to `clients`."""
         cohort, extra = self._run.config.cohort, self.config.over_selection
         if not extra:
             return cohort
@@ -91,7 +91,7 @@ class Devices:
         return cohort.model_copy(update={"clients": asked})
 
     def turnout(self, number: int, asked: IntArray) -> Participation:
-        """What becomes of the clients `asked` in round `number`."""
+        """Returns the participation of the clients `asked` in a round."""
         if not self.config.simulated:
             return Participation(asked)
         numbers = asked[self._there(number, asked)]
@@ -110,7 +110,7 @@ class Devices:
         return Participation(numbers, counted, steps, told)
 
     def check(self) -> None:
-        """Raises ConfigError where nobody's work could ever count, or where more are asked than there are."""
+        """Raises ConfigError if no client's work could ever count, or more clients are selected than exist."""
         if not self.config.simulated:
             return
         self._check_cohort()
@@ -133,14 +133,14 @@ class Devices:
         return _Progress(full, steps, np.zeros(len(full)), np.ones(len(full), np.bool_))
 
     def _jitter(self, number: int, numbers: IntArray) -> FloatArray | float:
-        """What devices' speeds are multiplied by in a round [n]."""
+        """Returns the factors [n] on devices' speeds in a round."""
         spread = self.config.speed_jitter
         if not spread:
             return 1.0
         return np.exp(spread * seeds.normal(self._seed, ("round", number, "device", "speed"), self._keys[numbers]))
 
     def _full(self, numbers: IntArray) -> IntArray:
-        """The steps [n] of clients that do all of their work."""
+        """Returns the steps [n] of clients that complete their work."""
         bounds = self._run.partition.bounds[numbers]
         stages = self._run.strategy.stages(self._run.config.local.amount())
         return sum(
@@ -148,9 +148,9 @@ class Devices:
         )
 
     def _cut_short(self, number: int, numbers: IntArray, full: IntArray) -> IntArray:
-        """The steps of a cohort of which a share stops after a whole number of epochs, uniformly drawn from those
-        below what is asked (Li et al. 2020, section 5.2); after a number of steps where one epoch is asked, or steps.
-        """
+        """Returns the steps of a cohort with stragglers. A straggler stops after a whole number of epochs, drawn
+        uniformly from those below the number asked (Li et al. 2020, section 5.2); after a number of steps if one epoch,
+        or steps, are asked."""
         names, local = ("round", number, "device"), self._run.config.local
         order = np.argsort(seeds.uniform(self._seed, (*names, "straggler"), self._keys[numbers]), kind="stable")
         slow = order[: self._stragglers(len(numbers))]
@@ -162,7 +162,8 @@ class Devices:
         return steps
 
     def _stragglers(self, clients: int) -> int:
-        """How many of so many clients stop early; the others are rounded, as in the authors' code."""
+        """Returns the number of stragglers in a cohort; the number of the others is rounded, as in the authors'
+        code."""
         return clients - round(clients * (1 - float(self.config.stragglers or 0.0)))
 
     def _clocked(self, numbers: IntArray, full: IntArray, jitter: FloatArray | float = 1.0) -> _Progress:
@@ -175,7 +176,8 @@ class Devices:
         return _Progress(full, steps, link + steps * pace, np.asarray(left >= 0))
 
     def _first(self, usable: Flags, arrival: FloatArray) -> IntArray:
-        """The places of those whose work counts: all that are done in time, or the first so many of them."""
+        """Returns the positions of the clients whose work counts: all that finish in time, or the first
+        `cohort.clients` of them."""
         places = np.flatnonzero(usable)
         if not self.config.over_selection:
             return places
@@ -183,7 +185,8 @@ class Devices:
         return np.sort(places[first])
 
     def _seconds(self, arrivals: FloatArray, late: bool, asked: int) -> float:
-        """When the server has all that it waits for; it waits until the deadline for who is late."""
+        """Returns the simulated time at which the server stops waiting: the last arrival it needs, or the deadline if a
+        client is late."""
         wanted = self._run.config.cohort.clients if self.config.over_selection else asked
         if late and len(arrivals) < wanted:
             return float(self.config.deadline or 0.0)
@@ -195,7 +198,7 @@ class Devices:
 
     @cached_property
     def _step_seconds(self) -> FloatArray:
-        """What a step takes each client's device [K]."""
+        """Returns the seconds of a step on each client's device [K]."""
         speed = self.config.speed
         if speed is None:
             return np.zeros(len(self._keys))
@@ -203,7 +206,7 @@ class Devices:
 
     @cached_property
     def _sending(self) -> FloatArray:
-        """What the way to a device and back takes [K], in seconds."""
+        """Returns the seconds [K] of the download to a device and the upload from it."""
         config, seconds = self.config, 0.0
         if config.download is not None:
             seconds += down_bytes(self._run) / config.download
@@ -240,7 +243,7 @@ class Devices:
 
     @property
     def _most_clients(self) -> int:
-        """How many clients a round can have."""
+        """Returns the largest number of clients that a round can have."""
         cohort = self._run.config.cohort
         if cohort.sampling == "poisson":
             return min(self._run.eligible, cohort.max_cohort or self._run.eligible)

@@ -1,4 +1,4 @@
-"""How large a run's messages are, measured on messages like those that it will send."""
+"""Sizes of a run's messages, measured on encoded messages of the same layout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["down_bytes", "first_work", "up_bytes"]
 
 
 def first_work(run: RunInfo) -> Work:
-    """What a run's first round asks, with zeros for the model."""
+    """Returns the work of a run's first round, with zeros for the model."""
     params = arrays.zeros(run.layout)
     states = {name: t.broadcast(t.init(run.pipeline.layouts[name])) for name, t in run.transforms.items()}
     return Work(
@@ -31,13 +31,13 @@ def first_work(run: RunInfo) -> Work:
 
 
 def down_bytes(run: RunInfo) -> int:
-    """Bytes of a round's message to a client."""
+    """Returns the bytes of a round's message to a client."""
     return messages.work_size(first_work(run))
 
 
 def up_bytes(run: RunInfo, work: Work) -> int:
-    """Bytes of a client's message: what the transforms make of a random update, for their codes may be of any type;
-    without what an aggregator's protocol adds."""
+    """Returns the bytes of a client's message, from a random update: codes of transforms may be of any type. Without
+    what an aggregator's protocol adds."""
     generator = seeds.rng(run.config.seed, "forecast")
     layout = run.strategy.sends(run.layout)
     vectors = {name: generator.standard_normal(length, np.float32) for name, length in layout.items()}

@@ -57,14 +57,25 @@ def test_no_hook_is_there_that_is_none():
     assert sorted(re.findall(r"^\| `(flctl_\w+)\(", GUIDE, re.MULTILINE)) == sorted(hook.name for hook in hooks())
 
 
+def section(base):
+    """The guide's section of a base class, found by the heading that the class name begins with."""
+    for text in re.split(r"^## ", GUIDE, flags=re.MULTILINE)[1:]:
+        heading = text.partition("\n")[0].replace(" ", "").lower()
+        if base.lower().startswith(heading.rstrip("s")):
+            return text
+    raise AssertionError(f"plugins/README.md has no section for {base}")
+
+
 @pytest.mark.parametrize(("base", "method"), list(methods()), ids=lambda value: getattr(value, "name", value))
-def test_each_method_is_there_with_its_exact_signature(base, method):
-    assert f"| `{signature(method)}` | " in GUIDE, f"plugins/README.md, {base}: write the line of {signature(method)}"
+def test_each_method_is_in_its_section_with_its_exact_signature(base, method):
+    line = f"| `{signature(method)}` | "
+    assert line in section(base), f"plugins/README.md, {base}: write the line of {signature(method)}"
 
 
-def test_no_method_is_there_that_is_none():
-    written = re.findall(r"^\| `(\w+)\((?:self|cls)", GUIDE, re.MULTILINE)
-    assert sorted(written) == sorted(method.name for _, method in methods())
+@pytest.mark.parametrize("base", sorted({base for base, _ in methods()}))
+def test_a_section_lists_no_other_method(base):
+    written = re.findall(r"^\| `(\w+)\((?:self|cls)", section(base), re.MULTILINE)
+    assert sorted(written) == sorted(method.name for name, method in methods() if name == base)
 
 
 def code(language):

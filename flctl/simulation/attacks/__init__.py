@@ -1,4 +1,4 @@
-"""Attacks as test adversaries: malicious clients, simulated."""
+"""Attacks: simulated malicious clients, as test adversaries."""
 
 from flctl.simulation.attacks.adversary import Adversary
 

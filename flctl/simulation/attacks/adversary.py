@@ -1,4 +1,4 @@
-"""The malicious clients of a run: who they are, when they attack, and what they train on."""
+"""The malicious clients of a run: their selection, the rounds they attack, and their training rows."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ NOBODY: IntArray = np.zeros(0, np.int64)
 
 
 class Adversary:
-    """The malicious clients of a partition, as the section `attack:` says; nobody where its name is none. Clients that
-    are `trusted` are never malicious."""
+    """The malicious clients of a partition, by the section `attack:`; no client if its name is "none". Clients in
+    `trusted` are never malicious."""
 
     def __init__(
         self, config: AttackConfig, seed: int, partition: Partition, trusted: Collection[ClientId] = ()
@@ -48,18 +48,18 @@ class Adversary:
 
     @property
     def attacks(self) -> bool:
-        """Whether there are any."""
+        """True if there is an attack."""
         return self.config.name != "none"
 
     @property
     def on_updates(self) -> bool:
-        """Whether what malicious clients send is not what they trained."""
+        """True if malicious clients replace their updates."""
         return self.attack.on_updates
 
     @cached_property
     def numbers(self) -> IntArray:
-        """The numbers of the malicious clients, ascending: drawn by seed, from those that have training rows. Raises
-        ConfigError where nobody would be malicious, or nobody honest."""
+        """The indices of the malicious clients, ascending: drawn from the seed, among those with training rows. Raises
+        ConfigError if no client would be malicious, or none honest."""
         if not self.attacks:
             return NOBODY
         eligible = np.flatnonzero(self._partition.counts[:, 0])
@@ -80,13 +80,13 @@ class Adversary:
         return np.sort(drawn[:count]).astype(np.int64)
 
     def among(self, number: int, cohort: IntArray) -> IntArray:
-        """The malicious clients of a round's cohort; nobody before they begin."""
+        """Returns the malicious clients of a round's cohort; empty before the attack starts."""
         if not self.attacks or number < self.config.since:
             return NOBODY
         return np.intersect1d(cohort, self.numbers)
 
     def rows(self, number: int) -> Partition:
-        """The partition as clients see it in a round."""
+        """Returns the partition as clients see it in a round."""
         return self._poisoned if self.attack.on_rows and number >= self.config.since else self._partition
 
     @cached_property
@@ -94,13 +94,13 @@ class Adversary:
         return Poisoned(self._partition, self.attack, self.numbers)
 
     def facts(self) -> dict[str, Any]:
-        """What the run records: the attack, and who is malicious."""
+        """Returns the entries of the run's record: the attack, and the malicious clients."""
         ids = self._partition.client_ids.take(self.numbers).tolist()
         return {"name": self.config.name, "clients": self._partition.clients, "malicious": ids}
 
     def check(self, run: RunInfo) -> None:
-        """Raises IncompatibleError where clients are not simulated or the server does not see what would have to be
-        changed, ConfigError for an attack that the data do not allow or that nobody would make."""
+        """Raises IncompatibleError if clients are not simulated or the server does not see the updates to replace,
+        ConfigError for an attack that the data do not allow or that no client would carry out."""
         if not self.attacks:
             return
         engine = run.config.engine.name
@@ -116,7 +116,7 @@ class Adversary:
 
 
 def _check_seen(run: RunInfo, name: str) -> None:
-    """An attack on updates needs those of single clients, as the strategy made them."""
+    """Raises IncompatibleError unless the server sees single updates, as the strategy made them."""
     instead = "label-flip works with it: it changes malicious clients' rows."
     if run.aggregator.hides or not run.aggregator.transparent:
         raise IncompatibleError(

@@ -1,4 +1,4 @@
-"""The base class of attacks: what malicious clients do, simulated."""
+"""The base class of attacks by simulated malicious clients."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _ELEMENTS = 1 << 20
 
 @dataclass(frozen=True)
 class Known:
-    """One round as malicious clients see it: the updates that they would have sent, laid end to end, [f, D]; those
-    that they know, [k, D]; the weights [f] of theirs, and of all that answered together; how many these were."""
+    """One round as malicious clients see it: their own honest updates, laid end to end, [f, D]; the updates that they
+    know, [k, D]; the weights [f] of theirs, and of all clients that answered; the number of these."""
 
     round: int
     ids: Sequence[ClientId]
@@ -42,16 +42,16 @@ class Known:
 
     @cached_property
     def mean(self) -> FloatArray:
-        """The mean [D] of the updates that they know."""
+        """The mean [D] of the known updates."""
         return np.concatenate([block.mean(axis=0) for _, block in self.blocks()])
 
     @cached_property
     def deviation(self) -> FloatArray:
-        """Their standard deviation [D], each coordinate's for itself (divided by k)."""
+        """The standard deviation [D] of the known updates, per coordinate (divided by k)."""
         return np.concatenate([block.std(axis=0) for _, block in self.blocks()])
 
     def blocks(self) -> Iterator[tuple[slice, FloatArray]]:
-        """The updates that they know, a few columns at a time: (which, values [k, columns])."""
+        """Yields the known updates, a few columns at a time: (slice, values [k, columns])."""
         known, length = self.others.shape
         width = max(1, _ELEMENTS // known)
         for start in range(0, length, width):
@@ -60,12 +60,12 @@ class Known:
 
 
 class Attack:
-    """What malicious clients do to their rows, to their updates, or to both; this one does nothing."""
+    """Changes malicious clients' rows, their updates, or both; the base class changes nothing."""
 
     on_rows: ClassVar[bool] = False
-    """Whether they change their rows before they train."""
+    """True if rows are changed before training."""
     on_updates: ClassVar[bool] = False
-    """Whether they send something else than what they trained."""
+    """True if updates are replaced."""
 
     def __init__(self, config: AttackConfig, seed: int, classes: int) -> None:
         self.config, self.seed, self.classes = config, seed, classes
@@ -74,13 +74,13 @@ class Attack:
         """Raises ConfigError for a run whose data this attack does not fit."""
 
     def which(self, client: ClientId, rows: int) -> npt.NDArray[np.bool_]:
-        """Which of a malicious client's so many training rows it changes."""
+        """Returns the indices of the training rows, of a malicious client's `rows`, that are changed."""
         return np.ones(rows, np.bool_)
 
     def altered(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Batch:
-        """Rows (x, y) as a malicious client makes them."""
+        """Returns rows (x, y) as a malicious client changes them."""
         return x, y
 
     def crafted(self, known: Known) -> Matrix:
-        """What malicious clients send, [f, D], or [D] where they all send the same."""
+        """Returns the updates that malicious clients send, [f, D], or [D] if all send the same."""
         return known.own

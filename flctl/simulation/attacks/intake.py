@@ -1,5 +1,5 @@
-"""What arrives in a round that is attacked: once all clients have answered, what the malicious ones send is made of
-what they all trained. Only a simulation can do so."""
+"""Replaces malicious clients' updates. The attack first sees every update of the round, which only a simulation
+allows."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from flctl.types import Aggregate, ClientId, ClientUpdate, Gathered, RoundPlan
 __all__ = ["AttackedAccumulator", "forge_updates"]
 
 SPARED = "buffers"
-"""Running statistics are left as they are: a variance below zero would be found by anyone."""
+"""Running statistics are not changed: a negative variance would be detected at once."""
 LARGEST = float(np.finfo(np.float32).max)
 
 
 class AttackedAccumulator:
-    """Keeps what each client sent until the round is complete, and then hands all over to what adds or compares
-    updates: what malicious clients send takes the way of every message."""
+    """Keeps each client's update until the round is complete, and then hands all over to the accumulator. Forged
+    updates take the path of every message."""
 
     def __init__(
         self,
@@ -40,17 +40,17 @@ class AttackedAccumulator:
         self._sent: dict[ClientId, ClientUpdate] = {}
 
     def add(self, client_id: ClientId, message: bytes) -> None:
-        """Keeps what one client sent."""
+        """Keeps one client's message."""
         update = self._raw.open(client_id, message)
         if update is not None:
             self._sent[client_id] = update
 
     def merge(self, gathered: Gathered, ids: Sequence[ClientId]) -> None:
-        """Keeps what the clients of a chunk sent; `ids` are those of `gathered.numbers`."""
+        """Keeps the updates of a chunk; `ids` are the ids of `gathered.numbers`."""
         self._sent |= {update.client_id: update for update in self._raw.rows(gathered, ids)}
 
     def aggregate(self) -> Aggregate:
-        """What comes of the updates, the malicious ones among them."""
+        """Returns the aggregate of all updates, the forged ones among them."""
         for update in self._messages():
             arrived = self._inner.intake.take(update)
             if arrived is not None:
@@ -72,8 +72,8 @@ class AttackedAccumulator:
 def forge_updates(
     attack: Attack, updates: Sequence[ClientUpdate], malicious: frozenset[ClientId], number: int
 ) -> list[ClientUpdate]:
-    """What malicious clients send in round `number`, in the place of theirs among the updates of that round. Who made
-    no step sends what it has, which is nothing."""
+    """Returns malicious clients' updates of a round, to replace theirs. Clients that made no local step are not
+    changed."""
     liars = [update for update in updates if update.client_id in malicious and update.weight > 0]
     honest = [update for update in updates if update.client_id not in malicious and update.weight > 0]
     if not liars:
@@ -93,7 +93,7 @@ def forge_updates(
 
 
 def _laid_out(updates: Sequence[ClientUpdate]) -> npt.NDArray[np.float32]:
-    """Rows [n, D]: the vectors of each update laid end to end."""
+    """Returns rows [n, D]: the vectors of each update laid end to end."""
     length = sum(vector.size for name, vector in updates[0].arrays.items() if name != SPARED)
     rows = np.empty((len(updates), length), np.float32)
     for row, update in zip(rows, updates, strict=True):
@@ -102,7 +102,7 @@ def _laid_out(updates: Sequence[ClientUpdate]) -> npt.NDArray[np.float32]:
 
 
 def _refilled(update: ClientUpdate, row: Matrix) -> ClientUpdate:
-    """The update with the numbers that lie end to end in a row, as near as float32 comes to them."""
+    """Returns the update with the values of a row [D], rounded to float32."""
     filled, place = dict(update.arrays), 0
     for name, vector in update.arrays.items():
         if name != SPARED:

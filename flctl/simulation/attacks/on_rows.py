@@ -1,4 +1,4 @@
-"""Attacks on rows: what malicious clients train on."""
+"""Attacks on rows: label flipping and backdoors."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class Backdoor(Attack):
 
 
 def stamped(x: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    """Rows with the trigger: a square of this side in the last corner of an image [c, h, w], or the last so many
-    features, at each row's largest value."""
+    """Returns rows with the trigger at each row's largest value: a square of side `trigger` in the last corner of an
+    image [c, h, w], or the last `trigger` features."""
     marked = x.copy()
     flat = marked.reshape(len(x), -1)
     brightest = flat.max(axis=1, initial=0)
@@ -81,7 +81,7 @@ def stamped(x: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
 
 
 class Poisoned(Partition):
-    """A partition whose malicious clients' training rows are as the attack makes them; the files stay as they are."""
+    """A partition whose malicious clients' training rows are changed by the attack; the files are not changed."""
 
     def __init__(self, partition: Partition, attack: Attack, malicious: IntArray) -> None:
         self.__dict__.update(partition.__dict__)
@@ -101,7 +101,7 @@ class Poisoned(Partition):
         self._with_changes(*into, self._flags[rows])
 
     def _with_changes(self, x: npt.NDArray[Any], y: npt.NDArray[Any], changed: npt.NDArray[np.bool_]) -> Batch:
-        """The rows, of which those that are `changed` are altered in place."""
+        """Changes those of the rows that are `changed`, in place."""
         if changed.any():
             x[changed], y[changed] = self._attack.altered(x[changed], y[changed])
         return x, y

@@ -1,4 +1,4 @@
-"""Attacks on updates: what malicious clients send in the place of what they trained."""
+"""Attacks on updates: malicious clients replace the update that they trained."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Alie(Attack):
         return known.mean - self.deviations(known.count, len(known.own)) * known.deviation
 
     def deviations(self, count: int, malicious: int) -> float:
-        """z, for a round in which so many clients answered."""
+        """Returns z for a round, from the number of clients that answered."""
         if self.config.z is not None:
             return self.config.z
         honest = count - malicious
@@ -86,7 +86,7 @@ class MinMax(Attack):
 
 
 def _reach(known: Known, away: FloatArray) -> float:
-    """gamma; 0 where there is no way out."""
+    """Returns gamma; 0 if there is no positive root."""
     inner, along = np.zeros((len(known.others),) * 2), np.zeros(len(known.others))
     for part, block in known.blocks():
         from_mean = known.mean[part] - block
