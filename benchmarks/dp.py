@@ -19,7 +19,7 @@ from flctl_dp.accounting import accountants as accounting
 from flctl_dp.accounting.releases import Release
 from flctl_dp.noise.entropy import secure_words
 from flctl_dp.noise.lattice import wide_discrete_gaussian
-from harness.measurement import Spread, machine
+from harness.measurement import Repeats, machine
 from harness.results import command, write
 
 SLOWEST = 0.080
@@ -36,7 +36,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def noise(count: int, repeats: int) -> tuple[Spread, Spread, Spread]:
+def noise(count: int, repeats: int) -> tuple[Repeats, Repeats, Repeats]:
     """Seconds of lattice noise, of float normals, and the ratio of the two in each repeat."""
     words, floats = secure_words(), np.random.default_rng()
     wide_discrete_gaussian(words, 1000)  # builds the table
@@ -45,12 +45,12 @@ def noise(count: int, repeats: int) -> tuple[Spread, Spread, Spread]:
         for _ in range(repeats)
     ]
     ours, theirs = zip(*pairs, strict=True)
-    return Spread.of(ours), Spread.of(theirs), Spread.of([one / max(other, 1e-9) for one, other in pairs])
+    return Repeats.of(ours), Repeats.of(theirs), Repeats.of([one / max(other, 1e-9) for one, other in pairs])
 
 
-def milliseconds(spread: Spread) -> str:
+def milliseconds(spread: Repeats) -> str:
     """Seconds as thousandths."""
-    return Spread(*(1e3 * value for value in (spread.median, spread.low, spread.high))).text()
+    return Repeats(*(1e3 * value for value in (spread.median, spread.low, spread.high))).text()
 
 
 def accountants() -> list[tuple[str, str, float, float]]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from harness.contest import Amount, Session
 from harness.flctl_rounds import opened
 from harness.floor import Floor, FloorJob
-from harness.measurement import Spread, machine, paired
+from harness.measurement import Repeats, machine, paired
 from harness.speedup_rows import ROWS, RoundRow
 
 KINDS = {"ordinary": {}, "lean": {"kind": "lean"}}
@@ -50,7 +50,7 @@ def measure(session: Session, single: Floor, row: RoundRow) -> None:
         job.prepare(range(1, amount.played + 1))
     with opened(run) as ours:
         times, check = paired({**jobs, "flctl, sequential": ours}, amount.blocks, amount.rounds, start)
-    told = ", ".join(f"{name} {Spread.of(seconds).text()} s" for name, seconds in times.items())
+    told = ", ".join(f"{name} {Repeats.of(seconds).text()} s" for name, seconds in times.items())
     print(f"{row.name}: {told}; models within {check.difference:.2g} of their change", flush=True)
     for job in jobs.values():
         job.close()

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from harness.contest import Session
 from harness.flctl_rounds import executor_of, opened
-from harness.measurement import Spread, machine
+from harness.measurement import Repeats, machine
 from harness.results import RESULTS, command, write
 from harness.workloads import W2, W3, Workload
 
@@ -49,7 +49,7 @@ class Point:
     """One measurement: seconds of a round (of all rounds, on the curve over rounds)."""
 
     size: float
-    seconds: Spread
+    seconds: Repeats
     executor: str
 
 
@@ -156,7 +156,7 @@ def measure(session: Session, curve: Curve, executor: str | None) -> Line:
         rounds, repeats = curve.rounds(number), QUICK_REPEATS if session.quick else REPEATS
         with opened(run) as ours:
             ours.play(1)
-            seconds = Spread.of([ours.play(rounds) for _ in range(repeats)])
+            seconds = Repeats.of([ours.play(rounds) for _ in range(repeats)])
             points.append(Point(curve.size(number), seconds, executor_of(ours)))
     sizes = np.log([point.size for point in points])
     times = np.log([point.seconds.median for point in points])

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.contest import Session
 from harness.flctl_rounds import opened
-from harness.measurement import Spread, ratios
+from harness.measurement import Repeats, ratios
 from harness.processes import environment, module_command
 from harness.results import Result, Target
 from harness.train_command import Timed, imports_torch, train_command, watched
@@ -49,7 +49,7 @@ def aggregation(session: Session, executor: str | None) -> list[Result]:
     found = _script("aggregation", *size)
     times, vectors = found["times"], found["extra_vectors"]["flctl"]
     title = "weighted mean of 100 updates x 10M float32"
-    seconds = {name: Spread.of(values) for name, values in times.items()}
+    seconds = {name: Repeats.of(values) for name, values in times.items()}
     threads = ratios(times, "flctl", "torch, two threads")
     details = {**found, "over_two_threads": threads}
     time = ratios(times, "flctl", "torch")
@@ -57,7 +57,7 @@ def aggregation(session: Session, executor: str | None) -> list[Result]:
     memory = Target(1.1, smaller=True, unit=" vectors")
     return [
         Result("w4", title, "of torch's time", target, time, seconds, details=details),
-        Result("w4-memory", f"{title}: memory beyond the updates", "in all", memory, Spread.of([vectors])),
+        Result("w4-memory", f"{title}: memory beyond the updates", "in all", memory, Repeats.of([vectors])),
     ]
 
 
@@ -66,8 +66,8 @@ def million(session: Session, executor: str | None) -> list[Result]:
     size = ["--clients", "2000", "--cohort", "50", "--rounds", "2", "--workers", "1"] if session.quick else []
     found = _script("large_federation", *size, *(["--executor", executor] if executor else []))
     title = "1,000,000 clients x 20 in the store, 10,000 a round, softmax 60 -> 10"
-    spread, memory = Spread.of(found["times"]), Spread.of([sum(found["peak_mib"]) / 1024])
-    seconds = {"flctl": spread, "flctl, first round": Spread.of([found["first_seconds"]])}
+    spread, memory = Repeats.of(found["times"]), Repeats.of([sum(found["peak_mib"]) / 1024])
+    seconds = {"flctl": spread, "flctl, first round": Repeats.of([found["first_seconds"]])}
     time_target, memory_target = Target(1.5, smaller=True, unit=" s"), Target(2.0, smaller=True, unit=" GiB")
     shown = f"{title}: resident in all processes, each at its peak, mapped pages counted in each"
     return [
@@ -91,10 +91,10 @@ def first_round(session: Session, executor: str | None) -> list[Result]:
     # The first repeat warms the disk's cache.
     warm = {count: list(made if session.quick else made[1:]) for count, made in times.items()}
     torch = [imports_torch() for _ in range(1 if session.quick else REPEATS)]
-    shown = Spread.of([timed.first for timed in warm[workers[0]]])
-    seconds = {f"--workers {count}": Spread.of([timed.first for timed in made]) for count, made in warm.items()}
-    seconds |= {"the whole command": Spread.of([timed.end for timed in warm[workers[0]]])}
-    seconds |= {"python -c 'import torch'": Spread.of(torch)}
+    shown = Repeats.of([timed.first for timed in warm[workers[0]]])
+    seconds = {f"--workers {count}": Repeats.of([timed.first for timed in made]) for count, made in warm.items()}
+    seconds |= {"the whole command": Repeats.of([timed.end for timed in warm[workers[0]]])}
+    seconds |= {"python -c 'import torch'": Repeats.of(torch)}
     title = "W2, `flctl train --workers 2`: from the command to its first round done, evaluation included"
     return [Result("first-round", title, "", Target(6, 4, smaller=True, unit=" s"), shown, seconds)]
 
@@ -115,26 +115,26 @@ def whole_run(session: Session, executor: str | None) -> list[Result]:
             command = train_command(session.partition(workload).path, run, settings, workers, rounds)
             made.append(watched(command, run, rounds))
     pairs = list(zip(made, alone, strict=True))
-    shown = Spread.of([(timed.end - timed.start_up) / base for timed, base in pairs])
+    shown = Repeats.of([(timed.end - timed.start_up) / base for timed, base in pairs])
     details = {
-        "with_start_up": Spread.of([timed.end / base for timed, base in pairs]),
-        "to_the_last_round": Spread.of([(timed.last - timed.start_up) / base for timed, base in pairs]),
-        "of_its_own_rounds": Spread.of([(timed.end - timed.start_up) / timed.rounds for timed in made]),
+        "with_start_up": Repeats.of([timed.end / base for timed, base in pairs]),
+        "to_the_last_round": Repeats.of([(timed.last - timed.start_up) / base for timed, base in pairs]),
+        "of_its_own_rounds": Repeats.of([(timed.end - timed.start_up) / timed.rounds for timed in made]),
     }
     title = f"`flctl train` of {rounds} W2 rounds with evaluations, checkpoints and metrics, without start-up"
     target = Target(1.25, smaller=True)
     return [Result("whole", title, "of the rounds alone", target, shown, _parts(made, alone), details=details)]
 
 
-def _parts(made: Sequence[Timed], alone: Sequence[float]) -> dict[str, Spread]:
+def _parts(made: Sequence[Timed], alone: Sequence[float]) -> dict[str, Repeats]:
     """Seconds of the rounds alone, and of the commands' stretches."""
     return {
-        "rounds alone": Spread.of(alone),
-        "start-up": Spread.of([timed.start_up for timed in made]),
-        "first round to last": Spread.of([timed.last - timed.start_up for timed in made]),
-        "its rounds without evaluation": Spread.of([timed.rounds for timed in made]),
-        "after the last round": Spread.of([timed.end - timed.last for timed in made]),
-        "whole command": Spread.of([timed.end for timed in made]),
+        "rounds alone": Repeats.of(alone),
+        "start-up": Repeats.of([timed.start_up for timed in made]),
+        "first round to last": Repeats.of([timed.last - timed.start_up for timed in made]),
+        "its rounds without evaluation": Repeats.of([timed.rounds for timed in made]),
+        "after the last round": Repeats.of([timed.end - timed.last for timed in made]),
+        "whole command": Repeats.of([timed.end for timed in made]),
     }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.contest import FLOOR, OURS, Session
-from harness.measurement import Spread
+from harness.measurement import Repeats
 from harness.processes import BENCHMARKS
 from harness.results import Result
 from harness.speedup_rows import ROWS
@@ -67,7 +67,7 @@ class Measured:
     """What a peer took on one workload: seconds a round, seconds from its start to its first round's end, in which
     way; or why there is nothing."""
 
-    seconds: Spread | None = None
+    seconds: Repeats | None = None
     first: float | None = None
     way: str = ""
     failed: str = ""
@@ -170,7 +170,7 @@ def _measure(session: Session, home: Path, peer: Peer, row: str, way: str) -> Me
     if done.returncode or not said:
         return Measured(way=way, failed=f"code {done.returncode}: {(done.stderr.splitlines() or [''])[-1][:200]}")
     found = json.loads(said[-1])
-    return Measured(Spread.of(found["seconds"]), found["first_end"] - started, way)
+    return Measured(Repeats.of(found["seconds"]), found["first_end"] - started, way)
 
 
 def _spec(session: Session, row: str) -> dict[str, Any]:

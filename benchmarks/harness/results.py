@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.measurement import Spread, machine
+from harness.measurement import Repeats, machine
 from harness.processes import BENCHMARKS
 
 __all__ = ["RESULTS", "Result", "Target", "command", "markdown", "report", "write"]
@@ -52,8 +52,8 @@ class Result:
     title: str
     figure: str
     target: Target
-    spread: Spread | None = None
-    seconds: Mapping[str, Spread] = field(default_factory=dict)
+    spread: Repeats | None = None
+    seconds: Mapping[str, Repeats] = field(default_factory=dict)
     executor: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     skipped: str = ""

@@ -9,7 +9,7 @@ from typing import Any
 from flctl.plugins.registry import Registry
 from harness.contest import FLOOR, LEAN, OURS, PLAIN, Amount, Contest, Session
 from harness.flctl_rounds import PLUGIN
-from harness.measurement import Spread, ratios
+from harness.measurement import Repeats, ratios
 from harness.results import Result, Target
 from harness.workloads import W1, W2, W3, Workload
 
@@ -51,7 +51,7 @@ class RoundRow:
         equal = self.contest(session, replace(self.workload, ragged=False), executor)
         base = ratios(equal.times, FLOOR, OURS)
         own = ratios(contest.times, FLOOR, OURS)
-        part = Spread(*(value / base.median for value in (own.median, own.low, own.high)))
+        part = Repeats(*(value / base.median for value in (own.median, own.low, own.high)))
         return self._result(contest, part, "of the equal-size speed-up", {"speed_up": own, "equal_speed_up": base})
 
     def contest(self, session: Session, workload: Workload, executor: str | None) -> Contest:
@@ -62,14 +62,14 @@ class RoundRow:
             amount, workload = replace(QUICK, workers=2 if self.name == "w2" else 1), workload.tiny()
         return session.contest(workload, amount, self.settings, self.variant, executor or self.executor)
 
-    def _result(self, contest: Contest, spread: Spread, figure: str, extra: Mapping[str, Spread]) -> Result:
+    def _result(self, contest: Contest, spread: Repeats, figure: str, extra: Mapping[str, Repeats]) -> Result:
         return Result(
             row=self.name,
             title=self.title,
             figure=figure,
             target=self.target,
             spread=spread,
-            seconds={name: Spread.of(times) for name, times in contest.times.items()},
+            seconds={name: Repeats.of(times) for name, times in contest.times.items()},
             executor=contest.executor,
             details={
                 "checksum": contest.check,

@@ -146,7 +146,7 @@ def test_all_go_on_from_the_first_ones_model():
 
 def test_ratios_are_those_of_pairs():
     times = {"floor": [4.0, 6.0, 9.0], "flctl": [2.0, 2.0, 9.0]}
-    assert measurement.ratios(times, "floor", "flctl") == measurement.Spread(2.0, 1.0, 3.0)
+    assert measurement.ratios(times, "floor", "flctl") == measurement.Repeats(2.0, 1.0, 3.0)
 
 
 def test_a_difference_is_relative_to_the_change_of_its_block():
@@ -187,7 +187,7 @@ def test_models_that_did_not_move_prove_nothing():
     ],
 )
 def test_a_verdict_follows_from_the_median(target, value, verdict):
-    result = results.Result("row", "title", "figure", target, measurement.Spread(value, 0.0, 100.0))
+    result = results.Result("row", "title", "figure", target, measurement.Repeats(value, 0.0, 100.0))
     assert result.verdict() == verdict
     assert verdict in result.line()
     assert verdict not in result.line(judged=False)
@@ -200,10 +200,10 @@ def test_a_row_that_could_not_be_measured_says_why():
 
 
 def test_peers_stand_beside_the_floor():
-    spread = measurement.Spread(2.0, 2.0, 2.0)
-    seconds = {"floor": spread, "flctl": measurement.Spread(0.5, 0.5, 0.5)}
+    spread = measurement.Repeats(2.0, 2.0, 2.0)
+    seconds = {"floor": spread, "flctl": measurement.Repeats(0.5, 0.5, 0.5)}
     result = results.Result("w2", "title", "faster than the floor", results.Target(1), spread, seconds)
-    measured = peer_environments.Measured(measurement.Spread(8.0, 8.0, 8.0), 20.0, "1 process")
+    measured = peer_environments.Measured(measurement.Repeats(8.0, 8.0, 8.0), 20.0, "1 process")
     peers = {
         "pfl": peer_environments.PeerReport(
             "pfl==0.6.0", {"w2": measured, "w3": peer_environments.Measured(failed="code 1: no")}

@@ -327,7 +327,7 @@ class Disk:
         self.directory = directory
         self.countdown: int | None = None
         self.cut = 0
-        self._original = memory_files._File.write
+        self._original = memory_files._RecordFile.write
         self.settle()
 
     def __enter__(self) -> Disk:
@@ -344,11 +344,11 @@ class Disk:
                 if self.countdown < 0:
                     raise KilledError
 
-        memory_files._File.write = write
+        memory_files._RecordFile.write = write
         return self
 
     def __exit__(self, *_) -> None:
-        memory_files._File.write = self._original
+        memory_files._RecordFile.write = self._original
 
     def settle(self) -> None:
         """Everything is on disk."""
