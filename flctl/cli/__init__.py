@@ -20,7 +20,10 @@ __all__ = ["build", "main", "run"]
 
 COMPLETION = "_FLCTL_COMPLETE"
 DEBUG = "FLCTL_DEBUG"
-ORDER = ("partition", "train", "eval", "predict", "plot", "runs", "demo", "config", "plugins", "doctor", "bench")
+ORDER = (
+    *("partition", "train", "eval", "predict", "export", "plot", "runs"),
+    *("demo", "config", "plugins", "doctor", "bench"),
+)
 
 
 class _Commands(TyperGroup):

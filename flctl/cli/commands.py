@@ -6,6 +6,7 @@ import typer
 
 from flctl.cli import bench, config, demo, doctor, plot
 from flctl.cli.eval import command as eval_command
+from flctl.cli.export import command as export_command
 from flctl.cli.partition import command as partition_command
 from flctl.cli.plugins import command as plugins_command
 from flctl.cli.predict import command as predict_command
@@ -22,6 +23,7 @@ def register(app: typer.Typer) -> None:
         train_command,
         eval_command,
         predict_command,
+        export_command,
         plot,
         runs_command,
         demo,
