@@ -16,7 +16,7 @@ from flctl.data.schema import ColumnPlan
 from flctl.data.table import Columns, Sheets
 from flctl.errors import DataError, IncompatibleError, closest
 
-__all__ = ["EncodedRows", "TableEncoder", "Tally", "Unseen"]
+__all__ = ["CHARACTERS", "EncodedRows", "TableEncoder", "Tally", "Unseen", "many"]
 
 Unseen = Literal["zeros", "other", "refuse"]
 CELLS = 1 << 20
@@ -24,6 +24,8 @@ CELLS = 1 << 20
 EXAMPLES = 3
 SHOWN = 12
 NO_LEVEL = -1
+CHARACTERS = "characters"
+"""The name under which characters outside a vocabulary are counted."""
 
 
 @dataclass(slots=True)
@@ -53,6 +55,30 @@ class Tally:
         """Counts `rows` more rows with an empty cell."""
         if rows:
             self.missing[column] = self.missing.get(column, 0) + rows
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what was not as in training: columns, categories, empty cells."""
+        notes = []
+        if self.ignored:
+            shown = ", ".join(self.ignored[:SHOWN]) + (", ..." if len(self.ignored) > SHOWN else "")
+            notes.append(f"{many(len(self.ignored), 'column')} the model does not use: {shown}")
+        for name, count in self.unseen.items():
+            fate = "taken as 'other'" if name in self.as_other else "encoded as none of the column's categories"
+            seen = ", ".join(map(repr, self.examples[name]))
+            if name == CHARACTERS:
+                notes.append(f"{many(count, 'character')} not in the vocabulary, left out: {seen}")
+            else:
+                notes.append(f"{name}: {many(count, 'row')} with a category that training never had ({seen}), {fate}")
+        if self.missing:
+            cells = ", ".join(f"{name} {count:,}" for name, count in self.missing.items())
+            notes.append(f"empty cells, encoded as in training: {cells}")
+        return tuple(notes)
+
+
+def many(count: int, word: str) -> str:
+    """A number and its noun: "1 row", "2,000 rows"."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True, slots=True)

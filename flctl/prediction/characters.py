@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from flctl.data.encoding import Tally
+from flctl.data.encoding import CHARACTERS, Tally
 from flctl.data.files import existing_file, read_utf8
 from flctl.data.readers.speeches import TextReader, texts_by_speaker
 from flctl.data.windows import Vocabulary
@@ -20,7 +20,6 @@ from flctl.prediction.predictor import Predictor
 __all__ = ["Continued", "Prompts", "continued", "read_prompts"]
 
 BLOCK = 4096
-CHARACTERS = "characters"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,14 @@ Examples:
 """
 
 
+class TrainedRowsChoice(StrEnum):
+    """Treatments of rows in a file that the model was trained on."""
+
+    refuse = "refuse"
+    leave_out = "leave-out"
+    keep = "keep"
+
+
 @dataclass(frozen=True, slots=True)
 class EvalRequest:
     """The arguments of `flctl eval`."""
@@ -56,6 +65,7 @@ class EvalRequest:
     predictions: Path | None
     csv: Path | None
     plot: Path | None
+    trained_rows: TrainedRowsChoice
 
 
 def register(app: typer.Typer) -> None:
@@ -70,8 +80,18 @@ def evaluate(
     checkpoint: Annotated[str, option("--checkpoint", help="A round, best or last (default).", panel=WHAT)] = "last",
     data: Annotated[
         Path | None,
-        option("--data", help="Another partition to evaluate on.", panel=WHAT, autocompletion=complete_partitions),
+        option(
+            "--data",
+            metavar="DIR|FILE",
+            help="Another partition, or labelled rows of a file, to evaluate on.",
+            panel=WHAT,
+            autocompletion=complete_partitions,
+        ),
     ] = None,
+    trained_rows: Annotated[
+        TrainedRowsChoice,
+        option("--trained-rows", help="Rows of FILE that were trained on: refuse, leave-out, keep.", panel=WHAT),
+    ] = TrainedRowsChoice.refuse,
     batch_size: Annotated[int | None, option("--batch-size", min=1, help="Rows at once.", panel=WHAT)] = None,
     metric: Annotated[
         str | None, option("--metric", help="What clients are ordered by (default: accuracy or rmse).", panel=SHOWN)
@@ -103,7 +123,7 @@ def evaluate(
 ) -> None:
     """See HELP."""
     asked = (runs or (), checkpoint, data, batch_size, metric)
-    request = EvalRequest(*asked, model_file, model, config, override or (), predictions, csv, plot)
+    request = EvalRequest(*asked, model_file, model, config, override or (), predictions, csv, plot, trained_rows)
     _refuse_early(request)
     subjects = [_disclosed(one, request, per_client=per_client, disclose=disclose) for one in _subjects(request)]
     if confusion:
@@ -225,6 +245,11 @@ def _contradictions(request: EvalRequest) -> Iterator[tuple[bool, str, str]]:
         "Name the partition to evaluate it on.",
     )
     yield (
+        elsewhere and request.data is not None and _is_raw(request.data),
+        "--model-file needs a partition as --data: a file's rows are encoded by a run's preprocessing",
+        "Partition the rows first: flctl partition FILE --test-fraction 0.5 --out DIR",
+    )
+    yield (
         request.predictions is not None and len(request.runs) + elsewhere != 1,
         "--predictions takes one model",
         "Evaluate the others in calls of their own.",
@@ -236,13 +261,28 @@ def _subjects(request: EvalRequest) -> list[LoadedModel]:
     from flctl.evaluation.load import from_run, from_weights
 
     registry = current_registry()
-    subjects = [from_run(path, request.checkpoint, request.data, registry) for path in request.runs]
+    if request.data is not None and _is_raw(request.data):
+        subjects = [_on_rows(path, request.data, request) for path in request.runs]
+    else:
+        subjects = [from_run(path, request.checkpoint, request.data, registry) for path in request.runs]
     if request.model_file is not None:
         flags = {"model.name": Flag("--model", request.model)} if request.model else {}
         data = request.data or subjects[0].partition.path
         subjects.append(from_weights(request.model_file, request.config, flags, request.override, data, registry))
     _refuse_mixed(subjects)
     return subjects
+
+
+def _is_raw(data: Path) -> bool:
+    """True for a source of rows: anything that is no partition."""
+    return data.is_file() or (data.is_dir() and not (data / "manifest.json").exists())
+
+
+def _on_rows(run: Path, data: Path, request: EvalRequest) -> LoadedModel:
+    from flctl.prediction.labelled import from_rows
+    from flctl.prediction.rows import RowOptions
+
+    return from_rows(run, request.checkpoint, data, RowOptions(), request.trained_rows.value, current_registry())
 
 
 def _refuse_mixed(subjects: Sequence[LoadedModel]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 
 from flctl.cli import output
 from flctl.cli.session import current_registry
-from flctl.data.encoding import Tally
+from flctl.data.encoding import Tally, many
 from flctl.errors import ConfigError, DataError
 from flctl.prediction.characters import continued, read_prompts
 from flctl.prediction.outputs import Summary, predictions_of
@@ -24,7 +23,7 @@ from flctl.prediction.writer import STDOUT, Columns, check_out, opened_sink, tab
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["PredictRequest", "Predicted", "notes_of", "run"]
+__all__ = ["PredictRequest", "Predicted", "run"]
 
 SHOWN = 8
 
@@ -56,7 +55,7 @@ class Predicted:
         """Sentences for the user."""
         bad = self.summary.not_finite if self.summary else 0
         finite = (f"{_rows(bad)} without a prediction: the model's outputs are not finite",) if bad else ()
-        return (*self.predictor.notes, *notes_of(self.tally), *finite)
+        return (*self.predictor.notes, *self.tally.notes, *finite)
 
     def data(self) -> dict[str, Any]:
         """For the envelope."""
@@ -176,28 +175,5 @@ def _progress(tally: Tally) -> Iterator[Any]:
         yield lambda: status.update(f"{tally.rows:,} rows predicted")
 
 
-def notes_of(tally: Tally) -> tuple[str, ...]:
-    """Sentences on what was not as in training: categories, empty cells, columns."""
-    notes = []
-    if tally.ignored:
-        shown = ", ".join(tally.ignored[:SHOWN]) + (", ..." if len(tally.ignored) > SHOWN else "")
-        notes.append(f"{_many(len(tally.ignored), 'column')} the model does not use: {shown}")
-    for name, count in tally.unseen.items():
-        seen = ", ".join(map(shlex.quote, tally.examples[name]))
-        if name == "characters":
-            notes.append(f"{_many(count, 'character')} not in the vocabulary, left out: {seen}")
-        else:
-            fate = "taken as 'other'" if name in tally.as_other else "encoded as none of the column's categories"
-            notes.append(f"{name}: {_rows(count)} with a category that training never had ({seen}), {fate}")
-    if tally.missing:
-        cells = ", ".join(f"{name} {count:,}" for name, count in tally.missing.items())
-        notes.append(f"empty cells, encoded as in training: {cells}")
-    return tuple(notes)
-
-
 def _rows(count: int) -> str:
-    return _many(count, "row")
-
-
-def _many(count: int, word: str) -> str:
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
+    return many(count, "row")
