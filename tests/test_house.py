@@ -161,6 +161,7 @@ def test_only_torch_code_imports_torch_when_it_is_imported() -> None:
         "flctl.models.tasks",
         "flctl.executors.optimizers",
         "flctl.evaluation.weights",
+        "flctl.export.runtime",
         "flctl.performance.hand_written_loop",
     }
     assert {name for name in importing if not name.startswith(("flctl.models.", "flctl.executors."))} <= allowed

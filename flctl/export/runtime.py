@@ -28,14 +28,14 @@ BATCH = 1000
 DTYPES = {"F32": np.float32, "F64": np.float64, "I64": np.int64, "I32": np.int32, "U8": np.uint8, "BOOL": np.bool_}
 
 
-def load_model(folder: str = FOLDER) -> Model:
+def load_model(folder: str = FOLDER) -> ExportedModel:
     """Returns the model of an exported folder."""
     with open(os.path.join(folder, "preprocessing.json"), encoding="utf-8") as file:
         fitted = json.load(file)
     with open(os.path.join(folder, "network.py"), encoding="utf-8") as file:
         names: dict[str, Any] = {}
         exec(compile(file.read(), "network.py", "exec"), names)
-    return Model(fitted, names["forward"], read_tensors(os.path.join(folder, "model.safetensors")))
+    return ExportedModel(fitted, names["forward"], read_tensors(os.path.join(folder, "model.safetensors")))
 
 
 def read_tensors(path: str) -> dict[str, torch.Tensor]:
@@ -53,7 +53,7 @@ def read_tensors(path: str) -> dict[str, torch.Tensor]:
     return result
 
 
-class Model:
+class ExportedModel:
     """The network with the preprocessing that was fitted in training; `unseen` counts categories it never had."""
 
     def __init__(self, fitted: dict[str, Any], forward: Any, weights: dict[str, torch.Tensor]) -> None:

@@ -68,6 +68,22 @@ class EvalRequest:
     trained_rows: TrainedRowsChoice
 
 
+DataOption = Annotated[
+    Path | None,
+    option(
+        "--data",
+        metavar="DIR|FILE",
+        help="Another partition, or labelled rows of a file, to evaluate on.",
+        panel=WHAT,
+        autocompletion=complete_partitions,
+    ),
+]
+TrainedRowsOption = Annotated[
+    TrainedRowsChoice,
+    option("--trained-rows", help="Rows of FILE that were trained on: refuse, leave-out, keep.", panel=WHAT),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Adds `eval` to the application."""
     app.command("eval", help=HELP)(evaluate)
@@ -78,20 +94,8 @@ def evaluate(
         list[Path] | None, typer.Argument(metavar="RUN", help="Run directories.", autocompletion=complete_runs)
     ] = None,
     checkpoint: Annotated[str, option("--checkpoint", help="A round, best or last (default).", panel=WHAT)] = "last",
-    data: Annotated[
-        Path | None,
-        option(
-            "--data",
-            metavar="DIR|FILE",
-            help="Another partition, or labelled rows of a file, to evaluate on.",
-            panel=WHAT,
-            autocompletion=complete_partitions,
-        ),
-    ] = None,
-    trained_rows: Annotated[
-        TrainedRowsChoice,
-        option("--trained-rows", help="Rows of FILE that were trained on: refuse, leave-out, keep.", panel=WHAT),
-    ] = TrainedRowsChoice.refuse,
+    data: DataOption = None,
+    trained_rows: TrainedRowsOption = TrainedRowsChoice.refuse,
     batch_size: Annotated[int | None, option("--batch-size", min=1, help="Rows at once.", panel=WHAT)] = None,
     metric: Annotated[
         str | None, option("--metric", help="What clients are ordered by (default: accuracy or rmse).", panel=SHOWN)
