@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Sequence
 from functools import lru_cache
 
-__all__ = ["PRIME", "SHARE_BYTES", "combine", "evaluate", "read_share", "split", "written"]
+__all__ = ["PRIME", "SHARE_BYTES", "combine", "evaluate", "read_share", "split", "value_at", "written"]
 
 PRIME = 2**256 + 297
 SHARE_BYTES = 33
@@ -20,7 +20,7 @@ def split(secret: bytes, threshold: int, count: int) -> list[int]:
     if len(secret) != 32 or not 1 <= threshold <= count:
         raise ValueError(f"a secret of {len(secret)} bytes for {threshold} of {count}")
     coefficients = [int.from_bytes(secret, "big"), *(secrets.randbelow(PRIME) for _ in range(threshold - 1))]
-    return [_polynomial(coefficients, x) for x in range(1, count + 1)]
+    return [value_at(coefficients, x) for x in range(1, count + 1)]
 
 
 def combine(places: Sequence[int], shares: Sequence[int]) -> bytes | None:
@@ -48,7 +48,8 @@ def _as_secret(value: int) -> bytes | None:
     return value.to_bytes(32, "big") if value < 1 << 256 else None
 
 
-def _polynomial(coefficients: Sequence[int], x: int) -> int:
+def value_at(coefficients: Sequence[int], x: int) -> int:
+    """The value of a polynomial, whose constant coefficient comes first, at `x`."""
     value = 0
     for coefficient in reversed(coefficients):
         value = (value * x + coefficient) % PRIME

@@ -213,6 +213,9 @@ class Attempt:
             if opened.liars:
                 named = ", ".join(f"'{self._client(place)}'" for place in sorted(opened.liars))
                 self.note(f"wrong shares came from {named}; others were used")
+            for owner, senders in opened.doubts.items():
+                named = ", ".join(f"'{self._client(place)}'" for place in senders)
+                self.note(f"shares of client '{self._client(owner)}' do not fit: it dealt them wrong, or {named} lied")
 
     def _masks(self, alive: frozenset[int], opened: Opened) -> Iterator[Stream]:
         for place in sorted(alive):
