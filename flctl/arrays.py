@@ -39,7 +39,7 @@ def layout_of(arrays: Arrays) -> Layout:
 
 
 def frozen(arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
-    """Read-only views: who changes them in place is stopped, in whatever process it runs."""
+    """Returns read-only views; changing one in place raises ValueError."""
     views = {name: array.view() for name, array in arrays.items()}
     for view in views.values():
         view.flags.writeable = False
@@ -47,8 +47,8 @@ def frozen(arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
 
 
 def misfit(arrays: Any, layout: Layout | None = None) -> str | None:
-    """What keeps a plugin's value from being named flat vectors of numbers, laid out as `layout` where one is given;
-    None where nothing does."""
+    """Describes why a value is not a mapping of flat numeric vectors, with the given layout if there is one; None if it
+    is."""
     if not isinstance(arrays, Mapping):
         return f"{type(arrays).__name__}, expected named vectors"
     for name, array in arrays.items():
@@ -92,7 +92,7 @@ def weigh(arrays: Arrays, weight: float) -> dict[str, npt.NDArray[Any]]:
 
 
 def weighed_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """What `weigh` makes of a dtype."""
+    """Returns the dtype of vectors of this dtype after `weigh`."""
     return np.result_type(dtype, np.float32) if dtype.kind == "f" else np.dtype(np.int64)
 
 
@@ -108,7 +108,7 @@ def clip(arrays: Arrays, bound: float) -> tuple[dict[str, npt.NDArray[Any]], flo
 
 
 def is_finite(arrays: Arrays) -> bool:
-    """Whether no value is NaN or infinite."""
+    """True if all values are finite."""
     return all(_all_finite(array) for array in arrays.values())
 
 
@@ -134,8 +134,8 @@ def _add_part(target: npt.NDArray[Any], array: npt.NDArray[Any], part: slice) ->
 
 
 def _spread(work: Callable[[slice], Result], size: int) -> list[Result]:
-    """What `work` makes of the parts of a vector: one, or for a long one two at the same time, since one core alone
-    cannot read as fast as memory gives. What is computed elementwise is the same either way."""
+    """Applies an elementwise `work` to a vector: at once, or for a long vector to two halves in parallel threads,
+    because one core cannot use the full memory bandwidth. The values are the same either way."""
     if size < LONG:
         return [work(slice(0, size))]
     middle = size // 2 // 16 * 16

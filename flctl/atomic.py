@@ -157,7 +157,7 @@ def _held_lock(lock: Path, path: Path) -> Iterator[None]:
 
 @contextmanager
 def _try_lock(path: Path) -> Iterator[bool]:
-    """Whether this process got the lock, without waiting; it is held for the block."""
+    """Yields True if this process got the lock, without waiting, and holds it for the block."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(path)

@@ -1,4 +1,4 @@
-"""What every pluggable kind has in common: a name, and options that are parsed and validated before use."""
+"""Base of every kind of component: a name, and options that are parsed and validated before use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the time goes."""
+"""Wall time by phase."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["PhaseTimer"]
 
 @dataclass(slots=True)
 class PhaseTimer:
-    """Seconds by phase; phases within phases are told apart."""
+    """Seconds by phase; time in an inner phase does not count for the outer one."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)

@@ -51,14 +51,14 @@ Layout = Mapping[str, int]
 WEIGHT = "weight"
 """The summed vector [1] that holds the clients' weights; float64, so that a count of examples stays exact."""
 RING = ":ring"
-"""How the name of a vector of whole numbers ends of which only the sum counts, modulo an aggregator's ring: they are
-added up as they are, never rounded or scaled, and no single one has to fit the ring."""
+"""Suffix of names of integer vectors that are summed modulo an aggregator's ring. They are added as they are, never
+rounded or scaled, and single values may exceed the ring."""
 TaskKind = Literal["classification", "binary", "regression", "next-character"]
 
 
 @dataclass(frozen=True, slots=True)
 class ClientUpdate:
-    """What one client has to say: flat vectors and the weight they count with (its number of examples)."""
+    """Flat vectors that one client sends, and the weight they count with (its number of examples)."""
 
     client_id: ClientId
     arrays: Arrays
@@ -80,7 +80,7 @@ class Aggregate:
 
 @dataclass(frozen=True, slots=True)
 class LocalWork:
-    """How a client trains: an amount, a batch size and an optimiser with its learning rate already scheduled."""
+    """Local training of a client: amount, batch size, and optimiser with its learning rate already scheduled."""
 
     epochs: int = 1
     steps: int | None = None
@@ -99,8 +99,8 @@ class LocalWork:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """Who of a cohort makes fewer steps than it is asked for: at most `steps` [n] for the clients `numbers` [n],
-    ascending."""
+    """Limits for clients of a cohort that make fewer steps than requested: at most `steps` [n] for the clients with the
+    indices `numbers` [n], ascending."""
 
     numbers: IntArray
     steps: IntArray
@@ -108,11 +108,11 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the server asks of a client in one round; the same object for the whole cohort.
+    """A round's instructions to its clients; one object for the whole cohort.
 
-    `params`: the global model ({"params": [D], "buffers": [B] where it has any}); `extra`: the strategy's
-    broadcast; `transforms`: each transform's broadcast by name; `layout`: what the update must look like;
-    `allowance`: where devices are simulated, how far each of them gets.
+    `params`: the global model ({"params": [D]}, with "buffers" [B] if it has buffers); `extra`: the strategy's
+    broadcast; `transforms`: each transform's broadcast by name; `layout`: the required layout of an update;
+    `allowance`: the limits of simulated devices, if any.
     """
 
     round: int
@@ -126,11 +126,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class RoundPlan:
-    """Who takes part in a round, in client order, and what they are asked.
+    """A round's cohort in client order, and its work.
 
-    `numbers` [n] are the cohort's numbers in the partition; `chunks` the places in the cohort of those that train
-    together, which decides the order in which sums are made. `devices` says what became of simulated devices; those
-    that are in no chunk do not train in this round.
+    `numbers` [n] are the cohort's indices in the partition. `chunks` are the positions in the cohort of the clients
+    that train together; they fix the order in which sums are made. `devices` counts the outcomes of simulated devices.
+    A client that is in no chunk does not train in this round.
     """
 
     round: int
@@ -156,14 +156,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A client's answer: the aggregator's message and, where the aggregator does not hide, its metrics."""
+    """A client's reply: the aggregator's message and, unless the aggregator hides them, its metrics."""
 
     message: bytes
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 FailureKind = Literal["exception", "non-finite", "layout", "worker-died", "deadline", "protocol", "refused", "memory"]
-"""`protocol`: what it sent is none of the protocol's; `refused`: it would not send what it was asked."""
+"""`protocol`: the client sent a message that is not valid in the protocol; `refused`: it declined the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +176,12 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """What a chunk of clients replied, together.
+    """One reply for a chunk of K' clients, of which K succeeded.
 
-    `vectors`: their sum, premultiplied by the weights, [L] each; or, where the server reads each, one row for each
-    of `numbers`, [K, L]. `weights` [K] and `numbers` [K] are of those that answered, in the order asked. `loss` [K],
-    `examples` [K] and `steps` [K] are their metrics, `failed` the others by number. `seconds` are by phase: load,
-    train, transform. `bytes_up` is how large the messages are that would carry what they say, one from each client.
+    `vectors`: their sum, premultiplied by the weights, [L] each; or, if the server takes single updates, one row for
+    each of `numbers`, [K, L]. `weights` [K] and `numbers` [K] (client indices) are in the order requested. `loss` [K],
+    `examples` [K] and `steps` [K] are metrics; `failed` has the other clients by index. `seconds` are by phase: load,
+    train, transform. `bytes_up` is the size of the messages that K separate clients would have sent.
     """
 
     vectors: Arrays
@@ -197,11 +197,12 @@ class Gathered:
 
 @dataclass(frozen=True, slots=True)
 class RoundReport:
-    """One finished round, as it stands in `metrics.jsonl`. Sizes are bytes.
+    """One finished round, as in `metrics.jsonl`. Sizes are bytes.
 
-    Seconds are by phase, with `total`. `work` are seconds of the clients' work, summed over the processes that do it.
-    `notes` say what went wrong and was mended. `attackers` are the malicious clients of the cohort, where they attack.
-    `devices` counts what became of simulated devices, and has the simulated `seconds`. `told` is what transforms say.
+    `seconds` are by phase, with `total`. `work` has seconds of client work, summed over processes. `notes` are
+    sentences on problems that were solved. `attackers` counts the cohort's malicious clients while they attack.
+    `devices` counts the outcomes of simulated devices, with the simulated `seconds`. `told` has the transforms'
+    entries.
     """
 
     round: int
@@ -251,11 +252,11 @@ class Start:
 class Trained:
     """One client's local training.
 
-    `delta`: the values after minus those before, laid out as the model; `loss`: the mean training loss over the
-    examples processed, each as the model was when it met them, NaN where a transform makes the steps; `examples`: the
-    rows of the shard, 0 where no step was made; `steps`: how many. `start` is what the strategy `measures`. `personal`
-    are the values that the client's own model ended with, where a stage started from it or parts of the model are
-    private; `delta` is without these.
+    `delta`: the values after training minus those before, laid out as the model. `loss`: the mean training loss over
+    the examples processed, each under the model of its step; NaN if a transform makes the steps. `examples`: the rows
+    of the shard, 0 without a step. `steps`: the number of steps. `start`: the strategy's measurement, if it `measures`.
+    `personal`: the final values of the client's own model, if a stage started from it or parts of the model are
+    private; `delta` is then without these.
     """
 
     delta: Arrays
@@ -275,7 +276,7 @@ QUICK: Mapping[TaskKind, tuple[str, ...]] = {
     "next-character": ("test_loss", "accuracy", "perplexity"),
     "regression": ("test_loss", "mae", "rmse", "r2"),
 }
-"""What `quick_score` gives, and so what a run may stop by or be best in."""
+"""Metrics of `quick_score`, by task: those that a run may stop by or be best in."""
 
 PADDING = -1
 """The target of a position that holds no character, in data sets of text: it is not scored."""

@@ -1,4 +1,4 @@
-"""What a worker process runs: opens the run, then answers for one client after the other until its input ends."""
+"""Entry point of a worker process: opens the run, then answers requests until its input ends."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
 
 
 def _reply(runtime: ClientRuntime, rooms: AttachedMemory, message: bytes, work: Work | None) -> list[Any]:
-    """What the worker says to one message."""
+    """Returns the worker's reply to one message."""
     try:
         if wire.kind_of(message) == "gather":
             ask = wire.unpack(message, "gather")

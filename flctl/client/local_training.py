@@ -1,4 +1,4 @@
-"""What the clients of a chunk learn, stage by stage, and what they remember of it."""
+"""Local training of a chunk of clients, stage by stage, and the memory that it reads and writes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class LocalTraining:
 
     @property
     def at_once(self) -> int:
-        """How many clients' memories and models are held at a time, where they are trained one after the other."""
+        """Number of clients whose memory and models are held at once if clients train one after the other."""
         if not (self.executor.one_by_one and self.run.memory_layout):
             return 1 << 62
         model = sum(self.run.division.layout.values())
@@ -55,7 +55,7 @@ class LocalTraining:
         return max(1, (self.run.execution.memory - self.run.execution.fixed_bytes) // each)
 
     def memory(self, numbers: IntArray, work: Work) -> dict[str, Any]:
-        """What the clients remember, name -> [K, length]."""
+        """Returns the clients' memory, name -> [K, length]."""
         with self.clock.phase("load"):
             return self.recall.memory(numbers, work)
 
@@ -67,7 +67,7 @@ class LocalTraining:
             self.store.write(list(kept), number, rows)
 
     def together(self, numbers: IntArray, work: Work) -> Updates:
-        """What clients that remember nothing learn from the global model."""
+        """Trains clients without memory from the global model, and returns their updates."""
         return self._stage(numbers, work, {}, Stage(work.local), 0)
 
     def counted(self, facts: Facts) -> Facts:
@@ -139,7 +139,7 @@ class LocalTraining:
         return made
 
     def _result(self, chains: list[_Chain], place: int) -> Trained | Failure:
-        """What the first chain of stages gave the client, and what its own model ended with."""
+        """Returns the result of the client's first chain of stages, with the end of the chain of its own model."""
         results = [chain.result(place) for chain in chains]
         failed = next((result for result in results if isinstance(result, Failure)), None)
         first = results[0]
@@ -187,7 +187,7 @@ class LocalTraining:
     def _adjusts(
         self, work: Work, memory: Arrays, stage: Stage
     ) -> Callable[[Any], Callable[[Tensor, Tensor], Tensor]] | None:
-        """What becomes of gradients of clients of the chunk in a stage (see `executors.executor.Adjusts`)."""
+        """Returns the functions that adjust the clients' gradients in a stage (see `executors.executor.Adjusts`)."""
         adjust, moving = stage.adjust_of(self.run.strategy), self._moving(stage)
         if adjust is None and moving is None:
             return None
@@ -231,14 +231,14 @@ class _Chain:
 
     @property
     def end(self) -> Arrays:
-        """Where the clients are, [L] or [K, L]."""
+        """Values at which the clients are now, [L] or [K, L]."""
         if not self._results:
             return self._start
         ends = [self.ended(place) for place in range(len(self._results))]
         return {name: np.stack([end[name] for end in ends]) for name in self._start}
 
     def ended(self, place: int) -> Arrays:
-        """Where one client is; at its start where it failed."""
+        """Values at which one client is now; its start if it failed."""
         start = {name: vector[place] if vector.ndim == 2 else vector for name, vector in self._start.items()}
         result = self._results[place]
         return start if result is None else {name: start[name] + result.delta[name] for name in start}

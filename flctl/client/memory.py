@@ -1,4 +1,4 @@
-"""What clients remember from their last round, and the models of their own that follow from it."""
+"""Client memory as models and strategies read it, and the clients' own models that follow from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["ClientMemory", "work_after"]
 
 _AT_ONCE = 1 << 26
-"""Bytes of clients' memory that are read at once, where each is used by itself."""
+"""Bytes of client memory that are read at once if clients are used one by one."""
 
 
 class ClientMemory:
@@ -30,8 +30,8 @@ class ClientMemory:
         self.run, self.store, self._begin = run, store, begin
 
     def memory(self, numbers: IntArray, work: Work) -> dict[str, Any]:
-        """What clients remember before the round of `work`, name -> [K, length]; where they never took part, what
-        they begin with."""
+        """Returns the clients' memory before the round of `work`, name -> [K, length]; initial values for clients that
+        never took part."""
         if not self.run.memory_layout:
             return {}
         memory, known = self.store.read(numbers, work.round)
@@ -40,12 +40,13 @@ class ClientMemory:
         return memory
 
     def strategys(self, memory: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a memory, or of its layout, is the strategy's own; the rest is the transforms', or private parts."""
+        """Selects the strategy's part of a memory, or of its layout. The rest is the transforms' or private
+        parameters."""
         others = self.run.pipeline.memory_layout
         return {name: part for name, part in memory.items() if name not in others and not name.startswith(PRIVATE)}
 
     def private(self, trained: Trained) -> dict[str, Any]:
-        """What of a client's own model it keeps to itself."""
+        """Returns the private parameters of a client's own model, named as in its memory."""
         own = self.run.division.private_of(trained.personal) if trained.personal else {}
         return {PRIVATE + name: vector for name, vector in own.items()}
 
@@ -55,7 +56,8 @@ class ClientMemory:
         return division.whole(work.params, {name: memory[PRIVATE + name] for name in division.private})
 
     def personal(self, work: Work, memory: Arrays, count: int) -> Arrays:
-        """Each of so many clients' own model, [K, L]. Raises FlctlError where the strategy gives something else."""
+        """Returns the own models [K, L] of `count` clients. Raises FlctlError if the strategy gives vectors of another
+        layout."""
         whole, kept = self.whole(work, memory), self.strategys(memory)
         models = [self._own(_row(whole, place), _row(kept, place)) for place in range(count)]
         return {name: np.stack([model[name] for model in models]) for name in self.run.division.layout}
@@ -91,8 +93,8 @@ class ClientMemory:
 
 
 def work_after(run: Run, number: int, params: Arrays, strategy: Arrays) -> Work:
-    """What clients would be asked after round `number`, from the model and the strategy's state then: enough to say
-    what their own models are."""
+    """Returns the work that clients would be sent after round `number`, from the model and the strategy's state then;
+    enough to compute their own models."""
     public, extra = run.division.public_of(params), run.strategy.broadcast(strategy)
     return Work(number + 1, public, extra, {}, run.config.local.amount(), run.update_layout)
 

@@ -43,9 +43,9 @@ WORD = np.dtype("<u8")
 NEAR = 512
 """Entries that are so close (a page) are read in one go, with what lies between them."""
 MOST_VIEWS = 1024
-"""How many buffers a system call takes (IOV_MAX of Linux, macOS and the BSDs)."""
+"""Buffers that one system call takes (IOV_MAX of Linux, macOS and the BSDs)."""
 POSITIONED = hasattr(os, "preadv") and hasattr(os, "pwritev")
-"""Whether the system reads and writes at a place in one call; Windows seeks first."""
+"""True if the system reads and writes at an offset in one call; Windows seeks first."""
 
 Entries = npt.NDArray[np.void]
 ByteRows = Sequence[tuple[memoryview, int]]
@@ -54,7 +54,7 @@ _Some = Callable[[int, Sequence[memoryview], int], int]
 
 @dataclass(frozen=True, slots=True)
 class Dimensions:
-    """How many clients, and the vectors that each remembers (name -> length, sorted by name)."""
+    """Number of clients, and the vectors that each remembers (name -> length, sorted by name)."""
 
     clients: int
     layout: Layout
@@ -72,7 +72,7 @@ class Dimensions:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What memory.json says."""
+        """Contents of memory.json."""
         return {"format": FORMAT, "clients": self.clients, "layout": dict(self.layout)}
 
 
@@ -125,8 +125,8 @@ class MemoryFiles:
         return words.view(ENTRY)
 
     def set_entries(self, slots: IntArray, clients: IntArray, entries: Entries) -> None:
-        """Writes one entry [K] for each slot and client, and none of a client that is not named: another process
-        may be writing that one."""
+        """Writes one entry [K] for each slot and client. Entries of other clients are not touched, because another
+        process may be writing them."""
         numbers = slots * self._dimensions.clients + clients
         order = np.argsort(numbers, kind="stable")
         numbers, view = numbers[order], _view(entries.view(WORD)[order])
@@ -213,15 +213,15 @@ class _RecordFile:
             raise _damaged(path, f"has {found:,} bytes, expected {size:,}")
 
     def read(self, views: Sequence[memoryview], place: int) -> None:
-        """Fills the buffers, none of them empty, one after the other with what lies from `place` on."""
+        """Fills the buffers, one after the other, with the bytes from `place` on. No buffer may be empty."""
         try:
             self._all(os.preadv if POSITIONED else self._seek_and_read, views, place)
         except OSError as error:
             raise self._refused("read", error) from error
 
     def write(self, views: Sequence[memoryview], place: int) -> None:
-        """Writes the buffers, none of them empty, one after the other from `place` on: with the operating system
-        when this returns."""
+        """Writes the buffers, one after the other, from `place` on; the operating system holds them when this returns.
+        No buffer may be empty."""
         try:
             self._all(os.pwritev if POSITIONED else self._seek_and_write, views, place)
         except OSError as error:

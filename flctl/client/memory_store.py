@@ -98,7 +98,7 @@ class MemoryStore:
         files.set_entries(slots, numbers, entries)
 
     def newest(self, client: int, before: int) -> tuple[int, dict[str, npt.NDArray[np.float32]]] | None:
-        """The newest round before `before` that the client remembers, with its vectors; None where there is none."""
+        """Returns the newest round before `before` that the client remembers, with its vectors; None without one."""
         numbers = self._numbers([client])
         arrays = {name: np.zeros((1, length), RECORD) for name, length in self.layout.items()}
         number = int(self._fill(arrays, numbers, before)[0])
@@ -187,7 +187,7 @@ class MemoryStore:
         return entries
 
     def _fill(self, arrays: Mapping[str, npt.NDArray[Any]], numbers: IntArray, before: int) -> IntArray:
-        """Reads into `arrays`; the rounds [K] that the records are of, 0 where there is none."""
+        """Reads records into `arrays`; returns their rounds [K], 0 without a record."""
         files = self._open()
         if files is None or not len(numbers):
             return np.zeros(len(numbers), np.int64)
@@ -221,8 +221,8 @@ class MemoryStore:
 
 
 def _free_slots(rounds: npt.NDArray[np.uint32], number: int) -> IntArray:
-    """The slot [K] to write in round `number`, from the rounds [3, K] that are there: the one of that round, where a
-    client is asked again; else an empty one; else the one that is neither the oldest nor the newest before."""
+    """Returns the slot [K] to write in round `number`, from the rounds [3, K] that are stored: the slot of that round
+    if the client is asked again; else an empty slot; else the one that is neither the oldest nor the newest before."""
     columns = np.arange(rounds.shape[1])
     needed = np.zeros(rounds.shape, bool)
     needed[np.where(rounds > 0, rounds, LAST_ROUND).argmin(axis=0), columns] = True

@@ -52,6 +52,6 @@ class Engine(Component):
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A chunk that nobody answered for; asked again in halves, the client that is to blame is found."""
+    """A chunk without a reply. The server requests it again in halves, to find the client at fault."""
 
     failure: Failure

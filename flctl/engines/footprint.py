@@ -1,7 +1,7 @@
-"""What a run will take of this machine's memory, from shapes alone, and the refusal of one that cannot fit.
+"""Estimates of a run's memory from shapes alone, and the refusal of a run that cannot fit.
 
-Estimates, in bytes: a round's chunks as they will be cut, not the budget `engine.memory` that bounds them. Constants
-were measured with torch 2.13 on Linux.
+Estimates are in bytes and follow the chunks as they will be cut, not the budget `engine.memory` that bounds them.
+Constants were measured with torch 2.13 on Linux.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ __all__ = ["Footprint", "RoundShape", "footprint", "refuse_too_large", "round_sh
 
 FLOAT = 4
 PROCESS_BYTES = 160 << 20
-"""What a process has for itself once Python, torch and flctl are loaded, beside pages that all share."""
+"""Bytes that a process holds alone once Python, torch and flctl are loaded; pages that all processes share are left
+out."""
 SERVER_VECTORS = 6
 """Vectors as long as the model that the server keeps: model and state, a message, sums, a step's temporaries."""
 ROUNDS_LOOKED_AT = 100
@@ -80,7 +81,7 @@ class Footprint:
 
     @property
     def fits(self) -> bool:
-        """Whether the machine has so much, as far as is known."""
+        """True if the machine has that much memory, as far as is known."""
         return self.free is None or self.needed <= self.free.bytes
 
 
@@ -124,7 +125,7 @@ def refuse_too_large(run: Run, engine: type[Engine]) -> None:
 
 
 def _way_out(run: Run, found: Footprint, free: int) -> str:
-    """What makes the run smaller, most effective first."""
+    """Returns settings that make the run smaller, most effective first."""
     ways = []
     fitting = (free - found.server) // found.worker
     if found.workers > fitting >= 1:
@@ -141,9 +142,12 @@ def _way_out(run: Run, found: Footprint, free: int) -> str:
 
 
 def _chunk_bytes(run: Run, sizes: IntArray) -> int:
-    """What clients with so many rows take that are asked as one chunk: those that stand side by side, each as much as
-    the most needy; else one at a time, and the changes of those that are done. Where each is sent by itself, rows of
-    them come on top, unless they are the models of the one block that trained."""
+    """Returns the bytes for one chunk of clients with these numbers of rows.
+
+    Clients trained together each need the largest client's memory. Clients trained one by one need one client's memory
+    plus the updates finished so far. If updates are sent one by one, their rows are added, unless they are the models
+    of the one block that trained.
+    """
     execution, clients = run.execution, len(sizes)
     rows = clients * _bytes(run.update_layout) if run.each else 0
     need = execution.cost(execution.amounts(sizes))[1]

@@ -27,7 +27,7 @@ _FLOAT_BYTES = 4
 _ROOM_BETWEEN = 4096
 """Bytes for the gaps between a reply's vectors."""
 Job = Callable[[WorkerProcess], Any]
-"""What one worker does for the pool: a group of clients' turn. Its result, or the `Failure` of all of them."""
+"""Task of one worker: it serves a group of clients. Returns its result, or one `Failure` for all of them."""
 
 
 @dataclass(slots=True)
@@ -40,10 +40,10 @@ class Seat:
 
 
 class PoolEngine(Engine):
-    """Runs clients in `engine.workers` processes of one thread each; the numbers do not depend on how many.
+    """Runs clients in `engine.workers` processes of one thread each; results do not depend on the number of processes.
 
-    A worker that dies is replaced, and its clients are asked again one by one to find who is to blame; one that is past
-    the deadline is ended.
+    A worker that dies is replaced, and its clients are asked again one by one to find the one at fault. A worker past
+    the deadline is killed.
     """
 
     name = "pool"

@@ -113,7 +113,8 @@ class WorkerProcess:
     def gather(
         self, numbers: IntArray, each: bool, work: bytes, taken: tuple[SharedBlock, Bytes] | None = None
     ) -> Gathered | Failure:
-        """What a chunk of clients replies, or why nothing; raises as `ask` does. `taken` is a slab for the rows."""
+        """Returns the reply of a chunk of clients, or the reason without one; raises as `ask` does. `taken` is a shared
+        block for the rows."""
         self._send(work)
         slab, memory = taken or (None, None)
         meta = {"each": each, "slab": slab and slab.address}
@@ -127,7 +128,7 @@ class WorkerProcess:
             self._sent = work
 
     def exit_code(self) -> int | None:
-        """How the process ended; waits a moment for it to do so."""
+        """Describes how the process ended, after waiting a moment for it to end."""
         try:
             return self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -159,7 +160,7 @@ def _widen(stream: IO[bytes]) -> None:
 
 
 def _lost(answer: bytes) -> Failure | None:
-    """Why a worker has no answer, where it says so. Raises what must end the run."""
+    """Returns the failure that a worker reports instead of a reply, if it does. Raises errors that must end the run."""
     kind = frames.kind_of(answer)
     if kind == "stop":
         said = frames.unpack(answer, "stop").meta

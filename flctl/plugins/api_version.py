@@ -22,7 +22,7 @@ _VERSION = re.compile(r"(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,5})", re.ASCII)
 
 
 def check_statement(stated: object) -> None:
-    """Raises PluginError where the API that a plugin states is none, or not one that this flctl has."""
+    """Raises PluginError if a plugin states an API version that is invalid or that this flctl does not support."""
     from flctl.version import API_VERSION, __version__
 
     match = _VERSION.fullmatch(stated) if isinstance(stated, str) else None
@@ -40,7 +40,7 @@ def check_statement(stated: object) -> None:
 
 
 def stated_in(file: Path) -> object:
-    """What a Python file states, or None where it states nothing that can be read without running it."""
+    """Returns the API version that a Python file states; None if it cannot be read without running the file."""
     try:
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError):
@@ -54,7 +54,7 @@ def stated_in(file: Path) -> object:
 
 
 def source_of(module: str) -> Path | None:
-    """The file of a module that is not imported yet; None where there is none or it cannot be told."""
+    """Returns the file of a module that is not imported yet; None if there is no file or it cannot be determined."""
     try:
         found = importlib.util.find_spec(module)
     except Exception:  # a parent package runs here; the import itself will tell what fails in it

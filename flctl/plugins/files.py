@@ -46,9 +46,10 @@ def load_file(path: Path) -> ModuleType:
 
 
 def component_in(module: ModuleType, kind: str, name: str) -> type[Component]:
-    """The class that `name` (`./mine.py:Name`, or `./mine.py` where that has one of the kind) means in its module.
+    """Returns the class that `name` refers to in its module: `./mine.py:Name`, or `./mine.py` if it defines one of the
+    kind.
 
-    Raises PluginError where there is none, several, or one of another kind.
+    Raises PluginError if there is no such class, more than one, or one of another kind.
     """
     place = str(file_of(name))
     wanted = None if name.endswith(".py") else name.rpartition(":")[2]

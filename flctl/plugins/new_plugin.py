@@ -1,4 +1,4 @@
-"""What `flctl plugins new` writes: a package with one component that works, its tests and its README.
+"""Writes the package of `flctl plugins new`: one working component, its tests and its README.
 
 The files are templates in `flctl/plugins/template/`: `common/` for every kind, and a folder for each.
 """
@@ -36,7 +36,7 @@ TAKEN = frozenset({"src", "tests", "build", "dist", "flctl"})
 TAKEN_CLASSES = frozenset(
     ("Field", "Generator", "Iterable", "Iterator", "Mapping", "Path", "Replies", "Run", "Sequence")
 )
-"""What the templates import under that name."""
+"""Names that the templates import."""
 SUMMARIES: Mapping[str, str] = {
     "strategy": "A strategy for flctl whose clients count by a power of their number of examples.",
     "transform": "A transform for flctl that sends a random share of each update's values.",
@@ -46,12 +46,12 @@ SUMMARIES: Mapping[str, str] = {
     "model": "A model for flctl with one hidden layer, normalised over its units.",
     "partitioner": "A partition scheme for flctl whose clients' sizes are in equal ratios.",
 }
-"""What the written component is, by kind."""
+"""Summary of the written component, by kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What one word is called where: as a distribution, a Python module, a component and a class."""
+    """Names derived from one word: the distribution, the Python module, the component and the class."""
 
     distribution: str
     module: str

@@ -134,9 +134,9 @@ class Registry:
         return self._offers[kind]
 
     def get(self, kind: str, name: str) -> type[Any]:
-        """The class of the component `name`, or of `file.py:Class` for the kinds that may be a file of one's own.
+        """Returns the class of the component `name`, or of `file.py:Class` for kinds that accept local files.
 
-        Raises PluginError with a suggestion when there is none.
+        Raises PluginError with a suggestion if there is no such component.
         """
         file = file_of(name) if KINDS[kind].from_file else None
         if file is not None:
@@ -233,7 +233,7 @@ class Registry:
 
 
 def _misfit(component: object, kind: str) -> str | None:
-    """What keeps a hook's value from being a component; None where nothing does."""
+    """Describes why a hook's value is not a component; None if it is."""
     base = KINDS[kind].base
     if not (inspect.isclass(component) and issubclass(component, base)):
         return f"{component!r:.80}, expected a class that extends flctl.{base.__name__}"
@@ -250,7 +250,8 @@ def _plugin_of(entry: importlib.metadata.EntryPoint) -> Plugin:
 
 
 def _loaded(entry: importlib.metadata.EntryPoint) -> tuple[Any, str | None]:
-    """What an entry point names, and the version of the API that it states. Raises PluginError for another one."""
+    """Returns the object that an entry point names, and the API version that it states. Raises PluginError for another
+    version."""
     file = source_of(entry.module)
     stated = stated_in(file) if file is not None else None
     if stated is not None:

@@ -60,7 +60,7 @@ class Checkpoints:
         return sorted(int(match[1]) for match in matches if match)
 
     def path(self, number: int) -> Path:
-        """Where the checkpoint of a round lies."""
+        """Path of the checkpoint of a round."""
         return self.directory / f"round-{number:05d}"
 
     def save(self, checkpoint: Checkpoint, model: FlatModel) -> str:

@@ -1,4 +1,4 @@
-"""Who takes part in a round: drawn by name from the seed, so that any engine and any resume asks the same clients."""
+"""Selection of a round's cohort, by name from the seed, so that any engine and any resume selects the same clients."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ __all__ = ["check_trace", "expected_size", "select"]
 def select(
     cohort: CohortConfig, eligible: IntArray, ids: Sequence[ClientId], number: int, seed: int, *, secret: bool = False
 ) -> IntArray:
-    """The indices of round `number`'s clients, ascending; may be empty under `poisson` and `trace`.
+    """Returns the indices of the clients of round `number`, ascending; may be empty under `poisson` and `trace`.
 
-    `eligible` are the indices of the clients that have training rows. fixed: `clients` of them, uniformly without
-    replacement. poisson: each by itself with probability `rate`; of more than `max_cohort`, so many uniformly. all:
-    all. cyclic: the next `clients` in an order shuffled once. trace: `clients` of those that the trace says are
-    available, and whose turn it is: with a `separation`, each has one in so many rounds. `secret`: fixed and poisson
-    are drawn by the operating system, so that nobody can foresee them from the seed, or draw them again.
+    `eligible` are the indices of the clients that have training rows.
+
+    fixed: `clients` of them, uniformly without replacement. poisson: each independently with probability `rate`; if
+    more than `max_cohort` are drawn, a uniform subset of that size. all: every eligible client. cyclic: the next
+    `clients` in an order shuffled once. trace: `clients` of those that the trace lists as available; with a
+    `separation` of S rounds, a client has a turn every S rounds.
+
+    With `secret`, the operating system draws fixed and poisson cohorts, so that the seed does not reveal them.
     """
     if secret and cohort.sampling in ("poisson", "fixed"):
         return _secretly(cohort, eligible)
@@ -51,7 +54,7 @@ def select(
 
 
 def expected_size(cohort: CohortConfig, eligible: int) -> float:
-    """How many clients a round has on average. Raises ConfigError where more are asked for than there are."""
+    """Returns the mean size of a cohort. Raises ConfigError if it would exceed the number of eligible clients."""
     if cohort.sampling == "all":
         return float(eligible)
     if cohort.sampling == "poisson":
@@ -82,8 +85,8 @@ def _secretly(cohort: CohortConfig, eligible: IntArray) -> IntArray:
 
 
 def _cut(eligible: IntArray, drawn: npt.NDArray[Any], below: npt.NDArray[np.bool_], most: int | None) -> IntArray:
-    """Those who drew a number below their rate; of more than `most` of them, the lowest numbers, whose owners are a
-    uniform choice."""
+    """Selects the clients whose draw is below their rate; if more than `most`, those with the lowest draws, which are a
+    uniform subset."""
     if most is None or np.count_nonzero(below) <= most:
         return eligible[below]
     return _lowest(eligible, drawn, most)

@@ -1,9 +1,9 @@
-"""The run directory: everything about one training, in files that are whole or absent.
+"""The run directory: everything about one training, in files that are complete or absent.
 
-config.yaml and origins.json (the effective config and where each value came from), run.json (versions and digests),
-preprocessing.json (how rows become the model's inputs), execution.json (how clients are trained), attack.json (who is
-malicious, if anybody is), metrics.jsonl (one line per round), checkpoints/, memory/ (client memory), summary.json and
-curves.png; profile.json and profile.png where they were asked for.
+config.yaml and origins.json (the effective config and the origin of each value), run.json (versions and digests),
+preprocessing.json (from rows to the model's inputs), execution.json (how clients are trained), attack.json (the
+malicious clients of a simulated attack), metrics.jsonl (one line per round), checkpoints/, memory/ (client memory),
+summary.json and curves.png; profile.json and profile.png if they were requested.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class RunDirectory:
         atomic.write_file(self.path / ATTACK, _json(facts).encode())
 
     def attack(self) -> dict[str, Any] | None:
-        """What attack.json holds; None for a run without an attack."""
+        """Contents of attack.json; None for a run without an attack."""
         path = self.path / ATTACK
         return _read_json(path) if path.is_file() else None
 
@@ -151,7 +151,7 @@ class RunDirectory:
             lock.release()
 
     def partition_path(self) -> Path:
-        """Where the partition lay when the run was made: beside the run, wherever both were moved to."""
+        """Path of the partition when the run was made, relative to the run, so that both may move together."""
         return (self.path / str(self.facts["partition"])).resolve()
 
     def preprocessing(self) -> FittedPreprocessing | None:
@@ -170,9 +170,9 @@ class RunDirectory:
         return parse_preprocessing(data, str(path))
 
     def lines(self) -> list[dict[str, Any]]:
-        """The finished rounds' lines; a last line that a kill cut off is left out.
+        """Returns the lines of the finished rounds; a last line that a crash cut off is left out.
 
-        Raises IntegrityError for a file that is gone, and for a line that is none of a round.
+        Raises IntegrityError if the file is missing or a line is not that of a round.
         """
         if not self.metrics.is_file():
             raise IntegrityError(f"{self.metrics} is missing", hint="Put it back; nothing else holds what it held.")
@@ -223,12 +223,12 @@ class RunDirectory:
         atomic.write_file(self.path / PROFILE, _json(profile).encode())
 
     def profile(self) -> dict[str, Any] | None:
-        """What profile.json holds; None where nobody asked for one."""
+        """Contents of profile.json; None for a run without a profile."""
         path = self.path / PROFILE
         return _read_json(path) if path.is_file() else None
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a run that ended; None while there is none."""
+        """Summary of a run that ended; None before that."""
         path = self.path / SUMMARY
         return _read_json(path) if path.is_file() else None
 
@@ -257,7 +257,7 @@ def report_line(report: RoundReport) -> dict[str, Any]:
 
 
 def finite(told: Mapping[str, Mapping[str, float | str]]) -> dict[str, dict[str, float | str | None]]:
-    """What transforms say, as JSON has it: a number that is not finite is null."""
+    """Returns transforms' report entries as JSON values; a number that is not finite becomes null."""
     return {name: {key: _finite(value) for key, value in values.items()} for name, values in told.items()}
 
 

@@ -115,12 +115,12 @@ class Run:
 
     @cached_property
     def adversary(self) -> Adversary:
-        """The malicious clients, where the run simulates any."""
+        """Malicious clients, if the run simulates any."""
         return Adversary(self.config.attack, self.config.seed, self.partition, self.strategy.trusted)
 
     @cached_property
     def devices(self) -> Devices:
-        """What clients run on, where the run simulates it."""
+        """Simulated client devices, if the run simulates them."""
         return Devices(self)
 
     def task(self) -> Task:
@@ -131,20 +131,20 @@ class Run:
 
     @cached_property
     def memory_layout(self) -> Layout:
-        """What each client keeps from one of its rounds to its next, for whomever."""
+        """Layout of a client's memory: the strategy's vectors, the transforms' and its private parameters."""
         private = {PRIVATE + name: length for name, length in self.division.private.items()}
         return {**self.strategy.remembers(self.layout), **private, **self.pipeline.memory_layout}
 
     @cached_property
     def execution(self) -> Execution:
-        """How clients are trained. Raises ConfigError where they cannot be, as the config asks."""
+        """Executor and chunks of local training. Raises ConfigError if clients cannot be trained as configured."""
         from flctl.executors.choice import choose
 
         return choose(self, self.build_model(), self.task())
 
     @property
     def sums(self) -> bool:
-        """Whether the server needs only the sum: no part looks at single updates, and none is changed there."""
+        """True if the server needs only the sum: no component reads single updates, and no attack changes them."""
         return not (self.judges or self.attacks_updates)
 
     @property
@@ -159,22 +159,22 @@ class Run:
 
     @property
     def judges(self) -> bool:
-        """Whether the strategy or a transform looks at single updates."""
+        """True if the strategy or a transform reads single updates."""
         return self.strategy.reads_each or any(t.judges_each for t in self.transforms.values())
 
     @property
     def each(self) -> bool:
-        """Whether the server takes what each client sends by itself, to look at it or to decode it."""
+        """True if the server takes each client's message by itself, to read or to decode it."""
         return not self.sums or self.pipeline.decodes
 
     @property
     def multiplies(self) -> bool:
-        """Whether clients multiply what they send by their weight: who only adds it up takes nothing else."""
+        """True if clients premultiply updates by their weight, because the aggregator can only add vectors."""
         return not self.each and (self.aggregator.hides or not self.aggregator.transparent)
 
     @property
     def secret_cohort(self) -> bool:
-        """Whether a transform wants cohorts that nobody can foresee."""
+        """True if a transform needs cohorts that cannot be predicted from the seed."""
         return any(transform.secret_cohort for transform in self.transforms.values())
 
     @cached_property
@@ -195,17 +195,17 @@ class Run:
 
     @property
     def eligible(self) -> int:
-        """How many clients have training rows."""
+        """Number of clients that have training rows."""
         return int((self.partition.counts[:, 0] > 0).sum())
 
     @property
     def cohort_size(self) -> float:
-        """How many clients a round asks: always, or on average where that is drawn."""
+        """Number of clients that a round asks; the mean if it is random."""
         return cohorts.expected_size(self.config.cohort, self.eligible)
 
     @cached_property
     def update_layout(self) -> Layout:
-        """What an update looks like when it leaves the client."""
+        """Layout of an update when it leaves the client."""
         return self.pipeline.sent
 
 

@@ -1,4 +1,4 @@
-"""What comes back from the engine in a round: put in order, asked for again where it was lost, counted."""
+"""Replies of a round's clients: put in order, requested again if an engine lost them, and counted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Item = TypeVar("Item")
 
 @dataclass(slots=True)
 class RoundTraffic:
-    """What one round moved: bytes, metrics and failures; `notes` say what went wrong and was mended."""
+    """Counts one round's bytes, metrics and failures; `notes` are sentences about problems that were solved."""
 
     intake: UpdateIntake
     bytes_up: int = 0
@@ -37,13 +37,13 @@ class RoundTraffic:
     notes: list[str] = field(default_factory=list)
 
     def count(self, loss: float, examples: float) -> None:
-        """Counts a client's, or a chunk's, mean training loss over so many examples."""
+        """Counts the mean training loss of a client, or of a chunk, over `examples` examples."""
         self.examples += examples
         self.loss += loss * examples
 
     @property
     def mean_loss(self) -> float | None:
-        """The mean training loss; None where nobody measured it."""
+        """Mean training loss; None if no client measured it."""
         return None if not self.examples or math.isnan(self.loss) else self.loss / self.examples
 
     def take(self, gathered: Gathered) -> None:
@@ -70,8 +70,8 @@ class _Asking:
         return self.engine.gather(self.plan.work, chunks, self.each, self.deadline)
 
     def recovered(self, numbers: IntArray, answer: Gathered | Lost) -> Gathered:
-        """A chunk's reply; where it was lost, that of its halves: smaller ones need less, and one client alone is to
-        blame for itself."""
+        """Returns a chunk's reply. A lost chunk is requested again in halves, which need less memory, down to one
+        client, which then counts as failed."""
         if isinstance(answer, Gathered):
             return answer
         if len(numbers) == 1:
@@ -109,8 +109,10 @@ def with_refusals(error: ProtocolError, failed: Mapping[ClientId, Failure]) -> P
 def chunk_replies(
     engine: Engine, plan: RoundPlan, each: bool, deadline: float | None, traffic: RoundTraffic
 ) -> Iterator[Gathered]:
-    """What the plan's chunks replied, in the plan's order, whatever the engine's; `each` asks for each client's
-    vectors. Raises FlctlError where the engine leaves out a chunk."""
+    """Yields the replies of the plan's chunks in the plan's order, whatever order the engine answers in.
+
+    `each` asks for each client's vectors. Raises FlctlError if the engine leaves out a chunk.
+    """
     asking = _Asking(engine, plan, each, deadline, traffic)
     chunks = [plan.numbers[places] for places in plan.chunks]
     waiting: dict[int, Gathered | Lost] = {}

@@ -42,7 +42,7 @@ Status = Literal["finished", "target", "patience", "time", "budget", "interrupte
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the stopping rules have seen up to a round; part of the checkpoint."""
+    """State of the stopping rules after a round; part of the checkpoint."""
 
     best_round: int | None = None
     best_value: float | None = None
@@ -53,8 +53,8 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What observers hear first: the run, the round it starts after, and the rounds it may reach. `saving` are the
-    seconds of the first checkpoint, which the first round's line counts."""
+    """First event for observers: the run, the round it starts after, and the number of rounds it may reach. `saving` is
+    the time in seconds of the first checkpoint, which the first round's line includes."""
 
     run: Run
     directory: RunDirectory
@@ -65,8 +65,8 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """How a run ended, as it stands in summary.json; `saving` are the seconds of checkpoints after the last line.
-    `refused` is why the next round was refused, with the status "budget"."""
+    """Outcome of a run, as in summary.json. `saving` is the time in seconds of the checkpoints after the last line;
+    `refused` is the reason for which the next round was refused, with the status "budget"."""
 
     directory: RunDirectory
     status: Status
@@ -108,7 +108,7 @@ def engine_name(run: Run) -> str:
 
 
 def engine_class(run: Run) -> type[Engine]:
-    """The class of the engine that the run's clients run in. Raises PluginError for a name that nobody offers."""
+    """Returns the class of the engine that the run's clients run in. Raises PluginError for an unknown name."""
     return run.registry.get("engine", engine_name(run))
 
 
@@ -176,8 +176,8 @@ class Training:
         return self._end(state)
 
     def keep(self) -> None:
-        """Writes the state before the round that could not be used, where no checkpoint has it. That this fails too is
-        not told: what made the round fail is."""
+        """Saves the state before the round that failed, unless a checkpoint holds it. A failure here is suppressed, so
+        that the error that ended the round is reported."""
         if self._good is None or self.directory.checkpoints.rounds()[-1:] == [self._good[0].round]:
             return
         state, self.progress = self._good

@@ -26,7 +26,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What came of a call made again: arguments it changed, what it kept on `self`, and how results differ."""
+    """Result of repeated calls: arguments that changed, state kept on `self`, and differences of results."""
 
     method: str
     changed: tuple[str, ...]
@@ -54,7 +54,7 @@ def _recording(method: str, original: Callable[..., Any], calls: list[Call]) -> 
 
 
 def purity(replays: Sequence[Replay]) -> tuple[list[str], list[str], list[str]]:
-    """What replays show, as sentences: arguments that were changed, what was kept on `self`, results that differ."""
+    """Yields sentences on replays: arguments that were changed, state kept on `self`, results that differ."""
     changed = [f"{done.method} changed {found}" for done in replays for found in done.changed]
     kept = [f"{done.method} kept self.{name}" for done in replays for name in done.kept]
     return changed, kept, [f"{done.method}: {done.differs}" for done in replays if done.differs]

@@ -1,4 +1,4 @@
-"""What is asked of components of every kind: a class, a name, a docstring and options."""
+"""Checks for components of every kind: class, name, docstring and options."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RECORDED = "A partition's manifest says with which options it was made."
 
 
 class Subject(Protocol):
-    """What every kind's subject has."""
+    """Attributes that every kind's subject has."""
 
     @property
     def component(self) -> type[Component]:
@@ -49,7 +49,7 @@ class Plain:
 
 
 def title_of(component: Any, kind: str) -> str:
-    """How an error names a component: its kind, name, class and module."""
+    """Name of a component in errors: its kind, name, class and module."""
     if not inspect.isclass(component):
         return f"{kind} {component!r:.60}"
     return f"{kind} '{getattr(component, 'name', '?')}' (class {component.__qualname__} of {component.__module__})"
@@ -158,7 +158,7 @@ def _add_recorded(checks: Checks, read_back: bool) -> None:
 
 
 def _unlike(config: type[BaseModel], text: str) -> Iterator[str]:
-    """How options differ when they are read back from their plain form."""
+    """Describes how options differ after they are read back from their plain form."""
     try:
         back = config.model_validate_json(text)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What a check is, how checks run over a component, and the error that tells everything they found."""
+"""Conformance checks: their definition, running them over a component, and the error with all findings."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _run(checks: Sequence[Check], subject: Any) -> tuple[list[str], list[Failed]
 
 
 def _found(check: Check, subject: Any) -> Iterator[str]:
-    """What a check finds; an exception that nobody caught is a finding too, and so is a component's own exit."""
+    """Yields the findings of a check; an exception, or a component's own exit, is a finding too."""
     try:
         yield from dict.fromkeys(check.find(subject))
     except UnaskedError:

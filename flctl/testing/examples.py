@@ -10,8 +10,9 @@ __all__ = ["or_examples", "unexplained_options"]
 
 
 def or_examples(options: Mapping[str, Any] | None, component: type[Any]) -> Mapping[str, Any]:
-    """The options; where none are given, the first of `Field(examples=[...])` for each that has some: those without a
-    default, and those that a check needs otherwise, such as a seed for what is drawn from the operating system."""
+    """Returns the options. If none are given, these are the first of `Field(examples=[...])` of each option that has
+    examples: those without a default, and those that a check needs otherwise, such as a seed in place of the
+    operating system's randomness."""
     if options is not None:
         return options
     return {name: field.examples[0] for name, field in _fields(component).items() if field.examples}

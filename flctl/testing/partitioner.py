@@ -30,7 +30,7 @@ REFUSALS = (DataError, ConfigError)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A data set to divide, by a group or not, among so many clients."""
+    """A data set to divide among `clients` clients, by a group or not."""
 
     name: str
     dataset: Dataset
@@ -39,7 +39,7 @@ class Case:
 
     @property
     def rows(self) -> Rows:
-        """What the scheme may look at."""
+        """Rows that the scheme may read."""
         return rows_of(self.dataset, self.by)
 
     def __str__(self) -> str:
@@ -100,7 +100,7 @@ class PartitionerSubject:
         return found
 
     def dealt(self) -> list[tuple[Case, Assignment]]:
-        """The cases that were divided. Raises UnaskedError where there is none."""
+        """Returns the cases that were divided. Raises UnaskedError if there are none."""
         found = [(self.cases[n], a) for n, a in self.outcomes.items() if isinstance(a, Assignment)]
         sound = [(case, assignment) for case, assignment in found if not _faults(case, assignment)]
         if not sound:
@@ -109,7 +109,7 @@ class PartitionerSubject:
 
 
 def _faults(case: Case, assignment: Assignment) -> list[str]:
-    """What keeps an assignment from being one."""
+    """Yields reasons why an assignment is invalid."""
     if not isinstance(getattr(assignment, "owner", None), np.ndarray):
         return [f"owner is {type(getattr(assignment, 'owner', None)).__name__}, expected a numpy array"]
     try:

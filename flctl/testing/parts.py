@@ -25,7 +25,7 @@ __all__ = ["Hiding", "Losing", "Remembering", "Trap", "here", "normed"]
 
 
 def here(name: str) -> str:
-    """How a configuration names something in this file."""
+    """Returns the name by which a configuration refers to an object of this file."""
     return f"{Path(__file__).as_posix()}:{name}"
 
 

@@ -1,4 +1,4 @@
-"""Where trial runs lie."""
+"""Directories of trial runs."""
 
 from __future__ import annotations
 

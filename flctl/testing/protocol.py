@@ -23,8 +23,8 @@ Make = Callable[[], Aggregator]
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What goes wrong. `lose(phase, client)`: the client does not answer; `tamper(phase, client, reply)`: what arrives
-    in place of its reply; `repeat`: the clients whose replies arrive twice. Phases count from 0."""
+    """Faults to inject. `lose(phase, client)`: the client does not answer; `tamper(phase, client, reply)`: the reply
+    that arrives instead; `repeat`: clients whose replies arrive twice. Phases count from 0."""
 
     lose: Callable[[int, ClientId], bool] = lambda phase, client: False
     tamper: Callable[[int, ClientId, bytes], bytes] = lambda phase, client, reply: reply
@@ -36,7 +36,7 @@ HONEST = Script()
 
 @dataclass(slots=True)
 class Exchange:
-    """One phase as it went: whether clients trained, who was asked, and the replies that arrived."""
+    """Record of one phase: whether clients trained, the clients asked, and the replies that arrived."""
 
     trains: bool
     asked: tuple[ClientId, ...]
@@ -46,8 +46,8 @@ class Exchange:
 
 @dataclass(slots=True)
 class Played:
-    """How a round ended: its aggregate, or the error that refused it; its exchanges; what broke the contract, and
-    which vectors clients changed in place."""
+    """Record of a round: its aggregate, or the error that refused it; its exchanges; breaches of the contract; and
+    vectors that clients changed in place."""
 
     result: Aggregate | None = None
     refused: FlctlError | None = None
@@ -57,7 +57,7 @@ class Played:
 
     @property
     def trained(self) -> frozenset[ClientId]:
-        """Who answered a phase that trains."""
+        """Clients that answered a phase that trains."""
         return frozenset(client for phase in self.exchanges if phase.trains for client in phase.replies)
 
 

@@ -1,4 +1,4 @@
-"""What whole runs are asked, whatever part of them is under test: the same bits, and numbers that are finite."""
+"""Checks on whole runs, for every kind of component: reproducible bits, and finite values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["POOL", "chosen", "close", "finite", "in_processes", "same_bits"]
 
 POOL = "engine={name: pool, workers: 2}"
 ROUNDING = 1e-4
-"""How far models may be apart, as a share of their largest weight, that differ in the order of sums."""
+"""Allowed difference, as a fraction of the largest weight, between models that differ in the order of sums."""
 
 
 def chosen(kind: str, component: Any, options: Mapping[str, Any], directory: Path) -> str:
@@ -31,7 +31,7 @@ def chosen(kind: str, component: Any, options: Mapping[str, Any], directory: Pat
 
 
 def same_bits(one: TrialResult, other: TrialResult, when: str) -> Iterator[str]:
-    """How the last checkpoints of two runs differ."""
+    """Describes how the last checkpoints of two runs differ."""
     differ = [name for name, digest in one.digests.items() if other.digests.get(name) != digest]
     if differ:
         apart = np.abs(one.weights - other.weights).max() if one.weights.shape == other.weights.shape else np.inf
@@ -39,7 +39,7 @@ def same_bits(one: TrialResult, other: TrialResult, when: str) -> Iterator[str]:
 
 
 def close(one: TrialResult, other: TrialResult, when: str, tolerance: float = ROUNDING) -> Iterator[str]:
-    """How the models of two runs differ by more than `tolerance` times their largest weight."""
+    """Describes how the models of two runs differ by more than `tolerance` times their largest weight."""
     scale = float(np.abs(other.weights).max())
     apart = gap(one.weights, other.weights) if one.weights.shape == other.weights.shape else np.inf
     if not apart <= tolerance * scale:
@@ -47,13 +47,13 @@ def close(one: TrialResult, other: TrialResult, when: str, tolerance: float = RO
 
 
 def finite(result: TrialResult) -> Iterator[str]:
-    """Whether a run's model is one."""
+    """Yields a finding if a run's model is not finite."""
     if not np.isfinite(result.weights).all():
         yield "the model has values that are NaN or infinite"
 
 
 def in_processes(component: Any, wanted: bool, notes: list[str]) -> bool:
-    """Whether worker processes can be asked, with a note where the class cannot be had there."""
+    """True if worker processes can be used; adds a note if they cannot import the class."""
     if wanted and not is_importable(component):
         notes.append("not tried in other processes: its class cannot be imported there")
         return False

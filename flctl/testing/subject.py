@@ -49,7 +49,7 @@ def fetch(key: str, module: str, qualname: str, file: str | None) -> type[Any]:
 
 
 def is_importable(component: type[Any]) -> bool:
-    """Whether another process can fetch the class."""
+    """True if another process can import the class."""
     return "<locals>" not in component.__qualname__ and _source(component) is not None
 
 

@@ -29,7 +29,7 @@ _SIZES = tuple(8 + 2 * client for client in range(CLIENTS))
 
 
 class Quiet(Registry):
-    """The plugins of this process, none of which hears of a trial: nobody draws its curves or writes it down."""
+    """Registry of this process without observers, so that trial runs leave no curves or logs."""
 
     @property
     def hook(self) -> Any:
@@ -61,7 +61,7 @@ def tiny_dataset() -> Dataset:
 
 @dataclass(frozen=True, slots=True)
 class TrialResult:
-    """What a trial run left: the digests of its last checkpoint's files, and its weights laid end to end."""
+    """Results of a trial run: digests of the files of its last checkpoint, and its weights laid end to end."""
 
     digests: Mapping[str, str]
     weights: FloatArray

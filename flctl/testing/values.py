@@ -26,8 +26,8 @@ def copied(value: Any) -> Any:
 
 
 def difference(one: Any, other: Any, at: str = "") -> str | None:
-    """Where two values differ, bit for bit, in a few words; None where they do not. NaN equals NaN, and a random
-    generator any other."""
+    """Describes in a few words where two values differ, bit for bit; None if they do not. NaN equals NaN, and two
+    random generators are equal."""
     return next(_differences(one, other, at), None)
 
 
@@ -47,7 +47,8 @@ def _differences(one: Any, other: Any, at: str, depth: int = 0) -> Iterator[str]
 
 
 def _parts(value: Any) -> Mapping[Any, Any] | None:
-    """What a mapping, a frozen value or an object without an equality of its own is made of; None for others."""
+    """Returns the parts of a mapping, a frozen value, or an object without an equality of its own; None for other
+    values."""
     if isinstance(value, Mapping):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -92,7 +93,7 @@ def gap(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
 def vectors_close(
     one: Mapping[str, npt.NDArray[Any]], other: Mapping[str, npt.NDArray[Any]], tolerance: float
 ) -> str | None:
-    """Where named vectors differ by more than `tolerance` times their largest value; None where they do not."""
+    """Describes where named vectors differ by more than `tolerance` times their largest value; None if they do not."""
     if {n: v.shape for n, v in one.items()} != {n: v.shape for n, v in other.items()}:
         return difference({n: v.shape for n, v in one.items()}, {n: v.shape for n, v in other.items()})
     for name, vector in one.items():

@@ -1,4 +1,4 @@
-"""Where the vectors of a chunk of clients are laid: on the heap, or where an engine wants them."""
+"""Allocators for a chunk's result arrays: the heap here, or shared memory that an engine supplies."""
 
 from __future__ import annotations
 

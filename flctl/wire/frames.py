@@ -24,7 +24,7 @@ MAGIC, VERSION = b"FLCW", 1
 PREFIX = struct.Struct("<4sBIQ")
 MAX_HEADER = 1 << 20
 ALIGNMENT = 16
-"""Where the first array begins, in bytes: arithmetic on numbers that straddle words is several times slower."""
+"""Alignment in bytes of the first array: arithmetic on values that straddle words is several times slower."""
 DTYPES = frozenset({"<f4", "<f8", "<f2", "<i2", "<i4", "<i8", "|i1", "|u1", "<u2", "<u4", "<u8"})
 
 
@@ -59,7 +59,7 @@ def pack(kind: str, *, meta: Mapping[str, Any] | None = None, arrays: Arrays | N
 
 
 def size(kind: str, *, meta: Mapping[str, Any] | None = None, arrays: Arrays | None = None) -> int:
-    """How many bytes `pack` would return, without making them."""
+    """Returns the length in bytes of what `pack` would return, without building it."""
     arrays = arrays or {}
     return PREFIX.size + len(_header(kind, meta or {}, arrays)) + sum(array.nbytes for array in arrays.values())
 
@@ -79,7 +79,7 @@ def lengths(prefix: bytes) -> tuple[int, int]:
 
 
 def kind_of(message: bytes) -> str:
-    """What kind of frame `message` is. Raises ProtocolError unless it is whole and its header well-formed."""
+    """Returns the kind of a frame. Raises ProtocolError unless it is complete and its header well-formed."""
     return str(_open(message)[0]["kind"])
 
 

@@ -53,7 +53,7 @@ def pack_work(work: Work) -> bytes:
 
 
 def work_size(work: Work) -> int:
-    """How many bytes a client gets of it: what `pack_work` returns, without how far which simulated device gets."""
+    """Returns the bytes that one client receives: those of `pack_work` without the allowances of simulated devices."""
     return frames.size("work", **_work_frame(work))
 
 
@@ -73,8 +73,8 @@ def unpack_work(message: bytes) -> Work:
 
 
 def vector_size(vectors: Arrays, weighed: bool = False) -> int:
-    """How many bytes one client's message has whose vectors are like these: sums [L], or rows [K, L]; `weighed`: as
-    they are once they are multiplied by the weight."""
+    """Returns the bytes of one client's message with vectors like these, sums [L] or rows [K, L]. `weighed` counts them
+    with the dtypes that they have after multiplication by the weight."""
     like = {name: np.broadcast_to(_zero(vector.dtype, weighed), vector.shape[-1:]) for name, vector in vectors.items()}
     return frames.size("vector", arrays={**like, WEIGHT: np.zeros(1)})
 
@@ -88,8 +88,8 @@ def _under(frame: Frame, prefix: str) -> Arrays:
 
 
 def pack_gathered(gathered: Gathered, room: Allocator = HEAP) -> list[Any]:
-    """What a chunk of clients replied, as buffers to write one after the other; rows go into a slab as far as
-    there is `room`."""
+    """Packs a chunk's reply as buffers to write one after the other. Rows go to shared memory as far as `room` holds
+    them."""
     laid = _laid(gathered.vectors, room) if isinstance(room, SharedMemoryAllocator) else {}
     vectors = {f"vectors/{name}": vector for name, vector in gathered.vectors.items() if name not in laid}
     told = {name: getattr(gathered, name) for name in TOLD}
@@ -118,7 +118,7 @@ def _laid(vectors: Arrays, room: SharedMemoryAllocator) -> dict[str, Any]:
 
 
 def unpack_gathered(message: bytes, slab: Bytes | None = None) -> Gathered:
-    """What a chunk replied, with the rows that lie in `slab`. Raises ProtocolError for anything else."""
+    """Unpacks a chunk's reply, with rows that lie in `slab`. Raises ProtocolError if it is not one."""
     frame = frames.unpack(message, "gathered")
     vectors: dict[str, Any] = read_shared_arrays(frame.meta["laid"], slab, frames.DTYPES.__contains__)
     for name, vector in _under(frame, "vectors/").items():

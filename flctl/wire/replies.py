@@ -1,4 +1,4 @@
-"""What clients say: checked, weighted, put together; and failures in one line."""
+"""Clients' replies: checked, weighted and joined; exceptions as failures of one line."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def weighted(update: ClientUpdate, multiplied: bool) -> Arrays:
 
 
 def check_words(update: ClientUpdate) -> None:
-    """Raises FlctlError for whole numbers that count with a fraction: their sum would be none of whole numbers."""
+    """Raises FlctlError if an update has integer vectors and a fractional weight; the weighted sum would not be an
+    integer."""
     words = any(vector.dtype.kind in "iu" for vector in update.arrays.values())
     if words and update.weight != int(update.weight):
         raise FlctlError(f"the update has integer vectors and the weight {update.weight}, expected a whole number")
@@ -62,7 +63,8 @@ def check_update(update: ClientUpdate, layout: Layout) -> None:
 
 
 def guarded(work: Callable[[], Result]) -> Result | Failure:
-    """What `work` returns; a `Failure` for any exception but those that are no client's fault (`is_ours`)."""
+    """Returns what `work` returns, or a `Failure` for any exception for which a client may be at fault (not
+    `is_ours`)."""
     try:
         return work()
     except (Exception, SystemExit) as error:  # a client that calls sys.exit must not end the server
@@ -72,17 +74,17 @@ def guarded(work: Callable[[], Result]) -> Result | Failure:
 
 
 def unguarded(work: Callable[[], Result]) -> Result:
-    """What `work` returns or raises: `guarded` for who wants to see the error."""
+    """Calls `work` and lets exceptions pass; takes the place of `guarded` to show the error."""
     return work()
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether no client is to blame: there is no memory or no disk, or what is on it is damaged."""
+    """True for errors that no client caused: exhausted memory, a full disk, or damaged files."""
     return isinstance(error, StorageError | IntegrityError) or is_out_of_memory(error)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the process could not get memory (torch has no class of its own for that)."""
+    """True if the process ran out of memory (torch has no exception class for that)."""
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY in str(error))
 
 
@@ -109,7 +111,7 @@ def failed_alone(number: int, failure: Failure, work: Work, each: bool) -> Gathe
 
 
 def merged(parts: Sequence[Gathered], each: bool, room: Allocator = HEAP) -> Gathered:
-    """What the parts of a chunk replied, as one: sums added in their order, rows one after the other in the `room`."""
+    """Joins the replies of a chunk's parts: sums are added in order, rows are concatenated in memory of `room`."""
     if len(parts) == 1:
         return parts[0]
     rest = {

@@ -44,7 +44,7 @@ class SharedBlock:
 
     @property
     def address(self) -> list[int]:
-        """What a worker needs to find it."""
+        """Address with which a worker opens the block: process, number, descriptor, size."""
         return [os.getpid(), self.number, self.descriptor, self.size]
 
 
@@ -124,7 +124,7 @@ class SharedMemoryAllocator(Allocator):
         return found
 
     def joined(self, blocks: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """The rows of all blocks; where they lie, if that is one behind the other."""
+        """Returns the rows of all blocks as one array; a view without a copy if the blocks are adjacent."""
         starts, dtypes = [self._start(block) for block in blocks], {block.dtype for block in blocks}
         first, at = starts[0], starts[0]
         for block, start in zip(blocks, starts, strict=True):
@@ -135,7 +135,7 @@ class SharedMemoryAllocator(Allocator):
         return found
 
     def laid(self, array: npt.NDArray[Any]) -> int | None:
-        """Where in the slab the array lies, copied there if need be; None where there is no room."""
+        """Returns the array's offset in the block, after copying it there if necessary; None if it does not fit."""
         start = self._start(array)
         if start is None:
             copy = self.empty(array.shape, array.dtype)
@@ -175,9 +175,10 @@ class AttachedMemory:
 def read_shared_arrays(
     declared: Mapping[str, Any], slab: Bytes | None, allowed: Callable[[str], bool]
 ) -> dict[str, npt.NDArray[Any]]:
-    """The arrays that a reply says lie in its slab, name -> [start, dtype, shape], where they lie.
+    """Returns views of the arrays that a reply declares in its shared block, name -> [start, dtype, shape].
 
-    Raises ProtocolError for what is not inside it.
+    The reply comes from another process, so nothing in it is trusted: raises ProtocolError for an array that is not
+    inside the block.
     """
     found = {}
     for name, (start, dtype, shape) in declared.items():

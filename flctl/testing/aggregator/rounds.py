@@ -21,7 +21,7 @@ _LOST: tuple[tuple[ClientId, ...], ...] = (("0",), ("4", "8"), ("1", "2", "3"))
 _WORD = 1 << 27
 """Beyond what float32 holds exactly; nine of them fit in 32 bits."""
 _SECRET = 8
-"""Bytes: so many of a vector's in a row in a message are no chance."""
+"""Number of equal bytes of a vector and a message, in a row, that cannot be chance."""
 
 
 def add_rounds(checks: Checks) -> None:

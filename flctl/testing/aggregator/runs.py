@@ -13,7 +13,7 @@ from flctl.testing.runs import POOL, close, finite, in_processes
 __all__ = ["add_runs"]
 
 _SLACK = 50
-"""How much further two models may be apart after two rounds than the sums that they are made of."""
+"""Factor by which two models may differ more after two rounds than the sums that they are made of."""
 
 
 def add_runs(checks: Checks) -> None:

@@ -67,7 +67,7 @@ class AggregatorSubject:
 
     @property
     def honest(self) -> Played:
-        """A round in which everybody answered, and that gave a sum. Raises UnaskedError where there is none."""
+        """Returns a round in which every client answered and that gave a sum. Raises UnaskedError without one."""
         try:
             played = self.first
         except Exception as error:
@@ -95,7 +95,7 @@ class AggregatorSubject:
         return Aggregate({name: total[name] for name in names}, float(total[WEIGHT][0]), len(vectors))
 
     def apart(self, found: Aggregate, expected: Aggregate) -> str | None:
-        """How an aggregate differs from the one expected by more than the tolerance; None where it does not."""
+        """Describes how an aggregate differs from the expected one by more than the tolerance; None if it does not."""
         if {n: v.shape for n, v in found.arrays.items()} != {n: v.shape for n, v in expected.arrays.items()}:
             return f"it has the vectors { {n: v.size for n, v in found.arrays.items()} }"
         if found.count != expected.count:
@@ -109,8 +109,8 @@ class AggregatorSubject:
         return None
 
     def unexplained(self, played: Played, sure: Collection[ClientId], perhaps: Collection[ClientId]) -> Iterator[str]:
-        """What is wrong with a round whose sum must hold the clients `sure` and may hold any of `perhaps`; a refusal
-        is right."""
+        """Yields faults of a round whose sum must contain the clients `sure` and may contain any of `perhaps`; a
+        refusal is correct."""
         yield from played.faults
         if played.result is None:
             return

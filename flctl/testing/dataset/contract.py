@@ -42,12 +42,12 @@ class DatasetSubject:
 
     @cached_property
     def first(self) -> Any:
-        """What it reads from the sample."""
+        """Data set that the reader returns for the sample."""
         return self.read()
 
     @property
     def dataset(self) -> Dataset:
-        """The sample. Raises UnaskedError where it is none."""
+        """Returns the sample. Raises UnaskedError if it is not a data set."""
         try:
             found = self.first
         except Exception as error:

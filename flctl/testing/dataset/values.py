@@ -1,4 +1,4 @@
-"""Whether a data set's fields pair up and have the types of its task."""
+"""Checks that a data set's fields have matching lengths and the types of its task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TASKS = ("classification", "binary", "regression", "next-character")
 
 
 def faults_of(dataset: Dataset) -> Iterator[str]:
-    """What is wrong with a data set, in sentences; nothing for a sound one."""
+    """Yields the faults of a data set, in sentences; nothing for a sound one."""
     x: Any = dataset.x  # a reader may give anything
     y: Any = dataset.y
     if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)):

@@ -221,7 +221,7 @@ def _gather_faults(answers: list[tuple[int, Any]], expected: Mapping[int, Any]) 
 
 
 def _spared(answers: list[tuple[int, Any]], late: bool) -> Iterator[str]:
-    """What is wrong with three chunks of which the first holds clients 0 and 2, which fail, or 2, which is late."""
+    """Yields faults of three chunks, the first of which holds clients 0 and 2, which fail, or 2, which is late."""
     if sorted(place for place, _ in answers) != [0, 1, 2]:
         yield f"of 3 chunks these were answered for: {sorted(place for place, _ in answers)}"
         return

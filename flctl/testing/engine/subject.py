@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Answers", "EngineSubject", "left_behind", "within"]
 
 Answers = list[tuple[ClientId, Any]]
-"""What an engine yields; it may be anything."""
+"""Value that an engine yields, of any type."""
 PATIENCE = 120.0
 """Seconds after which something counts as hanging; also on a machine that is busy."""
 GRACE = 5.0
@@ -70,7 +70,7 @@ class EngineSubject:
 
     @cached_property
     def expected(self) -> Mapping[ClientId, bytes]:
-        """What each client answers to `requests`: its message, as an engine in one process gives it."""
+        """Returns each client's reply to `requests`: its message, as an engine in one process gives it."""
         run = self.run()
         with InProcessEngine().open(run) as engine:
             answers = dict(engine.exchange(requests(run)))
@@ -93,7 +93,7 @@ def requests(run: Run, number: int = 1) -> dict[ClientId, Request]:
 
 
 def within(seconds: float, action: Callable[[], None]) -> BaseException | None:
-    """What an action raises. Raises TimeoutError where it does not end."""
+    """Returns the exception that an action raises. Raises TimeoutError if it does not end."""
     outcome: list[BaseException | None] = []
 
     def attempt() -> None:

@@ -51,7 +51,7 @@ class ModelSubject:
 
     @cached_property
     def tried(self) -> Mapping[DataSpec, Any]:
-        """What came of each kind of data: a module, or the error."""
+        """Result for each kind of data: a module, or the error."""
         found: dict[DataSpec, Any] = {}
         for data in self.data:
             try:
@@ -61,7 +61,8 @@ class ModelSubject:
         return found
 
     def built(self) -> Iterator[tuple[DataSpec, torch.nn.Module]]:
-        """The kinds of data that it takes, each with a new module. Raises UnaskedError where there is none."""
+        """Returns the kinds of data that the model takes, each with a new module. Raises UnaskedError if it takes no
+        kind."""
         import torch
 
         taken = [data for data, found in self.tried.items() if isinstance(found, torch.nn.Module)]

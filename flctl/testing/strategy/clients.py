@@ -1,4 +1,4 @@
-"""What a strategy does on clients: what it sends, and what it makes of a gradient."""
+"""Client half of a strategy: the update that it sends, and the gradients that it adjusts."""
 
 from __future__ import annotations
 

@@ -54,5 +54,5 @@ def check_strategy(
 
 
 def _model(strategy: type[Strategy]) -> Sequence[str]:
-    """The override for a model with more than one layer, where layers are told apart."""
+    """Override for a model with more than one layer, for strategies that distinguish layers."""
     return [f"model={parts.here('normed')}"] if getattr(strategy, "private", None) is not Strategy.private else []

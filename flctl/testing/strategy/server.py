@@ -1,4 +1,4 @@
-"""What a strategy does on the server: state, `combine` and `step`."""
+"""Server half of a strategy: state, `combine` and `step`."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class StrategySubject:
 
     @cached_property
     def sent(self) -> Layout:
-        """What an update contains, for the trial's model."""
+        """Layout of an update for the trial's model."""
         return self.make().sends(self.layout)
 
     def updates(self) -> list[ClientUpdate]:

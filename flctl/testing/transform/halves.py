@@ -1,4 +1,4 @@
-"""The two halves of a transform: what becomes of an update, and what becomes of a sum of updates."""
+"""The two halves of a transform: one applied to a client's update, one applied to the sum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The local steps that a transform makes, where it makes any."""
+"""Local steps of a transform that makes them."""
 
 from __future__ import annotations
 

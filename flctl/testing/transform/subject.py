@@ -72,21 +72,21 @@ class TransformSubject:
         return self.make().init(layout)
 
     def broadcast(self, layout: Layout) -> Arrays:
-        """What clients hear of it in the first round."""
+        """The transform's broadcast in the first round."""
         return self.make().broadcast(self.state(layout))
 
     def shared(self, layout: Layout) -> SharedContext:
-        """What both sides know in the first round."""
+        """Context that both halves share in the first round."""
         return self.pipeline(layout).shared(_NAME, _ROUND, {_NAME: self.broadcast(layout)})
 
     def client_context(self, layout: Layout, client: str = "0", seed: int = 0) -> ClientContext:
-        """What a client's half may look at in the first round; its memory is all zeros."""
+        """Context of the client's half in the first round; its memory is all zeros."""
         memory = arrays.zeros(self.make().remembers(layout))
         rng = np.random.default_rng(seed)
         return ClientContext(_ROUND, client, self.broadcast(layout), rng, memory, self.shared(layout))
 
     def server_context(self, layout: Layout, asked: int, seed: int = 0) -> ServerContext:
-        """What a server's half may look at in the first round."""
+        """Context of the server's half in the first round."""
         return ServerContext(_ROUND, asked, np.random.default_rng(seed), self.shared(layout))
 
     def on_client(self, update: ClientUpdate, seed: int = 0) -> ClientUpdate:
@@ -99,7 +99,7 @@ class TransformSubject:
         return [self.on_client(update, seed) for seed, update in enumerate(samples(layout, count))]
 
     def send(self, update: ClientUpdate, number: int, memory: Arrays) -> tuple[ClientUpdate, Arrays]:
-        """What the framework makes of an update in a round: what leaves the client, and what it keeps."""
+        """Returns the update as it leaves the client in a round, and the memory that the client keeps."""
         layout = arrays.layout_of(update.arrays)
         pipeline = self.pipeline(layout)
         told = {_NAME: self.broadcast(layout)}
@@ -107,7 +107,7 @@ class TransformSubject:
         return pipeline.send(update, work, memory)
 
     def arrive(self, sent: ClientUpdate, layout: Layout) -> ClientUpdate:
-        """What the server takes for an update that left its client."""
+        """Returns an update as the server decodes it."""
         ctx = self.server_context(layout, 1)
         return self.pipeline(layout).arrive(sent, {_NAME: ctx.shared}, lambda name: ctx)
 
