@@ -162,7 +162,7 @@ def test_workers_run_this_flctl_wherever_the_user_stands(toy, tmp_path, monkeypa
 
 BUSY = """
 import time
-from flctl.engines import worker
+from flctl import worker
 
 def serve(requests, replies):
     replies.write(b"!")
