@@ -347,26 +347,16 @@ UNCLEAN = frozenset(
     flctl/cli/plugins
     flctl/cli/runs
     flctl/cli/train
-    flctl/client
     flctl/data
     flctl/data/readers
-    flctl/engines
     flctl/evaluation
     flctl/partition
     flctl/partition/schemes
     flctl/performance
-    flctl/plugins
     flctl/report
-    flctl/run
-    flctl/server
-    flctl/testing
-    flctl/testing/aggregator
-    flctl/testing/dataset
     flctl/testing/engine
-    flctl/testing/model
     flctl/testing/strategy
     flctl/testing/transform
-    flctl/wire
     plugins/flctl-dp/src/flctl_dp/audit
     plugins/flctl-dp/src/flctl_dp/commands
     plugins/flctl-dp/src/flctl_dp/ledgers

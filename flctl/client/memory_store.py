@@ -1,8 +1,7 @@
-"""What clients remember from one of their rounds to the next, on disk: a stacked read and a stacked write for many
-clients at once, whatever their number.
+"""Client memory on disk: the vectors that clients keep between rounds, read and written for many clients at once.
 
-A client in round r reads its newest record of a round before r and writes another. Who is asked twice in a round
-(a worker died) therefore reads the same twice, and so does a round that is run again after a kill.
+A client in round r reads its newest record of a round before r and writes another. A client asked twice in a round
+(a worker died), or in a round repeated after a crash, therefore reads the same record both times.
 
 Three slots for each client suffice. `settle(c)`, after the checkpoint of round c, leaves a client at most one
 record up to round c; so its OLDEST record is the one that a resume from c reads, the newest before round r is what
