@@ -351,7 +351,6 @@ UNCLEAN = frozenset(
     flctl/data/readers
     flctl/evaluation
     flctl/partition
-    flctl/partition/schemes
     flctl/performance
     flctl/report
     flctl/testing/engine

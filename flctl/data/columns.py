@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 MISSING = -1
+NOT_A_NUMBER = "not a number"
 UNDECLARED = -2
 CODE = re.compile(r"[+-]?0\d+")
 """A number with leading zeros is a code: 01 and 1 are two labels."""
@@ -43,7 +44,7 @@ class CellError(Exception):
         self.column, self.row, self.reason, self.of_target = column, row, reason, of_target
 
     def advice(self, name: str, cell: str | None = None) -> str:
-        """What to do about it, for the column `name` and the cell as it is written, where that is known."""
+        """Hint for the column `name` and the cell as it is written, if that is known."""
         missing = [f"--na {cell} if it means missing"] if cell is not None else []
         if self.of_target:
             return ", ".join([*missing, "--task classification if these are labels, else another --target."])
@@ -83,7 +84,7 @@ def as_numbers(array: Array, missing: Sequence[str]) -> tuple[FloatArray, npt.ND
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         array = _trimmed(array, missing)
         if not _parses(array):
-            raise CellError(0, _first_unparsed(array), "not a number")
+            raise CellError(0, _first_unparsed(array), NOT_A_NUMBER)
     array = pc.cast(array, pa.float64(), safe=False)
     absent = None if array.null_count == 0 else array.is_null().to_numpy(zero_copy_only=False)
     return array.to_numpy(zero_copy_only=False), absent
@@ -145,7 +146,7 @@ class Levels:
 
     @property
     def overflowed(self) -> bool:
-        """Whether there are more levels than the limit."""
+        """True if there are more levels than the limit."""
         return self.limit is not None and len(self._index) > self.limit
 
     def add(self, array: Array) -> None:
@@ -225,7 +226,7 @@ class TargetColumn:
         return from_levels(self._levels.codes.astype(np.int64), self._levels.names, task, name)
 
     def _holds_codes(self, task: Task) -> bool:
-        """Whether the numbers are labels written with leading zeros, 01 and 02, which as numbers would be others."""
+        """True if the numbers are labels with leading zeros: 01 and 1 would be merged as numbers."""
         names = [] if self._levels.overflowed or task == "regression" else self._levels.names
         few = len(names) <= AUTO_CLASSES or task != "auto"
         return few and any(map(CODE.fullmatch, names)) and all("." not in name for name in names)
@@ -299,7 +300,7 @@ def _first_unparsed(array: Array) -> int:
 
 
 def is_number(word: str) -> bool:
-    """Whether Python reads it as a number, NaN and infinity among them."""
+    """True if Python reads the word as a number, NaN and infinity among them."""
     try:
         float(word)
     except ValueError:

@@ -78,7 +78,7 @@ class DatasetReader(Component):
 
     @classmethod
     def reads(cls, source: str) -> bool:
-        """Whether this reader is meant for `source`; looks at the name and, where needed, the first bytes."""
+        """True if this reader is meant for `source`, by its name and, if needed, its first bytes."""
         return Path(source).name.lower().endswith(cls.extensions) if cls.extensions else False
 
     def read(self, source: str, seed: int) -> Dataset:

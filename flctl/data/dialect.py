@@ -144,7 +144,7 @@ def sniff(path: Path, delimiter: str | None, header: Literal["auto", "yes", "no"
 
 
 def numbers_rows(name: str) -> bool:
-    """Whether a header cell is that of an index: blank, or a name that pandas makes up."""
+    """True if a header cell is that of an index: blank, or a name that pandas makes up."""
     return not name or _INDEX_NAME.fullmatch(name) is not None
 
 

@@ -1,4 +1,4 @@
-"""Which files a source means, and what may be believed about them before they are read."""
+"""Files of a source, and the checks before they are read."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _files_of_subfolders(folder: Path, extensions: tuple[str, ...]) -> tuple[Pat
 
 
 def short_name(source: str) -> str:
-    """What a data set is called: the base name without its extensions, of a glob the folder's; never a path."""
+    """Name of a data set: the base name without its extensions, of a glob the folder's; never a path."""
     path = Path(source)
     name = path.parent.name if glob.has_magic(path.name) else path.name
     return _SUFFIX.sub("", name) or name or "data"
@@ -138,7 +138,7 @@ def read_utf8(path: Path) -> str:
 
 
 def is_gzip(path: Path) -> bool:
-    """Whether the file begins as a .gz does, whatever its name."""
+    """True if the file begins as a .gz does, whatever its name."""
     with path.open("rb") as stream:
         return stream.read(2) == b"\x1f\x8b"
 

@@ -30,7 +30,7 @@ CHUNK = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class NpyHeader:
-    """What a .npy declares: an array of `shape` and `dtype`, `size` bytes from `offset` on."""
+    """Header of a .npy: an array of `shape` and `dtype`, `size` bytes from `offset` on."""
 
     shape: tuple[int, ...]
     fortran_order: bool

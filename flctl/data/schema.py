@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from unicodedata import normalize
 
 from flctl.data.options import TabularOptions
 from flctl.errors import ConfigError, DataError, suggest
@@ -111,6 +112,10 @@ class _Names:
     def find(self, word: str, flag: str) -> int:
         if word in self.names:
             return list(self.names).index(word)
+        # macOS and some exports write accents as letters of their own.
+        alike = [i for i, name in enumerate(self.names) if normalize("NFC", name) == normalize("NFC", word)]
+        if len(alike) == 1:
+            return alike[0]
         if _is_index(word) and -len(self.names) <= int(word) < len(self.names):
             return int(word) % len(self.names)
         hint = suggest(word, self.names) or self.advice or f"It has {_listed(self.names)}."

@@ -1,4 +1,4 @@
-"""From the word that a user writes to a data set: which reader it is, with which options."""
+"""Readers and data sets by the source that a user names."""
 
 from __future__ import annotations
 

@@ -10,7 +10,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from flctl.data.columns import MISSING, CellError, Levels, Numbers, TargetColumn, is_missing, refuse_too_many
+from flctl.data.columns import (
+    MISSING,
+    NOT_A_NUMBER,
+    CellError,
+    Levels,
+    Numbers,
+    TargetColumn,
+    is_missing,
+    refuse_too_many,
+)
 from flctl.data.dataset import Dataset, DatasetReader, Split
 from flctl.data.extras import optional
 from flctl.data.files import expand, require_memory, short_name
@@ -19,6 +28,7 @@ from flctl.data.precision import offset_note
 from flctl.data.preprocessing import ABSENT, InputColumn, Inputs
 from flctl.data.schema import ColumnPlan, Declared, plan_columns
 from flctl.data.table_files import PATH_COLUMNS, TableFile, table_files, unique_names
+from flctl.data.text_columns import TextColumns
 from flctl.errors import ConfigError, DataError, FlctlError
 from flctl.types import IntArray
 
@@ -42,7 +52,7 @@ class Sheets(Protocol):
 
     @property
     def where(self) -> str:
-        """What the table is called in messages."""
+        """The table's name in messages."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -58,7 +68,7 @@ class Sheets(Protocol):
 
     @property
     def advice(self) -> str:
-        """What to try where a column is not found."""
+        """Hint for a column that is not found."""
 
     def batches(self, plan: ColumnPlan, *, as_text: bool) -> Iterator[Batch]:
         """The planned columns, file by file; with `as_text` numbers come as they are written."""
@@ -88,7 +98,7 @@ class TableReader(DatasetReader):
 
     @classmethod
     def reads(cls, source: str) -> bool:
-        """Whether there is such a file, or one in the folder or glob."""
+        """True if there is such a file, or one in the folder or glob."""
         return any(path.name.lower().endswith(cls.extensions) for path in expand(source, cls.extensions))
 
     def read(self, source: str, seed: int) -> Dataset:
@@ -171,7 +181,22 @@ def read_table(sheets: Located, plan: ColumnPlan, task: Task, name: str) -> Data
         dataset = _read_fast(sheets, plan, task, name)
         return _read(sheets, plan, task, name, as_text=True) if dataset is None else dataset
     except CellError as fault:
-        raise sheets.explain(fault) from fault
+        raise _with_other_columns(sheets, plan, fault) from fault
+
+
+def _with_other_columns(sheets: Located, plan: ColumnPlan, fault: CellError) -> FlctlError:
+    """The sentence for a cell; if other columns hold text too, with all of them and the options to copy."""
+    error = sheets.explain(fault)
+    if fault.of_target or fault.reason != NOT_A_NUMBER:
+        return error
+    found = TextColumns(plan.numeric, sheets.missing)
+    for batch in sheets.batches(plan, as_text=True):
+        found.add(batch.columns)
+    if len(found.found) < 2:
+        return error
+    listed = ", ".join(f"'{plan.names[c]}'" for c in found.found)
+    hint = f"Columns with text: {listed}. Add for example: {found.options(plan.names)}"
+    return DataError(error.message, hint=hint)
 
 
 def _read_fast(sheets: Located, plan: ColumnPlan, task: Task, name: str) -> Dataset | None:

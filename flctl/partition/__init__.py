@@ -1,4 +1,4 @@
-"""Who owns which rows: partition schemes, the shard store, and what it says about skew."""
+"""Partitions of rows among clients: schemes, the shard store, and measures of skew."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def _same_hash(hashes: Words, rows: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def _equal_rows(tables: Sequence[Table], left: IntArray, right: IntArray) -> npt.NDArray[np.bool_]:
-    """Whether row `left[i]` equals row `right[i]`, compared in chunks."""
+    """True if row `left[i]` equals row `right[i]`, compared in chunks."""
     equal = np.asarray(left == right)
     width = sum(column[:1].nbytes for column in tables[0])
     todo = np.flatnonzero(~equal)

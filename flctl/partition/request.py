@@ -120,7 +120,7 @@ def make(request: PartitionRequest, registry: Catalogue) -> Made:
 
 
 def _group_names(by: tuple[str, ...], dataset: Dataset) -> tuple[str, ...]:
-    """What the data set calls the columns of `--by`: a reader may have been given them by index."""
+    """Names of the `--by` columns in the data set: a reader may have been given them by index."""
     groups = tuple(dataset.groups)
     in_order = len(groups) == len(by)
     return tuple(groups[i] if in_order and name not in groups else name for i, name in enumerate(by))

@@ -1,4 +1,4 @@
-"""How unequal clients are: in size, in labels or target, and in rows that they share."""
+"""Skew between clients: in size, in labels or target, and in rows that they share."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def report_skew(
 def _codes(
     labels: IntArray | None, classes: int, target: npt.NDArray[np.floating] | None, bins: int
 ) -> tuple[Kind, IntArray | None, int]:
-    """What the label measures are over, each row's code, and the number of codes."""
+    """Kind of the label measures, each row's code, and the number of codes."""
     if labels is not None:
         return "classes", labels, max(classes, int(labels.max(initial=-1)) + 1)
     if target is None or not len(target):

@@ -71,7 +71,7 @@ class ClientIds(Sequence[str]):
 
 
 class Partition:
-    """Who owns which rows, and the rows. Made by `Partition.open`.
+    """The rows of a partition by client, read from disk. Made by `Partition.open`.
 
     x is float32 as models take it (int64 codes [n, window] for next character); y is int64 codes, float32
     standardised targets, or int64 codes with -1 padding.
@@ -120,12 +120,12 @@ class Partition:
 
     @property
     def clients(self) -> int:
-        """How many clients there are; they are numbered from 0."""
+        """Number of clients; they are numbered from 0."""
         return self.manifest.clients
 
     @property
     def task(self) -> TaskKind:
-        """What is learned."""
+        """Task of the data set."""
         return self.manifest.dataset.task
 
     @property
@@ -140,7 +140,7 @@ class Partition:
 
     @property
     def outputs(self) -> int:
-        """How many outputs a model needs: classes or characters; 1 for binary and regression."""
+        """Number of outputs that a model needs: classes or characters; 1 for binary and regression."""
         return 1 if self.task in ("binary", "regression") else len(self.classes)
 
     @property

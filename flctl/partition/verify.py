@@ -1,4 +1,4 @@
-"""Whether a stored partition is what it says: its bytes, who owns which row, and the values of the targets."""
+"""Checks of a stored partition: its bytes, one owner for each row, and the values of the targets."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["Verified", "verify"]
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was checked and found right: `files` with `bytes` have their digests, each of `owned` source rows is owned
-    once, and these and the `left_out` ones are all `rows` of the source."""
+    """Result of a check: `files` with `bytes` have their digests, each of `owned` source rows has one owner, and these
+    and the `left_out` ones are all `rows` of the source."""
 
     files: int
     bytes: int
@@ -60,7 +60,7 @@ def _check_ids(partition: Partition) -> None:
 
 
 def _check_values(partition: Partition) -> None:
-    """What would fail only in training, and far from its cause. Reading a column checks its codes."""
+    """Refuses values that would fail in training, far from their cause. Reading a column checks its codes."""
     for name in ("x", "y", "test_x", "test_y"):
         if name not in partition.manifest.columns:
             continue
@@ -71,7 +71,7 @@ def _check_values(partition: Partition) -> None:
 
 
 def _finite(values: npt.NDArray[Any], missing: bool) -> bool:
-    """Whether no value is infinite, nor NaN unless a cell may be `missing`; in chunks, for a map may be large."""
+    """True if no value is infinite, nor NaN unless a cell may be `missing`. Reads in chunks, as a map may be large."""
     step = max(1, CHUNK_BYTES // max(1, values[:1].nbytes))
     chunks = (values[start : start + step] for start in range(0, len(values), step))
     return not any((np.isinf(chunk) if missing else ~np.isfinite(chunk)).any() for chunk in chunks)

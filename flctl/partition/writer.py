@@ -167,7 +167,7 @@ def _check_names(dataset: Dataset) -> None:
 
 
 def rows_of(dataset: Dataset, by: str | Sequence[str] | None = None) -> Rows:
-    """What a scheme may look at. Without `by`, a data set that knows only one group column offers that one."""
+    """Input of a scheme. Without `by`, a data set with one group column offers that one."""
     labelled = dataset.task in ("classification", "binary")
     names = _names(by)
     return Rows(

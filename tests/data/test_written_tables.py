@@ -101,3 +101,30 @@ def test_times_of_typed_tables_are_seconds(tmp_path: Path) -> None:
     assert data.inputs is not None
     values = data.x.astype(np.float64) + [column.offset for column in data.inputs.columns]
     np.testing.assert_array_equal(values, [[start.timestamp(), 86400, 1.5], [start.timestamp() + 90, np.nan, 2.5]])
+
+
+def test_all_columns_of_text_are_named_at_once_with_options_that_work(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    rows = [f"id{i},{i},{'pq'[i % 2]},{['no', 'yes'][i % 2]},{'xy'[i % 2]}" for i in range(12)]
+    path.write_text("\n".join(["name,v,job,smokes now,label", *rows]) + "\n")
+    with pytest.raises(DataError) as caught:
+        read("csv", path, target="label")
+    assert caught.value.hint == (
+        "Columns with text: 'name', 'job', 'smokes now'. Add for example: --categorical 'job,smokes now' --drop name"
+    )
+    data = read("csv", path, target="label", categorical="job,smokes now", drop="name")
+    assert data.features == ("v", "job=p", "job=q", "smokes now=no", "smokes now=yes")
+
+
+def test_all_columns_of_text_of_a_typed_table_are_named(tmp_path: Path) -> None:
+    table = pa.table({"a": ["p", "q"], "v": [1, 2], "b": ["r", "s"], "label": [0, 1]})
+    pa.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError) as caught:
+        read("parquet", tmp_path / "a.parquet", target="label")
+    assert "2 such columns: --categorical a,b" in str(caught.value.hint)
+
+
+def test_a_column_is_found_in_either_unicode_form(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("tempe\u0301rature,label\n1.5,x\n2,y\n", encoding="utf-8")
+    data = read("csv", tmp_path / "a.csv", target="label", features="temp\u00e9rature")
+    assert data.x.ravel().tolist() == [1.5, 2]

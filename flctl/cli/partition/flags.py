@@ -88,6 +88,7 @@ FLAGS = (
     SchemeFlag("task", "TASK", SOURCE, "classification, binary, regression or auto."),
     SchemeFlag("header", "yes|no", SOURCE, "Whether the first line names the columns; --no-header says no."),
     SchemeFlag("delimiter", "CHARACTER", SOURCE, "Between the cells of a line; by default detected automatically."),
+    SchemeFlag("decimal", ",|.", SOURCE, "The decimal mark of numbers with separators, currency or per cent signs."),
     SchemeFlag("test", "FILE", SOURCE, "Tables: the file of the source's own test rows."),
     SchemeFlag("splits", "auto|none", SOURCE, "none: train, test and val in file names mean nothing."),
     SchemeFlag("labels", "FILE", SOURCE, "idx: the file of labels."),

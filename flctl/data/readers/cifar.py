@@ -58,7 +58,7 @@ class CifarReader(DatasetReader):
 
     @classmethod
     def reads(cls, source: str) -> bool:
-        """Whether `source` is such a folder, or a .bin file."""
+        """True if `source` is such a folder, or a .bin file."""
         path = Path(source)
         if path.is_dir():
             return any(_TRAIN.fullmatch(p.name) for p in path.iterdir())

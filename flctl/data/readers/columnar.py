@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ END_OF_STREAM = MAGIC_STREAM + b"\0\0\0\0"
 
 
 class _Columnar(TableReader):
-    """What the readers of typed tables share."""
+    """Base class of the readers of typed tables."""
 
     magic: ClassVar[bytes]
 
@@ -167,7 +168,7 @@ class _TypedSheets:
 
     @property
     def where(self) -> str:
-        """What the table is called in messages."""
+        """The table's name in messages."""
         return self.files[0].path.name + (f" and {len(self.files) - 1} more files" if len(self.files) > 1 else "")
 
     @property
@@ -198,16 +199,22 @@ class _TypedSheets:
         words = frozenset((*plan.categorical, *plan.by))
         if plan.target is not None and not self._is_number(plan.target):
             words |= {plan.target}
-        for column in sorted({*plan.features, *words}):
-            kind = self.files[0].schema.field(column).type
-            number = self._is_number(column) or str(kind) == "bool" or _is_time(kind)
-            if _is_nested(kind) or not (column in words or number):
-                name = self.names[column]
-                raise DataError(
-                    f"{self.where}: column '{name}' has type {kind}, and a feature needs numbers",
-                    hint=f"--categorical {name} if it is a category, else --drop {name}.",
-                )
+        texts = [column for column in sorted({*plan.features, *words}) if not self._is_readable(column, words)]
+        if texts:
+            kind, name = self.files[0].schema.field(texts[0]).type, self.names[texts[0]]
+            listed = shlex.quote(",".join(self.names[column] for column in texts))
+            raise DataError(
+                f"{self.where}: column '{name}' has type {kind}, and a feature needs numbers",
+                hint=f"--categorical {listed} if it is a category, else --drop {listed}."
+                if len(texts) == 1
+                else f"There are {len(texts)} such columns: --categorical {listed}, or --drop those that are none.",
+            )
         return words
+
+    def _is_readable(self, column: int, words: frozenset[int]) -> bool:
+        kind = self.files[0].schema.field(column).type
+        number = self._is_number(column) or str(kind) == "bool" or _is_time(kind)
+        return not _is_nested(kind) and (column in words or number)
 
     def _is_number(self, column: int) -> bool:
         types = optional("pyarrow", "pyarrow", "tables").types

@@ -42,7 +42,7 @@ class CsvReader(TableReader):
 
     @classmethod
     def reads(cls, source: str) -> bool:
-        """Whether there is such a file or folder; a .txt or a file without ending counts if it is a table."""
+        """True if there is such a file or folder; a .txt or a file without ending counts if it is a table."""
         return super().reads(source) or (Path(source).is_file() and _is_table(Path(source)))
 
     def open(self, paths: Sequence[Path]) -> Sheets:
@@ -57,7 +57,7 @@ class CsvReader(TableReader):
 
 
 def _is_table(path: Path) -> bool:
-    """Whether a file without an ending of its own is a table: two lines with equally many delimiters, or of numbers."""
+    """True if a file without an ending of its own is a table: two lines of numbers, or with equally many delimiters."""
     if path.suffix.lower() not in ("", ".txt", ".dat", ".test"):
         return False
     with path.open("rb") as stream:
@@ -92,7 +92,7 @@ class TextSheets:
 
     @property
     def where(self) -> str:
-        """What the table is called in messages."""
+        """The table's name in messages."""
         return self.files[0].where + (f" and {len(self.files) - 1} more files" if len(self.files) > 1 else "")
 
     @property
@@ -102,7 +102,7 @@ class TextSheets:
 
     @property
     def advice(self) -> str:
-        """What to try where a column is not found."""
+        """Hint for a column that is not found."""
         if self.files[0].header:
             return ""
         return f"It has no names: columns are c0 to c{len(self.names) - 1}, or --header yes to take the first row."
@@ -263,7 +263,7 @@ def _open_csv(
 
 
 def _explain_file(file: Dialect, numeric: frozenset[int], reason: str) -> Exception:
-    """What to raise where pyarrow gave up: the fault's place, or that the file is to be read as text."""
+    """The error for a file that pyarrow could not read: the place of the fault, or a request to read it as text."""
     if numeric and "conversion error to double" in reason:
         return UnparsedCellError(reason)
     try:

@@ -20,7 +20,7 @@ class _Embedded(DatasetReader):
 
     @classmethod
     def reads(cls, source: str) -> bool:
-        """Whether `source` is this data set's name."""
+        """True if `source` is this data set's name."""
         return source == cls.name
 
     def read(self, source: str, seed: int) -> Dataset:

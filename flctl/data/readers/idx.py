@@ -47,7 +47,7 @@ class IdxReader(DatasetReader):
 
     @classmethod
     def reads(cls, source: str) -> bool:
-        """Whether `source` is an IDX file by its name, or a folder with train-images-idx3-ubyte[.gz]."""
+        """True if `source` is an IDX file by its name, or a folder with train-images-idx3-ubyte[.gz]."""
         path = Path(source)
         if path.is_dir():
             return any(_TRAIN.search(p.name) for p in path.iterdir())

@@ -66,7 +66,7 @@ class ImageFolderReader(DatasetReader):
 
     @classmethod
     def reads(cls, source: str) -> bool:
-        """Whether `source` is a folder whose subfolders hold pictures."""
+        """True if `source` is a folder whose subfolders hold pictures."""
         path = Path(source)
         return path.is_dir() and next(_walk(path, 1), None) is not None
 
@@ -182,7 +182,7 @@ def _parts(folder: Path) -> Parts[_Picture]:
     Raises DataError if folders are not all equally deep.
     """
     named = [inner for inner in sorted(folder.iterdir()) if inner.is_dir() and split_of_word(inner.name)]
-    found = arrange(named, lambda inner: Path(inner.name, "pictures"))
+    found = arrange(named, lambda inner: Path(inner.name, "*"))
     if found.test and any(split_of_word(inner.name) == "train" for inner in named):
         train, test = ([p for inner in inners for p in _walk(inner, 1)] for inners in (found.train, found.test))
         parts = Parts(tuple(train), tuple(test), tuple(note for note in found.notes if "validation" in note))

@@ -50,7 +50,7 @@ class LeafReader(DatasetReader):
 
     @classmethod
     def reads(cls, source: str) -> bool:
-        """Whether `source` is a .json file, or a folder with such files or with train/ of such files."""
+        """True if `source` is a .json file, or a folder with such files or with train/ of such files."""
         path = Path(source)
         if not path.is_dir():
             return super().reads(source)

@@ -42,7 +42,7 @@ class TextReader(DatasetReader):
 
     @classmethod
     def reads(cls, source: str) -> bool:
-        """Whether `source` is a .txt whose first line is a speaker's name and a colon."""
+        """True if `source` is a .txt whose first line is a speaker's name and a colon."""
         path = Path(source)
         if not (super().reads(source) and path.is_file()):
             return False

@@ -50,7 +50,7 @@ class Synthetic(DatasetReader):
 
     @classmethod
     def reads(cls, source: str) -> bool:
-        """Whether `source` is `synthetic`, `synthetic(alpha,beta)` or `synthetic(alpha,beta,devices)`."""
+        """True if `source` is `synthetic`, `synthetic(alpha,beta)` or `synthetic(alpha,beta,devices)`."""
         return _SPELT.fullmatch(source) is not None
 
     def read(self, source: str, seed: int) -> Dataset:

@@ -1,4 +1,4 @@
-"""What the schemes are made of: how many rows each client gets, and which."""
+"""Common parts of schemes: the number of rows of each client, and the choice of them."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class FeatureRotation(Altering):
 
 
 class _Instrument(Altering):
-    """What noise and scaling share: the unit of each feature, and which features are numbers."""
+    """Common part of noise and scaling: the unit of each feature, and which features are numbers."""
 
     unit: npt.NDArray[np.float32] | None = None
 

@@ -94,7 +94,7 @@ class GroupedNatural(Partitioner):
         return Assignment(client_of[codes], len(members))
 
     def _members(self, values: int, clients: int | None) -> IntArray:
-        """How many values each client holds."""
+        """Number of values of each client."""
         size = self.config.group_size
         if (size is None) == (clients is None):
             raise ConfigError(
