@@ -134,7 +134,9 @@ class Config(Options):
     )
 
 
-WITHOUT_INFLUENCE = frozenset({"rounds", "data", "plugins", "partition", "stop", "checkpoint", "engine"})
+WITHOUT_INFLUENCE = frozenset(
+    {"rounds", "data", "plugins", "partition", "stop", "checkpoint", "engine", "eval.disclose_clients"}
+)
 ENGINE_INFLUENCE = frozenset({"engine.executor", "engine.memory"})
 
 
@@ -183,6 +185,7 @@ def digest(config: Config) -> str:
     left_out |= {"attack"} if config.attack.name == "none" else set()
     left_out |= set() if config.devices.simulated else {"devices"}
     parts = {key: value for key, value in effective(config).items() if key not in left_out}
+    parts["eval"] = {key: value for key, value in parts["eval"].items() if f"eval.{key}" not in left_out}
     parts[LAYERED] = list(parts[LAYERED].items())  # their order counts
     parts["engine"] = {"executor": config.engine.executor, "memory": config.engine.memory_bytes}  # ENGINE_INFLUENCE
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)

@@ -247,7 +247,9 @@ def refuse_changes(stored: Config, asked: Config, directory: RunDirectory) -> No
     if digest(asked) != recorded:
         free = without_influence(stored)
         changed = [
-            key for key in differences(stored, asked) if key in ENGINE_INFLUENCE or key.partition(".")[0] not in free
+            key
+            for key in differences(stored, asked)
+            if key in ENGINE_INFLUENCE or not {key, key.partition(".")[0]} & free
         ]
         raise IncompatibleError(
             f"a resume cannot change {', '.join(changed) or 'the order of transforms'}: the checkpoint was written "
