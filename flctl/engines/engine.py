@@ -17,7 +17,17 @@ __all__ = ["Engine", "Lost"]
 
 
 class Engine(Component):
-    """Carries requests to clients and their replies back; `exchange` is the one primitive."""
+    """Carries requests to clients and their replies back; `exchange` is the one primitive.
+
+    >>> import flctl
+    >>> class Offline(flctl.Engine):
+    ...     name = "offline"
+    ...     def exchange(self, requests, deadline=None):
+    ...         for client_id in requests:
+    ...             yield client_id, flctl.Failure("timeout", "no client is connected")
+    >>> dict(Offline().exchange({"c1": None}))["c1"].kind
+    'timeout'
+    """
 
     gathers: ClassVar[bool] = False
     """True: `gather` works too, and what clients of a chunk say need not travel one by one."""

@@ -50,6 +50,15 @@ class Partitioner(Component):
 
     `alters_test`: `alter` applies to test rows too, as a client's instrument does and label noise does not.
     `sets_clients`: the number of clients follows from the data or from an option, so that no default applies.
+
+    >>> import numpy as np
+    >>> import flctl
+    >>> class RoundRobin(flctl.Partitioner):
+    ...     name = "round-robin"
+    ...     def assign(self, rows, clients, rng):
+    ...         return flctl.Assignment(np.arange(rows.count) % clients, clients)
+    >>> RoundRobin().assign(flctl.Rows(5, np.zeros(5)), 2, flctl.rng(0, "example")).owner.tolist()
+    [0, 1, 0, 1, 0]
     """
 
     alters_test: ClassVar[bool] = True
