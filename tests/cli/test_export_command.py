@@ -34,7 +34,7 @@ model.main()
 def predicted(folder, rows):
     """Rows that the folder's own command prints, with flctl and its dependencies blocked."""
     done = subprocess.run(
-        [sys.executable, "-I", "-c", BLOCKED, str(folder), str(rows)], capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-B", "-c", BLOCKED, str(folder), str(rows)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return list(csv.DictReader(io.StringIO(done.stdout)))
