@@ -30,8 +30,11 @@ from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import ConfigError, IncompatibleError
 from flctl.plugins.registry import Registry
 from flctl.run.run import Run
+from flctl.server.aggregation import Aggregation, update_intake
+from flctl.server.collect import RoundTraffic
 from flctl.server.rounds import Rounds
 from flctl.server.training import train
+from flctl.timing import PhaseTimer
 from flctl.types import WEIGHT, Aggregate, Failure
 
 FEEDBACK = {name: {"error_feedback": True} for name in ("topk", "randomk", "ef-signsgd", "powersgd")}
@@ -412,7 +415,9 @@ def test_the_server_keeps_one_accumulator_and_no_update(name, toy, tmp_path):
     assert run.each == (name not in LINEAR)
     server = Rounds(run, InProcessEngine())
     plan = server.plan(server.initial())
-    assert isinstance(server._total(plan, server._intake(plan)), SumAccumulator)
+    traffic = RoundTraffic(update_intake(run, plan))
+    round_of = Aggregation(run, server.engine, plan, traffic, PhaseTimer())
+    assert isinstance(round_of._accumulator(), SumAccumulator)
 
 
 BAD = {

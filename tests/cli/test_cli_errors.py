@@ -374,7 +374,7 @@ def test_letters_that_the_terminal_lacks_are_escaped(tmp_path):
     ("words", "message", "hint"),
     [
         ("runs list nope", "nope is not a folder", "Name the folder that holds run directories."),
-        ("report", "no such command 'report'", "`flctl --help` shows how to call it."),
+        ("simulate", "no such command 'simulate'", "`flctl --help` shows how to call it."),
         ("trian", "no such command 'trian'", "Did you mean train?"),
         (
             "train d --local-epochs x",

@@ -256,7 +256,7 @@ def test_who_keeps_every_update_is_told_to_ask_fewer_clients(toy, tmp_path, sque
     squeezed(15 * update)
     with pytest.raises(ConfigError) as caught:
         refuse_too_large(run, engine_class(run))
-    assert caught.value.hint.startswith(f"Ask fewer clients a round (the server keeps {size_text(10 * update)}")
+    assert caught.value.hint.startswith(f"Sample fewer clients per round (the server keeps {size_text(10 * update)}")
 
 
 def test_a_smaller_chunk_is_offered_where_it_helps(toy, tmp_path, squeezed):

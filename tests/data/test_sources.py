@@ -136,7 +136,7 @@ def test_an_option_of_another_reader_is_an_error_that_names_the_flag() -> None:
 
 
 def test_a_bad_value_names_its_flag() -> None:
-    with pytest.raises(ConfigError, match=r"--alpha -1.*greater than or equal to 0"):
+    with pytest.raises(ConfigError, match=r"--alpha -1.*expected at least 0"):
         opened("synthetic", alpha=-1)
     for size, message in (("3xy", "expected HEIGHTxWIDTH"), ("0x4", "at least 1"), ([4, 0], "at least 1")):
         with pytest.raises(ConfigError, match=f"--image-size .*{message}"):

@@ -77,7 +77,9 @@ def test_a_replay_of_one_client_is_refused_or_says_that_it_discloses(toy, tmp_pa
 def test_an_evaluation_withholds_numbers_over_clients_unless_they_are_disclosed(toy, tmp_path, registry):
     result = train_run(toy, tmp_path / "run", "aggregator=hidden", "rounds=1", registry=registry)
     subject = from_run(result.directory.path, "last", None, registry)
-    request = command.EvalRequest((), "last", None, None, None, None, None, None, (), None, None, None)
+    request = command.EvalRequest(
+        (), "last", None, None, None, None, None, None, (), None, None, None, command.TrainedRowsChoice.refuse
+    )
     with pytest.raises(IncompatibleError, match=r"numbers of single clients of .*: its aggregator 'hidden' hides"):
         command._disclosed(subject, request, per_client=True, disclose=False)
     shown = {}
