@@ -25,10 +25,10 @@ class FreeMemory:
 
 
 def free_memory(root: Path = ROOT) -> FreeMemory | None:
-    """What processes can still take without swapping: what the system says, or a control group's limit where that is
-    less; None where nothing says. `root` is where `proc` and `sys` lie.
+    """Memory available without swapping: the least of what the system reports and what control group limits leave.
 
-    Where the system only says how much memory the machine has, that.
+    Uses the machine's total memory if the system does not report available memory. Returns None if neither the system
+    nor a control group gives a figure. `root` is the folder that holds `proc` and `sys`.
     """
     found = [*_of_system(root), *_of_groups(root)]
     return min(found, key=lambda free: free.bytes, default=None)
@@ -49,7 +49,7 @@ def _of_system(root: Path) -> Iterator[FreeMemory]:
 
 
 def _of_groups(root: Path) -> Iterator[FreeMemory]:
-    """What each control group that this process is in leaves it: version 2 and version 1."""
+    """Memory that each control group of this process leaves below its limit, for versions 2 and 1."""
     groups = root / "sys" / "fs" / "cgroup"
     for line in _text(root / "proc" / "self" / "cgroup").splitlines():
         _, kinds, path = line.split(":", 2)
@@ -78,7 +78,7 @@ def _of_group(base: Path, path: str, names: tuple[str, str, str]) -> Iterator[Fr
 
 
 def _number(path: Path) -> int | None:
-    """The whole number in a file; None where there is none ("max" means no limit)."""
+    """Returns the whole number in a file, or None for other text ("max" means no limit) and unreadable files."""
     text = _text(path).strip()
     return int(text) if text.isdecimal() else None
 
@@ -91,7 +91,7 @@ def _text(path: Path) -> str:
 
 
 def cores(root: Path = ROOT) -> int:
-    """How many cores this process may use: its affinity, or its control group's quota where that is less."""
+    """Number of cores this process may use: the lesser of its CPU affinity and its control group's quota."""
     affinity = getattr(os, "sched_getaffinity", None)
     usable = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, min([usable, *(math.ceil(quota) for quota in _quotas(root))]))
@@ -119,7 +119,7 @@ def process_age() -> float | None:
 
 
 def facts() -> dict[str, str | int]:
-    """What a measurement depends on."""
+    """Cores, processor, system and library versions that a measurement depends on."""
     return {
         "cores": cores(),
         "processor": _processor() or platform.machine(),

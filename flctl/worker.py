@@ -88,7 +88,7 @@ def _reply(runtime: ClientRuntime, rooms: AttachedMemory, message: bytes, work: 
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return wire.pack_parts("lost", meta={"message": "there was no memory for so many clients at once"})
+        return wire.pack_parts("lost", meta={"message": "there was not enough memory for these clients at once"})
 
 
 def _open(opening: Any) -> Any:

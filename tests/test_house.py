@@ -340,25 +340,7 @@ WH_OPENING = re.compile(r"(What|Who|Where|How|Whether)\b")
 RIDDLES = re.compile(r"\b(so many|is none|none of its)\b")
 UNCLEAN = frozenset(
     """
-    flctl
-    flctl/cli
-    flctl/cli/eval
-    flctl/cli/partition
-    flctl/cli/plugins
-    flctl/cli/runs
-    flctl/cli/train
-    flctl/data
-    flctl/data/readers
-    flctl/evaluation
-    flctl/partition
-    flctl/performance
-    flctl/report
     flctl/testing/engine
-    flctl/testing/strategy
-    flctl/testing/transform
-    plugins/flctl-dp/src/flctl_dp/audit
-    plugins/flctl-dp/src/flctl_dp/commands
-    plugins/flctl-dp/src/flctl_dp/ledgers
     plugins/flctl-secagg/src/flctl_secagg
     plugins/flctl-secagg/src/flctl_secagg/client
     plugins/flctl-secagg/src/flctl_secagg/crypto

@@ -30,7 +30,7 @@ class _Commands(TyperGroup):
     """The subcommands in the order in which one meets them, then those of plugins."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """What `--help` lists."""
+        """Command names in the order in which `--help` lists them."""
         names = super().list_commands(ctx)
         return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 

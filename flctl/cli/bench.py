@@ -35,7 +35,7 @@ def bench(
         int | None, typer.Option("--rounds", min=1, help="Timed rounds of each; by default 3 to 9, as time allows.")
     ] = None,
     workers: Annotated[
-        int, typer.Option("--workers", min=1, help="Above 1: flctl's choice in so many processes takes part too.")
+        int, typer.Option("--workers", min=1, help="Above 1: times flctl's choice in this many processes too.")
     ] = 1,
     as_json: JsonFlag = False,
 ) -> None:

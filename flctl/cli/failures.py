@@ -40,7 +40,7 @@ class Terminated(BaseException):
 
 
 def failure(error: BaseException) -> FlctlError:
-    """What to tell about any exception that left a command."""
+    """Returns the FlctlError to report for any exception that a command raised."""
     if isinstance(error, FlctlError):
         return error
     if isinstance(error, OSError) and error.errno is not None:

@@ -1,4 +1,4 @@
-"""What every subcommand says: data on stdout, everything else on stderr, one JSON envelope for results and errors."""
+"""Output of every subcommand: data on stdout, everything else on stderr, one JSON envelope for results and errors."""
 
 from __future__ import annotations
 

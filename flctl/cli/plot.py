@@ -69,7 +69,7 @@ def curves(
 
 
 def _refuse_early(x: str, picture: Path) -> None:
-    """Raises ConfigError for an axis that there is none, and for files that are there or that no picture is named."""
+    """Raises ConfigError for an unknown axis or picture format, and for files that already exist."""
     from flctl import atomic
     from flctl.errors import ConfigError, suggest
     from flctl.report.curves import AXES

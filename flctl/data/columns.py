@@ -216,7 +216,7 @@ class TargetColumn:
             numbers.extend(len(values))[:] = values
 
     def finish(self, task: Task, name: str) -> Target:
-        """The encoded target. Raises CellError for a column of numbers with a cell among them that is none."""
+        """Returns the encoded target. Raises CellError for a numeric target if one of its cells is not a number."""
         if self._numbers is not None and not self._holds_codes(task):
             return from_numbers(self._numbers.finish(), task, name)
         if self._declared and task == "auto":

@@ -191,7 +191,7 @@ class _UnseenError(CellError):
     """A category that training never had, with `--unseen refuse`."""
 
     def advice(self, name: str, cell: str | None = None) -> str:
-        """What to do about it."""
+        """Hint for correcting the cell or choosing another `--unseen`."""
         return "Correct it, or take --unseen zeros: such rows have none of the column's categories."
 
 

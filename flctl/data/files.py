@@ -64,7 +64,7 @@ def expand(source: str, extensions: tuple[str, ...]) -> tuple[Path, ...]:
     """The files of a source in file-name order: a file itself, a folder's files with these extensions, or a glob's.
 
     A folder without such files of its own gives those of its subfolders, unless these hold more files of other kinds.
-    Of a glob's matches, files without these extensions are taken only if there is none with them.
+    Of a glob's matches, files without these extensions are taken only if no match has one of the extensions.
     """
     path = Path(source)
     if path.is_dir():
@@ -76,7 +76,7 @@ def expand(source: str, extensions: tuple[str, ...]) -> tuple[Path, ...]:
 
 
 def files_of(source: str, extensions: tuple[str, ...]) -> tuple[Path, ...]:
-    """The files of a source, at least one. Raises DataError where there is none."""
+    """Returns the files of a source, at least one. Raises DataError if no file matches."""
     if files := expand(source, extensions):
         return tuple(existing(str(file)) for file in files)
     if Path(source).is_dir():
@@ -155,7 +155,7 @@ def corrupt_gzip_refused(path: Path) -> Iterator[None]:
 
 
 def find_one(folder: Path, accept: Callable[[str], object], what: str) -> Path | None:
-    """The one file of a folder that `accept` takes, None where there is none. Raises DataError for several."""
+    """Returns the one file of a folder that `accept` takes, or None. Raises DataError for several."""
     found: Sequence[Path] = sorted(p for p in folder.iterdir() if p.is_file() and accept(p.name))
     if len(found) > 1:
         names = ", ".join(p.name for p in found[:5])

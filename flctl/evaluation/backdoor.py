@@ -1,4 +1,4 @@
-"""How far an attack got, beside what it does to the model's accuracy."""
+"""Success rate of a backdoor attack, measured beside the model's accuracy."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ __all__ = ["backdoor_success"]
 
 
 def backdoor_success(run: Run, model: FlatModel, task: Task) -> dict[str, float]:
-    """The share of central test rows of other classes that the model takes for the target once they have the trigger;
-    nothing where there is no backdoor, or no such row."""
+    """Fraction of central test rows of other classes that the model predicts as the target once they have the trigger.
+
+    Empty if the run has no backdoor attack, or no such rows.
+    """
     attack = run.adversary.attack
     if not isinstance(attack, Backdoor):
         return {}

@@ -90,8 +90,11 @@ class Evaluation:
 def run_model(
     model: FlatModel, task: Task, x: Array, y: Array, batch_size: int = BATCH, *, keep_scores: bool = False
 ) -> ClassificationOutcomes | RegressionOutcomes:
-    """What the model makes of rows x [n, ...], y [n] or [n, window]; the module's mode and the process's thread
-    count are as before afterwards. `keep_scores` keeps each row's log-probabilities (for AUROC)."""
+    """Evaluates a model on rows x [n, ...], y [n] or [n, window] and returns each row's outcome.
+
+    Restores the module's mode and the process's thread count. `keep_scores` keeps each row's log-probabilities
+    (for AUROC).
+    """
 
     def outcomes(module: Module, start: int) -> Any:
         rows = slice(start, start + batch_size)
@@ -127,7 +130,7 @@ def on_all_cores(model: FlatModel, outcomes: Callable[[Module, int], Any], start
 
 
 def _copies(module: Module, count: int) -> list[Module]:
-    """So many copies; none of a module that cannot be copied, as one that holds a lock: one thread does, then."""
+    """Returns `count` copies; an empty list if the module cannot be copied, as one with a lock."""
     try:
         return [copy.deepcopy(module) for _ in range(count)]
     except Exception:  # whatever the module's own parts raise
@@ -188,7 +191,7 @@ def spread_of_own_models(
 def _run_own(
     model: FlatModel, models: Iterable[Arrays], partition: Partition, task: Task, batch_size: int
 ) -> tuple[ClassificationOutcomes | RegressionOutcomes, IntArray]:
-    """What each client's own model makes of its test rows, and where each client's begin."""
+    """Evaluates each client's own model on its test rows; returns the outcomes and the clients' offsets [K + 1]."""
     x, y, offsets = partition.test_bounds()
     parts: list[Any] = [run_model(model, task, x[:0], y[:0], batch_size, keep_scores=True)]
     for arrays, (start, stop) in zip(models, pairwise(offsets.tolist()), strict=True):

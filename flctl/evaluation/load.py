@@ -1,4 +1,4 @@
-"""What `flctl eval` evaluates: a run's checkpoint, or weights from elsewhere, with the rows to evaluate on."""
+"""Loads models for `flctl eval`, from a run's checkpoint or a weights file, with the rows to evaluate on."""
 
 from __future__ import annotations
 

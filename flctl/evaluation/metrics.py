@@ -1,4 +1,4 @@
-"""How good a model is, over all rows (`score`) and per client (`client_scores`). Numpy only.
+"""Metrics of a model over all rows (`score`) and per client (`client_scores`). Numpy only.
 
 Names, formulas and sources are in docs/evaluate.md. A metric that the data does not define (AUROC with one class,
 R2 of a constant target) is NaN and has a note that says why; it never raises.

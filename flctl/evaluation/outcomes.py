@@ -1,4 +1,4 @@
-"""What a model made of each row: losses, predictions and confidences, as plain vectors that chunks concatenate to.
+"""Outcomes of a model by row: losses, predictions and confidences, as plain vectors that concatenate over chunks.
 
 Everything that `flctl.evaluation.metrics` scores, over all rows or per client, is a sum over these vectors. Logits are
 turned into them batch by batch, so the logits of a whole test set (next character: [rows, window, characters])

@@ -1,4 +1,4 @@
-"""How a metric is spread over clients: who is served badly, and whether size decides it."""
+"""Spread of a metric over clients: quantiles, worst and best decile, Jain's index, and means by client size."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ MAGIC = b"\x93NUMPY\x01\x00"
 ALIGNMENT = 64
 MAX_HEADER = 4096
 KEPT_BYTES = 256 << 20
-"""How much of a column `take` touches, at the most, before it gives the pages back."""
+"""Bytes of a larger column that `take` touches before it releases the mapped pages."""
 _HEADER = re.compile(
     rb"\{'descr': '([<|][a-zA-Z]\d{1,4})', 'fortran_order': False, "
     rb"'shape': \(((?:\d{1,18}, ){0,8}\d{0,18},?)\), \} *\n"

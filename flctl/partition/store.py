@@ -174,7 +174,7 @@ class Partition:
         return self._sound(name, self._columns[name].read(start, stop))
 
     def index(self, client_id: str) -> int:
-        """The number of the client `client_id`. Raises DataError where there is none."""
+        """Returns the index of the client `client_id`. Raises DataError for an unknown client."""
         found = self.client_ids.find(client_id)
         if found is None:
             close = suggest(client_id, self.client_ids) if self.clients <= SUGGEST_AMONG else None

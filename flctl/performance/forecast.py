@@ -47,7 +47,7 @@ class MessageSizes:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """How a run will be trained.
+    """Executor, engine, memory, traffic and duration of a run, determined before it is trained.
 
     `others` maps each rejected executor to the reason; `readers` are the components that read single updates;
     `by_rows`: the executor computes per-example gradients; `attack` is the simulated attack, if any; `asked` is the

@@ -32,7 +32,7 @@ AXES = {
     "seconds": "seconds of training",
     "simulated-seconds": "simulated seconds",
 }
-"""What a metric may be drawn along -> the label."""
+"""Horizontal axis that a metric can be drawn along -> its label."""
 SIMULATED = "simulated-seconds"
 
 
@@ -61,7 +61,7 @@ def compare_curves(runs: Mapping[str, Sequence[Row]], out: Path, metric: str | N
 
 
 def shown_metric(rows: Sequence[Row]) -> str:
-    """What the runs are drawn by: the first that they have of accuracy, RMSE and the rest."""
+    """Returns the metric to draw: the first of accuracy, RMSE and the others that the runs have."""
     found = {name for row in rows for name in row if name in METRICS}
     return next((name for name in ("accuracy", "rmse", *METRICS) if name in found), "accuracy")
 
@@ -112,7 +112,7 @@ def write_points(runs: Mapping[str, Sequence[Row]], out: Path, metric: str) -> P
 
 
 def _points(rows: Sequence[Row], metric: str) -> Iterator[dict[str, float]]:
-    """Where a run is on each of the axes at each value of the metric."""
+    """Yields each value of the metric with the run's coordinate on every axis."""
     up = down = 0
     seconds = simulated = 0.0
     for row in rows:

@@ -16,8 +16,10 @@ __all__ = ["Comparison", "as_data", "client_metrics", "client_rows", "compare", 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How `second` differs from `first`, by metric; `paired` says that the test rows are the same, without which
-    differences have no intervals and clients are not compared."""
+    """Differences of `second` from `first`, by metric.
+
+    `paired`: both models have the same test rows. Otherwise differences have no intervals and clients are not compared.
+    """
 
     first: str
     second: str
@@ -60,7 +62,7 @@ def compare(first: Evaluated, second: Evaluated, seed: int = 0) -> Comparison:
 def as_data(
     models: Sequence[Evaluated], comparisons: Sequence[Comparison], metric: str, *, per_client: bool, confusion: bool
 ) -> dict[str, Any]:
-    """What `--json` prints: {"metric", "runs": [...], "differences": [...]}."""
+    """Returns the data of the `--json` envelope: {"metric", "runs": [...], "differences": [...]}."""
     return {
         "metric": metric,
         "runs": [_model_data(model, metric, per_client=per_client, confusion=confusion) for model in models],

@@ -1,4 +1,4 @@
-"""Who has how much of what: clients by label, as a picture and as numbers."""
+"""Heatmap of training rows by client and label, as a picture and as a CSV table."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = ["Heatmap", "Lines", "bin_labels", "draw", "full_colour", "heatmap_of"
 BETWEEN = " to "
 KNOWN_BY = frozenset({"alpha", "by", "classes_per_client", "strictness", "sigma", "rate"})
 NAMED = 40
-"""Up to so many clients have a line with their name, in client order; more are ordered by label."""
+"""Most clients that are drawn with a named line each, in client order; more clients are ordered by label."""
 MOST_LINES = 400
 NUMBERED_LABELS = 20
 NAME_LENGTH = 22
@@ -68,7 +68,7 @@ class Heatmap:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """What a picture shows: `shares` [L, C] and mean `sizes` [L] of the clients of each line.
+    """Lines of a picture: label `shares` [L, C] and mean `sizes` [L] of the clients of each line.
 
     Many clients are ordered by the label they have most of, and neighbours share a line; `members` are the clients
     of each line.

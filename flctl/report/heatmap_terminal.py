@@ -36,7 +36,7 @@ COLOURED = 0.1
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """What fits: the columns' `labels`, `counts` [K, columns] and `width`, and how wide client names are."""
+    """Columns that fit the console: their `labels`, `counts` [K, columns] and `width`, and the client names' width."""
 
     labels: tuple[str, ...]
     counts: IntArray
@@ -51,7 +51,7 @@ class _Table:
 def render(heatmap: Heatmap, console: Console, *, most: int = MOST_CLIENTS) -> None:
     """Prints the heatmap: a line for each of at most `most` clients, and what all clients have together.
 
-    A cell is a number of training rows, its colour the share of the client's rows; "·" is none. `eff.` is the
+    A cell is a number of training rows, its colour the share of the client's rows; "·" stands for 0. `eff.` is the
     effective number of labels, exp(entropy). Where the console is too narrow the rarest labels share a column.
     """
     console.print(_plain(heatmap.title), style="bold", markup=False)

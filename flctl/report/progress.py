@@ -1,4 +1,4 @@
-"""How a training run is watched: a live line on a terminal, a plain line per round elsewhere, or JSON events."""
+"""Progress of a training run: a live line on a terminal, a plain line per round elsewhere, or JSON events."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def warnings_of(report: RoundReport) -> list[str]:
 
 
 def opening(started: Started) -> str:
-    """What is about to be trained, in one line."""
+    """Returns one line that describes the run to be trained."""
     run = started.run
     goes_on = f", after round {started.after_round}" if started.after_round else ""
     layers = "".join(f" + {name}" for name in run.transforms)

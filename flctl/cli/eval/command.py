@@ -188,7 +188,10 @@ def _print(
 
 
 def _refuse_gone(subjects: Sequence[LoadedModel], per_client: bool) -> None:
-    """Who asks for each client's numbers is not given those of the global model for those of the client's own."""
+    """With `per_client`, raises the error that makes clients' own models unavailable.
+
+    Otherwise the global model's metrics would be taken for those of the clients' own models.
+    """
     for subject in subjects if per_client else ():
         if subject.own_models is not None and subject.own_models.gone is not None:
             raise subject.own_models.gone
@@ -210,7 +213,7 @@ def _assessed(subject: LoadedModel, batch_size: int | None) -> Iterator[Evaluate
 
 
 def _refuse_early(request: EvalRequest) -> None:
-    """What is wrong with the arguments themselves is said before any model runs."""
+    """Raises ConfigError for invalid arguments before any model runs."""
     from flctl import atomic
     from flctl.errors import ConfigError
     from flctl.evaluation.metrics import higher_is_better
@@ -230,7 +233,7 @@ def _refuse_early(request: EvalRequest) -> None:
 
 
 def _contradictions(request: EvalRequest) -> Iterator[tuple[bool, str, str]]:
-    """(Whether it holds, what is wrong, what to do)."""
+    """Yields each contradiction between arguments: (True if it holds, message, hint)."""
     elsewhere, described = request.model_file is not None, bool(request.model or request.config)
     yield (
         not request.runs and not elsewhere,
@@ -239,7 +242,7 @@ def _contradictions(request: EvalRequest) -> Iterator[tuple[bool, str, str]]:
     )
     yield (
         not elsewhere and (described or bool(request.override)),
-        "--model, --config and -o describe the model of --model-file, and there is none",
+        "--model, --config and -o describe the model of --model-file, which is not given",
         "A run knows its own model.",
     )
     yield elsewhere and not described, "--model-file needs --model NAME", "Name the model whose tensors the file holds."
@@ -299,7 +302,7 @@ def _refuse_mixed(subjects: Sequence[LoadedModel]) -> None:
 
 
 def _metric(asked: str | None, models: Sequence[Evaluated], task: TaskKind) -> str:
-    """What clients are ordered by. Raises ConfigError for a metric that clients do not have."""
+    """Returns the metric to order clients by. Raises ConfigError for a metric that clients do not have."""
     from flctl.errors import ConfigError
     from flctl.evaluation.metrics import primary_metric
     from flctl.report.evaluation import client_metrics

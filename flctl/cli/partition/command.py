@@ -59,7 +59,7 @@ class PartitionCommand(TyperCommand):
 
 
 class PartitionGroup(TyperGroup):
-    """A group whose first word is a subcommand's name or, if it is none, belongs to the bare command.
+    """A group with a default command: without a subcommand's name first, all words belong to the bare command.
 
     So `inspect` is never a SOURCE; a file of that name is `./inspect`.
     """

@@ -113,7 +113,7 @@ FLAGS = (
     SchemeFlag("keep_incomplete", "", MORE, "shard: deal the last, smaller shard too."),
     SchemeFlag("preassigned", "N", MORE, "distribution: rows of each class that each client has for sure."),
     SchemeFlag("values", "WORD", MORE, "distribution: what the matrix holds."),
-    SchemeFlag("growth", "NUMBER", MORE, "exponential: each client has so many times the rows of the one before."),
+    SchemeFlag("growth", "NUMBER", MORE, "exponential: ratio of a client's rows to those of the client before it."),
     SchemeFlag("exponent", "NUMBER", MORE, "power-law: rows fall with the client's rank to this power."),
     SchemeFlag("sigma", "NUMBER", MORE, "log-normal: spread of log sizes; feature-noise: most noise."),
     SchemeFlag("mean", "NUMBER", MORE, "log-normal: mean of log sizes."),

@@ -1,4 +1,4 @@
-"""What `flctl partition` and its subcommands do and tell; loaded when one of them runs."""
+"""Work and output of `flctl partition` and its subcommands; loaded when one of them runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REPORT = "report"
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the command line says: flags win over `-o`, and both over the config's section."""
+    """Arguments that describe a partition. Flags override `-o`, and both override the config's section."""
 
     config: Path | None
     overrides: tuple[str, ...]

@@ -1,5 +1,7 @@
-"""What `flctl plugins doctor` looks at: that plugins load, that their hooks give components, that names are unique,
-and with `--check` that components keep their contract."""
+"""Checks of `flctl plugins doctor`: plugins load, their hooks return components, names are unique.
+
+With `--check`, components also go through all conformance checks of `flctl.testing`, not only the quick ones.
+"""
 
 from __future__ import annotations
 
@@ -47,12 +49,12 @@ class Found:
 
     @property
     def subject(self) -> str:
-        """How a finding names it."""
+        """Kind and name of the component, as findings show them."""
         return f"{self.kind} {getattr(self.component, 'name', self.component)}"
 
 
 def examine(registry: Registry, wanted: Sequence[str], check: bool) -> list[PluginCheck]:
-    """What there is to say about all plugins, or about those in `wanted` (names, or `.py` files, which are loaded).
+    """Checks all plugins, or those in `wanted` (names, or `.py` files, which are loaded).
 
     Raises PluginError for a name that no plugin has.
     """
@@ -105,7 +107,7 @@ def _refuse_unknown(registry: Registry, names: Sequence[str]) -> None:
 
 
 def _hooks(registry: Registry, plugin: Plugin, found: list[Found]) -> Iterator[PluginCheck]:
-    """Whether a plugin says which API it needs, and whether its hooks give components, which go to `found`."""
+    """Checks that a plugin names the API it needs and that its hooks return components; fills `found`."""
     module = registry.plugin(plugin.name)
     hooks = [name for name in vars(hookspecs) if name.startswith("flctl_") and hasattr(module, name)]
     yield _plugin(plugin, hooks)

@@ -1,4 +1,4 @@
-"""What `flctl plugins list` and `show` tell of components and plugins."""
+"""Facts about components and plugins for `flctl plugins list` and `show`."""
 
 from __future__ import annotations
 

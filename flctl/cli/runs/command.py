@@ -149,7 +149,7 @@ def _render_run(console: Console, data: dict[str, Any]) -> None:
 
 
 def _columns(data: Mapping[str, Any]) -> tuple[str, ...]:
-    """What is shown of each round, as much as a terminal of 80 columns has room for."""
+    """Columns of the table of rounds, few enough for a terminal 80 characters wide."""
     metric = data["metric"] or "accuracy"
     if data["attack"] is None:
         return ("round", "loss", "test_loss", metric, "answered", "bytes_up", "seconds")
@@ -158,7 +158,7 @@ def _columns(data: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _attack(found: Mapping[str, Any]) -> str:
-    """Who is malicious, in a line."""
+    """Returns a line with the attack and its malicious clients."""
     ids = found["malicious"]
     named = ", ".join(ids[:SHOWN]) + (", ..." if len(ids) > SHOWN else "")
     return f"attack {found['name']}: {len(ids)} of {found['clients']} clients are malicious ({named})"

@@ -1,4 +1,4 @@
-"""What `flctl train` does once its arguments are parsed: config, partition, run directory, signals, progress."""
+"""Runs `flctl train` once its arguments are parsed: config, partition, run directory, signals, progress."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def run(request: TrainRequest, as_json: bool, profiler: Profiler | None = None) 
 
 
 def explain(request: TrainRequest) -> Forecast:
-    """How a run would be trained; nothing is trained or written. Raises what `run` would raise before training."""
+    """Forecasts a run; trains and writes nothing. Raises the errors that `run` would raise before training."""
     from flctl.performance.forecast import forecast
 
     with redirect_stdout(sys.stderr):

@@ -226,7 +226,7 @@ class _Members:
         self.names = tuple(name.removesuffix(".npy") for name in archive.namelist())
 
     def read(self, name: str) -> npt.NDArray[Any]:
-        """One array. Raises DataError where there is none, IntegrityError for a size that cannot be."""
+        """Returns one array. Raises DataError for an unknown name, IntegrityError for an impossible size."""
         if name not in self.names:
             known = ", ".join(self.names[:12])
             raise DataError(f"{self.where} has no array '{name}'", hint=suggest(name, self.names) or f"It has {known}.")

@@ -40,7 +40,7 @@ def _add_trains(checks: Checks) -> None:
     )
     def find(s: StrategySubject) -> Iterator[str]:
         if not s.calls or s.failure is not None:
-            raise s.failure or RuntimeError("the trial called none of its methods")
+            raise s.failure or RuntimeError("the trial called no method of the strategy")
         yield from ()
 
 

@@ -64,7 +64,7 @@ def _decoded_faults(found: Any, layout: Layout) -> Iterator[str]:
 def _add_bad_codes(checks: Checks) -> None:
     @checks.add(
         "bad-codes",
-        "decode of a code that is none is a ProtocolError, or a vector of the right layout.",
+        "decode raises ProtocolError for an invalid code, or returns vectors of the right layout.",
         why="Codes come from clients that the server does not control: a place outside the vector, or a count that "
         "does not fit, must cost that client's update and nothing else.",
         todo="Check dtype, range and counts before you use them as places or sizes; raise flctl.ProtocolError.",

@@ -88,7 +88,7 @@ def data(found: Audit) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The configuration in a YAML file. Raises ConfigError if it is none."""
+    """Returns the configuration in a YAML file. Raises ConfigError if it is missing, too large or not a mapping."""
     if not path.is_file() or path.stat().st_size > _MOST:
         raise ConfigError(f"{path} is no configuration", hint="Give a run's directory, or a YAML file.")
     try:
@@ -107,7 +107,7 @@ def _number(path: Path, name: str, value: Any) -> float:
 
 
 def summary_of(path: Path) -> dict[str, Any]:
-    """The summary of a run that has ended; empty if there is none."""
+    """Returns the summary of a finished run; empty if it is missing, too large or unreadable."""
     summary = path / "summary.json"
     if not summary.is_file() or summary.stat().st_size > _MOST:
         return {}
@@ -119,7 +119,7 @@ def summary_of(path: Path) -> dict[str, Any]:
 
 
 def _played(path: Path, name: str) -> dict[str, float]:
-    """Rounds and figures of the mechanism in a finished run's summary; empty if there is none."""
+    """Rounds and figures of the mechanism in a finished run's summary; empty if the summary lacks them."""
     said = summary_of(path)
     try:
         told = {"rounds": said["rounds"], **said["transforms"][name]}

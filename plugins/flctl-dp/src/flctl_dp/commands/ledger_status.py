@@ -65,7 +65,7 @@ def is_kept(file: LedgerFile) -> bool:
 
 
 def read_ledger(file: LedgerFile) -> Ledger:
-    """The ledger. Raises ConfigError if there is none, IntegrityError if it was changed."""
+    """Returns the ledger. Raises ConfigError if it does not exist, IntegrityError if it was changed."""
     ledger = file.read()
     if ledger is None:
         raise ConfigError(

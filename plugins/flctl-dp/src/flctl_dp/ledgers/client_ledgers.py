@@ -74,8 +74,10 @@ class ClientLedgers:
 
     @contextmanager
     def opened(self, number: int, client: str, relation: Relation) -> Iterator[tuple[LedgerFile, Ledger]]:
-        """A client's ledger, made if there is none and locked for other processes. Raises IncompatibleError for
-        that of another client or relation."""
+        """Opens a client's ledger, created if missing, and locks it against other processes.
+
+        Raises IncompatibleError for the ledger of another client or relation.
+        """
         file = self.of(number)
         with file.locked():
             ledger = file.open(client, relation, "example")

@@ -129,7 +129,7 @@ class LedgerFile:
             ) from error
 
     def read(self) -> Ledger | None:
-        """Returns the ledger, or None if there is none yet. Raises IntegrityError for a changed or truncated one."""
+        """Returns the ledger, or None if it does not exist yet. Raises IntegrityError if changed or truncated."""
         head = self._head()
         if not self.path.exists():
             if head is not None:
@@ -148,7 +148,7 @@ class LedgerFile:
         return ledger
 
     def open(self, population: str, relation: Relation, unit: Unit = "client") -> Ledger:
-        """Returns the ledger, made if there is none; call under `locked`. Raises IncompatibleError if it is kept for
+        """Returns the ledger, created if missing; call under `locked`. Raises IncompatibleError if it is kept for
         another neighbouring relation or unit."""
         ledger = self.read()
         if ledger is None:
