@@ -340,7 +340,6 @@ WH_OPENING = re.compile(r"(What|Who|Where|How|Whether)\b")
 RIDDLES = re.compile(r"\b(so many|is none|none of its)\b")
 UNCLEAN = frozenset(
     """
-    flctl/testing/engine
     plugins/flctl-secagg/src/flctl_secagg
     plugins/flctl-secagg/src/flctl_secagg/client
     plugins/flctl-secagg/src/flctl_secagg/crypto

@@ -144,7 +144,7 @@ def test_the_doctor_names_everything_that_is_broken(installed, capsys):
     ("text", "subject", "status", "detail"),
     [
         ("import flctl\n" + HEAD.partition("\n")[2] + GOOD + OFFER, "plugin one", "warn", "it states no FLCTL_API"),
-        (HEAD, "plugin one", "warn", "it implements no hook, so nobody will hear of it"),
+        (HEAD, "plugin one", "warn", "it implements no hook, so it has no effect"),
         (HEAD + GOOD.replace('"rooted"', '"Rooted Tree"') + OFFER, "partitioner Rooted Tree", "fail", "'Rooted Tree'"),
         (
             HEAD + GOOD.replace('    """Row i', '    note = """Row i') + OFFER,

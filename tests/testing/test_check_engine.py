@@ -197,9 +197,9 @@ class Meddles(Mutant):
 MUTANTS = {
     "clients": [(Backwards, "it names ['8', '7'")],
     "answers": [
-        (Skips, "of 9 asked these were answered for so many times: {'4': 0}"),
+        (Skips, "of 9 asked these were answered a wrong number of times: {'4': 0}"),
         (Twice, "{'4': 2}"),
-        (Everyone, "of 5 asked these were answered for so many times: {'1': 1}"),
+        (Everyone, "of 5 asked these were answered a wrong number of times: {'1': 1}"),
         (Swaps, "client 0 said something else than it says in one process"),
         (Naked, "client 0's answer is bytes, expected a Reply or a Failure"),
     ],
@@ -213,7 +213,7 @@ MUTANTS = {
     ],
     "deadline": [(Waits, "a client that slept 2 s with a deadline of 0.5 s gave Reply("), (LateToo, "{'2': 2}")],
     "gather": [
-        (SkipsChunk, "of 3 chunks these were answered for so many times: {0: 1, 1: 1}"),
+        (SkipsChunk, "of 3 chunks these were answered a wrong number of times: {0: 1, 1: 1}"),
         (Heavier, "chunk 0 is not what it is in one process: weights differs by up to 1"),
         (OwnForm, "chunk 0 is dict, expected Gathered"),
     ],

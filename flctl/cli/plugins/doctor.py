@@ -123,7 +123,7 @@ def _hooks(registry: Registry, plugin: Plugin, found: list[Found]) -> Iterator[P
 def _plugin(plugin: Plugin, hooks: Sequence[str]) -> PluginCheck:
     subject = f"plugin {plugin.name}"
     if not hooks:
-        return PluginCheck(subject, "warn", f"{plugin.origin}: it implements no hook, so nobody will hear of it")
+        return PluginCheck(subject, "warn", f"{plugin.origin}: it implements no hook, so it has no effect")
     if plugin.api is None and plugin.name != BUILTIN:
         missing = "it states no FLCTL_API, so a later flctl cannot tell whether it fits"
         return PluginCheck(subject, "warn", f"{plugin.origin}: {', '.join(hooks)}; {missing}")

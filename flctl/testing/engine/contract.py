@@ -95,7 +95,7 @@ def _answer_faults(
         client: counts.get(client, 0) for client in {**asked, **counts} if counts.get(client, 0) != (client in asked)
     }
     if wrong:
-        yield f"of {len(asked)} asked these were answered for so many times: {wrong}"
+        yield f"of {len(asked)} asked these were answered a wrong number of times: {wrong}"
     for client, answer in answers:
         if not isinstance(answer, Reply | Failure):
             yield f"client {client}'s answer is {type(answer).__name__}, expected a Reply or a Failure"
@@ -210,7 +210,7 @@ def _chunks(plan: RoundPlan, size: int) -> list[Any]:
 def _gather_faults(answers: list[tuple[int, Any]], expected: Mapping[int, Any]) -> Iterator[str]:
     counts = Counter(place for place, _ in answers)
     if counts != Counter(expected.keys()):
-        yield f"of {len(expected)} chunks these were answered for so many times: {dict(counts)}"
+        yield f"of {len(expected)} chunks these were answered a wrong number of times: {dict(counts)}"
     for place, answer in answers:
         if not isinstance(answer, Gathered):
             yield f"chunk {place} is {type(answer).__name__}, expected Gathered"
