@@ -7,12 +7,12 @@ from typing import Any
 import flctl
 
 FLCTL_API = "1.0"
-"""The version of flctl's plugin API that this is written for."""
+"""Version of flctl's plugin API that this plugin is written for."""
 
 
 @flctl.hookimpl
 def flctl_aggregators() -> list[type[flctl.Aggregator]]:
-    """What this plugin offers; asked for when a name is looked up, so that `flctl --help` loads nothing."""
+    """Aggregators of this plugin. Imported on the first look-up of a name, so that `flctl --help` loads nothing."""
     from flctl_secagg.aggregator import SecureAggregation
 
     return [SecureAggregation]
@@ -20,7 +20,7 @@ def flctl_aggregators() -> list[type[flctl.Aggregator]]:
 
 @flctl.hookimpl
 def flctl_commands(app: Any) -> None:
-    """`flctl secagg`; what its commands need is imported when they run."""
+    """Adds `flctl secagg`. Each command imports its dependencies when it runs."""
     from flctl_secagg.cli import commands
 
     commands.register(app)

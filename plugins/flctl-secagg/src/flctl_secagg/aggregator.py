@@ -1,4 +1,4 @@
-"""Secure aggregation as an aggregator of flctl: rounds of sessions, each with its own id, until one gives a sum."""
+"""Secure aggregation as an aggregator of flctl: a round runs sessions, each with its own id, until one gives a sum."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ __all__ = ["SecureAggregation"]
 
 Replies = Iterable[tuple[str, bytes]]
 _SERVER = "\0server"
-"""Under which the server keeps its own record; no client has a name with a NUL."""
+"""Client id of the server's own rows in the ledger; no client id contains a NUL."""
 _NO_RUN_WEIGHT = 1024.0
 _MOST_CHOICES = 200
-"""Choices of clients to leave out that are looked at, each of which takes a rank test."""
+"""Largest number of subsets of clients that `_apart` tries to leave out; each takes a rank test."""
 
 
 class SecureAggregation(flctl.Aggregator):
     """Pairwise masking: the server learns the sum and no single update (Bonawitz et al. 2017; Bell et al. 2020).
 
-    Protocol flctl-secagg/1: each client adds masks that cancel in the sum; dropouts are mended by shares that their
-    neighbours hold. A round that cannot be finished is tried again as a new session, or refused, and never summed in
-    the clear.
+    Protocol flctl-secagg/1: each client adds masks that cancel in the sum. Masks of clients that drop out are
+    reconstructed from shares that their neighbours hold. A round that cannot be finished is retried as a new session,
+    or refused; it is never summed in the clear.
     """
 
     name = "secagg"
@@ -116,7 +116,7 @@ class SecureAggregation(flctl.Aggregator):
     _accept_zeros = False
     _rounds = 1_000_000
     _repeats = True
-    """False: clients remember what they trained, so that a sum without their training does not serve."""
+    """False if clients keep state between rounds: a sum from the journal would skip the training that updates it."""
     _local = LocalBounds(lr=(0.0, math.inf), drop_last=True)
 
     @property
@@ -125,17 +125,17 @@ class SecureAggregation(flctl.Aggregator):
 
     @property
     def survivors(self) -> int:
-        """No client opens a share for fewer: `minimum` is part of its own policy, whatever the server proposes."""
+        """Fewest survivors of a sum. Clients enforce it by their policy (`minimum`), whatever the server proposes."""
         return int(self.config.minimum)
 
     def rounding(self, run: RunInfo) -> float:
-        """Each value is rounded by a level at most; and where there is one client more or less, the levels of all
-        others may change too."""
+        """Upper bound, in L2 norm, on what rounding adds to one client's effect on the sum. One client more or less may
+        change the rounding of all others, each by at most `Encoding.rounding`."""
         count = most_clients(run)
         return (count + 1) * self.encoding(count, {**run.update_layout, WEIGHT: 1}).rounding
 
     def placed(self, run: RunInfo) -> Self:
-        """This aggregator with the run's identities, and with its largest client's weight as the largest."""
+        """Returns a copy with the run's identities, and its largest client's weight as the default maximum."""
         placed = copy.copy(self)
         directory = run.directory / "secagg"
         if self.config.keys is None:
@@ -168,8 +168,8 @@ class SecureAggregation(flctl.Aggregator):
             _require_allowed(self._home, self._options(None))
 
     def degrees(self, count: int) -> Degrees:
-        """k and t for a cohort of `count`, chosen or as configured. Raises IncompatibleError where they protect less
-        than they have to."""
+        """Returns k and t for a cohort of `count`, as configured or chosen. Raises IncompatibleError if a configured
+        value is below the least safe one, or above the number of neighbours."""
         config = self.config
         whole = complete(count, config.mode, config.corrupt)
         chosen = (
@@ -193,14 +193,14 @@ class SecureAggregation(flctl.Aggregator):
         return Degrees(degree, threshold)
 
     def encoding(self, count: int, layout: flctl.Layout) -> Encoding:
-        """How a cohort's vectors become words. Raises IncompatibleError where the ring is too small for it."""
+        """Encoding of a cohort's vectors as words. Raises IncompatibleError if the ring is too small for its sums."""
         vectors = tuple((name, int(length)) for name, length in layout.items() if name != WEIGHT)
         return Encoding(vectors, self.config.bits, count, float(self.config.clip), self._weight)
 
     @property
     def _weight(self) -> float:
-        """The largest weight. In active mode each client counts once unless the config says otherwise: sums of weights
-        over a few cohorts give each client's number of rows."""
+        """Largest weight. In active mode it defaults to 1, so that clients count alike: from sums of weights over a few
+        cohorts, a server could solve for each client's number of rows."""
         chosen = 1.0 if self.config.mode == "active" else self._max_weight
         return float(self.config.max_weight or chosen)
 
@@ -236,7 +236,7 @@ class SecureAggregation(flctl.Aggregator):
     def _attempt(
         self, ctx: AggregationContext, session: Session
     ) -> Generator[Phase, Replies, Aggregate | AttemptError]:
-        """One session: its sum, or why there is none; either is in the journal when this returns."""
+        """Runs one session. Returns its sum or its error; either is in the journal when this returns."""
         parameters = session.parameters
         outcome = Outcome(parameters.round, session.sid.hex(), "ended")
         with self._transcript(session) as transcript:
@@ -261,8 +261,8 @@ class SecureAggregation(flctl.Aggregator):
         return self._published(ctx, session, unmasked.survivors, decoded)
 
     def _lost(self, number: int, error: AttemptError) -> ProtocolError:
-        """The end of a round whose shares were opened: none of its clients answers for other survivors in it, so it is
-        burnt, and the run continues with the next round, unless too many in a row were."""
+        """Returns the error of a round that gave no sum after shares were opened. Clients open no shares for a second
+        list of survivors, so the round is burnt. A RoundLostError continues the run; too many in a row end it."""
         before = self._journal.burnt_before(number)
         if before >= self.config.burnt:
             said = f"round {number} and the {before} before it gave no sum after shares were opened: {error.message}"
@@ -282,12 +282,12 @@ class SecureAggregation(flctl.Aggregator):
         return me.step(memory, message, vector, AskedWork.of(ctx.round, ctx.work))
 
     def _policy(self, roster: Roster) -> Policy:
-        """The client's own policy, tightened by the run's options; in a simulation, the options alone."""
+        """Returns the client's own policy, tightened by the run's options; in a simulation, the options alone."""
         own, options = self._home.policy(), self._options(roster.run or None)
         return options if own is None else own.tightened(options)
 
     def _options(self, run: str | None) -> Policy:
-        """The run's options as a policy."""
+        """Returns the run's options as a policy."""
         config = self.config
         return Policy(
             mode=config.mode,
@@ -313,8 +313,8 @@ class SecureAggregation(flctl.Aggregator):
         return chosen or ("refuse" if self.config.mode == "active" else "warn")
 
     def _objection(self, parameters: Parameters, survivors: Sequence[str]) -> str | None:
-        """Why clients would refuse to open shares for these survivors, from the lists that each of them knows; None if
-        they would not. Found before the list is fixed, so that another attempt can be made."""
+        """Reason for which clients would refuse to open shares for these survivors, given the lists opened before; None
+        if they would open them. Checked before the list is fixed, so that the round can be retried."""
         if self._differing != "refuse":
             return None
         known = [frozenset(other.survivors) for other in self._home.ledger().openings(_SERVER, parameters.run)]
@@ -327,8 +327,8 @@ class SecureAggregation(flctl.Aggregator):
         return None
 
     def _apart(self, parameters: Parameters, left: Iterable[str]) -> list[str]:
-        """The clients of another attempt: those that are left, without up to two more that have to stay out because a
-        sum over all would, with earlier ones, give one client's update."""
+        """Returns the cohort of the next attempt: the clients in `left`, without up to two of them if the sum over all,
+        combined with earlier sums, would give one client's update."""
         clients = sorted(left)
         fewer = chain.from_iterable(combinations(clients, more) for more in (0, 1, 2))
         for out in islice(fewer, _MOST_CHOICES):
@@ -378,7 +378,7 @@ class SecureAggregation(flctl.Aggregator):
     def _published(
         self, ctx: AggregationContext, session: Session, survivors: tuple[str, ...], decoded: Decoded
     ) -> Aggregate:
-        """The aggregate that the sum of words gives, with notes on it."""
+        """Returns the aggregate of a decoded sum; notes clipping and, if `differing` is `warn`, exposed clients."""
         if decoded.clipped:
             ctx.note(f"{decoded.clipped} of {len(survivors)} clients clipped values or their weight (aggregator.clip)")
         opening, ledger = _opening(session.parameters, survivors), self._home.ledger()
@@ -397,7 +397,7 @@ def _opening(parameters: Parameters, survivors: Sequence[str]) -> Opening:
 
 
 def _require_allowed(home: KeysHome, options: Policy) -> None:
-    """Raises IncompatibleError for options that the clients' own policy refuses."""
+    """Raises IncompatibleError if the clients' own policy refuses the options."""
     found = home.policy().objections(options)
     if found:
         raise IncompatibleError(

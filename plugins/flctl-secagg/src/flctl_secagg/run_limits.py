@@ -1,4 +1,4 @@
-"""Limits of a run: sizes and weights that sessions allow for, and refusals of runs whose sums can be taken apart."""
+"""Limits of a run: largest cohort and weight, and checks that its sums cannot be solved for single updates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["largest_weight", "most_clients", "require_few_cohorts", "require_var
 
 
 def require_varied(run: RunInfo) -> None:
-    """Raises IncompatibleError for updates of few values, which weights that differ would tell apart in a sum."""
+    """Raises IncompatibleError if updates take few values: with unequal weights, a sum of few could be decomposed."""
     local, hint = run.config.local, "Count each client once: aggregator.max_weight=1."
     for name, transform in run.transforms.items():
         if transform.whole:
@@ -35,7 +35,7 @@ def require_varied(run: RunInfo) -> None:
 
 
 def require_few_cohorts(run: RunInfo) -> None:
-    """Raises IncompatibleError for so many different cohorts that their sums together give each client's update."""
+    """Raises IncompatibleError if a run has enough different cohorts to solve their sums for each client's update."""
     part = run.cohort_size / run.eligible
     if run.cohort.sampling != "all" and run.config.rounds * part >= run.eligible - 1:
         raise IncompatibleError(
@@ -47,7 +47,7 @@ def require_few_cohorts(run: RunInfo) -> None:
 
 
 def most_clients(run: RunInfo) -> int:
-    """As many clients as a round has, but for a chance below 2^-40 where each is drawn by itself (by Bernstein)."""
+    """Largest cohort of a run. Under Poisson sampling it is exceeded with probability < 2^-40 (Bernstein's bound)."""
     cohort, eligible = run.cohort, run.eligible
     if cohort.sampling == "poisson":
         mean = float(cohort.rate or 0.0) * eligible
@@ -56,7 +56,7 @@ def most_clients(run: RunInfo) -> int:
 
 
 def largest_weight(run: RunInfo) -> float:
-    """That of the client with the most rows, as the run's transforms count it."""
+    """Weight of the client with the most rows, after the run's transforms (`weigh`)."""
     weights = np.array([max(run.partition.counts[:, 0].max(initial=0), 1)], np.float64)
     for transform in run.transforms.values():
         weights = transform.weigh(weights)

@@ -1,4 +1,4 @@
-"""Where a run's identities and records are: in its directory for a simulation, in a directory of keys, or nowhere."""
+"""Storage of a run's identities and records: the run's directory (simulations), a directory of keys, or memory."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ OPERATOR, CLIENTS, LEDGER, SECRET = "operator.pub", "clients", "ledger.sqlite", 
 
 @dataclass(frozen=True)
 class Home:
-    """What server and clients of a run find there."""
+    """Storage of identities and records that the server and the clients of a run read."""
 
     def prepare(self, clients: Iterable[str]) -> None:
-        """Server, before a round: makes what is not there yet, where that can be made."""
+        """Creates missing identities, if this storage can create them. Called by the server before a round."""
 
     def roster(self) -> Roster:
-        """The clients' identity keys."""
+        """Public identity keys of the clients."""
         raise NotImplementedError
 
     def keyring(self) -> Keyring:
-        """Where clients have their private keys."""
+        """Private identity keys of the clients."""
         raise NotImplementedError
 
     def ledger(self) -> Ledger:
-        """The record of sessions."""
+        """Record of sessions and of opened shares."""
         raise NotImplementedError
 
     def outbox(self) -> Outbox:
-        """Where clients keep replies to send again; nowhere in a simulation, where no reply is lost."""
+        """Store of clients' last replies, to resend lost ones. A simulation loses no reply, so that nothing is kept."""
         return Outbox()
 
     def policy(self) -> Policy | None:
-        """The clients' own policy; None in a simulation, where the run's options are the policy."""
+        """Clients' own policy; None in a simulation, which takes the run's options as the policy."""
         return None
 
     @property
     def directory(self) -> Path | None:
-        """Where transcripts go."""
+        """Directory of the journal and of transcripts; None if neither is kept."""
         return None
 
 
 @dataclass(frozen=True)
 class SimulatedHome(Home):
-    """A simulation: one machine is everybody, so one secret makes all clients' keys, and an operator key of the run
-    signs them. This shows the protocol at work; it protects nobody from who owns the machine."""
+    """Storage of a simulation: one secret on this machine derives all clients' keys, and an operator key of the run
+    signs them. It exercises the protocol, and protects no client from the machine's owner."""
 
     path: Path
     everybody: Sequence[str]
@@ -65,7 +65,7 @@ class SimulatedHome(Home):
     def prepare(self, clients: Iterable[str]) -> None:
         if (self.path / ROSTER).exists():
             return
-        for stale in (SECRET, "operator.key"):  # of a start that was cut off before the roster was whole
+        for stale in (SECRET, "operator.key"):  # left by a start that was stopped before the roster was written
             (self.path / stale).unlink(missing_ok=True)
         keyring = Keyring.derived(write_private(self.path / SECRET))
         operator = write_private(self.path / "operator.key")
@@ -79,7 +79,8 @@ class SimulatedHome(Home):
         return Keyring.derived(read_private(self.path / SECRET))
 
     def ledger(self) -> Ledger:
-        # Clients' memory is in this machine's memory: what it takes away with the power, nobody can put back.
+        # A power loss also erases the clients' state, which is in this process's memory: a session whose record was
+        # lost cannot be continued.
         return Ledger(self.path / LEDGER, synced=False)
 
     @property
@@ -89,7 +90,7 @@ class SimulatedHome(Home):
 
 @dataclass(frozen=True)
 class KeysHome(Home):
-    """A directory that `flctl secagg keys` and `flctl secagg roster` filled: the roster, the operator's public key that
+    """Directory made by `flctl secagg keys` and `flctl secagg roster`: the roster, the operator's public key that
     clients pin, and each client's key."""
 
     path: Path
@@ -105,7 +106,7 @@ class KeysHome(Home):
         return Outbox(self.path / "outbox")
 
     def policy(self) -> Policy:
-        """That in `policy.toml`, where the keys are: a client that finds its key finds its policy."""
+        """Policy in `policy.toml`, in the directory of the keys: a client that finds its key finds its policy."""
         return read_policy(self.path / POLICY).policy
 
     def keyring(self) -> Keyring:
@@ -115,7 +116,7 @@ class KeysHome(Home):
         return Ledger(self.path / LEDGER)
 
     def check(self, clients: Iterable[str]) -> None:
-        """Raises IncompatibleError for clients that are not on the roster."""
+        """Raises IncompatibleError if a client is not on the roster."""
         roster = self.roster()
         strangers = [client for client in clients if client not in roster.keys]
         if strangers:
@@ -131,7 +132,7 @@ class KeysHome(Home):
 
 @dataclass(frozen=True)
 class NoHome(Home):
-    """An aggregator that was given no run: identities last as long as the process."""
+    """Storage of an aggregator without a run: identities and records last as long as the process."""
 
     def prepare(self, clients: Iterable[str]) -> None:
         _short_lived().add(clients)
@@ -147,7 +148,7 @@ class NoHome(Home):
 
 
 class _ShortLived:
-    """Identities of clients of a process, made when they are first heard of."""
+    """Identities of a process's clients, created the first time that a cohort names them."""
 
     def __init__(self) -> None:
         self.keyring = Keyring.derived(new_key())
@@ -155,7 +156,7 @@ class _ShortLived:
         self.roster = make_roster("", {}, self._operator)
 
     def add(self, clients: Iterable[str]) -> None:
-        """Puts clients on the roster that are not on it yet."""
+        """Adds clients that are missing from the roster."""
         new = [client for client in clients if client not in self.roster.keys]
         if new:
             keys = {client: identity_public(self.keyring.secret_of(client)) for client in new}
@@ -168,7 +169,7 @@ def _short_lived() -> _ShortLived:
 
 
 def pinned_operator(path: Path) -> bytes:
-    """The operator's public key, as a client pinned it. Raises ConfigError where there is none."""
+    """Reads the operator's public key that a client pinned. Raises ConfigError if the file holds no such key."""
     try:
         key = bytes.fromhex(path.read_text(encoding="ascii").strip())
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""`flctl secagg`: keys and rosters, what a session will cost, whether recorded ones hold, and how fast masks are."""
+"""`flctl secagg`: keys, rosters, policies, costs of sessions, verification of transcripts, speed of masking."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def init(
 
 @keys.command("export")
 def export(directory: Directory, as_json: JsonFlag = False) -> None:
-    """Print each client's public key, one `ID HEX` a line, for who signs the roster."""
+    """Print each client's public key, one `ID HEX` per line, for the operator who signs the roster."""
     found = _public_keys(directory)
     _tell("secagg keys export", {"public": found}, _lines(found), as_json)
 
@@ -73,7 +73,7 @@ def sign(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Sign who takes part in a run, with the operator's key in DIR."""
+    """Sign the roster of a run's clients, with the operator's key in DIR."""
     from flctl import ConfigError
     from flctl_secagg.identity.keys import read_private, write_public
     from flctl_secagg.identity.roster import ROSTER, make_roster
@@ -99,7 +99,7 @@ def check(directory: Directory, as_json: JsonFlag = False) -> None:
 
 @policy.command("init")
 def init_policy(directory: Directory, as_json: JsonFlag = False) -> None:
-    """Write the policy of the clients in DIR with every key, its description and its default; never over another."""
+    """Write the policy of the clients in DIR with all keys, descriptions and defaults; never overwrites one."""
     from flctl import ConfigError
     from flctl_secagg.client.policy_file import POLICY, policy_text
     from flctl_secagg.identity.keys import write_public
@@ -140,7 +140,7 @@ def plan(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Tell what a session costs before a run: k, t, precision, bytes, seconds, and the dropouts it always survives."""
+    """Print the costs of a session before a run: k, t, precision, bytes, seconds, and the dropouts it tolerates."""
     from flctl_secagg.planning.costs import measure
     from flctl_secagg.planning.options import planned
 
@@ -156,9 +156,9 @@ def verify(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Play recorded sessions again: all signatures and ids, that vectors came masked, and that each sum follows.
+    """Replay recorded sessions: check all signatures and ids, that vectors were masked, and that each sum follows.
 
-    The transcripts of a run are one chain, which is held against its journal, metrics, checkpoints and ledger. Needs a
+    The transcripts of a run are one hash chain, compared with its journal, metrics, checkpoints and ledger. Needs a
     run with aggregator.transcript=true. Exit code 6 if anything does not hold.
     """
     from flctl import ConfigError
@@ -266,6 +266,6 @@ def _short(value: float) -> str:
 
 
 def _tell(command: str, data: Mapping[str, Any], lines: Sequence[str], as_json: bool) -> None:
-    """The result on stdout, in flctl's envelope or as lines."""
+    """Prints the result on stdout, in flctl's JSON envelope or as lines."""
     text = json.dumps({"flctl": 1, "command": command, "ok": True, "data": data}) if as_json else "\n".join(lines)
     typer.echo(text)

@@ -1,1 +1,1 @@
-"""The client's half of the protocol: its steps, its policy, its memory and its record of sessions."""
+"""Client side of the protocol: its steps, its policy, its state between phases and its record of sessions."""

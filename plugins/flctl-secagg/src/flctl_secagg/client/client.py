@@ -1,8 +1,8 @@
-"""The client's half of protocol flctl-secagg/1: one message in, one reply out, memory in between.
+"""Client side of protocol flctl-secagg/1: each message gets one reply; state is carried from phase to phase.
 
-Memory leaves the process with the engine that carries it, so it is sealed with a key of the client's own. A step is
-claimed in the ledger once its message has been checked and before anything follows from it: an old memory cannot be
-played again, and a message of another session, phase or shape takes no step. The same message gets the same reply.
+The engine carries a client's state outside of its process, so the state is sealed with a key of the client. A step is
+claimed in the ledger after its message has been checked and before it has any effect. Old state therefore cannot be
+replayed, and a message of another session, phase or length claims no step. A repeated message gets the same reply.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ __all__ = ["EXCHANGES", "Client"]
 EXCHANGES = 5
 """Exchanges of a session, each of which may take as long as its deadline."""
 _SKEW = 60.0
-"""Seconds that a clock may be set back during a session."""
+"""Seconds by which a clock may be set back during a session."""
 
 
 @dataclass(frozen=True)
 class Client:
-    """One client: who it is, what it insists on, and where it writes down what it did.
+    """A client with its identity key, its policy and its record of sessions.
 
-    `step` raises ProtocolError for whatever it refuses; nothing is sent then, and its memory of the session is gone.
+    `step` raises ProtocolError for a message that it refuses. Nothing is sent then, and no new state is returned.
     """
 
     me: str
@@ -69,8 +69,11 @@ class Client:
     clock: Callable[[], float] = time.time
 
     def step(self, memory: bytes, message: bytes, vector: Arrays | None, asked: AskedWork) -> tuple[bytes, bytes]:
-        """(memory for the next phase, reply). `vector` is what the client has to add, in the phase that trains, and
-        `asked` the request that carried the message."""
+        """Answers one message: returns the sealed state for the next phase, and the reply.
+
+        `vector` is the client's contribution to the sum, in the phase that trains. `asked` describes the request that
+        carried the message. Raises ProtocolError if the message is refused.
+        """
         sid, now = frames.sid_of(message), self.clock()
         sent = self.outbox.again(self.me, sid, message, now - self.policy.session_seconds)
         if sent is None:
@@ -88,7 +91,7 @@ class Client:
             frames.UNMASK: self._open,
         }
         if kind not in (*steps, frames.DELIVER):
-            raise ProtocolError(f"a message of kind {kind} is none that a server sends")
+            raise ProtocolError(f"a message of kind {kind} is not one that a server sends")
         kept, session = self._recalled(memory)
         _require_round(session.parameters, asked)
         if kind == frames.DELIVER:
@@ -96,7 +99,7 @@ class Client:
         return steps[kind](kept, session, message)
 
     def _recalled(self, memory: bytes) -> tuple[Memory, Session]:
-        """What the client remembers of the session. Raises ProtocolError where that is nothing."""
+        """Unseals the client's state of a session. Raises ProtocolError if it is missing, or the session is over."""
         plain = unsealed(self._memory_key(), memory, self.me.encode()) if memory else None
         if plain is None:
             raise ProtocolError("this client remembers no such session")
@@ -106,8 +109,8 @@ class Client:
         return kept, Session(parameters, self.roster)
 
     def _require_open(self, started: float, deadline: float) -> None:
-        """Raises ProtocolError for a session that is over by this client's clock. In a simulation clients take turns,
-        so that an exchange lasts longer than the deadline of each."""
+        """Raises ProtocolError if the session is over by this client's clock. Simulated clients run one after another,
+        so the deadline of one exchange does not bound their session."""
         limit = self.policy.session_seconds
         if deadline and not self.policy.simulation:
             limit = min(limit, EXCHANGES * deadline)
@@ -128,7 +131,7 @@ class Client:
         return session.parameters.cohort.index(self.me)
 
     def _advertise(self, message: bytes, asked: AskedWork) -> tuple[bytes, bytes]:
-        """R0: the session is one to take part in; two new keys, and a commitment to a new secret."""
+        """R0: checks the parameters against the policy; sends two new public keys, and a commitment to a new b."""
         body = bytes(frames.opened(message, frames.HELLO, None, 2, frames.MOST_HELLO))
         parameters = Parameters.read(body)
         _require_round(parameters, asked)
@@ -144,7 +147,7 @@ class Client:
         return self._remembered(memory), frames.frame(frames.ADVERTISE, session.sid, record)
 
     def _share(self, kept: Memory, session: Session, message: bytes) -> tuple[bytes, bytes]:
-        """R1: shares of b and of s for each neighbour that advertised keys under its own signature."""
+        """R1: checks the signatures of the neighbours' keys; sends each neighbour encrypted shares of b and s."""
         me, degree = self._place(session), session.parameters.neighbours
         _expect(kept, frames.ADVERTISE)
         size = (degree + 1) * (RECORD_BYTES + 4)
@@ -182,7 +185,7 @@ class Client:
             raise ProtocolError("two keys of the session are the same")
 
     def _split(self, kept: Memory, session: Session, neighbours: tuple[int, ...]) -> list[bytes]:
-        """For each neighbour: its place on the polynomials, its share of b, its share of s."""
+        """Packs, for each neighbour, its x-coordinate on the polynomials, its share of b and its share of s."""
         count, threshold = len(neighbours), session.parameters.threshold
         of_b, of_s = (shamir.split(kept.secrets[name], threshold, count) for name in ("b", "s"))
         pairs = zip(of_b, of_s, strict=True)
@@ -191,7 +194,7 @@ class Client:
     def _mask(
         self, kept: Memory, session: Session, message: bytes, vector: Arrays | None, asked: AskedWork
     ) -> tuple[bytes, bytes]:
-        """R2: the masked vector; all shares are opened now, and one that cannot be aborts the attempt."""
+        """R2: sends the masked vector. All boxes of shares are decrypted first; an invalid one aborts the attempt."""
         me, degree = self._place(session), session.parameters.neighbours
         _expect(kept, frames.SHARES)
         if vector is None:
@@ -216,14 +219,14 @@ class Client:
             shares[peer] = pair
         packed = self._masked(kept, session, vector, sorted(boxes))
         signature = sign(self.keyring.secret_of(self.me), masked_text(session.sid, self.me, packed))
-        # Keys and b are not needed any more; only what was entrusted by neighbours is.
+        # Own keys and b are not needed any more: only the neighbours' shares are kept.
         memory = Memory(frames.MASKED, kept.parameters, kept.started, shares=shares)
         return self._remembered(memory), frames.frame(frames.MASKED, session.sid, signature, packed)
 
     def _unboxed(
         self, private: X25519PrivateKey, public: bytes, session: Session, peer: int, box: bytes
     ) -> bytes | None:
-        """The two shares that a peer sealed for this client; None, whatever is wrong."""
+        """Decrypts the two shares that a peer sealed for this client; None if the box or a share is invalid."""
         me = self._place(session)
         key = box_key(session, private, public, peer, me)
         plain = unsealed(key, box, box_data(session, peer, me))
@@ -235,7 +238,7 @@ class Client:
         return of_b + of_s if fits and readable else None
 
     def _masked(self, kept: Memory, session: Session, vector: Arrays, peers: list[int]) -> bytes | bytearray:
-        """y_u = x_u + PRG(b_u) + sum over peers of +-PRG(s_uv), modulo 2^w, packed."""
+        """Returns y_u = x_u + PRG(b_u) + sum over peers of +-PRG(s_uv), modulo 2^w, packed."""
         me, bits = self._place(session), session.parameters.bits
         words, clipped = session.encoding.encode_counted(vector)
         require_unclipped(clipped, session.parameters.layout, self.policy.clipped)
@@ -248,14 +251,14 @@ class Client:
         return pack(reduce(words, bits), bits)
 
     def _agree(self, kept: Memory, session: Session, message: bytes) -> tuple[bytes, bytes]:
-        """R3, active mode: a signature under the one list of survivors that this client will answer for."""
+        """R3, active mode: signs one list of survivors, the only one for which this client will open shares."""
         _expect(kept, frames.MASKED)
         if session.parameters.mode != "active":
             raise ProtocolError("a list to sign came in a mode without one")
         size = (session.count + 7) // 8
         survivors = bytes(frames.opened(message, frames.SURVIVORS, session.sid, size, size))
         self._check_survivors(kept, session, survivors)
-        self.ledger.check(self.me, self._opening(session, survivors), apart=self._apart)  # not only once all signed
+        self.ledger.check(self.me, self._opening(session, survivors), apart=self._apart)  # now, to allow a retry
         self.ledger.claim(self.me, session.sid, frames.SURVIVORS)
         signature = sign(self.keyring.secret_of(self.me), agreed_text(session.sid, survivors))
         memory = dataclasses.replace(kept, phase=frames.AGREED, survivors=survivors)
@@ -273,7 +276,7 @@ class Client:
             raise ProtocolError(f"{len(strangers)} survivors did not share their secrets with this client")
 
     def _open(self, kept: Memory, session: Session, message: bytes) -> tuple[bytes, bytes]:
-        """R4: one share of each neighbour: of b for those who survived, of s for those who did not."""
+        """R4: opens one share of each neighbour: of b if the neighbour survived, of s if it dropped out."""
         active = session.parameters.mode == "active"
         _expect(kept, frames.AGREED if active else frames.MASKED)
         size = (session.count + 7) // 8
@@ -293,7 +296,8 @@ class Client:
         return b"", frames.frame(frames.OPENED, session.sid, answer)
 
     def _check_agreement(self, session: Session, survivors: bytes, body: memoryview) -> None:
-        """At least t neighbours signed the same list: no two lists have that many honest signers."""
+        """Raises ProtocolError unless t or more neighbours signed this list. No second list has t signers: an honest
+        client signs once, and 2 t - k exceeds the number of corrupt clients."""
         me, needed = self._place(session), session.parameters.threshold
         signatures = frames.read_records(body, SIGNATURE_BYTES, session.parameters.neighbours, session.count)
         text, mine = agreed_text(session.sid, survivors), set(session.neighbours(me))

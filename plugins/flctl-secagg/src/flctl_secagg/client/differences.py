@@ -1,9 +1,9 @@
-"""Whether sums over several lists of clients, taken together, give the update of one client.
+"""Differencing test: detects sums over several lists of clients that combine to the update of one or two clients.
 
-Sums over lists are linear in the updates: a combination of the lists that leaves one client, or two, gives that
-client's update, or hides it behind one other. Lists are rows of zeros and ones; the test is whether the space that they
-span holds a vector with one or two entries that are not 0. All rounds are taken to have one model, since a server that
-lies can send it again.
+Sums are linear in the updates. If a linear combination of the lists leaves a single client, the sums give its update;
+if it leaves two, they give a combination of two updates. Each list is a row of zeros and ones. The test looks for a
+vector with one or two nonzero entries in the row space. All rounds are treated as rounds on the same model, since a
+malicious server can send one model again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Lists = frozenset[frozenset[str]]
 
 
 def exposed(lists: Iterable[Iterable[str]]) -> tuple[str, ...]:
-    """The client, or the two, whose update or combination of updates the sums over these lists give; else empty.
+    """Returns one client whose update the sums over these lists give, or two if they give a combination; else empty.
 
     >>> exposed([["a", "b", "c"], ["a", "b", "c", "d"]])
     ('d',)
@@ -37,14 +37,14 @@ def _exposed(lists: Lists) -> tuple[str, ...]:
     members = sorted(frozenset().union(*lists))
     matrix = np.array([[name in one for name in members] for one in sorted(map(sorted, lists))], np.int64)
     rows, pivots = _reduced(matrix.reshape(len(lists), len(members)), _prime())
-    few = rows[np.count_nonzero(rows, axis=1) <= 2]  # single clients first, as a row of two may be a sum of theirs
+    few = rows[np.count_nonzero(rows, axis=1) <= 2]  # single clients first: a row of two may combine them
     for row in sorted(few, key=np.count_nonzero):
         return tuple(members[place] for place in np.flatnonzero(row))
     return tuple(sorted(members[place] for place in _parallel(rows, pivots)))
 
 
 def _parallel(rows: Rows, pivots: list[int]) -> tuple[int, ...]:
-    """The pivots of two rows that are multiples of each other elsewhere: they combine to a vector of two entries."""
+    """Pivots of two rows that are proportional off the pivot columns: they combine to a vector of two entries."""
     seen: dict[bytes, int] = {}
     rest = np.delete(rows, pivots, axis=1)
     for row, pivot in zip(rest, pivots, strict=True):
@@ -57,7 +57,7 @@ def _parallel(rows: Rows, pivots: list[int]) -> tuple[int, ...]:
 
 
 def _reduced(matrix: Rows, prime: int) -> tuple[Rows, list[int]]:
-    """The reduced row echelon form modulo a prime, without rows of zeros, and its pivot columns."""
+    """Returns the reduced row echelon form modulo a prime, without zero rows, and its pivot columns."""
     rows, pivots = matrix % prime, list[int]()
     for column in range(rows.shape[1]):
         top = len(pivots)
@@ -75,7 +75,7 @@ def _reduced(matrix: Rows, prime: int) -> tuple[Rows, list[int]]:
 
 @lru_cache(maxsize=1)
 def _prime() -> int:
-    """A secret prime between 2^30 and 2^31: lists cannot be chosen so that a number they need is a multiple of it."""
+    """Secret random prime in (2^30, 2^31): lists cannot be crafted to have a pivot that vanishes modulo it."""
     while True:
         found = (1 << 30) + 2 * secrets.randbelow(1 << 29) + 1
         if all(found % divisor for divisor in range(3, 46_342, 2)):

@@ -1,8 +1,8 @@
-"""What a sum would disclose of one client's vector, checked by the client before it masks the vector.
+"""Checks that a sum would not disclose one client's vector, made by the client before it masks the vector.
 
-A sum hides its terms only if it has others, and if it cannot be taken apart. A term that takes few values, multiplied
-by a weight that differs from the others', makes the sum a knapsack: with up to some twenty clients there is one way to
-fill it, and everybody's signs and weights are read off.
+A sum hides a term only if other terms contribute, and if it cannot be decomposed. Terms that take few values, each
+multiplied by a different weight, make the sum a knapsack problem. Up to about twenty clients, its solution is unique
+and gives every client's signs and weight.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from flctl_secagg.encoding.vectors import FEW, WEIGHT
 __all__ = ["MOST_ALIKE", "most_common_magnitude", "require_hidden_in_a_sum", "require_unclipped"]
 
 MOST_ALIKE = 0.2
-"""The largest fraction of a vector's values that may share one magnitude, if weights differ."""
+"""Largest fraction of a vector's values that may share one magnitude if weights differ."""
 _WINDOW = math.log(1.01)
 _SAMPLE, _LEAST_SAMPLE = 1024, 100
 _ONCE = "Count each client once: aggregator.max_weight=1."
 
 
 def require_hidden_in_a_sum(vector: Arrays, max_weight: float, *, accept_zeros: bool) -> None:
-    """Raises ProtocolError for a premultiplied vector that adds nothing, or whose terms a sum would give away.
+    """Raises ProtocolError if a premultiplied vector adds nothing to the sum, or could be decomposed from it.
 
-    `accept_zeros`: updates of zero are expected in this round.
+    `accept_zeros` permits an update of zero in this round.
     """
     _require_contribution(vector, accept_zeros=accept_zeros)
     if max_weight <= 1:
-        return  # weights are equal: a sum of few values tells how often each occurs, and not at which client
+        return  # equal weights: a sum of few values gives the count of each value, not the clients that sent it
     for name, values in vector.items():
         if name == WEIGHT or name.endswith(RING):
             continue
@@ -51,8 +51,8 @@ def require_hidden_in_a_sum(vector: Arrays, max_weight: float, *, accept_zeros: 
 
 
 def require_unclipped(clipped: Mapping[str, int], layout: Sequence[tuple[str, int]], share: float) -> None:
-    """Raises ProtocolError if more than `share` of a long vector's values reached the bound: of those a sum gives the
-    signs."""
+    """Raises ProtocolError if more than `share` of a long vector's values were clipped: a clipped value carries only
+    its sign, which a sum of few clients may give away."""
     for name, length in layout:
         if length > FEW and clipped.get(name, 0) > share * length:
             raise ProtocolError(
@@ -63,10 +63,10 @@ def require_unclipped(clipped: Mapping[str, int], layout: Sequence[tuple[str, in
 
 
 def most_common_magnitude(values: npt.NDArray[Any]) -> float:
-    """The largest fraction of the nonzero values whose magnitudes lie within 1 % of each other, of a sample of about
-    1,024; 0 for fewer than 100.
+    """Largest fraction of nonzero values whose magnitudes lie within 1 % of each other, in a sample of about 1,024.
 
-    Magnitudes of updates spread over several e-folds: of a normal distribution, 0.5 % lie in the fullest window of 1 %.
+    Returns 0 if the sample has fewer than 100 nonzero values. For scale: in a normal distribution, the fullest window
+    of 1 % holds 0.5 % of the magnitudes.
     """
     sample = np.abs(values[:: max(values.size // _SAMPLE, 1)].astype(np.float64))
     sample = sample[np.isfinite(sample) & (sample > 0)]
@@ -78,7 +78,8 @@ def most_common_magnitude(values: npt.NDArray[Any]) -> float:
 
 
 def _require_contribution(vector: Arrays, *, accept_zeros: bool) -> None:
-    """Counted among the survivors, a client that adds nothing stands for one that hides the others, and does not."""
+    """Raises ProtocolError if the vector adds nothing: as a survivor, the client would count toward the minimum, but
+    would hide no other client's update."""
     if WEIGHT in vector and not vector[WEIGHT].any():
         raise ProtocolError("this client has no example to count, and would hide no other client's update")
     fractions = [values for name, values in vector.items() if name != WEIGHT and values.dtype.kind == "f"]

@@ -1,4 +1,4 @@
-"""What a client must not forget: which steps of which sessions it took, and for which survivors it opened shares."""
+"""Durable record of a client: the steps of sessions that it took, and the survivors for which it opened shares."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ CREATE TABLE IF NOT EXISTS openings (
     UNIQUE (client, run, round));
 """
 _SECONDS = 30.0
-"""How long another process may hold the record."""
+"""Seconds to wait for another process that holds the record locked."""
 _PAUSE = 0.01
 _lock = Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Shares that are opened for the survivors of a round of a run; `work` is the digest of the round's work."""
+    """Opening of shares for the survivors of one round of a run; `work` is the digest of the round's work."""
 
     run: str
     round: int
@@ -42,25 +42,29 @@ class Opening:
 
 @dataclass(frozen=True)
 class Ledger:
-    """A record that outlives the process before the step that it records has any effect; `synced`, it outlives a loss
-    of power too. Of a process's life where `path` is None. It holds ids and no secrets."""
+    """SQLite record of steps and openings, each committed before it takes effect, so that it survives a crash.
+
+    With `synced` it survives a power loss too. Without a `path` it lasts as long as the process. It holds ids, and no
+    secrets.
+    """
 
     path: Path | None = None
     synced: bool = True
 
     def claim(self, client: str, sid: bytes, phase: int) -> None:
-        """Takes a step of a session, once. Raises ProtocolError for a second time: another answer under the same keys
-        and masks could be held against the first."""
+        """Records a step of a session. Raises ProtocolError if it was taken before: two answers under the same keys and
+        masks would reveal their difference."""
         taken = self._insert("INSERT OR IGNORE INTO steps VALUES (?, ?, ?)", (client, sid, phase))
         if not taken:
             raise ProtocolError("this step of the session was taken before", hint="A session is never used twice.")
 
     def answer(self, client: str, opening: Opening, *, apart: bool = False) -> None:
-        """Records that a client opens shares for the survivors of a round, before it does.
+        """Records that a client is about to open shares for the survivors of a round.
 
-        Raises ProtocolError if it opened shares for other survivors in that round or for that work, or in a later
-        round; and if `apart`, for survivors whose sum, together with the sums of other rounds, gives one client's
-        update, or a combination of two. Read and written in one transaction, so that of two processes one answers.
+        Raises ProtocolError if the client opened shares for other survivors in that round or for that work, or opened
+        shares in a later round. With `apart`, also if the sum over these survivors, combined with the sums of other
+        rounds, gives one client's update or a combination of two. The check and the insertion are one transaction: of
+        two processes with conflicting openings, only one succeeds.
         """
         with self._locked() as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -75,14 +79,14 @@ class Ledger:
             raise refused
 
     def check(self, client: str, opening: Opening, *, apart: bool = False) -> None:
-        """Raises the ProtocolError that `answer` would raise now, and records nothing."""
+        """Raises the ProtocolError that `answer` would raise; records nothing."""
         with self._locked() as connection:
             refused = _conflict(opening, self._openings(connection, client, opening.run), apart=apart)
         if refused is not None:
             raise refused
 
     def openings(self, client: str, run: str) -> list[Opening]:
-        """All openings of a client in a run, the first one first."""
+        """All openings of a client in a run, oldest first."""
         with self._locked() as connection:
             return self._openings(connection, client, run)
 
@@ -104,7 +108,7 @@ class Ledger:
 
     @contextmanager
     def _locked(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for one thread at a time; what was written is committed at the end."""
+        """Connection for one thread at a time. A normal exit commits; SQLite errors become StorageError."""
         try:
             with _lock, _connection(self.path, self.synced) as connection:
                 yield connection
@@ -122,12 +126,12 @@ def _refusal(error: sqlite3.Error) -> StorageError:
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
-    """Whether another connection is in the way, and nothing is wrong; the lower byte of a code is its kind."""
+    """True if another connection holds a lock, so that waiting helps. The low byte is SQLite's primary error code."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _conflict(opening: Opening, earlier: Sequence[Opening], *, apart: bool) -> ProtocolError | None:
-    """Why shares cannot be opened after the earlier openings; None if they can."""
+    """Error that forbids an opening, given the earlier ones; None if it is allowed."""
     same_list = [other for other in earlier if set(other.survivors) == set(opening.survivors)]
     for other in earlier:
         if (other.round == opening.round or other.work == opening.work) and other not in same_list:
@@ -162,7 +166,7 @@ def _connection(path: Path | None, synced: bool) -> sqlite3.Connection:
         return _in_memory(os.getpid())
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    inode = os.fstat(handle).st_ino  # a record that was moved away is not the one that a new process would find
+    inode = os.fstat(handle).st_ino  # a replaced file is a new record: a cached connection would write to the old one
     os.close(handle)
     return _on_disk(path, synced, os.getpid(), inode)
 
@@ -178,8 +182,8 @@ def _on_disk(path: Path, synced: bool, process: int, inode: int) -> sqlite3.Conn
 
 
 def _opened(name: str, synced: bool) -> sqlite3.Connection:
-    """A connection. SQLite does not wait where two processes switch a new record to its journal at once, but says at
-    once that it is locked: so it is tried again."""
+    """Opens a connection, with retries. When two processes switch a new record to WAL at the same time, SQLite ignores
+    its timeout and reports a locked database immediately."""
     deadline = time.monotonic() + _SECONDS
     while True:
         connection = sqlite3.connect(name, timeout=_SECONDS, check_same_thread=False)

@@ -1,4 +1,4 @@
-"""Bounds of the local training that a client does for a server."""
+"""Bounds on the local training that a client performs for a server."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class LocalBounds:
-    """Least and largest values of what a server may ask: learning rate, rows of a batch (0: all rows), epochs, steps;
-    the largest weight decay; and whether batches that are not full may be left out (`drop_last`).
+    """Bounds on the local training that a server may request.
 
-    With `drop_last`, a batch of as many rows as one client has leaves all smaller clients without a step.
+    `lr`, `batch_size` (rows; 0: all), `epochs` and `steps` are (least, largest); `weight_decay` is the largest.
+    `drop_last` accepts that incomplete batches are dropped: a batch size equal to one client's number of rows then
+    leaves all smaller clients without a step, and their updates hide nothing.
     """
 
     lr: Range = (1e-6, 10.0)
@@ -30,18 +31,18 @@ class LocalBounds:
 
     @classmethod
     def of(cls, local: LocalWork) -> Self:
-        """What a config asks, at its own learning rate or less, as a schedule makes it."""
+        """Bounds that a config's local work just satisfies; learning rates below its own may come from a schedule."""
         epochs, steps = (local.epochs, local.epochs), (local.steps or 1, local.steps or inf)
         return cls((0.0, local.lr), (local.batch_size,) * 2, epochs, steps, local.weight_decay, local.drop_last)
 
     def tightened(self, other: Self) -> Self:
-        """The bounds that satisfy both."""
+        """Returns the intersection of both bounds."""
         ranges = {name: _overlap(getattr(self, name), getattr(other, name)) for name in _RANGES}
         drop_last = self.drop_last and other.drop_last
         return type(self)(**ranges, weight_decay=min(self.weight_decay, other.weight_decay), drop_last=drop_last)
 
     def objections(self, run: Self) -> list[str]:
-        """What these bounds refuse of all that a run asks."""
+        """Lists the settings for which no value that the run may request is within these bounds; empty if none."""
         found = []
         for name in _RANGES:
             mine, asked = getattr(self, name), getattr(run, name)
@@ -53,7 +54,7 @@ class LocalBounds:
         return found
 
     def check(self, local: LocalWork) -> None:
-        """Raises ProtocolError for local training outside of the bounds."""
+        """Raises ProtocolError if the local training is outside of these bounds."""
         asked = {"lr": local.lr, "batch_size": local.batch_size}
         asked |= {"epochs": local.epochs} if local.steps is None else {"steps": local.steps}
         for name, value in asked.items():

@@ -1,4 +1,4 @@
-"""The memory of a client between two phases of a session."""
+"""State of a client between two phases of a session."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ __all__ = ["Memory"]
 
 @dataclass(frozen=True, repr=False)
 class Memory:
-    """State of a client from one phase to the next, never shown, and sealed on its way. `started` is the time of the
-    session's first message by the client's own clock."""
+    """State of a client between phases, encrypted (sealed) before it leaves the process, and left out of `repr`.
+
+    `started` is the time of the session's first message by the client's own clock, in seconds.
+    """
 
     phase: int
     parameters: bytes
@@ -23,7 +25,7 @@ class Memory:
     survivors: bytes = b""
 
     def written(self) -> bytes:
-        """As JSON with hexadecimal values."""
+        """Returns the state as JSON, with bytes in hexadecimal."""
         values = {
             "phase": self.phase,
             "started": self.started,
@@ -37,7 +39,7 @@ class Memory:
 
     @classmethod
     def read(cls, raw: bytes) -> Memory:
-        """What `written` wrote."""
+        """Parses the bytes that `written` returned."""
         values = json.loads(raw)
         return cls(
             phase=values["phase"],

@@ -1,7 +1,7 @@
-"""The last reply of each open session, kept so that a message that comes again is answered with the same bytes.
+"""Last reply of each open session, kept so that a repeated message is answered with the same bytes.
 
-On a network replies are lost. A second reply of its own making to one message would be another masked vector under the
-same keys, so a client sends what it sent.
+Networks lose replies. A newly computed reply would be a second masked vector under the same keys, so a client resends
+the first one.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from flctl_secagg.crypto.primitives import bound
 __all__ = ["Outbox"]
 
 _HEAD = struct.Struct(">d32sQ")
-"""Time of the reply, digest of the message, and length of the memory that follows; then the reply."""
+"""Header: time of the reply, SHA-256 of the message, length of the sealed state. The state and the reply follow."""
 
 
 @dataclass(frozen=True)
 class Outbox:
-    """A directory with one file for each session (0600), replaced at each phase; without a directory nothing is kept.
+    """Directory with one file per session (mode 0600), replaced at each phase. Without a directory, nothing is kept.
 
-    A file holds sealed memory and a reply that has left the client already, so it holds no secret in the clear.
+    A file holds sealed state, and a reply that was already sent: no secret in the clear.
     """
 
     directory: Path | None = None
 
     def again(self, client: str, sid: bytes, message: bytes, since: float) -> tuple[bytes, bytes] | None:
-        """(memory, reply) of the last message of a session if `message` is that message, answered after `since`."""
+        """Returns (state, reply) if `message` is the session's last, answered at `since` or later; else None."""
         if self.directory is None:
             return None
         try:
@@ -48,7 +48,7 @@ class Outbox:
         return raw[_HEAD.size : _HEAD.size + length], raw[_HEAD.size + length :]
 
     def keep(self, client: str, sid: bytes, message: bytes, sent: tuple[bytes, bytes], now: float) -> None:
-        """Keeps a memory and a reply, in the place of those of the phase before."""
+        """Stores a state and a reply in place of those of the phase before. Raises StorageError if it cannot write."""
         if self.directory is None:
             return
         memory, reply = sent
@@ -66,7 +66,7 @@ class Outbox:
             raise _unusable(error) from error
 
     def forget(self, before: float) -> None:
-        """Removes replies from before a time."""
+        """Removes replies older than the time `before`, and files without a whole header."""
         if self.directory is None or not self.directory.is_dir():
             return
         for path in self.directory.iterdir():

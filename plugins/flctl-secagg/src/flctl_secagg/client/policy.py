@@ -1,4 +1,4 @@
-"""The policy of a client: bounds of what it takes part in, whatever a server proposes."""
+"""Policy of a client: limits on the sessions that it joins, whatever a server proposes."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from flctl_secagg.protocol.session import Session
 __all__ = ["DIFFERING", "FLOOR", "Differing", "Policy"]
 
 FLOOR = 3
-"""No policy takes a smaller cohort: of two clients, each knows the other's update from the sum."""
+"""Smallest cohort under any policy: of two clients, each can subtract its own update from the sum."""
 Differing = Literal["allow", "warn", "refuse"]
 DIFFERING: tuple[Differing, ...] = ("allow", "warn", "refuse")
-"""From the laxest to the strictest."""
+"""Values from the laxest to the strictest."""
 Value = TypeVar("Value")
 _CIPHERS: tuple[Ciphers, ...] = ("aes-128-ctr", "aes-256-ctr")
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Bounds that a client keeps, whatever the server proposes.
+    """Limits that a client enforces, whatever the server proposes.
 
     - `mode`: `active` refuses sessions in `hbc` mode.
     - `minimum`, `threshold`: the fewest clients of a sum, and the fewest shares that open a secret.
     - `corrupt`, `dropped`: fractions of clients that may collude with the server, and vanish.
-    - `clip_floor`, `clip`: the least and the largest bound of a coordinate. Under a tiny one a client's words say only
-      its signs and its weight, and a sum of few clients gives all of them.
+    - `clip_floor`, `clip`: the least and the largest bound of a coordinate. A tiny bound leaves only signs and the
+      weight in a client's words, which can be solved for in a sum of few clients.
     - `clipped`: the largest fraction of a client's coordinates that may reach the bound.
     - `bits`, `ciphers`: accepted widths of words, and ciphers of masks.
     - `max_weight`, `rounds`, `largest`: the largest weight, round number, and count of words.
-    - `differing`: `refuse` opens no shares for survivors whose sum, together with earlier ones, gives the update of one
+    - `differing`: `refuse` opens no shares for survivors whose sum, combined with earlier sums, gives the update of one
       client or a combination of two.
-    - `session_seconds`: a session is over after that.
-    - `run`: the name of the run; any without it.
-    - `local`: bounds of local training.
-    - `accept_zeros`: an update of zero is sent. Under differential privacy a client that diverges counts as zeros, and
-      a refusal would name it.
-    - `simulation`: devices may be simulated, of which some make fewer steps than others.
+    - `session_seconds`: the longest duration of a session, in seconds.
+    - `run`: the name of the only accepted run; None accepts any.
+    - `local`: bounds on local training.
+    - `accept_zeros`: sends updates of zero. Under differential privacy, a client whose training diverges sends zeros;
+      a refusal would reveal which client that was.
+    - `simulation`: accepts simulated devices, some of which make fewer steps than others.
     """
 
     mode: Mode = "hbc"
@@ -73,26 +73,26 @@ class Policy:
 
     @classmethod
     def laxest(cls, run: str | None) -> Policy:
-        """The policy that refuses only what no client takes part in, whatever its own policy."""
+        """Returns the least strict policy: it refuses only what every policy refuses."""
         return cls(
             minimum=FLOOR, corrupt=0.0, dropped=0.0, clip_floor=0.0, clip=inf, max_weight=inf, rounds=1 << 63, run=run
         )
 
     def check(self, found: Parameters, me: str, roster: Roster) -> None:
-        """Raises ProtocolError for parameters outside of this policy, or that contradict each other."""
+        """Raises ProtocolError if parameters are outside of this policy, or contradict each other."""
         self._check_cohort(found, me, roster)
         self._check_secrecy(found)
         self._check_numbers(found)
         self._check_encoding(found)
 
     def check_work(self, asked: AskedWork) -> None:
-        """Raises ProtocolError for local training that this policy does not allow."""
+        """Raises ProtocolError if this policy does not allow the local training."""
         _demand(self.simulation or not asked.limited, "the work allows some clients fewer steps than others")
         if asked.local is not None:
             self.local.check(asked.local)
 
     def objections(self, run: Policy) -> list[str]:
-        """What this policy refuses of every session under a run's options, given as a policy."""
+        """Lists the options of a run, given as a policy, under which this policy refuses every session."""
         least, most = ("minimum", "corrupt", "dropped", "clip_floor"), ("clip", "max_weight", "rounds")
         found = [f"mode is {run.mode}, expected {self.mode}"] if (self.mode, run.mode) == ("active", "hbc") else []
         found += [
@@ -112,7 +112,7 @@ class Policy:
         return found + self.local.objections(run.local)
 
     def tightened(self, other: Policy) -> Policy:
-        """The policy that accepts what both accept, and nothing else."""
+        """Returns the policy that accepts exactly what both accept."""
         values = {name: max(getattr(self, name), getattr(other, name)) for name in _HIGHER_IS_STRICTER}
         values |= {name: min(getattr(self, name), getattr(other, name)) for name in _LOWER_IS_STRICTER}
         values |= {name: _common(getattr(self, name), getattr(other, name)) for name in ("bits", "ciphers")}

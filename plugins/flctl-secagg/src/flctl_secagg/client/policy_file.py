@@ -1,4 +1,4 @@
-"""A client's own policy as a TOML file beside its keys, which the options of a run can only tighten."""
+"""Client's own policy, a TOML file in the directory of its keys. A run's options can only tighten it."""
 
 from __future__ import annotations
 
@@ -86,8 +86,10 @@ class _File(_Section):
 
 @dataclass(frozen=True, slots=True)
 class OwnPolicy:
-    """A client's policy, and the operator's public key that it pins (None: the one in `operator.pub`). `origins` says
-    for each key whether the file or the built-in default gave it."""
+    """A client's policy, and the operator's public key that it pins (None: the one in `operator.pub`).
+
+    `origins` gives the origin of each key's value: the file's name, or "default".
+    """
 
     policy: Policy
     operator: bytes | None
@@ -95,8 +97,8 @@ class OwnPolicy:
 
 
 def read_policy(path: Path) -> OwnPolicy:
-    """The policy in a file, built-in defaults if there is no file. Raises ConfigError for a file that is not a policy,
-    with the key, the value and what was expected."""
+    """Reads a policy from a file; the defaults if the file does not exist. Raises ConfigError, which names the key, the
+    value found and the expected one, if the file is not a valid policy."""
     found = _File.model_validate({}) if not path.exists() else _validated(path)
     plain = found.model_dump(exclude={"local", "operator", "run"})
     policy = Policy(**plain, run=found.run or None, local=LocalBounds(**found.local.model_dump()))
@@ -105,7 +107,7 @@ def read_policy(path: Path) -> OwnPolicy:
 
 
 def policy_text(values: Mapping[str, Any] | None = None) -> str:
-    """A policy file with every key, its description and its value: the defaults, or those of `values`."""
+    """Returns the text of a policy file: every key, its description, and its value in `values` or its default."""
     found = _File.model_validate(values or {})
     lines = ["# What this client takes part in. A run's options can only tighten it.", ""]
     lines += _described(found, leave_out="local")

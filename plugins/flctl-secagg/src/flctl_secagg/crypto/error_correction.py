@@ -1,4 +1,4 @@
-"""Correction of wrong shares: Gao's decoder for Reed-Solomon codes (Gao 2003), of the radius of Berlekamp-Welch."""
+"""Correction of wrong shares: Gao's decoder for Reed-Solomon codes (Gao 2003), up to half the minimum distance."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from flctl_secagg.crypto.shamir import PRIME
 __all__ = ["Polynomial", "corrected"]
 
 Polynomial = list[int]
-"""Coefficients over GF(p), the constant first; no leading zeros."""
+"""Coefficients over GF(p), lowest degree first; the leading coefficient is not 0."""
 
 
 def corrected(places: Sequence[int], shares: Sequence[int], threshold: int) -> Polynomial | None:
-    """The polynomial of degree below `threshold` that all but (n - threshold) // 2 of the n shares lie on; None if
-    there is none. Takes O(n^2) operations."""
+    """Returns the polynomial of degree below `threshold` through all but at most (n - threshold) // 2 of the n shares;
+    None if there is no such polynomial. Takes O(n^2) operations."""
     count = len(places)
     before, after = _vanishing(places), _interpolated(places, shares)
     before_factor: Polynomial = []
@@ -30,7 +30,7 @@ def corrected(places: Sequence[int], shares: Sequence[int], threshold: int) -> P
 
 
 def _vanishing(places: Sequence[int]) -> Polynomial:
-    """The polynomial that is 0 at all places."""
+    """Returns the monic polynomial with a root at each place."""
     made = [1]
     for place in places:
         made = _minus([0, *made], [place * one % PRIME for one in made])
@@ -38,7 +38,7 @@ def _vanishing(places: Sequence[int]) -> Polynomial:
 
 
 def _interpolated(places: Sequence[int], shares: Sequence[int]) -> Polynomial:
-    """The polynomial of least degree through the shares: Newton's divided differences."""
+    """Returns the polynomial of least degree through the shares, by Newton's divided differences."""
     inverse = {d: pow(d, -1, PRIME) for d in range(1, max(places) - min(places) + 1)}
     table = list(shares)
     for step in range(1, len(places)):

@@ -14,19 +14,19 @@ __all__ = ["CHUNK", "Ciphers", "Stream", "add_masks", "keystream", "seed_bytes"]
 
 Ciphers = Literal["aes-128-ctr", "aes-256-ctr"]
 Stream = tuple[bytes, bool]
-"""A mask's seed, and whether it is added (else it is taken away)."""
+"""Seed of a mask, and True to add the mask or False to subtract it."""
 Words = npt.NDArray[Any]
 CHUNK = 1 << 17
-"""Bytes of a chunk: it, and the keystream beside it, stay in the second-level cache."""
+"""Bytes per chunk; a chunk and its keystream fit in the L2 cache."""
 _AT_ONCE = 512
-"""Streams that are open at a time; a server may have thousands to take away."""
+"""Cipher contexts open at a time; a server may have thousands of masks to subtract."""
 _SLACK = 16
-"""`update_into` wants room for a block more than it writes."""
+"""`update_into` requires a buffer one block longer than its output."""
 _ZEROS = bytes(CHUNK)
 
 
 def seed_bytes(cipher: Ciphers) -> int:
-    """The length of a seed: the key, and the first counter block; never less than 256 bits."""
+    """Length of a seed in bytes: the AES key and the first counter block of 16 bytes; at least 256 bits."""
     return 48 if cipher == "aes-256-ctr" else 32
 
 
@@ -38,9 +38,9 @@ def keystream(seed: bytes) -> CipherContext:
 
 
 def add_masks(words: Words, streams: Iterable[Stream]) -> None:
-    """Adds, or takes away, each stream's mask in place; `words` [d] of uint16, uint32 or uint64, little-endian.
+    """Adds or subtracts each stream's mask in place. `words`: [d] of uint16, uint32 or uint64, little-endian.
 
-    A word's mask is its whole lane of keystream, so its low w bits are uniform for any w up to the lane's width.
+    Each word is masked over its whole lane, so that its low w bits are uniform for any w up to the lane's width.
     """
     left = iter(streams)
     while batch := list(islice(left, _AT_ONCE)):

@@ -39,12 +39,12 @@ KEY_BYTES, SIGNATURE_BYTES, NONCE_BYTES = 32, 64, 12
 
 
 def new_key() -> bytes:
-    """32 bytes of the operating system's randomness."""
+    """Returns 32 random bytes from the operating system."""
     return os.urandom(KEY_BYTES)
 
 
 def bound(*parts: bytes | int) -> bytes:
-    """The parts as one string that no other parts give: each with its length before it."""
+    """Encodes the parts injectively: the protocol's name, then each part with its length before it."""
     raw = [part.to_bytes(8, "big") if isinstance(part, int) else part for part in parts]
     return PROTOCOL + b"".join(struct.pack(">I", len(part)) + part for part in raw)
 
@@ -60,12 +60,12 @@ def public_of(private: bytes) -> bytes:
 
 
 def loaded(private: bytes) -> X25519PrivateKey:
-    """The key of 32 private bytes, to agree with many peers: loading it costs as much as agreeing once."""
+    """Loads a private key of 32 bytes, once for many peers: loading costs as much as one key agreement."""
     return X25519PrivateKey.from_private_bytes(private)
 
 
 def agree(private: X25519PrivateKey, public: bytes) -> bytes:
-    """The X25519 shared secret. Raises ProtocolError for a key of low order, or of another length than 32 bytes."""
+    """Returns the X25519 shared secret. Raises ProtocolError if the public key is of low order, or not 32 bytes."""
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:
@@ -73,7 +73,7 @@ def agree(private: X25519PrivateKey, public: bytes) -> bytes:
 
 
 def is_usable(public: bytes) -> bool:
-    """Whether an X25519 public key gives secrets: one of low order gives the same to everybody."""
+    """True for a usable X25519 public key. One of low order is not: it gives every peer the same shared secret."""
     try:
         agree(_probe(), public)
     except ProtocolError:
@@ -87,12 +87,12 @@ def _probe() -> X25519PrivateKey:
 
 
 def sign(private: bytes, message: bytes) -> bytes:
-    """The Ed25519 signature, 64 bytes (RFC 8032)."""
+    """Returns the Ed25519 signature, 64 bytes (RFC 8032)."""
     return Ed25519PrivateKey.from_private_bytes(private).sign(message)
 
 
 def is_signed(public: bytes, signature: bytes, message: bytes) -> bool:
-    """Whether the signature is that of the key's owner."""
+    """True if the Ed25519 signature of the message is valid under the public key; False if either is malformed."""
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError):
@@ -101,18 +101,18 @@ def is_signed(public: bytes, signature: bytes, message: bytes) -> bool:
 
 
 def commitment(secret: bytes, sid: bytes, client: str) -> bytes:
-    """SHA-256 of a 256-bit random secret, the session and its owner: binding, and hiding as the secret is random."""
+    """SHA-256 commitment to a secret, its session and its owner. Hiding, as the secret has 256 random bits."""
     return hashlib.sha256(bound(b"commitment", sid, client.encode(), secret)).digest()
 
 
 def sealed(key: bytes, plain: bytes, data: bytes) -> bytes:
-    """Nonce, AES-256-GCM ciphertext and tag."""
+    """Encrypts with AES-256-GCM: nonce, ciphertext and tag. `data` is authenticated, and not included."""
     nonce = os.urandom(NONCE_BYTES)
     return nonce + AESGCM(key).encrypt(nonce, plain, data)
 
 
 def unsealed(key: bytes, box: bytes, data: bytes) -> bytes | None:
-    """The plaintext; None where anything of it is not as it was sealed."""
+    """Decrypts what `sealed` returned; None if the key, the box or `data` differs from when it was sealed."""
     try:
         return AESGCM(key).decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], data)
     except (InvalidTag, ValueError):

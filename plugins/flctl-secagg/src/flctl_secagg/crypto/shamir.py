@@ -1,6 +1,6 @@
 """Shamir's secret sharing of 256-bit secrets (Shamir 1979) over GF(p) with p = 2^256 + 297.
 
-p is the smallest prime above 2^256, so that any 32 bytes are an element; a share takes 33 bytes.
+p is the smallest prime above 2^256, so that any 32 bytes encode an element. A share takes 33 bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SHARE_BYTES = 33
 
 
 def split(secret: bytes, threshold: int, count: int) -> list[int]:
-    """Shares at x = 1 .. `count` of a 32-byte secret, any `threshold` of which give it back, fewer nothing."""
+    """Shares a 32-byte secret at x = 1 .. `count`: any `threshold` shares recover it, and fewer reveal nothing."""
     if len(secret) != 32 or not 1 <= threshold <= count:
         raise ValueError(f"a secret of {len(secret)} bytes for {threshold} of {count}")
     coefficients = [int.from_bytes(secret, "big"), *(secrets.randbelow(PRIME) for _ in range(threshold - 1))]
@@ -24,7 +24,7 @@ def split(secret: bytes, threshold: int, count: int) -> list[int]:
 
 
 def combine(places: Sequence[int], shares: Sequence[int]) -> bytes | None:
-    """The secret that the shares at these places are of; None where that is no 32 bytes."""
+    """Reconstructs the secret from shares at these places (x); None if the result exceeds 32 bytes."""
     return _as_secret(evaluate(tuple(places), shares, 0))
 
 
@@ -39,7 +39,7 @@ def written(share: int) -> bytes:
 
 
 def read_share(data: bytes) -> int | None:
-    """The share in 33 bytes; None where they hold no element of the field."""
+    """Reads a share from 33 bytes; None if they do not encode a field element."""
     value = int.from_bytes(data, "big")
     return value if len(data) == SHARE_BYTES and value < PRIME else None
 
@@ -49,7 +49,7 @@ def _as_secret(value: int) -> bytes | None:
 
 
 def value_at(coefficients: Sequence[int], x: int) -> int:
-    """The value of a polynomial, whose constant coefficient comes first, at `x`."""
+    """Evaluates a polynomial at `x` (Horner); coefficients from the constant up."""
     value = 0
     for coefficient in reversed(coefficients):
         value = (value * x + coefficient) % PRIME
@@ -58,7 +58,7 @@ def value_at(coefficients: Sequence[int], x: int) -> int:
 
 @lru_cache(maxsize=1024)
 def _lagrange(places: tuple[int, ...], at: int) -> tuple[int, ...]:
-    """Each share's coefficient; survivors share one set of places, so these are computed once."""
+    """Lagrange coefficient of each share. Cached: many owners' shares come from the same places."""
     found = []
     for place in places:
         above = below = 1

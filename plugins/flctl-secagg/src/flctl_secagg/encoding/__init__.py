@@ -1,1 +1,1 @@
-"""Vectors of floats as words modulo 2^w, and words as packed bytes."""
+"""Encoding of float vectors as words modulo 2^w, and of words as packed bytes."""

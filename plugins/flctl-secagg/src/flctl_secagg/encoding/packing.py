@@ -1,4 +1,4 @@
-"""Words of 16, 20, 24, 32 or 64 bits: as lanes to calculate in, and packed to travel."""
+"""Words of 16, 20, 24, 32 or 64 bits: in unsigned integers for arithmetic, packed for transport."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ _LANES = {16: "<u2", 20: "<u4", 24: "<u4", 32: "<u4", 64: "<u8"}
 
 
 def lane(bits: int) -> np.dtype[Any]:
-    """The unsigned type that words of so many bits are calculated in, modulo its own width."""
+    """Unsigned dtype for arithmetic on words of `bits` bits; it wraps at its own width, which may be larger."""
     return np.dtype(_LANES[bits])
 
 
 def packed_bytes(bits: int, count: int) -> int:
-    """How many bytes `count` words take; two words of 20 bits share 5, and a last one alone takes 3."""
+    """Bytes that `count` packed words take: two words of 20 bits take 5, and an unpaired last one takes 3."""
     return (bits * count + 7) // 8
 
 
 def reduce(words: Words, bits: int) -> Words:
-    """The words modulo 2^bits, in place."""
+    """Reduces words modulo 2^bits in place, and returns them."""
     if bits < words.itemsize * 8:
         np.bitwise_and(words, words.dtype.type((1 << bits) - 1), out=words)
     return words
 
 
 def pack(words: Words, bits: int) -> bytes | bytearray:
-    """The words, each below 2^bits, little-endian and without gaps; chunk by chunk, without other memory of their
-    size."""
+    """Packs words, each below 2^bits, little-endian and without gaps. Works in chunks, so that the result is the only
+    large allocation."""
     if bits == words.itemsize * 8:
         return words.tobytes()
     packed = bytearray(packed_bytes(bits, words.size))
@@ -59,8 +59,8 @@ def _five_bytes(words: Words) -> Words:
 
 
 def unpack(data: bytes | memoryview, bits: int, count: int) -> Words:
-    """The words that `pack` packed, in new memory. Raises ValueError for another number of bytes, or bits set beyond
-    the last word."""
+    """Unpacks what `pack` returned, into new memory. Raises ValueError if the number of bytes is wrong, or padding
+    bits after the last word are set."""
     if len(data) != packed_bytes(bits, count):
         raise ValueError(f"{len(data)} bytes do not hold {count} words of {bits} bits")
     dtype = lane(bits)
@@ -88,7 +88,7 @@ def _twenty(data: bytes | memoryview, count: int, dtype: np.dtype[Any]) -> Words
 
 
 def signed(words: Words, bits: int) -> npt.NDArray[np.int64]:
-    """The words as the whole numbers in [-2^(bits-1), 2^(bits-1)) that they are modulo 2^bits."""
+    """Reads words as signed integers in [-2^(bits-1), 2^(bits-1)), by two's complement."""
     if bits == 64:
         return words.view("<i8").astype(np.int64, copy=False)
     shift = np.int64(64 - bits)

@@ -1,9 +1,9 @@
-"""Vectors of fractions as words modulo 2^w whose sum over clients cannot overflow, and back.
+"""Encodes float vectors as words modulo 2^w whose sum over clients cannot overflow, and decodes sums.
 
-A long vector is clipped coordinate by coordinate, multiplied by its client's weight, scaled so that n clients fill the
-ring, and rounded at random so that the mean stays. Vectors of a few values, and the weight, are 64-bit fixed-point
-numbers that are spread over as many words as they need. Vectors whose names end in `flctl.RING` are whole numbers
-already, one word each, and their sum is one modulo 2^w. All words are summed alike, so a sum says nothing but sums.
+A long vector, premultiplied by its client's weight, is clipped per coordinate, scaled so that n clients fill the ring,
+and rounded stochastically, which is unbiased. Short vectors and the weight are 64-bit fixed-point numbers, split into
+limbs over several words. Vectors whose names end in `flctl.RING` hold integers, one word each, summed modulo 2^w. All
+words are summed in the same way, so that the result reveals sums only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WEIGHT = "weight"
 FEW = 16
 """Vectors up to this length are sent as 64-bit fixed-point numbers: counts of steps, normalisers, losses."""
 FRACTION = 24
-"""Bits after the point of those."""
+"""Fraction bits of fixed-point numbers."""
 LEAST_LEVELS = 16
 _WIDE = 64
 _CHUNK = 1 << 14
@@ -37,7 +37,7 @@ Float = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a sum of words says: the sums of vectors and weights, and how many clients clipped something."""
+    """Decoded sum of words: the sums of vectors and of weights, and the number of clients that clipped a value."""
 
     arrays: Arrays
     weight: float
@@ -46,11 +46,11 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How `count` clients turn vectors of `layout` (without the weight) into words of `bits` bits.
+    """Encoding of vectors of `layout` (without the weight) as words of `bits` bits, for sums of `count` clients.
 
-    `clip` bounds each coordinate of a long vector before it is multiplied by its weight; weights above `max_weight`
-    count as `max_weight`. Raises IncompatibleError where the ring leaves fewer than 16 levels to each sign, or the sum
-    of weights could overflow.
+    `clip` bounds each coordinate of a long vector before it is multiplied by its weight. Weights above `max_weight`
+    are reduced to it. Raises IncompatibleError if the ring leaves fewer than 16 levels for each sign, or if the sum of
+    weights could overflow.
     """
 
     layout: tuple[tuple[str, int], ...]
@@ -74,56 +74,56 @@ class Encoding:
 
     @cached_property
     def levels(self) -> int:
-        """Q: values are whole numbers in [-Q, Q], with n Q < 2^(w-1); at most 53 bits, so that Q is a float."""
+        """Q: values are integers in [-Q, Q], with n Q < 2^(w-1). Q has 53 significant bits at most: a float64."""
         most = ((1 << (self.bits - 1)) - 1) // max(self.count, 1)
         extra = max(most.bit_length() - 53, 0)
         return most >> extra << extra
 
     @property
     def scale(self) -> float:
-        """Levels for one unit of a premultiplied value."""
+        """Levels per unit of a premultiplied value."""
         return self.levels / (self.clip * self.max_weight)
 
     @property
     def rounding(self) -> float:
-        """How far, in L2, the words of a premultiplied vector are from it, at most, but for what was clipped."""
+        """Upper bound on the rounding error of a premultiplied vector, in L2 norm; clipping is not included."""
         few = sum(n for name, n in self.layout if n <= FEW and not name.endswith(RING))
         many = sum(n for name, n in self.layout if n > FEW and not name.endswith(RING))
         return math.sqrt(many / self.scale**2 + few / (1 << 2 * FRACTION))
 
     @property
     def limb(self) -> int:
-        """Bits of a fixed-point number in one word; n such parts cannot overflow it."""
+        """Bits of a limb: the part of a fixed-point number in one word. The sum of n limbs cannot overflow a word."""
         return min(self.bits - self.count.bit_length(), 32)
 
     @property
     def limbs(self) -> int:
-        """Words of a fixed-point number."""
+        """Words (limbs) per fixed-point number."""
         return -(-_WIDE // self.limb)
 
     @cached_property
     def words(self) -> int:
-        """d': the words of a masked vector."""
+        """d': number of words of a masked vector."""
         values = sum(self._width(name, length) for name, length in self.layout)
         return values + len(self.layout) + self.limbs + 2
 
     @property
     def bytes(self) -> int:
-        """A masked vector on its way."""
+        """Size of a packed masked vector, in bytes."""
         return packed_bytes(self.bits, self.words)
 
     @property
     def largest(self) -> float:
-        """The magnitude that a fixed-point number may have."""
+        """Largest magnitude of a fixed-point number."""
         return float((1 << (_WIDE - 2 - FRACTION)) // self.count)
 
     def encode(self, vector: Arrays) -> Words:
-        """The words [d'] of premultiplied vectors and their weight. Raises ProtocolError for values that are not
-        finite, integers beyond the ring, or another layout."""
+        """Encodes premultiplied vectors and their weight as words [d']. Raises ProtocolError if a value is not finite,
+        an integer exceeds the ring, or the layout differs."""
         return self.encode_counted(vector)[0]
 
     def encode_counted(self, vector: Arrays) -> tuple[Words, dict[str, int]]:
-        """As `encode`, with the number of values of each vector that were clipped."""
+        """Like `encode`; also returns the number of clipped values by vector."""
         weight = self._weight(vector)
         found = tuple((name, array.size) for name, array in vector.items() if name != WEIGHT)
         if dict(found) != dict(self.layout):
@@ -146,10 +146,10 @@ class Encoding:
         return words, clipped
 
     def decode(self, words: Words, survivors: int) -> Decoded:
-        """The sums of vectors and of weights in the modular sum of `survivors` clients' words.
+        """Decodes the modular sum of the words of `survivors` clients.
 
-        Raises ProtocolError for a sum that no `survivors` clients with words of `encode` can have. A client that forges
-        its words within these bounds is not noticed: range proofs would be needed for that.
+        Raises ProtocolError if that number of clients cannot reach the sum with words of `encode`. Words forged within
+        these bounds go undetected; detecting them would take range proofs.
         """
         ones, clipped = int(words[-1]), int(words[-2])
         if ones != survivors or clipped > survivors:
@@ -173,11 +173,11 @@ class Encoding:
         return Decoded(arrays, total, clipped)
 
     def _width(self, name: str, length: int) -> int:
-        """The words of a vector."""
+        """Number of words of a vector."""
         return length if length > FEW or name.endswith(RING) else length * self.limbs
 
     def _weight(self, vector: Arrays) -> float:
-        """The client's weight, checked."""
+        """Returns the client's weight. Raises ProtocolError if it is missing, negative or not finite."""
         if WEIGHT not in vector or vector[WEIGHT].size != 1:
             raise ProtocolError("the vectors to sum have no weight")
         weight = float(vector[WEIGHT][0])
@@ -186,7 +186,7 @@ class Encoding:
         return weight
 
     def _fill(self, part: Words, values: npt.NDArray[Any], weight: float, whole: bool) -> int:
-        """Writes a vector's words; returns the number of values that were clipped."""
+        """Writes a vector's words into `part`; returns the number of clipped values."""
         if whole:
             self._fill_whole(part, values, weight)
             return 0
@@ -196,7 +196,7 @@ class Encoding:
         return self._fill_many(part, values, factor, self.clip * min(weight, self.max_weight))
 
     def _fill_ring(self, part: Words, values: npt.NDArray[Any], weight: float) -> None:
-        """Whole numbers modulo 2^w, however large they are: their sum is what counts."""
+        """Writes integers modulo 2^w, of any magnitude: only their sum modulo 2^w is used."""
         if values.dtype.kind not in "iu":
             raise ProtocolError(f"a vector of the ring holds {values.dtype}, expected whole numbers")
         self._require_scaled(weight)
@@ -207,7 +207,7 @@ class Encoding:
             raise ProtocolError("whole numbers came with a weight above the maximum, and cannot be scaled down")
 
     def _fill_whole(self, part: Words, values: npt.NDArray[Any], weight: float) -> None:
-        """Whole numbers travel as they are, on a lattice already; without their weight if each client counts once."""
+        """Writes integers without rounding. If `max_weight` is 1, a larger weight is divided out first."""
         if weight > self.max_weight == 1:
             values, weight = _divided(values, weight), 1.0
         few = values.size <= FEW
@@ -226,7 +226,7 @@ class Encoding:
         return int(np.count_nonzero(clipped != values))
 
     def _fill_many(self, part: Words, values: npt.NDArray[Any], factor: float, limit: float) -> int:
-        """Clips, scales and rounds at random, chunk by chunk in the cache; returns the number of clipped values."""
+        """Clips, scales and rounds stochastically, in chunks that fit the cache; returns the number clipped."""
         highest = float(max(values.max(), -values.min()))  # no copy of the vector; NaN is the maximum of both
         _require_finite(highest)
         signed_lane = np.dtype(f"<i{part.itemsize}")
@@ -245,14 +245,14 @@ class Encoding:
         return clipped
 
     def _spread(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-        """Each number's limbs, the lowest first; two's complement modulo 2^64."""
+        """Splits each number, in two's complement modulo 2^64, into limbs, the lowest first."""
         raw, mask = numbers.view(np.uint64)[:, None], np.uint64((1 << self.limb) - 1)
         shifts = (np.arange(self.limbs, dtype=np.uint64) * np.uint64(self.limb))[None, :]
         return ((raw >> shifts) & mask).reshape(-1)
 
     def _fixed_point(self, words: Words, survivors: int, name: str) -> list[int]:
-        """Sums of 64-bit fixed-point numbers, from the sums of their limbs. Raises ProtocolError beyond what
-        `survivors` clients can send."""
+        """Returns the sums of 64-bit fixed-point numbers from the sums of their limbs. Raises ProtocolError if
+        `survivors` clients cannot reach a sum."""
         found, most = [], survivors * (int(self.largest) << FRACTION)
         for row in words.reshape(-1, self.limbs).tolist():
             if max(row) > survivors * ((1 << self.limb) - 1):
@@ -265,8 +265,8 @@ class Encoding:
         return found
 
     def _summed(self, name: str, part: Words, survivors: int, weight: float | None) -> npt.NDArray[Any]:
-        """The sum of one vector: int64 of whole numbers (`weight` None), else float32, or float64 if words have 64
-        bits. Raises ProtocolError beyond what `survivors` clients of this total weight can send."""
+        """Decodes the sum of one vector: int64 for integers (`weight` None), else float32, or float64 for 64-bit words.
+        Raises ProtocolError if `survivors` clients of this total weight cannot reach the sum."""
         if name.endswith(RING):
             return signed(part, self.bits)
         length = dict(self.layout)[name]
@@ -283,8 +283,8 @@ class Encoding:
         return found
 
     def _most(self, survivors: int, weight: float | None) -> int:
-        """The largest level that a coordinate of a sum can have: each client's is at most Q, and before it is rounded
-        at most `clip` times its weight."""
+        """Largest level of a coordinate of a sum. A client's level is at most Q; before it is rounded, it is also at
+        most `clip` times its weight, in levels."""
         if weight is None:
             return survivors * self.levels
         rounded = weight + survivors / (1 << FRACTION)  # weights are rounded to 2^-24 themselves
@@ -303,7 +303,7 @@ def _forged(survivors: int, found: str) -> ProtocolError:
 
 
 def _divided(values: npt.NDArray[Any], weight: float) -> npt.NDArray[Any]:
-    """The whole numbers that were premultiplied by a weight."""
+    """Divides a weight out of premultiplied integers. Raises ProtocolError if they are not multiples of it."""
     if weight != int(weight) or (values % int(weight)).any():
         raise ProtocolError(f"whole numbers are not multiples of their weight {weight:g}")
     return values // int(weight)
@@ -315,7 +315,7 @@ def _require_finite(values: Float | float) -> None:
 
 
 def _noise(count: int) -> Iterator[Float]:
-    """Chunks of fractions in [0, 1), multiples of 2^-32, from a key that nobody keeps."""
+    """Yields chunks of uniform multiples of 2^-32 in [0, 1), from AES-CTR under a fresh key that is not kept."""
     fill = keystream(os.urandom(32)).update_into
     size = min(count, _CHUNK)
     blank, buffer = bytes(4 * size), bytearray(4 * size + 16)

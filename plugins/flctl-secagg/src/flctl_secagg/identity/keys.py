@@ -1,4 +1,4 @@
-"""Ed25519 identity keys of clients and operators, and the files that they are kept in."""
+"""Ed25519 identity keys of clients and operators, and their files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def identity_public(private: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Keyring:
-    """Where a client finds its own private key; `secret_of` is called anew for each message, and nothing is kept."""
+    """Source of clients' private keys. `secret_of` is called for each message, and its result is not cached."""
 
     secret_of: Callable[[str], bytes]
 
@@ -33,18 +33,18 @@ class Keyring:
 
     @classmethod
     def derived(cls, master: bytes) -> Keyring:
-        """All clients' keys from one secret: for simulations, where one machine is everybody."""
+        """Derives all clients' keys from one secret, for simulations on one machine."""
         return cls(lambda client: derive(master, b"flctl-secagg simulation", bound(b"identity", client.encode())))
 
     @classmethod
     def files(cls, directory: Path) -> Keyring:
-        """Each client's key in a file `CLIENT.key` of its own."""
+        """Reads each client's key from its file `CLIENT.key`."""
         return cls(lambda client: read_private(directory / f"{client}.key"))
 
 
 def write_private(path: Path, key: bytes | None = None) -> bytes:
-    """Writes 32 private bytes, new ones unless given, readable by the owner alone. Raises ConfigError where the file
-    exists: a key is never overwritten."""
+    """Writes a private key of 32 bytes, a new one unless given, with mode 0600, and returns it. Raises ConfigError if
+    the file exists: a key is never overwritten."""
     key = new_key() if key is None else key
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -61,7 +61,8 @@ def write_private(path: Path, key: bytes | None = None) -> bytes:
 
 
 def read_private(path: Path) -> bytes:
-    """32 private bytes. Raises ConfigError where there are none, IntegrityError where others can read them."""
+    """Reads a private key of 32 bytes. Raises ConfigError if the file cannot be read, IntegrityError if it holds no
+    key or if other users can read it."""
     try:
         if os.name == "posix" and path.stat().st_mode & 0o077:
             raise IntegrityError(
@@ -82,7 +83,7 @@ def read_private(path: Path) -> bytes:
 
 
 def write_public(path: Path, text: str) -> None:
-    """Writes what is no secret, whole or not at all."""
+    """Writes a file that holds no secret, atomically."""
     partial = path.with_name(path.name + f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

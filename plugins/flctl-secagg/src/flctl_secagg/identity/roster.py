@@ -23,8 +23,10 @@ MOST_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Roster:
-    """Client -> Ed25519 public key, under the operator's signature. `run` names what it is for; `graph_seed` is public
-    and was drawn before any cohort."""
+    """Ed25519 public keys by client, signed by the operator.
+
+    `run` names the run that the roster is for; empty for any. `graph_seed` is public, and drawn before any cohort.
+    """
 
     run: str
     graph_seed: bytes
@@ -34,17 +36,17 @@ class Roster:
 
     @cached_property
     def digest(self) -> bytes:
-        """SHA-256 of what the operator signed, and of who that is; part of every session's id."""
+        """SHA-256 of the signed text and the operator's public key; part of every session's id."""
         return hashlib.sha256(self.signed_part(self.run, self.graph_seed, self.keys) + self.operator).digest()
 
     @staticmethod
     def signed_part(run: str, graph_seed: bytes, keys: Mapping[str, bytes]) -> bytes:
-        """What the operator signs."""
+        """Text that the operator signs: run, graph seed, and keys sorted by client."""
         listed = json.dumps(sorted((client, key.hex()) for client, key in keys.items()), separators=(",", ":"))
         return bound(b"roster", run.encode(), graph_seed, listed.encode())
 
     def check(self, operator: bytes | None = None) -> None:
-        """Raises IntegrityError unless the signature holds, keys are distinct, and the operator is the pinned one."""
+        """Raises IntegrityError if the signature is invalid, two clients share a key, or `operator` is another key."""
         if operator is not None and operator != self.operator:
             raise IntegrityError("the roster is signed by another operator than the one that is pinned", hint=LOST)
         if not is_signed(self.operator, self.signature, self.signed_part(self.run, self.graph_seed, self.keys)):
@@ -55,7 +57,7 @@ class Roster:
             raise IntegrityError("the roster gives two clients one key", hint="Give each client a key of its own.")
 
     def text(self) -> str:
-        """The roster as a JSON file has it."""
+        """Returns the roster as the text of its JSON file."""
         values = {
             "format": FORMAT,
             "run": self.run,
@@ -68,15 +70,15 @@ class Roster:
 
 
 def make_roster(run: str, keys: Mapping[str, bytes], operator: bytes) -> Roster:
-    """A roster signed with the operator's private key, with a new graph seed."""
+    """Makes a roster with a new graph seed, signed with the operator's private key."""
     seed = os.urandom(32)
     signature = sign(operator, Roster.signed_part(run, seed, keys))
     return Roster(run, seed, identity_public(operator), dict(keys), signature)
 
 
 def read_roster(path: Path) -> Roster:
-    """The roster in a file, its signature checked. Raises ConfigError where there is none, IntegrityError for a file
-    that is damaged or not signed by whom it says."""
+    """Reads a roster from a file and checks its signature. Raises ConfigError if the file is missing, IntegrityError if
+    it is damaged, larger than 256 MiB, or not signed by the operator that it names."""
     try:
         facts = path.stat()
     except OSError as error:
@@ -92,7 +94,7 @@ def _read(path: Path, changed: int, size: int) -> Roster:
 
 
 def roster_of(text: str, path: Path) -> Roster:
-    """The roster that a text from `path` says, its signature checked. Raises IntegrityError."""
+    """Parses a roster from the text of `path` and checks its signature. Raises IntegrityError if either fails."""
     try:
         values = json.loads(text)
         if values.pop("format") != FORMAT:

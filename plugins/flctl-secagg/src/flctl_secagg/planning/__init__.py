@@ -1,1 +1,1 @@
-"""Costs of a session before it is held."""
+"""Costs of a session, computed before it runs."""

@@ -1,4 +1,4 @@
-"""What a session costs, before it is held: bytes, precision, dropouts borne, and seconds on this machine."""
+"""Costs of a session, computed before it runs: bytes, precision, tolerated dropouts, and seconds on this machine."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ _HEAD, _PLACE = 38, 4
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """This machine's one core: bytes a second of bare AES-128-CTR through `update_into` and of `add_masks`, their
-    ratio `rho`, seconds to encode a value, and to agree on a mask with one peer."""
+    """Speed of one core of this machine.
+
+    `aes`, `masks`: bytes per second of bare AES-128-CTR (`update_into`) and of `add_masks`; `rho`: their ratio.
+    `encode`: seconds to encode one value. `agree`: seconds of one key agreement with a peer.
+    """
 
     aes: float
     masks: float
@@ -37,8 +40,12 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One session of `clients`: k, t, Q, what a level is of a coordinate, the deviation of the mean that rounding
-    adds at most, bytes of one client, dropouts that are always borne, and a client's seconds."""
+    """Costs of one session with `clients` clients.
+
+    `neighbours`, `threshold`, `levels`: k, t and Q. `level`: size of one level of a coordinate; `deviation`: largest
+    standard deviation that rounding adds to the mean. `bytes_up`, `bytes_down`, `client_seconds`: costs of one client.
+    `survives`: dropouts that every session tolerates.
+    """
 
     clients: int
     neighbours: int
@@ -55,7 +62,7 @@ class Plan:
 
 
 def plan(encoding: Encoding, degrees: Degrees, active: bool, hello: int, speed: Speed) -> Plan:
-    """What a session costs; `hello` are the bytes of its parameters."""
+    """Returns the costs of a session. `hello`: size of its parameters, in bytes."""
     k, n = degrees.neighbours, encoding.count
     up = RECORD_BYTES + k * BOX_BYTES + SIGNATURE_BYTES + encoding.bytes + k * SHARE_BYTES + 4 * _HEAD
     down = hello + (k + 1) * (RECORD_BYTES + _PLACE) + k * (BOX_BYTES + _PLACE) + (n + 7) // 8 + 4 * _HEAD
@@ -80,7 +87,7 @@ def plan(encoding: Encoding, degrees: Degrees, active: bool, hello: int, speed: 
 
 
 def measure(length: int = 100_000, streams: int = 10, repeats: int = 7) -> Speed:
-    """The speed of this machine, the best of `repeats`; bare AES and masks take turns, as clocks change."""
+    """Measures this machine, best of `repeats`. Bare AES and masks alternate, since the clock frequency changes."""
     aes = masks = rho = 0.0
     words = np.zeros(length, lane(32))
     seeds = [(new_key(), place % 2 == 0) for place in range(streams)]

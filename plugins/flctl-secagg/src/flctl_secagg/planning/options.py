@@ -1,4 +1,4 @@
-"""A plan from options alone, as a run with them would choose."""
+"""Plan of a session from options alone, without a run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from flctl_secagg.planning.costs import Plan, Speed, plan
 __all__ = ["configured", "planned"]
 
 _PARAMETERS = 700
-"""Bytes of a session's parameters without the cohort's ids."""
+"""Estimated size of a session's parameters without the cohort's ids, in bytes."""
 
 
 def configured(options: Mapping[str, str]) -> SecureAggregation:
-    """The aggregator under the options of `aggregator:`. Raises ConfigError for an option that is not valid."""
+    """Returns the aggregator with these options of `aggregator:`. Raises ConfigError if an option is not valid."""
     try:
         return SecureAggregation.from_options(dict(options))
     except ValidationError as error:
@@ -28,8 +28,8 @@ def configured(options: Mapping[str, str]) -> SecureAggregation:
 
 
 def planned(clients: int, parameters: int, options: Mapping[str, str], speed: Speed) -> Plan:
-    """What a session of `clients` costs under the options of `aggregator:`. Raises ConfigError for options that are
-    none, IncompatibleError for what cannot be kept."""
+    """Returns the costs of a session of `clients` clients with these options of `aggregator:`. Raises ConfigError if an
+    option is not valid, IncompatibleError if the options cannot be met with that number of clients."""
     aggregator = configured(options)
     encoding = aggregator.encoding(clients, {"delta": parameters, WEIGHT: 1})
     hello = _PARAMETERS + clients * (len(str(clients)) + 3)

@@ -1,4 +1,4 @@
-"""The effective policy of clients, and where each of its values comes from."""
+"""Effective policy of clients, with the origin of each value."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["effective"]
 
 
 def effective(directory: Path, options: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Key -> its value and its origin: the file, "default", or "run" if a run's options make it stricter.
+    """Returns, by key, the value and its origin: the file, "default", or "run" if the run's options make it stricter.
 
-    Raises ConfigError for a policy or an option that is not valid, IncompatibleError for options that it refuses.
+    Raises ConfigError if the policy or an option is not valid, IncompatibleError if the policy refuses the options.
     """
     own = read_policy(directory / POLICY)
     flat = _flat(own.policy)
@@ -28,7 +28,7 @@ def effective(directory: Path, options: Mapping[str, str]) -> dict[str, dict[str
         run = dataclasses.replace(
             given._options(own.policy.run), simulation=False, rounds=own.policy.rounds, local=own.policy.local
         )
-        if given.config.max_weight is None:  # a run takes that of its largest client
+        if given.config.max_weight is None:  # the default is the weight of the largest client, unknown without a run
             run = dataclasses.replace(run, max_weight=own.policy.max_weight)
         found = own.policy.objections(run)
         if found:

@@ -1,4 +1,4 @@
-"""The work that a request asks for, and the digest that binds all of it into a session."""
+"""Work of a request, and the digest that binds it into a session."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from flctl import LocalWork, ProtocolError, Work
 __all__ = ["AskedWork", "work_digest"]
 
 _UNBOUND = frozenset({"allowance"})
-"""The one part of work that differs between clients: how far a simulated device gets. Outside of a simulation it is
-refused, since a server that lets all clients but one make no step reads that client's update off the sum."""
+"""Fields of work that the digest leaves out, as they differ between clients: the steps that a simulated device makes.
+Clients refuse it outside of a simulation: if all but one made no step, the sum would be that one's update."""
 
 
 @dataclass(frozen=True, slots=True)
 class AskedWork:
-    """The request that carries a message: its round, and in the phase that trains the digest of its work, the local
-    training that it asks for, and whether simulated devices get less far than that (`limited`)."""
+    """Facts of the request that carries a message.
+
+    `digest` is `work_digest` of its work. `local` is the requested local training; None in phases that do not train.
+    `limited` is True if simulated devices may make fewer steps than requested.
+    """
 
     round: int
     digest: str
@@ -32,12 +35,12 @@ class AskedWork:
 
     @property
     def rests(self) -> bool:
-        """True if the learning rate is 0, as a schedule may end: no model moves."""
+        """True if the learning rate is 0, as at the end of a schedule: all updates are zero."""
         return self.local is not None and self.local.lr == 0
 
     @classmethod
     def of(cls, round_number: int, work: Work | None) -> AskedWork:
-        """The facts of a request. Raises ProtocolError if its work is another round's, or cannot be bound."""
+        """Reads a request. Raises ProtocolError if its work is of another round, or has no canonical form."""
         if work is None:
             return cls(round_number, work_digest(None))
         if work.round != round_number:
@@ -46,10 +49,10 @@ class AskedWork:
 
 
 def work_digest(work: Work | None) -> str:
-    """SHA-256 of all of the work but the allowance, in one canonical form: model, broadcasts of strategy and
-    transforms, local training, layout and round. Equal for equal work, whatever the order of its vectors.
+    """Returns the hex SHA-256 of the work in canonical form: model, broadcasts of strategy and transforms, local
+    training, layout and round, without the allowance. The order of vectors does not matter.
 
-    Raises ProtocolError for a value without a canonical form, such as a learning rate that is NaN.
+    Raises ProtocolError if a value has no canonical form, such as a learning rate of NaN.
     """
     digest = hashlib.sha256(b"flctl-secagg work/2")
     try:
@@ -61,9 +64,9 @@ def work_digest(work: Work | None) -> str:
 
 
 def _parts(path: tuple[str, ...], value: Any) -> Iterator[bytes | memoryview]:
-    """A header of JSON for each value, which says how much follows: the bytes of a vector, or the parts of a mapping.
+    """Yields, for each value, a JSON header with the size of what follows: a vector's bytes, or a mapping's parts.
 
-    Fields are found by themselves, so that one that is added to Work or LocalWork is bound too.
+    Fields come from the dataclasses, so that a field added to Work or LocalWork is bound too.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value) if field.name not in _UNBOUND]

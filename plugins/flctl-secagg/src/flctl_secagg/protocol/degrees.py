@@ -1,4 +1,4 @@
-"""How many neighbours a client needs, and how many of them to open a share: k and t (Bell et al. 2020, section 3.4)."""
+"""Choice of the degree k of the masking graph and the threshold t of secret sharing (Bell et al. 2020, section 3.4)."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ __all__ = [
 
 Mode = Literal["hbc", "active"]
 COMPLETE_BELOW = 50
-"""Cohorts up to here use the complete graph: a sparse one would save little."""
+"""Cohorts below this size use the complete graph: a sparse one would save little."""
 COMPLETE_UP_TO = 256
-"""In active mode, cohorts up to here use the complete graph."""
+"""In active mode, cohorts up to this size use the complete graph."""
 SIGMA, ETA = 40, 20
-"""Failures are as rare as 2^-40 for secrecy and 2^-20 for coming to an end."""
+"""Failure probabilities of a session: 2^-sigma for secrecy, 2^-eta for completion."""
 
 
 @dataclass(frozen=True, slots=True)
 class Degrees:
-    """`neighbours` (k) of each client, and `threshold` (t): how many of them open a share."""
+    """Degree of the masking graph (`neighbours`, k), and shares needed to reconstruct a secret (`threshold`, t)."""
 
     neighbours: int
     threshold: int
 
 
 def lowest_threshold(mode: Mode, neighbours: int) -> int:
-    """The least t: in active mode such that no two sets of t neighbours, told different lists of survivors, overlap in
-    fewer than a third of all; in hbc mode, where there is one list, half of them."""
+    """Returns the least t for k neighbours. In active mode a server may send two lists of survivors: t > 2 k / 3 makes
+    any two sets of t neighbours overlap in more than k / 3. In hbc mode there is one list: k // 2, and at least 2."""
     return 2 * neighbours // 3 + 1 if mode == "active" else max(neighbours // 2, 2)
 
 
 def complete(count: int, mode: Mode, corrupt: float = 0.0) -> Degrees:
-    """Everybody is everybody's neighbour; t is more than corrupt clients can reach, in active mode with the help of two
-    lists of survivors (2 t - k > C)."""
+    """Returns k and t of the complete graph. t exceeds the shares that C corrupt clients can collect; in active mode,
+    with two lists of survivors, this means 2 t - k > C."""
     degree, adversaries = count - 1, int(corrupt * count)
     reached = (degree + adversaries) // 2 if mode == "active" else max(adversaries, degree // 2)
     return Degrees(degree, max(lowest_threshold(mode, degree), reached + 1))
@@ -54,7 +54,7 @@ def complete(count: int, mode: Mode, corrupt: float = 0.0) -> Degrees:
 
 @lru_cache(maxsize=256)
 def least_threshold(count: int, neighbours: int, mode: Mode, corrupt: float) -> int:
-    """The least t that is safe for a cohort of `count` and so many neighbours; more than there are, where none is."""
+    """Returns the least safe t for a cohort of `count` with `neighbours` each; `neighbours` + 1 if no t is safe."""
     if neighbours == count - 1:
         return complete(count, mode, corrupt).threshold
     found = _threshold(count, neighbours, mode, int(corrupt * count))
@@ -63,10 +63,10 @@ def least_threshold(count: int, neighbours: int, mode: Mode, corrupt: float) -> 
 
 @lru_cache(maxsize=256)
 def choose(count: int, mode: Mode, corrupt: float, dropped: float) -> Degrees:
-    """The smallest even k, and for it the smallest t, for a cohort of `count` of which shares `corrupt` (gamma)
-    collude with the server and `dropped` (delta) vanish; below 50 clients, the complete graph.
+    """Returns the smallest even k, and the smallest t for it, for a cohort of `count`.
 
-    Raises IncompatibleError where no t is both safe and reachable.
+    Fractions `corrupt` (gamma) collude with the server, and `dropped` (delta) drop out. Below 50 clients, or if no
+    sparse graph is safe, the graph is complete. Raises IncompatibleError if no t is both safe and reachable.
     """
     if count < COMPLETE_BELOW:
         return complete(count, mode, corrupt)
@@ -87,7 +87,7 @@ def choose(count: int, mode: Mode, corrupt: float, dropped: float) -> Degrees:
 
 
 def _disconnected(count: int, neighbours: int, gone: int) -> Fraction:
-    """A bound of the probability that the honest survivors fall apart into two groups."""
+    """Upper bound on the probability that the graph of honest survivors is disconnected."""
     bound = Fraction(count * (count - neighbours - 1), 2)
     for place in range(neighbours):
         bound *= Fraction(max(gone - place, 0), count - place)
@@ -95,8 +95,8 @@ def _disconnected(count: int, neighbours: int, gone: int) -> Fraction:
 
 
 def _threshold(count: int, neighbours: int, mode: Mode, adversaries: int) -> int | None:
-    """The smallest t that corrupt neighbours reach with a probability of at most 2^-(sigma + 1) / n; in active mode
-    never: who lies also picks the cohort, and so can put all corrupt clients next to one."""
+    """Returns the smallest t that corrupt neighbours reach with probability at most 2^-(sigma + 1) / n; None if no t
+    does. In active mode they must never reach it: a malicious server picks the cohort, and can surround a client."""
     start = lowest_threshold(mode, neighbours)
     if mode == "active":
         safe = max(start, (neighbours + adversaries) // 2 + 1)
@@ -108,7 +108,7 @@ def _threshold(count: int, neighbours: int, mode: Mode, adversaries: int) -> int
 
 
 def _comes_to_an_end(count: int, neighbours: int, threshold: int, absent: int) -> bool:
-    """Whether t neighbours are left but for a probability of 2^-eta / n; first by one term, which is soon known."""
+    """True if fewer than t neighbours remain with probability <= 2^-eta / n. Tests one term first: it is cheap."""
     least, limit = neighbours - threshold + 1, Fraction(1, 2**ETA * count)
     one = comb(absent, least) * comb(count - 1 - absent, neighbours - least)
     return Fraction(one, comb(count - 1, neighbours)) <= limit and (
@@ -117,7 +117,7 @@ def _comes_to_an_end(count: int, neighbours: int, threshold: int, absent: int) -
 
 
 def _at_least(population: int, marked: int, drawn: int, least: int) -> Fraction:
-    """Pr[X >= least] for X hypergeometric."""
+    """Pr[X >= `least`] for a hypergeometric X."""
     highest = min(drawn, marked)
     ways = sum(comb(marked, x) * comb(population - marked, drawn - x) for x in range(max(least, 0), highest + 1))
     return Fraction(ways, comb(population, drawn))

@@ -1,4 +1,4 @@
-"""Keys and seeds of a session that follow from its id and a secret: masks, and boxes of shares."""
+"""Keys and seeds derived from a session's id and a secret, for masks and for encrypted shares."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from flctl_secagg.protocol.session import Session
 __all__ = ["BOX_BYTES", "PAIR", "RECORD_BYTES", "box_data", "box_key", "mask_seed", "self_seed"]
 
 RECORD_BYTES = 3 * KEY_BYTES + SIGNATURE_BYTES
-"""A key record: c and s public keys, commitment to b, signature."""
+"""Size of a key record: public keys of c and s, commitment to b, signature."""
 PAIR = struct.Struct(f">H{SHARE_BYTES}s{SHARE_BYTES}s")
 BOX_BYTES = 12 + PAIR.size + 16
-"""A sealed pair of shares: nonce, place on the polynomial and the shares of b and s, tag."""
+"""Size of an encrypted pair of shares: nonce; x-coordinate and shares of b and s; tag."""
 
 
 def self_seed(session: Session, secret: bytes) -> bytes:
-    """The seed of PRG(b_u)."""
+    """Returns the seed of PRG(b_u), a client's own mask."""
     return derive(secret, session.sid, b"flctl-secagg self", seed_bytes(session.parameters.cipher))
 
 
 def mask_seed(session: Session, private: X25519PrivateKey, public: bytes, one: int, other: int) -> bytes:
-    """The seed of PRG(s_uv), the same for both of a pair."""
+    """Returns the seed of PRG(s_uv), the pairwise mask; both clients of the pair derive the same."""
     info = bound(b"mask", min(one, other), max(one, other))
     return derive(agree(private, public), session.sid, info, seed_bytes(session.parameters.cipher))
 

@@ -1,4 +1,4 @@
-"""Messages as bytes: a fixed head, then parts of fixed sizes, so that a length says all before anything is read."""
+"""Wire format of messages: a fixed header and parts of fixed sizes, so that the length is checked before parsing."""
 
 from __future__ import annotations
 
@@ -35,32 +35,33 @@ HELLO, KEYS, DELIVER, SURVIVORS, UNMASK = 1, 2, 3, 4, 5
 ADVERTISE, SHARES, MASKED, AGREED, OPENED, ABORT = 17, 18, 19, 20, 21, 31
 _SID = 32
 HEAD = len(MAGIC) + 1 + _SID
-"""Bytes before the body: magic, kind, session id."""
+"""Size of the header in bytes: magic, kind, session id."""
 _INDEX = 4
 MOST_HELLO = 4 << 20
-"""Bytes of a session's parameters that a client reads: the ids of a cohort of many thousands."""
+"""Largest size of a session's parameters, in bytes: room for the ids of many thousands of clients."""
 
 
 def frame(kind: int, sid: bytes, *body: bytes | bytearray) -> bytes:
-    """One message of a session; the parts of its body are put together once."""
+    """Builds one message of a session; the parts of its body are copied once."""
     return b"".join((MAGIC, bytes((kind,)), sid, *body))
 
 
 def phase_of(message: bytes) -> int:
-    """What kind of message it is. Raises ProtocolError for anything that is none."""
+    """Returns the kind of a message. Raises ProtocolError if the bytes are not a message of this protocol."""
     if len(message) < HEAD or message[: len(MAGIC)] != MAGIC:
         raise ProtocolError(f"{len(message)} bytes are no message of secure aggregation")
     return message[len(MAGIC)]
 
 
 def sid_of(message: bytes) -> bytes:
-    """The id of the session that a message names. Raises ProtocolError for anything that is no message."""
+    """Returns a message's session id. Raises ProtocolError if the bytes are not a message of this protocol."""
     phase_of(message)
     return message[HEAD - _SID : HEAD]
 
 
 def opened(message: bytes, kind: int, sid: bytes | None, least: int, most: int) -> memoryview:
-    """The body of a message of this kind and session. Raises ProtocolError unless it has `least` to `most` bytes."""
+    """Returns the body of a message. Raises ProtocolError if it is of another kind or session (`sid` None: any), or if
+    the body is not `least` to `most` bytes long."""
     if not HEAD + least <= len(message) <= HEAD + most:
         raise ProtocolError(f"a message has {len(message)} bytes, expected {HEAD + least} to {HEAD + most}")
     found = phase_of(message)
@@ -72,12 +73,13 @@ def opened(message: bytes, kind: int, sid: bytes | None, least: int, most: int) 
 
 
 def records(items: Iterable[tuple[int, bytes]]) -> bytes:
-    """(client's place, bytes of one fixed size) one after the other, by ascending place."""
+    """Concatenates (position in the cohort, bytes of one fixed size), by ascending position."""
     return b"".join(place.to_bytes(_INDEX, "big") + data for place, data in sorted(items))
 
 
 def read_records(body: memoryview, size: int, most: int, count: int) -> dict[int, bytes]:
-    """Place -> bytes of `size`. Raises ProtocolError for more than `most`, places from `count` on, or out of order."""
+    """Parses what `records` returned. Raises ProtocolError for more than `most` records, or if positions are not
+    ascending and below `count`."""
     whole = _INDEX + size
     if len(body) % whole or len(body) > most * whole:
         raise ProtocolError(f"a list of {len(body)} bytes does not hold up to {most} records of {whole}")
@@ -93,7 +95,7 @@ def read_records(body: memoryview, size: int, most: int, count: int) -> dict[int
 
 
 def bitmap(places: Iterable[int], count: int) -> bytes:
-    """One bit for each of the cohort's `count` clients."""
+    """Encodes positions as one bit for each of the cohort's `count` clients."""
     raw = bytearray((count + 7) // 8)
     for place in places:
         raw[place // 8] |= 1 << (place % 8)
@@ -101,7 +103,7 @@ def bitmap(places: Iterable[int], count: int) -> bytes:
 
 
 def members(raw: Sequence[int] | memoryview, count: int) -> frozenset[int]:
-    """The places whose bits are set. Raises ProtocolError for another length, or bits beyond the cohort."""
+    """Returns the positions whose bits are set. Raises ProtocolError for a wrong length, or bits beyond `count`."""
     if len(raw) != (count + 7) // 8 or (count % 8 and raw[-1] >> (count % 8)):
         raise ProtocolError("a list of survivors is not one bit for each client of the cohort")
     return frozenset(place for place in range(count) if raw[place // 8] >> (place % 8) & 1)

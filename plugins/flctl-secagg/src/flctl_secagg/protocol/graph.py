@@ -1,4 +1,4 @@
-"""Who masks with whom: the Harary graph H(n, k) on a ring that is shuffled in public (Bell et al. 2020, section 3)."""
+"""Masking graph: the Harary graph H(n, k) on a publicly shuffled ring of clients (Bell et al. 2020, section 3)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["neighbours_of", "ring"]
 
 
 def neighbours_of(place: int, count: int, degree: int, seed: bytes) -> tuple[int, ...]:
-    """The neighbours of a client among `count`, ascending; all others where the graph is complete."""
+    """Returns the neighbours of the client at `place`, ascending; all others if `degree` is `count` - 1 or more."""
     if degree >= count - 1:
         return tuple(other for other in range(count) if other != place)
     order, position = _ring(count, seed)
@@ -21,7 +21,7 @@ def neighbours_of(place: int, count: int, degree: int, seed: bytes) -> tuple[int
 
 
 def ring(count: int, seed: bytes) -> tuple[int, ...]:
-    """The clients in the order of the ring: sorted by 16 bytes of keystream each, so any order is equally likely."""
+    """Returns the clients in ring order, sorted by 16 bytes of keystream each: all orders are equally likely."""
     return _ring(count, seed)[0]
 
 

@@ -1,4 +1,4 @@
-"""The parameters of a session: proposed by the server, checked by each client, and written in one canonical form."""
+"""Parameters of a session: proposed by the server, checked by each client, encoded in one canonical form."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ GENESIS = "0" * 64
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What the server proposes and every client checks. `work` is `work_digest`; `minimum` and `survivors` are the
-    fewest clients that may begin and end; `cohort` is sorted; `deadline` is in seconds, 0 for none; `nonce` is hex;
-    `previous` is the digest of how all sessions before it ended (the server's journal)."""
+    """Parameters of a session, proposed by the server and checked by each client.
+
+    `work` is `work_digest`. `minimum` and `survivors` are the fewest clients at the start and at the end. `cohort` is
+    sorted. `deadline` is in seconds; 0 means no deadline. `nonce` is 64 hex digits. `previous` is the digest of the
+    outcomes of all earlier sessions (the server's journal).
+    """
 
     run: str
     round: int
@@ -50,13 +53,13 @@ class Parameters:
     version: str = PROTOCOL.decode()
 
     def canonical(self) -> bytes:
-        """The one way to write them: JSON with sorted keys and no spaces."""
+        """Returns the canonical encoding: JSON with sorted keys and no spaces."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
     def read(cls, raw: bytes) -> Parameters:
-        """The parameters in canonical bytes. Raises ProtocolError for anything else."""
+        """Parses canonical bytes. Raises ProtocolError if they are malformed, not canonical, or larger than 4 MiB."""
         if len(raw) > MOST_HELLO:
             raise ProtocolError(f"parameters of {len(raw)} bytes; at most {MOST_HELLO} are read")
         try:
@@ -73,21 +76,21 @@ class Parameters:
         return found
 
     def check_types(self) -> None:
-        """Raises TypeError or ValueError for a value of another type, or out of any use."""
+        """Raises TypeError or ValueError if a value has the wrong type, or is out of range."""
         texts = (self.run, self.work, self.mode, self.cipher, self.nonce, self.previous, self.version, *self.cohort)
         numbers: tuple[int, ...] = (self.round, self.attempt, self.bits, self.minimum, self.survivors, self.neighbours)
         numbers += (self.threshold, self.words, self.levels, *(length for _, length in self.layout))
         if any(type(text) is not str for text in (*texts, *(name for name, _ in self.layout))):
-            raise TypeError("a text is none")
+            raise TypeError("a text is not a str")
         if any(type(number) is not int or not 0 <= number < _MOST_COUNT for number in numbers):
-            raise TypeError("a count is none")
+            raise TypeError("a count is not an int from 0 to 2^63 - 1")
         if any(type(number) is not float or number < 0 for number in (self.clip, self.max_weight, self.deadline)):
-            raise TypeError("a number is none")
+            raise TypeError("a number is not a float of at least 0")
         if len(bytes.fromhex(self.previous)) != 32 or len(self.previous) != 64:
             raise ValueError("the digest of earlier sessions is no such thing")
         if len(bytes.fromhex(self.nonce)) != 32 or len(self.nonce) != 64 or len(dict(self.layout)) != len(self.layout):
             raise ValueError("the nonce or the layout is no such thing")
 
     def sid(self, roster: Roster) -> bytes:
-        """SHA-256 over the protocol's name, these parameters and the roster."""
+        """Returns the session id: SHA-256 of the protocol's name, these parameters and the roster's digest."""
         return hashlib.sha256(PROTOCOL + self.canonical() + roster.digest).digest()

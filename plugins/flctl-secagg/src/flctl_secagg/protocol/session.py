@@ -1,4 +1,4 @@
-"""A session: its parameters under a roster, the id that binds both, and what follows from them."""
+"""Session: parameters and a roster, the id that binds both, and values derived from them."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ __all__ = ["Session"]
 
 @dataclass(frozen=True)
 class Session:
-    """Parameters with all that follows from them."""
+    """Parameters and roster of a session, and the values derived from them."""
 
     parameters: Parameters
     roster: Roster
 
     @staticmethod
     def encoding_of(found: Parameters) -> Encoding:
-        """How vectors become words."""
+        """Encoding of vectors as words under these parameters. Raises IncompatibleError if the ring is too small."""
         return Encoding(found.layout, found.bits, len(found.cohort), found.clip, found.max_weight)
 
     @cached_property
     def sid(self) -> bytes:
-        """The session's id."""
+        """Session id, 32 bytes."""
         return self.parameters.sid(self.roster)
 
     @cached_property
     def encoding(self) -> Encoding:
-        """How vectors become words."""
+        """Encoding of vectors as words."""
         return self.encoding_of(self.parameters)
 
     @property
     def count(self) -> int:
-        """The cohort's size."""
+        """Number of clients in the cohort."""
         return len(self.parameters.cohort)
 
     @cached_property
     def graph_seed(self) -> bytes:
-        """Of the session; in active mode of the roster, which is older than the cohort, so that the server cannot
-        try nonces until a client's neighbours are its own."""
+        """Seed of the masking graph: the session id, or in active mode a hash of the roster's seed and the round. The
+        roster's seed predates the cohort, so the server cannot try nonces until a client has corrupt neighbours."""
         if self.parameters.mode == "active":
             return hashlib.sha256(self.roster.graph_seed + self.parameters.round.to_bytes(8, "big")).digest()
         return self.sid
 
     def neighbours(self, place: int) -> tuple[int, ...]:
-        """Who masks with the client at `place`, ascending."""
+        """Returns the positions of the neighbours of the client at `place`, ascending."""
         if place not in self._near:
             degree = self.parameters.neighbours
             self._near[place] = neighbours_of(place, self.count, degree, self.graph_seed)
@@ -61,5 +61,5 @@ class Session:
         return {}
 
     def key_of(self, place: int) -> bytes:
-        """The identity key of the client at `place`."""
+        """Returns the public identity key of the client at `place`."""
         return self.roster.keys[self.parameters.cohort[place]]

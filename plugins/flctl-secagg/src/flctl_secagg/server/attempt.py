@@ -1,4 +1,4 @@
-"""The server's half of protocol flctl-secagg/1: one attempt at one session, as a generator without any I/O."""
+"""Server side of protocol flctl-secagg/1: one session as a generator without I/O."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ Note = Callable[[str], None]
 
 
 class AttemptError(ProtocolError):
-    """An attempt that came to nothing. `left` are the clients that another may be made with; `opened` says that
-    shares were opened, so that none may."""
+    """Failure of an attempt. `left`: clients of a possible next attempt. `opened`: True if shares were opened, which
+    rules out another attempt."""
 
     def __init__(self, message: str, left: Iterable[str] = (), opened: bool = False) -> None:
         super().__init__(message, hint="Nothing of the round is used; see its notes for who dropped out when.")
@@ -47,18 +47,18 @@ class AttemptError(ProtocolError):
 
 
 class Recorder(Protocol):
-    """Hears of all that passes between server and clients."""
+    """Receives every message between the server and the clients."""
 
     def sent(self, kind: int, client: str, message: bytes) -> None:
-        """A message to a client."""
+        """Records a message to a client."""
 
     def came(self, kind: int, client: str, message: bytes) -> None:
-        """A reply, before it is looked at."""
+        """Records a reply, before it is checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unmasked:
-    """The sum of the survivors' words, modulo 2^w, and who they are."""
+    """Unmasked sum of the survivors' words, modulo 2^w, and the survivors."""
 
     words: Words = field(repr=False)
     survivors: tuple[str, ...]
@@ -66,14 +66,14 @@ class Unmasked:
 
 @dataclass(slots=True)
 class Attempt:
-    """One session from R0 to R4. It trusts no client: the first reply of each counts, its length is checked before it
-    is read, and a sender of anything else is left out."""
+    """One session, from R0 to R4. It trusts no client: only a client's first reply to a phase counts, its length is
+    checked before it is parsed, and a client with an invalid reply is left out."""
 
     session: Session
     note: Note
     recorder: Recorder | None = None
     objection: Callable[[tuple[str, ...]], str | None] = lambda survivors: None
-    """Why no sum over these survivors should be made; asked before their list is fixed."""
+    """Returns a reason not to sum over these survivors, or None; called before their list is fixed."""
     records: dict[int, bytes] = field(default_factory=dict, repr=False)
     shared: frozenset[int] = frozenset()
     survivors: tuple[str, ...] = ()
@@ -82,7 +82,7 @@ class Attempt:
     _keys: set[bytes] = field(default_factory=set, repr=False)
 
     def run(self) -> Generator[Phase, Replies, Unmasked]:
-        """Yields the phases, is sent their replies, and returns the sum. Raises AttemptError."""
+        """Yields each phase, receives its replies, and returns the sum. Raises AttemptError if the session fails."""
         self.records = yield from self._advertise()
         boxes = yield from self._share()
         total, alive = yield from self._sum(boxes)
@@ -100,14 +100,14 @@ class Attempt:
         return self.session.parameters.cohort[place]
 
     def _advertise(self) -> Exchange:
-        """R0."""
+        """R0: proposes the parameters, and collects key records."""
         body = self.session.parameters.canonical()
         hello = dict.fromkeys(range(self.session.count), body)
         replies = yield from self._ask(frames.HELLO, hello, frames.ADVERTISE, lambda place: RECORD_BYTES)
         return self._enough(dict(replies), self.session.parameters.minimum, "advertised keys")
 
     def _share(self) -> Exchange:
-        """R1: each client is sent the keys of its neighbours, and gives back shares for them."""
+        """R1: sends each client the keys of its neighbours, and collects its encrypted shares for them."""
         asked = {place: self._near(place, self.records) for place in self.records}
         asked = {place: near for place, near in asked.items() if len(near) >= self.session.parameters.threshold}
         keys = {
@@ -124,7 +124,7 @@ class Attempt:
         return [peer for peer in self.session.neighbours(place) if peer in present]
 
     def _sum(self, boxes: dict[int, bytes]) -> Generator[Phase, Replies, tuple[Words, frozenset[int]]]:
-        """R2: vectors are added as they come, and none is kept."""
+        """R2: forwards the encrypted shares; adds masked vectors to the sum as they arrive, without keeping them."""
         letters: dict[int, list[tuple[int, bytes]]] = {place: [] for place in boxes}
         for sender, sent in boxes.items():
             for at, receiver in enumerate(self._near(sender, self.records)):
@@ -150,7 +150,7 @@ class Attempt:
         return total, frozenset(alive)
 
     def _checked_words(self, place: int, body: bytes) -> Words | None:
-        """A masked vector's words; None, with a note, where it is not what its sender signed."""
+        """Unpacks a masked vector; None, with a note, if its signature is invalid or it is malformed."""
         signature, packed = body[:SIGNATURE_BYTES], memoryview(body)[SIGNATURE_BYTES:]
         text = masked_text(self.session.sid, self._client(place), packed)
         if not is_signed(self.session.key_of(place), signature, text):
@@ -163,7 +163,7 @@ class Attempt:
             return None
 
     def _agree(self, alive: frozenset[int]) -> Exchange:
-        """R3: who survived is signed by the survivors themselves."""
+        """R3: collects the survivors' signatures of the list of survivors."""
         survivors = frames.bitmap(alive, self.session.count)
         body = dict.fromkeys(sorted(alive), survivors)
         text = agreed_text(self.session.sid, survivors)
@@ -172,7 +172,7 @@ class Attempt:
         return self._enough(signed, self.session.parameters.threshold, "signed the list of survivors")
 
     def _open(self, alive: frozenset[int], signatures: dict[int, bytes]) -> Generator[Phase, Replies, Opened]:
-        """R4: shares of b of who survived, of s of who did not; never both of one client."""
+        """R4: collects shares of b of survivors, and of s of clients that dropped out; never both of one client."""
         survivors = frames.bitmap(alive, self.session.count)
         asked, threshold = sorted(signatures) if self._active else sorted(alive), self.session.parameters.threshold
         near = {place: self._near(place, signatures) for place in asked} if self._active else {}
@@ -193,8 +193,8 @@ class Attempt:
         return opened
 
     def _require_openers(self, alive: frozenset[int], askable: frozenset[int]) -> None:
-        """Each secret that is needed has enough neighbours left; otherwise nothing is opened, and another attempt may
-        be made."""
+        """Raises AttemptError if a needed secret has fewer than t neighbours left to open it. No share is open yet, so
+        another attempt is possible."""
         needed = alive | {gone for gone in self.shared - alive if self._near(gone, alive)}
         for owner in sorted(needed):
             found = len(self._near(owner, askable))
@@ -204,7 +204,7 @@ class Attempt:
                 raise AttemptError(f"{message}, {self.session.parameters.threshold} are needed", left)
 
     def _unmask(self, total: Words, alive: frozenset[int], opened: Opened) -> None:
-        """Takes the survivors' own masks away, and those that they share with who dropped out after R1."""
+        """Removes the survivors' own masks, and their pairwise masks with clients that dropped out after R1."""
         try:
             add_masks(total, list(self._masks(alive, opened)))
         except ProtocolError as error:
@@ -241,7 +241,7 @@ class Attempt:
     def _ask(
         self, kind: int, bodies: dict[int, bytes], answer: int, size: Callable[[int], int]
     ) -> Generator[Phase, Replies, Iterator[tuple[int, bytes]]]:
-        """One phase: a message for each, and the usable replies as they come, the first of each client."""
+        """Runs one phase: sends a message to each client, and returns each one's first reply, if it is valid."""
         sid, cohort = self.session.sid, self.session.parameters.cohort
         messages = {cohort[place]: frames.frame(kind, sid, body) for place, body in bodies.items()}
         for client, message in messages.items() if self.recorder else ():
@@ -265,7 +265,7 @@ class Attempt:
                 yield place, body
 
     def _opened(self, place: int, message: bytes, kind: int, answer: int, size: int) -> bytes | None:
-        """A reply's body; None, with a note, where it cannot be used."""
+        """Returns a reply's body; None, with a note, if it is invalid or reports an unreadable share."""
         sid = self.session.sid
         try:
             if kind == frames.DELIVER and frames.phase_of(message) == frames.ABORT:
@@ -279,7 +279,7 @@ class Attempt:
         return body if answer != frames.ADVERTISE or self._are_good_keys(place, body) else None
 
     def _are_good_keys(self, place: int, record: bytes) -> bool:
-        """Whether a client's keys are its own, and such that neighbours take them."""
+        """True if a client signed its keys, both are usable, and neither equals another key of the session."""
         client, keys = self._client(place), {record[:KEY_BYTES], record[KEY_BYTES : 2 * KEY_BYTES]}
         text = keys_text(self.session.sid, client, record)
         if not is_signed(self.session.key_of(place), record[3 * KEY_BYTES :], text):
@@ -292,7 +292,8 @@ class Attempt:
         return False
 
     def _blame(self, accuser: int, accused: int) -> None:
-        """One of the two lies, and nobody can tell which: neither takes part in another attempt of the round."""
+        """Excludes accuser and accused from further attempts of the round: one of them lies, and which is unknown. An
+        accuser of a client that is not its neighbour is excluded alone."""
         if accused in self.session.neighbours(accuser):
             self.note(f"client '{self._client(accuser)}' cannot read a share of client '{self._client(accused)}'")
             self._blamed |= {accuser, accused}
@@ -305,7 +306,7 @@ class Attempt:
             raise AttemptError("a client was sent a share that it cannot read", left)
 
     def _enough(self, found: dict[int, bytes], least: int, did: str) -> dict[int, bytes]:
-        """What was found, if at least so many; else the attempt is over."""
+        """Returns `found` if it has at least `least` entries. Raises AttemptError if it has fewer."""
         if len(found) < least:
             left = [self._client(place) for place in sorted(found)]
             message = f"{len(found)} of {self.session.count} clients {did}, {least} are needed"
@@ -314,7 +315,7 @@ class Attempt:
 
 
 def decoded_sum(session: Session, unmasked: Unmasked) -> Decoded:
-    """The decoded sum. Raises AttemptError for one that no honest clients can have, and shares are open by then."""
+    """Decodes the sum. Raises AttemptError if honest clients cannot reach it; shares are open by then."""
     try:
         return session.encoding.decode(unmasked.words, len(unmasked.survivors))
     except ProtocolError as error:

@@ -1,4 +1,4 @@
-"""The server's journal of a run: how each session ended, in a chain of digests, and the newest sums."""
+"""Server's journal of a run: the outcome of each session in a hash chain, and the sums of the newest rounds."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = ["JOURNAL", "Journal", "Outcome", "Sum", "chained"]
 JOURNAL, SUMS, TRANSCRIPTS = "sessions.jsonl", "sums", "transcripts"
 End = Literal["summed", "burnt", "ended", "cut"]
 _KEPT = 2
-"""Newest rounds whose sums are kept: a checkpoint follows each round, so older ones are never repeated."""
+"""Number of newest rounds whose sums are kept. A checkpoint follows each round, so older rounds never run again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """End of a session.
+    """Outcome of a session.
 
-    `end`: `summed`; `burnt` if it gave no sum after shares were opened; `ended` if it gave none before; `cut` if the
-    server was stopped in between. `sum` is the SHA-256 of the summed words, and `transcript` that of the session's
-    record, if there is one.
+    `end`: `summed`; `burnt` if it failed after shares were opened; `ended` if it failed before; `cut` if the server
+    was stopped during it. `sum` is the SHA-256 of the summed words, and `transcript` that of the transcript, if one is
+    kept.
     """
 
     round: int
@@ -42,7 +42,7 @@ class Outcome:
     transcript: str | None = None
 
     def line(self) -> bytes:
-        """The outcome as a line of the journal."""
+        """Returns the outcome as a line of the journal."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True).encode() + b"\n"
 
 
@@ -56,7 +56,7 @@ class Sum:
 
 
 def chained(outcomes: Iterable[Outcome]) -> Iterator[tuple[str, Outcome]]:
-    """Each outcome with the digest of all before it, which its session's id binds: hex SHA-256."""
+    """Yields each outcome with the hash-chain digest of all before it (hex SHA-256), which its session id binds."""
     head = GENESIS
     for outcome in outcomes:
         yield head, outcome
@@ -65,18 +65,18 @@ def chained(outcomes: Iterable[Outcome]) -> Iterator[tuple[str, Outcome]]:
 
 @dataclass(frozen=True)
 class Journal:
-    """The journal in the directory `path`; without a path, nothing is kept."""
+    """Journal in the directory `path`. Without a path, nothing is kept."""
 
     path: Path | None
 
     def head(self) -> str:
-        """The digest of all outcomes."""
+        """Returns the hash-chain digest of all outcomes."""
         found = self.outcomes()
         *_, (head, _) = chained([*found, Outcome(0, "", "ended")])
         return head
 
     def publish(self, outcome: Outcome, found: Sum) -> None:
-        """Writes a sum and its outcome, on disk when this returns, before the round goes on."""
+        """Writes a sum and its outcome, flushed to disk when this returns; removes the sums of old rounds."""
         if self.path is None:
             return
         folder, raw = self.path / SUMS, found.words.tobytes()
@@ -87,25 +87,25 @@ class Journal:
             old.unlink(missing_ok=True)
 
     def record(self, outcome: Outcome) -> None:
-        """Adds the outcome of a session, on disk when this returns."""
+        """Appends the outcome of a session, flushed to disk when this returns."""
         if self.path is None:
             return
         path = self.path / JOURNAL
-        whole = b"".join(one.line() for one in self.outcomes())  # without the line that a kill cut off
+        whole = b"".join(one.line() for one in self.outcomes())  # without an incomplete last line
         if path.is_file() and path.stat().st_size != len(whole):
             _write(path, whole)
         _append(path, outcome.line())
 
     def outcomes(self) -> list[Outcome]:
-        """All outcomes, in the order of their sessions. A last line that a kill cut off is left out. Raises
-        IntegrityError for any other line that is no outcome."""
+        """Reads all outcomes, in the order of their sessions, without an incomplete last line (a killed process leaves
+        one). Raises IntegrityError if another line is not an outcome."""
         if self.path is None or not (self.path / JOURNAL).is_file():
             return []
         lines = (self.path / JOURNAL).read_bytes().split(b"\n")[:-1]
         return [_outcome(self.path / JOURNAL, line) for line in lines]
 
     def sum_of(self, run: str, number: int, work: str) -> Sum | None:
-        """The sum of a round that was published for this very work; None without one."""
+        """Returns the published sum of a round if it is of this run and this work; else None."""
         path = None if self.path is None else self.path / SUMS / _name(number)
         if path is None or not path.is_file():
             return None
@@ -149,7 +149,7 @@ def _sum(path: Path, head: bytes, raw: bytes) -> Sum:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Writes a file that its owner alone can read, whole or not at all."""
+    """Writes a file atomically, with mode 0600."""
     partial = path.with_name(path.name + ".partial")
     _flushed(partial, os.O_TRUNC, data)
     os.replace(partial, path)

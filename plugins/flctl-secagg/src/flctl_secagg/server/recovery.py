@@ -1,4 +1,4 @@
-"""The server's R4: secrets from shares, wrong shares found, and their senders named."""
+"""Reconstruction of secrets from shares in R4; detects wrong shares and identifies their senders."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from flctl_secagg.crypto.error_correction import corrected
 __all__ = ["Opened", "recover"]
 
 _MOST_TRIES = 2000
-"""Subsets of shares that are tried beyond the radius of error correction, before the attempt is given up."""
+"""Largest number of subsets of shares tried beyond the radius of error correction."""
 
 
 @dataclass(slots=True)
 class Opened:
-    """Shares that neighbours opened: owner -> (place on the owner's polynomial -> share), and who sent which.
+    """Shares that neighbours opened.
 
-    `wrong` has the owners of whom a sender opened a share that does not fit. One owner proves nothing: it may have
-    dealt wrong shares itself.
+    `shares`: owner -> (x-coordinate on the owner's polynomial -> share). `senders`: (owner, x-coordinate) -> sender.
+    `wrong`: sender -> owners of its wrong shares. A single owner is no proof against the sender: it may have dealt the
+    wrong share itself.
     """
 
     threshold: int
@@ -31,12 +32,12 @@ class Opened:
 
     @property
     def liars(self) -> set[int]:
-        """Senders of wrong shares of two owners or more: of one, the owner may have dealt them."""
+        """Senders of wrong shares of at least two owners. A single owner may have dealt the wrong share itself."""
         return {sender for sender, owners in self.wrong.items() if len(owners) > 1}
 
     @property
     def doubts(self) -> dict[int, list[int]]:
-        """Owner -> senders of wrong shares of it that are not known to lie: it dealt them, or they changed them."""
+        """Owner -> senders of its wrong shares that are not `liars`: the owner dealt these, or a sender changed one."""
         found: dict[int, list[int]] = {}
         for sender in sorted(self.wrong.keys() - self.liars):
             for owner in self.wrong[sender]:
@@ -49,16 +50,16 @@ class Opened:
         self.senders[owner, place] = sender
 
     def usable(self, owner: int) -> list[tuple[int, int]]:
-        """An owner's shares by place, without those of senders that lie."""
+        """Returns an owner's (x-coordinate, share) pairs, sorted, without those of `liars`."""
         found, liars = sorted(self.shares.get(owner, {}).items()), self.liars
         return [(place, share) for place, share in found if self.senders[owner, place] not in liars]
 
 
 def recover(opened: Opened, owner: int, client: str, is_right: Callable[[bytes], bool]) -> bytes:
-    """An owner's secret, the one that `is_right` knows; senders of shares that do not fit it join `opened.wrong`.
+    """Reconstructs an owner's secret, recognised by `is_right`, and adds senders of wrong shares to `opened.wrong`.
 
-    Raises ProtocolError for fewer than t shares, or if no secret within reach is right: (n - t) / 2 wrong ones of n are
-    always corrected, and more of them if a few subsets find the secret.
+    Corrects up to (n - t) / 2 wrong shares of n always, and more if one of a limited number of subsets gives the
+    secret. Raises ProtocolError if fewer than t shares were opened, or if no secret that was found is right.
     """
     shares = opened.usable(owner)
     if len(shares) < opened.threshold:
@@ -68,7 +69,7 @@ def recover(opened: Opened, owner: int, client: str, is_right: Callable[[bytes],
         secret = shamir.combine(places, values)
         if secret is None or not is_right(secret):
             continue
-        if basis != shares[: opened.threshold]:  # else the first t are right, and others have no effect
+        if basis != shares[: opened.threshold]:  # else the first t are right, and wrong ones after them change nothing
             for place, share in shares:
                 if shamir.evaluate(places, values, place) != share:
                     opened.wrong.setdefault(opened.senders[owner, place], set()).add(owner)
@@ -81,7 +82,7 @@ def _columns(shares: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], list[i
 
 
 def _bases(shares: Sequence[tuple[int, int]], threshold: int) -> Iterator[Sequence[tuple[int, int]]]:
-    """Sets of t points of polynomials that may be the owner's: the first, error correction, then a few subsets."""
+    """Yields candidate sets of t points: the first t shares, t points of the corrected polynomial, other subsets."""
     yield shares[:threshold]
     polynomial = corrected(*_columns(shares), threshold)
     if polynomial is not None:
@@ -90,7 +91,7 @@ def _bases(shares: Sequence[tuple[int, int]], threshold: int) -> Iterator[Sequen
 
 
 def _subsets(shares: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[tuple[int, int]]]:
-    """Subsets of `size`, those first that differ from the first one by few shares."""
+    """Yields subsets of `size`, ordered by the index of their last share."""
     for extra in range(len(shares) - size + 1):
         pool = shares[: size + extra]
         if not extra:

@@ -1,4 +1,4 @@
-"""What passed through the server in one session, in a file; and whether it is as the protocol says."""
+"""Transcripts: files that record every message between the server and the clients of one session."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MOST = 1 << 36
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One message: whether it was sent (0) or came (1), of which kind, to or from whom, and its bytes."""
+    """One recorded message: its direction (`way`: 0 sent, 1 received), kind, client and bytes."""
 
     way: int
     kind: int
@@ -41,14 +41,14 @@ class Entry:
 
 
 class Transcript:
-    """Writes entries as they come. The file holds shares that clients opened: it is for the server's eyes (0600)."""
+    """Writer of a transcript. The file holds opened shares, so only the server may read it (mode 0600)."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._digest = file, hashlib.sha256(MAGIC)
 
     @classmethod
     def new(cls, directory: Path, session: Session) -> Self:
-        """The transcript of a session, in a new file named by round and session."""
+        """Creates the transcript of a session, in a new file named by round and session id."""
         name = f"round-{session.parameters.round:05d}-{session.sid.hex()[:SHOWN]}.transcript"
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -67,20 +67,20 @@ class Transcript:
         self._file.close()
 
     def sent(self, kind: int, client: str, message: bytes) -> None:
-        """A message to a client."""
+        """Records a message to a client."""
         self._write(SENT, kind, client, message)
 
     def came(self, kind: int, client: str, message: bytes) -> None:
-        """A reply, before it is looked at."""
+        """Records a reply, before it is checked."""
         self._write(CAME, kind, client, message)
 
     def publish(self, unmasked: Unmasked) -> None:
-        """The sum that the session gave, 64 bits to a word."""
+        """Records the session's sum, 64 bits per word."""
         self._write(SENT, PUBLISHED, "", pack(unmasked.words.astype("<u8"), 64))
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the file so far, in hex."""
+        """Hex SHA-256 of the file so far."""
         return self._digest.hexdigest()
 
     def _write(self, way: int, kind: int, client: str, message: bytes | bytearray) -> None:
@@ -94,8 +94,8 @@ class Transcript:
 
 
 def read_entries(path: Path, *, cut: bool = False) -> Iterator[Entry]:
-    """The entries of a transcript. Raises IntegrityError for a file that is none, or is cut off; with `cut`, the
-    entries before the end of one whose writer was stopped."""
+    """Yields the entries of a transcript. Raises IntegrityError if the file is not a transcript or is truncated; `cut`
+    accepts a truncated file, and yields its complete entries."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
@@ -119,8 +119,8 @@ def read_entries(path: Path, *, cut: bool = False) -> Iterator[Entry]:
 
 
 def session_of(entries: Iterable[Entry], path: Path) -> Session:
-    """The session that a transcript's first messages propose, under the recorded roster. Raises IntegrityError unless
-    there is one of each, and ProtocolError for parameters that are not well-formed."""
+    """Returns the session that a transcript's first message proposes, under the recorded roster. Raises IntegrityError
+    if there is no roster, more than one, or no such message; ProtocolError if the parameters are malformed."""
     found = [entry for entry in entries if entry.kind == ROSTER or (entry.way, entry.kind) == (SENT, frames.HELLO)]
     rosters = [entry.message for entry in found if entry.kind == ROSTER]
     hellos = [entry.message for entry in found if entry.kind != ROSTER]
@@ -131,7 +131,7 @@ def session_of(entries: Iterable[Entry], path: Path) -> Session:
 
 
 def record_cut(journal: Journal) -> None:
-    """Adds transcripts of sessions that a stop of the server cut off to the journal, before another session begins."""
+    """Records sessions with a transcript and no outcome as `cut`: the server was stopped during them."""
     folder = None if journal.path is None else journal.path / TRANSCRIPTS
     if folder is None or not folder.is_dir():
         return
@@ -143,5 +143,5 @@ def record_cut(journal: Journal) -> None:
         try:
             session = session_of(read_entries(path, cut=True), path)
         except FlctlError:
-            continue  # stopped before anything was sent
+            continue  # stopped before the first message was written
         journal.record(Outcome(session.parameters.round, session.sid.hex(), "cut", transcript=digest))

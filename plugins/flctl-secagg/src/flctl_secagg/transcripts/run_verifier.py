@@ -1,5 +1,5 @@
-"""Verification of a whole run: its transcripts as one chain, held against the journal, the metrics, the checkpoints and
-the server's ledger."""
+"""Verification of a whole run: its transcripts as one hash chain, compared with the journal, the metrics, the
+checkpoints and the server's ledger."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from flctl_secagg.transcripts.verifier import Verdict, verify
 __all__ = ["SERVER", "verify_run"]
 
 SERVER = "\0server"
-"""Client id of the server's own rows in the ledger; no client has a name with a NUL."""
+"""Client id of the server's own rows in the ledger; no client id contains a NUL."""
 
 
 def verify_run(run: Path, operator: bytes | None = None) -> list[Verdict]:
-    """The verdicts on all recorded sessions of a run, in their order.
+    """Verifies all recorded sessions of a run; returns their verdicts, in order.
 
-    Raises IntegrityError if a session is missing, doubled, out of order, or tells of another end than journal, metrics,
-    checkpoints or ledger, and for whatever `verify` raises it.
+    Raises IntegrityError if a session is missing, duplicated or out of order, if it contradicts the journal, the
+    metrics, the checkpoints or the ledger, or if `verify` raises it.
     """
     home = run / "secagg"
     outcomes = Journal(home).outcomes()
@@ -55,7 +55,7 @@ def _name(outcome: Outcome) -> str:
 
 
 def _verified(path: Path | None, head: str, outcome: Outcome, operator: bytes | None) -> Verdict:
-    """The verdict on the session of an outcome, before which the journal had the digest `head`."""
+    """Verifies the session of an outcome; `head` is the digest of the journal before it."""
     if path is None:
         raise IntegrityError(f"the transcript {_name(outcome)} is missing", hint="The journal has its outcome.")
     if hashlib.sha256(path.read_bytes()).hexdigest() != outcome.transcript:
@@ -72,7 +72,7 @@ def _verified(path: Path | None, head: str, outcome: Outcome, operator: bytes | 
 
 
 def _unfinished(left: Sequence[Path], head: str, operator: bytes | None) -> list[Verdict]:
-    """The verdict on a last session that was cut off, of which the journal does not know yet."""
+    """Verifies a last transcript without an outcome: the server was stopped during its session."""
     found = [verify(path, operator, cut=True) for path in left[:1]]
     if len(left) > 1 or any(one.previous != head or one.refused is None for one in found):
         raise IntegrityError(f"the journal does not know the transcript {left[0].name}")
@@ -80,7 +80,7 @@ def _unfinished(left: Sequence[Path], head: str, operator: bytes | None) -> list
 
 
 def _check_rounds(run: Path, outcomes: Sequence[Outcome]) -> None:
-    """Each line of metrics.jsonl and each checkpoint rests on a round's last outcome."""
+    """Raises IntegrityError if a line of metrics.jsonl contradicts its round's outcome, or a checkpoint has none."""
     ends = {one.round: one for one in outcomes if one.end in ("summed", "burnt")}
     for number, answered in _lines(run / "metrics.jsonl"):
         one = ends.get(number)
@@ -101,14 +101,14 @@ def _lines(path: Path) -> Iterator[tuple[int, int]]:
             line = json.loads(text)
             yield int(line["round"]), int(line["answered"])
         except (ValueError, KeyError, TypeError) as error:
-            raise IntegrityError(f"{path} has a line that is none of a round") from error
+            raise IntegrityError(f"{path} has a line that is not a round's metrics") from error
 
 
 def _check_ledger(home: Path, outcomes: Sequence[Outcome]) -> None:
-    """The server's own record of survivors agrees with the journal's."""
+    """Raises IntegrityError if the server's ledger has survivors of a round that the journal does not have."""
     path = home / "ledger.sqlite"
     if not path.is_file():
-        return  # clients with keys of their own keep theirs elsewhere
+        return  # with a directory of keys, the ledger is there, not in the run
     known = {(one.round, one.survivors) for one in outcomes if one.end in ("summed", "burnt")}
     for run in Ledger(path, synced=False).runs(SERVER):
         for opening in Ledger(path, synced=False).openings(SERVER, run):

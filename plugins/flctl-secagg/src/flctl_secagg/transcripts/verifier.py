@@ -1,4 +1,4 @@
-"""Whether a recorded session is as the protocol says: played again with the replies that came, message by message."""
+"""Verification of a recorded session: replays the protocol with the recorded replies, and compares each message."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ __all__ = ["Verdict", "verify"]
 
 _HEAD = 38
 _LEAST_BYTES = 2560
-"""Ten of each byte: below, no test tells masked words from others."""
+"""Bytes needed for the test: an expected count of ten for each byte value. Shorter vectors are not tested."""
 _LIMIT = 255 + 8 * np.sqrt(2 * 255)
-"""Chi-squared of uniform bytes: eight deviations above its mean."""
+"""Limit of the chi-squared statistic (255 degrees of freedom): its mean plus eight standard deviations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a transcript shows. `survivors` are empty, and `refused` says why, where the session gave no sum; `masked`
-    counts the vectors whose bytes are as good as uniform, `short` those too short to tell."""
+    """Result of verifying a transcript.
+
+    `refused` is the reason if the session gave no sum; `survivors` is empty then. `masked` counts vectors whose bytes
+    pass a test of uniformity, `short` those too short for the test.
+    """
 
     file: str
     round: int
@@ -47,11 +50,11 @@ class Verdict:
 
 
 def verify(path: Path, operator: bytes | None = None, *, cut: bool = False) -> Verdict:
-    """The verdict on a transcript. `operator` is the pinned public key of who signs rosters; `cut` accepts a record
-    that ends before its session does, because the server was stopped.
+    """Verifies a transcript. `operator`: the pinned public key of the operator that signs rosters. `cut` accepts a
+    transcript that ends before its session does, since the server was stopped.
 
-    Raises IntegrityError where the server told a client anything but what the protocol says, a published sum does not
-    follow from what came, or a vector that came is not masked.
+    Raises IntegrityError if a message to a client deviates from the protocol, the published sum does not follow from
+    the replies, or a vector does not look masked.
     """
     try:
         return _verify(path, operator, cut=cut)
@@ -93,17 +96,17 @@ def _verify(path: Path, operator: bytes | None, *, cut: bool) -> Verdict:
 
 
 def _session(path: Path, entries: list[Entry], operator: bytes | None) -> Session:
-    """The session that the first messages propose, under the recorded roster."""
+    """Returns the recorded session, with its roster checked. Raises ProtocolError if every policy refuses it."""
     session = session_of(entries, path)
     session.roster.check(operator)
-    # What no client takes part in, whatever it insists on, is not worth playing; nor is it safe to.
+    # Attempt relies on checked parameters, such as sizes: those that every policy refuses are not replayed.
     anybody = Policy.laxest(session.roster.run or None)
     anybody.check(session.parameters, next(iter(session.parameters.cohort), ""), session.roster)
     return session
 
 
 def _played(path: Path, session: Session, entries: list[Entry], notes: list[str], *, cut: bool) -> Unmasked | str:
-    """The session's end with the replies that came: its sum, or the reason why there is none."""
+    """Replays the session with the recorded replies. Returns its sum, or the reason why it gave no sum."""
     protocol = Attempt(session, notes.append).run()
     left = iter(_phases(entries))
     replies: Iterator[tuple[str, bytes]] | None = None
@@ -125,7 +128,7 @@ def _played(path: Path, session: Session, entries: list[Entry], notes: list[str]
 
 
 def _possible(session: Session, unmasked: Unmasked) -> Unmasked | str:
-    """The sum, or the reason why no honest clients can have it: nothing is published then."""
+    """Returns the sum, or the reason why honest clients cannot reach it; such a sum is never published."""
     try:
         decoded_sum(session, unmasked)
     except AttemptError as error:
@@ -134,7 +137,7 @@ def _possible(session: Session, unmasked: Unmasked) -> Unmasked | str:
 
 
 def _phases(entries: list[Entry]) -> Iterator[tuple[list[Entry], list[Entry]]]:
-    """What was sent and what came, exchange by exchange."""
+    """Yields the messages sent and received in each exchange."""
     sent: list[Entry] = []
     came: list[Entry] = []
     for entry in entries:
