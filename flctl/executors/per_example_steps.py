@@ -20,7 +20,7 @@ from flctl.executors.optimizers import optimizer_for
 from flctl.executors.per_example_gradients import ChainRows, LoopRows, RowGradients, VmapRows
 from flctl.executors.row_dependence import dependence
 from flctl.executors.sequential import CLIP_EPS, Adjust, not_finite
-from flctl.executors.stacking_trial import tried_rows
+from flctl.executors.stacking_trial import shares_layers, tried_rows
 from flctl.models.flat_model import FlatModel, tensor
 from flctl.models.tasks import Task
 from flctl.types import IntArray, LocalWork, Trained
@@ -74,7 +74,7 @@ def row_gradients(kind: str, model: FlatModel, task: Task, chain: Chain | None, 
 def _vmaps(run: RunInfo, model: FlatModel, task: Task) -> bool:
     """Returns True if vmap gives autograd's gradients and is fast for the module: recurrent layers run one row after
     the other under vmap, more slowly than without it."""
-    if any(isinstance(module, torch.nn.RNNBase) for module in model.module.modules()):
+    if any(isinstance(module, torch.nn.RNNBase) for module in model.module.modules()) or shares_layers(model.module):
         return False
     (x, *_), (y, *_) = tried_rows(run)
     try:

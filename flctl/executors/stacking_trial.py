@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flctl import arrays
 from flctl.executors.loss_heads import head_for
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flctl.models.flat_model import FlatModel
     from flctl.models.tasks import Task
 
-__all__ = ["stacks", "tried_rows", "vmap_obstacle"]
+__all__ = ["shares_layers", "stacks", "tried_rows", "vmap_obstacle"]
 
 CLIENTS, ROWS = 2, 3
 TOLERANCE = 1e-4
@@ -54,10 +54,22 @@ def _tried_work(run: RunInfo, params: Tensor) -> Any:
     return Work(1, own, tensors, {}, LocalWork(), arrays.layout_of(model))  # type: ignore[arg-type]
 
 
+def shares_layers(module: nn.Module) -> bool:
+    """Returns True if one layer stands in the module under several names.
+
+    `torch.func.functional_call` swaps the parameters of such a layer once for each name and restores the swapped ones,
+    so that the module holds dead vmap tensors afterwards.
+    """
+    names = [id(layer) for _, layer in module.named_modules(remove_duplicate=False)]
+    return len(names) != len(set(names))
+
+
 def vmap_obstacle(run: RunInfo, model: FlatModel, task: Task) -> str | None:
     """Returns the reason that the module cannot run under `torch.func.vmap`; None if it agrees with autograd."""
     if "buffers" in model.layout:
         return "the model has buffers, which clients would have to share"
+    if shares_layers(model.module):
+        return "the model has one layer under several names, which torch.func.vmap cannot run"
     head = head_for(task)
     if head is None:
         return f"the task is {task.name}"
