@@ -76,14 +76,13 @@ def _open_streams() -> None:
         stream = getattr(sys, name)
         if stream is None:  # closed by the caller, as in `flctl ... >&-`
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        elif isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
 
 
 def run(arguments: list[str]) -> int:
     """Runs the command line in this process and returns the exit code; nothing but a bug in here is raised."""
     words: list[str] = []
-    _replace_unencodable()
     try:
         code = _invoke(arguments, words)
         sys.stdout.flush()
@@ -94,13 +93,6 @@ def run(arguments: list[str]) -> int:
     except BaseException as error:
         return _tell(error, arguments, " ".join(words))
     return code
-
-
-def _replace_unencodable() -> None:
-    """Lets stdout and stderr write `?` for characters that their encoding lacks, as in a pipe of Windows."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="replace")
 
 
 def _invoke(arguments: list[str], words: list[str]) -> int:
