@@ -13,7 +13,7 @@ from flctl.data.files import existing, files_of, short_name
 from flctl.data.splits import Parts, arrange
 from flctl.errors import DataError
 
-__all__ = ["PATH_COLUMNS", "TableFile", "table_files", "unique_names"]
+__all__ = ["PATH_COLUMNS", "TableFile", "other_schema", "table_files", "unique_names"]
 
 PATH_COLUMNS = ("file", "folder")
 """Columns of every table, for `--by`: the name of a row's file, and of the folder below the source that holds it."""
@@ -56,6 +56,11 @@ def table_files(
         parts = arrange(found, lambda file: file.place, override)
     test = tuple(TableFile(file.path, file.place, test=True) for file in parts.test)
     return Parts(parts.train, test, parts.notes)
+
+
+def other_schema(message: str) -> DataError:
+    """Returns the error for a file of a table whose columns are not those of the first file."""
+    return DataError(message, hint="Files of one folder or glob must have one schema; name fewer of them.")
 
 
 def _files_below(source: str, extensions: tuple[str, ...]) -> list[TableFile]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -23,6 +24,7 @@ __all__ = [
     "DatasetInfo",
     "Manifest",
     "RowCounts",
+    "digest_of",
     "parse",
     "preprocessing_of",
     "serialise",
@@ -114,6 +116,11 @@ def preprocessing_of(manifest: Manifest) -> FittedPreprocessing:
         reader=str(options.pop("reader", "")),
         options=options,
     )
+
+
+def digest_of(serialised: bytes) -> str:
+    """Returns the digest of a partition: that of its serialised manifest, which holds the digest of each column."""
+    return f"sha256:{hashlib.sha256(serialised).hexdigest()}"
 
 
 def serialise(manifest: Manifest) -> bytes:

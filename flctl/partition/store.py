@@ -6,7 +6,6 @@ reads every byte as well). Nothing here keeps an object per client, and reading 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.errors import DataError, IntegrityError, suggest
-from flctl.partition.manifest import MANIFEST, MAX_BYTES, Manifest, parse
+from flctl.partition.manifest import MANIFEST, MAX_BYTES, Manifest, digest_of, parse
 from flctl.partition.npy import StoredColumn, file_digest, open_column
 from flctl.partition.preprocess import Standardiser
 from flctl.types import Batch, IntArray, TaskKind
@@ -100,7 +99,7 @@ class Partition:
         columns = {name: open_column(path, column) for name, column in manifest.columns.items()}
         _check_bounds(manifest, columns["bounds"].array)
         _check_ids(columns["client_ids"].array)
-        return cls(path, manifest, f"sha256:{hashlib.sha256(data).hexdigest()}", columns)
+        return cls(path, manifest, digest_of(data), columns)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Partition.open, (self.path,))

@@ -71,7 +71,7 @@ class LabelledRows(Partition):
             "source_row": order.astype(np.int64),
         }
         manifest = _manifest(source, dataset, fitted, arrays)
-        digest = f"sha256:{hashlib.sha256(manifests.serialise(manifest)).hexdigest()}"
+        digest = manifests.digest_of(manifests.serialise(manifest))
         columns: Any = {name: _ArrayColumn(array) for name, array in arrays.items()}
         super().__init__(Path(source), manifest, digest, columns)
 

@@ -15,6 +15,7 @@ from flctl.data.dialect import numbers_rows
 from flctl.data.extras import optional
 from flctl.data.schema import ColumnPlan, Declared, refuse_duplicates
 from flctl.data.table import Batch, Sheets, TableReader
+from flctl.data.table_files import other_schema
 from flctl.errors import DataError, FlctlError, IntegrityError
 
 __all__ = ["ArrowReader", "ParquetReader"]
@@ -153,10 +154,7 @@ def _indices(file: _ColumnarFile) -> frozenset[int]:
 def _refuse_other_schema(files: Sequence[_ColumnarFile]) -> None:
     for other in files[1:]:
         if not other.schema.equals(files[0].schema, check_metadata=False):
-            raise DataError(
-                f"{other.path.name} has another schema than {files[0].path.name}",
-                hint="Files of one folder or glob must have one schema; name fewer of them.",
-            )
+            raise other_schema(f"{other.path.name} has another schema than {files[0].path.name}")
 
 
 @dataclass(frozen=True, slots=True)

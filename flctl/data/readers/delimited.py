@@ -16,6 +16,7 @@ from flctl.data.options import Header, Tokens
 from flctl.data.packed import PACKED, opened
 from flctl.data.schema import ColumnPlan, Declared, named_columns, refuse_duplicates
 from flctl.data.table import Batch, Sheets, TableReader, UnparsedCellError
+from flctl.data.table_files import other_schema
 from flctl.errors import DataError, FlctlError, IntegrityError
 
 __all__ = ["CsvReader", "TextSheets", "refuse_other_schema"]
@@ -75,10 +76,7 @@ def refuse_other_schema(files: Sequence[Dialect]) -> None:
     for other in files[1:]:
         if other.names != first.names:
             differing = sorted(set(first.names) ^ set(other.names)) or ["their order"]
-            raise DataError(
-                f"{other.where} has other columns than {first.where}: {', '.join(differing[:5])}",
-                hint="Files of one folder or glob must have one schema; name fewer of them.",
-            )
+            raise other_schema(f"{other.where} has other columns than {first.where}: {', '.join(differing[:5])}")
 
 
 @dataclass(frozen=True, slots=True)
