@@ -39,7 +39,13 @@ from flctl_secagg.protocol.asked_work import AskedWork, work_digest
 from flctl_secagg.protocol.degrees import COMPLETE_UP_TO, Degrees, Mode, choose, complete, least_threshold
 from flctl_secagg.protocol.parameters import Parameters
 from flctl_secagg.protocol.session import Session
-from flctl_secagg.run_limits import largest_weight, most_clients, require_few_cohorts, require_varied
+from flctl_secagg.run_limits import (
+    largest_weight,
+    most_clients,
+    require_allowed,
+    require_few_cohorts,
+    require_varied,
+)
 from flctl_secagg.server.attempt import Attempt, AttemptError, decoded_sum
 from flctl_secagg.server.journal import Journal, Outcome, Sum
 from flctl_secagg.storage import Home, KeysHome, NoHome, SimulatedHome
@@ -165,7 +171,7 @@ class SecureAggregation(flctl.Aggregator):
         self.encoding(count, {**run.update_layout, WEIGHT: 1})
         if isinstance(self._home, KeysHome):
             self._home.check(run.partition.client_ids)
-            _require_allowed(self._home, self._options(None))
+            require_allowed(self._home, self._options(None))
 
     def degrees(self, count: int) -> Degrees:
         """Returns k and t for a cohort of `count`, as configured or chosen. Raises IncompatibleError if a configured
@@ -250,7 +256,7 @@ class SecureAggregation(flctl.Aggregator):
                 if error.opened:
                     outcome = replace(outcome, end="burnt", survivors=attempt.survivors)
                     with suppress(ProtocolError):  # shares may have been opened for other survivors before a restart
-                        self._home.ledger().answer(_SERVER, _opening(parameters, attempt.survivors))
+                        self._home.ledger().answer(_SERVER, Opening.of(parameters, attempt.survivors))
                 self._journal.record(outcome)
                 return error
             if transcript is not None:
@@ -381,7 +387,7 @@ class SecureAggregation(flctl.Aggregator):
         """Returns the aggregate of a decoded sum; notes clipping and, if `differing` is `warn`, exposed clients."""
         if decoded.clipped:
             ctx.note(f"{decoded.clipped} of {len(survivors)} clients clipped values or their weight (aggregator.clip)")
-        opening, ledger = _opening(session.parameters, survivors), self._home.ledger()
+        opening, ledger = Opening.of(session.parameters, survivors), self._home.ledger()
         if self._differing == "warn":
             before = [other.survivors for other in ledger.openings(_SERVER, opening.run)]
             found = () if exposed(before) else exposed([*before, survivors])
@@ -390,17 +396,3 @@ class SecureAggregation(flctl.Aggregator):
                 ctx.note(f"the sums of the rounds so far together give the update, or a combination, of {whose}")
         ledger.answer(_SERVER, opening)
         return Aggregate(decoded.arrays, decoded.weight, len(survivors))
-
-
-def _opening(parameters: Parameters, survivors: Sequence[str]) -> Opening:
-    return Opening(parameters.run, parameters.round, parameters.work, tuple(survivors))
-
-
-def _require_allowed(home: KeysHome, options: Policy) -> None:
-    """Raises IncompatibleError if the clients' own policy refuses the options."""
-    found = home.policy().objections(options)
-    if found:
-        raise IncompatibleError(
-            f"the policy of the clients refuses this run: {'; '.join(found)}",
-            hint=f"Change aggregator.* or local.*, or the policy: flctl secagg policy show {home.path}.",
-        )

@@ -11,8 +11,10 @@ from flctl import IncompatibleError
 
 if TYPE_CHECKING:
     from flctl import RunInfo
+    from flctl_secagg.client.policy import Policy
+    from flctl_secagg.storage import KeysHome
 
-__all__ = ["largest_weight", "most_clients", "require_few_cohorts", "require_varied"]
+__all__ = ["largest_weight", "most_clients", "require_allowed", "require_few_cohorts", "require_varied"]
 
 
 def require_varied(run: RunInfo) -> None:
@@ -61,3 +63,13 @@ def largest_weight(run: RunInfo) -> float:
     for transform in run.transforms.values():
         weights = transform.weigh(weights)
     return float(weights[0])
+
+
+def require_allowed(home: KeysHome, options: Policy) -> None:
+    """Raises IncompatibleError if the clients' own policy refuses the options."""
+    found = home.policy().objections(options)
+    if found:
+        raise IncompatibleError(
+            f"the policy of the clients refuses this run: {'; '.join(found)}",
+            hint=f"Change aggregator.* or local.*, or the policy: flctl secagg policy show {home.path}.",
+        )

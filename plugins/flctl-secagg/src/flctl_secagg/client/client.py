@@ -312,7 +312,7 @@ class Client:
         parameters = session.parameters
         alive = sorted(frames.members(survivors, session.count))
         listed = tuple(parameters.cohort[place] for place in alive)
-        return Opening(parameters.run, parameters.round, parameters.work, listed)
+        return Opening.of(parameters, listed)
 
     @property
     def _apart(self) -> bool:

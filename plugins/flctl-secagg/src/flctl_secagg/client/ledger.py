@@ -15,6 +15,7 @@ from threading import Lock
 
 from flctl import ProtocolError, StorageError
 from flctl_secagg.client.differences import exposed
+from flctl_secagg.protocol.parameters import Parameters
 
 __all__ = ["Ledger", "Opening"]
 
@@ -38,6 +39,11 @@ class Opening:
     round: int
     work: str
     survivors: tuple[str, ...]
+
+    @classmethod
+    def of(cls, parameters: Parameters, survivors: Sequence[str]) -> Opening:
+        """The opening of a session's shares for its survivors."""
+        return cls(parameters.run, parameters.round, parameters.work, tuple(survivors))
 
 
 @dataclass(frozen=True)
