@@ -76,7 +76,7 @@ class ChunkReplies:
         self, client_indices: IntArray, work: Work, *, keep_individual: bool, allocator: Allocator
     ) -> Gathered:
         if self._reads_no_update:
-            updates = self.local.together(client_indices, work)
+            updates = self.local.train_plain(client_indices, work)
             if keep_individual:
                 return self._rows_reply(client_indices, updates, work, allocator)
             return self._sum_reply(client_indices, updates, work)
@@ -127,7 +127,7 @@ class ChunkReplies:
 
     def _sum_reply(self, client_indices: IntArray, updates: Updates, work: Work) -> Gathered:
         """Returns the sum of the clients' vectors times factor and weight, without building single updates."""
-        facts, factors = self.local.counted(updates.facts), self._factors(updates, work)
+        facts, factors = self.local.reported(updates.facts), self._factors(updates, work)
         count = len(client_indices)
         weights = self._weights(facts.examples.astype(np.float64))
         done = np.array([k for k in range(count) if k not in facts.failures], np.int64)
@@ -142,7 +142,7 @@ class ChunkReplies:
     def _gathered(
         self, client_indices: IntArray, updates: Updates, vectors: Arrays, done: IntArray, bytes_up: int
     ) -> Gathered:
-        facts = self.local.counted(updates.facts)
+        facts = self.local.reported(updates.facts)
         examples = facts.examples.astype(np.float64)
         return Gathered(
             vectors=vectors,

@@ -43,7 +43,7 @@ class LocalTraining:
         self.run, self.clock = run, PhaseTimer()
         self.executor = Executor(run.execution, model, run.task())
         self.store = MemoryStore(run.memory_directory, run.partition.clients, run.memory_layout)
-        self.recall = ClientMemory(run, self.store, begin)
+        self.client_memory = ClientMemory(run, self.store, begin)
 
     @property
     def at_once(self) -> int:
@@ -51,96 +51,108 @@ class LocalTraining:
         if not (self.executor.one_by_one and self.run.memory_layout):
             return 1 << 62
         model = sum(self.run.division.layout.values())
-        each = FLOAT * (_COPIES * model + 2 * sum(self.run.memory_layout.values()))
-        return max(1, (self.run.execution.memory - self.run.execution.fixed_bytes) // each)
+        client_bytes = FLOAT * (_COPIES * model + 2 * sum(self.run.memory_layout.values()))
+        return max(1, (self.run.execution.memory - self.run.execution.fixed_bytes) // client_bytes)
 
-    def memory(self, numbers: IntArray, work: Work) -> dict[str, Any]:
+    def memory(self, client_indices: IntArray, work: Work) -> dict[str, Any]:
         """Returns the clients' memory, name -> [K, length]."""
         with self.clock.phase("load"):
-            return self.recall.memory(numbers, work)
+            return self.client_memory.memory(client_indices, work)
 
-    def remember(self, kept: Mapping[int, Arrays], number: int) -> None:
-        """Keeps what each of the clients remembers of round `number`."""
-        if self.run.memory_layout and kept:
-            stacked = {name: np.stack([memory[name] for memory in kept.values()]) for name in self.run.memory_layout}
+    def remember(self, memories: Mapping[int, Arrays], round_number: int) -> None:
+        """Keeps what each of the clients remembers of round `round_number`."""
+        if self.run.memory_layout and memories:
+            stacked = {
+                name: np.stack([memory[name] for memory in memories.values()]) for name in self.run.memory_layout
+            }
             rows = {name: block.astype(np.float32, copy=False) for name, block in stacked.items()}
-            self.store.write(list(kept), number, rows)
+            self.store.write(list(memories), round_number, rows)
 
-    def together(self, numbers: IntArray, work: Work) -> Updates:
+    def train_plain(self, client_indices: IntArray, work: Work) -> Updates:
         """Trains clients without memory from the global model, and returns their updates."""
-        return self._stage(numbers, work, {}, Stage(work.local), 0)
+        return self._stage(client_indices, work, {}, Stage(work.local), 0)
 
-    def counted(self, facts: Facts) -> Facts:
+    def reported(self, facts: Facts) -> Facts:
         """The facts as they are reported. If a transform bounds clients, one that diverged is no failure, but a client
         that made no step."""
         if not (self.run.bounds_clients and facts.failures):
             return facts
-        failures = {place: one for place, one in facts.failures.items() if not self._counts_as_zeros(one)}
-        diverged = [place for place in facts.failures if place not in failures]
+        failures = {
+            position: failure for position, failure in facts.failures.items() if not self._counts_as_zeros(failure)
+        }
+        diverged = [position for position in facts.failures if position not in failures]
         loss, examples, steps = facts.loss.copy(), facts.examples.copy(), facts.steps.copy()
         loss[diverged], examples[diverged], steps[diverged] = math.nan, 0, 0
         return dataclasses.replace(facts, loss=loss, examples=examples, steps=steps, failures=failures)
 
-    def each(self, numbers: IntArray, work: Work, memory: Arrays) -> list[Trained | Failure]:
+    def train_each(self, client_indices: IntArray, work: Work, memory: Arrays) -> list[Trained | Failure]:
         """Each client's result, with what the strategy `measures`."""
-        whole = self.recall.whole(work, memory)
-        seen = dataclasses.replace(work, params=whole)
+        whole = self.client_memory.whole(work, memory)
+        whole_work = dataclasses.replace(work, params=whole)
         chains: list[_Chain] = []
-        for place, stage in enumerate(self.run.strategy.stages(work.local)):
+        for stage_index, stage in enumerate(self.run.strategy.stages(work.local)):
             if not chains or stage.start != "before":
-                start = whole if stage.start == "global" else self.recall.personal(work, memory, len(numbers))
+                start = (
+                    whole if stage.start == "global" else self.client_memory.personal(work, memory, len(client_indices))
+                )
                 chains.append(_Chain(start, stage.start == "personal"))
-            chains[-1].add(self._stage(numbers, seen, memory, stage, place, chains[-1].end))
-        done = [self._result(chains, place) for place in range(len(numbers))]
-        return self._measured(done, numbers, seen)
+            chains[-1].add(self._stage(client_indices, whole_work, memory, stage, stage_index, chains[-1].end))
+        done = [self._result(chains, position) for position in range(len(client_indices))]
+        return self._with_measurements(done, client_indices, whole_work)
 
     def _stage(
-        self, numbers: IntArray, work: Work, memory: Arrays, stage: Stage, place: int, start: Arrays | None = None
+        self,
+        client_indices: IntArray,
+        work: Work,
+        memory: Arrays,
+        stage: Stage,
+        stage_index: int,
+        start: Arrays | None = None,
     ) -> Updates:
-        asked = dataclasses.replace(work, params=work.params if start is None else start, local=stage.local)
-        shards = self._limited(numbers, work, place)
+        stage_work = dataclasses.replace(work, params=work.params if start is None else start, local=stage.local)
+        shards = self._limited_shards(client_indices, work, stage_index)
         with self.clock.phase("train"):
-            adjusts, steps = self._adjusts(work, memory, stage), self._steps(asked, shards, place)
-            return self.executor.train(asked, shards, adjusts, steps)
+            adjusts, steps = self._adjusts(work, memory, stage), self._steps(stage_work, shards, stage_index)
+            return self.executor.train(stage_work, shards, adjusts, steps)
 
     def _steps(self, work: Work, shards: Shards, stage: int) -> StepsOf | None:
         """The local steps that a transform makes of a stage, by the place of the client; None where none does."""
         name = self.run.makes_steps
         if name is None:
             return None
-        numbers, sizes = shards.clients, shards.sizes
+        client_indices, sizes = shards.clients, shards.sizes
         counts, widths, _ = step_counts(sizes, work.local, shards.limits)
 
-        def steps(place: int) -> LocalSteps:
-            client = str(self.run.partition.client_ids[int(numbers[place])])
+        def steps(position: int) -> LocalSteps:
+            client = str(self.run.partition.client_ids[int(client_indices[position])])
             named = ("round", work.round, "client", client, name, "steps", stage)
             ctx = StepsContext(
                 run=self.run,
                 round=work.round,
                 client_id=client,
-                number=int(numbers[place]),
+                number=int(client_indices[position]),
                 stage=stage,
                 local=work.local,
-                rows=int(sizes[place]),
-                steps=int(counts[place]),
-                batch_size=int(min(widths[place], sizes[place])),
+                rows=int(sizes[position]),
+                steps=int(counts[position]),
+                batch_size=int(min(widths[position], sizes[position])),
                 broadcast=work.transforms.get(name, {}),
                 rng=seeds.rng(self.run.config.seed, *named),
             )
-            return self._made(name, ctx)
+            return self._make_steps(name, ctx)
 
         return steps
 
-    def _made(self, name: str, ctx: StepsContext) -> LocalSteps:
+    def _make_steps(self, name: str, ctx: StepsContext) -> LocalSteps:
         made = self.run.transforms[name].steps(ctx)
         if not isinstance(made, LocalSteps):
             found = type(made).__name__
             raise PluginError(f"transform '{name}' made {found} of local steps, expected flctl.LocalSteps")
         return made
 
-    def _result(self, chains: list[_Chain], place: int) -> Trained | Failure:
+    def _result(self, chains: list[_Chain], position: int) -> Trained | Failure:
         """Returns the result of the client's first chain of stages, with the end of the chain of its own model."""
-        results = [chain.result(place) for chain in chains]
+        results = [chain.result(position) for chain in chains]
         failed = next((result for result in results if isinstance(result, Failure)), None)
         first = results[0]
         if failed is not None and not self._counts_as_zeros(failed):
@@ -150,7 +162,9 @@ class LocalTraining:
         own = [chain for chain in chains if chain.personal] or chains[:1]
         if not (own[0].personal or self.run.division.private):
             return first
-        return dataclasses.replace(first, delta=self.run.division.public_of(first.delta), personal=own[-1].ended(place))
+        return dataclasses.replace(
+            first, delta=self.run.division.public_of(first.delta), personal=own[-1].ended(position)
+        )
 
     def _counts_as_zeros(self, failure: Failure) -> bool:
         return self.run.bounds_clients and failure.kind == "non-finite"
@@ -160,28 +174,33 @@ class LocalTraining:
         """The result of a client whose model did not change."""
         return Trained(arrays.zeros(self.run.division.layout), math.nan, 0, 0)
 
-    def _measured(self, done: list[Trained | Failure], numbers: IntArray, work: Work) -> list[Trained | Failure]:
+    def _with_measurements(
+        self, done: list[Trained | Failure], client_indices: IntArray, work: Work
+    ) -> list[Trained | Failure]:
         measures = self.run.strategy.measures
         if measures == "nothing":
             return done
         with self.clock.phase("train"):
-            starts = self.executor.measure(work, self._shards(numbers, work, 0), measures == "gradient")
+            starts = self.executor.measure(work, self._shards(client_indices, work, 0), measures == "gradient")
         pairs = zip(done, starts, strict=True)
         return [one if isinstance(one, Failure) else dataclasses.replace(one, start=start) for one, start in pairs]
 
-    def _shards(self, numbers: IntArray, work: Work, stage: int) -> Shards:
-        keys = local_keys(self.run.config.seed, work.round, self.run.partition.client_ids.take(numbers))
+    def _shards(self, client_indices: IntArray, work: Work, stage: int) -> Shards:
+        keys = local_keys(self.run.config.seed, work.round, self.run.partition.client_ids.take(client_indices))
         return Shards(
-            self.run.adversary.rows(work.round), numbers, stage_keys(keys, stage), lambda: self.clock.phase("load")
+            self.run.adversary.rows(work.round),
+            client_indices,
+            stage_keys(keys, stage),
+            lambda: self.clock.phase("load"),
         )
 
-    def _limited(self, numbers: IntArray, work: Work, stage: int) -> Shards:
+    def _limited_shards(self, client_indices: IntArray, work: Work, stage: int) -> Shards:
         """The clients' rows in a stage, with the most steps that each makes of them: what the stages before left."""
-        shards, limits = self._shards(numbers, work, stage), most_steps(work.allowance, numbers)
+        shards, limits = self._shards(client_indices, work, stage), most_steps(work.allowance, client_indices)
         if limits is None:
             return shards
         before = self.run.strategy.stages(work.local)[:stage]
-        made = sum((step_counts(shards.sizes, one.local)[0] for one in before), np.zeros_like(limits))
+        made = sum((step_counts(shards.sizes, earlier.local)[0] for earlier in before), np.zeros_like(limits))
         return dataclasses.replace(shards, limits=np.maximum(limits - made, 0))
 
     def _adjusts(
@@ -191,23 +210,23 @@ class LocalTraining:
         adjust, moving = stage.adjust_of(self.run.strategy), self._moving(stage)
         if adjust is None and moving is None:
             return None
-        change, kept = adjust or _as_it_is, self.recall.strategys(memory)
+        change, remembered = adjust or _identity, self.client_memory.of_strategy(memory)
 
-        def adjusts(places: Any) -> Callable[[Tensor, Tensor], Tensor]:
+        def adjusts(positions: Any) -> Callable[[Tensor, Tensor], Tensor]:
             # Copies for each call: what one client changes in place is gone before the next, in whatever process.
-            anchor, mine = _tensors(work.params, places), _tensors(kept, places)
-            seen = dataclasses.replace(work, params=anchor, extra=_tensors(work.extra, places))
+            anchor, memory_rows = _tensors(work.params, positions), _tensors(remembered, positions)
+            client_work = dataclasses.replace(work, params=anchor, extra=_tensors(work.extra, positions))
 
             def alone(grad: Tensor, params: Tensor) -> Tensor:
-                grad = change(grad, params, seen, mine)
+                grad = change(grad, params, client_work, memory_rows)
                 return grad if moving is None else grad.mul_(moving)
 
             def stacked(grad: Tensor, params: Tensor) -> Tensor:
-                first = dataclasses.replace(seen, params=_first(anchor, grad))
-                grad = change(grad, params, first, _first(mine, grad))
+                first = dataclasses.replace(client_work, params=_leading_rows(anchor, grad))
+                grad = change(grad, params, first, _leading_rows(memory_rows, grad))
                 return grad if moving is None else grad.mul_(moving)
 
-            return alone if np.ndim(places) == 0 else stacked
+            return alone if np.ndim(positions) == 0 else stacked
 
         return adjusts
 
@@ -234,32 +253,32 @@ class _Chain:
         """Values at which the clients are now, [L] or [K, L]."""
         if not self._results:
             return self._start
-        ends = [self.ended(place) for place in range(len(self._results))]
+        ends = [self.ended(position) for position in range(len(self._results))]
         return {name: np.stack([end[name] for end in ends]) for name in self._start}
 
-    def ended(self, place: int) -> Arrays:
+    def ended(self, position: int) -> Arrays:
         """Values at which one client is now; its start if it failed."""
-        start = {name: vector[place] if vector.ndim == 2 else vector for name, vector in self._start.items()}
-        result = self._results[place]
+        start = {name: vector[position] if vector.ndim == 2 else vector for name, vector in self._start.items()}
+        result = self._results[position]
         return start if result is None else {name: start[name] + result.delta[name] for name in start}
 
     def add(self, updates: Updates) -> None:
         """Takes the next stage's changes."""
-        each = updates.each()
-        self._results = list(map(_joined, self._results, each)) if self._results else each
+        results = updates.each()
+        self._results = list(map(_summed, self._results, results)) if self._results else results
         self._failures = {**updates.facts.failures, **self._failures}
 
-    def result(self, place: int) -> Trained | Failure:
+    def result(self, position: int) -> Trained | Failure:
         """One client's change over all stages; loss and rows are those of the last."""
-        result = self._results[place]
-        return self._failures[place] if result is None else result
+        result = self._results[position]
+        return self._failures[position] if result is None else result
 
 
-def _as_it_is(grad: Tensor, params: Tensor, work: Work, memory: Arrays) -> Tensor:
+def _identity(grad: Tensor, params: Tensor, work: Work, memory: Arrays) -> Tensor:
     return grad
 
 
-def _joined(before: Trained | None, after: Trained | None) -> Trained | None:
+def _summed(before: Trained | None, after: Trained | None) -> Trained | None:
     if before is None or after is None:
         return None
     delta = {name: before.delta[name] + after.delta[name] for name in after.delta}
@@ -267,13 +286,13 @@ def _joined(before: Trained | None, after: Trained | None) -> Trained | None:
     return dataclasses.replace(after, delta=delta, examples=examples, steps=before.steps + after.steps)
 
 
-def _tensors(vectors: Arrays, places: Any) -> dict[str, Any]:
-    """As tensors: of stacked vectors the rows at `places`, or the one row."""
+def _tensors(vectors: Arrays, positions: Any) -> dict[str, Any]:
+    """As tensors: of stacked vectors the rows at `positions`, or the one row."""
     import torch
 
-    return {n: torch.from_numpy(np.array(v[places] if v.ndim == 2 else v)) for n, v in vectors.items()}
+    return {n: torch.from_numpy(np.array(v[positions] if v.ndim == 2 else v)) for n, v in vectors.items()}
 
 
-def _first(tensors: Mapping[str, Any], grad: Tensor) -> dict[str, Any]:
+def _leading_rows(tensors: Mapping[str, Any], grad: Tensor) -> dict[str, Any]:
     """Of stacked tensors as many rows as the gradient has."""
     return {name: tensor[: len(grad)] if tensor.dim() == 2 else tensor for name, tensor in tensors.items()}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientMemory", "work_after"]
 
-_AT_ONCE = 1 << 26
+_READ_BYTES = 1 << 26
 """Bytes of client memory that are read at once if clients are used one by one."""
 
 
@@ -29,17 +29,17 @@ class ClientMemory:
     def __init__(self, run: Run, store: MemoryStore, begin: Arrays) -> None:
         self.run, self.store, self._begin = run, store, begin
 
-    def memory(self, numbers: IntArray, work: Work) -> dict[str, Any]:
+    def memory(self, client_indices: IntArray, work: Work) -> dict[str, Any]:
         """Returns the clients' memory before the round of `work`, name -> [K, length]; initial values for clients that
         never took part."""
         if not self.run.memory_layout:
             return {}
-        memory, known = self.store.read(numbers, work.round)
-        for name, vector in {} if known.all() else self._first(work).items():
+        memory, known = self.store.read(client_indices, work.round)
+        for name, vector in {} if known.all() else self._first_memory(work).items():
             memory[name][~known] = vector
         return memory
 
-    def strategys(self, memory: Mapping[str, Any]) -> dict[str, Any]:
+    def of_strategy(self, memory: Mapping[str, Any]) -> dict[str, Any]:
         """Selects the strategy's part of a memory, or of its layout. The rest is the transforms' or private
         parameters."""
         others = self.run.pipeline.memory_layout
@@ -58,47 +58,47 @@ class ClientMemory:
     def personal(self, work: Work, memory: Arrays, count: int) -> Arrays:
         """Returns the own models [K, L] of `count` clients. Raises FlctlError if the strategy gives vectors of another
         layout."""
-        whole, kept = self.whole(work, memory), self.strategys(memory)
-        models = [self._own(_row(whole, place), _row(kept, place)) for place in range(count)]
+        whole, of_strategy = self.whole(work, memory), self.of_strategy(memory)
+        models = [self._own_model(_row(whole, row), _row(of_strategy, row)) for row in range(count)]
         return {name: np.stack([model[name] for model in models]) for name in self.run.division.layout}
 
     def models(self, work: Work) -> Iterator[Arrays]:
         """Every client's own model, one after the other."""
         size = 4 * (sum(self.run.memory_layout.values()) + 2 * sum(self.run.division.layout.values()))
-        step = max(1, _AT_ONCE // max(size, 1))
+        step = max(1, _READ_BYTES // max(size, 1))
         for start in range(0, self.run.partition.clients, step):
-            numbers = np.arange(start, min(start + step, self.run.partition.clients))
-            own = self.personal(work, self.memory(numbers, work), len(numbers))
-            yield from (_row(own, place) for place in range(len(numbers)))
+            client_indices = np.arange(start, min(start + step, self.run.partition.clients))
+            own = self.personal(work, self.memory(client_indices, work), len(client_indices))
+            yield from (_row(own, row) for row in range(len(client_indices)))
 
     def model(self, work: Work, index: int) -> Arrays:
         """The own model of the client number `index`."""
-        numbers = np.array([index])
-        return _row(self.personal(work, self.memory(numbers, work), 1), 0)
+        client_indices = np.array([index])
+        return _row(self.personal(work, self.memory(client_indices, work), 1), 0)
 
-    def _own(self, params: Arrays, memory: Arrays) -> Arrays:
+    def _own_model(self, params: Arrays, memory: Arrays) -> Arrays:
         model = self.run.strategy.personal(params, memory)
         wrong = arrays.misfit(model, self.run.division.layout)
         if wrong:
             raise FlctlError(f"strategy '{self.run.strategy.name}' gives clients a model with {wrong}")
         return model
 
-    def _first(self, work: Work) -> Arrays:
+    def _first_memory(self, work: Work) -> Arrays:
         first = self.run.strategy.first(work)
-        layout = self.strategys(self.run.memory_layout)
+        layout = self.of_strategy(self.run.memory_layout)
         wrong = arrays.misfit(first, {name: layout[name] for name in first if name in layout})
         if wrong:
             raise FlctlError(f"strategy '{self.run.strategy.name}' lets a client begin with {wrong}")
         return {**first, **{PRIVATE + name: vector for name, vector in self._begin.items()}}
 
 
-def work_after(run: Run, number: int, params: Arrays, strategy: Arrays) -> Work:
-    """Returns the work that clients would be sent after round `number`, from the model and the strategy's state then;
-    enough to compute their own models."""
+def work_after(run: Run, round_number: int, params: Arrays, strategy: Arrays) -> Work:
+    """Returns the work that clients would be sent after round `round_number`, from the model and the strategy's state
+    then; enough to compute their own models."""
     public, extra = run.division.public_of(params), run.strategy.broadcast(strategy)
-    return Work(number + 1, public, extra, {}, run.config.local.amount(), run.update_layout)
+    return Work(round_number + 1, public, extra, {}, run.config.local.amount(), run.update_layout)
 
 
-def _row(vectors: Arrays, place: int) -> dict[str, Any]:
+def _row(vectors: Arrays, row: int) -> dict[str, Any]:
     """One client's vectors; those that are the same for all stay as they are."""
-    return {name: vector[place] if vector.ndim == 2 else vector for name, vector in vectors.items()}
+    return {name: vector[row] if vector.ndim == 2 else vector for name, vector in vectors.items()}

@@ -49,7 +49,7 @@ POSITIONED = hasattr(os, "preadv") and hasattr(os, "pwritev")
 
 Entries = npt.NDArray[np.void]
 ByteRows = Sequence[tuple[memoryview, int]]
-_Some = Callable[[int, Sequence[memoryview], int], int]
+_Transfer = Callable[[int, Sequence[memoryview], int], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +107,9 @@ class MemoryFiles:
         self._stamps.read([_view(word)], 0)
         return int(word[0])
 
-    def set_settled(self, number: int) -> None:
+    def set_settled(self, round_number: int) -> None:
         """Replaces `settled`."""
-        self._stamps.write([_view(np.array([number], WORD))], 0)
+        self._stamps.write([_view(np.array([round_number], WORD))], 0)
 
     def entries(self, clients: IntArray) -> Entries:
         """The clients' entries, [3, K]."""
@@ -120,19 +120,19 @@ class MemoryFiles:
             first, last = int(ascending[start]), int(ascending[stop - 1])
             span = np.empty(last - first + 1, WORD)
             for slot in range(SLOTS):
-                self._stamps.read([_view(span)], self._entry_place(slot * self._dimensions.clients + first))
+                self._stamps.read([_view(span)], self._entry_offset(slot * self._dimensions.clients + first))
                 words[slot, order[start:stop]] = span[ascending[start:stop] - first]
         return words.view(ENTRY)
 
     def set_entries(self, slots: IntArray, clients: IntArray, entries: Entries) -> None:
         """Writes one entry [K] for each slot and client. Entries of other clients are not touched, because another
         process may be writing them."""
-        numbers = slots * self._dimensions.clients + clients
-        order = np.argsort(numbers, kind="stable")
-        numbers, view = numbers[order], _view(entries.view(WORD)[order])
-        for start, stop in _stretches(len(numbers), np.diff(numbers) != 1):
+        entry_indices = slots * self._dimensions.clients + clients
+        order = np.argsort(entry_indices, kind="stable")
+        entry_indices, view = entry_indices[order], _view(entries.view(WORD)[order])
+        for start, stop in _stretches(len(entry_indices), np.diff(entry_indices) != 1):
             part = view[start * ENTRY.itemsize : stop * ENTRY.itemsize]
-            self._stamps.write([part], self._entry_place(int(numbers[start])))
+            self._stamps.write([part], self._entry_offset(int(entry_indices[start])))
 
     def read_records(self, slots: IntArray, clients: IntArray, into: ByteRows, rows: IntArray) -> None:
         """Fills the rows `rows` of `into` with the records, one for each slot and client."""
@@ -161,14 +161,14 @@ class MemoryFiles:
         rows: IntArray,
     ) -> None:
         """One call for each stretch of records that lie one after the other, on disk as in `data`."""
-        numbers = slots * self._dimensions.clients + clients
+        entry_indices = slots * self._dimensions.clients + clients
         size = self._dimensions.record_bytes
-        places, firsts = (numbers * size).tolist(), rows.tolist()
-        for start, stop in _stretches(len(rows), (np.diff(numbers) != 1) | (np.diff(rows) != 1)):
-            move(_views(data, firsts[start], firsts[start] + stop - start), places[start])
+        offsets, firsts = (entry_indices * size).tolist(), rows.tolist()
+        for start, stop in _stretches(len(rows), (np.diff(entry_indices) != 1) | (np.diff(rows) != 1)):
+            move(_views(data, firsts[start], firsts[start] + stop - start), offsets[start])
 
-    def _entry_place(self, number: int) -> int:
-        return WORD.itemsize + number * ENTRY.itemsize
+    def _entry_offset(self, entry_index: int) -> int:
+        return WORD.itemsize + entry_index * ENTRY.itemsize
 
 
 def byte_rows(arrays: Mapping[str, npt.NDArray[Any]], layout: Layout) -> ByteRows:
@@ -212,18 +212,18 @@ class _RecordFile:
             self.close()
             raise _damaged(path, f"has {found:,} bytes, expected {size:,}")
 
-    def read(self, views: Sequence[memoryview], place: int) -> None:
-        """Fills the buffers, one after the other, with the bytes from `place` on. No buffer may be empty."""
+    def read(self, views: Sequence[memoryview], offset: int) -> None:
+        """Fills the buffers, one after the other, with the bytes from `offset` on. No buffer may be empty."""
         try:
-            self._all(os.preadv if POSITIONED else self._seek_and_read, views, place)
+            self._transfer_all(os.preadv if POSITIONED else self._seek_and_read, views, offset)
         except OSError as error:
             raise self._refused("read", error) from error
 
-    def write(self, views: Sequence[memoryview], place: int) -> None:
-        """Writes the buffers, one after the other, from `place` on; the operating system holds them when this returns.
+    def write(self, views: Sequence[memoryview], offset: int) -> None:
+        """Writes the buffers, one after the other, from `offset` on; the operating system holds them when this returns.
         No buffer may be empty."""
         try:
-            self._all(os.pwritev if POSITIONED else self._seek_and_write, views, place)
+            self._transfer_all(os.pwritev if POSITIONED else self._seek_and_write, views, offset)
         except OSError as error:
             raise self._refused("write", error) from error
 
@@ -238,25 +238,26 @@ class _RecordFile:
     def close(self) -> None:
         self._file.close()
 
-    def _all(self, some: _Some, views: Sequence[memoryview], place: int) -> None:
-        """Calls `some` until every byte has gone: it may take fewer buffers, and handle fewer bytes, than there are."""
-        left = sum(map(len, views))
-        while left:
-            done = some(self._descriptor, views[:MOST_VIEWS], place)
+    def _transfer_all(self, transfer: _Transfer, views: Sequence[memoryview], offset: int) -> None:
+        """Calls `transfer` until every byte has gone: it may take fewer buffers, and handle fewer bytes, than there
+        are."""
+        remaining = sum(map(len, views))
+        while remaining:
+            done = transfer(self._descriptor, views[:MOST_VIEWS], offset)
             if done == 0:
                 raise _damaged(self._path, "became shorter while it was open")
-            left, place = left - done, place + done
-            if left:
+            remaining, offset = remaining - done, offset + done
+            if remaining:
                 views = _without(views, done)
 
-    def _seek_and_read(self, _: int, views: Sequence[memoryview], place: int) -> int:
+    def _seek_and_read(self, _: int, views: Sequence[memoryview], offset: int) -> int:
         with self._lock:
-            self._file.seek(place)
+            self._file.seek(offset)
             return self._file.readinto(views[0]) or 0
 
-    def _seek_and_write(self, _: int, views: Sequence[memoryview], place: int) -> int:
+    def _seek_and_write(self, _: int, views: Sequence[memoryview], offset: int) -> int:
         with self._lock:
-            self._file.seek(place)
+            self._file.seek(offset)
             return self._file.write(views[0]) or 0
 
     def _refused(self, verb: str, error: OSError) -> StorageError:

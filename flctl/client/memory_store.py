@@ -65,51 +65,55 @@ class MemoryStore:
     def read(self, clients: npt.ArrayLike, before: int) -> tuple[Stacked, npt.NDArray[np.bool_]]:
         """Name -> [K, length]: each client's vectors as of its newest round before `before`; and [K], whether it has
         any. Rows of those that have none are zeros. Raises IntegrityError for a record that is not as written."""
-        numbers = self._numbers(clients)
-        arrays = {name: np.zeros((len(numbers), length), RECORD) for name, length in self.layout.items()}
-        rounds = self._fill(arrays, numbers, before)
+        client_indices = self._client_indices(clients)
+        arrays = {name: np.zeros((len(client_indices), length), RECORD) for name, length in self.layout.items()}
+        rounds = self._read_records(arrays, client_indices, before)
         return {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}, rounds > 0
 
-    def write(self, clients: npt.ArrayLike, number: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Keeps each client's vectors as of round `number`, name -> float32 [K, length]; what this round reads stays.
+    def write(self, clients: npt.ArrayLike, round_number: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Keeps each client's vectors as of round `round_number`, name -> float32 [K, length]; what this round reads
+        stays.
 
         With the operating system when this returns, on disk after `sync`. Raises FlctlError for vectors that are
         not laid out so, and StorageError where the disk is full; each client then has its new record or the one
         from before this round.
         """
-        numbers = self._numbers(clients)
-        if len(np.unique(numbers)) != len(numbers) or not 0 < number <= LAST_ROUND:
-            raise ValueError(f"{len(numbers)} clients, some of them twice, or round {number} of 1 to {LAST_ROUND}")
-        data = byte_rows(self._packed(arrays, len(numbers)), self.layout)
+        client_indices = self._client_indices(clients)
+        if len(np.unique(client_indices)) != len(client_indices) or not 0 < round_number <= LAST_ROUND:
+            raise ValueError(
+                f"{len(client_indices)} clients, some of them twice, or round {round_number} of 1 to {LAST_ROUND}"
+            )
+        data = byte_rows(self._packed(arrays, len(client_indices)), self.layout)
         self.create()
         files = self._open()
-        if files is None or not len(numbers):
+        if files is None or not len(client_indices):
             return
-        rounds = self._entries(files, numbers)["round"]
-        slots = _free_slots(rounds, number)
-        taken = np.flatnonzero(rounds[slots, np.arange(len(numbers))])
+        rounds = self._entries(files, client_indices)["round"]
+        slots = _free_slots(rounds, round_number)
+        occupied = np.flatnonzero(rounds[slots, np.arange(len(client_indices))])
         # This order is what a kill between two lines rests on; see the top of this file.
-        files.set_entries(slots[taken], numbers[taken], np.zeros(len(taken), ENTRY))
-        files.write_records(slots, numbers, data)
-        entries = np.empty(len(numbers), ENTRY)
-        entries["round"] = number
-        entries["crc"] = _checks(data, numbers, entries["round"], np.arange(len(numbers)))
-        files.set_entries(slots, numbers, entries)
+        files.set_entries(slots[occupied], client_indices[occupied], np.zeros(len(occupied), ENTRY))
+        files.write_records(slots, client_indices, data)
+        entries = np.empty(len(client_indices), ENTRY)
+        entries["round"] = round_number
+        entries["crc"] = _checks(data, client_indices, entries["round"], np.arange(len(client_indices)))
+        files.set_entries(slots, client_indices, entries)
 
     def newest(self, client: int, before: int) -> tuple[int, dict[str, npt.NDArray[np.float32]]] | None:
         """Returns the newest round before `before` that the client remembers, with its vectors; None without one."""
-        numbers = self._numbers([client])
+        client_indices = self._client_indices([client])
         arrays = {name: np.zeros((1, length), RECORD) for name, length in self.layout.items()}
-        number = int(self._fill(arrays, numbers, before)[0])
+        round_number = int(self._read_records(arrays, client_indices, before)[0])
         vectors = {name: array[0].astype(np.float32, copy=False) for name, array in arrays.items()}
-        return (number, vectors) if number else None
+        return (round_number, vectors) if round_number else None
 
-    def retract(self, clients: npt.ArrayLike, number: int) -> None:
-        """Drops what clients wrote in round `number`: what they said in it was not used, so they did not take part."""
-        files, numbers = self._open(), self._numbers(clients)
-        if files is not None and len(numbers):
-            slots, places = np.nonzero(self._entries(files, numbers)["round"] == number)
-            files.set_entries(slots, numbers[places], np.zeros(len(slots), ENTRY))
+    def retract(self, clients: npt.ArrayLike, round_number: int) -> None:
+        """Drops what clients wrote in round `round_number`: what they said in it was not used, so they did not take
+        part."""
+        files, client_indices = self._open(), self._client_indices(clients)
+        if files is not None and len(client_indices):
+            slots, columns = np.nonzero(self._entries(files, client_indices)["round"] == round_number)
+            files.set_entries(slots, client_indices[columns], np.zeros(len(slots), ENTRY))
 
     def sync(self) -> None:
         """Puts on disk what was written, by whatever process; called before the checkpoint that rests on it."""
@@ -117,39 +121,41 @@ class MemoryStore:
         if files is not None:
             files.sync()
 
-    def settle(self, number: int) -> None:
-        """Drops what the checkpoint of round `number` made superfluous: all but each client's newest up to it.
+    def settle(self, round_number: int) -> None:
+        """Drops what the checkpoint of round `round_number` made superfluous: all but each client's newest up to it.
 
         Called once that checkpoint is on disk: from then on the older one cannot be gone back to.
         """
         files = self._open()
         if files is not None:
-            self._drop(files, self._all_rounds(files), number, later=False)
+            self._clear_entries(files, self._all_rounds(files), round_number, later=False)
 
-    def forget_after(self, number: int) -> None:
-        """Drops what rounds after `number` wrote: they will be run again from its checkpoint.
+    def forget_after(self, round_number: int) -> None:
+        """Drops what rounds after `round_number` wrote: they will be run again from its checkpoint.
 
-        Raises IncompatibleError where a later round was settled and a client's memory as of `number` is gone.
+        Raises IncompatibleError where a later round was settled and a client's memory as of `round_number` is gone.
         """
         files = self._open()
         if files is None:
             return
         rounds, settled = self._all_rounds(files), files.settled
-        if number and np.any((rounds > number) & (rounds <= settled)):
-            found = f"client memory rests on the checkpoint of round {settled}, and cannot go back to round {number}"
+        if round_number and np.any((rounds > round_number) & (rounds <= settled)):
+            found = (
+                f"client memory rests on the checkpoint of round {settled}, and cannot go back to round {round_number}"
+            )
             raise IncompatibleError(found, hint="Put that checkpoint back, or start a new run.")
-        self._drop(files, rounds, number, later=True)
+        self._clear_entries(files, rounds, round_number, later=True)
 
-    def require(self, number: int) -> None:
-        """Raises IncompatibleError where what clients remembered as of round `number` is not there any more."""
+    def require(self, round_number: int) -> None:
+        """Raises IncompatibleError where what clients remembered as of round `round_number` is not there any more."""
         files = self._open()
-        if files is None and number:
+        if files is None and round_number:
             raise IncompatibleError(f"there is no client memory in {self.directory}", hint=_PUT_BACK)
-        if files is None or not number:
+        if files is None or not round_number:
             return
         rounds = self._all_rounds(files)
-        if np.any((rounds > number) & (rounds <= files.settled)):
-            found = f"what clients remembered after round {number} is gone: it is kept for the newest checkpoint"
+        if np.any((rounds > round_number) & (rounds <= files.settled)):
+            found = f"what clients remembered after round {round_number} is gone: it is kept for the newest checkpoint"
             raise IncompatibleError(found, hint=f"That is of round {files.settled}.")
 
     def close(self) -> None:
@@ -163,70 +169,77 @@ class MemoryStore:
             self._files = MemoryFiles(self.directory, Dimensions(self.clients, self.layout))
         return self._files
 
-    def _numbers(self, clients: npt.ArrayLike) -> IntArray:
-        numbers = np.asarray(clients, np.int64)
-        if numbers.ndim != 1 or np.any((numbers < 0) | (numbers >= self.clients)):
-            raise ValueError(f"client numbers of shape {numbers.shape}, not all within 0 to {self.clients - 1}")
-        return numbers
+    def _client_indices(self, clients: npt.ArrayLike) -> IntArray:
+        client_indices = np.asarray(clients, np.int64)
+        if client_indices.ndim != 1 or np.any((client_indices < 0) | (client_indices >= self.clients)):
+            raise ValueError(f"client numbers of shape {client_indices.shape}, not all within 0 to {self.clients - 1}")
+        return client_indices
 
     def _packed(self, arrays: Mapping[str, npt.NDArray[Any]], count: int) -> dict[str, npt.NDArray[Any]]:
         expected = {name: ((count, length), np.dtype(np.float32)) for name, length in self.layout.items()}
         found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
         if found != expected:
             hint = "A client remembers float32 vectors of the lengths that were announced."
-            raise FlctlError(f"vectors to remember: found {_told(found)}, expected {_told(expected)}", hint=hint)
+            raise FlctlError(
+                f"vectors to remember: found {_described(found)}, expected {_described(expected)}", hint=hint
+            )
         return {name: np.ascontiguousarray(array, RECORD) for name, array in arrays.items()}
 
-    def _entries(self, files: MemoryFiles, numbers: IntArray) -> npt.NDArray[np.void]:
+    def _entries(self, files: MemoryFiles, client_indices: IntArray) -> npt.NDArray[np.void]:
         """The clients' entries [3, K]. Raises IntegrityError for one that was cleared by something else."""
-        entries = files.entries(numbers)
-        halves = np.flatnonzero(np.any((entries["round"] == 0) & (entries["crc"] != 0), axis=0))
-        if len(halves):
-            raise _damaged(f"client {numbers[halves[0]]} has a record whose round was lost")
+        entries = files.entries(client_indices)
+        half_written = np.flatnonzero(np.any((entries["round"] == 0) & (entries["crc"] != 0), axis=0))
+        if len(half_written):
+            raise _damaged(f"client {client_indices[half_written[0]]} has a record whose round was lost")
         return entries
 
-    def _fill(self, arrays: Mapping[str, npt.NDArray[Any]], numbers: IntArray, before: int) -> IntArray:
+    def _read_records(self, arrays: Mapping[str, npt.NDArray[Any]], client_indices: IntArray, before: int) -> IntArray:
         """Reads records into `arrays`; returns their rounds [K], 0 without a record."""
         files = self._open()
-        if files is None or not len(numbers):
-            return np.zeros(len(numbers), np.int64)
-        entries = self._entries(files, numbers)
+        if files is None or not len(client_indices):
+            return np.zeros(len(client_indices), np.int64)
+        entries = self._entries(files, client_indices)
         earlier = np.where(entries["round"] < before, entries["round"], 0)
         slots, rounds = earlier.argmax(axis=0), np.array(earlier.max(axis=0), np.int64)
         rows = np.flatnonzero(rounds)
         data = byte_rows(arrays, self.layout)
-        files.read_records(slots[rows], numbers[rows], data, rows)
-        found = _checks(data, numbers[rows], rounds[rows], rows)
+        files.read_records(slots[rows], client_indices[rows], data, rows)
+        found = _checks(data, client_indices[rows], rounds[rows], rows)
         wrong = np.flatnonzero(found != entries["crc"][slots[rows], rows])
         if len(wrong):
             row = rows[wrong[0]]
-            raise _damaged(f"the record of client {numbers[row]} from round {rounds[row]} is not as it was written")
+            raise _damaged(
+                f"the record of client {client_indices[row]} from round {rounds[row]} is not as it was written"
+            )
         return rounds
 
     def _all_rounds(self, files: MemoryFiles) -> npt.NDArray[np.uint32]:
         return np.array(self._entries(files, np.arange(self.clients))["round"], np.uint32)
 
-    def _drop(self, files: MemoryFiles, rounds: npt.NDArray[np.uint32], number: int, later: bool) -> None:
-        """Clears entries up to `number` but for each client's newest, and with `later` those after it."""
-        until = np.where(rounds <= number, rounds, 0)
+    def _clear_entries(
+        self, files: MemoryFiles, rounds: npt.NDArray[np.uint32], round_number: int, later: bool
+    ) -> None:
+        """Clears entries up to `round_number` but for each client's newest, and with `later` those after it."""
+        until = np.where(rounds <= round_number, rounds, 0)
         dropped = until > 0
         dropped[until.argmax(axis=0), np.arange(self.clients)] = False
         if later:
-            dropped |= rounds > number
+            dropped |= rounds > round_number
         slots, clients = np.nonzero(dropped)
         files.set_entries(slots, clients, np.zeros(len(slots), ENTRY))
-        if files.settled != number:
-            files.set_settled(number)
+        if files.settled != round_number:
+            files.set_settled(round_number)
 
 
-def _free_slots(rounds: npt.NDArray[np.uint32], number: int) -> IntArray:
-    """Returns the slot [K] to write in round `number`, from the rounds [3, K] that are stored: the slot of that round
-    if the client is asked again; else an empty slot; else the one that is neither the oldest nor the newest before."""
+def _free_slots(rounds: npt.NDArray[np.uint32], round_number: int) -> IntArray:
+    """Returns the slot [K] to write in round `round_number`, from the rounds [3, K] that are stored: the slot of that
+    round if the client is asked again; else an empty slot; else the one that is neither the oldest nor the newest
+    before."""
     columns = np.arange(rounds.shape[1])
     needed = np.zeros(rounds.shape, bool)
     needed[np.where(rounds > 0, rounds, LAST_ROUND).argmin(axis=0), columns] = True
-    needed[np.where(rounds < number, rounds, 0).argmax(axis=0), columns] = True
-    cost = np.select([rounds == number, rounds == 0, ~needed], [0, 1, 2], default=SLOTS)
+    needed[np.where(rounds < round_number, rounds, 0).argmax(axis=0), columns] = True
+    cost = np.select([rounds == round_number, rounds == 0, ~needed], [0, 1, 2], default=SLOTS)
     return np.asarray(cost.argmin(axis=0))
 
 
@@ -235,12 +248,14 @@ def _checks(data: Any, clients: IntArray, rounds: npt.NDArray[Any], rows: IntArr
     starts = (clients.astype(np.uint64) * np.uint64(0x9E3779B1)) ^ (rounds.astype(np.uint64) * np.uint64(0x85EBCA77))
     checks = (starts & np.uint64(0xFFFFFFFF)).tolist()
     for view, size in data:
-        places = [row * size for row in rows.tolist()]
-        checks = [zlib.crc32(view[p : p + size], check) for p, check in zip(places, checks, strict=True)]
+        offsets = [row * size for row in rows.tolist()]
+        checks = [
+            zlib.crc32(view[offset : offset + size], check) for offset, check in zip(offsets, checks, strict=True)
+        ]
     return np.array(checks, np.uint32)
 
 
-def _told(found: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> str:
+def _described(found: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> str:
     return ", ".join(f"'{name}' {list(shape)} {dtype}" for name, (shape, dtype) in found.items()) or "none"
 
 

@@ -43,7 +43,7 @@ class UpdatePreparation:
         memory = self.local.memory(client_indices, work)
         ids = [self.run.partition.client_ids[int(index)] for index in client_indices]
         found: list[PreparedUpdate | Failure] = []
-        for position, trained in enumerate(self.local.each(client_indices, work, memory)):
+        for position, trained in enumerate(self.local.train_each(client_indices, work, memory)):
             own = {name: rows[position] for name, rows in memory.items()}
             found.append(guard(partial(self._finite, ids[position], trained, own, work)))
         kept = {
@@ -81,7 +81,7 @@ class UpdatePreparation:
     def _prepared(self, client_id: ClientId, trained: Trained | Failure, memory: Arrays, work: Work) -> PreparedUpdate:
         if isinstance(trained, Failure):
             raise DivergenceError(trained.message)
-        of_strategy = self.local.recall.strategys
+        of_strategy = self.local.client_memory.of_strategy
         vectors, weight, remembered = self.run.strategy.report(trained, work, of_strategy(memory))
         check_memory(f"strategy '{self.run.strategy.name}'", remembered, of_strategy(self.run.memory_layout))
         update, kept = self.run.pipeline.send(ClientUpdate(client_id, vectors, weight), work, memory)
@@ -90,5 +90,5 @@ class UpdatePreparation:
         return PreparedUpdate(
             update=update,
             metrics={name: value for name, value in metrics.items() if not math.isnan(value)},
-            memory={**remembered, **kept, **self.local.recall.private(trained)},
+            memory={**remembered, **kept, **self.local.client_memory.private(trained)},
         )

@@ -280,7 +280,7 @@ def test_a_little_memory_changes_nothing(toy, tmp_path, monkeypatch, name):
     chosen = (*PERSONAL[name], "engine.executor=sequential")
     train_run(toy, tmp_path / "one", *chosen)
     monkeypatch.setattr(LocalTraining, "at_once", 1)
-    monkeypatch.setattr("flctl.client.memory._AT_ONCE", 1)
+    monkeypatch.setattr("flctl.client.memory._READ_BYTES", 1)
     train_run(toy, tmp_path / "two", *chosen)
     assert checkpoint_digests(tmp_path / "one") == checkpoint_digests(tmp_path / "two")
 

@@ -224,27 +224,27 @@ def test_stages_are_done_one_after_the_other_until_the_steps_are_used_up(toy, tm
     """fedrep trains its head for an epoch first, then the rest for two."""
     run, _ = make_run(toy, tmp_path / "run", "strategy=fedrep", "model=mlp", "local.epochs=2", "local.batch_size=4")
     run = replace(run, strategy=Partial.from_options({}))
-    numbers, per_epoch = np.arange(3), -(-run.partition.counts[:3, 0] // 4)
+    client_indices, per_epoch = np.arange(3), -(-run.partition.counts[:3, 0] // 4)
     training = LocalTraining(run)
     with InProcessEngine().open(run) as engine:
         work = Rounds(run, engine).plan(Rounds(run, engine).initial()).work
     most = np.array([2, int(per_epoch[1]) + 3, 99])
-    limited = replace(work, allowance=Allowance(numbers, most))
-    done = training.each(numbers, limited, training.memory(numbers, limited))
+    limited = replace(work, allowance=Allowance(client_indices, most))
+    done = training.train_each(client_indices, limited, training.memory(client_indices, limited))
     assert [one.steps for one in done] == [2, per_epoch[1] + 3, 3 * per_epoch[2]]
     assert not done[0].delta["params"].any()  # the head is the client's own, and nothing else was reached
     assert done[1].delta["params"].any()
-    assert run.devices._full(numbers).tolist() == (3 * per_epoch).tolist()
+    assert run.devices._full(client_indices).tolist() == (3 * per_epoch).tolist()
 
 
 def test_what_clients_measure_of_all_their_rows_is_not_cut_short(toy, tmp_path):
     run, _ = make_run(toy, tmp_path / "run", "strategy=qfedavg", *EPOCHS)
     assert isinstance(run.strategy, QFedAvg)
-    training, numbers = LocalTraining(run), np.arange(4)
+    training, client_indices = LocalTraining(run), np.arange(4)
     with InProcessEngine().open(run) as engine:
         work = Rounds(run, engine).plan(Rounds(run, engine).initial()).work
-    limited = replace(work, allowance=Allowance(numbers, np.ones(4, np.int64)))
-    whole, cut = (training.each(numbers, asked, {}) for asked in (work, limited))
+    limited = replace(work, allowance=Allowance(client_indices, np.ones(4, np.int64)))
+    whole, cut = (training.train_each(client_indices, asked, {}) for asked in (work, limited))
     assert [one.steps for one in cut] == [1, 1, 1, 1]
     assert [one.start.loss for one in cut] == [one.start.loss for one in whole]
 
