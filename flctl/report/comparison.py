@@ -8,16 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flctl import seeds
+from flctl.evaluation.bootstrap import percentile_interval, resampled_sums
 from flctl.evaluation.metrics import Scores
 from flctl.evaluation.outcomes import ClassificationOutcomes, RegressionOutcomes
 from flctl.types import FloatArray
 
-__all__ = ["RESAMPLES", "Difference", "client_difference", "differences", "mcnemar"]
-
-RESAMPLES = 2000
-BLOCKS = 10_000
-CONFIDENCE = 0.95
+__all__ = ["Difference", "client_difference", "differences", "mcnemar"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +64,8 @@ def client_difference(first: FloatArray, second: FloatArray, seed: int = 0) -> D
         return Difference(math.nan)
     if len(change) == 1:
         return Difference(float(change[0]))
-    drawn = _resampled(np.stack([np.ones(len(change)), change], axis=1), seed)
-    return Difference(float(change.mean()), *_percentiles(drawn[:, 1] / drawn[:, 0]))
+    drawn = resampled_sums(np.stack([np.ones(len(change)), change], axis=1), seed)
+    return Difference(float(change.mean()), *percentile_interval(drawn[:, 1] / drawn[:, 0]))
 
 
 def mcnemar(a: ClassificationOutcomes, b: ClassificationOutcomes) -> float:
@@ -92,11 +88,11 @@ def _intervals(
         return {}
     stack = [a.count.astype(np.float64)]
     stack += [sums for columns in (columns_a, columns_b) for sums, _ in columns.values()]
-    drawn = _resampled(np.stack(stack, axis=1), seed)
+    drawn = resampled_sums(np.stack(stack, axis=1), seed)
     means = drawn[:, 1:] / np.maximum(drawn[:, :1], 1)
     half = len(columns_a)
     return {
-        name: _percentiles(transform(means[:, half + index]) - transform(means[:, index]))
+        name: percentile_interval(transform(means[:, half + index]) - transform(means[:, index]))
         for index, (name, (_, transform)) in enumerate(columns_a.items())
     }
 
@@ -122,24 +118,3 @@ def _columns(
 
 def _same(values: FloatArray) -> FloatArray:
     return values
-
-
-def _resampled(rows: FloatArray, seed: int) -> FloatArray:
-    """Sums of the columns over each of `RESAMPLES` draws of rows with replacement, [RESAMPLES, columns].
-
-    More than `BLOCKS` rows are first added up in that many random blocks, which are as independent as the rows
-    and whose sums have the same variance, so the cost does not grow with the test set.
-    """
-    rng = seeds.rng(seed, "bootstrap")
-    if len(rows) > BLOCKS:
-        block = rng.permutation(len(rows)) % BLOCKS
-        rows = np.stack([np.bincount(block, column, BLOCKS) for column in rows.T], axis=1)
-    count = len(rows)
-    draws = (np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(RESAMPLES))
-    return np.stack([draw @ rows for draw in draws])
-
-
-def _percentiles(values: FloatArray) -> tuple[float, float]:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from flctl.evaluation.bootstrap import BLOCKS
 from flctl.evaluation.metrics import score
 from flctl.evaluation.outcomes import outcomes_of
-from flctl.report.comparison import BLOCKS, client_difference, differences, mcnemar
+from flctl.report.comparison import client_difference, differences, mcnemar
 
 
 def right_or_wrong(pattern):
