@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -23,6 +24,21 @@ def _no_pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curves, "curves", skip)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _state_of_fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Sets the user's state folder for the session, so that runs made in shared fixtures leave the real one alone."""
+    state = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(state))
+        yield state
+
+
+@pytest.fixture(autouse=True)
+def _state_of_test(_state_of_fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives each test an empty state folder: the registry of privacy ledgers refuses data that another run used."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(_state_of_fixtures / uuid4().hex))
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def accuracy(parts, capsys, transform, seed, *settings):
     chosen = (f"transforms.{transform}={json.dumps(options)}", f"seed={seed}", *COMMON, *settings)
     capsys.readouterr()
     words = [word for setting in chosen for word in ("-o", setting)]
-    assert run_cli(["train", str(parts), "--strategy", "fedavg", "--out", str(run), *words, "--json"]) == 0
+    assert run_cli(["train", str(parts), "--strategy", "fedavg", "--out", str(run), *words, "--yes", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["data"]
     return told["final"]["accuracy"], told["transforms"][transform]["epsilon"]
 
