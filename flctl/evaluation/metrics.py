@@ -16,13 +16,13 @@ import numpy.typing as npt
 
 from flctl.errors import ConfigError
 from flctl.evaluation.outcomes import ClassificationOutcomes, Outcomes, RegressionOutcomes, segment_sums
+from flctl.evaluation.ranking import auroc
 from flctl.types import PADDING, FloatArray, IntArray, TaskKind
 
 __all__ = [
     "METRICS",
     "Metric",
     "Scores",
-    "auroc",
     "balanced_accuracy",
     "calibration_error",
     "client_scores",
@@ -204,36 +204,6 @@ def macro_f1(confusion: IntArray) -> float:
     total = confusion.sum(axis=0) + confusion.sum(axis=1)
     present = total > 0
     return float((2 * confusion.diagonal()[present] / total[present]).mean()) if present.any() else math.nan
-
-
-def auroc(scores: npt.NDArray[Any], positive: npt.NDArray[np.bool_], offsets: IntArray | None = None) -> FloatArray:
-    """The area under the ROC curve of each segment, [K] from offsets [K + 1] (None: one segment).
-
-    The Mann-Whitney form, (R - p (p + 1) / 2) / (p q), with R the sum of the positives' mid-ranks, p positives
-    and q negatives (Hanley and McNeil 1982); NaN where one of the two is missing.
-    """
-    if offsets is None:
-        offsets = np.array([0, len(scores)])
-        owner, order = np.zeros(len(scores), np.int64), np.argsort(scores)
-    else:
-        owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-        order = np.lexsort((scores, owner))
-    positives = segment_sums(positive.astype(np.int64), offsets)
-    negatives = np.diff(offsets) - positives
-    ranks = _mid_ranks(scores[order], owner[order]) - offsets[owner]
-    rank_sums = segment_sums(np.where(positive[order], ranks, 0.0), offsets)
-    pairs = (positives * negatives).astype(np.float64)
-    pairs[pairs == 0] = np.nan
-    return np.asarray((rank_sums - positives * (positives + 1) / 2) / pairs)
-
-
-def _mid_ranks(scores: npt.NDArray[Any], owner: IntArray) -> FloatArray:
-    """Ranks 1..n of scores sorted within owners; equal scores of one owner share the mean of their ranks."""
-    if not len(scores):
-        return np.zeros(0)
-    starts = np.flatnonzero(np.concatenate([[True], (scores[1:] != scores[:-1]) | (owner[1:] != owner[:-1])]))
-    sizes = np.diff(starts, append=len(scores))
-    return np.repeat(starts + (sizes + 1) / 2, sizes)
 
 
 def macro_auroc(log_probability: npt.NDArray[Any], truth: npt.NDArray[np.integer[Any]]) -> float:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from flctl.evaluation.bootstrap import percentile_interval, resampled_sums
+from flctl.evaluation.intervals import paired_intervals
 from flctl.evaluation.metrics import Scores
 from flctl.evaluation.outcomes import ClassificationOutcomes, RegressionOutcomes
 from flctl.types import FloatArray
@@ -34,14 +34,11 @@ def differences(
 ) -> dict[str, Difference]:
     """Metric -> difference, for models that scored the same rows in the same order.
 
-    Metrics that are means over rows get a paired bootstrap interval (Efron and Tibshirani 1993, percentile
-    method: rows are drawn, and both models are scored on them). Rows are taken as independent; where rows of one
-    client are not, `client_difference` has the interval that allows for it. Raises ValueError when the rows differ.
+    Metrics that `bootstrap.paired_intervals` has get an interval; rows are taken as independent, and where those of one
+    client are not, `client_difference` allows for it. Raises ValueError when the rows differ.
     """
     (scores_a, a), (scores_b, b) = first, second
-    if len(a) != len(b) or not np.array_equal(a.count, b.count):
-        raise ValueError("the two models were not scored on the same rows")
-    intervals = _intervals(a, b, seed)
+    intervals = paired_intervals(a, b, 0 if scores_a.confusion is None else len(scores_a.confusion), seed=seed)
     p = (
         mcnemar(a, b)
         if isinstance(a, ClassificationOutcomes) and isinstance(b, ClassificationOutcomes) and a.truth.ndim == 1
@@ -49,8 +46,8 @@ def differences(
     )
     result = {}
     for name in (name for name in scores_a.values if name in scores_b.values):
-        low, high = intervals.get(name, (None, None))
-        change = scores_b.values[name] - scores_a.values[name]
+        found, change = intervals.get(name), scores_b.values[name] - scores_a.values[name]
+        low, high = (None, None) if found is None else (found.low, found.high)
         result[name] = Difference(change, low, high, p if name == "accuracy" else None)
     return result
 
@@ -78,43 +75,3 @@ def mcnemar(a: ClassificationOutcomes, b: ClassificationOutcomes) -> float:
     k = np.arange(fewer + 1)
     tail = np.exp(logs[total] - logs[k] - logs[total - k] - total * math.log(2)).sum()
     return min(1.0, 2 * float(tail))
-
-
-def _intervals(
-    a: ClassificationOutcomes | RegressionOutcomes, b: ClassificationOutcomes | RegressionOutcomes, seed: int
-) -> Mapping[str, tuple[float, float]]:
-    columns_a, columns_b = _columns(a), _columns(b)
-    if len(a) < 2 or not all(np.isfinite(sums).all() for sums, _ in (*columns_a.values(), *columns_b.values())):
-        return {}
-    stack = [a.count.astype(np.float64)]
-    stack += [sums for columns in (columns_a, columns_b) for sums, _ in columns.values()]
-    drawn = resampled_sums(np.stack(stack, axis=1), seed)
-    means = drawn[:, 1:] / np.maximum(drawn[:, :1], 1)
-    half = len(columns_a)
-    return {
-        name: percentile_interval(transform(means[:, half + index]) - transform(means[:, index]))
-        for index, (name, (_, transform)) in enumerate(columns_a.items())
-    }
-
-
-def _columns(
-    outcomes: ClassificationOutcomes | RegressionOutcomes,
-) -> dict[str, tuple[FloatArray, Callable[[FloatArray], FloatArray]]]:
-    """Metric -> (sum over each row's targets, what leads from their mean to the metric)."""
-    if isinstance(outcomes, RegressionOutcomes):
-        error = outcomes.prediction - outcomes.truth
-        return {"test_loss": (outcomes.loss, _same), "mae": (np.abs(error), _same), "rmse": (error**2, np.sqrt)}
-    loss = outcomes.loss
-    columns: dict[str, tuple[FloatArray, Callable[[FloatArray], FloatArray]]] = {
-        "test_loss": (loss, _same),
-        "log_loss": (loss, _same),
-        "accuracy": (outcomes.correct, _same),
-        "brier": (outcomes.brier, _same),
-    }
-    if outcomes.truth.ndim > 1:
-        columns |= {"perplexity": (loss, np.exp), "bits_per_character": (loss / math.log(2), _same)}
-    return columns
-
-
-def _same(values: FloatArray) -> FloatArray:
-    return values

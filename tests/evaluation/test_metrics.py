@@ -15,7 +15,6 @@ from sklearn import metrics as sk
 from flctl.errors import ConfigError
 from flctl.evaluation.metrics import (
     METRICS,
-    auroc,
     calibration_error,
     client_scores,
     higher_is_better,
@@ -24,6 +23,7 @@ from flctl.evaluation.metrics import (
     score,
 )
 from flctl.evaluation.outcomes import CHUNK, concatenate, outcomes_of, segment_sums
+from flctl.evaluation.ranking import auroc
 
 LN2 = math.log(2)
 relaxed = settings(deadline=None, max_examples=60)
