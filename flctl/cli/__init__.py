@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from flctl.results import reserved_stdout
+
 if TYPE_CHECKING:
     from flctl.plugins.registry import Registry
 
@@ -53,10 +55,11 @@ def build(disable: Sequence[str] = ()) -> typer.Typer:
         help="Federated learning from the command line: partition, train, evaluate.",
     )
     app.callback()(_root)
-    registry = Registry(disable=disable)
-    _check_disabled(disable)
-    use_registry(registry)
-    registry.register_commands(app)
+    with reserved_stdout():
+        registry = Registry(disable=disable)
+        _check_disabled(disable)
+        use_registry(registry)
+        registry.register_commands(app)
     if COMPLETION not in os.environ:
         _warn_about_broken(registry, output)
     return app
@@ -105,6 +108,7 @@ def _invoke(arguments: list[str], words: list[str]) -> int:
         command.main(args=rest, prog_name="flctl", standalone_mode=False)
         return 0
     words += _command_words(command, rest)
+    _reserve_stdout(command)
     try:
         with command.make_context("flctl", rest or ["--help"]) as context:
             command.invoke(context)
@@ -115,6 +119,15 @@ def _invoke(arguments: list[str], words: list[str]) -> int:
             raise
         print(error.format_message(), end="")  # type: ignore[attr-defined]  # noqa: T201
     return 0
+
+
+def _reserve_stdout(command: Any) -> None:
+    """Makes built-in commands reserve standard output for their results while they run."""
+    for inner in getattr(command, "commands", {}).values():
+        _reserve_stdout(inner)
+    built_in = str(getattr(command.callback, "__module__", "")).startswith("flctl.")
+    if built_in and not hasattr(command, "commands"):
+        command.callback = reserved_stdout()(command.callback)
 
 
 def _command_words(command: Any, arguments: Sequence[str]) -> list[str]:

@@ -76,7 +76,7 @@ def schema(as_json: JsonFlag = False) -> None:
     from flctl.config import json_schema
 
     found = json_schema.schema(current_registry())
-    output.emit("config schema", {"schema": found}, as_json, lambda _: typer.echo(json.dumps(found, indent=2)))
+    output.emit("config schema", {"schema": found}, as_json, lambda _: output.write_line(json.dumps(found, indent=2)))
 
 
 def validate(
@@ -127,7 +127,7 @@ def _comment(origin: ValueOrigin) -> str:
 
 def _print_yaml(console: Console, text: str) -> None:
     if not console.is_terminal:
-        typer.echo(text, nl=False)
+        output.write_line(text.removesuffix("\n"))
         return
     from rich.syntax import Syntax
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +14,7 @@ import typer
 from flctl.cli import output
 from flctl.cli.output import JsonFlag
 from flctl.errors import command_line
+from flctl.results import reserved_stdout
 
 __all__ = ["register"]
 
@@ -39,7 +40,7 @@ def demo(
     folder = out or _free_folder()
     parts, trained = folder / "parts" / "digits", folder / "runs" / "digits"
     commands = [template.format(parts=command_line(parts), run=command_line(trained)) for template in COMMANDS]
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+    with reserved_stdout(sys.stderr) if as_json else nullcontext():
         _run(commands)
     data = {"folder": folder.as_posix(), "partition": parts.as_posix(), "run": trained.as_posix(), "commands": commands}
     end = f"\nEverything is in {folder}. The same three commands work on your own files."

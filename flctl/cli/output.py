@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flctl.results import results
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -28,6 +30,7 @@ __all__ = [
     "stdout",
     "table",
     "warn",
+    "write_line",
 ]
 
 ENVELOPE = 1
@@ -38,7 +41,7 @@ def stdout() -> Console:
     """The console for results."""
     from rich.console import Console
 
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    return Console(file=results(), soft_wrap=not results().isatty(), highlight=False)
 
 
 def stderr() -> Console:
@@ -68,16 +71,21 @@ def _plain(value: Any) -> Any:
 def emit(command: str, data: Mapping[str, Any], as_json: bool, render: Callable[[Console], None]) -> None:
     """Prints a result: the envelope with `--json`, else what `render` writes on stdout."""
     if as_json:
-        print(envelope(command, ok=True, data=data))  # noqa: T201
+        write_line(envelope(command, ok=True, data=data))
     else:
         render(stdout())
+
+
+def write_line(text: str) -> None:
+    """Writes a line to standard output as it is."""
+    print(text, file=results())
 
 
 def fail(error: FlctlError, command: str, as_json: bool) -> None:
     """Prints an error on stderr, and as an envelope on stdout with `--json`."""
     if as_json:
         body = {"kind": error.kind, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
-        print(envelope(command, ok=False, error=body))  # noqa: T201
+        write_line(envelope(command, ok=False, error=body))
         return
     console = stderr()
     console.print("[bold red]error:[/] ", end="")

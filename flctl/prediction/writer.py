@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from flctl.data.extras import optional
 from flctl.data.preprocessing import FittedPreprocessing
 from flctl.errors import ConfigError
 from flctl.prediction.outputs import Predictions
+from flctl.results import results
 
 __all__ = ["FORMATS", "Columns", "Sink", "check_out", "opened_sink", "table_of"]
 
@@ -70,7 +70,7 @@ def opened_sink(out: str, columns: Columns) -> Iterator[Sink]:
     """The place for predictions: a .csv or .parquet file, which appears when all are written, or "-": CSV on stdout."""
     check_out(out)
     if out == STDOUT:
-        with _csv_sink(sys.stdout.buffer, columns) as sink:
+        with _csv_sink(results().buffer, columns) as sink:
             yield sink
         return
     opened = _parquet_sink if out.lower().endswith(".parquet") else _csv_sink

@@ -97,3 +97,50 @@ def test_a_chunk_that_was_asked_again_is_told_and_kept(
     assert (whole["answered"], whole["test_loss"]) == (halves["answered"], pytest.approx(halves["test_loss"], 1e-5))
     assert run(["runs", "show", str(tmp_path / "halves")]) == 0
     assert f"note: round 1: {note}" in capsys.readouterr().out
+
+
+PRINTING = """
+import torch
+print("imported")
+
+class Net(torch.nn.Linear):
+    def forward(self, x):
+        print("forward")
+        return super().forward(x)
+
+def make(data):
+    print("built")
+    return Net(data.shape[0], data.outputs)
+"""
+
+
+def test_code_of_users_prints_to_standard_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(PRINTING)
+    Path("rows.csv").write_text("a,b,y\n" + "".join(f"{i},{i % 3},{'pq'[i % 2]}\n" for i in range(20)))
+    commands = [
+        ["partition", "rows.csv", "--target", "y", "--clients", "2", "--no-report", "--out", "parts"],
+        ["config", "show", "-o", "model.name=net.py:make"],
+        [
+            "train",
+            "parts",
+            "--model",
+            "net.py:make",
+            "--rounds",
+            "1",
+            "--out",
+            "run",
+            "-o",
+            "engine.executor=sequential",
+        ],
+        ["eval", "run"],
+    ]
+    for command in commands:
+        assert run([*command, "--json"]) == 0
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["ok"], command
+        assert command[0] in ("partition", "config") or "built" in printed.err
+    assert run(["predict", "run", "rows.csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "row,prediction,p:p,p:q"

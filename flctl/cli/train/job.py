@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, redirect_stdout
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from flctl.performance.profile import Profiler
 
 __all__ = ["Outcome", "TrainRequest", "explain", "run", "sampling_flags", "target_flags"]
-
-"""Sections that a resume may change: they say how long, where and how safely, not what is computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +107,7 @@ def run(request: TrainRequest, as_json: bool, profiler: Profiler | None = None) 
         registry.observe(profiler)
         profiler.opening()
     signals = _Signals()
-    # What the user's code prints goes where notes go: standard output is for the result.
-    with _receiving(signals), closing(watching), redirect_stdout(sys.stderr):
+    with _receiving(signals), closing(watching):
         result = train(prepared, directory, interrupted=lambda: bool(signals.seen))
     exit_code = result.refused.exit_code if result.refused is not None else 0
     exit_code = 128 + signals.seen[0] if result.status == "interrupted" else exit_code
@@ -121,15 +118,14 @@ def explain(request: TrainRequest) -> Forecast:
     """Forecasts a run; trains and writes nothing. Raises the errors that `run` would raise before training."""
     from flctl.performance.forecast import forecast
 
-    with redirect_stdout(sys.stderr):
-        if not request.resume:
-            planned = _planned(request, current_registry()).run
-            return forecast(planned, engine_class(planned))
-        registry, loaded, directory = _resumed(request)
-        resumed = Run.build(loaded.config, registry, _open_partition(loaded.config, directory), directory.memory)
-        refuse_too_large(resumed, engine_class(resumed))
-        directory.check_execution(resumed.execution.facts())
-        return forecast(resumed, engine_class(resumed), newest_state(resumed, directory))
+    if not request.resume:
+        planned = _planned(request, current_registry()).run
+        return forecast(planned, engine_class(planned))
+    registry, loaded, directory = _resumed(request)
+    resumed = Run.build(loaded.config, registry, _open_partition(loaded.config, directory), directory.memory)
+    refuse_too_large(resumed, engine_class(resumed))
+    directory.check_execution(resumed.execution.facts())
+    return forecast(resumed, engine_class(resumed), newest_state(resumed, directory))
 
 
 def _keep_profile(profiler: Profiler, directory: RunDirectory) -> Mapping[str, Any]:
