@@ -158,7 +158,8 @@ def choose(run: RunInfo, model: FlatModel, task: Task) -> Execution:
             return found.execution(name, f"{EXECUTORS[name]}: {why}")
         found.others[name] = reason
     if asked != "auto":
-        hint = "Raise engine.memory, or leave engine.executor to auto."
+        fits = found.size(asked) is None
+        hint = "Leave engine.executor to auto." if fits else "Raise engine.memory, or leave engine.executor to auto."
         raise ConfigError(f"engine.executor {asked} cannot train this run: {found.others[asked]}", hint=hint)
     raise ConfigError(
         f"a client does not fit into engine.memory: {found.others['sequential']}",

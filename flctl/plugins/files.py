@@ -27,7 +27,8 @@ def load_file(path: Path) -> ModuleType:
     Raises PluginError when it cannot be loaded, or states another version of the API.
     """
     if not path.is_file():
-        raise PluginError(f"plugin file {path} does not exist", hint="Give a path relative to where you are.")
+        here = "Paths start at the current folder; a run is resumed and evaluated in the folder that it was started in."
+        raise PluginError(f"plugin file {path} does not exist", hint="Check the path." if path.is_absolute() else here)
     # By the whole path, because two files in different folders may have one name.
     name = f"flctl_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)

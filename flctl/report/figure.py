@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,14 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 DASHES = ("-", "--", ":", "-.")
 FORMATS = (".png", ".svg")
 GREY = "#666666"
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    """True for records that are not about a home folder in which matplotlib cannot keep its cache: it takes another."""
+    return not any(words in str(record.msg) for words in ("mkdir -p failed", "cache directory"))
+
+
+logging.getLogger("matplotlib").addFilter(_worth_telling)
 
 
 def new_figure(width: float, height: float) -> Figure:

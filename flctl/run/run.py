@@ -21,6 +21,7 @@ from flctl.models.model import DataSpec, Described
 from flctl.models.parts import ParameterSplit
 from flctl.partition.store import Partition
 from flctl.run import cohort as cohorts
+from flctl.run.batch_checks import check_batches
 from flctl.simulation.attacks import Adversary
 from flctl.simulation.devices import Devices
 from flctl.types import QUICK, Layout
@@ -226,6 +227,7 @@ def check(run: Run) -> None:
     run.strategy.check(run)
     run.adversary.check(run)
     run.devices.check()
+    check_batches(run, run.build_model)
     _ = run.execution  # raises where the clients cannot be trained as the config asks
     _check_stop(run)
 

@@ -173,7 +173,7 @@ def test_the_run_is_called_after_the_class_where_no_name_was_given(here, toy, ca
 @pytest.mark.parametrize(
     ("kind", "name", "message", "hint"),
     [
-        ("strategy", "./none.py:Half", "plugin file none.py does not exist", "relative to where you are"),
+        ("strategy", "./none.py:Half", "plugin file none.py does not exist", "the folder that it was started in"),
         ("strategy", "mine.py:Hlaf", "mine.py has no class 'Hlaf'", "Did you mean 'Half'?"),
         ("strategy", "mine.py:half", "mine.py has no class 'half'", "Give the class, not its name: 'Half'."),
         ("strategy", "mine.py:Zzz", "mine.py has no class 'Zzz'", "Of this kind it has: Half, Nameless."),

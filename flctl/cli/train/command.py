@@ -243,5 +243,5 @@ def _render(console: Console, outcome: Outcome) -> None:
         profiles.render(console, outcome.profile)
     if result.status == "interrupted":
         console.print(f"continue: {command_line('flctl', 'train', '--resume', path)}", markup=False)
-    elif result.rounds:
+    elif result.rounds and result.summary["final"]:
         console.print(f"next: {command_line('flctl', 'eval', path, '--per-client')}", markup=False)

@@ -18,6 +18,7 @@ import typer
 from flctl.cli import output
 from flctl.cli.failures import Terminated
 from flctl.cli.session import current_registry
+from flctl.cli.train.notices import run_notices
 from flctl.config.config import ENGINE_INFLUENCE, Config, Flag, differences, digest, without_influence
 from flctl.config.load import Loaded, ValueOrigin, load
 from flctl.engines.footprint import refuse_too_large
@@ -156,8 +157,12 @@ def _new(request: TrainRequest) -> tuple[Registry, Loaded, RunDirectory]:
 
 
 def _show_notices(run: Run, *, confirmed: bool) -> None:
-    """Prints the notices of transforms. Raises PrivacyBudgetError if one has to be confirmed, and is not."""
-    found = [notice for transform in run.transforms.values() for notice in transform.notices(run)]
+    """Prints the notices of the run and of its transforms.
+
+    Raises PrivacyBudgetError if one has to be confirmed, and is not.
+    """
+    own = [notice for transform in run.transforms.values() for notice in transform.notices(run)]
+    found = [*run_notices(run), *own]
     for notice in found:
         output.warn(notice.message)
     if confirmed or not any(notice.confirm for notice in found):

@@ -6,7 +6,7 @@ import os
 from typing import get_args
 
 import pytest
-from flctl import IncompatibleError, IntegrityError
+from flctl import IncompatibleError, IntegrityError, StorageError
 
 from flctl_dp.accounting.releases import _RELATIONS, Release, Sampling
 from flctl_dp.ledgers.ledger import LedgerFile
@@ -203,3 +203,13 @@ def test_processes_take_turns(file):
     ledger = file.read()
     assert len(ledger.charges) == 40
     assert len({charge.digest for charge in ledger.charges}) == 40
+
+
+def test_a_ledger_that_cannot_be_written_names_the_option(tmp_path):
+    (tmp_path / "parts").write_text("a file, in which no folder can be made")
+    with (
+        pytest.raises(StorageError, match="cannot be written") as caught,
+        LedgerFile(tmp_path / "parts" / "l").locked(),
+    ):
+        raise AssertionError
+    assert "transforms.dp.ledger=PATH" in str(caught.value.hint)

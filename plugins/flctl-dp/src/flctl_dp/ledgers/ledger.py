@@ -119,14 +119,24 @@ class LedgerFile:
         """Keeps other processes from charging. Raises StorageError after a minute."""
         from filelock import FileLock, Timeout
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path.with_name(self.path.name + ".lock"), timeout=60)
         try:
-            with FileLock(self.path.with_name(self.path.name + ".lock"), timeout=60):
-                yield
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
         except Timeout as error:
             raise StorageError(
                 f"another process has held {self.path} for a minute", hint="Wait for that process to end, or end it."
             ) from error
+        except OSError as error:
+            raise StorageError(
+                f"the privacy ledger {self.path} cannot be written: {error.strerror}",
+                hint="If the partition is read-only, keep the ledger elsewhere: -o transforms.dp.ledger=PATH, with the "
+                "transform's own name for dp.",
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def read(self) -> Ledger | None:
         """Returns the ledger, or None if it does not exist yet. Raises IntegrityError if changed or truncated."""
