@@ -137,7 +137,7 @@ class Config(Options):
 WITHOUT_INFLUENCE = frozenset(
     {"rounds", "data", "plugins", "partition", "stop", "checkpoint", "engine", "eval.disclose_clients"}
 )
-ENGINE_INFLUENCE = frozenset({"engine.executor", "engine.memory"})
+ENGINE_INFLUENCE = frozenset({"engine.executor", "engine.memory", "engine.alone"})
 
 
 def effective(config: Config) -> dict[str, Any]:
@@ -187,9 +187,15 @@ def digest(config: Config) -> str:
     parts = {key: value for key, value in effective(config).items() if key not in left_out}
     parts["eval"] = {key: value for key, value in parts["eval"].items() if f"eval.{key}" not in left_out}
     parts[LAYERED] = list(parts[LAYERED].items())  # their order counts
-    parts["engine"] = {"executor": config.engine.executor, "memory": config.engine.memory_bytes}  # ENGINE_INFLUENCE
+    parts["engine"] = _engine_influence(config.engine)
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _engine_influence(engine: EngineConfig) -> dict[str, Any]:
+    """The values of the keys `ENGINE_INFLUENCE`. `alone` is left out if false: digests made before it existed hold."""
+    values = {"executor": engine.executor, "memory": engine.memory_bytes}
+    return {**values, "alone": True} if engine.alone else values
 
 
 def dump(config: Config) -> str:

@@ -209,7 +209,7 @@ class _Candidates:
             why=why,
             others=self.others,
             memory=engine.memory_bytes,
-            alone=engine.deadline is not None,
+            alone=engine.alone or engine.deadline is not None,
             parameters=self.model.layout["params"],
             features=math.prod(self.run.partition.shape),
             local=self.local,
@@ -228,6 +228,8 @@ class _Candidates:
         return None if steps is None else f"transform '{steps}' needs per-example gradients"
 
     def _shared(self) -> str | None:
+        if self.run.config.engine.alone:
+            return "engine.alone: it adds up clients in an order of its own, which sites cannot repeat"
         if self.local.optimizer != "sgd":
             return f"the local optimizer is {self.local.optimizer}, not sgd"
         strategy = self.run.strategy

@@ -49,7 +49,7 @@ class Aggregation:
     @property
     def _by_chunks(self) -> bool:
         """True if a chunk of clients may send one reply: the aggregator needs nothing but their vectors."""
-        return self.engine.gathers and self.run.aggregator.transparent
+        return self.engine.gathers and self.run.aggregator.transparent and not self.run.config.engine.alone
 
     @property
     def _budget(self) -> FailureBudget:

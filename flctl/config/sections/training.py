@@ -256,6 +256,11 @@ class EngineConfig(Section):
         description="Memory limit of training in each worker process: a number of MiB or GiB. Chunks of clients are "
         "sized to fit.",
     )
+    alone: bool = Field(
+        default=False,
+        description="Train each client by itself and carry its messages one by one, as for sites on other machines: "
+        "the results are then the bits of a run at real sites.",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="The engine's own options.")
 
     @model_validator(mode="before")

@@ -1,0 +1,73 @@
+"""`engine.alone`: clients train as sites do, one by one, and every engine gives the same bits."""
+
+from contextlib import contextmanager
+
+import pytest
+from support import checkpoint_digests, make_run, train_run, untimed_lines
+
+from flctl.client.runtime import ClientRuntime
+from flctl.config.config import digest
+from flctl.engines.engine import Engine
+from flctl.server.training import Training
+
+ALONE = ("engine.alone=true", "rounds=2", "cohort.clients=6", "local.batch_size=8")
+PATHS = {
+    "weighted sum": ("model=mlp",),
+    "single updates": ("strategy=fedmedian",),
+    "client memory": ("strategy=scaffold",),
+    "compressed updates": ("transforms.quantise.bits=4",),
+}
+
+
+class Sites(Engine):
+    """A runtime of its own for each client, which never hears of another client."""
+
+    name = "sites"
+
+    @contextmanager
+    def open(self, run):
+        self._run, self._runtimes = run, {}
+        yield self
+
+    def clients(self):
+        return self._run.partition.client_ids
+
+    def exchange(self, requests, deadline=None):
+        for client in reversed(list(requests)):
+            runtime = self._runtimes.setdefault(client, ClientRuntime(self._run))
+            yield client, runtime.answer(client, requests[client], b"")[0]
+
+
+@pytest.mark.parametrize("settings", PATHS.values(), ids=list(PATHS))
+def test_clients_that_train_alone_give_the_bits_of_separate_sites(settings, toy, tmp_path):
+    train_run(toy, tmp_path / "here", *ALONE, *settings)
+    run, directory = make_run(toy, tmp_path / "sites", *ALONE, *settings)
+    engine = Sites()
+    with directory.locked(), engine.open(run):
+        Training(run, directory, engine, lambda: False).finish()
+    assert checkpoint_digests(tmp_path / "sites") == checkpoint_digests(tmp_path / "here")
+    assert untimed_lines(tmp_path / "sites") == untimed_lines(tmp_path / "here")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", PATHS.values(), ids=list(PATHS))
+def test_clients_that_train_alone_give_the_same_bits_for_one_two_and_four_workers(settings, toy, tmp_path):
+    train_run(toy, tmp_path / "here", *ALONE, *settings)
+    for workers in (1, 2, 4):
+        path = tmp_path / f"pool-{workers}"
+        train_run(toy, path, *ALONE, *settings, "engine.name=pool", f"engine.workers={workers}")
+        assert checkpoint_digests(path) == checkpoint_digests(tmp_path / "here")
+
+
+def test_clients_that_train_alone_never_share_the_products_of_others(toy, tmp_path):
+    together, _ = make_run(toy, tmp_path / "together")
+    alone, _ = make_run(toy, tmp_path / "alone", "engine.alone=true")
+    assert together.execution.executor == "shared"
+    assert alone.execution.executor != "shared"
+    assert all(len(chunk) == 1 for chunk in alone.execution.chunks(toy.counts[:, 0]))
+
+
+def test_a_checkpoint_of_clients_together_is_of_another_configuration(toy, tmp_path):
+    together, _ = make_run(toy, tmp_path / "together")
+    alone, _ = make_run(toy, tmp_path / "alone", "engine.alone=true")
+    assert digest(together.config) != digest(alone.config)
