@@ -31,6 +31,7 @@ __all__ = [
     "Request",
     "RoundPlan",
     "RoundReport",
+    "SelectionSplit",
     "ServerOptimizerName",
     "Start",
     "TaskKind",
@@ -54,6 +55,8 @@ RING = ":ring"
 """Suffix of names of integer vectors that are summed modulo an aggregator's ring. They are added as they are, never
 rounded or scaled, and single values may exceed the ring."""
 TaskKind = Literal["classification", "binary", "regression", "next-character"]
+SelectionSplit = Literal["validation", "test"]
+"""Split by whose rows a training picks its best round and stops early."""
 
 
 @dataclass(frozen=True, slots=True)

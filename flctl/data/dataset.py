@@ -33,7 +33,8 @@ class Dataset:
     codes [n, window] (uint8/int32). `y` is int64 label codes [n], float32 targets [n], or int32 [n, window] codes
     where -1 pads. `groups` holds the columns that `--by` asked for, as strings [n]. `numeric` are the indices of
     features to standardise (None: all; one-hot columns are left as they are). `time_ordered`: within a group rows
-    are in order of time, so a test part is taken from the end. `test` is the source's own test part. `notes` are
+    are in order of time, so a test part is taken from the end. `test` is the source's own test part, `validation` its
+    own validation part. `notes` are
     facts the user should hear (rows dropped for a missing target, cells missing by column). `inputs` are the columns
     of a table and how they became `features`; without it, features are taken to be columns of numbers.
     """
@@ -48,6 +49,7 @@ class Dataset:
     groups: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     time_ordered: bool = False
     test: Split | None = None
+    validation: Split | None = None
     notes: tuple[str, ...] = ()
     inputs: Inputs | None = None
 

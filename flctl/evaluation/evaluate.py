@@ -60,7 +60,7 @@ Array = npt.NDArray[Any]
 @dataclass(frozen=True, slots=True)
 class ClientScores:
     """Metric -> one value per client [K]; a client without test rows has NaN. `sizes` [K] are all rows of each
-    client, training and test; `rows` [K] its test rows."""
+    client, for training, validation and testing; `rows` [K] its test rows."""
 
     client_ids: Sequence[str]
     sizes: IntArray
@@ -214,7 +214,7 @@ def _client_scores(
 ) -> ClientScores:
     return ClientScores(
         client_ids=partition.client_ids,
-        sizes=partition.counts.sum(axis=1),
+        sizes=partition.counts.sum(axis=1) + partition.validation_counts,
         rows=np.diff(offsets),
         values=client_scores(outcomes, offsets),
     )

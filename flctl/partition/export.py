@@ -21,7 +21,7 @@ from flctl.types import PADDING
 
 __all__ = ["FORMATS", "Part", "export_all", "export_client", "file_names"]
 
-Part = Literal["all", "train", "test"]
+Part = Literal["all", "train", "validation", "test"]
 FORMATS = (".npz", ".csv", ".parquet", ".txt")
 INDEX = "index.csv"
 CELLS = 1 << 17
@@ -31,21 +31,21 @@ _SPEAKER = re.compile(r"\S.{0,78}")
 
 @dataclass(frozen=True, slots=True)
 class _Site:
-    """The rows of one client to export; `trained` of them, the first ones, are for training."""
+    """The rows of one client to export: `sizes` of them for training, validation and testing, in this order."""
 
     partition: Partition
     client_id: str
     x: npt.NDArray[Any]
     y: npt.NDArray[Any]
-    trained: int
+    sizes: tuple[int, int, int]
 
 
 def export_client(partition: Partition, index: int, out: Path, part: Part = "all") -> Path:
     """Writes client number `index` to `out`, whose ending decides the format; values are as the source had them.
 
-    .npz: `x`, `y` and, where the client has test rows, `x_test`, `y_test`. .csv and .parquet: a table with its
-    target last, training rows first. .txt: what a speaker says. Raises ConfigError for an existing file or an unknown
-    ending, DataError where the format does not fit the data.
+    .npz: `x`, `y` and, where the client has such rows, `x_val`, `y_val`, `x_test`, `y_test`. .csv and .parquet: a table
+    with its target last; training, then validation, then test rows. .txt: what a speaker says. Raises ConfigError for
+    an existing file or an unknown ending, DataError where the format does not fit the data.
     """
     write = _writer_of(partition, out.suffix.lower())
     site = _site(partition, index, part)
@@ -60,16 +60,17 @@ def export_all(partition: Partition, out: Path, suffix: str = ".npz", part: Part
     Whole or not at all. Raises what `export_client` raises; a client without such rows has no file.
     """
     write = _writer_of(partition, suffix)
-    lines = [("client", "file", "train", "test")]
+    held_back = partition.manifest.has_validation
+    lines = [("client", "file", "train", *(["validation"] if held_back else []), "test")]
     with atomic.new_directory(out) as directory:
         for index, name in enumerate(file_names(partition.client_ids, suffix)):
-            start, train_end, end = partition.bounds[index].tolist()
-            first, last = _part_bounds(start, train_end, end, part)
-            if first < last:
+            sizes = _sizes(partition, index, "all")
+            filled = any(_sizes(partition, index, part))
+            if filled:
                 with (directory / name).open("xb") as handle:
                     write(_site(partition, index, part), handle)
-            written = name if first < last else ""
-            lines.append((partition.client_ids[index], written, str(train_end - start), str(end - train_end)))
+            counts = map(str, sizes if held_back else (sizes[0], sizes[2]))
+            lines.append((partition.client_ids[index], name if filled else "", *counts))
         (directory / INDEX).write_bytes(_csv(lines))
     return out
 
@@ -109,21 +110,34 @@ def _writer_of(partition: Partition, suffix: str) -> Callable[[_Site, BinaryIO],
     return writers[suffix]
 
 
-def _part_bounds(start: int, train_end: int, end: int, part: Part) -> tuple[int, int]:
-    return (start if part != "test" else train_end), (end if part != "train" else train_end)
+def _sizes(partition: Partition, index: int, part: Part) -> tuple[int, int, int]:
+    """Rows of a client for training, validation and testing; 0 for those that are not of the part."""
+    trained, tested = partition.counts[index].tolist()
+    sizes = {"train": trained, "validation": int(partition.validation_counts[index]), "test": tested}
+    train, validation, test = (size if part in ("all", name) else 0 for name, size in sizes.items())
+    return train, validation, test
 
 
 def _site(partition: Partition, index: int, part: Part) -> _Site:
-    start, train_end, end = partition.bounds[index].tolist()
-    first, last = _part_bounds(start, train_end, end, part)
-    client_id = partition.client_ids[index]
-    if first == last:
+    sizes, client_id = _sizes(partition, index, part), partition.client_ids[index]
+    if not any(sizes):
         rows = "rows" if part == "all" else f"{part} rows"
         raise DataError(f"client '{client_id}' has no {rows}")
-    trained = max(train_end - first, 0)
-    x, y = (partition.read_raw(name, first, last) for name in ("x", "y"))
-    x = _with_offsets(partition, x)
-    return _Site(partition, client_id, x, y, min(trained, last - first))
+    x, y = (_raw(partition, name, index, sizes) for name in ("x", "y"))
+    return _Site(partition, client_id, _with_offsets(partition, x), y, sizes)
+
+
+def _raw(partition: Partition, name: str, index: int, sizes: tuple[int, int, int]) -> npt.NDArray[Any]:
+    """A column's values for a client's rows: training, validation, test rows, each if there are any of this part."""
+    start, train_end, end = partition.bounds[index].tolist()
+    parts = [
+        partition.read_raw(name, start, train_end if sizes[0] else start),
+        partition.read_raw(name, train_end if sizes[2] else end, end),
+    ]
+    if sizes[1]:
+        first, last = partition.column("validation_bounds")[index : index + 2].tolist()
+        parts.insert(1, partition.read_raw(f"validation_{name}", first, last))
+    return np.concatenate(parts)
 
 
 def _with_offsets(partition: Partition, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -139,11 +153,14 @@ def _write_npz(site: _Site, handle: BinaryIO) -> None:
             f"client '{site.client_id}' has missing cells, which an .npz to be read back may not have",
             hint="Export to .csv or .parquet, where a cell can be empty.",
         )
-    # Training and test rows by the names that the reader of .npz knows; alone, either is simply x and y.
-    cut = site.trained or len(site.y)
-    arrays = {"x": site.x[:cut], "y": site.y[:cut]}
-    if cut < len(site.y):
-        arrays |= {"x_test": site.x[cut:], "y_test": site.y[cut:]}
+    # Parts by the names that the reader of .npz knows; the first part, which may be the only one, is simply x and y.
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    start = 0
+    for suffix, size in zip(("", "_val", "_test"), site.sizes, strict=True):
+        if size:
+            rows, ending = slice(start, start + size), suffix if start else ""
+            arrays |= {f"x{ending}": site.x[rows], f"y{ending}": site.y[rows]}
+        start += size
     for name, words in (("class_names", site.partition.classes), ("feature_names", _features(site.partition))):
         if words:
             arrays[name] = np.array(words, np.str_)

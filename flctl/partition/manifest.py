@@ -35,6 +35,7 @@ MANIFEST = "manifest.json"
 MAX_BYTES = 64 << 20
 REQUIRED = frozenset({"x", "y", "bounds", "client_ids", "source_row"})
 OWN_TEST = frozenset({"test_x", "test_y"})
+VALIDATION = frozenset({"validation_x", "validation_y", "validation_bounds", "validation_row"})
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -72,19 +73,26 @@ class DatasetInfo:
 
 @dataclass(frozen=True, slots=True)
 class RowCounts:
-    """Rows of clients for training and for testing, of the source's own test part, and those nobody owns."""
+    """Rows of clients for training and for testing, of the source's own test part, and those without an owner.
+
+    `validation` counts rows that clients hold back from training, `central_validation` the central validation rows: the
+    source's own, or those of the clients together.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     train: int
     test: int
     central_test: int
     left_out: int
+    validation: int = 0
+    central_validation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything about a partition but its rows. `scheme` holds the scheme's name and parameters, `inputs` the
-    columns of a table and their encoding: None for other data, and in partitions of versions that did not keep it."""
+    columns of a table and their encoding: None for other data, and in partitions of versions that did not keep it;
+    `validation_fraction` the share of each client's training rows that is held back for validation."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     format: str
@@ -100,6 +108,18 @@ class Manifest:
     central_test: Literal["own", "clients"]
     columns: dict[str, Column]
     inputs: Inputs | None = None
+    validation_fraction: float = 0.0
+
+    @property
+    def has_validation(self) -> bool:
+        """True if it has the columns of validation rows."""
+        return not VALIDATION.isdisjoint(self.columns)
+
+    @property
+    def own_validation(self) -> int:
+        """Number of the source's own validation rows."""
+        columns = self.columns
+        return sum(columns["validation_x"].shape[:1]) - self.rows.validation if self.has_validation else 0
 
 
 def preprocessing_of(manifest: Manifest) -> FittedPreprocessing:
@@ -124,8 +144,14 @@ def digest_of(serialised: bytes) -> str:
 
 
 def serialise(manifest: Manifest) -> bytes:
-    """The bytes of `manifest.json`: the same for equal manifests."""
-    return (json.dumps(asdict(manifest), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    """The bytes of `manifest.json`: the same for equal manifests.
+
+    Keys of validation rows are left out without such rows, so that the digests of these partitions stay as they were.
+    """
+    tree = asdict(manifest)
+    if not manifest.has_validation:
+        del tree["validation_fraction"], tree["rows"]["validation"], tree["rows"]["central_validation"]
+    return (json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def parse(data: bytes) -> Manifest:
@@ -191,9 +217,11 @@ def _require(holds: bool, reason: str) -> None:
 
 def _check(manifest: Manifest) -> None:
     rows = manifest.rows
-    _require(min(rows.train, rows.test, rows.central_test, rows.left_out) >= 0, "a row count is negative")
+    counts = (rows.train, rows.test, rows.central_test, rows.left_out, rows.validation, rows.central_validation)
+    _require(min(counts) >= 0, "a row count is negative")
     _require(manifest.clients >= 1, "there are no clients")
     _require(0 <= manifest.test_fraction <= 1, "test_fraction is outside [0, 1]")
+    _require(0 <= manifest.validation_fraction < 1, "validation_fraction is outside [0, 1)")
     _require(all(size >= 1 for size in manifest.dataset.shape), "an example has no values")
     _check_dataset(manifest.dataset)
     _check_inputs(manifest)
@@ -221,6 +249,7 @@ def _check_inputs(manifest: Manifest) -> None:
 
 def _check_columns(manifest: Manifest) -> None:
     wanted = REQUIRED | OWN_TEST if manifest.central_test == "own" else REQUIRED
+    wanted |= VALIDATION if manifest.has_validation else frozenset()
     _require(set(manifest.columns) == wanted, f"columns must be {', '.join(sorted(wanted))}")
     for name, column in manifest.columns.items():
         if not _NAME.fullmatch(column.file) or not column.file.endswith(".npy"):
@@ -237,7 +266,8 @@ def _check_types(manifest: Manifest) -> None:
     columns, task = manifest.columns, manifest.dataset.task
     x_types, y_types = _X_TYPES.get(task, ("|u1", "<f4")), _Y_TYPES.get(task, ("<i8",))
     expected = {"x": x_types, "y": y_types, "bounds": ("<i8",), "source_row": ("<i8",)}
-    expected |= {"test_x": x_types, "test_y": y_types}
+    expected |= {"test_x": x_types, "test_y": y_types, "validation_x": x_types, "validation_y": y_types}
+    expected |= {"validation_bounds": ("<i8",), "validation_row": ("<i8",)}
     for name, types in expected.items():
         if name in columns:
             found = columns[name].dtype
@@ -252,8 +282,15 @@ def _check_shapes(manifest: Manifest) -> None:
     expected = {"x": (rows, *info.shape), "y": (rows, *label), "source_row": (rows,)}
     expected |= {"bounds": (clients, 3), "client_ids": (clients,)}
     if manifest.central_test == "own":
-        own = manifest.rows.central_test
-        expected |= {"test_x": (own, *info.shape), "test_y": (own, *label)}
+        tests = manifest.rows.central_test
+        expected |= {"test_x": (tests, *info.shape), "test_y": (tests, *label)}
+    counts, own = manifest.rows, manifest.own_validation
+    _require(manifest.has_validation or not counts.central_validation, "validation rows have no columns")
+    if manifest.has_validation:
+        _require(own >= 0 and counts.central_validation == (own or counts.validation), "validation rows do not add up")
+        held = counts.validation + own
+        expected |= {"validation_x": (held, *info.shape), "validation_y": (held, *label)}
+        expected |= {"validation_bounds": (clients + 1,), "validation_row": (counts.validation,)}
     for name, shape in expected.items():
         found = manifest.columns[name].shape
         _require(found == shape, f"column {name} has shape {found}, expected {shape}")

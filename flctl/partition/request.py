@@ -35,6 +35,7 @@ class PartitionSettings(Options):
     clients: Annotated[int | None, Field(ge=1)] = None
     test_fraction: Annotated[float, Field(ge=0, le=1)] = 0.2
     test_split: Literal["auto", "random", "last"] = "auto"
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     seed: Annotated[int, Field(ge=0)] = 0
     standardise: Literal["auto", "feature", "channel", "unit", "none"] = "auto"
     by: Columns = ()
@@ -114,6 +115,7 @@ def make(request: PartitionRequest, registry: Catalogue) -> Made:
         standardise=settings.standardise,
         by=_group_names(settings.by, dataset) or None,
         test_split=settings.test_split,
+        validation_fraction=settings.validation_fraction,
         origin=PartitionOrigin(settings.source, {"reader": reader.name, **for_reader}),
     )
     return Made(partition, (*dataset.notes, *_notes(partition)))
@@ -219,7 +221,7 @@ def _reason(place: Iterable[int | str], found: Any, message: str) -> str:
 
 def _notes(partition: Partition) -> tuple[str, ...]:
     rows, left_out = partition.manifest.rows, partition.manifest.rows.left_out
-    total = rows.train + rows.test + left_out
+    total = rows.train + rows.validation + rows.test + left_out
     own = partition.manifest.test_split == "own"
     return (
         *(["each client has its own test rows of the source; --test-fraction does not apply"] if own else []),

@@ -1,8 +1,8 @@
-"""Order of rows in the store: by client, training rows before test rows."""
+"""Order of rows in the store: by client, training rows before test rows; validation rows apart from both."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -13,9 +13,11 @@ from flctl.errors import DataError, PluginError
 from flctl.partition.partitioner import Assignment
 from flctl.types import FloatArray, IntArray
 
-__all__ = ["SplitPlan", "check_assignment", "plan", "plan_own", "test_counts"]
+__all__ = ["Drawn", "SplitPlan", "check_assignment", "hold_back", "plan", "plan_own", "test_counts"]
 
 
+Drawn = Literal["random", "last"]
+"""Choice of the rows that a client holds out: at random, or its last rows."""
 Mode = Literal["random", "last", "own"]
 """Choice of a client's test rows: at random, its last rows, or those that the source itself holds out."""
 MAX_ID = 256
@@ -25,12 +27,18 @@ MAX_DENOMINATOR = 1_000_000
 @dataclass(frozen=True, slots=True)
 class SplitPlan:
     """`order` [m]: the source row of each stored row. `bounds` [K, 3]: each client's start, end of training rows,
-    end. `client_ids` [K]: text. `left_out`: rows without an owner."""
+    end. `client_ids` [K]: text. `left_out`: rows without an owner.
+
+    `validation` [v]: the source rows that clients hold back for validation, by client; `validation_bounds` [K + 1]:
+    client k has those from entry k to entry k + 1.
+    """
 
     order: IntArray
     bounds: IntArray
     client_ids: npt.NDArray[np.str_]
     left_out: int
+    validation: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    validation_bounds: IntArray | None = None
 
 
 def plan(assignment: Assignment, rows: int, test_fraction: float, mode: Mode, rng: np.random.Generator) -> SplitPlan:
@@ -66,6 +74,28 @@ def plan_own(assignment: Assignment, rows: int, trained: int) -> SplitPlan:
     ends = np.cumsum(sizes)
     bounds = np.stack([ends - sizes, ends - held_out, ends], axis=1).astype(np.int64)
     return SplitPlan(order, bounds, client_ids, rows - len(order))
+
+
+def hold_back(planned: SplitPlan, fraction: float, mode: Drawn, rng: np.random.Generator) -> SplitPlan:
+    """Returns the plan with a fraction of each client's training rows held back for validation.
+
+    Their number follows `test_counts`: at least one row stays for training. They are drawn at random or are the last
+    training rows. Test rows stay as they are, and all parts keep the order of the source.
+    """
+    start, train_end, end = planned.bounds.T
+    sizes = end - start
+    client, position = np.repeat(np.arange(len(sizes)), sizes), np.arange(len(planned.order))
+    is_train = position < train_end[client]
+    held = test_counts(train_end - start, fraction)
+    held_back = np.zeros(len(position), np.bool_)
+    key = position if mode == "last" else rng.random(len(position) + planned.left_out)[planned.order]
+    # By client, training rows by ascending key, then test rows: the held back are the last of the training rows.
+    ranked = np.lexsort((key, ~is_train, client))
+    held_back[ranked[is_train[ranked] & (position >= (train_end - held)[client])]] = True
+    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(held)])
+    bounds = planned.bounds - np.stack([before[:-1], before[1:], before[1:]], axis=1)
+    kept, validation = planned.order[~held_back], planned.order[held_back]
+    return replace(planned, order=kept, bounds=bounds, validation=validation, validation_bounds=before)
 
 
 def test_counts(sizes: IntArray, test_fraction: float) -> IntArray:

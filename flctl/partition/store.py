@@ -19,7 +19,7 @@ from flctl.errors import DataError, IntegrityError, suggest
 from flctl.partition.manifest import MANIFEST, MAX_BYTES, Manifest, digest_of, parse
 from flctl.partition.npy import StoredColumn, file_digest, open_column
 from flctl.partition.preprocess import Standardiser
-from flctl.types import Batch, IntArray, TaskKind
+from flctl.types import Batch, IntArray, SelectionSplit, TaskKind
 
 __all__ = ["ClientIds", "Manifest", "Partition"]
 
@@ -99,6 +99,8 @@ class Partition:
         columns = {name: open_column(path, column) for name, column in manifest.columns.items()}
         _check_bounds(manifest, columns["bounds"].array)
         _check_ids(columns["client_ids"].array)
+        if manifest.has_validation:
+            _check_validation(manifest, columns["validation_bounds"].array)
         return cls(path, manifest, digest_of(data), columns)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -219,6 +221,53 @@ class Partition:
         rows = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], sizes)
         return (*self._gather(self._x, self._y, rows), offsets)
 
+    @property
+    def validation_counts(self) -> IntArray:
+        """Validation rows [K] that each client holds back from training."""
+        if not self.manifest.has_validation:
+            return np.zeros(self.clients, np.int64)
+        return np.diff(self._columns["validation_bounds"].array)
+
+    def validation(self, index: int) -> Batch:
+        """The validation rows (x, y) of client number `index`; may be empty."""
+        index = self._checked(index)
+        if not self.manifest.has_validation:
+            return self.empty()
+        start, stop = self._columns["validation_bounds"].array[index : index + 2].tolist()
+        return self._validation(start, stop)
+
+    def central_validation(self) -> Batch:
+        """The central validation rows (x, y): the source's own, else those of all clients together; may be empty."""
+        held, own = self.manifest.rows.validation, self.manifest.own_validation
+        return self._validation(held if own else 0, held + own)
+
+    def validation_bounds(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], IntArray]:
+        """(x, y, offsets [K + 1]): all clients' validation rows in client order, laid out as in `test_bounds`."""
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.validation_counts)])
+        return (*self._validation(0, int(offsets[-1])), offsets)
+
+    def _validation(self, start: int, stop: int) -> Batch:
+        if start == stop:
+            return self.empty()
+        return self._gather(self._columns["validation_x"], self._columns["validation_y"], np.arange(start, stop))
+
+    @property
+    def selection(self) -> SelectionSplit | None:
+        """Split by whose rows a training picks its best round and stops: validation if there are such rows, else test.
+
+        None without either.
+        """
+        rows = self.manifest.rows
+        return "validation" if rows.central_validation else "test" if rows.central_test else None
+
+    def selection_rows(self) -> Batch:
+        """The central rows (x, y) of the `selection` split; may be empty."""
+        return self.central_validation() if self.selection == "validation" else self.central_test()
+
+    def selection_bounds(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], IntArray]:
+        """(x, y, offsets [K + 1]): the clients' own rows of the `selection` split."""
+        return self.validation_bounds() if self.selection == "validation" else self.test_bounds()
+
     def _checked(self, index: int) -> int:
         if not 0 <= index < self.clients:
             raise DataError(f"client number {index} is outside 0..{self.clients - 1}")
@@ -248,9 +297,9 @@ class Partition:
         """`values` of the column `name`. A code beyond the classes would count for another client, or fail far from
         its cause, in training."""
         text = self.task == "next-character"
-        if name in ("y", "test_y") and self.task != "regression":
+        if name in ("y", "test_y", "validation_y") and self.task != "regression":
             self._check_codes(name, values, least=-1 if text else 0)
-        elif text and name in ("x", "test_x"):
+        elif text and name in ("x", "test_x", "validation_x"):
             self._check_codes(name, values, least=0)
         return values
 
@@ -289,6 +338,14 @@ def _check_bounds(manifest: Manifest, bounds: IntArray) -> None:
     if not sound or int((train_end - start).sum()) != manifest.rows.train:
         raise IntegrityError(
             "the bounds of the partition are not increasing within its rows, or do not add up to its counts",
+            hint="The partition is damaged: partition the data again.",
+        )
+
+
+def _check_validation(manifest: Manifest, bounds: IntArray) -> None:
+    if bounds[0] != 0 or bounds[-1] != manifest.rows.validation or bool((np.diff(bounds) < 0).any()):
+        raise IntegrityError(
+            "the bounds of the validation rows are not increasing, or do not add up to their count",
             hint="The partition is damaged: partition the data again.",
         )
 

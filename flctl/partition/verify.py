@@ -33,7 +33,8 @@ def verify(partition: Partition) -> Verified:
     """
     partition.verify_digests()
     counts = partition.manifest.rows
-    owned, total = counts.train + counts.test, counts.train + counts.test + counts.left_out
+    owned = counts.train + counts.validation + counts.test
+    total = owned + counts.left_out
     _check_owners(partition, total)
     _check_ids(partition)
     _check_values(partition)
@@ -42,7 +43,8 @@ def verify(partition: Partition) -> Verified:
 
 
 def _check_owners(partition: Partition, total: int) -> None:
-    source = np.sort(partition.column("source_row"))
+    names = [name for name in ("source_row", "validation_row") if name in partition.manifest.columns]
+    source = np.sort(np.concatenate([partition.column(name) for name in names]))
     twice = np.flatnonzero(source[1:] == source[:-1])
     if len(twice):
         others = f", and {len(twice) - 1:,} others" if len(twice) > 1 else ""
@@ -61,12 +63,12 @@ def _check_ids(partition: Partition) -> None:
 
 def _check_values(partition: Partition) -> None:
     """Refuses values that would fail in training, far from their cause. Reading a column checks its codes."""
-    for name in ("x", "y", "test_x", "test_y"):
+    for name in ("x", "y", "test_x", "test_y", "validation_x", "validation_y"):
         if name not in partition.manifest.columns:
             continue
         values = partition.column(name)
-        if values.dtype.kind == "f" and not _finite(values, missing=name in ("x", "test_x")):
-            what = "values" if name in ("x", "test_x") else "targets"
+        if values.dtype.kind == "f" and not _finite(values, missing=name.endswith("x")):
+            what = "values" if name.endswith("x") else "targets"
             raise _wrong(partition, f"{name} has {what} that are not finite")
 
 

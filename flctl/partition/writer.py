@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,11 +26,11 @@ from flctl.partition import manifest as manifests
 from flctl.partition.manifest import Column, DatasetInfo, Manifest, RowCounts
 from flctl.partition.npy import ColumnWriter, write_column
 from flctl.partition.own_tests import group_of, incomplete, own_tests
-from flctl.partition.partitioner import Partitioner, Rows
+from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.preprocess import Standardise, Statistics, kind_of
-from flctl.partition.split import Mode, SplitPlan, plan, plan_own
+from flctl.partition.split import Drawn, Mode, SplitPlan, hold_back, plan, plan_own
 from flctl.partition.store import Partition
-from flctl.types import IntArray
+from flctl.types import Batch, IntArray
 from flctl.version import __version__
 
 __all__ = ["PartitionOrigin", "dataset_digest", "rows_of", "write_partition"]
@@ -67,25 +68,24 @@ def write_partition(
     standardise: Standardise = "auto",
     by: str | Sequence[str] | None = None,
     test_split: Literal["auto", "random", "last"] = "auto",
+    validation_fraction: float = 0.0,
     origin: PartitionOrigin | None = None,
 ) -> Partition:
     """Partitions `dataset` by `partitioner` into the new directory `out`, and opens it.
 
     `by` names the groups of the data set that a natural scheme goes by. A fraction of each client's rows is held out
     for testing (see `split.test_counts`): its last rows if the data set is in order of time, else random ones. A client
-    that has test rows of its own in the source (`own_tests`) has exactly these. Equal arguments give equal bytes.
+    that has test rows of its own in the source (`own_tests`) has exactly these. `validation_fraction` of the training
+    rows left are held back in the same way. Equal arguments give equal bytes.
     Raises ConfigError for arguments that cannot be (an `out` that exists, too), DataError for an impossible request,
     StorageError if `out` cannot be written; then nothing is left there.
     """
-    _check_request(out, dataset, clients, test_fraction)
+    _check_request(out, dataset, clients, test_fraction, validation_fraction)
     kind = kind_of(dataset, standardise)
-    mode: Mode = test_split if test_split != "auto" else "last" if dataset.time_ordered else "random"
+    asked: Drawn = test_split if test_split != "auto" else "last" if dataset.time_ordered else "random"
     assignment = partitioner.assign(rows_of(dataset, by), clients, seeds.rng(seed, "partition", "assign"))
-    described, own = dataset, own_tests(dataset, assignment, _names(by))
-    if own is None:
-        planned = plan(assignment, len(dataset), test_fraction, mode, seeds.rng(seed, "partition", "test"))
-    else:
-        dataset, mode, planned = own.dataset, "own", plan_own(own.assignment, len(own.dataset), own.trained)
+    fractions = (test_fraction, validation_fraction)
+    described, (dataset, mode, planned) = dataset, _planned(dataset, assignment, _names(by), fractions, asked, seed)
     with atomic.new_directory(out) as directory:
         statistics = Statistics(dataset, kind)
         columns = _write_columns(directory, dataset, planned, partitioner, seed, statistics)
@@ -103,17 +103,39 @@ def write_partition(
             central_test="clients" if dataset.test is None else "own",
             columns=columns,
             inputs=_inputs(dataset),
+            validation_fraction=validation_fraction,
         )
         (directory / manifests.MANIFEST).write_bytes(manifests.serialise(manifest))
     return Partition.open(out)
+
+
+def _planned(
+    dataset: Dataset, assignment: Assignment, by: Sequence[str], fractions: tuple[float, float], asked: Drawn, seed: int
+) -> tuple[Dataset, Mode, SplitPlan]:
+    """The data set with its clients' own test rows, if it has any, the choice of test rows, and the stored order.
+
+    `fractions` are those of test rows and of validation rows.
+    """
+    test, validation = (seeds.rng(seed, "partition", name) for name in ("test", "validation"))
+    own = own_tests(dataset, assignment, by)
+    if own is not None:
+        dataset, planned = own.dataset, plan_own(own.assignment, len(own.dataset), own.trained)
+    else:
+        planned = plan(assignment, len(dataset), fractions[0], asked, test)
+    if fractions[1]:
+        planned = hold_back(planned, fractions[1], asked, validation)
+    return dataset, "own" if own else asked, planned
 
 
 def _names(by: str | Sequence[str] | None) -> list[str]:
     return [by] if isinstance(by, str) else list(by or ())
 
 
-def _check_request(out: Path, dataset: Dataset, clients: int | None, test_fraction: float) -> None:
+def _check_request(
+    out: Path, dataset: Dataset, clients: int | None, test_fraction: float, validation_fraction: float
+) -> None:
     atomic.refuse_existing(out)
+    _check_validation_fraction(validation_fraction)
     if not 0 <= test_fraction <= 1:
         raise ConfigError(
             f"--test-fraction is {test_fraction}; it must be between 0 and 1",
@@ -131,11 +153,19 @@ def _check_request(out: Path, dataset: Dataset, clients: int | None, test_fracti
     _check_types(dataset)
 
 
+def _check_validation_fraction(fraction: float) -> None:
+    if not 0 <= fraction < 1:
+        raise ConfigError(
+            f"--validation-fraction is {fraction}; it must be at least 0 and below 1",
+            hint="Use for example --validation-fraction 0.1.",
+        )
+
+
 def _check_types(dataset: Dataset) -> None:
     """A reader that breaks its contract is named here, not by whoever trains on its rows."""
     x_types = ("<u1", "<i4", "<i8") if dataset.task == "next-character" else ("<u1", "<f4")
     y_types = [np.dtype(name) for name in Y_TYPES.get(dataset.task, ("<i8",))]
-    parts = [Split(dataset.x, dataset.y), *([dataset.test] if dataset.test else [])]
+    parts = [Split(dataset.x, dataset.y), *filter(None, (dataset.test, dataset.validation))]
     for part in parts:
         if part.x.dtype not in [np.dtype(name) for name in x_types] or part.y.dtype not in y_types:
             raise PluginError(f"the reader of '{dataset.name}' gave x {part.x.dtype} and y {part.y.dtype}")
@@ -196,8 +226,30 @@ def _write_columns(
     small = {"bounds": planned.bounds, "client_ids": planned.client_ids, "source_row": planned.order}
     if dataset.test is not None:
         small |= {"test_x": dataset.test.x, "test_y": dataset.test.y}
+    if planned.validation_bounds is not None or dataset.validation is not None:
+        small |= _validation_columns(dataset, planned, partitioner, seed)
     written = {name: write_column(directory / f"{name}.npy", array) for name, array in small.items()}
     return {"x": x.column, "y": y.column, **written}
+
+
+def _validation_columns(
+    dataset: Dataset, planned: SplitPlan, partitioner: Partitioner, seed: int
+) -> dict[str, npt.NDArray[Any]]:
+    """The rows that clients hold back, altered as training rows are, and after them the source's own."""
+    bounds, rows = planned.validation_bounds, planned.validation
+    if bounds is None:
+        bounds = np.zeros(len(planned.bounds) + 1, np.int64)
+    parts = [(dataset.x[rows], dataset.y[rows])]
+    if type(partitioner).alter is not Partitioner.alter:
+        parts = [
+            _altered(dataset, rows[start:stop], partitioner, (client, len(planned.bounds)), seed, "validation")
+            for client, (start, stop) in enumerate(pairwise(bounds.tolist()))
+            if start < stop
+        ]
+    if dataset.validation is not None:
+        parts.append((dataset.validation.x, dataset.validation.y))
+    x, y = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
+    return {"validation_x": x, "validation_y": y, "validation_bounds": bounds, "validation_row": rows}
 
 
 def _chunks(dataset: Dataset, planned: SplitPlan, partitioner: Partitioner, seed: int) -> Iterator[Chunk]:
@@ -226,12 +278,21 @@ def _altered_chunks(dataset: Dataset, planned: SplitPlan, partitioner: Partition
             if first == last:
                 continue
             rows = planned.order[first:last]
-            x, y = dataset.x[rows], dataset.y[rows]
             if name == "train" or partitioner.alters_test:
-                random = seeds.rng(seed, "partition", "alter", client, name)
-                x, y = partitioner.alter(x, y, client, len(planned.bounds), random)
-                _check_altered(partitioner, dataset, rows, x, y)
+                x, y = _altered(dataset, rows, partitioner, (client, len(planned.bounds)), seed, name)
+            else:
+                x, y = dataset.x[rows], dataset.y[rows]
             yield Chunk(x, y, np.full(len(rows), client), np.full(len(rows), name == "train"))
+
+
+def _altered(
+    dataset: Dataset, rows: IntArray, partitioner: Partitioner, client: tuple[int, int], seed: int, part: str
+) -> Batch:
+    """Rows of a part (train, validation, test) as the client (its index, the number of clients) sees them."""
+    random = seeds.rng(seed, "partition", "alter", client[0], part)
+    x, y = partitioner.alter(dataset.x[rows], dataset.y[rows], *client, random)
+    _check_altered(partitioner, dataset, rows, x, y)
+    return x, y
 
 
 def _check_altered(
@@ -252,8 +313,15 @@ def _check_altered(
 def _row_counts(dataset: Dataset, planned: SplitPlan) -> RowCounts:
     train = int((planned.bounds[:, 1] - planned.bounds[:, 0]).sum())
     own = 0 if dataset.test is None else len(dataset.test.y)
-    held_out = len(planned.order) - train
-    return RowCounts(train, held_out, held_out if dataset.test is None else own, planned.left_out)
+    held_out, held_back = len(planned.order) - train, len(planned.validation)
+    return RowCounts(
+        train=train,
+        test=held_out,
+        central_test=held_out if dataset.test is None else own,
+        left_out=planned.left_out,
+        validation=held_back,
+        central_validation=held_back if dataset.validation is None else len(dataset.validation.y),
+    )
 
 
 def _describe(dataset: Dataset, origin: PartitionOrigin) -> DatasetInfo:
@@ -300,6 +368,8 @@ def dataset_digest(dataset: Dataset) -> str:
     parts = {"x": dataset.x, "y": dataset.y}
     if dataset.test is not None:
         parts |= {"test_x": dataset.test.x, "test_y": dataset.test.y}
+    if dataset.validation is not None:
+        parts |= {"validation_x": dataset.validation.x, "validation_y": dataset.validation.y}
     head = {name: [array.dtype.str, list(array.shape)] for name, array in parts.items()}
     meta = [dataset.task, list(dataset.classes), list(dataset.features), head]
     digest = hashlib.sha256(json.dumps(meta, separators=(",", ":")).encode())

@@ -70,6 +70,12 @@ FLAGS = (
         "test_fraction", "SHARE", SPLIT, "Share of each client's rows held out for testing, 0 to 1. Default 0.2."
     ),
     SchemeFlag(
+        "validation_fraction",
+        "SHARE",
+        SPLIT,
+        "Share of each client's training rows held back to pick rounds and stop by, 0 to below 1. Default 0.",
+    ),
+    SchemeFlag(
         "test_split", "HOW", SPLIT, "random, last, or auto (last where rows are in order of time). Default auto."
     ),
     SchemeFlag(

@@ -96,6 +96,7 @@ class Told:
             "clients": manifest.clients,
             "test_fraction": manifest.test_fraction,
             "test_split": manifest.test_split,
+            "validation_fraction": manifest.validation_fraction,
             "central_test": manifest.central_test,
             "standardise": manifest.preprocess.kind,
             "rows": asdict(manifest.rows),
@@ -242,11 +243,17 @@ def _divergence(name: str, value: Divergence) -> tuple[str, str, str, str]:
 def _sizes(partition: Partition, skew: SkewReport) -> list[str]:
     rows = partition.manifest.rows
     own = f" of the source's own, {rows.test:,} of clients" if partition.manifest.central_test == "own" else ""
+    held = f"; {_validation(partition)}" if partition.manifest.has_validation else ""
     return [
         f"training rows by client: {skew.size_min:,} to {skew.size_max:,}, median {skew.size_median:,.0f}; "
         f"{skew.empty_clients:,} of {skew.clients:,} clients have none",
-        f"{rows.train:,} training rows; {rows.central_test:,} test rows{own}",
+        f"{rows.train:,} training rows; {rows.central_test:,} test rows{own}{held}",
     ]
+
+
+def _validation(partition: Partition) -> str:
+    own, held = partition.manifest.own_validation, counted(partition.manifest.rows.validation, "validation row")
+    return f"{held} of clients, {own:,} of the source's own" if own else held
 
 
 def _copies(found: Duplicates | None) -> list[str]:

@@ -19,8 +19,8 @@ Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A partition.", a
 EXPORT_HELP = """
 Write one client's rows as a file of its own, as its site would have it.
 
-The ending of --out decides the format: .npz (training and test rows apart), .csv and .parquet (tables), .txt (text).
-Values are as the source had them; `flctl partition` reads the file back.
+The ending of --out decides the format: .npz (training, validation and test rows apart), .csv and .parquet (tables),
+.txt (text). Values are as the source had them; `flctl partition` reads the file back.
 
 Examples:
 
@@ -44,6 +44,7 @@ class RowChoice(StrEnum):
 
     all = "all"
     train = "train"
+    validation = "validation"
     test = "test"
 
 
