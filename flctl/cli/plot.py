@@ -51,9 +51,13 @@ def curves(
     out: Annotated[
         Path | None, option("--out", help="A new .png or .svg (default: curves-AXIS.png).", panel="Output")
     ] = None,
+    disclose: Annotated[
+        bool, option("--disclose", help="Metrics over clients of runs whose aggregator hides clients.", panel=SHOWN)
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """See HELP."""
+    from flctl.evaluation.spread import is_over_clients
     from flctl.report.curves import metric_curves, shown_metric, write_points
     from flctl.run.directory import RunDirectory
 
@@ -61,11 +65,28 @@ def curves(
     _refuse_early(x, picture)
     lines = {path.as_posix(): RunDirectory(path).lines() for path in runs}
     chosen = metric or shown_metric([row for rows in lines.values() for row in rows])
+    over_clients = runs if is_over_clients(chosen) else []
+    disclosed = [path for path in over_clients if _hides_clients(path, chosen, disclose=disclose)]
     written = [metric_curves(lines, x, picture, chosen), write_points(lines, picture.with_suffix(".csv"), chosen)]
     data: dict[str, Any] = {"metric": chosen, "x": x, "runs": list(lines), "written": [str(path) for path in written]}
     output.emit("plot curves", data, as_json, lambda console: None)
+    for path in disclosed:
+        output.note(f"--disclose: {chosen} is shown, and the aggregator of {path} hides clients")
     for path in written:
         output.note(f"wrote {path}")
+
+
+def _hides_clients(path: Path, metric: str, *, disclose: bool) -> bool:
+    """True if a run's aggregator hides clients. Raises IncompatibleError then, unless `disclose`."""
+    from flctl.cli.hidden import refuse_hidden
+    from flctl.cli.session import current_registry
+    from flctl.config.load import load
+    from flctl.run.directory import RunDirectory
+
+    registry = current_registry()
+    config = load(registry, file=RunDirectory(path).config_file).config
+    aggregator = registry.get("aggregator", config.aggregator.name)
+    return refuse_hidden(path, aggregator, f"{metric} is a number over single clients", disclose=disclose)
 
 
 def _refuse_early(x: str, picture: Path) -> None:

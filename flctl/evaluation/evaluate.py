@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from flctl.evaluation.metrics import Scores, client_scores, primary_metric, quick_score, score
 from flctl.evaluation.outcomes import ClassificationOutcomes, RegressionOutcomes, concatenate, outcomes_of
-from flctl.evaluation.spread import spread
+from flctl.evaluation.spread import PARTS, spread
 from flctl.machine import cores
 from flctl.types import Batch, FloatArray, IntArray
 
@@ -205,8 +205,7 @@ def _run_own(
 def _spread(scores: ClientScores, task: Task) -> dict[str, float]:
     name, higher = primary_metric(task.name)
     found = spread(scores.values[name], scores.rows.astype(np.float64), higher)
-    parts = {"mean": found.mean, "worst_decile": found.worst_decile, "best_decile": found.best_decile}
-    return {f"{name}_{part}": value for part, value in parts.items()}
+    return {f"{name}_{part}": float(getattr(found, part)) for part in PARTS}
 
 
 def _client_scores(

@@ -10,11 +10,18 @@ import numpy as np
 
 from flctl.types import FloatArray, IntArray
 
-__all__ = ["QUANTILES", "SizeGroup", "Spread", "by_size", "jain_index", "spread"]
+__all__ = ["PARTS", "QUANTILES", "SizeGroup", "Spread", "by_size", "is_over_clients", "jain_index", "spread"]
 
+PARTS = ("mean", "worst_decile", "best_decile")
+"""Parts of a spread that metrics.jsonl keeps, as `accuracy_worst_decile`."""
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 FEWEST = 4
 """Clients that make a group."""
+
+
+def is_over_clients(metric: str) -> bool:
+    """True for a metric of a run whose values are computed over single clients."""
+    return metric.endswith(tuple(f"_{part}" for part in PARTS))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import pytest
 from support import Hidden, make_run, train_run, untimed_lines
 
 import flctl
+from flctl.cli import plot, session
 from flctl.cli.eval import command
 from flctl.cli.runs import replay
 from flctl.client.memory_store import MemoryStore
@@ -61,6 +62,21 @@ def test_metrics_of_single_clients_are_refused_before_the_run_or_stated_in_each_
     assert line["notes"] == ["eval.disclose_clients: single clients were measured, which aggregator 'hidden' hides"]
     plain = train_run(toy, tmp_path / "plain", *chosen[1:])
     assert untimed_lines(plain.directory.path)[0]["notes"] == []
+
+
+def test_a_picture_of_a_metric_over_clients_is_refused_or_disclosed(toy, tmp_path, registry, capsys, monkeypatch):
+    chosen = ("aggregator=hidden", "eval.per_client=true", "eval.disclose_clients=true", "rounds=1")
+    path = train_run(toy, tmp_path / "run", *chosen, registry=registry).directory.path
+    picture = tmp_path / "worst.svg"
+    monkeypatch.setattr(session, "current_registry", lambda: registry)
+    told = {"metric": "accuracy_worst_decile", "out": picture}
+    with pytest.raises(IncompatibleError, match="accuracy_worst_decile is a number over single clients"):
+        plot.curves([path], **told)
+    assert not picture.exists()
+    plot.curves([path], **told, disclose=True)
+    assert "--disclose: accuracy_worst_decile is shown, and the aggregator of" in capsys.readouterr().err
+    plot.curves([path], out=tmp_path / "central.svg")
+    assert "disclose" not in capsys.readouterr().err
 
 
 def test_a_replay_of_one_client_is_refused_or_says_that_it_discloses(toy, tmp_path, registry, monkeypatch):

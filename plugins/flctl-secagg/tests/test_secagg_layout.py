@@ -15,6 +15,7 @@ ORDER = (
     "server",
     "transcripts",
     "storage",
+    "options",
     "run_limits",
     "aggregator",
     "planning",

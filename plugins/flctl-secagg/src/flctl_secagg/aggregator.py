@@ -12,8 +12,6 @@ from itertools import chain, combinations, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from pydantic import Field, model_validator
-
 import flctl
 from flctl import (
     Aggregate,
@@ -29,14 +27,21 @@ from flctl_secagg.client.client import Client
 from flctl_secagg.client.differences import exposed
 from flctl_secagg.client.ledger import Opening
 from flctl_secagg.client.local_bounds import LocalBounds
-from flctl_secagg.client.policy import FLOOR, Differing, Policy
-from flctl_secagg.crypto.masks import Ciphers
+from flctl_secagg.client.policy import Differing, Policy
 from flctl_secagg.crypto.primitives import new_key
-from flctl_secagg.encoding.packing import WIDTHS
 from flctl_secagg.encoding.vectors import WEIGHT, Decoded, Encoding
+from flctl_secagg.identity.ids import require_ids
 from flctl_secagg.identity.roster import Roster
+from flctl_secagg.options import Options
 from flctl_secagg.protocol.asked_work import AskedWork, work_digest
-from flctl_secagg.protocol.degrees import COMPLETE_UP_TO, Degrees, Mode, choose, complete, least_threshold
+from flctl_secagg.protocol.degrees import (
+    COMPLETE_UP_TO,
+    Degrees,
+    choose,
+    complete,
+    least_threshold,
+    require_survivable,
+)
 from flctl_secagg.protocol.parameters import Parameters
 from flctl_secagg.protocol.session import Session
 from flctl_secagg.run_limits import (
@@ -76,46 +81,8 @@ class SecureAggregation(flctl.Aggregator):
     hides = True
     answers_once = True
 
-    class Config(flctl.Aggregator.Config):
-        mode: Mode = Field(
-            "hbc", description="What the server may do: follow the protocol (hbc), or anything (active)."
-        )
-        bits: int = Field(32, description="Bits of a word on its way: 16, 20, 24, 32 or 64.")
-        clip: float = Field(
-            8.0, gt=0, allow_inf_nan=False, description="The bound of each coordinate, before it is weighted."
-        )
-        max_weight: float | None = Field(
-            None,
-            gt=0,
-            allow_inf_nan=False,
-            description="Weights above count as this. Default: 1 in active mode (clients count alike), else the rows "
-            "of the largest client.",
-        )
-        minimum: int = Field(5, ge=FLOOR, description="The fewest clients whose sum is made known.")
-        neighbours: int | None = Field(None, ge=2, description="k: whom each client masks with; chosen if left out.")
-        threshold: int | None = Field(None, ge=2, description="t: shares that open a secret; chosen if left out.")
-        corrupt: float = Field(0.1, ge=0, lt=0.5, description="The share of clients that may collude with the server.")
-        dropped: float = Field(0.1, ge=0, lt=0.5, description="The share of clients that may drop out of a session.")
-        cipher: Ciphers = Field("aes-128-ctr", description="What masks are made by: aes-128-ctr or aes-256-ctr.")
-        attempts: int = Field(2, ge=1, le=10, description="Sessions that are tried in a round before it is refused.")
-        burnt: int = Field(
-            3, ge=0, description="Rounds in a row that may give no sum after shares were opened; one more ends the run."
-        )
-        differing: Differing | None = Field(
-            None,
-            description="When sums over rounds' survivors together give one client's update, or a combination of two: "
-            "allow, warn or refuse. Default: refuse in active mode, else warn.",
-        )
-        keys: str | None = Field(None, description="A directory of keys and a roster; without it, the run makes them.")
-        transcript: bool = Field(False, description="Record what passes through the server, for flctl secagg verify.")
-
-        @model_validator(mode="after")
-        def _check(self) -> Self:
-            if self.bits not in WIDTHS:
-                raise ValueError(f"bits is {self.bits}, expected one of {', '.join(map(str, WIDTHS))}")
-            if self.neighbours is not None and self.neighbours % 2:
-                raise ValueError(f"neighbours is {self.neighbours}, expected an even number")
-            return self
+    class Config(Options):
+        """Options of a run."""
 
     _home: Home = NoHome()
     _max_weight: float = _NO_RUN_WEIGHT
@@ -157,21 +124,28 @@ class SecureAggregation(flctl.Aggregator):
 
     def check(self, run: RunInfo) -> None:
         expected = run.cohort_size
-        if expected < self.config.minimum:
-            raise IncompatibleError(
-                f"aggregator 'secagg' sums over {self.config.minimum} clients or more, and a round asks {expected:g}",
-                hint="Ask more clients in each round (cohort.clients), or lower aggregator.minimum, to 3 at least.",
-            )
+        require_ids(run.partition.client_ids)
+        self.require_cohort(expected)
         if self._weight > 1:
             require_varied(run)
         if self._differing == "refuse":
             require_few_cohorts(run)
         count = math.ceil(expected)
-        self.degrees(count)
         self.encoding(count, {**run.update_layout, WEIGHT: 1})
         if isinstance(self._home, KeysHome):
             self._home.check(run.partition.client_ids)
             require_allowed(self._home, self._options(None))
+
+    def require_cohort(self, expected: float) -> None:
+        """Raises IncompatibleError if cohorts of this size are below the minimum, or cannot bear the dropouts that are
+        expected."""
+        if expected < self.config.minimum:
+            raise IncompatibleError(
+                f"aggregator 'secagg' sums over {self.config.minimum} clients or more, and a round asks {expected:g}",
+                hint="Ask more clients in each round (cohort.clients), or lower aggregator.minimum, to 3 at least.",
+            )
+        count = math.ceil(expected)
+        require_survivable(count, self.degrees(count), self.config.dropped)
 
     def degrees(self, count: int) -> Degrees:
         """Returns k and t for a cohort of `count`, as configured or chosen. Raises IncompatibleError if a configured

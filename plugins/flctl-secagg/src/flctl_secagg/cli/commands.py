@@ -42,15 +42,17 @@ def init(
 ) -> None:
     """Make private keys, readable by their owner alone; an existing one is never overwritten."""
     from flctl import ConfigError
+    from flctl_secagg.identity.ids import key_file, require_ids
     from flctl_secagg.identity.keys import identity_public, write_private, write_public
     from flctl_secagg.storage import CLIENTS, OPERATOR
 
     wanted = list(clients or [])
     if not wanted and not operator:
         raise ConfigError("no key was asked for", hint="Name clients, or say --operator.")
+    require_ids(wanted)
     made = {}
     for client in wanted:
-        made[client] = identity_public(write_private(directory / CLIENTS / _file_name(client))).hex()
+        made[client] = identity_public(write_private(key_file(directory / CLIENTS, client))).hex()
     if operator:
         made["operator"] = identity_public(write_private(directory / "operator.key")).hex()
         write_public(directory / OPERATOR, made["operator"] + "\n")
@@ -91,10 +93,15 @@ def sign(
 
 @roster.command("verify")
 def check(directory: Directory, as_json: JsonFlag = False) -> None:
-    """Check the roster's signature against the operator's key that is pinned in DIR; exit code 6 if it fails."""
+    """Check the roster's signature, keys and ids against the operator's key that is pinned in DIR.
+
+    Prints that it is valid, and for which run and clients; exit code 6 if it is not.
+    """
     from flctl_secagg.storage import KeysHome
 
-    _tell("secagg roster verify", *_told(KeysHome(directory).roster()), as_json)
+    data, lines = _told(KeysHome(directory).roster())
+    valid = f"valid: signed by the operator whose key is pinned in {directory}"
+    _tell("secagg roster verify", {"valid": True, **data}, [valid, *lines], as_json)
 
 
 @policy.command("init")
@@ -141,11 +148,11 @@ def plan(
     as_json: JsonFlag = False,
 ) -> None:
     """Print the costs of a session before a run: k, t, precision, bytes, seconds, and the dropouts it tolerates."""
-    from flctl_secagg.planning.costs import measure
+    from flctl_secagg.planning.costs import measure, plan_lines
     from flctl_secagg.planning.options import planned
 
-    data = dataclasses.asdict(planned(clients, parameters, _options(option or []), measure()))
-    _tell("secagg plan", data, [f"{name:15} {_short(value)}" for name, value in data.items()], as_json)
+    found = planned(clients, parameters, _options(option or []), measure())
+    _tell("secagg plan", dataclasses.asdict(found), plan_lines(found), as_json)
 
 
 @app.command("verify")
@@ -212,14 +219,6 @@ def bench(
     _tell("secagg bench", dataclasses.asdict(speed), lines, as_json)
 
 
-def _file_name(client: str) -> str:
-    from flctl import ConfigError
-
-    if not client or client.startswith(".") or any(letter in client for letter in "/\\\0"):
-        raise ConfigError(f"'{client}' cannot be the name of a file", hint="Client ids name their key files.")
-    return f"{client}.key"
-
-
 def _public_keys(directory: Path) -> dict[str, str]:
     from flctl_secagg.identity.keys import identity_public, read_private
     from flctl_secagg.storage import CLIENTS
@@ -259,10 +258,6 @@ def _told(made: Roster) -> tuple[dict[str, Any], list[str]]:
 
 def _lines(found: Mapping[str, str]) -> list[str]:
     return [f"{client} {key}" for client, key in found.items()]
-
-
-def _short(value: float) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _tell(command: str, data: Mapping[str, Any], lines: Sequence[str], as_json: bool) -> None:

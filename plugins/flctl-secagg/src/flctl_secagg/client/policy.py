@@ -10,7 +10,6 @@ from typing import Literal, TypeVar
 from flctl import FlctlError, ProtocolError
 from flctl_secagg.client.local_bounds import LocalBounds
 from flctl_secagg.crypto.masks import Ciphers
-from flctl_secagg.crypto.primitives import PROTOCOL
 from flctl_secagg.encoding.packing import WIDTHS
 from flctl_secagg.identity.roster import Roster
 from flctl_secagg.protocol.asked_work import AskedWork
@@ -129,7 +128,6 @@ class Policy:
 
     def _check_cohort(self, found: Parameters, me: str, roster: Roster) -> None:
         cohort, least = found.cohort, max(self.minimum, FLOOR)
-        _demand(found.version == PROTOCOL.decode(), f"the protocol is {found.version!r:.40}")
         _demand(found.run == self.run or self.run is None, "the session belongs to another run")
         _demand(found.round <= self.rounds, f"round {found.round} is above {self.rounds}, the last one")
         _demand(list(cohort) == sorted(set(cohort)), "the cohort names a client twice, or is not sorted")

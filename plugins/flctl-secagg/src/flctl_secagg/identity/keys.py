@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from flctl import ConfigError, IntegrityError, StorageError
 from flctl_secagg.crypto.primitives import bound, derive, new_key
+from flctl_secagg.identity.ids import key_file
 
 __all__ = ["LOST", "Keyring", "identity_public", "read_private", "write_private", "write_public"]
 
@@ -39,7 +40,7 @@ class Keyring:
     @classmethod
     def files(cls, directory: Path) -> Keyring:
         """Reads each client's key from its file `CLIENT.key`."""
-        return cls(lambda client: read_private(directory / f"{client}.key"))
+        return cls(lambda client: read_private(key_file(directory, client)))
 
 
 def write_private(path: Path, key: bytes | None = None) -> bytes:

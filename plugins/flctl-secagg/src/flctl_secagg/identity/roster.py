@@ -11,7 +11,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from flctl import ConfigError, IntegrityError
-from flctl_secagg.crypto.primitives import bound, is_signed, sign
+from flctl_secagg.crypto.primitives import bound, is_identity, is_signed, sign
+from flctl_secagg.identity.ids import require_ids
 from flctl_secagg.identity.keys import LOST, identity_public
 
 __all__ = ["ROSTER", "Roster", "make_roster", "read_roster", "roster_of"]
@@ -46,13 +47,26 @@ class Roster:
         return bound(b"roster", run.encode(), graph_seed, listed.encode())
 
     def check(self, operator: bytes | None = None) -> None:
-        """Raises IntegrityError if the signature is invalid, two clients share a key, or `operator` is another key."""
+        """Raises IntegrityError if the signature is invalid, a key is of low order or used twice, or the operator is
+        not the pinned `operator`; ConfigError if an id is not usable."""
         if operator is not None and operator != self.operator:
             raise IntegrityError("the roster is signed by another operator than the one that is pinned", hint=LOST)
+        self._sound  # noqa: B018
+
+    @cached_property
+    def _sound(self) -> None:
+        """Raises what `check` raises, for everything but the pinned operator; computed once."""
         if not is_signed(self.operator, self.signature, self.signed_part(self.run, self.graph_seed, self.keys)):
             raise IntegrityError(
                 "the roster's signature does not hold", hint="Sign it again: flctl secagg roster sign."
             )
+        require_ids(self.keys)
+        for client, key in (("operator", self.operator), *self.keys.items()):
+            if not is_identity(key):
+                raise IntegrityError(
+                    f"the roster's key of '{client}' is of low order, so that one signature would fit many messages",
+                    hint="Make a key with: flctl secagg keys init.",
+                )
         if len(set(self.keys.values())) != len(self.keys):
             raise IntegrityError("the roster gives two clients one key", hint="Give each client a key of its own.")
 

@@ -18,7 +18,7 @@ from flctl_secagg.encoding.vectors import WEIGHT, Encoding
 from flctl_secagg.protocol.degrees import Degrees
 from flctl_secagg.protocol.derived_keys import BOX_BYTES, RECORD_BYTES
 
-__all__ = ["Plan", "Speed", "measure", "plan"]
+__all__ = ["Plan", "Speed", "measure", "plan", "plan_lines"]
 
 _HEAD, _PLACE = 38, 4
 
@@ -84,6 +84,29 @@ def plan(encoding: Encoding, degrees: Degrees, active: bool, hello: int, speed: 
         survives=k - degrees.threshold,
         client_seconds=masked + encoding.words * speed.encode + 3 * k * speed.agree,
     )
+
+
+def plan_lines(found: Plan) -> list[str]:
+    """Returns the plan as aligned lines: a name, its value with a unit, and its meaning."""
+    rows = [
+        ("clients", f"{found.clients:,}", "in a session"),
+        ("neighbours", f"{found.neighbours:,}", "k: each client masks with"),
+        ("threshold", f"{found.threshold:,}", "t: shares open a secret"),
+        ("dropouts", f"{found.survives:,}", "of a client's neighbours, which every session bears"),
+        ("word", f"{found.bits} bits", f"{found.words:,} words for each client"),
+        ("levels", f"{found.levels:,}", "to each side of 0, for one client's coordinate"),
+        ("level", f"{found.level:.3g}", "one level, in units of the update at the largest weight"),
+        ("deviation", f"{found.deviation:.3g}", "that rounding adds to the mean of equal weights, at most"),
+        ("up", _size(found.bytes_up), "a client sends"),
+        ("down", _size(found.bytes_down), "a client receives, besides the model"),
+        ("time", f"{found.client_seconds:.3g} s", "of one core of this machine, for a client, without training"),
+    ]
+    widths = [max(len(row[at]) for row in rows) for at in (0, 1)]
+    return [f"{name:{widths[0]}}  {value:>{widths[1]}}  {meaning}" for name, value, meaning in rows]
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1_000_000 else f"{count / 1e3:.1f} kB"
 
 
 def measure(length: int = 100_000, streams: int = 10, repeats: int = 7) -> Speed:

@@ -31,6 +31,7 @@ def planned(clients: int, parameters: int, options: Mapping[str, str], speed: Sp
     """Returns the costs of a session of `clients` clients with these options of `aggregator:`. Raises ConfigError if an
     option is not valid, IncompatibleError if the options cannot be met with that number of clients."""
     aggregator = configured(options)
+    aggregator.require_cohort(clients)
     encoding = aggregator.encoding(clients, {"delta": parameters, WEIGHT: 1})
     hello = _PARAMETERS + clients * (len(str(clients)) + 3)
     return plan(encoding, aggregator.degrees(clients), aggregator.config.mode == "active", hello, speed)

@@ -28,9 +28,11 @@ __all__ = [
     "read_records",
     "records",
     "sid_of",
+    "version_error",
 ]
 
-MAGIC = b"FLSA\x01"
+_NAME, _VERSION = b"FLSA", 1
+MAGIC = _NAME + bytes((_VERSION,))
 HELLO, KEYS, DELIVER, SURVIVORS, UNMASK = 1, 2, 3, 4, 5
 ADVERTISE, SHARES, MASKED, AGREED, OPENED, ABORT = 17, 18, 19, 20, 21, 31
 _SID = 32
@@ -46,8 +48,18 @@ def frame(kind: int, sid: bytes, *body: bytes | bytearray) -> bytes:
     return b"".join((MAGIC, bytes((kind,)), sid, *body))
 
 
+def version_error(mine: str, other: str) -> ProtocolError:
+    """Returns the error for a message in another version of the protocol than this side's."""
+    return ProtocolError(
+        f"this side speaks version {mine} of secure aggregation, and the other side version {other}",
+        hint="Upgrade flctl-secagg where the version is lower.",
+    )
+
+
 def phase_of(message: bytes) -> int:
     """Returns the kind of a message. Raises ProtocolError if the bytes are not a message of this protocol."""
+    if len(message) > len(_NAME) and message.startswith(_NAME) and message[len(_NAME)] != _VERSION:
+        raise version_error(str(_VERSION), str(message[len(_NAME)]))
     if len(message) < HEAD or message[: len(MAGIC)] != MAGIC:
         raise ProtocolError(f"{len(message)} bytes are no message of secure aggregation")
     return message[len(MAGIC)]

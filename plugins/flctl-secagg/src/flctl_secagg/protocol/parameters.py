@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from flctl import ProtocolError
 from flctl_secagg.crypto.masks import Ciphers
 from flctl_secagg.crypto.primitives import PROTOCOL
 from flctl_secagg.identity.roster import Roster
 from flctl_secagg.protocol.degrees import Mode
-from flctl_secagg.protocol.frames import MOST_HELLO
+from flctl_secagg.protocol.frames import MOST_HELLO, version_error
 
 __all__ = ["GENESIS", "Parameters"]
 
@@ -64,12 +66,13 @@ class Parameters:
             raise ProtocolError(f"parameters of {len(raw)} bytes; at most {MOST_HELLO} are read")
         try:
             values = json.loads(raw)
+            _require_version(values)
             values["layout"] = tuple((name, length) for name, length in values["layout"])
             values["cohort"] = tuple(values["cohort"])
             found = cls(**values)
             found.check_types()
             same = found.canonical() == raw
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ProtocolError("parameters of a session are not well-formed") from error
         if not same:
             raise ProtocolError("parameters of a session are not in their canonical form")
@@ -94,3 +97,12 @@ class Parameters:
     def sid(self, roster: Roster) -> bytes:
         """Returns the session id: SHA-256 of the protocol's name, these parameters and the roster's digest."""
         return hashlib.sha256(PROTOCOL + self.canonical() + roster.digest).digest()
+
+
+def _require_version(values: Mapping[str, Any]) -> None:
+    """Raises ProtocolError if parameters are of another version, whose other fields are not known here."""
+    found, name = values["version"], PROTOCOL.decode()
+    if type(found) is str and found != name:
+        family, _, mine = name.rpartition("/")
+        other = found.removeprefix(f"{family}/")
+        raise version_error(mine, other if other.isdecimal() and len(other) < 10 else f"{found!r:.40}")
