@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+
+import numpy.typing as npt
 
 from flctl.component import Component
 from flctl.types import ClientId, Failure, Gathered, IntArray, Reply, Request, Work
@@ -13,7 +15,7 @@ from flctl.types import ClientId, Failure, Gathered, IntArray, Reply, Request, W
 if TYPE_CHECKING:
     from flctl.run.run import Run
 
-__all__ = ["Engine", "Lost"]
+__all__ = ["Engine", "Lost", "MemoryUpkeep"]
 
 
 class Engine(Component):
@@ -58,6 +60,34 @@ class Engine(Component):
         back within `deadline` seconds, or for which there was no memory, is yielded as `Lost`.
         """
         raise NotImplementedError
+
+    def client_memory(self, run: Run) -> MemoryUpkeep:
+        """Returns the server's access to client memory, which lies in the run's directory.
+
+        An engine whose clients keep their memory elsewhere overrides this and passes each call on to them.
+        """
+        from flctl.client.memory_store import MemoryStore
+
+        return MemoryStore(run.memory_directory, run.partition.clients, run.memory_layout)
+
+
+class MemoryUpkeep(Protocol):
+    """The server's half of client memory: keeps what clients remember in step with the model and its checkpoints."""
+
+    def retract(self, clients: npt.ArrayLike, round_number: int) -> None:
+        """Drops what clients, by index, wrote in a round in which their reply was not used."""
+
+    def sync(self) -> None:
+        """Puts on disk what was written, before the checkpoint that rests on it."""
+
+    def settle(self, round_number: int) -> None:
+        """Drops what the checkpoint of round `round_number`, which is on disk, made superfluous."""
+
+    def forget_after(self, round_number: int) -> None:
+        """Drops what rounds after `round_number` wrote: training goes on from its checkpoint.
+
+        Raises IncompatibleError if the memory as of `round_number` is gone.
+        """
 
 
 @dataclass(frozen=True, slots=True)

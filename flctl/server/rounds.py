@@ -36,7 +36,7 @@ class Rounds:
         self.engine = engine
         self.model = run.build_model()
         self.task = run.task()
-        self.memory = MemoryStore(run.memory_directory, run.partition.clients, run.memory_layout)
+        self.memory = engine.client_memory(run)
         self._planner = RoundPlanner(run)
         self._kept_rows: Batch | None = None
 
@@ -104,7 +104,8 @@ class Rounds:
         if chosen.per_client:
             metrics |= evaluate.spread_over_clients(self.model, partition, self.task, chosen.batch_size)
         if chosen.per_client and self.run.strategy.personalises:
-            memory = ClientMemory(self.run, self.memory, self.run.division.private_of(state.params))
+            store = MemoryStore(self.run.memory_directory, partition.clients, self.run.memory_layout)
+            memory = ClientMemory(self.run, store, self.run.division.private_of(state.params))
             own = memory.models(work_after(self.run, state.round, state.params, state.strategy))
             metrics |= evaluate.spread_of_own_models(self.model, own, partition, self.task, chosen.batch_size)
         return metrics

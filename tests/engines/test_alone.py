@@ -1,10 +1,12 @@
 """`engine.alone`: clients train as sites do, one by one, and every engine gives the same bits."""
 
+import dataclasses
 from contextlib import contextmanager
 
 import pytest
 from support import checkpoint_digests, make_run, train_run, untimed_lines
 
+from flctl.client.memory_store import MemoryStore
 from flctl.client.runtime import ClientRuntime
 from flctl.config.config import digest
 from flctl.engines.engine import Engine
@@ -71,3 +73,57 @@ def test_a_checkpoint_of_clients_together_is_of_another_configuration(toy, tmp_p
     together, _ = make_run(toy, tmp_path / "together")
     alone, _ = make_run(toy, tmp_path / "alone", "engine.alone=true")
     assert digest(together.config) != digest(alone.config)
+
+
+class SitesWithMemory(Sites):
+    """Sites that keep their own memory; the server's calls are passed on to each."""
+
+    name = "sites-with-memory"
+
+    def client_memory(self, run):
+        return self
+
+    def exchange(self, requests, deadline=None):
+        for client in requests:
+            if client not in self._runtimes:
+                own = dataclasses.replace(self._run, memory_directory=self._run.directory / "sites" / client)
+                self._runtimes[client] = ClientRuntime(own)
+            yield client, self._runtimes[client].answer(client, requests[client], b"")[0]
+
+    def retract(self, clients, round_number):
+        for client in clients:
+            self._store(self.clients()[client]).retract([client], round_number)
+
+    def sync(self):
+        self._each("sync")
+
+    def settle(self, round_number):
+        self._each("settle", round_number)
+
+    def forget_after(self, round_number):
+        self._each("forget_after", round_number)
+
+    def _each(self, call, *arguments):
+        for client in self.clients():
+            getattr(self._store(client), call)(*arguments)
+
+    def _store(self, client):
+        folder = self._run.directory / "sites" / client
+        return MemoryStore(folder, self._run.partition.clients, self._run.memory_layout)
+
+
+def trained_at_sites(run, directory):
+    engine = SitesWithMemory()
+    with directory.locked(), engine.open(run):
+        return Training(run, directory, engine, lambda: False).finish()
+
+
+def test_clients_that_keep_their_memory_themselves_give_the_same_bits_after_a_resume(toy, tmp_path):
+    settings = (*ALONE, "strategy=scaffold", "transforms.topk.fraction=0.5")
+    train_run(toy, tmp_path / "here", *settings)
+    begun, directory = make_run(toy, tmp_path / "sites", *settings, "rounds=1")
+    trained_at_sites(begun, directory)
+    run = dataclasses.replace(make_run(toy, tmp_path / "same", *settings)[0], memory_directory=directory.memory)
+    trained_at_sites(run, directory)
+    assert not directory.memory.exists()
+    assert checkpoint_digests(tmp_path / "sites").items() >= checkpoint_digests(tmp_path / "here").items()
