@@ -181,7 +181,7 @@ def _storage_errors(path: Path, everything: bool = False) -> Iterator[None]:
         if not everything and error.errno not in _WRITE_ERRORS:
             raise
         reason = error.strerror or str(error)
-        hint = "Check the free space, the permissions and the limits of that place; nothing was left there."
+        hint = "Check the free space, permissions and quota of that folder; no partial file is left there."
         raise StorageError(f"cannot write {path}: {reason}", hint=hint) from error
 
 

@@ -73,7 +73,7 @@ def _reply(runtime: ClientRuntime, rooms: AttachedMemory, message: bytes, work: 
         if wire.kind_of(message) == "gather":
             ask = wire.unpack(message, "gather")
             if work is None:
-                raise ProtocolError("clients were asked to train before the work was sent")
+                raise ProtocolError("a request to train arrived before the work")
             room = rooms.at(ask.meta["slab"])
             return messages.pack_gathered(runtime.gather(ask.arrays["numbers"], work, ask.meta["each"], room), room)
         ask = wire.unpack(message, "ask")
@@ -88,7 +88,7 @@ def _reply(runtime: ClientRuntime, rooms: AttachedMemory, message: bytes, work: 
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return wire.pack_parts("lost", meta={"message": "there was not enough memory for these clients at once"})
+        return wire.pack_parts("lost", meta={"message": "not enough memory for these clients at once"})
 
 
 def _open(opening: Any) -> Any:

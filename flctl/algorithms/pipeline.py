@@ -218,9 +218,9 @@ def check_memory(whose: str, remember: Arrays, layout: Layout) -> None:
     """Raises FlctlError if client memory has the wrong layout, DivergenceError if it is not finite."""
     wrong = arrays.misfit(remember, layout)
     if wrong:
-        raise FlctlError(f"{whose} wants to remember {wrong}")
+        raise FlctlError(f"{whose} returned client memory with {wrong}")
     if not arrays.is_finite(remember):
-        raise DivergenceError(f"{whose} wants to remember values NaN or infinite")
+        raise DivergenceError(f"{whose} returned client memory with values NaN or infinite")
 
 
 def _works_on_sum(transform: Transform) -> bool:

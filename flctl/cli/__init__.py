@@ -196,7 +196,9 @@ def _root(
     disable_plugin: Annotated[
         list[str] | None,
         typer.Option(
-            "--disable-plugin", metavar="NAME", help="Leave a plugin out; may stand anywhere, and be repeated."
+            "--disable-plugin",
+            metavar="NAME",
+            help="Disable this plugin; valid anywhere on the command line, may be repeated.",
         ),
     ] = None,
 ) -> None:

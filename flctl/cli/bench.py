@@ -29,13 +29,17 @@ def register(app: typer.Typer) -> None:
 def bench(
     workload: Annotated[
         list[str] | None,
-        typer.Option("--workload", help="softmax, 2nn or cnn; may be repeated. By default the first two."),
+        typer.Option("--workload", help="Workload: softmax, 2nn or cnn; may be repeated. Default: softmax and 2nn."),
     ] = None,
     rounds: Annotated[
-        int | None, typer.Option("--rounds", min=1, help="Timed rounds of each; by default 3 to 9, as time allows.")
+        int | None,
+        typer.Option(
+            "--rounds", min=1, help="Timed rounds of each workload. Default: 3 to 9, fewer for slow workloads."
+        ),
     ] = None,
     workers: Annotated[
-        int, typer.Option("--workers", min=1, help="Above 1: times flctl's choice in this many processes too.")
+        int,
+        typer.Option("--workers", min=1, help="If above 1: also time flctl's choice in this many worker processes."),
     ] = 1,
     as_json: JsonFlag = False,
 ) -> None:
@@ -48,7 +52,7 @@ def bench(
     names = list(dict.fromkeys(workload or DEFAULT))
     for name in names:
         if name not in WORKLOADS:
-            raise ConfigError(f"there is no workload '{name}'", hint=f"There are {', '.join(WORKLOADS)}.")
+            raise ConfigError(f"unknown workload '{name}'", hint=f"Known: {', '.join(WORKLOADS)}.")
     results = []
     for name in names:
         output.note(f"{name}: {WORKLOADS[name].title}")
@@ -65,7 +69,9 @@ def _render(console: Console, facts: dict[str, Any], results: Sequence[Benchmark
         for row in result.rows:
             if row.reason:
                 console.print(f"{row.executor} cannot train it: {row.reason}", markup=False)
-        agreed = f"after each round all had the same model, to {result.agreement.middle:.1g} of its largest change"
+        agreed = (
+            f"after each round all models agree, to {result.agreement.middle:.1g} of the largest change of a parameter"
+        )
         console.print(f"{agreed} (at worst {result.agreement.worst:.1g})\n", markup=False)
     console.print("floor: a plain torch loop with torch.optim.SGD, one process, one thread", markup=False)
     console.print("; ".join(f"{name} {value}" for name, value in facts.items()), markup=False)

@@ -46,7 +46,9 @@ Example: flctl config validate sample_configs/mnist.yaml
 
 def register(app: typer.Typer) -> None:
     """Adds `config` to the application."""
-    config = typer.Typer(no_args_is_help=True, help="Show the effective configuration, its schema; check a file.")
+    config = typer.Typer(
+        no_args_is_help=True, help="Show the effective configuration or the JSON Schema; check a file."
+    )
     config.command("show", help=SHOW_HELP)(show)
     config.command("schema", help=SCHEMA_HELP)(schema)
     config.command("validate", help=VALIDATE_HELP)(validate)
@@ -54,7 +56,7 @@ def register(app: typer.Typer) -> None:
 
 
 def show(
-    file: Annotated[Path | None, typer.Argument(help="A YAML file; without one, the defaults.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="A YAML file. Without it, the defaults are shown.")] = None,
     override: Override = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    out: Annotated[Path | None, typer.Option("--out", help="A folder to make for the demo's files.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The directory to create for the demo's files.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Partition, train and evaluate handwritten digits, showing each command as it runs."""

@@ -55,7 +55,7 @@ def _foreseen() -> Sequence[tuple[type[BaseException] | tuple[type[BaseException
     return [
         (KeyboardInterrupt, InterruptionError("interrupted")),
         (Terminated, TerminationError("terminated")),
-        ((typer.Abort, EOFError), FlctlError("aborted: a question was left without an answer")),
+        ((typer.Abort, EOFError), FlctlError("aborted: the question was not answered")),
         (MemoryError, FlctlError("out of memory", hint="Use fewer workers, a smaller batch or a smaller model.")),
     ]
 

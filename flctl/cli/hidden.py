@@ -17,7 +17,7 @@ def refuse_hidden(path: Path, aggregator: Aggregator | type[Aggregator], shows: 
     """True if the run's aggregator hides clients. Raises IncompatibleError then, unless `disclose`."""
     if aggregator.hides and not disclose:
         raise IncompatibleError(
-            f"{shows}, and aggregator '{aggregator.name}' of {path} hides clients from everybody",
+            f"{shows}, and aggregator '{aggregator.name}' of {path} hides clients",
             hint="Add --disclose if you may see them; the output then states it.",
         )
     return aggregator.hides

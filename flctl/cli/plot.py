@@ -14,7 +14,7 @@ from flctl.cli.output import JsonFlag
 
 __all__ = ["register"]
 
-SHOWN = "What is shown"
+SHOWN = "Output"
 AXIS_HELP = "round, bytes, bytes-up, seconds or simulated-seconds (default: round)."
 
 HELP = """
@@ -97,7 +97,7 @@ def _refuse_early(x: str, picture: Path) -> None:
     from flctl.report.figure import format_of
 
     if x not in AXES:
-        raise ConfigError(f"--x {x} is no axis", hint=suggest(x, AXES) or f"Choose one of {', '.join(AXES)}.")
+        raise ConfigError(f"--x {x} is not an axis", hint=suggest(x, AXES) or f"Choose one of {', '.join(AXES)}.")
     format_of(picture)
     for path in (picture, picture.with_suffix(".csv")):
         atomic.refuse_existing(path)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flctl.cli import output
+from flctl.errors import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +25,7 @@ def render(console: Console, profile: Mapping[str, Any]) -> None:
     cells = ((name, f"{value:.3f}", _share(value, seconds["total"]), _each(each)) for name, value, each in rows)
     output.table(console, ("phase", "seconds", "share", "ms a round"), cells, title=f"rounds {first} to {last}")
     if profile["utilisation"] is not None:
-        who = f"{profile['workers']} workers" if profile["workers"] > 1 else "the one process that trains"
+        who = counted(profile["workers"], "worker") if profile["workers"] > 1 else "the training process"
         console.print(f"{who} worked {profile['utilisation']:.0%} of the time that the server waited", markup=False)
 
 

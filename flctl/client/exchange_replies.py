@@ -64,7 +64,7 @@ class ExchangeReplies:
         given = [type(part).__name__ for part in (memory, message)]
         if given != ["bytes", "bytes"]:
             name = self.run.aggregator.name
-            raise FlctlError(f"aggregator '{name}' gave {' and '.join(given)}, expected memory and reply as bytes")
+            raise FlctlError(f"aggregator '{name}' returned {' and '.join(given)}, expected memory and reply as bytes")
         metrics = {} if prepared is None or self.run.withholds_metrics else prepared.metrics
         return Reply(message, metrics), memory
 

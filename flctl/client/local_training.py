@@ -147,7 +147,7 @@ class LocalTraining:
         made = self.run.transforms[name].steps(ctx)
         if not isinstance(made, LocalSteps):
             found = type(made).__name__
-            raise PluginError(f"transform '{name}' made {found} of local steps, expected flctl.LocalSteps")
+            raise PluginError(f"transform '{name}' returned {found} for local steps, expected flctl.LocalSteps")
         return made
 
     def _result(self, chains: list[_Chain], position: int) -> Trained | Failure:

@@ -80,7 +80,7 @@ class ClientMemory:
         model = self.run.strategy.personal(params, memory)
         wrong = arrays.misfit(model, self.run.division.layout)
         if wrong:
-            raise FlctlError(f"strategy '{self.run.strategy.name}' gives clients a model with {wrong}")
+            raise FlctlError(f"strategy '{self.run.strategy.name}' sends clients a model with {wrong}")
         return model
 
     def _first_memory(self, work: Work) -> Arrays:
@@ -88,7 +88,7 @@ class ClientMemory:
         layout = self.of_strategy(self.run.memory_layout)
         wrong = arrays.misfit(first, {name: layout[name] for name in first if name in layout})
         if wrong:
-            raise FlctlError(f"strategy '{self.run.strategy.name}' lets a client begin with {wrong}")
+            raise FlctlError(f"strategy '{self.run.strategy.name}' initialises client memory with {wrong}")
         return {**first, **{PRIVATE + name: vector for name, vector in self._begin.items()}}
 
 

@@ -261,7 +261,7 @@ class _RecordFile:
             return self._file.write(views[0]) or 0
 
     def _refused(self, verb: str, error: OSError) -> StorageError:
-        hint = "Free some space or mend the permissions, then resume: what the checkpoint rests on is as it was."
+        hint = "Free disk space or correct the permissions, then resume: the data of the checkpoint is unchanged."
         return StorageError(f"cannot {verb} client memory {self._path}: {error.strerror or error}", hint=hint)
 
 
@@ -294,15 +294,15 @@ def _check_manifest(directory: Path, dimensions: Dimensions) -> None:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not dimensions.manifest.keys() <= found.keys():
-        raise _damaged(path, "does not say what the memory holds")
+        raise _damaged(path, "does not describe the layout of the memory")
     if found["format"] != FORMAT:
         raise IncompatibleError(f"{path} has the format {found['format']!r}; this flctl reads {FORMAT!r}")
     for key, expected in dimensions.manifest.items():
         if found[key] != expected:
-            hint = "It belongs to another run, or the strategy remembers other vectors now: start a new run."
+            hint = "It belongs to another run, or the strategy now keeps other vectors: start a new run."
             raise IncompatibleError(f"{path} has the {key} {found[key]!r:.200}, expected {expected!r:.200}", hint=hint)
 
 
 def _damaged(path: Path, reason: str) -> IntegrityError:
-    hint = f"Put {path.parent.name}/ back as it was beside its checkpoint, or start a new run."
+    hint = f"Restore {path.parent.name}/ as it was when the checkpoint was written, or start a new run."
     return IntegrityError(f"client memory {path} {reason}", hint=hint)

@@ -32,7 +32,7 @@ from flctl.types import IntArray, Layout
 __all__ = ["MemoryStore"]
 
 LAST_ROUND = (1 << 32) - 1
-_PUT_BACK = "Put the run's memory/ back as it was beside its checkpoint, or start a new run."
+_PUT_BACK = "Restore the run's memory/ as it was when the checkpoint was written, or start a new run."
 Stacked = dict[str, npt.NDArray[np.float32]]
 
 
@@ -141,9 +141,9 @@ class MemoryStore:
         rounds, settled = self._all_rounds(files), files.settled
         if round_number and np.any((rounds > round_number) & (rounds <= settled)):
             found = (
-                f"client memory rests on the checkpoint of round {settled}, and cannot go back to round {round_number}"
+                f"client memory belongs to the checkpoint of round {settled} and cannot go back to round {round_number}"
             )
-            raise IncompatibleError(found, hint="Put that checkpoint back, or start a new run.")
+            raise IncompatibleError(found, hint="Restore that checkpoint, or start a new run.")
         self._clear_entries(files, rounds, round_number, later=True)
 
     def require(self, round_number: int) -> None:
@@ -155,8 +155,8 @@ class MemoryStore:
             return
         rounds = self._all_rounds(files)
         if np.any((rounds > round_number) & (rounds <= files.settled)):
-            found = f"what clients remembered after round {round_number} is gone: it is kept for the newest checkpoint"
-            raise IncompatibleError(found, hint=f"That is of round {files.settled}.")
+            found = f"client memory of round {round_number} is not stored: only that of the newest checkpoint is kept"
+            raise IncompatibleError(found, hint=f"The newest checkpoint is of round {files.settled}.")
 
     def close(self) -> None:
         """Closes the files; the next call opens them again."""
@@ -179,7 +179,7 @@ class MemoryStore:
         expected = {name: ((count, length), np.dtype(np.float32)) for name, length in self.layout.items()}
         found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
         if found != expected:
-            hint = "A client remembers float32 vectors of the lengths that were announced."
+            hint = "Return float32 vectors of the lengths that `remembers` declares."
             raise FlctlError(
                 f"vectors to remember: found {_described(found)}, expected {_described(expected)}", hint=hint
             )
@@ -190,7 +190,7 @@ class MemoryStore:
         entries = files.entries(client_indices)
         half_written = np.flatnonzero(np.any((entries["round"] == 0) & (entries["crc"] != 0), axis=0))
         if len(half_written):
-            raise _damaged(f"client {client_indices[half_written[0]]} has a record whose round was lost")
+            raise _damaged(f"client {client_indices[half_written[0]]} has a record of a lost round")
         return entries
 
     def _read_records(self, arrays: Mapping[str, npt.NDArray[Any]], client_indices: IntArray, before: int) -> IntArray:

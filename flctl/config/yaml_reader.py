@@ -64,11 +64,11 @@ def read_source(path: Path) -> Source:
     """Returns the text of a YAML file. Raises ConfigError if it is missing, larger than 1 MiB, or not UTF-8."""
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
-        raise ConfigError(f"config file {path} {what}", hint="Give the path of a YAML file.")
+        raise ConfigError(f"config file {path} {what}", hint="Use the path of a YAML file.")
     with path.open("rb") as stream:
         data = stream.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"config file {path} is larger than 1 MiB", hint="Is this a configuration?")
+        raise ConfigError(f"config file {path} is larger than 1 MiB", hint="Check that this is a configuration file.")
     try:
         return Source(str(path), data.decode("utf-8-sig"), is_file=True)
     except UnicodeDecodeError as error:

@@ -250,7 +250,7 @@ def refuse_too_many(levels: Levels, name: str) -> None:
     if levels.overflowed:
         raise DataError(
             f"--categorical column '{name}' has more than {levels.limit:,} distinct values",
-            hint="Is it an identifier? Leave it out with --drop.",
+            hint="If it is an identifier, leave it out: --drop {shlex.quote(name)}",
         )
 
 

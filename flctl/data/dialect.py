@@ -105,7 +105,9 @@ def _without_comments(stream: TextIO, comment: str | None) -> Iterator[str]:
 
 def _quote_fault(where: str, line: int, reason: str) -> DataError:
     if "unexpected end" in reason or "field larger" in reason:
-        return DataError(f"{where}, line {line}: a quote opens here and does not close", hint="Close or drop it.")
+        return DataError(
+            f"{where}, line {line}: a quote opens here and does not close", hint="Close the quote, or remove it."
+        )
     return DataError(f"{where}, line {line}: {reason}", hint="Quote a cell as a whole, and double quotes inside it.")
 
 
@@ -206,7 +208,7 @@ def _is_header(cells: list[str], second: list[Record], mentioned: set[str], wher
     if second and not any(_looks_like_number(cell.strip()) for cell in second[0].cells):
         raise DataError(
             f"{where}: neither of the first two rows has a number, so the first may be names or data",
-            hint="Say --header yes or --no-header.",
+            hint="Use --header yes or --no-header.",
         )
     return True
 

@@ -14,9 +14,9 @@ from flctl.data.extras import optional
 from flctl.data.preprocessing import ABSENT, InputColumn, Inputs
 from flctl.data.schema import ColumnPlan
 from flctl.data.table import Columns, Sheets
-from flctl.errors import DataError, IncompatibleError, closest
+from flctl.errors import DataError, IncompatibleError, closest, counted
 
-__all__ = ["CHARACTERS", "EncodedRows", "TableEncoder", "Tally", "Unseen", "many"]
+__all__ = ["CHARACTERS", "EncodedRows", "TableEncoder", "Tally", "Unseen"]
 
 Unseen = Literal["zeros", "other", "refuse"]
 CELLS = 1 << 20
@@ -62,23 +62,19 @@ class Tally:
         notes = []
         if self.ignored:
             shown = ", ".join(self.ignored[:SHOWN]) + (", ..." if len(self.ignored) > SHOWN else "")
-            notes.append(f"{many(len(self.ignored), 'column')} the model does not use: {shown}")
+            notes.append(f"{counted(len(self.ignored), 'column')} the model does not use: {shown}")
         for name, count in self.unseen.items():
-            fate = "taken as 'other'" if name in self.as_other else "encoded as none of the column's categories"
+            fate = "encoded as 'other'" if name in self.as_other else "encoded with all features of the column 0"
             seen = ", ".join(map(repr, self.examples[name]))
             if name == CHARACTERS:
-                notes.append(f"{many(count, 'character')} not in the vocabulary, left out: {seen}")
+                notes.append(f"{counted(count, 'character')} not in the vocabulary, left out: {seen}")
             else:
-                notes.append(f"{name}: {many(count, 'row')} with a category that training never had ({seen}), {fate}")
+                rows = counted(count, "row")
+                notes.append(f"{name}: {rows} with a category that training never had ({seen}), {fate}")
         if self.missing:
             cells = ", ".join(f"{name} {count:,}" for name, count in self.missing.items())
             notes.append(f"empty cells, encoded as in training: {cells}")
         return tuple(notes)
-
-
-def many(count: int, word: str) -> str:
-    """A number and its noun: "1 row", "2,000 rows"."""
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +110,7 @@ class TableEncoder:
         if unseen == "other" and not others:
             raise DataError(
                 "--unseen other: no column of the model has a category 'other'",
-                hint="Take --unseen zeros, which encodes such rows as none of the column's categories, or refuse.",
+                hint="Use --unseen zeros (all features of the column are 0) or --unseen refuse.",
             )
         self.tally = Tally(ignored=tuple(name for name in sheets.names if name not in known), as_other=others)
 
@@ -192,7 +188,7 @@ class _UnseenError(CellError):
 
     def advice(self, name: str, cell: str | None = None) -> str:
         """Hint for correcting the cell or choosing another `--unseen`."""
-        return "Correct it, or take --unseen zeros: such rows have none of the column's categories."
+        return "Correct it, or use --unseen zeros: all features of the column are 0."
 
 
 class _Codes:
@@ -222,7 +218,7 @@ def _places(inputs: Inputs, sheets: Sheets) -> dict[str, int]:
     if missing:
         shown = ", ".join(f"'{name}'" for name in missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
         raise IncompatibleError(
-            f"{sheets.where} lacks {len(missing)} of {len(inputs.columns)} columns that the model takes: {shown}",
+            f"{sheets.where} lacks {len(missing)} of {len(inputs.columns)} columns that the model needs: {shown}",
             hint=_alike(missing, [name for name in found if name not in {c.name for c in inputs.columns}], sheets),
         )
     return found
@@ -238,8 +234,9 @@ def _names(inputs: Inputs, sheets: Sheets) -> Sequence[str]:
         if len(names) == len(sheets.names):
             return names
     raise IncompatibleError(
-        f"{sheets.where} has {len(sheets.names)} columns without names, and the training table had {len(numbered)}",
-        hint=f"Give all {len(numbered)} columns, or the {len(without_target)} without the target, in the same order.",
+        f"{sheets.where} has {counted(len(sheets.names), 'column')} without names, and the training table had "
+        f"{len(numbered)}",
+        hint=f"Use all {len(numbered)} columns, or the {len(without_target)} without the target, in the same order.",
     )
 
 
@@ -258,7 +255,7 @@ def _alike(missing: Sequence[str], unused: Sequence[str], sheets: Sheets) -> str
     pairs = [(name, lowered[close]) for name in missing if (close := closest(name.lower(), lowered))]
     if pairs:
         return "Rename " + ", ".join(f"'{found}' to '{name}'" for name, found in pairs[:SHOWN]) + "."
-    return f"It has {_listed(sheets.names)}. Are the columns' names in its first row?"
+    return f"It has {_listed(sheets.names)}. Check that its first row has the column names."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from flctl.errors import DataError, IntegrityError
+from flctl.errors import DataError, IntegrityError, counted
 from flctl.types import FloatArray
 
 __all__ = [
@@ -49,7 +49,7 @@ def channels_first(x: npt.NDArray[Any], name: str, layout: Layout) -> npt.NDArra
     if layout == "auto" and first and last:
         raise DataError(
             f"{name} of shape {x.shape} can be read as channels first or channels last",
-            hint="Say --layout nchw or --layout nhwc.",
+            hint="Use --layout nchw or --layout nhwc.",
         )
     return x.transpose(0, 3, 1, 2) if layout == "nhwc" or last else x
 
@@ -83,14 +83,17 @@ def refuse_nonfinite(x: npt.NDArray[Any], name: str, first_row: int = 0) -> None
     where = f"column {rest[0]}" if len(rest) == 1 else f"position {rest}"
     raise DataError(
         f"{name}, row {row}, {where}: {x[tuple(place)]} is not a finite 32-bit number",
-        hint="Fill or drop such rows first; a CSV may have missing cells, an array may not.",
+        hint="Fill or drop such rows first; only tables may have missing values.",
     )
 
 
 def same_count(images: int, labels: int, name: str) -> None:
     """Raises DataError if examples and labels do not pair up."""
     if images != labels:
-        raise DataError(f"{name}: {images:,} examples and {labels:,} labels", hint="Do the two belong together?")
+        raise DataError(
+            f"{name}: {counted(images, 'example')} and {counted(labels, 'label')}",
+            hint="Check that the two files belong together.",
+        )
 
 
 def checked_size(shape: tuple[int, ...], itemsize: int, room: int, name: str) -> int:
@@ -103,6 +106,6 @@ def checked_size(shape: tuple[int, ...], itemsize: int, room: int, name: str) ->
     if declared > room:
         raise IntegrityError(
             f"{name} declares {declared:,} bytes of shape {shape}, and the file can hold at most {room:,}",
-            hint="The file is truncated, or its header is not to be believed.",
+            hint="The file is truncated, or its header is wrong.",
         )
     return declared

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from flctl.errors import DataError, IntegrityError, suggest
+from flctl.errors import DataError, IntegrityError, counted, suggest
 
 __all__ = [
     "DEFLATE_RATIO",
@@ -44,10 +44,12 @@ def existing(source: str) -> Path:
     if path.exists():
         if not (path.is_file() or path.is_dir()):
             # Opening a pipe would wait for a writer for ever.
-            raise DataError(f"{source} is neither a file nor a folder", hint="Write what it yields to a file first.")
+            raise DataError(
+                f"{source} is neither a file nor a folder", hint="Write its content to a regular file first."
+            )
         return path
     if path.is_symlink():
-        raise DataError(f"{source} is a link to what is not there", hint="Mend the link, or fetch what it points to.")
+        raise DataError(f"{source} is a link to a missing file", hint="Correct the link, or fetch its target.")
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     raise DataError(f"{source}: no such file or folder", hint=suggest(path.name, beside) or "Check the path.")
 
@@ -56,7 +58,7 @@ def existing_file(source: str) -> Path:
     """The path of a file that must be there. Raises DataError also for a folder."""
     path = existing(source)
     if path.is_dir():
-        raise DataError(f"{source} is a folder, and this reader reads one file", hint="Name a file in it.")
+        raise DataError(f"{source} is a folder, and this reader reads one file", hint="Use a file in it.")
     return path
 
 
@@ -151,7 +153,7 @@ def corrupt_gzip_refused(path: Path) -> Iterator[None]:
     except EOFError as error:
         raise IntegrityError(f"{path.name} is truncated: the .gz ends early", hint="Fetch the file again.") from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise IntegrityError(f"{path.name} is not a sound .gz: {error}", hint="Fetch the file again.") from error
+        raise IntegrityError(f"{path.name} is not a valid .gz: {error}", hint="Fetch the file again.") from error
 
 
 def find_one(folder: Path, accept: Callable[[str], object], what: str) -> Path | None:
@@ -159,5 +161,5 @@ def find_one(folder: Path, accept: Callable[[str], object], what: str) -> Path |
     found: Sequence[Path] = sorted(p for p in folder.iterdir() if p.is_file() and accept(p.name))
     if len(found) > 1:
         names = ", ".join(p.name for p in found[:5])
-        raise DataError(f"{folder.name} holds {len(found)} files of {what}: {names}", hint="Name one of them.")
+        raise DataError(f"{folder.name} has {counted(len(found), 'file')} of {what}: {names}", hint="Use one of them.")
     return found[0] if found else None

@@ -69,7 +69,9 @@ def _parse(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtyp
     # The header is a stranger's text: NumPy's parser raises these and more for text that is no header.
     except _UNSOUND as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise IntegrityError(f"{name} has no sound .npy header: {reason}", hint="Is it truncated?") from error
+        raise IntegrityError(
+            f"{name} has no valid .npy header: {reason}", hint="The file may be truncated: fetch it again."
+        ) from error
     return tuple(int(side) for side in shape), bool(fortran_order), dtype
 
 

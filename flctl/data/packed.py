@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-from flctl.errors import DataError, IntegrityError
+from flctl.errors import DataError, IntegrityError, command_line, counted
 
 __all__ = ["PACKED", "opened"]
 
@@ -33,7 +33,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     except EOFError as error:
         raise IntegrityError(f"{path.name} is truncated: {kind} ends early", hint="Fetch the file again.") from error
     except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
-        raise IntegrityError(f"{path.name} is not a sound {kind}: {error}", hint="Fetch the file again.") from error
+        raise IntegrityError(f"{path.name} is not a valid {kind}: {error}", hint="Fetch the file again.") from error
 
 
 @contextmanager
@@ -43,7 +43,8 @@ def _open(path: Path, kind: str) -> Iterator[IO[bytes]]:
             names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX")]
             if len(names) != 1:
                 raise DataError(
-                    f"{path.name} holds {len(names)} files, expected one", hint=f"Unpack it first: unzip {path.name}"
+                    f"{path.name} has {counted(len(names), 'file')}, expected one",
+                    hint=f"Unpack it first: {command_line('unzip', path)}",
                 )
             with archive.open(names[0]) as member:
                 yield member

@@ -81,7 +81,7 @@ def offsets_of(fitted: FittedPreprocessing) -> npt.NDArray[np.float64] | None:
 def offset_note(moved: Sequence[tuple[str, float]]) -> str:
     """Note on columns and their offsets."""
     listed = ", ".join(f"'{name}' from {offset!r}" for name, offset in moved)
-    return f"32 bits do not tell their values apart, so they count from an offset: {listed}"
+    return f"float32 cannot distinguish their values, so an offset is subtracted: {listed}"
 
 
 def _sample(values: npt.NDArray[Any]) -> FloatArray:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from flctl.errors import IncompatibleError, IntegrityError
+from flctl.errors import IncompatibleError, IntegrityError, counted
 from flctl.types import TaskKind
 
 __all__ = [
@@ -181,11 +181,11 @@ def _contradiction(fitted: FittedPreprocessing) -> str | None:
     if len(done.shift) != expected or len(done.scale) != expected or min(done.scale, default=1.0) <= 0:
         return f"standardisation by {done.kind} needs {expected} shifts and positive scales"
     if fitted.inputs is not None and len(fitted.inputs.features) != size:
-        return f"the columns become {len(fitted.inputs.features)} features, the shape has {size}"
+        return f"the columns become {counted(len(fitted.inputs.features), 'feature')}, the shape has {size}"
     if fitted.task != "regression" and not fitted.classes:
         return "there are no classes"
     return None
 
 
 def _damaged(where: str, reason: str) -> IntegrityError:
-    return IntegrityError(f"{where} is damaged: {reason[:300]}", hint="Put the file back as it was written.")
+    return IntegrityError(f"{where} is damaged: {reason[:300]}", hint="Restore the file as it was written.")

@@ -84,7 +84,7 @@ def refuse_duplicates(names: Sequence[str], where: str) -> None:
         if name in first:
             raise DataError(
                 f"{where}: columns {first[name]} and {index} are both called '{name}'",
-                hint="Rename one; if the first row is data and not names, say --no-header.",
+                hint="Rename one; if the first row is data, use --no-header.",
             )
         first[name] = index
 
@@ -133,23 +133,25 @@ def _refuse_contradictions(plan: ColumnPlan, asked: Sequence[int], where: str, i
     if plan.target in plan.features:
         raise ConfigError(f"'{target}' is the target and cannot be a feature too")
     if not plan.features:
-        raise DataError(f"{where}: no column is left to learn from")
+        raise DataError(f"{where}: no feature column is left")
     for index in asked:
         if index == plan.target:
-            raise ConfigError(f"--categorical names the target '{target}'", hint="Classes need no flag.")
+            raise ConfigError(
+                f"--categorical names the target '{target}'", hint="Leave it out: the target's classes need no flag."
+            )
         if index not in plan.features and index not in plan.by:
             raise ConfigError(f"--categorical names '{names[index]}', which is not a feature")
 
 
 def _no_feature(name: str) -> str:
-    return f"'{name}' is a --by column and so no feature; name it in --features to learn from it too"
+    return f"'{name}' is a --by column and therefore not a feature; add it to --features to use it as one"
 
 
 def _index_notes(names: Sequence[str], indices: Sequence[int]) -> list[str]:
     if not indices:
         return []
     listed = ", ".join(f"'{names[i]}'" for i in indices)
-    return [f"no feature, as it numbers the rows or has no name: {listed}; --features takes it"]
+    return [f"not used as a feature, because it numbers the rows or has no name: {listed}; --features adds it"]
 
 
 def _is_index(word: str) -> bool:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from flctl.component import Catalogue
 from flctl.data.dataset import Dataset, DatasetReader
-from flctl.errors import ConfigError, DataError, FlctlError, plain_words, suggest
+from flctl.errors import ConfigError, DataError, FlctlError, counted, plain_words, suggest
 
 __all__ = ["find_reader", "open_source"]
 
@@ -61,11 +61,11 @@ def find_reader(source: str, name: str | None, registry: Catalogue) -> type[Data
 
 
 def _nothing_reads(source: str, built_in: list[str]) -> FlctlError:
-    known = f"Understood are {', '.join(built_in)}, and {UNDERSTOOD}."
+    known = f"Readable sources: {', '.join(built_in)}, and {UNDERSTOOD}."
     if Path(source).is_dir():
-        return DataError(f"{source}: no reader knows this folder", hint=f"Name a file in it. {known}")
+        return DataError(f"{source}: no reader knows this folder", hint=f"Use a file in it. {known}")
     if Path(source).exists() or glob.glob(source):
-        return DataError(f"{source}: nothing reads this", hint=f"{known} --reader NAME decides it.")
+        return DataError(f"{source}: no reader recognises this file", hint=f"{known} Choose one with --reader NAME.")
     if "/" in source or "." in source or glob.has_magic(source):
         return DataError(f"{source}: no such file or folder", hint=suggest(source, built_in) or "Check the path.")
     return DataError(f"{source} is neither a built-in data set nor a file", hint=suggest(source, built_in) or known)
@@ -98,9 +98,9 @@ def _check(dataset: Dataset, reader: str) -> None:
     """Raises DataError for a data set whose columns do not pair up; a reader may be a plugin's."""
     rows = len(dataset.y)
     if not rows or len(dataset.x) != rows:
-        raise DataError(f"the {reader} reader gave {len(dataset.x):,} examples and {rows:,} targets")
+        raise DataError(f"the {reader} reader gave {counted(len(dataset.x), 'example')} and {counted(rows, 'target')}")
     for name, group in dataset.groups.items():
         if len(group) != rows:
-            raise DataError(f"the {reader} reader gave {rows:,} rows and a group '{name}' of {len(group):,}")
+            raise DataError(f"the {reader} reader gave {counted(rows, 'row')} and a group '{name}' of {len(group):,}")
     if dataset.test is not None and len(dataset.test.x) != len(dataset.test.y):
-        raise DataError(f"the {reader} reader gave a test part whose examples and targets do not pair up")
+        raise DataError(f"the {reader} reader gave a test part with unequal numbers of examples and targets")

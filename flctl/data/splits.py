@@ -60,12 +60,14 @@ def arrange(items: Sequence[Item], name_of: Callable[[Item], Path], override: st
         return Parts(tuple(items))
     train, test, validation = (_chosen(items, splits, part) for part in SPLITS)
     if not train:
-        return Parts(validation, test, (f"{_named(validation, name_of)}: taken as training rows, by their names",))
+        return Parts(
+            validation, test, (f"{_named(validation, name_of)}: used as training rows, because of their names",)
+        )
     notes = []
     if validation and not test:
-        notes.append(f"{_named(validation, name_of)}: validation rows, taken as the source's own test rows")
+        notes.append(f"{_named(validation, name_of)}: validation rows, used as the source's test rows")
     elif test:
-        notes.append(f"{_named(test, name_of)}: the source's own test rows, by their names{override}")
+        notes.append(f"{_named(test, name_of)}: used as the source's test rows, because of their names{override}")
         if validation:
             notes.append(f"{_named(validation, name_of)}: validation rows, left out{override}")
     return Parts(train, test or validation, tuple(notes))

@@ -29,7 +29,7 @@ from flctl.data.preprocessing import ABSENT, InputColumn, Inputs
 from flctl.data.schema import ColumnPlan, Declared, plan_columns
 from flctl.data.table_files import PATH_COLUMNS, TableFile, table_files, unique_names
 from flctl.data.text_columns import TextColumns
-from flctl.errors import ConfigError, DataError, FlctlError
+from flctl.errors import ConfigError, DataError, FlctlError, counted
 from flctl.types import IntArray
 
 __all__ = ["MAX_LEVELS", "Batch", "Sheets", "TableReader", "read_table"]
@@ -303,14 +303,14 @@ class _Builder:
     def _notes(self) -> tuple[str, ...]:
         names, notes = self.plan.names, list(self.plan.notes)
         if self.seen > self.kept:
-            notes.append(f"{_rows(self.seen - self.kept)} without '{names[self.target.column]}' left out")
+            notes.append(f"{counted(self.seen - self.kept, 'row')} without '{names[self.target.column]}' left out")
         counts = [(names[c], int(n)) for c, n in zip(self.numbers.columns, self.numbers.absent, strict=True) if n]
         if counts:
             notes.append("missing cells: " + ", ".join(f"{name} {count:,}" for name, count in counts))
         notes += _precision_notes(names, self.numbers)
         for column, levels in self.groups.items():
             if absent := int((levels.codes == MISSING).sum()):
-                notes.append(f"{_rows(absent)} without '{names[column]}' made the group '{ABSENT}'")
+                notes.append(f"{counted(absent, 'row')} without '{names[column]}' made the group '{ABSENT}'")
         return tuple(notes)
 
 
@@ -318,7 +318,7 @@ def _precision_notes(names: Sequence[str], numbers: Numbers) -> list[str]:
     moved = [(names[c], offset) for c, offset in numbers.offsets.items() if offset]
     lost = ", ".join(f"'{names[c]}'" for c in numbers.merging)
     notes = [offset_note(moved)] if moved else []
-    return [*notes, *([f"32 bits merge distinct values of {lost}, with an offset too"] if lost else [])]
+    return [*notes, *([f"float32 merges distinct values of {lost}, even with an offset"] if lost else [])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,9 +373,7 @@ def _as_groups(levels: Levels) -> npt.NDArray[Any]:
     return np.array(names)[levels.codes]
 
 
-def _rows(count: int) -> str:
-    return f"{count:,} row{'s' if count > 1 else ''}"
-
-
 def _all_missing(where: str, column: str, rows: int) -> DataError:
-    return DataError(f"{where}: column '{column}' has no value in any of {_rows(rows)}", hint=f"--drop {column}")
+    return DataError(
+        f"{where}: column '{column}' has no value in any of {counted(rows, 'row')}", hint=f"--drop {column}"
+    )

@@ -60,7 +60,7 @@ def table_files(
 
 def other_schema(message: str) -> DataError:
     """Returns the error for a file of a table whose columns are not those of the first file."""
-    return DataError(message, hint="Files of one folder or glob must have one schema; name fewer of them.")
+    return DataError(message, hint="The files of a folder or glob must have the same schema; select fewer files.")
 
 
 def _files_below(source: str, extensions: tuple[str, ...]) -> list[TableFile]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from flctl.data.options import Task
 from flctl.data.precision import SAMPLE, merges
-from flctl.errors import DataError
+from flctl.errors import DataError, counted
 from flctl.types import IntArray, TaskKind
 
 __all__ = ["AUTO_CLASSES", "MAX_CLASSES", "Target", "encode", "encode_labels", "from_levels", "from_numbers"]
@@ -54,8 +54,8 @@ def from_levels(codes: IntArray, levels: Sequence[str], task: Task, name: str) -
         raise DataError(f"target '{name}' holds text ({_some(levels)}), and regression needs numbers")
     if task == "auto" and len(levels) > AUTO_CLASSES:
         raise DataError(
-            f"target '{name}' holds text with {len(levels):,} distinct values ({_some(levels)})",
-            hint="If these are labels, say --task classification; if not, name another --target.",
+            f"target '{name}' has text with {counted(len(levels), 'distinct value')} ({_some(levels)})",
+            hint="If these are labels, use --task classification; otherwise choose another --target.",
         )
     whole = all(map(_WHOLE.fullmatch, levels))
     order = sorted(range(len(levels)), key=lambda i: (int(levels[i]) if whole else 0, levels[i]))
@@ -110,14 +110,14 @@ def _label_task(count: int, task: Task) -> TaskKind:
 def _refuse_wrong_count(count: int, task: Task, name: str) -> None:
     if count < 2:
         raise DataError(
-            f"target '{name}' holds one class only: there is nothing to learn", hint="Name another --target."
+            f"target '{name}' has only one class: there is nothing to learn", hint="Choose another --target."
         )
     if task == "binary" and count != 2:
-        raise DataError(f"target '{name}' holds {count:,} classes, and binary needs 2")
+        raise DataError(f"target '{name}' has {counted(count, 'class', 'classes')}, and binary needs 2")
     if count > MAX_CLASSES:
         raise DataError(
-            f"target '{name}' holds {count:,} distinct values, more than the {MAX_CLASSES:,} classes that fit",
-            hint="Is it a quantity? Say --task regression.",
+            f"target '{name}' has {counted(count, 'distinct value')}, more than the limit of {MAX_CLASSES:,} classes",
+            hint="If it is a quantity, use --task regression.",
         )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from flctl.engines.engine import Engine
 from flctl.engines.inprocess import InProcessEngine
 from flctl.engines.pool import PoolEngine
-from flctl.errors import ConfigError
+from flctl.errors import ConfigError, counted
 from flctl.executors.choice import TOGETHER
 from flctl.machine import FreeMemory, free_memory
 from flctl.run import cohort as cohorts
@@ -118,7 +118,7 @@ def refuse_too_large(run: Run, engine: type[Engine]) -> None:
         return
     parts = [f"the server {size_text(found.server)}"]
     if found.workers:
-        parts.insert(0, f"{found.workers} workers {size_text(found.worker)} each")
+        parts.insert(0, f"{counted(found.workers, 'worker')} {size_text(found.worker)} each")
     needs = f"the run needs about {size_text(found.needed)} of memory ({', '.join(parts)})"
     has = f"{size_text(found.free.bytes)} are {found.free.source}"
     raise ConfigError(f"{needs}, and {has}", hint=_way_out(run, found, found.free.bytes))
@@ -131,7 +131,9 @@ def _way_out(run: Run, found: Footprint, free: int) -> str:
     if found.workers > fitting >= 1:
         ways.append(f"use --workers {fitting} or fewer")
     if found.updates > free // 2:
-        ways.append(f"sample fewer clients per round (the server keeps {size_text(found.updates)} of single updates)")
+        ways.append(
+            f"sample fewer clients per round (the server keeps {size_text(found.updates)} of individual updates)"
+        )
     saved = found.chunk - (found.fewest - run.execution.fixed_bytes)
     if found.needed - max(found.workers, 1) * saved <= free:
         ways.append(f"lower engine.memory (a client needs {size_text(found.fewest)})")

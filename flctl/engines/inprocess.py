@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from flctl.engines.engine import Engine, Lost
 from flctl.engines.grouping import groups
+from flctl.errors import counted
 from flctl.types import ClientId, Failure, Gathered, IntArray, Reply, Request, Work
 from flctl.wire.replies import is_out_of_memory
 
@@ -62,7 +63,7 @@ class InProcessEngine(Engine):
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                yield place, Lost(Failure("memory", f"no memory for {len(numbers)} clients at once"))
+                yield place, Lost(Failure("memory", f"no memory for {counted(len(numbers), 'client')} at once"))
                 continue
             late = _late(started, deadline)
             yield place, Lost(late) if late else gathered

@@ -206,5 +206,5 @@ class PoolEngine(Engine):
 
 def _death(seat: Seat, seconds: float) -> Failure:
     if seat.overdue:
-        return Failure("deadline", f"no reply within {seconds:.1f} s; its worker was ended")
+        return Failure("deadline", f"no reply within {seconds:.1f} s; its worker was terminated")
     return Failure("worker-died", f"the worker process ended with code {seat.process.exit_code()}")

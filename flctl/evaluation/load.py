@@ -16,7 +16,7 @@ from flctl.client.memory_store import MemoryStore
 from flctl.component import Catalogue
 from flctl.config.config import Config, Flag
 from flctl.config.load import load
-from flctl.errors import ConfigError, DataError, FlctlError, IncompatibleError
+from flctl.errors import ConfigError, DataError, FlctlError, IncompatibleError, counted
 from flctl.evaluation.evaluate import Evaluated, evaluate, evaluate_own_models
 from flctl.evaluation.weights import load_weights
 from flctl.models.tasks import task_for
@@ -88,7 +88,7 @@ def from_run(path: Path, checkpoint: str, data: Path | None, registry: Catalogue
     if own is None and data is None:
         raise IncompatibleError(
             f"the partition that {path} was made on is not at {config.data} or {directory.facts['partition']}",
-            hint="Put it back, or name one with --data.",
+            hint="Restore it, or name a partition with --data.",
         )
     partition, notes = _chosen(own, data)
     model = runs.build_model(config, own or partition, registry)
@@ -121,7 +121,7 @@ def from_weights(
     tensors, prefix = load_weights(path, model.module.state_dict().keys())
     model.load_state_dict_arrays(tensors)
     notes: tuple[str, ...] = (f"rows are standardised by the statistics of {data}",)
-    notes += () if prefix is None else (f"the prefix '{prefix}' was taken off the tensors' names",)
+    notes += () if prefix is None else (f"the prefix '{prefix}' was removed from the tensors' names",)
     return LoadedModel(str(path), None, model, partition, chosen.eval.batch_size, notes)
 
 
@@ -157,7 +157,7 @@ def assess_own_models(subject: LoadedModel, batch_size: int | None = None) -> Ev
     task, size = task_for(partition.task, partition.target_scale), batch_size or subject.batch_size
     rows = partition.manifest.central_test == "clients"
     return Evaluated(
-        name=f"{subject.name} (own models)",
+        name=f"{subject.name} (personal models)",
         round=subject.round,
         data=_shown(partition.path),
         partition_digest=partition.digest,
@@ -175,7 +175,9 @@ def _own_models(
     """Clients' own models as of the checkpoint of round `number`; `partition` is the run's, None where another one is
     evaluated."""
     if partition is None:
-        error = IncompatibleError("clients' own models are of the partition that they were trained on, and no other")
+        error = IncompatibleError(
+            "clients' personal models can only be evaluated on the partition that they were trained on"
+        )
         return OwnModels(lambda: iter(()), gone=error)
     run = Run.build(config, registry, partition, directory.memory)
     try:
@@ -188,7 +190,11 @@ def _own_models(
     work = work_after(run, number, saved.params, saved.states["strategy"])
     _, known = store.read(np.arange(partition.clients), number + 1)
     never = int((~known).sum())
-    notes = () if not never else (f"{never} clients never took part, and have the model that they would begin with",)
+    notes = (
+        ()
+        if not never
+        else (f"{counted(never, 'client')} never took part; evaluated with a new client's initial personal model",)
+    )
     return OwnModels(lambda: recall.models(work), notes)
 
 
@@ -214,7 +220,7 @@ def own_partition(config: Config, directory: RunDirectory) -> Partition | None:
     if wrong is not None:
         raise IncompatibleError(
             f"{wrong} is not the partition that {directory.path} was made on: the digest differs",
-            hint="Put that one back; to evaluate on another partition, name it with --data.",
+            hint="Restore that partition; to evaluate on another one, use --data.",
         )
     return None
 
@@ -223,12 +229,12 @@ def _chosen(own: Partition | None, data: Path | None) -> tuple[Partition, tuple[
     """The partition to evaluate on, and what the reader must know about it."""
     if own is None or data is None:
         partition = own or open_partition(Path(str(data)))
-        note = f"the run's own partition is gone, so rows are standardised by the statistics of {partition.path}"
+        note = f"the run's partition is missing, so rows are standardised by the statistics of {partition.path}"
         return partition, () if own else (note,)
     partition = open_partition(data)
     if partition.digest == own.digest:
         return partition, ()
-    note = f"{data} is not the partition that the run was trained on; its rows are standardised as the model's were"
+    note = f"{data} is not the training partition; its rows are standardised by the statistics of training"
     return align(partition, own.manifest), (note,)
 
 
@@ -243,8 +249,8 @@ def load_own_model(
     partition = own_partition(config, directory)
     if partition is None:
         raise IncompatibleError(
-            f"clients' own models need the partition that {directory.path} was made on, and it is gone",
-            hint=f"Put it back at {directory.facts['partition']}.",
+            f"clients' personal models need the partition that {directory.path} was trained on, and it is missing",
+            hint=f"Restore it at {directory.facts['partition']}.",
         )
     index = partition.index(client)
     run = Run.build(config, registry, partition, directory.memory)
@@ -259,17 +265,17 @@ def load_checkpoint(directory: RunDirectory, which: str, model: FlatModel) -> in
     """Loads a checkpoint: a round's number, "best" or "last". Returns the round."""
     saved = directory.checkpoints.rounds()
     if not saved:
-        raise ConfigError(f"{directory.path} has no checkpoint yet", hint="Let the run finish a round.")
+        raise ConfigError(f"{directory.path} has no checkpoint yet", hint="Train until the end of a round.")
     number = saved[-1]
     if which.isdecimal():
         number = int(which)
     elif which == "best":
         number = _best(directory, model, saved[-1])
     elif which != "last":
-        raise ConfigError(f"--checkpoint {which} is not a round", hint="Give a round's number, best or last.")
+        raise ConfigError(f"--checkpoint {which} is not a round", hint="Use a round's number, best or last.")
     if number not in saved:
         shown = ", ".join(map(str, saved if len(saved) <= 12 else [*saved[:5], "...", *saved[-6:]]))
-        raise ConfigError(f"{directory.path} has no checkpoint of round {number}", hint=f"There are: {shown}.")
+        raise ConfigError(f"{directory.path} has no checkpoint of round {number}", hint=f"Available rounds: {shown}.")
     directory.checkpoints.load(number, model)
     return number
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flctl.errors import ConfigError
+from flctl.errors import ConfigError, counted
 from flctl.evaluation.outcomes import ClassificationOutcomes, Outcomes, RegressionOutcomes, segment_sums
 from flctl.evaluation.ranking import auroc
 from flctl.types import PADDING, FloatArray, IntArray, TaskKind
@@ -126,7 +126,9 @@ def _finished(
 ) -> Scores:
     rows, bad = len(outcomes), _non_finite(outcomes)
     if bad or not outcomes.count.any():
-        reason = f"{bad} of {rows} rows have outputs that are not finite" if bad else "there are no test rows"
+        reason = (
+            f"{bad} of {counted(rows, 'row')} with outputs that are not finite" if bad else "there are no test rows"
+        )
         values, notes = dict.fromkeys(values, math.nan), dict.fromkeys(values, reason)
     return Scores(rows, int(outcomes.count.sum()), values, notes, bad, confusion)
 
@@ -170,7 +172,7 @@ def _labelled_values(
         values["auroc"] = macro_auroc(outcomes.log_probability, outcomes.truth)
     notes = {name: why for name, why in _absent_note(confusion, classes).items() if name in values}
     if math.isnan(values.get("auroc", 0.0)):
-        notes["auroc"] = "undefined: the test rows hold one class only"
+        notes["auroc"] = "undefined: the test rows have only one class"
     return values, notes
 
 
@@ -179,7 +181,7 @@ def _absent_note(confusion: IntArray, classes: Sequence[str]) -> dict[str, str]:
     if not absent:
         return {}
     named = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
-    sentence = f"mean over the classes that have test rows; none: {named}"
+    sentence = f"mean over the classes that have test rows; classes without: {named}"
     return dict.fromkeys(("balanced_accuracy", "auroc") if len(classes) > 2 else ("balanced_accuracy",), sentence)
 
 

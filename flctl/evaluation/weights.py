@@ -28,7 +28,7 @@ def read_weights(path: Path) -> dict[str, npt.NDArray[Any]]:
     under that name included), is truncated, or declares a header longer than itself.
     """
     if not path.is_file():
-        raise DataError(f"{path} does not exist or is not a file", hint="Give the path of a .safetensors file.")
+        raise DataError(f"{path} does not exist or is not a file", hint="Use the path of a .safetensors file.")
     _check_header(path)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -36,7 +36,7 @@ def read_weights(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         tensors = load_file(path)
     except (SafetensorError, KeyError, ValueError) as error:
-        raise IntegrityError(f"{path.name} is not a whole safetensors file: {error}", hint=_HINT) from error
+        raise IntegrityError(f"{path.name} is not a complete safetensors file: {error}", hint=_HINT) from error
     return {name: (t.float() if t.is_floating_point() else t).numpy() for name, t in tensors.items()}
 
 

@@ -154,7 +154,11 @@ def choose(run: RunInfo, model: FlatModel, task: Task) -> Execution:
     for name in EXECUTORS if asked == "auto" else (asked,):
         reason = found.obstacle(name)
         if reason is None:
-            why = "the first that can" if asked == "auto" else "asked for by engine.executor"
+            why = (
+                "the first in order of preference that can train this run"
+                if asked == "auto"
+                else "set by engine.executor"
+            )
             return found.execution(name, f"{EXECUTORS[name]}: {why}")
         found.others[name] = reason
     if asked != "auto":
@@ -163,7 +167,7 @@ def choose(run: RunInfo, model: FlatModel, task: Task) -> Execution:
         raise ConfigError(f"engine.executor {asked} cannot train this run: {found.others[asked]}", hint=hint)
     raise ConfigError(
         f"a client does not fit into engine.memory: {found.others['sequential']}",
-        hint="Raise engine.memory (it is for each process that trains), or use a smaller model.",
+        hint="Raise engine.memory (it applies to each training process), or use a smaller model.",
     )
 
 
@@ -177,7 +181,7 @@ def _by_rows(found: _Candidates) -> Execution:
     if reason is not None:
         raise ConfigError(
             f"a client does not fit into engine.memory: {reason}",
-            hint="Raise engine.memory (it is for each process that trains), or use a smaller model.",
+            hint="Raise engine.memory (it applies to each training process), or use a smaller model.",
         )
     why = f"{BY_ROWS[name]}: transform '{run.makes_steps}' makes the local steps"
     return replace(found.execution(name, why), alone=True)  # a retried chunk would draw the noise of its steps again
@@ -234,7 +238,7 @@ class _Candidates:
             return f"the local optimizer is {self.local.optimizer}, not sgd"
         strategy = self.run.strategy
         if strategy.staged or self.run.division.private:
-            return f"strategy '{strategy.name}' trains a model of its own on each client"
+            return f"strategy '{strategy.name}' trains a personal model on each client"
         if strategy.adjusts_freely:
             return f"strategy '{strategy.name}' adjusts local gradients"
         if strategy.pull and self.local.clip_norm is not None:

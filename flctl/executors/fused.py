@@ -51,7 +51,7 @@ def unsupported(chain: Chain | None, head: Head | None, example: Shape) -> str |
         return "the task has no hand-written loss"
     shapes = chain.shapes(example)
     if shapes is None or len(shapes[-1]) != 1:
-        return f"the layers do not make a vector of an example of shape {list(example)}"
+        return f"the layers do not turn an example of shape {list(example)} into a vector"
     return None
 
 

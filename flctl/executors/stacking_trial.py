@@ -67,7 +67,7 @@ def shares_layers(module: nn.Module) -> bool:
 def vmap_obstacle(run: RunInfo, model: FlatModel, task: Task) -> str | None:
     """Returns the reason that the module cannot run under `torch.func.vmap`; None if it agrees with autograd."""
     if "buffers" in model.layout:
-        return "the model has buffers, which clients would have to share"
+        return "the model has buffers, which stacked clients would share"
     if shares_layers(model.module):
         return "the model has one layer under several names, which torch.func.vmap cannot run"
     head = head_for(task)
@@ -86,7 +86,7 @@ def vmap_obstacle(run: RunInfo, model: FlatModel, task: Task) -> str | None:
     expected = torch.stack([model.gradient(task.loss(model.module(x[k]), y[k])).detach() for k in range(CLIENTS)])
     if torch.allclose(found, expected, TOLERANCE, TOLERANCE):
         return None
-    return "under torch.func.vmap the model gives other gradients (dropout, for example)"
+    return "under torch.func.vmap the model computes different gradients (because of dropout, for example)"
 
 
 def tried_rows(run: RunInfo) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,7 @@ def model_card(facts: CardFacts) -> str:
 
 def _head(facts: CardFacts) -> Iterator[str]:
     predictor, config = facts.predictor, facts.predictor.config
-    whose = f"the own model of client `{_cell(predictor.client)}`" if predictor.client else "one global model"
+    whose = f"the personal model of client `{_cell(predictor.client)}`" if predictor.client else "one global model"
     yield f"# Model card: {_cell(predictor.directory.path.name)}"
     yield ""
     model = DEFAULT_MODELS[predictor.fitted.task] if config.model.name == AUTO else config.model.name
@@ -76,7 +76,7 @@ def _data(facts: CardFacts) -> Iterator[str]:
     yield "## Training data"
     yield ""
     if facts.partition is None:
-        yield "The run's partition was not there when the model was exported, so its data is not described."
+        yield "The run's partition was missing when the model was exported, so its data is not described."
         return
     manifest = facts.partition.manifest
     info, rows = manifest.dataset, manifest.rows
@@ -106,7 +106,7 @@ def _metrics(facts: CardFacts) -> Iterator[str]:
         yield from (f"| {_label(name)} | {_number(value)} |" for name, value in final.items())
         return
     evaluation = facts.evaluated.evaluation
-    kind = "the clients' own test rows together" if evaluation.pooled else "the source's own test part"
+    kind = "the clients' own test rows together" if evaluation.pooled else "the source's test part"
     yield f"On {evaluation.central.rows:,} test rows ({kind}); test rows were not trained on."
     yield ""
     yield "| metric | value |"
@@ -150,11 +150,11 @@ def _privacy(facts: CardFacts) -> Iterator[str]:
         yield f"- differential privacy by {', '.join(f'`{name}`' for name in names)}; the run's ledger has its epsilon"
     else:
         yield "- no differential privacy: the weights may reveal rows that the model was trained on"
-    yield f"- updates were added by the aggregator `{config.aggregator.name}`"
+    yield f"- updates were summed by the aggregator `{config.aggregator.name}`"
     yield "- this folder has no rows. Names of columns, categories, classes and clients come from the source, and each"
-    yield "  feature's mean and deviation from all clients' training rows: read them before you pass the folder on"
+    yield "  feature's mean and deviation from all clients' training rows: read them before you share this folder"
     if facts.predictor.client:
-        yield "- the model is one client's own: it was trained on that client's rows more than on others'"
+        yield "- the model is personal: it was trained on its client's rows more than on others'"
 
 
 def _statements(facts: CardFacts) -> dict[str, Mapping[str, Any]]:

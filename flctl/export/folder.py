@@ -126,9 +126,9 @@ def _checked(found: npt.NDArray[Any], expected: npt.NDArray[Any], form: str) -> 
     difference = float((np.abs(found - expected) / np.maximum(1.0, np.abs(expected))).max(initial=0.0))
     if not difference <= TOLERANCE:
         raise FlctlError(
-            f"the {form} export gives other outputs than the run's model: largest difference {difference:.3g}, "
+            f"the outputs of the {form} export differ from the run's model: largest difference {difference:.3g}, "
             f"tolerance {TOLERANCE:g}; nothing was written",
-            hint="Does the model draw random numbers when it predicts?",
+            hint="Check whether the model draws random numbers in evaluation mode.",
         )
     return difference
 

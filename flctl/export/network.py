@@ -56,7 +56,9 @@ def network_source(program: Any) -> str:
         elif node.op == "output":
             lines.append(f"    return {_written(node.args[0][0])}")
         elif node.op != "placeholder":
-            raise IncompatibleError(f"the model's graph has an operation of kind '{node.op}', which is not written")
+            raise IncompatibleError(
+                f"the model's graph has an operation of kind '{node.op}', which export does not support"
+            )
     return HEAD.format(inputs=", ".join(inputs)) + "\n".join(lines) + "\n"
 
 
@@ -74,7 +76,7 @@ def _called(target: Any) -> str:
         return f"torch.ops.{name}"
     raise IncompatibleError(
         f"the model uses the operation '{name[:100]}', which is not one of torch's own",
-        hint="Export takes models that are made of torch's own operations.",
+        hint="Export needs a model that consists of torch operations.",
     )
 
 

@@ -33,7 +33,7 @@ class FlatModel:
         self.parameters: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
         if not self.parameters:
             raise ConfigError(
-                "the model has no trainable parameters", hint="Some parameter must have requires_grad set."
+                "the model has no trainable parameters", hint="Set requires_grad on at least one parameter."
             )
         self._shapes = [p.shape for p in self.parameters]
         self._sizes = [p.numel() for p in self.parameters]

@@ -80,13 +80,13 @@ def _image(model: str, data: DataSpec, smallest: int) -> tuple[int, int, int]:
     if data.task == "next-character" or len(data.shape) != 3:
         raise ConfigError(
             f"the model {model} needs images of shape channels x height x width, "
-            f"and an example here has the shape {list(data.shape)} (task {data.task})",
+            f"and an example has the shape {list(data.shape)} (task {data.task})",
             hint="Use mlp or logreg for tables, char-lstm for text.",
         )
     depth, height, width = data.shape
     if min(height, width) < smallest:
         raise ConfigError(
             f"images of {height} x {width} are too small for the model {model}, which needs {smallest} x {smallest}",
-            hint="Use mlp, which takes images of any size.",
+            hint="Use mlp, which accepts images of any size.",
         )
     return depth, height, width

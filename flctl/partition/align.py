@@ -39,7 +39,7 @@ class AlignedPartition(Partition):
         return (self._codes[rows] if self.task == "next-character" else rows), self._codes[target]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("an aligned partition is not sent to other processes")
+        raise TypeError("an aligned partition cannot be sent to other processes")
 
 
 def align(partition: Partition, trained: Manifest) -> Partition:

@@ -99,14 +99,16 @@ def _writer_of(partition: Partition, suffix: str) -> Callable[[_Site, BinaryIO],
         ".txt": _write_text,
     }
     if suffix not in writers:
-        raise ConfigError(f"'{suffix}' is no format to export", hint=f"Name a file that ends in {', '.join(FORMATS)}.")
+        raise ConfigError(
+            f"'{suffix}' is not an export format", hint=f"Use a file name that ends in {', '.join(FORMATS)}."
+        )
     table = len(partition.shape) == 1 and partition.task != "next-character"
     if suffix in (".csv", ".parquet") and not table:
         raise DataError(
-            f"{suffix} holds tables; these examples have shape {partition.shape}", hint="Export to a .npz file."
+            f"{suffix} needs a table; these examples have shape {partition.shape}", hint="Export to a .npz file."
         )
     if suffix == ".txt" and partition.task != "next-character":
-        raise DataError(".txt holds text; this partition has none", hint="Export to a .npz file.")
+        raise DataError(".txt needs text; this partition has no text", hint="Export to a .npz file.")
     return writers[suffix]
 
 
@@ -150,7 +152,7 @@ def _with_offsets(partition: Partition, x: npt.NDArray[Any]) -> npt.NDArray[Any]
 def _write_npz(site: _Site, handle: BinaryIO) -> None:
     if site.x.dtype.kind == "f" and np.isnan(site.x).any():
         raise DataError(
-            f"client '{site.client_id}' has missing cells, which an .npz to be read back may not have",
+            f"client '{site.client_id}' has missing values, which .npz cannot represent",
             hint="Export to .csv or .parquet, where a cell can be empty.",
         )
     # Parts by the names that the reader of .npz knows; the first part, which may be the only one, is simply x and y.

@@ -185,7 +185,7 @@ def _loaded(data: bytes) -> Mapping[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a key stands there twice")
+        raise ValueError("a key is there twice")
     return result
 
 
@@ -255,7 +255,7 @@ def _check_columns(manifest: Manifest) -> None:
         if not _NAME.fullmatch(column.file) or not column.file.endswith(".npy"):
             raise IntegrityError(
                 f"{MANIFEST}: column {name} names the file {column.file[:200]!r}, which is not a bare .npy name",
-                hint="A partition's files lie in its own directory; do not use this one.",
+                hint="A partition's files lie in its own directory; do not use this partition.",
             )
         _require(bool(_SHA256.fullmatch(column.sha256)), f"column {name}: sha256 is not 64 hex digits")
     files = [column.file for column in manifest.columns.values()]

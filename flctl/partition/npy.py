@@ -191,5 +191,5 @@ def file_digest(path: Path) -> str:
 def _damaged(path: Path, reason: str) -> IntegrityError:
     return IntegrityError(
         f"{path.name} of partition {path.parent.name} {reason}",
-        hint="The partition is damaged: partition the data again, or copy it again from where it came.",
+        hint="The partition is damaged: partition the data again, or copy it again from its origin.",
     )

@@ -14,7 +14,7 @@ from flctl.component import Catalogue, Component, Options
 from flctl.data.dataset import Dataset, DatasetReader
 from flctl.data.options import Columns, Sources
 from flctl.data.sources import find_reader, open_source
-from flctl.errors import ConfigError, plain_words, suggest
+from flctl.errors import ConfigError, counted, plain_words, suggest
 from flctl.partition.partitioner import Partitioner
 from flctl.partition.store import Partition
 from flctl.partition.writer import PartitionOrigin, write_partition
@@ -84,7 +84,7 @@ def parse(values: Mapping[str, Any]) -> PartitionRequest:
     given = {key.replace("-", "_"): value for key, value in values.items() if value is not None}
     known = PartitionSettings.model_fields
     if "source" not in given:
-        raise ConfigError("there is nothing to partition", hint="Name a SOURCE: `flctl partition digits`.")
+        raise ConfigError("no source was named", hint="Name a SOURCE: `flctl partition digits`.")
     try:
         settings = PartitionSettings.model_validate({key: given[key] for key in given if key in known})
     except ValidationError as error:
@@ -162,8 +162,8 @@ def _share_out(
     if settings.more:
         if "more" not in reader.Config.model_fields:
             raise ConfigError(
-                f"the {reader.name} reader reads one source, and {1 + len(settings.more)} are named",
-                hint="Several files are read as one table if they are CSV, ARFF, Parquet or Arrow.",
+                f"the {reader.name} reader reads one source, found {1 + len(settings.more)}",
+                hint="Only CSV, ARFF, Parquet and Arrow files can be read together, as one table.",
             )
         for_reader["more"] = settings.more
     return for_reader, for_scheme
@@ -225,5 +225,5 @@ def _notes(partition: Partition) -> tuple[str, ...]:
     own = partition.manifest.test_split == "own"
     return (
         *(["each client has its own test rows of the source; --test-fraction does not apply"] if own else []),
-        *([f"the scheme leaves out {left_out:,} of {total:,} rows"] if left_out else []),
+        *([f"the scheme leaves out {left_out:,} of {counted(total, 'row')}"] if left_out else []),
     )

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from flctl.errors import DataError, PluginError
+from flctl.errors import DataError, PluginError, counted
 from flctl.partition.partitioner import Assignment
 from flctl.types import FloatArray, IntArray
 
@@ -115,9 +115,9 @@ def check_assignment(assignment: Assignment, rows: int) -> npt.NDArray[np.str_]:
     """The ids of the clients as an array. Raises PluginError for an assignment that is not one."""
     owner, clients = assignment.owner, assignment.clients
     if owner.shape != (rows,) or owner.dtype.kind != "i":
-        raise PluginError(f"the scheme gave owners {owner.dtype} {owner.shape}, expected integers ({rows},)")
+        raise PluginError(f"the scheme returned owners {owner.dtype} {owner.shape}, expected integers ({rows},)")
     if clients < 1 or (rows and (int(owner.min()) < -1 or int(owner.max()) >= clients)):
-        raise PluginError(f"the scheme gave an owner outside -1..{clients - 1}")
+        raise PluginError(f"the scheme returned an owner outside -1..{clients - 1}")
     if assignment.client_ids is None:
         return np.arange(clients).astype(f"<U{len(str(clients - 1))}")
     return _checked_ids(assignment.client_ids, clients)
@@ -125,12 +125,14 @@ def check_assignment(assignment: Assignment, rows: int) -> npt.NDArray[np.str_]:
 
 def _checked_ids(client_ids: tuple[str, ...], clients: int) -> npt.NDArray[np.str_]:
     if len(client_ids) != clients or len(set(client_ids)) != clients:
-        raise PluginError(f"the scheme gave {len(set(client_ids))} different ids for {clients} clients")
+        raise PluginError(
+            f"the scheme returned {counted(len(set(client_ids)), 'different id')} for {counted(clients, 'client')}"
+        )
     for client_id in client_ids:
         if not client_id or len(client_id) > MAX_ID or "\0" in client_id:
             raise DataError(
-                f"a client cannot have the id {client_id[:60]!r} of {len(client_id)} characters",
-                hint=f"Ids have 1 to {MAX_ID} characters; name another column with --by.",
+                f"a client cannot have the id {client_id[:60]!r} of {counted(len(client_id), 'character')}",
+                hint=f"Ids have 1 to {MAX_ID} characters; use another --by column.",
             )
     return np.array(client_ids, np.str_)
 

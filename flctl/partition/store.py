@@ -116,7 +116,7 @@ class Partition:
         if wrong:
             raise IntegrityError(
                 f"partition {self.path.name}: {', '.join(wrong)} changed since it was written (SHA-256 differs)",
-                hint="Partition the data again, or copy the directory again from where it came.",
+                hint="Partition the data again, or copy the directory again from its origin.",
             )
 
     @property
@@ -323,8 +323,8 @@ class Partition:
 def _manifest_bytes(path: Path) -> bytes:
     file = path / MANIFEST
     if not path.is_dir() or file.is_symlink() or not file.is_file():
-        what = "holds no manifest.json" if path.is_dir() else "is no directory"
-        hint = "Make one with: flctl partition SOURCE --out DIR"
+        what = "holds no manifest.json" if path.is_dir() else "is not a directory"
+        hint = "Create one: flctl partition SOURCE --out DIR"
         raise DataError(f"{path} is not a partition: it {what}", hint=hint)
     with file.open("rb") as handle:
         return handle.read(MAX_BYTES + 1)
@@ -354,4 +354,4 @@ def _check_ids(client_ids: npt.NDArray[np.str_]) -> None:
     letters = client_ids.view("<u4")
     # Surrogates are no characters: nothing could print them, or write them as UTF-8.
     if int(letters.max(initial=0)) > sys.maxunicode or bool((letters >> 11 == SURROGATES >> 11).any()):
-        raise IntegrityError("client_ids of the partition hold what is not text", hint="Partition the data again.")
+        raise IntegrityError("client_ids of the partition are not text", hint="Partition the data again.")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flctl.errors import IntegrityError
+from flctl.errors import IntegrityError, counted
 from flctl.partition.store import CHUNK_BYTES, Partition
 
 __all__ = ["Verified", "verify"]
@@ -50,7 +50,7 @@ def _check_owners(partition: Partition, total: int) -> None:
         others = f", and {len(twice) - 1:,} others" if len(twice) > 1 else ""
         raise _wrong(partition, f"row {source[twice[0]]} of the source is owned more than once{others}")
     if len(source) and not (source[0] >= 0 and source[-1] < total):
-        raise _wrong(partition, f"a row outside the {total:,} rows of the source is owned")
+        raise _wrong(partition, f"a row outside the {counted(total, 'row')} of the source is owned")
 
 
 def _check_ids(partition: Partition) -> None:

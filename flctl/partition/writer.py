@@ -21,7 +21,7 @@ import numpy.typing as npt
 from flctl import atomic, seeds
 from flctl.data.dataset import Dataset, Split
 from flctl.data.preprocessing import InputColumn, Inputs
-from flctl.errors import ConfigError, DataError, PluginError
+from flctl.errors import ConfigError, DataError, PluginError, counted
 from flctl.partition import manifest as manifests
 from flctl.partition.manifest import Column, DatasetInfo, Manifest, RowCounts
 from flctl.partition.npy import ColumnWriter, write_column
@@ -147,7 +147,7 @@ def _check_request(
         raise DataError(f"'{dataset.name}' has no rows")
     if clients is not None and clients > len(dataset):
         raise DataError(
-            f"--clients {clients} is more than the {len(dataset)} rows of '{dataset.name}'",
+            f"--clients {clients} is more than the {counted(len(dataset), 'row')} of '{dataset.name}'",
             hint=f"Use at most --clients {len(dataset)}.",
         )
     _check_types(dataset)
@@ -168,9 +168,9 @@ def _check_types(dataset: Dataset) -> None:
     parts = [Split(dataset.x, dataset.y), *filter(None, (dataset.test, dataset.validation))]
     for part in parts:
         if part.x.dtype not in [np.dtype(name) for name in x_types] or part.y.dtype not in y_types:
-            raise PluginError(f"the reader of '{dataset.name}' gave x {part.x.dtype} and y {part.y.dtype}")
+            raise PluginError(f"the reader of '{dataset.name}' returned x {part.x.dtype} and y {part.y.dtype}")
         if part.x.shape[1:] != dataset.x.shape[1:] or len(part.x) != len(part.y):
-            raise PluginError(f"the reader of '{dataset.name}' gave x {part.x.shape} with y {part.y.shape}")
+            raise PluginError(f"the reader of '{dataset.name}' returned x {part.x.shape} with y {part.y.shape}")
         _check_codes(dataset, part)
     _check_names(dataset)
 
@@ -180,20 +180,22 @@ def _check_codes(dataset: Dataset, part: Split) -> None:
         return
     least, classes = -1 if dataset.task == "next-character" else 0, len(dataset.classes)
     if int(part.y.min()) < least or int(part.y.max()) >= classes:
-        raise PluginError(f"the reader of '{dataset.name}' gave y with codes outside its {classes} classes")
+        raise PluginError(f"the reader of '{dataset.name}' returned y with codes outside its {classes} classes")
 
 
 def _check_names(dataset: Dataset) -> None:
     shape = dataset.x.shape[1:]
     table = len(shape) == 1 and dataset.task != "next-character"
     if table and dataset.features and len(dataset.features) != shape[0]:
-        raise PluginError(f"the reader of '{dataset.name}' named {len(dataset.features)} of {shape[0]} features")
+        raise PluginError(
+            f"the reader of '{dataset.name}' named {len(dataset.features)} of {counted(shape[0], 'feature')}"
+        )
     if dataset.numeric and not 0 <= min(dataset.numeric) <= max(dataset.numeric) < math.prod(shape):
-        raise PluginError(f"the reader of '{dataset.name}' gave numeric features that are not there")
+        raise PluginError(f"the reader of '{dataset.name}' returned numeric features that do not exist")
     if dataset.task == "binary" and len(dataset.classes) != 2:
-        raise PluginError(f"the reader of '{dataset.name}' gave {len(dataset.classes)} classes for a binary task")
+        raise PluginError(f"the reader of '{dataset.name}' returned {len(dataset.classes)} classes for a binary task")
     if dataset.inputs is not None and dataset.inputs.features != tuple(dataset.features):
-        raise PluginError(f"the reader of '{dataset.name}' describes inputs that are not its features")
+        raise PluginError(f"the reader of '{dataset.name}' describes inputs that differ from its features")
 
 
 def rows_of(dataset: Dataset, by: str | Sequence[str] | None = None) -> Rows:
@@ -306,7 +308,7 @@ def _check_altered(
         if after.dtype != before.dtype or after.shape != (len(rows), *before.shape[1:]):
             raise PluginError(
                 f"scheme '{partitioner.name}' altered {name} to {after.dtype} {after.shape}; "
-                f"{before.dtype} {(len(rows), *before.shape[1:])} must stay"
+                f"{before.dtype} {(len(rows), *before.shape[1:])} was expected"
             )
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from flctl.component import Catalogue
 from flctl.config.load import load
 from flctl.engines.engine import Engine
-from flctl.errors import FlctlError
+from flctl.errors import FlctlError, counted
 from flctl.executors.choice import obstacles
 from flctl.executors.sequential import single_thread
 from flctl.partition.store import Partition
@@ -213,9 +213,9 @@ def agreement(found: Sequence[Mapping[Any, float]]) -> Agreement:
         if not (middle[name] <= TOLERANCE and all(repeat[name] <= BOUND for repeat in found)):
             executor, workers = name
             raise FlctlError(
-                f"{executor} ({workers} worker{'s' * (workers > 1)}) came to another model than the loop by hand: they "
+                f"{executor} ({counted(workers, 'worker')}) does not match the hand-written loop: the parameters "
                 f"differ by {middle[name]:.2g} of the largest change of a parameter in the middle repeat (tolerated "
                 f"{TOLERANCE:g}), by {worst[name]:.2g} in the worst ({BOUND:g})",
-                hint="This is a bug in flctl, or a processor that computes wrongly.",
+                hint="This is a bug in flctl, or a hardware fault.",
             )
     return Agreement(max(middle.values(), default=0.0), max(worst.values(), default=0.0))

@@ -16,6 +16,7 @@ from flctl.engines.engine import Engine
 from flctl.engines.footprint import Footprint, RoundShape
 from flctl.engines.inprocess import InProcessEngine
 from flctl.engines.pool import PoolEngine
+from flctl.errors import counted
 from flctl.executors.choice import TOGETHER
 from flctl.executors.layer_chain import Convolution, Dense
 from flctl.run.run import Run
@@ -69,7 +70,7 @@ def estimate_duration(
     useful = max(1, min(cores, len(shape.chunks)))
     seconds = {count: _round_seconds(run, times, count) for count in sorted({workers, *range(1, useful + 1)})}
     if not issubclass(engine, (InProcessEngine, PoolEngine)):
-        return DurationEstimate(seconds, workers, cores, "the engine is a plugin's: it decides where clients run")
+        return DurationEstimate(seconds, workers, cores, "the engine of a plugin decides where clients run")
     return DurationEstimate(seconds, workers, cores, _advice(run, seconds, workers, useful, cores, rounds, found))
 
 
@@ -82,7 +83,7 @@ def _advice(
         return _enough(workers, useful, cores)
     how = f"--workers {best}" if run.config.engine.name != "inprocess" else f"--engine pool --workers {best}"
     times = f"about {seconds_text(seconds[best])} a round in place of {seconds_text(seconds[workers])}"
-    gain = f"{how} would be faster: {times}, {seconds_text(now - then)} over {rounds:,} rounds"
+    gain = f"{how} would be faster: {times}, {seconds_text(now - then)} over {counted(rounds, 'round')}"
     extra = (best - found.workers) * found.worker
     if found.free is not None and found.needed + extra > found.free.bytes:
         return f"{gain}, but this machine lacks the memory for it"
@@ -92,14 +93,18 @@ def _advice(
 def _enough(workers: int, useful: int, cores: int) -> str:
     """Returns the advice if no other number of workers is worthwhile; `useful` workers have a core and a chunk each."""
     if workers > useful:
-        why = f"there are {cores} cores" if useful == cores else f"a round has {useful} chunks to train"
+        why = (
+            f"the machine has {counted(cores, 'core')}"
+            if useful == cores
+            else f"a round has {counted(useful, 'chunk')} to train"
+        )
         why = "a round is one chunk" if useful == 1 and cores > 1 else why
         return f"--workers {useful} would be as fast: {why}"
     if workers == cores:
         return "all cores are used" if cores > 1 else "the only core is used"
     if useful == 1:
         return "more workers would not help: a round is one chunk, which one process trains"
-    return "more workers would not help: rounds are short beside starting them"
+    return "more workers would not help: starting them takes longer than they save"
 
 
 def _total(seconds: Mapping[int, float], workers: int, rounds: int) -> float:

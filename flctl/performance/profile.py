@@ -156,7 +156,7 @@ def checked(value: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     sound = value.get("format") == FORMAT and isinstance(value.get("each"), list)
     numbers = all(isinstance(part, Mapping) and all(map(_is_number, part.values())) for part in parts)
     if not (sound and numbers and _is_number(value.get("workers"))):
-        raise IntegrityError(f"{where} is no profile of the format {FORMAT!r}", hint="Train with --profile again.")
+        raise IntegrityError(f"{where} is not a profile of the format {FORMAT!r}", hint="Train with --profile again.")
     return value
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.data.dataset import Dataset
+from flctl.errors import counted
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.store import Partition
 from flctl.partition.writer import write_partition
@@ -39,7 +40,8 @@ class Workload:
     @property
     def title(self) -> str:
         """A description in one line."""
-        return f"{self.model}, {self.cohort:,} of {self.clients:,} clients x {self.rows} rows a round"
+        clients = counted(self.clients, "client")
+        return f"{self.model}, {self.cohort:,} of {clients} x {counted(self.rows, 'row')} per round"
 
     def settings(self) -> list[str]:
         """The configuration of its run, as `-o` takes it, without evaluation and checkpoints."""

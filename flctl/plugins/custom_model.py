@@ -65,7 +65,7 @@ def _find(target: str) -> Callable[..., Any]:
     function = getattr(home, name, None)
     if not callable(function):
         offered = [key for key, value in vars(home).items() if callable(value) and not key.startswith("_")]
-        hint = suggest(name, offered) or f"It has: {', '.join(sorted(offered)) or 'no functions'}."
+        hint = suggest(name, offered) or f"Its functions: {', '.join(sorted(offered)) or 'no functions'}."
         raise PluginError(f"{place} has no function '{name}'", hint=hint)
     return function  # type: ignore[no-any-return]
 
@@ -76,7 +76,7 @@ def _import(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except Exception as error:
-        hint = "Give a module that Python can import from here, or a path that ends in .py."
+        hint = "Use a module that Python can import from this folder, or a path that ends in .py."
         raise PluginError(f"module '{module}' does not import: {_reason(error)}", hint=hint) from error
 
 
@@ -91,7 +91,7 @@ def _try(module: torch.nn.Module, data: DataSpec, target: str) -> None:
         with torch.no_grad():
             outputs = module.eval()(batch)
     except Exception as error:
-        message = f"model '{target}' does not take a batch of shape {list(batch.shape)}: {_reason(error)}"
+        message = f"model '{target}' cannot process a batch of shape {list(batch.shape)}: {_reason(error)}"
         raise ConfigError(message, hint="data.shape is the shape of one example, without the batch.") from error
     finally:
         module.train(training)
@@ -99,7 +99,7 @@ def _try(module: torch.nn.Module, data: DataSpec, target: str) -> None:
     if found != expected:
         raise ConfigError(
             f"model '{target}' returned {found} for a batch of shape {tuple(batch.shape)}, expected {expected}",
-            hint="The last layer has data.outputs units, and gives logits.",
+            hint="Use a last layer of data.outputs units without activation (logits).",
         )
 
 

@@ -27,13 +27,15 @@ def load_file(path: Path) -> ModuleType:
     Raises PluginError when it cannot be loaded, or states another version of the API.
     """
     if not path.is_file():
-        here = "Paths start at the current folder; a run is resumed and evaluated in the folder that it was started in."
+        here = (
+            "Use a path relative to the current folder; resume and evaluate a run in the folder where it was started."
+        )
         raise PluginError(f"plugin file {path} does not exist", hint="Check the path." if path.is_absolute() else here)
     # By the whole path, because two files in different folders may have one name.
     name = f"flctl_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise PluginError(f"{path} is not a Python file", hint="A plugin file ends in .py.")
+        raise PluginError(f"{path} is not a Python file", hint="Use a file name that ends in .py.")
     _check_version(path, stated_in(path))
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -60,7 +62,7 @@ def component_in(module: ModuleType, kind: str, name: str) -> type[Component]:
     if not (inspect.isclass(found) and issubclass(found, KINDS[kind].base)):
         raise PluginError(f"'{wanted}' in {place} is {_what(found)}, expected {_a(kind)}", hint=_use(found, kind))
     if not isinstance(getattr(found, "name", None), str):
-        raise PluginError(f"class '{found.__name__}' in {place} has no name", hint='Give it one: name = "my-own".')
+        raise PluginError(f"class '{found.__name__}' in {place} has no name", hint='Add a name: name = "my-own".')
     return found
 
 
@@ -81,8 +83,8 @@ def _only(module: ModuleType, kind: str, place: str) -> Any:
         raise PluginError(f"{place} defines no {kind}", hint=f"It is a class that extends flctl.{base}.")
     if len(names) > 1:
         raise PluginError(
-            f"{place} defines {len(names)} classes that may be meant: {', '.join(names)}",
-            hint=f"Say which: {place}:{names[0]}.",
+            f"{place} defines several classes: {', '.join(names)}",
+            hint=f"Choose one, as {place}:{names[0]}.",
         )
     return getattr(module, names[0])
 
@@ -100,9 +102,9 @@ def _meant(module: ModuleType, kind: str, wanted: str) -> str:
     names = _of_kind(module, kind)
     called = [name for name in names if getattr(getattr(module, name), "name", None) == wanted]
     if called:
-        return f"Give the class, not its name: '{called[0]}'."
+        return f"Use the class instead of its name: '{called[0]}'."
     listed = ", ".join(sorted(names))
-    return suggest(wanted, names) or (f"Of this kind it has: {listed}." if names else f"It defines no {kind}.")
+    return suggest(wanted, names) or (f"It defines: {listed}." if names else f"It defines no {kind}.")
 
 
 def _what(found: object) -> str:
@@ -117,7 +119,7 @@ def _use(found: object, kind: str) -> str:
         None,
     )
     if other is not None:
-        return f"Name it where the {other} stands: --{other}."
+        return f"Use it with --{other}."
     return f"{_a(kind).capitalize()} is a class that extends flctl.{KINDS[kind].base.__name__}."
 
 

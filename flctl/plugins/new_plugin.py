@@ -38,11 +38,11 @@ TAKEN_CLASSES = frozenset(
 )
 """Names that the templates import."""
 SUMMARIES: Mapping[str, str] = {
-    "strategy": "A strategy for flctl whose clients count by a power of their number of examples.",
+    "strategy": "A strategy for flctl that weights clients by a power of their number of examples.",
     "transform": "A transform for flctl that sends a random share of each update's values.",
-    "aggregator": "An aggregator for flctl that calls the roll before clients train.",
-    "engine": "An engine for flctl that asks clients which failed once more.",
-    "dataset": "A reader for flctl of text in the svmlight format.",
+    "aggregator": "An aggregator for flctl that checks which clients are present before they train.",
+    "engine": "An engine for flctl that retries failed clients once.",
+    "dataset": "A reader for flctl of files in the svmlight format.",
     "model": "A model for flctl with one hidden layer, normalised over its units.",
     "partitioner": "A partition scheme for flctl whose clients' sizes are in equal ratios.",
 }
@@ -81,20 +81,20 @@ def names_of(word: str) -> Names:
 def refuse_clash(names: Names, kind: str, registry: Registry) -> None:
     """Raises PluginError where a component, plugin, module or distribution of that name is there already."""
     if names.component == AUTO:
-        raise PluginError(f"'{AUTO}' stands for what the data or the workers ask for", hint=_OTHER)
+        raise PluginError(f"'{AUTO}' is the value for automatic choice", hint=_OTHER)
     taken = registry.offers(kind).get(names.component)
     if taken is not None:
-        raise PluginError(f"a {kind} named '{names.component}' exists already, in {taken.plugin.origin}", hint=_OTHER)
+        raise PluginError(f"a {kind} named '{names.component}' already exists, in {taken.plugin.origin}", hint=_OTHER)
     plugins = {plugin.name: plugin.origin for plugin in registry.plugins}
     plugins |= {plugin.name: plugin.origin for plugin in registry.broken}
     if names.component in plugins:
         where = plugins[names.component]
-        raise PluginError(f"a plugin named '{names.component}' is installed already, from {where}", hint=_OTHER)
+        raise PluginError(f"a plugin named '{names.component}' is already installed, from {where}", hint=_OTHER)
     if _version(names.distribution):
         found = f"{names.distribution} {_version(names.distribution)}"
         raise PluginError(f"a distribution of that name is installed: {found}", hint=_OTHER)
     if importlib.util.find_spec(names.module) is not None:
-        raise PluginError(f"a module named '{names.module}' can be imported already", hint=_OTHER)
+        raise PluginError(f"a module named '{names.module}' can already be imported", hint=_OTHER)
 
 
 def render(names: Names, kind: str) -> dict[str, str]:
@@ -138,14 +138,14 @@ _OTHER = "Use another name; nothing was written."
 
 def _unusable(word: str, module: str, class_name: str) -> str | None:
     if word.partition(".")[0] in DEVICES or module in DEVICES:
-        return "Windows keeps that name for a device"
+        return "Windows reserves that name for a device"
     if not module.isidentifier() or keyword.iskeyword(module) or keyword.issoftkeyword(module):
         return f"'{module}' cannot be a Python module"
     if not class_name.isidentifier() or keyword.iskeyword(class_name):
         return f"'{class_name}' cannot be a Python class"
     if module in sys.stdlib_module_names or module in TAKEN:
-        return f"the module '{module}' is another's"
-    return f"the class '{class_name}' is another's" if class_name in TAKEN_CLASSES else None
+        return f"the module '{module}' belongs to another package"
+    return f"the class '{class_name}' belongs to another package" if class_name in TAKEN_CLASSES else None
 
 
 def _version(distribution: str) -> str | None:

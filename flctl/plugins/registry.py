@@ -148,7 +148,7 @@ class Registry:
         message = f"unknown {KINDS[kind].noun} '{name}'"
         if self.broken:
             message += "".join(f"; plugin '{b.name}' ({b.origin}) did not load: {b.reason}" for b in self.broken)
-        own = " A class of your own is file.py:Class." if ":" in name and KINDS[kind].from_file else ""
+        own = " Use file.py:Class for a class in a file." if ":" in name and KINDS[kind].from_file else ""
         raise PluginError(message, hint=(suggest(name, offers) or f"Known: {known}.") + own)
 
     def build(self, kind: str, name: str, options: Mapping[str, Any]) -> Any:
@@ -182,7 +182,7 @@ class Registry:
             for component in components:
                 wrong = _misfit(component, kind)
                 if wrong:
-                    self._mark_broken(plugin, f"{KINDS[kind].hook}() gave {wrong}")
+                    self._mark_broken(plugin, f"{KINDS[kind].hook}() returned {wrong}")
                     continue
                 _refuse_clash(kind, found, Offer(component, plugin))
                 found[component.name] = Offer(component, plugin)

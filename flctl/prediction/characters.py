@@ -91,13 +91,13 @@ def _codes(text: str, row: int, coder: Vocabulary, tally: Tally, *, refuse: bool
     if unknown and refuse:
         raise DataError(
             f"text {row} has the character {unknown[0]!r}, which training never had",
-            hint="Correct it, or take --unseen zeros: such characters are left out.",
+            hint="Correct it, or use --unseen zeros: such characters are left out.",
         )
     for letter in unknown:
         tally.add_unseen(CHARACTERS, letter, 1)
     kept = "".join(letter for letter in text if letter in known) if unknown else text
     if not kept:
-        raise DataError(f"text {row} has no character that the model knows")
+        raise DataError(f"text {row} has no character of the vocabulary")
     return coder.encode(kept)
 
 

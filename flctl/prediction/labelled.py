@@ -18,7 +18,7 @@ from flctl.data.encoding import TableEncoder
 from flctl.data.files import short_name
 from flctl.data.preprocessing import ABSENT, FittedPreprocessing
 from flctl.data.table import TableReader
-from flctl.errors import DataError, IncompatibleError
+from flctl.errors import DataError, IncompatibleError, counted
 from flctl.evaluation.load import LoadedModel, own_partition
 from flctl.partition import manifest as manifests
 from flctl.partition.align import align
@@ -76,7 +76,7 @@ class LabelledRows(Partition):
         super().__init__(Path(source), manifest, digest, columns)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("rows in memory are not sent to other processes")
+        raise TypeError("rows in memory cannot be sent to other processes")
 
 
 def _manifest(source: str, dataset: Dataset, fitted: FittedPreprocessing, arrays: dict[str, Array]) -> Manifest:
@@ -126,7 +126,7 @@ def from_rows(
     seen, same = _trained_rows(dataset, own)
     notes = (f"rows of {source} are encoded as the training rows were", *dataset.notes)
     if own is None:
-        notes += ("the run's partition is gone, so nothing says which of these rows it was trained on",)
+        notes += ("the run's partition is missing, so rows that it was trained on cannot be detected",)
     if seen.any():
         dataset, group, note = _decided(dataset, group, seen, trained, f"{source}", same=same)
         notes += (note,)
@@ -164,7 +164,7 @@ def _read_table(
         target = None if inputs is None else inputs.target
         raise DataError(
             f"{sheets.where} has no target: the model predicts '{target}'",
-            hint="`flctl predict` takes rows without one.",
+            hint="Use `flctl predict` for rows without a target.",
         )
     by = tuple(name for name in _groups(fitted) if name in sheets.names)
     encoder = TableEncoder(inputs, sheets, options.unseen, (inputs.target, *by))
@@ -178,7 +178,7 @@ def _read_table(
     group = _joined([words[name] for name in by], len(x), short_name(source))[kept]
     notes = encoder.tally.notes
     if not kept.all():
-        notes += (f"{int((~kept).sum()):,} rows without '{inputs.target}' left out",)
+        notes += (f"{counted(int((~kept).sum()), 'row')} without '{inputs.target}' left out",)
     name = short_name(source)
     return Dataset(name, fitted.task, x[kept], y, fitted.classes, fitted.features, notes=notes), group
 
@@ -251,15 +251,15 @@ def _decided(
     """The rows to evaluate after `--trained-rows`, and a note that says which they are."""
     count = int(seen.sum())
     found = "were trained on" if same else "are exact copies of rows that the model was trained on"
-    sentence = f"{count:,} of {len(seen):,} rows {found}"
+    sentence = f"{count:,} of {counted(len(seen), 'row')} {found}"
     if trained == "leave-out":
         if seen.all():
-            raise DataError(f"{source}: all {count:,} rows {found}", hint="Evaluate on other rows.")
+            raise DataError(f"{source}: all of {counted(count, 'row')} {found}", hint="Evaluate on other rows.")
         kept = ~seen
         return replace(dataset, x=dataset.x[kept], y=dataset.y[kept]), group[kept], f"{sentence}; they are left out"
     if trained == "refuse" and (same or count > MOST_COPIES * len(seen)):
         raise IncompatibleError(
-            f"{source}: {sentence}, and scores on them would be too good",
-            hint="Add --trained-rows leave-out, or --trained-rows keep to score them too.",
+            f"{source}: {sentence}, and metrics on them would be too optimistic",
+            hint="Use --trained-rows leave-out, or --trained-rows keep to evaluate on them as well.",
         )
-    return dataset, group, f"{sentence}, and count"
+    return dataset, group, f"{sentence}, and are included"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Predictor", "load_predictor"]
 
-PERSONAL = "clients have models of their own, and this is the global one; --client ID takes a client's"
+PERSONAL = "clients have personal models, and this is the global model; --client ID selects a client's model"
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def load_predictor(
     if client is not None:
         if not strategy.personalises:
             raise ConfigError(
-                f"--client {client}: strategy '{strategy.name}' leaves clients no models of their own",
-                hint="Leave --client out: there is one model for all.",
+                f"--client {client}: strategy '{strategy.name}' keeps no personal models",
+                hint="Leave --client out: all clients share one model.",
             )
         load_own_model(directory, config, registry, client, number, model)
     notes = (PERSONAL,) if strategy.personalises and client is None else ()
@@ -100,8 +100,8 @@ def _of_partition(config: Config, directory: RunDirectory) -> FittedPreprocessin
     partition = own_partition(config, directory)
     if partition is None:
         raise IncompatibleError(
-            f"{directory.path} kept no preprocessing, as runs of earlier versions, and its partition is gone",
-            hint=f"Put the partition back at {directory.facts['partition']}.",
+            f"{directory.path} has no preprocessing (it is of an earlier version), and its partition is missing",
+            hint=f"Restore the partition at {directory.facts['partition']}.",
         )
     return preprocessing_of(partition.manifest)
 
@@ -112,10 +112,10 @@ def require_inputs(fitted: FittedPreprocessing, source: str) -> None:
         return
     if fitted.reader in ("npz", "npy") or not fitted.features:
         raise DataError(
-            f"{source} is a table, and the model's {fitted.shape[0] if fitted.shape else 0} features have no names",
-            hint="Give new rows as the training rows were: an .npz with the array x, or a .npy.",
+            f"{source} is a table, and the model's features have no names",
+            hint="Use the format of the training rows: an .npz with the array x, or a .npy.",
         )
     raise IncompatibleError(
-        "the run's partition is of a version of flctl that did not keep how columns became features",
-        hint="Partition the data again with the same options and seed, which deals the same rows, and train again.",
+        "the run's partition is of a version of flctl that did not record the encoding of columns",
+        hint="Partition the data again with the same options and seed, which assigns the same rows, and train again.",
     )

@@ -120,11 +120,11 @@ def _is_pictures(source: str) -> bool:
 def _refuse_other(x: npt.NDArray[Any], fitted: FittedPreprocessing, source: str) -> None:
     if x.shape[1:] != fitted.shape:
         raise IncompatibleError(
-            f"{source}: an example has shape {list(x.shape[1:])}, the model takes {list(fitted.shape)}"
+            f"{source}: an example has shape {list(x.shape[1:])}, the model needs {list(fitted.shape)}"
         )
     if fitted.dtype == "|u1" and x.dtype != np.uint8:
         raise IncompatibleError(
-            f"{source} holds {x.dtype}, and the model was trained on bytes (0 to 255)",
+            f"{source} has {x.dtype}, and the model was trained on bytes (0 to 255)",
             hint="Save the pixels as they are, dtype uint8.",
         )
 

@@ -40,7 +40,7 @@ def draw_clients(runs: Mapping[str, ClientScores], metric: str, out: Path) -> Pa
     style(size, x="rows of the client (training and test)", y=label, title="By size")
     _mark_worst(order)
     if not order.get_lines():
-        empty(order, "no client has this metric")
+        empty(order, "no client has a value of this metric")
     legend(figure, order)
     return save(figure, out, replace=False)
 

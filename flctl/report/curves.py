@@ -27,7 +27,7 @@ UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
 FEW = 40
 AXES = {
     "round": "round",
-    "bytes": "{unit} sent, up and down, all clients",
+    "bytes": "{unit} sent, upload and download of all clients",
     "bytes-up": "{unit} sent by clients",
     "seconds": "seconds of training",
     "simulated-seconds": "simulated seconds",
@@ -74,7 +74,7 @@ def metric_curves(runs: Mapping[str, Sequence[Row]], along: str, out: Path, metr
     for name, rows in runs.items() if along == SIMULATED else ():
         if not _clocked(rows):
             hint = "Train with devices.speed, devices.upload or devices.download."
-            raise ConfigError(f"{name} has no simulated seconds: its devices have no clock", hint=hint)
+            raise ConfigError(f"{name} has no simulated seconds: it did not simulate device speed", hint=hint)
     figure = new_figure(7.2, 4.6)
     axes, farthest = figure.subplots(), 0.0
     for index, (name, rows) in enumerate(runs.items()):
@@ -84,7 +84,7 @@ def metric_curves(runs: Mapping[str, Sequence[Row]], along: str, out: Path, metr
         _draw(axes, (x, [point[metric] for point in points]), name, index)
     if not axes.get_lines():
         found = sorted({name for rows in runs.values() for row in rows for name in row if name in METRICS})
-        hint = f"The runs have {', '.join(found)}." if found else "Train with eval.every above 0."
+        hint = f"Recorded metrics: {', '.join(found)}." if found else "Train with eval.every above 0."
         raise ConfigError(f"no run has a value of '{metric}'", hint=hint)
     scale, unit = _unit(farthest) if along.startswith("bytes") else (1.0, "")
     label = METRICS[metric].label if metric in METRICS else metric
@@ -189,7 +189,7 @@ def _finish(loss: Axes, by_round: Axes, by_bytes: Axes, label: str, traffic: flo
     scale, unit = _unit(traffic)
     style(loss, x="round", y="loss", title="Loss")
     style(by_round, x="round", y=label, title=f"{_title(label)} by round")
-    style(by_bytes, x=f"{unit} sent, up and down, all clients", y=label, title=f"{_title(label)} by traffic")
+    style(by_bytes, x=f"{unit} sent, upload and download of all clients", y=label, title=f"{_title(label)} by traffic")
     for axes in (loss, by_round):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     by_bytes.xaxis.set_major_formatter(lambda value, _: f"{value / scale:g}")

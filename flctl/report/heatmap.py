@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl import atomic
+from flctl.errors import counted
 from flctl.partition.schemes.deal import quantile_edges
 from flctl.partition.skew import Kind, label_counts, row_clients
 from flctl.report.figure import GREY, PALETTE, new_figure, save
@@ -70,7 +71,7 @@ class Heatmap:
 class Lines:
     """Lines of a picture: label `shares` [L, C] and mean `sizes` [L] of the clients of each line.
 
-    Many clients are ordered by the label they have most of, and neighbours share a line; `members` are the clients
+    Many clients are ordered by their most frequent label, and neighbours share a line; `members` are the clients
     of each line.
     """
 
@@ -122,7 +123,7 @@ def _title(partition: Partition) -> str:
     scheme = dict(partition.manifest.scheme)
     name = str(scheme.pop("name", ""))
     told = _telling(name, scheme)
-    size = f"{_number(partition.clients, 'client')}, {_number(partition.manifest.rows.train, 'training row')}"
+    size = f"{counted(partition.clients, 'client')}, {counted(partition.manifest.rows.train, 'training row')}"
     return f"{partition.manifest.dataset.name}, {name}{f' ({told})' if told else ''}: {size}"
 
 
@@ -145,10 +146,6 @@ def _told(value: Any) -> str:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return " / ".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value) if isinstance(value, (int, str)) else ""
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def write_csv(heatmap: Heatmap, out: Path) -> Path:
@@ -287,7 +284,7 @@ def _name_labels(axes: Axes, heatmap: Heatmap) -> None:
     step = math.ceil(LINE / space) if turned else 1
     style: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if turned and step == 1 else {}
     axes.set_xticks(range(0, len(names), step), names[::step], **style)
-    axes.set_xlabel("label" if heatmap.kind == "classes" else "target, in parts of equally many rows", fontsize=9)
+    axes.set_xlabel("label" if heatmap.kind == "classes" else "target, in bins of equal numbers of rows", fontsize=9)
     axes.xaxis.label.set_color(GREY)
     axes.tick_params(labelsize=8, colors=GREY, length=2)
 
@@ -312,11 +309,11 @@ def _name_lines(axes: Axes, heatmap: Heatmap, shown: Lines) -> None:
         what = "client"
     else:
         axes.set_yticks([])
-        ordered = "by the label they have most of" if heatmap.labels else "from large to small"
+        ordered = "by their most frequent label" if heatmap.labels else "from large to small"
         most = max(len(part) for part in shown.members)
         exact = "" if clients == most * len(shown.members) else "up to "
         together = f", {exact}{most:,} to a line" if most > 1 else ""
-        what = f"{clients:,} clients, {ordered}{together}"
+        what = f"{counted(clients, 'client')}, {ordered}{together}"
     axes.set_ylabel(what, fontsize=9, color=GREY)
     axes.tick_params(labelsize=8, colors=GREY, length=2)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flctl.errors import counted
 from flctl.partition.skew import effective_classes
 from flctl.report.heatmap import BETWEEN, Heatmap, full_colour
 from flctl.types import FloatArray, IntArray
@@ -26,7 +27,7 @@ SIZE_WIDTH, EFFECTIVE_WIDTH, BAR_WIDTH = 10, 6, 30
 ALL, HOLDERS, REST = "all", "clients", "rest"
 LEGEND = (
     "Cells: training rows; colour, blue to yellow: share of the client's rows; eff.: effective number of labels; "
-    f"{ALL}: rows of all clients; {HOLDERS}: how many have the label."
+    f"{ALL}: rows of all clients; {HOLDERS}: number of clients with the label."
 )
 # Dark blue to yellow: lightness rises all the way, so every kind of colour vision sees the same order, and the
 # cells stand out from black and from white backgrounds. Small shares have no colour at all.
@@ -118,11 +119,11 @@ def _chosen(sizes: IntArray, most: int) -> Iterator[tuple[str, IntArray]]:
         yield "", np.arange(clients)
         return
     if sizes.max() - sizes.min() <= 1:
-        yield f"the first {most} of {clients:,} clients of equal size", np.arange(most)
+        yield f"the first {most} of {counted(clients, 'client')} of equal size", np.arange(most)
         return
     order, each = np.argsort(-sizes, kind="stable"), most // 3
     middle = (clients - each) // 2
-    yield f"the {each} largest of {clients:,} clients", order[:each]
+    yield f"the {each} largest of {counted(clients, 'client')}", order[:each]
     yield f"{each} around the median", order[middle : middle + each]
     yield f"the {each} smallest", order[clients - each :]
 

@@ -48,7 +48,7 @@ def _draw_rounds(axes: Axes, each: Sequence[Mapping[str, float]]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     if not each:
-        empty(axes, "no rounds were played")
+        empty(axes, "no rounds were trained")
     groups = np.array_split(np.arange(len(each)), min(len(each), BARS)) if each else []
     numbers = np.array([np.mean([each[place]["round"] for place in group]) for group in groups])
     base = np.zeros(len(groups))

@@ -6,6 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from flctl.errors import counted
 from flctl.plugins.hookspecs import hookimpl
 from flctl.run.directory import report_line
 
@@ -52,8 +53,10 @@ def opening(started: Started) -> str:
     layers = "".join(f" + {name}" for name in run.transforms)
     malicious = f" ({len(run.adversary.numbers)} malicious: {run.config.attack.name})" if run.adversary.attacks else ""
     return (
-        f"{run.strategy.name}{layers} over {run.partition.clients} clients{malicious}, model {run.config.model.name} "
-        f"({run.division.layout['params']:,} parameters), {started.rounds} rounds{goes_on} -> {started.directory.path}"
+        f"{run.strategy.name}{layers} over {counted(run.partition.clients, 'client')}{malicious}, model "
+        f"{run.config.model.name} "
+        f"({run.division.layout['params']:,} parameters), {counted(started.rounds, 'round')}{goes_on} -> "
+        f"{started.directory.path}"
     )
 
 

@@ -139,7 +139,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     where = f"checkpoint {folder.name}"
     if not path.is_file():
-        raise IntegrityError(f"{where} has no {MANIFEST}", hint="It was never finished; use an earlier one.")
+        raise IntegrityError(f"{where} has no {MANIFEST}", hint="The checkpoint is incomplete; use an earlier one.")
     if path.stat().st_size > MAX_MANIFEST:
         raise IntegrityError(f"{where}: {MANIFEST} is larger than {MAX_MANIFEST} bytes")
     try:
@@ -165,7 +165,9 @@ def _read_sealed(folder: Path, name: str, sealed: Mapping[str, Any]) -> bytes:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sealed["sha256"]:
         hint = "Resume from an earlier checkpoint: move this folder away."
-        raise IntegrityError(f"checkpoint {folder.name}: {name} is not as it was written (sha256 differs)", hint=hint)
+        raise IntegrityError(
+            f"checkpoint {folder.name}: {name} was changed after it was written (SHA-256 differs)", hint=hint
+        )
     return data
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from flctl import seeds
 from flctl.config.config import CohortConfig
-from flctl.errors import ConfigError, DataError
+from flctl.errors import ConfigError, DataError, counted
 from flctl.types import ClientId, IntArray
 
 __all__ = ["check_trace", "expected_size", "select"]
@@ -61,8 +61,9 @@ def expected_size(cohort: CohortConfig, eligible: int) -> float:
         return _expected_drawn(float(cohort.rate or 0), eligible, cohort.max_cohort)
     if cohort.clients > eligible:
         raise ConfigError(
-            f"{cohort.clients} clients a round were asked for, and {eligible} clients have training rows",
-            hint=f"Give --clients-per-round {eligible} or fewer.",
+            f"cohort.clients is {cohort.clients}, and the partition has {counted(eligible, 'client')} with training "
+            "rows",
+            hint=f"Use --clients-per-round {eligible} or fewer.",
         )
     return float(cohort.clients)
 

@@ -23,7 +23,7 @@ from flctl import atomic
 from flctl.config.config import Config, digest, dump
 from flctl.config.load import Loaded
 from flctl.data.preprocessing import FittedPreprocessing, parse_preprocessing
-from flctl.errors import ConfigError, IncompatibleError, IntegrityError, StorageError
+from flctl.errors import ConfigError, IncompatibleError, IntegrityError, StorageError, counted
 from flctl.kinds import file_of
 from flctl.partition.manifest import preprocessing_of
 from flctl.partition.store import Partition
@@ -122,8 +122,8 @@ class RunDirectory:
             if before.get(key) != here[key]:
                 found = f"{self.path} trained its clients by {before.get('executor')} ({key} {before.get(key)})"
                 raise IncompatibleError(
-                    f"{found}, and would go on by {here['executor']} ({key} {here[key]})",
-                    hint="Numbers would differ: put the options back, or start a new run.",
+                    f"{found}, and this resume would use {here['executor']} ({key} {here[key]})",
+                    hint="Results would differ: restore the options, or start a new run.",
                 )
 
     def keep_attack(self, facts: Mapping[str, Any]) -> None:
@@ -144,7 +144,9 @@ class RunDirectory:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise StorageError(f"another process is training {self.path}", hint="Wait for it, or end it.") from error
+            raise StorageError(
+                f"another process is training {self.path}", hint="Wait for that process to end, or terminate it."
+            ) from error
         try:
             yield
         finally:
@@ -163,10 +165,10 @@ class RunDirectory:
         if wanted is None:
             return None
         if not path.is_file():
-            raise IntegrityError(f"{path} is missing", hint="Put it back; the partition's manifest has the same facts.")
+            raise IntegrityError(f"{path} is missing", hint="Restore it; the partition's manifest has the same data.")
         data = path.read_bytes()
         if _sha256(data) != wanted:
-            raise IntegrityError(f"{path} changed since the run was made (SHA-256 differs)", hint="Put it back.")
+            raise IntegrityError(f"{path} changed since the run was made (SHA-256 differs)", hint="Restore it.")
         return parse_preprocessing(data, str(path))
 
     def lines(self) -> list[dict[str, Any]]:
@@ -175,7 +177,7 @@ class RunDirectory:
         Raises IntegrityError if the file is missing or a line is not that of a round.
         """
         if not self.metrics.is_file():
-            raise IntegrityError(f"{self.metrics} is missing", hint="Put it back; nothing else holds what it held.")
+            raise IntegrityError(f"{self.metrics} is missing", hint="Restore it; its content is stored nowhere else.")
         texts = self.metrics.read_bytes().split(b"\n")[:-1]
         return [_line(f"{self.metrics}:{number}", text) for number, text in enumerate(texts, 1)]
 
@@ -190,8 +192,8 @@ class RunDirectory:
             descriptor = os.open(self.metrics, os.O_WRONLY | os.O_APPEND)
         except FileNotFoundError as error:
             raise StorageError(
-                f"{self.metrics} is gone: the run directory was removed or renamed while training",
-                hint="Rounds since then are lost. Start the run again, or put the directory back and resume it.",
+                f"{self.metrics} is missing: the run directory was removed or renamed while training",
+                hint="Rounds since then are lost. Start the run again, or restore the directory and resume.",
             ) from error
         with os.fdopen(descriptor, "a", encoding="utf-8") as file:
             file.write(line)
@@ -209,7 +211,9 @@ class RunDirectory:
         lines = self.lines()
         kept = lines[:number]
         if [line.get("round") for line in kept] != list(range(1, number + 1)):
-            raise IntegrityError(f"{self.metrics} lacks lines of the {number} rounds that the checkpoint rests on")
+            raise IntegrityError(
+                f"{self.metrics} has no lines for some of the {counted(number, 'round')} before the checkpoint"
+            )
         if len(lines) != number or self.metrics.stat().st_size != sum(_length(line) for line in kept):
             text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in kept)
             atomic.write_file(self.metrics, text.encode())
@@ -288,7 +292,7 @@ def _line(where: str, text: bytes) -> dict[str, Any]:
         raise IntegrityError(f"{where} is not JSON") from error
     missing = [key for key in EACH_ROUND if not isinstance(line, dict) or key not in line]
     if missing:
-        raise IntegrityError(f"{where} is not the line of a round: it has no '{missing[0]}'")
+        raise IntegrityError(f"{where} is not a round's record: it has no '{missing[0]}'")
     return dict(line)
 
 

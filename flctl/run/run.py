@@ -235,9 +235,9 @@ def check(run: Run) -> None:
 def _check_public(strategy: Strategy, division: ParameterSplit) -> None:
     if "params" not in division.public:
         raise IncompatibleError(
-            f"strategy '{strategy.name}' keeps all of the model's parameters private, and nothing would be learned "
-            "together",
-            hint="Name fewer of them as private, or use a model with more layers.",
+            f"strategy '{strategy.name}' keeps all of the model's parameters private, so no parameter is trained "
+            "jointly",
+            hint="Use fewer private parameters (strategy.private), or a model with more layers.",
         )
 
 
@@ -255,7 +255,8 @@ def _check_stages(run: Run) -> None:
     name, decay = run.strategy.name, run.config.local.weight_decay
     if decay and any(stage.moves != "all" for stage in run.strategy.stages(run.config.local.amount())):
         raise IncompatibleError(
-            f"strategy '{name}' holds a part of the model still, and local.weight_decay {decay:g} would move it",
+            f"strategy '{name}' freezes a part of the model in each phase, and local.weight_decay {decay:g} would "
+            "change it",
             hint="Leave local.weight_decay out.",
         )
 
@@ -264,16 +265,16 @@ def _check_stop(run: Run) -> None:
     stop, measured = run.config.stop, QUICK[run.partition.task]
     for name in filter(None, (run.config.metric, stop.metric)):
         if name not in measured:
-            hint = suggest(name, measured) or f"Measured: {', '.join(measured)}."
-            raise ConfigError(f"'{name}' is not measured while a {run.partition.task} model trains", hint=hint)
+            hint = suggest(name, measured) or f"Known: {', '.join(measured)}."
+            raise ConfigError(f"'{name}' is not a metric of {run.partition.task} models", hint=hint)
     if not run.partition.manifest.rows.central_test and (stop.target is not None or stop.patience is not None):
         raise ConfigError(
-            "stop.target and stop.patience look at evaluations, and the partition has no test rows",
+            "stop.target and stop.patience need evaluations, and the partition has no test rows",
             hint="Partition with --test-fraction above 0.",
         )
     if run.config.eval.every == 0 and (stop.target is not None or stop.patience is not None):
         raise ConfigError(
-            "stop.target and stop.patience look at evaluations, and eval.every is 0",
+            "stop.target and stop.patience need evaluations, and eval.every is 0",
             hint="Set eval.every to 1 or more.",
         )
 
@@ -281,8 +282,8 @@ def _check_stop(run: Run) -> None:
 def _check_hidden(run: Run) -> None:
     if run.config.eval.per_client and not run.config.eval.disclose_clients:
         raise IncompatibleError(
-            f"eval.per_client measures single clients, and aggregator '{run.aggregator.name}' hides them",
-            hint="Leave eval.per_client out, or set eval.disclose_clients=true, which the run's notes then state.",
+            f"eval.per_client evaluates single clients, and aggregator '{run.aggregator.name}' hides them",
+            hint="Leave eval.per_client out, or set eval.disclose_clients=true, which the run's notes then record.",
         )
     parts = [("strategy", run.strategy.name, run.strategy.reads_each)]
     parts += [("transform", name, transform.reads_each) for name, transform in run.transforms.items()]

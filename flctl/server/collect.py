@@ -11,7 +11,7 @@ import numpy as np
 
 from flctl.algorithms.aggregators.accumulators import UpdateIntake
 from flctl.engines.engine import Engine, Lost
-from flctl.errors import FlctlError, ProtocolError, RoundLostError
+from flctl.errors import FlctlError, ProtocolError, RoundLostError, counted
 from flctl.run.run import Run
 from flctl.timing import PhaseTimer
 from flctl.types import ClientId, Failure, Gathered, IntArray, Reply, RoundPlan
@@ -76,7 +76,9 @@ class _Asking:
             return answer
         if len(numbers) == 1:
             return failed_alone(int(numbers[0]), answer.failure, self.plan.work, self.each)
-        self.traffic.notes.append(f"{len(numbers)} clients were asked again in two halves: {answer.failure.message}")
+        self.traffic.notes.append(
+            f"{counted(len(numbers), 'client')} asked again in two halves: {answer.failure.message}"
+        )
         halves = np.array_split(numbers, 2)
         again = dict(self.gather(halves))
         return merged([self.recovered(half, again[place]) for place, half in enumerate(halves)], self.each)
@@ -86,7 +88,7 @@ def disclosures(run: Run, metrics: Mapping[str, float]) -> list[str]:
     """A note on metrics of single clients that a round measured although the run's aggregator hides clients."""
     if not (metrics and run.aggregator.hides and run.config.eval.per_client):
         return []
-    return [f"eval.disclose_clients: single clients were measured, which aggregator '{run.aggregator.name}' hides"]
+    return [f"eval.disclose_clients: single clients were evaluated, which aggregator '{run.aggregator.name}' hides"]
 
 
 def refusals(failed: Mapping[ClientId, Failure]) -> list[str]:
@@ -123,8 +125,8 @@ def chunk_replies(
             yield waiting.pop(position)  # type: ignore[misc]
             position += 1
     if position + len(waiting) != len(chunks):
-        answered = f"{position + len(waiting)} of {len(chunks)} chunks"
-        raise FlctlError(f"the engine gave {answered}", hint="This is a bug of the engine.")
+        answered = f"{position + len(waiting)} of {counted(len(chunks), 'chunk')}"
+        raise FlctlError(f"the engine returned {answered}", hint="This is a bug in the engine.")
     for place in range(position, len(chunks)):  # only now is the engine free to be asked again
         yield asking.recovered(chunks[place], waiting.pop(place))
 
@@ -141,7 +143,9 @@ def in_order(
             yield order[position], waiting.pop(order[position])
             position += 1
     if position != len(order):
-        raise FlctlError(f"the engine gave {position} of {len(order)} answers", hint="This is a bug of the engine.")
+        raise FlctlError(
+            f"the engine returned {position} of {counted(len(order), 'answer')}", hint="This is a bug in the engine."
+        )
 
 
 def timed_wait(replies: Iterator[Item], clock: PhaseTimer) -> Iterator[Item]:

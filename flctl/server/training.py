@@ -18,7 +18,7 @@ from flctl.algorithms.pipeline import transform_statements
 from flctl.config.config import digest
 from flctl.engines.engine import Engine
 from flctl.engines.footprint import refuse_too_large
-from flctl.errors import FlctlError, IncompatibleError, IntegrityError, PrivacyBudgetError
+from flctl.errors import FlctlError, IncompatibleError, IntegrityError, PrivacyBudgetError, counted
 from flctl.evaluation.metrics import higher_is_better, primary_metric
 from flctl.run.directory import RunDirectory, finite, report_line, versions
 from flctl.run.run import Run
@@ -131,13 +131,13 @@ def refuse_foreign(run: Run, directory: RunDirectory, checkpoint: Checkpoint) ->
             f"{where} was written with a different configuration", hint="Start a new run with --out."
         )
     if checkpoint.partition_digest != run.partition.digest:
-        hint = "Give the partition that the run was started on, or start a new run."
+        hint = "Restore the partition that the run was started on, or start a new run."
         raise IncompatibleError(f"{where} was written with a different partition", hint=hint)
     made, here = directory.facts["versions"], versions()
     for name in ("flctl", "torch", "numpy"):
         if made.get(name) != here[name]:
             hint = f"Numbers may differ between versions: install {name} {made.get(name)}, or start a new run."
-            raise IncompatibleError(f"{where} was made by {name} {made.get(name)}, this is {here[name]}", hint=hint)
+            raise IncompatibleError(f"{where} was written by {name} {made.get(name)}, found {here[name]}", hint=hint)
 
 
 @dataclass
@@ -314,7 +314,9 @@ class Training:
         status = self.progress.status or "finished"
         lines = self.directory.lines()
         if len(lines) != state.round:
-            raise IntegrityError(f"{self.directory.metrics} has {len(lines)} lines after {state.round} rounds")
+            raise IntegrityError(
+                f"{self.directory.metrics} has {counted(len(lines), 'line')} after {counted(state.round, 'round')}"
+            )
         summary = summarise(self, state, status, lines)
         self.directory.write_summary(summary)
         result = TrainingResult(self.directory, status, state.round, summary, self._saving, self._refused)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl import seeds
-from flctl.errors import ConfigError
+from flctl.errors import ConfigError, counted
 from flctl.executors.batches import step_counts
 from flctl.seeds import Keys, client_keys
 from flctl.simulation.message_sizes import down_bytes, first_work, up_bytes
@@ -221,13 +221,14 @@ class Devices:
         sampling, asked = self._run.config.cohort.sampling, self.cohort.clients
         if sampling not in DRAWN:
             raise ConfigError(
-                f"devices.over_selection asks more than cohort.clients, and cohort.sampling is {sampling}",
-                hint=f"Leave it out, or use the sampling {', '.join(DRAWN[:-1])} or {DRAWN[-1]}.",
+                f"devices.over_selection selects more than cohort.clients, and cohort.sampling is {sampling}",
+                hint=f"Leave it out, or set cohort.sampling to {', '.join(DRAWN[:-1])} or {DRAWN[-1]}.",
             )
         if sampling != "trace" and asked > self._run.eligible:
             raise ConfigError(
-                f"devices.over_selection {self.config.over_selection:g} asks {asked} clients a round, and "
-                f"{self._run.eligible} clients have training rows",
+                f"devices.over_selection {self.config.over_selection:g} selects {counted(asked, 'client')} per round, "
+                "and "
+                f"the partition has {counted(self._run.eligible, 'client')} with training rows",
                 hint="Lower it, or cohort.clients.",
             )
 
@@ -236,9 +237,9 @@ class Devices:
         if strategy.takes_partial or self._stragglers(clients) < clients:
             return
         raise ConfigError(
-            f"devices.stragglers {share:g} makes all {clients} clients of a round stragglers, and strategy "
+            f"devices.stragglers {share:g} makes all clients of a round stragglers ({clients}), and strategy "
             f"'{strategy.name}' drops them",
-            hint="Lower it, ask more clients, or use a strategy that uses partial work (fedprox, fednova).",
+            hint="Lower it, raise cohort.clients, or use a strategy that uses partial work (fedprox, fednova).",
         )
 
     @property
@@ -260,10 +261,10 @@ class Devices:
         what = (
             "with one step"
             if partial
-            else f"with all its steps, and strategy '{self._run.strategy.name}' takes no less"
+            else f"with all its steps, and strategy '{self._run.strategy.name}' discards partial work"
         )
         raise ConfigError(
-            f"devices.deadline is {deadline:g} s, and no client can be done by then: the fastest needs {fastest:.3g} s "
+            f"devices.deadline is {deadline:g} s, and no client finishes by then: the fastest needs {fastest:.3g} s "
             f"{what}",
-            hint="Raise it, ask for less work in `local:`, or raise devices.speed, upload and download.",
+            hint="Raise it, reduce the work in `local:`, or raise devices.speed, upload and download.",
         )

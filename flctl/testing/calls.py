@@ -56,7 +56,7 @@ def _recording(method: str, original: Callable[..., Any], calls: list[Call]) -> 
 def purity(replays: Sequence[Replay]) -> tuple[list[str], list[str], list[str]]:
     """Yields sentences on replays: arguments that were changed, state kept on `self`, results that differ."""
     changed = [f"{done.method} changed {found}" for done in replays for found in done.changed]
-    kept = [f"{done.method} kept self.{name}" for done in replays for name in done.kept]
+    kept = [f"{done.method} stored self.{name}" for done in replays for name in done.kept]
     return changed, kept, [f"{done.method}: {done.differs}" for done in replays if done.differs]
 
 

@@ -19,8 +19,8 @@ from flctl.testing.conformance import Checks
 __all__ = ["NAME", "Subject", "component_checks", "title_of"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_READ_BACK = "The configuration of a run is written down in YAML and read back by workers, resumes and `flctl eval`."
-_RECORDED = "A partition's manifest says with which options it was made."
+_READ_BACK = "The configuration of a run is stored as YAML and read by workers, resumes and `flctl eval`."
+_RECORDED = "A partition's manifest records the options of its scheme."
 
 
 class Subject(Protocol):
@@ -70,22 +70,22 @@ def _add_class(checks: Checks, kind: str) -> None:
         "class",
         f"It is a class that extends flctl.{KINDS[kind].base.__name__}.",
         why="Hooks return classes, because a run makes its own object from the options in its configuration.",
-        todo=f"Write class MyOwn(flctl.{KINDS[kind].base.__name__}), and give the class, not an object of it.",
+        todo=f"Write class MyOwn(flctl.{KINDS[kind].base.__name__}), and pass the class, not an instance.",
         blocks=True,
     )
     def find(s: Subject) -> Iterator[str]:
         base = KINDS[kind].base
         if not (inspect.isclass(s.component) and issubclass(s.component, base)):
-            yield f"{s.component!r:.80} is no class that extends {base.__name__}"
+            yield f"{s.component!r:.80} is not a class that extends {base.__name__}"
         elif s.component is base:
-            yield f"{base.__name__} itself was given"
+            yield f"found {base.__name__} itself, expected a subclass"
 
 
 def _add_words(checks: Checks) -> None:
     @checks.add(
         "name",
-        "It has a name of its own that configurations and commands can hold.",
-        why="`--strategy NAME` and YAML choose a component by it; two of one name are refused, and so is the plugin.",
+        "It has a unique name that is valid in configurations and commands.",
+        why="`--strategy NAME` and YAML select a component by its name; duplicate names are refused, with the plugin.",
         todo='Write name = "my-own" in the class: lower-case letters, digits, `-`, `_` and `.`, at most 64.',
     )
     def find_name(s: Subject) -> Iterator[str]:
@@ -100,22 +100,22 @@ def _add_words(checks: Checks) -> None:
 
     @checks.add(
         "docstring",
-        "Its docstring's first line says what it is.",
-        why="`flctl plugins list` shows that line, and it is all that a user sees before choosing.",
-        todo="Begin the class with a docstring of its own: what it computes, and the paper and equation it is from.",
+        "The first line of its docstring describes it.",
+        why="`flctl plugins list` shows that line as the description of the component.",
+        todo="Add a docstring to the class: its computation, and the paper and equation.",
     )
     def find_docstring(s: Subject) -> Iterator[str]:
         doc = vars(s.component).get("__doc__")
         if not (isinstance(doc, str) and doc.strip().splitlines()[:1]):
-            yield "the class has no docstring of its own"
+            yield "the class has no docstring"
 
 
 def _add_options(checks: Checks) -> None:
     @checks.add(
         "options",
-        "It can be made from the options that it was given here.",
-        why="A run makes it by from_options; what that refuses, no configuration can use.",
-        todo="Give options that its Config takes; write Field(examples=[...]) for one that has no default.",
+        "It can be constructed from the options of this check.",
+        why="A run constructs it with from_options, so configurations cannot use options that this refuses.",
+        todo="Pass options that its Config accepts; add Field(examples=[...]) to an option without a default.",
         blocks=True,
     )
     def find_options(s: Subject) -> Iterator[str]:
@@ -130,8 +130,8 @@ def _add_options(checks: Checks) -> None:
     @checks.add(
         "strict",
         "Its options are frozen, and an unknown or non-finite one is an error.",
-        why="A misspelt option that is ignored gives a run that is not the one that was asked for.",
-        todo="Do not loosen model_config: class Config(flctl.Options) has frozen, extra=forbid and no NaN.",
+        why="An ignored misspelt option would start a run with other settings than the user wrote.",
+        todo="Keep the model_config of flctl.Options: frozen, extra=forbid, no NaN.",
     )
     def find_strict(s: Subject) -> Iterator[str]:
         for key, strict in (("extra", "forbid"), ("frozen", True), ("allow_inf_nan", False)):
@@ -143,10 +143,11 @@ def _add_options(checks: Checks) -> None:
 def _add_recorded(checks: Checks, read_back: bool) -> None:
     @checks.add(
         "recorded",
-        "Its options come back from their plain form as they were." if read_back else "Its options have a plain form.",
+        "Its options are unchanged by a round trip through their plain form."
+        if read_back
+        else "Its options have a plain form.",
         why=_READ_BACK if read_back else _RECORDED,
-        todo="Use numbers, text, lists and mappings, defaults of the declared type, and validators that give the same "
-        "value when they read what they gave.",
+        todo="Use numbers, text, lists and mappings, defaults of the declared type, and idempotent validators.",
     )
     def find(s: Subject) -> Iterator[str]:
         config = s.component.from_options(dict(s.options)).config

@@ -138,7 +138,7 @@ def said(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" in {frames[-1].name}, line {frames[-1].lineno} of {frames[-1].filename}" if frames else ""
     text = f"{type(error).__name__}: {error}{where}"
-    return f"{text}: it changed in place what it was given" if "read-only" in str(error) else text
+    return f"{text}: it changed an argument in place" if "read-only" in str(error) else text
 
 
 def _wrapped(label: str, text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flctl.data.dataset import Dataset
-from flctl.errors import ConfigError, DataError, PluginError
+from flctl.errors import ConfigError, DataError, PluginError, counted
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.split import check_assignment
 from flctl.partition.writer import rows_of, write_partition
@@ -43,7 +43,8 @@ class Case:
         return rows_of(self.dataset, self.by)
 
     def __str__(self) -> str:
-        return f"{self.name} among {self.clients if self.clients is not None else 'no number of'} clients"
+        clients = "any number of clients" if self.clients is None else counted(self.clients, "client")
+        return f"{self.name} among {clients}"
 
 
 def _datasets() -> Iterator[tuple[str, Dataset, str | None]]:
@@ -145,9 +146,10 @@ def check_partitioner(
 def _add_assign(checks: Checks) -> None:
     @checks.add(
         "assign",
-        "assign gives each row one owner, -1 or a client of 0..clients-1, or refuses with a DataError or ConfigError.",
-        why="A partition is who owns which rows: one row twice, or at a client that is not there, would be counted "
-        "twice or lost.",
+        "assign returns one owner for each row, -1 or a client of 0..clients-1, or refuses with a DataError or "
+        "ConfigError.",
+        why="A partition assigns rows to clients: a row with two owners would count twice, and a row of an unknown "
+        "client would be lost.",
         todo="Return Assignment(owner, clients): owner int64 [rows], client_ids distinct text or None.",
     )
     def find(s: PartitionerSubject) -> Iterator[str]:
@@ -156,17 +158,18 @@ def _add_assign(checks: Checks) -> None:
             if isinstance(found, Exception) and not isinstance(found, REFUSALS):
                 yield f"{case}: {said(found)}"
             elif not isinstance(found, Assignment | Exception):
-                yield f"{case}: it gave {type(found).__name__}, expected an Assignment"
+                yield f"{case}: it returned {type(found).__name__}, expected an Assignment"
             elif isinstance(found, Assignment):
                 yield from (f"{case}: {fault}" for fault in _faults(case, found))
         if all(isinstance(found, REFUSALS) for found in s.outcomes.values()):
-            yield f"it refuses everything, {s.cases[0]} too: {s.outcomes[0]}"
+            yield f"it refuses all cases, also {s.cases[0]}: {s.outcomes[0]}"
 
     @checks.add(
         "clients",
-        "It makes as many clients as were asked for, unless it sets the number itself.",
+        "It makes the requested number of clients, unless sets_clients is True.",
         why="`--clients 20` gives twenty clients, some of them perhaps empty.",
-        todo="Return Assignment(owner, clients) with the number that was given; set sets_clients where it is not used.",
+        todo="Return Assignment(owner, clients) with the requested number; set sets_clients = True if the scheme "
+        "ignores it.",
     )
     def find_clients(s: PartitionerSubject) -> Iterator[str]:
         for case, assignment in s.dealt():
@@ -177,10 +180,9 @@ def _add_assign(checks: Checks) -> None:
 def _add_seed(checks: Checks) -> None:
     @checks.add(
         "seed",
-        "Equal generators give equal assignments, on any object and whatever the global random state; rows stay as "
-        "they were.",
+        "Equal generators give equal assignments, on any object and under any global random state; rows are unchanged.",
         why="`--seed 7` makes the same partition anywhere, byte for byte.",
-        todo="Draw from the generator that is handed over, and nowhere else; do not sort or shuffle rows in place.",
+        todo="Draw only from the generator argument; do not sort or shuffle rows in place.",
     )
     def find(s: PartitionerSubject) -> Iterator[str]:
         for case, assignment in s.dealt():
@@ -199,9 +201,10 @@ def _add_seed(checks: Checks) -> None:
 def _add_edges(checks: Checks) -> None:
     @checks.add(
         "edges",
-        "With more clients than rows, one row, or one class it divides, or refuses with a DataError or ConfigError.",
-        why="Users try small files first; an IndexError tells them nothing.",
-        todo='Raise flctl.DataError("30 clients and 20 rows", hint=...) for what cannot be.',
+        "With more clients than rows, one row, or one class it assigns rows, or refuses with a DataError or "
+        "ConfigError.",
+        why="Users try small files first, and an IndexError does not explain the problem.",
+        todo='Raise flctl.DataError("30 clients and 20 rows", hint=...) for impossible requests.',
     )
     def find(s: PartitionerSubject) -> Iterator[str]:
         x = np.zeros((3, 2), np.float32)
@@ -228,10 +231,10 @@ def _edge(s: PartitionerSubject, case: Case) -> Iterator[str]:
 def _add_alter(checks: Checks) -> None:
     @checks.add(
         "alter",
-        "alter keeps shape and dtype, changes nothing in place, and is decided by its arguments.",
-        why="It is called for each client's training and test rows, which may be none, and again when a partition is "
-        "made again.",
-        todo="Return new arrays of x.shape, x.dtype and y.dtype; draw from the generator that is handed over.",
+        "alter keeps shape and dtype, does not work in place, and depends only on its arguments.",
+        why="It is called for each client's training and test rows, which may be empty, and again when a partition "
+        "is repeated.",
+        todo="Return new arrays of x.shape, x.dtype and y.dtype; draw from the generator argument.",
     )
     def find(s: PartitionerSubject) -> Iterator[str]:
         if type(s.make()).alter is Partitioner.alter:
@@ -250,7 +253,7 @@ def _altered(s: PartitionerSubject, case: Case, clients: int, rows: int) -> Iter
         with global_seed(elsewhere):
             results.append(scheme.alter(x, y, 0, clients, np.random.default_rng(5)))
         if difference(kept, remembered(scheme)):
-            yield "alter keeps something on the object, and clients are altered in any order"
+            yield "alter keeps state on the object, and clients are altered in any order"
     for given, found, name in zip((x, y), results[0], "xy", strict=True):
         if (found.shape, found.dtype) != (given.shape, given.dtype):
             yield f"{name} {given.dtype} {given.shape} became {found.dtype} {found.shape}"
@@ -263,9 +266,9 @@ def _altered(s: PartitionerSubject, case: Case, clients: int, rows: int) -> Iter
 def _add_written(checks: Checks) -> None:
     @checks.add(
         "written",
-        "It writes a partition, and the same one again.",
-        why="It is what a scheme is for; equal arguments give equal bytes.",
-        todo="Follow what is said.",
+        "It writes a partition, and an identical one the second time.",
+        why="Partitioning is the purpose of a scheme, and equal arguments give equal bytes.",
+        todo="Follow the error message.",
     )
     def find(s: PartitionerSubject) -> Iterator[str]:
         case = max(s.dealt(), key=lambda dealt: dealt[1].clients)[0]

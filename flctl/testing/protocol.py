@@ -86,7 +86,7 @@ class _Round:
                 if not self._is_sound(phase):
                     return self.played
                 replies = self._answers(phase)
-            self.played.faults.append(f"the server asks on after {MOST_PHASES} phases")
+            self.played.faults.append(f"the server does not end within {MOST_PHASES} phases")
         except StopIteration as finished:
             self._finish(finished.value)
         except FlctlError as error:
@@ -99,7 +99,7 @@ class _Round:
             return False
         strangers = [client for client in phase.messages if client not in self.vectors]
         if strangers:
-            self.played.faults.append(f"the server has messages for {strangers[:3]}, who are not in the cohort")
+            self.played.faults.append(f"the server has messages for {strangers[:3]}, which are not in the cohort")
         if not all(isinstance(message, bytes) for message in phase.messages.values()):
             self.played.faults.append("the server's messages are not all bytes")
         return len(self.played.faults) == 0
@@ -139,7 +139,7 @@ class _Round:
         self.played.changed += [changed] if changed else []
         if [type(part) for part in given] != [bytes, bytes]:
             found = " and ".join(type(part).__name__ for part in given)
-            self.played.faults.append(f"client gave {found}, expected memory and reply as bytes")
+            self.played.faults.append(f"client returned {found}, expected memory and reply as bytes")
             return None
         self.memories[client], reply = given
         return bytes(reply)

@@ -55,6 +55,6 @@ def finite(result: TrialResult) -> Iterator[str]:
 def in_processes(component: Any, wanted: bool, notes: list[str]) -> bool:
     """True if worker processes can be used; adds a note if they cannot import the class."""
     if wanted and not is_importable(component):
-        notes.append("not tried in other processes: its class cannot be imported there")
+        notes.append("not tested in other processes: its class cannot be imported there")
         return False
     return wanted

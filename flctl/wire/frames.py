@@ -72,7 +72,7 @@ def lengths(prefix: bytes) -> tuple[int, int]:
     if magic != MAGIC:
         raise ProtocolError(f"a message does not start with {MAGIC!r}")
     if version != VERSION:
-        raise ProtocolError(f"a message has version {version}; this program speaks version {VERSION}")
+        raise ProtocolError(f"a message has version {version}; this program needs version {VERSION}")
     if header > MAX_HEADER:
         raise ProtocolError(f"a message declares a header of {header} bytes; at most {MAX_HEADER} are read")
     return header, body
@@ -87,7 +87,7 @@ def unpack(message: bytes, kind: str) -> Frame:
     """The frame in `message`. Raises ProtocolError unless it is whole, well-formed and of `kind`."""
     header, start = _open(message)
     if header["kind"] != kind:
-        raise ProtocolError(f"a message of kind {header['kind']!r} came where {kind!r} was expected")
+        raise ProtocolError(f"a message of kind {header['kind']!r} arrived, expected {kind!r}")
     return Frame(kind, header["meta"], _arrays(header["arrays"], memoryview(message)[start:]))
 
 
@@ -127,7 +127,7 @@ def _arrays(declared: list[Any], body: memoryview) -> Arrays:
         arrays[name] = np.frombuffer(body[offset:end], dtype)
         offset = end
     if offset != len(body):
-        raise ProtocolError(f"a message has {len(body) - offset} bytes that belong to no array")
+        raise ProtocolError(f"a message has {len(body) - offset} bytes beyond its arrays")
     return arrays
 
 

@@ -183,7 +183,7 @@ def read_shared_arrays(
     found = {}
     for name, (start, dtype, shape) in declared.items():
         if slab is None or not allowed(dtype) or start < 0 or min(shape, default=0) < 0:
-            raise ProtocolError(f"a reply has vectors '{name}' in memory that it was not given")
+            raise ProtocolError(f"a reply has vectors '{name}' in memory outside its allocation")
         size = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
         if start + size > slab.size or start % np.dtype(dtype).itemsize:
             raise ProtocolError(f"a reply has vectors '{name}' of {size} bytes at {start}, beyond its {slab.size}")

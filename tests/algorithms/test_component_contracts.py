@@ -61,7 +61,7 @@ WRONG = {
     "mutate": "read-only",
     "flat": "expected one dimension",
     "integers": "expected a whole number",
-    "memory": "wants to remember 'm' of shape",
+    "memory": "returned client memory with 'm' of shape",
     "weight": "weight is None",
 }
 

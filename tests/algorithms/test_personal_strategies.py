@@ -85,7 +85,7 @@ def test_which_layers_are_private():
     assert make("fedbn", private=["head*"]).private(PARTS) == {"norm.weight", "norm.running_mean", "head.weight"}
     with pytest.raises(IncompatibleError, match=r"matches 'hed\.\*'"):
         matching(PARTS, ["head.*", "hed.*"])
-    with pytest.raises(IncompatibleError, match="the model has none"):
+    with pytest.raises(IncompatibleError, match="the model has no such layer"):
         make("fedbn").private([PARTS[0], PARTS[2]])
 
 
@@ -291,7 +291,7 @@ def test_a_model_of_which_all_would_be_private_is_refused(toy, tmp_path):
 
 
 def test_weight_decay_is_refused_where_a_part_is_held_still(toy, tmp_path):
-    with pytest.raises(IncompatibleError, match=r"local\.weight_decay 0\.1 would move it"):
+    with pytest.raises(IncompatibleError, match=r"local\.weight_decay 0\.1 would change it"):
         make_run(toy, tmp_path / "run", *PERSONAL["fedrep"], "local.weight_decay=0.1")
 
 
@@ -300,7 +300,7 @@ def test_private_layers_do_not_share_their_starts_weights(toy, tmp_path):
     for name, chosen in PERSONAL.items():
         run, _ = make_run(toy, tmp_path / name, *chosen)
         assert run.execution.executor != "shared"
-        assert "a model of its own on each client" in run.execution.others["shared"] or name == "fedbn"
+        assert "a personal model on each client" in run.execution.others["shared"] or name == "fedbn"
 
 
 @pytest.mark.parametrize("name", PERSONAL)
@@ -344,7 +344,7 @@ class Odd(Strategy):
 
 
 def test_a_model_of_the_wrong_length_is_told(toy, tmp_path):
-    with pytest.raises(RoundFailedError, match=r"strategy 'odd' gives clients a model with the vectors"):
+    with pytest.raises(RoundFailedError, match=r"strategy 'odd' sends clients a model with the vectors"):
         train_run(toy, tmp_path / "run", f"strategy={__file__}:Odd")
 
 
@@ -376,11 +376,9 @@ def test_the_command_line_says_when_clients_memory_is_gone(toy, tmp_path, capsys
     path = tmp_path / "run"
     train_run(toy, path, *PERSONAL["ditto"], "checkpoint.every=2", "rounds=4")
     assert command(["eval", str(path), "--checkpoint", "2", "--per-client"]) == 3
-    assert "what clients remembered after round 2 is gone" in " ".join(capsys.readouterr().err.split())
+    assert "client memory of round 2 is not stored" in " ".join(capsys.readouterr().err.split())
     assert command(["eval", str(path), "--checkpoint", "2"]) == 0
-    assert "own models are not shown: what clients remembered after round 2" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    assert "own models are not shown: client memory of round 2" in " ".join(capsys.readouterr().out.split())
     shutil.rmtree(path / "memory")
     assert command(["eval", str(path), "--per-client"]) == 3
     assert "there is no client memory in" in " ".join(capsys.readouterr().err.split())

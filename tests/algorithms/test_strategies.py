@@ -290,7 +290,9 @@ def test_the_command_line_shows_a_strategy(monkeypatch, capsys):
     assert run_command(["plugins", "show", "krum"]) == 0
     shown = capsys.readouterr().out
     assert "Blanchard et al. 2017" in shown
-    assert re.search(r"num_malicious +a whole number of at(?: least 0)? +1 +Largest number of malicious clients", shown)
+    assert re.search(
+        r"num_malicious +a whole number of at(?: least 0)? +1 +Number of malicious clients per cohort", shown
+    )
 
 
 def test_the_command_line_refuses_a_cohort_that_a_rule_cannot_bear_before_it_trains(toy, tmp_path, capsys):

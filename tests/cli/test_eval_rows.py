@@ -47,7 +47,7 @@ def test_left_out_training_rows_leave_the_very_test_rows(evaluated):
 def test_the_training_source_is_refused_unless_it_is_asked_for(evaluated):
     code, error = evaluated("--data", "train.csv")
     assert code == 3
-    assert error["message"] == "train.csv: 240 of 300 rows were trained on, and scores on them would be too good"
+    assert error["message"] == "train.csv: 240 of 300 rows were trained on, and metrics on them would be too optimistic"
     code, found = evaluated("--data", "train.csv", "--trained-rows", "keep")
     assert (code, found["central"]["rows"]) == (0, 300)
 

@@ -418,7 +418,7 @@ def test_more_workers_are_advised_where_they_save_seconds(busy):
 
 
 def test_more_workers_are_not_advised_for_a_short_run(busy):
-    assert "rounds are short beside starting them" in advised(busy(), InProcessEngine, 4, 2).advice
+    assert "starting them takes longer than they save" in advised(busy(), InProcessEngine, 4, 2).advice
 
 
 def test_workers_beyond_cores_or_chunks_are_advised_against(busy, toy, tmp_path):

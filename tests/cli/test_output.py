@@ -61,13 +61,13 @@ def test_control_characters_of_names_do_not_reach_the_terminal(capsys: pytest.Ca
 
 
 def test_what_was_mended_is_told_as_it_happens(capsys: pytest.CaptureFixture[str]) -> None:
-    told = ("9 clients were asked again in two halves: no memory",)
+    told = ("9 clients asked again in two halves: no memory",)
     report = RoundReport(3, 9, 9, {}, 90, 0.5, {"total": 0.25}, 0, 0, {"accuracy": 0.5}, notes=told)
     plain = PlainLines()
     plain._rounds = 5
     plain.flctl_round_finished(report=report)
     assert capsys.readouterr().err.splitlines() == [
-        "warning: round 3: 9 clients were asked again in two halves: no memory",
+        "warning: round 3: 9 clients asked again in two halves: no memory",
         "round 3/5  loss 0.5000  accuracy 0.5000  clients 9/9  0.25 s",
     ]
     JsonEvents().flctl_round_finished(report=report)
@@ -90,7 +90,7 @@ def test_a_chunk_that_was_asked_again_is_told_and_kept(
     monkeypatch.setattr(ClientRuntime, "gather", scarce)
     capsys.readouterr()
     assert run(["train", str(toy.path), *flags, "--out", str(tmp_path / "halves")]) == 0
-    note = "4 clients were asked again in two halves: no memory for 4 clients at once"
+    note = "4 clients asked again in two halves: no memory for 4 clients at once"
     assert f"warning: round 1: {note}\n" in capsys.readouterr().err
     whole, halves = (json.loads((tmp_path / name / "metrics.jsonl").read_text()) for name in ("whole", "halves"))
     assert (whole["notes"], halves["notes"]) == ([], [note])

@@ -86,7 +86,7 @@ def test_verify_says_what_is_whole(capsys):
     assert run(["partition", "verify", "x"]) == 0
     shown = capsys.readouterr().out
     assert "8 owned + 2 left out = 10 rows" in shown
-    assert "x is whole: sha256:" in shown
+    assert "x is intact: sha256:" in shown
 
 
 @pytest.mark.parametrize("name", ["x.npy", "y.npy", "source_row.npy", "client_ids.npy"])
@@ -159,7 +159,7 @@ def test_verify_finds_values_that_are_infinite_and_not_missing_cells():
 
 def test_an_id_of_half_a_character_is_damage():
     named = store(Path("x"), scheme=Owners(np.arange(10) % 2, 2, ("ab", "c")))
-    with pytest.raises(IntegrityError, match="client_ids of the partition hold what is not text"):
+    with pytest.raises(IntegrityError, match="client_ids of the partition are not text"):
         rewrite(named, "client_ids", put(0, "\ud800"))
 
 
@@ -228,9 +228,9 @@ def test_regression_and_images_and_text_export_too():
     )
     partition = store(Path("i"), images, Owners([0, 0]), test_fraction=0)
     np.testing.assert_array_equal(read(str(export_client(partition, 0, Path("i.npz")))).x, images.x)
-    with pytest.raises(DataError, match=r"\.csv holds tables"):
+    with pytest.raises(DataError, match=r"\.csv needs a table"):
         export_client(partition, 0, Path("i.csv"))
-    with pytest.raises(DataError, match=r"\.txt holds text"):
+    with pytest.raises(DataError, match=r"\.txt needs text"):
         export_client(partition, 0, Path("i.txt"))
 
 
@@ -250,10 +250,10 @@ def test_export_refuses(capsys, here):
     refusals = {
         ("export", "x", "--client", "north", "--out", "taken.npz"): (2, "exists already"),
         ("export", "x", "--client", "nroth", "--out", "a.npz"): (2, "Did you mean 'north'"),
-        ("export", "x", "--client", "north", "--out", "a.xls"): (2, "'.xls' is no format"),
-        ("export", "x", "--client", "north", "--out", "a.txt"): (2, ".txt holds text"),
+        ("export", "x", "--client", "north", "--out", "a.xls"): (2, "'.xls' is not an export format"),
+        ("export", "x", "--client", "north", "--out", "a.txt"): (2, ".txt needs text"),
         ("export", "x", "--out", "a.npz"): (2, "whose rows?"),
-        ("export", "x", "--client", "north", "--all", "--out", "a"): (2, "contradict each other"),
+        ("export", "x", "--client", "north", "--all", "--out", "a"): (2, "cannot be combined"),
         ("export", "x", "--all", "--format", "xls", "--out", "a"): (2, "'--format': 'xls' is not one of"),
         ("export", "nowhere", "--client", "a", "--out", "a.npz"): (2, "is not a partition"),
     }
@@ -262,7 +262,7 @@ def test_export_refuses(capsys, here):
         assert message in capsys.readouterr().err
     assert Path("taken.npz").read_text() == "mine"
     assert sorted(os.listdir(here)) == ["taken.npz", "x"]
-    with pytest.raises(DataError, match="client 'south' has missing cells"):
+    with pytest.raises(DataError, match="client 'south' has missing values"):
         export_client(sites_store(Path("m"), missing=True), 1, Path("a.npz"))
     empty = store(Path("e"), table(2), Owners([0, 0], 2))
     with pytest.raises(DataError, match="client '1' has no rows"):

@@ -46,7 +46,7 @@ def test_the_numbers_are_sums_up_to_each_evaluation(runs, tmp_path, capsys):
     assert int(rows[-1]["bytes"]) == sum(line["bytes_up"] + line["bytes_down"] for line in lines)
     assert float(rows[-1]["accuracy"]) == lines[-1]["accuracy"]
     drawn = out.read_text(encoding="utf-8")
-    for words in (">plain<", ">half<", "kB sent, up and down, all clients", "Accuracy by bytes"):
+    for words in (">plain<", ">half<", "kB sent, upload and download of all clients", "Accuracy by bytes"):
         assert words in drawn
 
 

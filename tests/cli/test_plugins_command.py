@@ -113,7 +113,7 @@ def test_the_doctor_finds_a_sound_installation_well(installed, capsys):
     assert found["partitioner rooted", "ok"] == ["of acme-good 2.0: Row i is client i mod K's, from a first client on."]
     assert {status for _, status in found} == {"ok"}
     assert cli(["plugins", "doctor"]) == 0
-    assert "all is well" in capsys.readouterr().out
+    assert "all plugins work" in capsys.readouterr().out
 
 
 def test_the_doctor_names_everything_that_is_broken(installed, capsys):
@@ -143,16 +143,16 @@ def test_the_doctor_names_everything_that_is_broken(installed, capsys):
 @pytest.mark.parametrize(
     ("text", "subject", "status", "detail"),
     [
-        ("import flctl\n" + HEAD.partition("\n")[2] + GOOD + OFFER, "plugin one", "warn", "it states no FLCTL_API"),
-        (HEAD, "plugin one", "warn", "it implements no hook, so it has no effect"),
+        ("import flctl\n" + HEAD.partition("\n")[2] + GOOD + OFFER, "plugin one", "warn", "states no FLCTL_API"),
+        (HEAD, "plugin one", "warn", "implements no hook, so it has no effect"),
         (HEAD + GOOD.replace('"rooted"', '"Rooted Tree"') + OFFER, "partitioner Rooted Tree", "fail", "'Rooted Tree'"),
         (
             HEAD + GOOD.replace('    """Row i', '    note = """Row i') + OFFER,
             "partitioner rooted",
             "fail",
-            "no docstring of its own",
+            "no docstring",
         ),
-        (HEAD + GOOD + OFFER.replace("[Rooted]", "[Rooted, 3]"), "partitioner 3", "fail", "3 is no class"),
+        (HEAD + GOOD + OFFER.replace("[Rooted]", "[Rooted, 3]"), "partitioner 3", "fail", "3 is not a class"),
     ],
 )
 def test_the_doctor_tells_of_one_plugin(installed, capsys, text, subject, status, detail):
@@ -176,7 +176,7 @@ def test_the_doctor_may_be_sent_to_some_plugins_and_to_files(installed, capsys, 
 def test_check_runs_the_kit_with_the_examples_of_options(installed, capsys):
     installed(good=HEAD + GOOD + OFFER)
     found = findings(capsys, "good", "--check")
-    assert "keeps its contract in 12 checks" in found["partitioner rooted", "ok"]
+    assert "passes 12 checks of its contract" in found["partitioner rooted", "ok"]
 
 
 def test_check_tells_what_a_component_breaks_and_ends_with_1(installed, capsys):
@@ -188,7 +188,7 @@ def test_check_tells_what_a_component_breaks_and_ends_with_1(installed, capsys):
     assert cli(["plugins", "doctor", "bad", "--check"]) == 1
     shown = capsys.readouterr().out
     assert "why:" in shown
-    assert "1 of 3 things are broken" in shown
+    assert "1 of 3 checks failed" in shown
 
 
 def test_check_says_what_it_could_not_check(installed, capsys):
@@ -199,7 +199,9 @@ def test_check_says_what_it_could_not_check(installed, capsys):
     installed(good=HEAD + GOOD.replace("examples=[1], ", "") + OFFER + reader)
     found = findings(capsys, "good", "--check")
     assert found["partitioner rooted", "warn"] == ["not checked: first has no default, and no Field(examples=)"]
-    assert found["dataset own", "warn"] == ["not checked: check_dataset needs a sample file, as its own tests give it"]
+    assert found["dataset own", "warn"] == [
+        "not checked: check_dataset needs a sample file; the plugin's tests have one"
+    ]
 
 
 @pytest.mark.slow

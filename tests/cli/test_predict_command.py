@@ -121,7 +121,7 @@ def test_missing_columns_are_refused_by_name(refused, home):
     (home / "short.csv").write_text("Age,occupation,sex\n40,clerk,male\n")
     code, message, hint = refused("runs/census", "short.csv")
     assert code == 3
-    assert message == "short.csv lacks 2 of 4 columns that the model takes: 'age', 'hours'"
+    assert message == "short.csv lacks 2 of 4 columns that the model needs: 'age', 'hours'"
     assert hint == "Rename 'Age' to 'age'."
     assert not (home / "never.csv").exists()
 
@@ -137,8 +137,8 @@ def test_unseen_other_takes_the_columns_own_category_of_that_name(done, refused,
     (home / "unseen.csv").write_text(HEADER + "40,40,astronaut,male\n40,40,other,male\n40,40,clerk,x\n")
     data, rows = done("runs/census", "unseen.csv", "--unseen", "other")
     assert rows[0]["p:>50K"] == rows[1]["p:>50K"]
-    assert any("taken as 'other'" in note for note in data["notes"])
-    assert any("sex" in note and "none of the column's" in note for note in data["notes"])
+    assert any("encoded as 'other'" in note for note in data["notes"])
+    assert any("sex" in note and "all features of the column 0" in note for note in data["notes"])
 
 
 def test_unseen_refuse_names_line_column_and_category(refused, home):
@@ -223,7 +223,7 @@ def test_without_out_predictions_go_to_stdout_and_words_to_stderr(home, tmp_path
         (("--out", "x.txt"), "does not end in .csv or .parquet"),
         (("--out", "train.csv"), "exists already"),
         (("--out", "x.csv", "--keep", "nope"), "has no column 'nope' (--keep)"),
-        (("--out", "x.csv", "--client", "north"), "leaves clients no models of their own"),
+        (("--out", "x.csv", "--client", "north"), "keeps no personal models"),
         (("--out", "x.csv", "--characters", "3"), "--characters is for text"),
         (("--out", "x.csv", "--reader-option", "nope=1"), "has no such option"),
         (("--out", "x.csv", "--checkpoint", "99"), "no checkpoint of round 99"),
@@ -339,7 +339,7 @@ def test_a_clients_own_model_is_the_one_that_eval_scores(tmp_path, capsys):
     assert right == pytest.approx(own["per_client"][7]["accuracy"])
     assert command(["predict", str(tmp_path / "run"), str(tmp_path / "new.npz")]) == 0
     captured = capsys.readouterr()
-    assert "--client ID takes a client's" in captured.err.replace("\n", " ")
+    assert "--client ID selects a client's" in captured.err.replace("\n", " ")
     assert [row["p:a"] for row in csv.DictReader(io.StringIO(captured.out))] != mine
     assert command(["predict", str(tmp_path / "run"), str(tmp_path / "new.npz"), "--client", "nope"]) == 2
 

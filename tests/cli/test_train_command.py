@@ -149,7 +149,7 @@ def test_a_default_run_directory_is_never_overwritten(toy):
         (["-o", "local.lrr=0.1"], 2, "lrr"),
         (["--model", "cnn"], 2, "cnn"),
         (["--lr", "-1"], 2, "lr"),
-        (["--clients-per-round", "11"], 2, "11 clients a round were asked for, and 10"),
+        (["--clients-per-round", "11"], 2, "cohort.clients is 11, and the partition has 10"),
         (["--aggregator", "secag"], 2, "unknown aggregator 'secag'"),
         (["--config", "nothing.yaml"], 2, "nothing.yaml"),
         (["--target-metric", "accuracy~1"], 2, "NAME=VALUE"),

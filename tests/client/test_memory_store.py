@@ -97,7 +97,7 @@ def test_going_back_behind_a_settled_round_is_refused_where_memory_is_gone(store
     store.forget_after(1)  # nobody wrote between rounds 1 and 2
     store.write([0], 3, stack(3))
     store.settle(3)
-    with pytest.raises(IncompatibleError, match="rests on the checkpoint of round 3, and cannot go back to round 2"):
+    with pytest.raises(IncompatibleError, match="belongs to the checkpoint of round 3 and cannot go back to round 2"):
         store.forget_after(2)
     check(store, [0], 4, [3])
     store.forget_after(0)  # before the first round nobody remembers anything
@@ -210,7 +210,7 @@ def test_files_of_another_size_or_kind_are_found_before_they_are_read(store, nam
     elif damage != "missing":
         new = {"empty": b"", "longer": data + b"\0", "shorter": data[:-2], "foreign": b'{"a": [1, 2]}'}[damage]
         path.write_bytes(new)
-    with pytest.raises(IntegrityError, match=f"client memory .*{name} (is missing|has|does not say)") as caught:
+    with pytest.raises(IntegrityError, match=f"client memory .*{name} (is missing|has|does not describe)") as caught:
         MemoryStore(store.directory, 10, LAYOUT)
     assert "start a new run" in caught.value.hint
 
@@ -219,7 +219,7 @@ def test_files_of_another_size_or_kind_are_found_before_they_are_read(store, nam
 def test_a_manifest_that_is_none_is_found(store, text):
     store.create()
     (store.directory / "memory.json").write_text(text)
-    with pytest.raises(IntegrityError, match="does not say what the memory holds"):
+    with pytest.raises(IntegrityError, match="does not describe the layout of the memory"):
         MemoryStore(store.directory, 10, LAYOUT)
 
 
@@ -290,7 +290,7 @@ def test_a_disk_without_room_is_an_error_in_the_write_and_loses_nothing(store):
             store.write([2, 4, 5, 8], 2, stack(22, 42, 52, 82))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "Free some space" in caught.value.hint
+    assert "Free disk space" in caught.value.hint
     check(store, [2, 4, 5, 8], 3, [21, 0, 0, 81])
     store.write([2, 4, 5, 8], 2, stack(22, 42, 52, 82))
     check(store, [2, 4, 5, 8], 3, [22, 42, 52, 82])

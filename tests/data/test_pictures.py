@@ -56,7 +56,7 @@ def test_transparent_parts_are_laid_on_white(tmp_path: Path) -> None:
     data = read("image-folder", tmp_path)
     assert data.x[data.y == 0].tolist() == np.full((1, 3, 4, 4), 255).tolist()
     assert data.x[data.y == 1].max() == 0
-    assert data.notes == ("2 pictures have transparency and are laid on white",)
+    assert data.notes == ("2 pictures with transparency placed on a white background",)
 
 
 def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
@@ -75,4 +75,4 @@ def test_a_validation_folder_is_no_client_and_no_class(tmp_path: Path) -> None:
     assert data.classes == ("cat", "dog")
     assert dict(data.groups) == {}
     assert (len(data), data.test and len(data.test.y)) == (6, 4)
-    assert "validation rows, taken as the source's own test rows" in data.notes[0]
+    assert "validation rows, used as the source's test rows" in data.notes[0]

@@ -54,7 +54,7 @@ def test_timestamps_are_centred_before_they_are_cast(tmp_path: Path, suffix: str
     assert data.inputs is not None
     offset = data.inputs.columns[0].offset
     np.testing.assert_array_equal(data.x[:, 0].astype(np.float64) + offset, TIMES)
-    assert any("count from an offset" in note for note in data.notes)
+    assert any("an offset is subtracted" in note for note in data.notes)
     partition = stored(tmp_path / "p", data)
     x = np.concatenate([partition.train(k)[0] for k in range(2)])
     assert len(np.unique(x)) == 72
@@ -87,7 +87,7 @@ def test_a_target_of_a_billion_and_little_is_a_regression_with_its_digits(tmp_pa
 def test_what_no_offset_can_keep_is_said(tmp_path: Path) -> None:
     values = np.concatenate([TIMES, TIMES + 10**15])
     data = read("csv", write(tmp_path / "a.csv", {"when": values, "label": np.arange(144) % 2}), target="label")
-    assert any("32 bits merge distinct values of 'when'" in note for note in data.notes)
+    assert any("float32 merges distinct values of 'when'" in note for note in data.notes)
 
 
 @pytest.mark.parametrize(
@@ -117,4 +117,4 @@ def test_one_hot_targets_are_labels_and_validation_arrays_are_no_training_rows(t
     assert data.y.tolist() == [0, 1, 2, 0, 1, 2]
     assert data.test is not None
     assert data.test.y.tolist() == [0, 1]
-    assert data.notes == ("x_val: validation rows, taken as the source's own test rows",)
+    assert data.notes == ("x_val: validation rows, used as the source's test rows",)

@@ -112,7 +112,7 @@ def test_shakespeare(data_root: Path) -> None:
     assert len(data.classes) == 65
     assert data.x.dtype == np.uint8
     # Ten of the 309 roles have a name and no words.
-    assert data.notes == ("10 of 309 speakers say fewer than 2 characters (0 in all) and were left out",)
+    assert data.notes == ("10 of 309 speakers with fewer than 2 characters (0 in all) left out",)
     assert len(np.unique(data.groups["speaker"])) == 299
     loud = read("text", path, min_characters=1000)
     roles = np.unique(loud.groups["speaker"])

@@ -105,8 +105,8 @@ def test_every_reader_has_a_name_a_line_and_documented_options() -> None:
         ("somewhere/a.csv", "no such file or folder", "Check the path."),
         ("*.csv", "no such file or folder", "Check the path."),
         ("people.cvs", "no such file or folder", "Check the path."),
-        ("notes.md", "nothing reads this", "Understood are digits, breast_cancer"),
-        ("empty", "no reader knows this folder", "Name a file in it."),
+        ("notes.md", "no reader recognises this file", "Readable sources: digits, breast_cancer"),
+        ("empty", "no reader knows this folder", "Use a file in it."),
         ("peple.csv", "no such file or folder", "Did you mean 'people.csv'?"),
     ],
 )
@@ -200,5 +200,5 @@ def test_a_pipe_and_a_link_to_nothing_are_refused_at_once(tmp_path, monkeypatch)
     os.symlink("gone", "link.csv")
     with pytest.raises(DataError, match=r"pipe\.csv is neither a file nor a folder"):
         opened("pipe.csv", target="y")
-    with pytest.raises(DataError, match=r"link\.csv is a link to what is not there"):
+    with pytest.raises(DataError, match=r"link\.csv is a link to a missing file"):
         opened("link.csv", target="y")

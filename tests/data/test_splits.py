@@ -70,7 +70,7 @@ def test_validation_files_are_test_rows_only_if_there_are_no_others(tmp_path: Pa
     write(tmp_path / "val.csv", TEST)
     alone = read("csv", tmp_path, target="label")
     assert alone.test is not None
-    assert "validation rows, taken as the source's own test rows" in alone.notes[0]
+    assert "validation rows, used as the source's test rows" in alone.notes[0]
     write(tmp_path / "test.csv", TEST.slice(0, 1))
     both = read("csv", tmp_path, target="label")
     assert both.test is not None
@@ -180,7 +180,7 @@ def test_a_pair_without_one_of_its_values_is_left_out_or_refused(
     assert run([*words, "--missing-group", "leave-out", "--out", str(tmp_path / "p")]) == 0
     assert Partition.open(tmp_path / "p").clients == 2
     assert run([*words, "--missing-group", "refuse", "--out", str(tmp_path / "q")]) == 2
-    assert "1 of 5 rows have no value" in capsys.readouterr().err
+    assert "1 of 5 rows without a value" in capsys.readouterr().err
 
 
 def test_test_rows_of_leaf_belong_to_their_users(tmp_path: Path) -> None:

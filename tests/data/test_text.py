@@ -32,15 +32,15 @@ def test_windows_by_hand(tmp_path: Path) -> None:
     assert ["".join(data.classes[c] for c in row) for row in data.y[:2]] == ["bcd", "e\na"]
     assert data.groups["speaker"].tolist() == ["ANN"] * 3 + ["BOB"]
     assert (data.x.dtype, data.y.dtype) == (np.uint8, np.int32)
-    assert data.notes == ("1 of 3 speakers say fewer than 2 characters (0 in all) and were left out",)
+    assert data.notes == ("1 of 3 speakers with fewer than 2 characters (0 in all) left out",)
 
 
 def test_quiet_speakers_can_be_left_out(tmp_path: Path) -> None:
     (tmp_path / "play.txt").write_text(PLAY)
     data = read("text", tmp_path / "play.txt", min_characters=7)
     assert set(data.groups["speaker"]) == {"ANN"}
-    assert data.notes == ("2 of 3 speakers say fewer than 7 characters (4 in all) and were left out",)
-    with pytest.raises(DataError, match="none of 3 speakers says enough"):
+    assert data.notes == ("2 of 3 speakers with fewer than 7 characters (4 in all) left out",)
+    with pytest.raises(DataError, match="no speaker of 3 has enough characters"):
         read("text", tmp_path / "play.txt", min_characters=8)
 
 
@@ -96,7 +96,7 @@ def test_leaf_pictures_and_regression(tmp_path: Path) -> None:
     data = read("leaf", path, image_size="2x3")
     assert data.task == "regression"
     np.testing.assert_array_equal(data.x[0, 0], [[0, 1, 2], [3, 4, 5]])
-    with pytest.raises(DataError, match="no pictures of 4x4"):
+    with pytest.raises(DataError, match="not pictures of 4x4"):
         read("leaf", path, image_size=4)
 
 

@@ -356,7 +356,7 @@ def test_outputs_that_are_not_finite_make_nan_and_a_count(kind, bad):
     result = scores_of(kind, outputs, y, classes)
     assert result.non_finite == 1
     assert all(math.isnan(value) for value in result.values.values())
-    assert result.notes["test_loss"] == "1 of 4 rows have outputs that are not finite"
+    assert result.notes["test_loss"] == "1 of 4 rows with outputs that are not finite"
     quick = quick_score(outcomes_of(kind, outputs, y))
     assert quick["non_finite"] == 1.0
     assert math.isnan(quick["test_loss"])

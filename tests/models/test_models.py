@@ -223,7 +223,7 @@ def test_a_near_miss_is_suggested():
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (nn.Linear(5, 3), r"does not take a batch of shape \[2, 6\]"),
+        (nn.Linear(5, 3), r"cannot process a batch of shape \[2, 6\]"),
         (nn.Linear(6, 4), r"returned \(2, 4\) for a batch of shape \(2, 6\), expected \(2, 3\)"),
         (nn.LSTM(6, 3), "returned tuple"),
     ],

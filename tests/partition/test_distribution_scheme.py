@@ -56,7 +56,7 @@ def test_client_shares_are_label_distributions():
         dealt(matrix=[[0, 1, 0]], values="client-shares", sizes=[6])
     with pytest.raises(DataError, match="row 2 of the matrix is all 0"):
         dealt(matrix=[[0, 1, 0], [0, 0, 0]], values="client-shares")
-    with pytest.raises(DataError, match="1 sizes were given for the 2"):
+    with pytest.raises(DataError, match="found 1 size for 2"):
         dealt(matrix=[[0, 1, 0], [1, 0, 0]], values="client-shares", sizes=[3])
 
 

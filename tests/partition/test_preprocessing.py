@@ -66,7 +66,7 @@ def test_inputs_that_do_not_become_the_features_are_refused(tmp_path):
     with pytest.raises(IntegrityError, match="inputs do not become the features"):
         Partition.open(part.path)
     wrong = replace(toy_dataset(), inputs=Inputs((InputColumn("p", "number"),)))
-    with pytest.raises(PluginError, match="inputs that are not its features"):
+    with pytest.raises(PluginError, match="inputs that differ from its features"):
         store(tmp_path / "other", wrong, Owners(np.zeros(len(wrong), int)))
 
 

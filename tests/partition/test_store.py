@@ -283,12 +283,12 @@ def test_a_standardisation_that_the_data_lacks_is_refused(tmp_path, kind, match)
         ({"scheme": Owners(np.full(10, 2), clients=2)}, PluginError, "owner outside -1..1"),
         ({"scheme": Owners(np.zeros(9, int))}, PluginError, r"expected integers \(10,\)"),
         ({"scheme": Owners(np.zeros(10, int), 1, ("",))}, DataError, "cannot have the id"),
-        ({"scheme": Owners(np.zeros(10, int), 2, ("a", "a"))}, PluginError, "1 different ids for 2"),
-        ({"dataset": table(y=np.zeros(10, np.int32))}, PluginError, "gave x float32 and y int32"),
+        ({"scheme": Owners(np.zeros(10, int), 2, ("a", "a"))}, PluginError, "1 different id for 2"),
+        ({"dataset": table(y=np.zeros(10, np.int32))}, PluginError, "returned x float32 and y int32"),
         ({"dataset": table(y=np.arange(10) % 3)}, PluginError, "codes outside its 2 classes"),
         ({"dataset": table(y=np.arange(10) % 2 - 1)}, PluginError, "codes outside its 2 classes"),
         ({"dataset": table(features=("f0",))}, PluginError, "named 1 of 2 features"),
-        ({"dataset": table(numeric=(0, 2))}, PluginError, "numeric features that are not there"),
+        ({"dataset": table(numeric=(0, 2))}, PluginError, "numeric features that do not exist"),
     ],
 )
 def test_an_impossible_request_is_refused_and_writes_nothing(tmp_path, options, error, match):

@@ -151,12 +151,12 @@ def test_the_number_of_repeats_follows_the_clock(monkeypatch):
 @pytest.mark.parametrize("step", [1.01, float("nan"), 0.0])
 def test_a_contender_that_computes_something_else_is_refused(step):
     contenders = {"floor": Told("floor", []), ("shared", 2): Told("a", [], step)}
-    with pytest.raises(FlctlError, match=r"shared \(2 workers\) came to another model"):
+    with pytest.raises(FlctlError, match=r"shared \(2 workers\) does not match the hand-written loop"):
         paired(contenders, 3, START)
 
 
 def test_models_that_did_not_move_prove_nothing():
-    with pytest.raises(FlctlError, match="came to another model"):
+    with pytest.raises(FlctlError, match="does not match the hand-written loop"):
         paired({"floor": Told("floor", [], 0.0), ("shared", 1): Told("a", [], 0.0)}, 3, START)
 
 

@@ -68,13 +68,13 @@ def test_what_follows_from_a_name(word, names):
         ("class", "'class' cannot be a Python module"),
         ("match", "'match' cannot be a Python module"),
         ("flctl-none", "'None' cannot be a Python class"),
-        ("json", "the module 'json' is another's"),
-        ("tests", "the module 'tests' is another's"),
-        ("flctl", "the module 'flctl' is another's"),
-        ("flctl-path", "the class 'Path' is another's"),
-        ("con", "Windows keeps that name for a device"),
-        ("nul.plugin", "Windows keeps that name for a device"),
-        ("lpt1", "Windows keeps that name for a device"),
+        ("json", "the module 'json' belongs to another package"),
+        ("tests", "the module 'tests' belongs to another package"),
+        ("flctl", "the module 'flctl' belongs to another package"),
+        ("flctl-path", "the class 'Path' belongs to another package"),
+        ("con", "Windows reserves that name for a device"),
+        ("nul.plugin", "Windows reserves that name for a device"),
+        ("lpt1", "Windows reserves that name for a device"),
     ],
 )
 def test_names_that_cannot_be_are_refused(here, capsys, word, says):
@@ -93,12 +93,12 @@ def test_a_name_that_is_nearly_right_is_mended_in_the_hint():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["fedavg", "--kind", "strategy"], "a strategy named 'fedavg' exists already, in flctl"),
-        (["flctl-clip", "--kind", "transform"], "a transform named 'clip' exists already, in flctl"),
-        (["auto", "--kind", "engine"], "'auto' stands for"),
-        (["builtin", "--kind", "model"], "a plugin named 'builtin' is installed already"),
+        (["fedavg", "--kind", "strategy"], "a strategy named 'fedavg' already exists, in flctl"),
+        (["flctl-clip", "--kind", "transform"], "a transform named 'clip' already exists, in flctl"),
+        (["auto", "--kind", "engine"], "'auto' is the value for"),
+        (["builtin", "--kind", "model"], "a plugin named 'builtin' is already installed"),
         (["safetensors", "--kind", "model"], "a distribution of that name is installed: safetensors"),
-        (["sklearn", "--kind", "model"], "a module named 'sklearn' can be imported already"),
+        (["sklearn", "--kind", "model"], "a module named 'sklearn' can already be imported"),
         (["mine", "--kind", "strateggy"], "unknown kind 'strateggy'"),
         (["mine", "--kind", "model", "--out", "there"], "there exists already"),
     ],
@@ -119,7 +119,7 @@ def test_the_kind_must_be_said(here, capsys):
 def test_an_installed_plugin_of_the_name_is_a_clash(monkeypatch):
     registry = Registry()
     registry.add(type("Nothing", (), {})(), "mine")
-    with pytest.raises(PluginError, match="a plugin named 'mine' is installed already, from this process"):
+    with pytest.raises(PluginError, match="a plugin named 'mine' is already installed, from this process"):
         new_plugin.refuse_clash(new_plugin.names_of("mine"), "model", registry)
 
 

@@ -93,7 +93,7 @@ def test_outputs_that_are_not_finite_leave_no_interval():
 
 
 def test_models_scored_on_other_rows_are_refused():
-    with pytest.raises(ValueError, match="not scored on the same rows"):
+    with pytest.raises(ValueError, match="not evaluated on the same rows"):
         differences(scored(right_or_wrong([1, 0])), scored(right_or_wrong([1, 0, 1])))
 
 

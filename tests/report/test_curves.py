@@ -93,7 +93,9 @@ def test_clients_are_drawn_for_each_run(tmp_path):
 
 
 def test_clients_without_the_metric_leave_a_sentence(tmp_path):
-    assert "no client has this metric" in text(draw_clients({"x": scores([math.nan])}, "accuracy", tmp_path / "c.svg"))
+    assert "no client has a value of this metric" in text(
+        draw_clients({"x": scores([math.nan])}, "accuracy", tmp_path / "c.svg")
+    )
 
 
 def test_a_picture_of_clients_replaces_nothing(tmp_path):

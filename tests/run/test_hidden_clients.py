@@ -54,12 +54,12 @@ def test_client_memory_is_for_its_owner_alone(toy, tmp_path):
 
 def test_metrics_of_single_clients_are_refused_before_the_run_or_stated_in_each_round(toy, tmp_path, registry):
     chosen = ("aggregator=hidden", "eval.per_client=true", "rounds=1")
-    with pytest.raises(IncompatibleError, match=r"eval.per_client measures single clients, and aggregator 'hidden'"):
+    with pytest.raises(IncompatibleError, match=r"eval.per_client evaluates single clients, and aggregator 'hidden'"):
         make_run(toy, tmp_path / "refused", *chosen, registry=registry)
     result = train_run(toy, tmp_path / "told", *chosen, "eval.disclose_clients=true", registry=registry)
     (line,) = untimed_lines(result.directory.path)
     assert "accuracy_worst_decile" in line
-    assert line["notes"] == ["eval.disclose_clients: single clients were measured, which aggregator 'hidden' hides"]
+    assert line["notes"] == ["eval.disclose_clients: single clients were evaluated, which aggregator 'hidden' hides"]
     plain = train_run(toy, tmp_path / "plain", *chosen[1:])
     assert untimed_lines(plain.directory.path)[0]["notes"] == []
 
@@ -106,4 +106,6 @@ def test_an_evaluation_withholds_numbers_over_clients_unless_they_are_disclosed(
     assert shown[False]["central"] == shown[True]["central"]
     assert np.isfinite(shown[True]["federated"]["accuracy"]["worst_decile"])
     assert "left out: aggregator 'hidden' hides clients" in shown[False]["notes"][-1]
-    assert shown[True]["notes"][-1] == "--disclose: numbers over clients are shown, which aggregator 'hidden' hides"
+    assert (
+        shown[True]["notes"][-1] == "--disclose: the output has metrics over clients, which aggregator 'hidden' hides"
+    )

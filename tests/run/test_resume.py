@@ -125,7 +125,7 @@ def test_another_version_is_refused(toy, tmp_path, name):
     facts["versions"][name] = "0.0.9"
     path.write_text(json.dumps(facts))
     run, _ = make_run(toy, tmp_path / "scratch")
-    with pytest.raises(IncompatibleError, match=rf"made by {name} 0\.0\.9, this is "):
+    with pytest.raises(IncompatibleError, match=rf"written by {name} 0\.0\.9, found "):
         train(run, RunDirectory(tmp_path / "run"))
 
 
@@ -134,7 +134,7 @@ def test_lost_metrics_are_found(toy, tmp_path):
     metrics = tmp_path / "run" / "metrics.jsonl"
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[1:]))
     run, _ = make_run(toy, tmp_path / "scratch", "rounds=6")
-    with pytest.raises(IntegrityError, match="lacks lines"):
+    with pytest.raises(IntegrityError, match="has no lines"):
         train(run, RunDirectory(tmp_path / "run"))
 
 

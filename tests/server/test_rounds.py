@@ -249,7 +249,7 @@ def test_parts_that_read_single_updates_are_refused_where_they_are_hidden(toy, t
 
 
 def test_more_clients_a_round_than_there_are_is_refused(toy, tmp_path):
-    with pytest.raises(ConfigError, match="11 clients a round were asked for, and 10"):
+    with pytest.raises(ConfigError, match=r"cohort\.clients is 11, and the partition has 10"):
         make_run(toy, tmp_path / "run", "cohort.clients=11")
 
 
@@ -298,7 +298,7 @@ def test_a_chunk_that_is_lost_is_asked_again_in_halves(toy, tmp_path, strategy):
         assert (report.answered, dict(report.failed)) == (10, {})
     np.testing.assert_allclose(states[Cramped], states[InProcessEngine], rtol=1e-4, atol=1e-6)
     assert notes[InProcessEngine] == ()
-    assert notes[Cramped][0] == "10 clients were asked again in two halves: no memory for 10 clients at once"
+    assert notes[Cramped][0] == "10 clients asked again in two halves: no memory for 10 clients at once"
     assert len(notes[Cramped]) == 9
 
 

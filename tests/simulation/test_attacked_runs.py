@@ -312,7 +312,7 @@ def test_what_a_run_records(toy, tmp_path, capsys):
     assert "attackers" not in result.summary["final"]
     assert cli(["runs", "show", str(tmp_path / "run")]) == 0
     shown = capsys.readouterr().out
-    assert f"attack backdoor: 3 of 10 clients are malicious ({', '.join(kept['malicious'])})" in shown
+    assert f"attack backdoor: 3 of 10 clients malicious ({', '.join(kept['malicious'])})" in shown
     assert shown.split("attackers")[0].split()[-4:] == ["round", "loss", "accuracy", "backdoor_success"]
     plain = train_run(toy, tmp_path / "plain", "rounds=1")
     assert not (plain.directory.path / "attack.json").exists()
@@ -358,7 +358,7 @@ def test_the_explanation_and_the_opening_line_name_the_attack(toy, tmp_path, cap
     assert told["reads_each"] == ["attack 'alie'"]
     assert told["memory"]["updates"] == 2 * 10 * 15 * 4
     assert cli([*words, "--explain"]) == 0
-    assert "alie: 2 of 10 clients are malicious, from round 1 on" in capsys.readouterr().out
+    assert "alie: 2 of 10 clients malicious, from round 1 on" in capsys.readouterr().out
     assert cli([*words, "--out", "run"]) == 0
     said = capsys.readouterr().err
     assert "fedavg over 10 clients (2 malicious: alie)" in said
@@ -393,7 +393,7 @@ def test_an_attack_on_rows_keeps_no_updates(toy, tmp_path):
             ConfigError,
             "attack.fraction 0.01 selects none of the 10",
         ),
-        (["attack.name=ipm", "attack.clients=10"], ConfigError, "asks for 10 malicious clients, and 10"),
+        (["attack.name=ipm", "attack.clients=10"], ConfigError, "needs 10 malicious clients, and 10"),
         (["attack.name=backdoor", "attack.target=3"], ConfigError, "attack.target is 3, and there are 3 classes"),
         (["attack.name=backdoor", "attack.trigger=5"], ConfigError, r"attack.trigger is 5, and .* shape \(4,\)"),
     ],
@@ -434,7 +434,7 @@ def test_attacks_on_classes_need_classes(tmp_path, name):
         (["attack.name=alei"], 2, "Did you mean 'alie'?"),
         (["attack.name=ipm", "attack.fraction=1"], 2, "a number above 0 and below 1"),
         (["attack.name=ipm", "attack.fraction=0.001"], 2, "selects none of the"),
-        (["attack.name=ipm", "attack.clients=99"], 2, "asks for 99 malicious clients"),
+        (["attack.name=ipm", "attack.clients=99"], 2, "needs 99 malicious clients"),
     ],
 )
 def test_the_command_line_refuses_what_has_no_effect_or_no_sense(toy, tmp_path, capsys, overrides, code, says):

@@ -259,7 +259,7 @@ def test_how_many_attack(toy, fraction, count):
     if 0 < count < 10:
         assert len(malicious(toy, fraction=fraction)) == count
         return
-    with pytest.raises(ConfigError, match="selects none" if count == 0 else "asks for 10 malicious clients, and 10"):
+    with pytest.raises(ConfigError, match="selects none" if count == 0 else "needs 10 malicious clients, and 10"):
         malicious(toy, fraction=fraction)
 
 
@@ -268,7 +268,7 @@ def test_clients_without_rows_and_trusted_ones_never_attack(toy, tmp_path):
         alone, spared = malicious(toy, seed, clients=4), malicious(toy, seed, trusted=["3"], clients=4)
         assert 3 not in spared
         assert len(set(alone) & set(spared)) >= 3  # the others stay who they are
-    with pytest.raises(ConfigError, match="9 have training rows and could be"):
+    with pytest.raises(ConfigError, match="9 have training rows and are eligible"):
         malicious(toy, trusted=["3"], clients=9)
     sparse = write_partition(
         tmp_path / "sparse", _rows_of(40), Given([0] * 20 + [2] * 10 + [4] * 10), clients=5, test_fraction=0.2, seed=3

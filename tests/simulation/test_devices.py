@@ -258,13 +258,19 @@ def test_without_the_section_everybody_does_everything_and_nothing_is_drawn(toy,
     [
         (
             ["devices.deadline=2", "devices.speed=1"],
-            "no client can be done by then: the fastest needs 4 s with all its",
+            "no client finishes by then: the fastest needs 4 s with all its",
         ),
         (["devices.deadline=0.5", "devices.speed=1", "strategy=fedprox"], "the fastest needs 1 s with one step"),
-        (["devices.deadline=1", "devices.upload=50", "strategy=fedprox"], "devices.deadline is 1 s, and no client can"),
-        (["devices.stragglers=1"], "makes all 4 clients of a round stragglers, and strategy 'fedavg' drops them"),
+        (
+            ["devices.deadline=1", "devices.upload=50", "strategy=fedprox"],
+            "devices.deadline is 1 s, and no client finishes",
+        ),
+        (["devices.stragglers=1"], "makes all clients of a round stragglers (4), and strategy 'fedavg' drops them"),
         (["devices.stragglers=0.9"], "devices.stragglers 0.9 makes all 4 clients"),
-        (["devices.speed=1", "devices.over_selection=2"], "asks 12 clients a round, and 10 clients have training rows"),
+        (
+            ["devices.speed=1", "devices.over_selection=2"],
+            "selects 12 clients per round, and the partition has 10 clients with training rows",
+        ),
         (["devices.speed=1", "devices.over_selection=0.1", "cohort.sampling=all"], "cohort.sampling is all"),
     ],
 )
@@ -292,7 +298,7 @@ def test_what_counts_in_some_rounds_is_not_refused(options, toy, tmp_path):
 
 def test_a_deadline_before_the_way_is_made_is_refused_however_fast_a_device_may_be(toy, tmp_path):
     options = "devices.deadline=1", "devices.upload=50", "devices.speed=1", "devices.speed_jitter=1"
-    with pytest.raises(ConfigError, match="no client can be done by then"):
+    with pytest.raises(ConfigError, match="no client finishes by then"):
         make_run(toy, tmp_path / "r", "strategy=fedprox", *options)
 
 

@@ -265,21 +265,21 @@ class Process(Mutant):
 
 MUTANTS = {
     "phases": [
-        (Texts, "client gave str and bytes, expected memory and reply as bytes"),
+        (Texts, "client returned str and bytes, expected memory and reply as bytes"),
         (NoPhase, "the server yielded list, expected a Phase"),
-        (Stranger, "the server has messages for ['nobody'], who are not in the cohort"),
-        (ForEver, "the server asks on after 64 phases"),
-        (TrainsTwice, "2 phases train, expected one"),
+        (Stranger, "the server has messages for ['nobody'], which are not in the cohort"),
+        (ForEver, "the server does not end within 64 phases"),
+        (TrainsTwice, "2 phases with trains=True, expected one"),
         (Fails, "client 0 raised KeyError: 'no key'"),
         (NotASum, "the server returned dict, expected an Aggregate"),
     ],
-    "sum": [(Mean, "values differ by up to"), (Uncounted, "it counts 1 clients, expected 9")],
+    "sum": [(Mean, "values differ by up to"), (Uncounted, "it counts 1 client, expected 9")],
     "small-cohorts": [(NeedsNine, "ValueError: too few")],
-    "dropout": [(Rescales, "with 0 lost in phase 1: the sum is that of no right set of clients: values differ")],
+    "dropout": [(Rescales, "with 0 lost in phase 1: the sum is not that of an allowed set of clients: values differ")],
     "nobody": [(NeedsSome, "IndexError")],
     "repeated": [(OwnSum, "it counts 11 clients, expected 9")],
     "garbage": [(OwnSum, ["with nothing from one client in phase 1: error: unpack", "half of its reply"])],
-    "bad-vector": [(SwallowsNaN, "with a NaN: the sum is that of no right set of clients: it counts 9")],
+    "bad-vector": [(SwallowsNaN, "with a NaN: the sum is not that of an allowed set of clients: it counts 9")],
     "integers": [(OwnSum, "'delta' of integers is not their exact sum")],
     "ring": [
         (OwnSum, "'noise:ring' is not the exact sum"),
@@ -291,14 +291,14 @@ MUTANTS = {
         (PretendsInHalves, "client 0's reply in phase 1 holds part of its 'delta' as float16"),
     ],
     "self": [
-        (Remembers, "a round kept self.last"),
+        (Remembers, "a round stored self.last"),
         (InPlace, "a client changed its vector: delta differs by up to 1"),
         (Drifts, "a second round with the same vectors: values differ"),
     ],
-    "trains": [(Drops, "unlike the plain sum's, weights differ by up to")],
-    "transparent": [(DropsUnseen, "unlike vectors added up where clients train, weights differ")],
+    "trains": [(Drops, "in contrast to the plain sum, weights differ by up to")],
+    "transparent": [(DropsUnseen, "in contrast to vectors added up in the worker, weights differ")],
     "lost": [(RunFails, "KeyError: 'who?'")],
-    "processes": [(Process, "unlike in one process, weights differ")],
+    "processes": [(Process, "in contrast to one process, weights differ")],
 }
 
 

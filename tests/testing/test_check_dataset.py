@@ -175,16 +175,16 @@ MUTANTS = {
         (Truthy, "reads('') is None"),
     ],
     "read": [
-        (Lists, "it gave tuple, expected a Dataset"),
-        (Codes, "y has codes 9..11, and there are 10 classes"),
+        (Lists, "it returned tuple, expected a Dataset"),
+        (Codes, "y has codes 9..11, expected 0..9"),
         (Wide, "x is float64, expected uint8 or float32"),
     ],
-    "same": [(Shuffles, ["x differs by up to"]), (Marks, "a.pairs is not as it was")],
+    "same": [(Shuffles, ["x differs by up to"]), (Marks, "a.pairs was changed")],
     "bad-sources": [
         (Trusts, ["a file that is missing: FileNotFoundError", "a file that is cut in half: ValueError"]),
-        (Invents, "of a file that is empty it made this: x has 0 rows and y has 0"),
+        (Invents, "a file that is empty was read as: x has 0 rows and y has 0"),
     ],
-    "written": [(OneRow, "more than the 1 rows")],
+    "written": [(OneRow, "more than the 1 row")],
 }
 
 
@@ -224,11 +224,11 @@ FLAWS = {
     "x is float32, expected uint8 or int32": {"task": "next-character"},
     "classes are not distinct text": {"classes": ("a", "a")},
     "the task is binary, and there are 3 classes": {"task": "binary", "classes": ("a", "b", "c")},
-    "there are 1 names of features for 2 columns": {"features": ("p",)},
+    "found 1 feature name for 2 columns": {"features": ("p",)},
     "numeric names columns outside 0..1": {"numeric": (0, 2)},
     "group 'site' is <U1 (5,)": {"groups": {"site": np.array(list("abcde"))}},
     "group 'site' is int64 (6,)": {"groups": {"site": np.arange(6)}},
-    "the test part has 2 examples and 1 targets": {"test": Split(np.zeros((2, 2), np.float32), np.zeros(1, np.int64))},
+    "the test part has 2 examples and 1 target": {"test": Split(np.zeros((2, 2), np.float32), np.zeros(1, np.int64))},
     "the test part's x is float32 (2, 3)": {"test": Split(np.zeros((2, 3), np.float32), np.zeros(2, np.int64))},
     "the test part's y has codes 2..2": {"test": Split(np.zeros((1, 2), np.float32), np.array([2]))},
 }  # fmt: skip

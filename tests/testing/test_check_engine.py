@@ -195,34 +195,34 @@ class Meddles(Mutant):
 
 
 MUTANTS = {
-    "clients": [(Backwards, "it names ['8', '7'")],
+    "clients": [(Backwards, "it lists ['8', '7'")],
     "answers": [
-        (Skips, "of 9 asked these were answered a wrong number of times: {'4': 0}"),
+        (Skips, "of 9 requests these had a wrong number of answers: {'4': 0}"),
         (Twice, "{'4': 2}"),
-        (Everyone, "of 5 asked these were answered a wrong number of times: {'1': 1}"),
-        (Swaps, "client 0 said something else than it says in one process"),
+        (Everyone, "of 5 requests these had a wrong number of answers: {'1': 1}"),
+        (Swaps, "the answer of client 0 differs from its answer in one process"),
         (Naked, "client 0's answer is bytes, expected a Reply or a Failure"),
     ],
     "memory": [
-        (Forgets, "in two: client 0 said something else"),
-        (NeverForgets, "in four: client 0 said something else"),
+        (Forgets, "in two: the answer of client 0 differs"),
+        (NeverForgets, "in four: the answer of client 0 differs"),
     ],
     "exceptions": [
         (LetsOut, "RuntimeError: raised on purpose"),
         (SaysNothing, "expected a Failure with a message"),
     ],
-    "deadline": [(Waits, "a client that slept 2 s with a deadline of 0.5 s gave Reply("), (LateToo, "{'2': 2}")],
+    "deadline": [(Waits, "a client that slept 2 s with a deadline of 0.5 s returned Reply("), (LateToo, "{'2': 2}")],
     "gather": [
-        (SkipsChunk, "of 3 chunks these were answered a wrong number of times: {0: 1, 1: 1}"),
-        (Heavier, "chunk 0 is not what it is in one process: weights differs by up to 1"),
+        (SkipsChunk, "of 3 chunks these had a wrong number of answers: {0: 1, 1: 1}"),
+        (Heavier, "chunk 0 differs from its result in one process: weights differs by up to 1"),
         (OwnForm, "chunk 0 is dict, expected Gathered"),
     ],
     "gather-failures": [
         (LosesChunk, "when one client raises and one exits: their chunk is Lost("),
         (NeverLate, "when one client sleeps: the late chunk is Gathered("),
-        (Blames, "chunks without them suffered: only [] are whole"),
+        (Blames, "other chunks are incomplete: only [] are complete"),
     ],
-    "end": [(Swallows, "by an exception, it swallowed it"), (Leaks, "there remain process ")],
+    "end": [(Swallows, "by an exception, it suppressed the exception"), (Leaks, "these remain: process ")],
     "trains": [(Meddles, "with this engine weights differ by up to")],
     "repeats": [(Meddles, "in a second run the checkpoint's model differ")],
 }

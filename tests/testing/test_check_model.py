@@ -137,18 +137,21 @@ class Hidden(Mutant):
 
 MUTANTS = {
     "build": [
-        (Frozen, "for classification of [6] with 3 outputs nothing requires a gradient"),
-        (NoModule, "it gave function, expected a torch.nn.Module"),
+        (Frozen, "for classification of [6] with 3 outputs no parameter requires a gradient"),
+        (NoModule, "it returned function, expected a torch.nn.Module"),
         (Fails, "it raised IndexError: tuple index out of range"),
         (Refuses, "it refuses all of classification of [6]"),
     ],
     "seed": [(OwnDice, "1.bias differs by up to"), (Shares, "two builds share parameters")],
     "outputs": [
-        (OneMore, "for 1 rows of classification of [6] with 3 outputs in evaluation it gave [1, 4], expected [1, 3]"),
+        (
+            OneMore,
+            "for 1 row of classification of [6] with 3 outputs in evaluation it returned [1, 4], expected [1, 3]",
+        ),
         (Normed, "Expected more than 1 value per channel when training"),
         (Doubles, "Double"),
     ],
-    "rows": [(AlwaysDrops, "the same batch gives other outputs"), (OverTheBatch, "alone than in a batch")],
+    "rows": [(AlwaysDrops, "the same batch has different outputs"), (OverTheBatch, "alone and in a batch")],
     "trains": [(Cut, "a step changes nothing")],
     "stored": [(Hidden, "outputs differ by up to")],
 }

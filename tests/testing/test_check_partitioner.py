@@ -151,14 +151,14 @@ class TestRows(Modulo):
 
 MUTANTS = {
     "assign": [
-        (Beyond, "the scheme gave an owner outside -1..0"),
-        (Fractions, "the scheme gave owners float32"),
-        (Short, "the scheme gave owners int64 (119,), expected integers (120,)"),
+        (Beyond, "the scheme returned an owner outside -1..0"),
+        (Fractions, "the scheme returned owners float32"),
+        (Short, "the scheme returned owners int64 (119,), expected integers (120,)"),
         (Lists, "owner is list, expected a numpy array"),
-        (OneName, "the scheme gave 1 different ids for 2 clients"),
-        (Bare, "it gave ndarray, expected an Assignment"),
-        (Refuses, "it refuses everything, 120 rows of 3 classes among 1 clients too: nothing suits"),
-        (Fails, "90 numbers among 1 clients: TypeError"),
+        (OneName, "the scheme returned 1 different id for 2 clients"),
+        (Bare, "it returned ndarray, expected an Assignment"),
+        (Refuses, "it refuses all cases, also 120 rows of 3 classes among 1 client: nothing suits"),
+        (Fails, "90 numbers among 1 client: TypeError"),
     ],
     "clients": [(TwoOnly, "120 rows of 3 classes among 5 clients: it made 2")],
     "seed": [
@@ -172,7 +172,7 @@ MUTANTS = {
         (Widens, "x uint8 (3, 1, 6, 6) became float64 (3, 1, 6, 6)"),
         (InPlace, "alter changed its arguments: [0] differs by"),
         (Noise, "equal arguments gave unequal rows: [0] differs by"),
-        (Keeps, "alter keeps something on the object"),
+        (Keeps, "alter keeps state on the object"),
     ],
     "written": [(TestRows, "ValueError: four rows are too many")],
 }

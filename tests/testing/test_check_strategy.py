@@ -322,7 +322,7 @@ class Process(Mutant):
 
 MUTANTS = {
     "trains": [(Raises, ["not today", "client '0' failed"])],
-    "sends": [(ShortSends, "it returned {'delta':"), (ChangesLayout, "it changed the layout")],
+    "sends": [(ShortSends, "it returned {'delta':"), (ChangesLayout, "it changed its argument")],
     "report": [
         (Extra, "the update has the vectors {'delta': 15, 'own': 3}, expected {'delta': 15}"),
         (Square, "'delta' of shape (1, 15)"),
@@ -332,19 +332,19 @@ MUTANTS = {
     "precision": [(Wide, "'delta' is float64, the model is float32")],
     "idle-client": [(PerStep, "with 0 steps and no change, ['delta'] is not finite")],
     "memory": [
-        (BadMemory, "what it wants to remember has 'seen' of shape (3,) and dtype bool"),
-        (Unannounced, "what it wants to remember has the vectors {'past': 15}, expected {}"),
-        (Digits, "what it wants to remember as 'past' is float64, and loses digits"),
-        (LongStart, "a client begins with the vectors {'past': 2}, expected {'past': 15}"),
+        (BadMemory, "the returned client memory has 'seen' of shape (3,) and dtype bool"),
+        (Unannounced, "the returned client memory has the vectors {'past': 15}, expected {}"),
+        (Digits, "the client memory 'past' is float64, and loses digits"),
+        (LongStart, "the initial client memory has the vectors {'past': 2}, expected {'past': 15}"),
     ],
-    "first-round": [(Newcomer, "with that memory [0]['delta'] differs by up to")],
+    "first-round": [(Newcomer, "with the memory from first [0]['delta'] differs by up to")],
     "adjust": [(Doubles, "it returned torch.float64"), (Infinite, "not finite for a gradient that is")],
     "elementwise": [(Normalises, "row 1 of [4, 15] differs from that client alone")],
     "inputs": [
         (InPlace, "report changed argument 1: delta['params'] differs by"),
         (InPlaceTensor, "adjust changed argument 3: params['params'] differs by"),
     ],
-    "self": [(Counts, "step kept self.calls")],
+    "self": [(Counts, "step stored self.calls")],
     "deterministic": [(Dice, "report: [0]['delta'] differs by")],
     "presets": [(Misspelt, ["optimiser", "Extra inputs are not permitted"])],
     "state": [(PlainState, "init returned int under 'rounds'")],
@@ -357,7 +357,7 @@ MUTANTS = {
     "order": [(First, "in another order 'delta' differs by")],
     "dropout": [(NeedsAll, "IndexError"), (NeedsNine, "ValueError: 8 of 9")],
     "nobody": [(Divides, "with nobody 'params' has values that are NaN")],
-    "weight-scale": [(SumNotMean, "with weights times 8 'params' differs by")],
+    "weight-scale": [(SumNotMean, "with weights scaled by 8 'params' differs by")],
     "finite": [(ByDistance, "with updates of zeros 'params' has values that are NaN")],
     "buffers": [(NoBuffers, ["a model with the vectors {'params'", "buffers"])],
     "lost": [(NeedsNine, "ValueError: 7 of 9")],
@@ -409,7 +409,7 @@ def test_a_class_of_a_function_is_tried_in_this_process_only():
         name = "local"
 
     passed = check_strategy(Local, skip=[which for which in STRATEGY.ids if which not in NEEDED])
-    assert passed.notes == ("not tried in other processes: its class cannot be imported there",)
+    assert passed.notes == ("not tested in other processes: its class cannot be imported there",)
 
 
 def make(**body):
@@ -438,14 +438,14 @@ class Needy(Strategy.Config):
 
 
 COMMON_MUTANTS = {
-    "class": [(3, {}, "3 is no class"), (dict, {}, "is no class"), (Strategy, {}, "Strategy itself was given")],
+    "class": [(3, {}, "3 is not a class"), (dict, {}, "is not a class"), (Strategy, {}, "found Strategy itself")],
     "name": [
         (make(name="Trimmed Mean"), {}, "the name is 'Trimmed Mean'"),
         (make(name="a/b"), {}, "the name is 'a/b'"),
         (make(name=7), {}, "name is 7"),
         (type("Heir", (Median,), {"__doc__": "x"}), {}, "it inherits the name 'median' of Median"),
     ],
-    "docstring": [(make(__doc__=None), {}, "no docstring of its own"), (make(__doc__="  \n "), {}, "no docstring")],
+    "docstring": [(make(__doc__=None), {}, "no docstring"), (make(__doc__="  \n "), {}, "no docstring")],
     "options": [
         (make(Config=Needy), {}, "root: Field required"),
         (make(Config=dict), {}, "which does not extend flctl.Options"),
@@ -549,8 +549,8 @@ def test_failures_read_well_without_pytest():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "ConformanceError: partitioner 's' (class S of __main__) fails" in done.stderr
-    assert "the class has no docstring of its own" in done.stderr
-    assert "it gave int, expected an Assignment" in done.stderr
+    assert "the class has no docstring" in done.stderr
+    assert "it returned int, expected an Assignment" in done.stderr
 
 
 def test_replays_take_dataclasses_apart(tmp_path):

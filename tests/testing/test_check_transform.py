@@ -373,10 +373,10 @@ MUTANTS = {
     ],
     "zeros": [(Normalises, "for zeros the update has values that are NaN or infinite")],
     "factors": [
-        (ByTheLargest, "a norm has another factor alone than among others"),
-        (ByZero, "for the norms [0.0, 1e-12, 0.5, 1.0, 3.0, 1000000.0] it gave [inf,"),
-        (OneForAll, "it gave 0.5"),
-        (TwoWays, "on_client does something else than multiply by the factor 0.5"),
+        (ByTheLargest, "the factor of a norm depends on the other norms"),
+        (ByZero, "for the norms [0.0, 1e-12, 0.5, 1.0, 3.0, 1000000.0] it returned [inf,"),
+        (OneForAll, "it returned 0.5"),
+        (TwoWays, "on_client does not multiply by the factor 0.5"),
     ],
     "on-server": [
         (OnlyTheSum, "expected (Aggregate, state)"),
@@ -388,18 +388,18 @@ MUTANTS = {
     "state": [(PlainState, "init returned float under 'bound'")],
     "checkpoint": [(SwappedBytes, "after a checkpoint")],
     "decode": [
-        (DecodesHalf, "it gave the vectors {'delta': 11}, expected {'delta': 12}"),
+        (DecodesHalf, "it returned the vectors {'delta': 11}, expected {'delta': 12}"),
         (DecodesNothing, "values that are NaN or infinite"),
     ],
     "linear": [(Bent, "of three clients 'delta' differs by up to")],
     "bad-codes": [(Largest, ["with 'delta.place' of the largest int32: IndexError", "of random bytes: IndexError"])],
     "memory": [
-        (KeepsOther, "wants to remember the vectors {'other': 1}, expected {'rest': 12}"),
+        (KeepsOther, "returned client memory with the vectors {'other': 1}, expected {'rest': 12}"),
         (KeepsDigits, "in round 1 'rest' is float64, and loses digits"),
     ],
     "equal-updates": [(Mean, "'delta' of four equal updates differs from that of one by up to")],
     "inputs": [(InPlace, "on_client changed argument 1: arrays['delta'] differs by")],
-    "self": [(Counts, "on_server kept self.rounds")],
+    "self": [(Counts, "on_server stored self.rounds")],
     "deterministic": [(Dice, "on_client: arrays['delta'] differs by")],
     "trains": [(Raises, "not today")],
     "hidden": [(SeesAll, "needs to see more than a sum")],
@@ -422,11 +422,11 @@ def stepping(**methods):
 
 MUTANTS["steps"] = [
     (NoSteps, "it returned NoneType"),
-    (stepping(batches=lambda self: [np.zeros(1, np.int64)] * 9), "it makes 9 steps, and 5 are asked for"),
-    (stepping(batches=lambda self: [np.array([self.ctx.rows])]), "expected int64 numbers in [0, 1"),
-    (stepping(batches=lambda self: [np.array([0.5])]), "a step takes the rows [0.5]"),
-    (stepping(factors=lambda self, norms: norms - np.inf), "it gave the factors [-inf"),
-    (stepping(factors=lambda self, norms: norms / (1 + norms.max())), "another factor alone"),
+    (stepping(batches=lambda self: [np.zeros(1, np.int64)] * 9), "it makes 9 steps, expected at most 5"),
+    (stepping(batches=lambda self: [np.array([self.ctx.rows])]), "expected int64 indices in [0, 1"),
+    (stepping(batches=lambda self: [np.array([0.5])]), "a step uses the rows [0.5]"),
+    (stepping(factors=lambda self, norms: norms - np.inf), "it returned the factors [-inf"),
+    (stepping(factors=lambda self, norms: norms / (1 + norms.max())), "depends on the other norms"),
     (stepping(gradient=lambda self, total: total[:1]), "has the shape (1,)"),
 ]
 

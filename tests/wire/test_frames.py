@@ -72,7 +72,7 @@ def declared(header: bytes, body: bytes = b"", version: int = 1) -> bytes:
         (declared(b'{"kind":"vector","meta":{},"arrays":[["a",["<f4"],1]]}', b"1234"), "bad name, dtype or length"),
         (declared(b'{"kind":"vector","meta":{},"arrays":[["a","|O",1]]}', b"12345678"), "bad name, dtype or length"),
         (declared(b'{"kind":"vector","meta":{},"arrays":[["a","<f4",1],["a","<f4",1]]}', b"12345678"), "twice"),
-        (declared(b'{"kind":"vector","meta":{},"arrays":[]}', b"1234"), "belong to no array"),
+        (declared(b'{"kind":"vector","meta":{},"arrays":[]}', b"1234"), "beyond its arrays"),
         (declared(b'{"kind":"vector","meta":{},"arrays":[]}', version=2), "version 2"),
         (frames.PREFIX.pack(b"FLCW", 1, 1 << 31, 0), "header of 2147483648 bytes"),
         (frames.PREFIX.pack(b"FLCW", 1, 2, 1 << 60) + b"{}", "declares"),

@@ -138,7 +138,7 @@ def test_a_reply_cannot_point_beyond_its_slab(slabs, declared):
 
 
 def test_a_reply_without_a_slab_cannot_point_into_one():
-    with pytest.raises(ProtocolError, match="in memory that it was not given"):
+    with pytest.raises(ProtocolError, match="in memory outside its allocation"):
         read_shared_arrays({"delta": [0, "<f4", [1, 1]]}, None, frames.DTYPES.__contains__)
 
 

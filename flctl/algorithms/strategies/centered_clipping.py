@@ -37,7 +37,7 @@ class CenteredClipping(Weighing):
     name = "centered-clipping"
 
     class Config(Weighing.Config):
-        tau: float = Field(1.0, gt=0, description="Clipping radius: the largest L2 norm of m_k - v that counts.")
+        tau: float = Field(1.0, gt=0, description="Clipping radius: largest L2 norm of m_k - v.")
         iterations: int = Field(1, ge=1, description="Clipping iterations per round.")
         momentum: float = Field(0.9, ge=0, lt=1, description="Client momentum beta; 0: clients send their delta.")
         bucket_size: int = Field(1, ge=1, description="Updates per bucket, averaged before they are clipped.")

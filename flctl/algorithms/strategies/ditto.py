@@ -30,9 +30,11 @@ class Ditto(Strategy):
     name = "ditto"
 
     class Config(Strategy.Config):
-        ditto_lambda: float = Field(0.1, ge=0, description="Pull of the personal model towards the global one: lambda.")
+        ditto_lambda: float = Field(
+            0.1, ge=0, description="Proximal coefficient lambda: pull of the personal model towards the global model."
+        )
         personal_epochs: PositiveInt | None = Field(
-            None, description="Epochs on the personal model per round; null: as many as on the global one."
+            None, description="Epochs on the personal model per round; null: local.epochs."
         )
 
     def remembers(self, layout: Layout) -> Layout:

@@ -29,7 +29,10 @@ class FedDyn(Strategy):
 
     class Config(Strategy.Config):
         alpha: float = Field(
-            0.1, gt=0, description="Pull towards the global model; use small values if losses are flat."
+            0.1,
+            gt=0,
+            description="Regularisation coefficient alpha: pull towards the global model. Use small values if losses "
+            "are flat.",
         )
 
     def init(self, params: Arrays) -> Arrays:

@@ -14,7 +14,9 @@ class FedProx(Strategy):
     takes_partial = True
 
     class Config(Strategy.Config):
-        proximal_mu: float = Field(0.01, ge=0, description="Pull towards the global model; 0 is FedAvg.")
+        proximal_mu: float = Field(
+            0.01, ge=0, description="Proximal coefficient mu: pull towards the global model; 0 is FedAvg."
+        )
 
     @property
     def pull(self) -> float:

@@ -30,7 +30,7 @@ class FLTrust(Weighing):
         root: str = Field(
             min_length=1,
             coerce_numbers_to_str=True,
-            description="The client whose rows the server trusts; it is asked in each round, beside the cohort.",
+            description="Client with rows that the server trusts; it trains in each round, in addition to the cohort.",
         )
 
     def least(self) -> Least:
@@ -59,7 +59,7 @@ class FLTrust(Weighing):
         if self.config.root not in ids:
             raise IncompatibleError(
                 f"fltrust compares updates with that of client '{self.config.root}', which did not arrive",
-                hint="The round's report names the reason for which that client failed.",
+                hint="The round's report gives the reason of that client's failure.",
             )
         return trust(products(rows), ids.index(self.config.root))
 

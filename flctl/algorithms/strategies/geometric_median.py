@@ -23,7 +23,7 @@ class GeometricMedian(Weighing):
     name = "geometric-median"
 
     class Config(Weighing.Config):
-        nu: float = Field(1e-6, gt=0, description="Smoothing: distances below this count as this.")
+        nu: float = Field(1e-6, gt=0, description="Smoothing: lower bound of the distances.")
         iterations: int = Field(
             100, ge=1, description="Maximum number of iterations (the paper makes 3, from the mean)."
         )
@@ -31,7 +31,7 @@ class GeometricMedian(Weighing):
             1e-6, ge=0, description="Stop once the clients' coefficients change by less than this, in L1 norm."
         )
         weighted: bool = Field(
-            True, description="Weight clients by the number of examples that they report; off: equally."
+            True, description="Weight clients by the number of examples that they report; off: equal weights."
         )
 
     def weigh(self, rows: Sequence[ClientUpdate]) -> FloatArray:

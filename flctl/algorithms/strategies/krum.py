@@ -10,7 +10,7 @@ from pydantic import Field
 from flctl.algorithms.strategies.update_matrix import Block, Least, Robust, Weighing, by_column, distances, products
 from flctl.types import Arrays, ClientUpdate, FloatArray, IntArray
 
-_MALICIOUS = "Largest number of malicious clients in a cohort that is tolerated."
+_MALICIOUS = "Number of malicious clients per cohort that the rule tolerates."
 
 
 def scores(squared: FloatArray, neighbours: int) -> FloatArray:

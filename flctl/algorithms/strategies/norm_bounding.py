@@ -26,7 +26,7 @@ class NormBounding(Weighing):
             None, gt=0, description="Largest L2 norm of an update; null: the median of the norms."
         )
         weighted: bool = Field(
-            True, description="Weight clients by the number of examples that they report; off: equally."
+            True, description="Weight clients by the number of examples that they report; off: equal weights."
         )
 
     def weigh(self, rows: Sequence[ClientUpdate]) -> FloatArray:

@@ -69,7 +69,7 @@ class FedBN(Strategy):
         normalised = {part.name for part in parts if "_BatchNorm" in part.kinds}
         if not normalised and not self.config.private:
             raise IncompatibleError(
-                "fedbn keeps batch normalisation private, and the model has none",
+                "fedbn keeps batch normalisation layers private, and the model has no such layer",
                 hint="Use a model with batch normalisation, or name other layers with strategy.private.",
             )
         return normalised | matching(parts, self.config.private)

@@ -33,7 +33,7 @@ class Scaffold(Strategy):
     takes_partial = True
 
     class Config(Strategy.Config):
-        weighted: bool = Field(True, description="Weight clients by their rows, as in fedavg; off: equally.")
+        weighted: bool = Field(True, description="Weight clients by their rows, as in fedavg; off: equal weights.")
 
     def check(self, run: RunInfo) -> None:
         local = run.config.local
@@ -45,8 +45,9 @@ class Scaffold(Strategy):
             )
         if self.config.weighted and run.aggregator.weights_equal:
             raise IncompatibleError(
-                f"scaffold weights clients by their rows, and aggregator '{run.aggregator.name}' counts each once",
-                hint="Set strategy.weighted=false, or allow for weights (aggregator.max_weight).",
+                f"scaffold weights clients by their rows, and aggregator '{run.aggregator.name}' counts each client "
+                "once",
+                hint="Set strategy.weighted=false, or allow weights with aggregator.max_weight.",
             )
 
     def init(self, params: Arrays) -> Arrays:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.algorithms.strategy import Strategy
-from flctl.errors import IncompatibleError
+from flctl.errors import IncompatibleError, counted
 from flctl.types import Arrays, ClientUpdate, FloatArray
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Robust(Strategy):
     def check(self, run: RunInfo) -> None:
         """Raises IncompatibleError if cohorts are too small for the rule; on average, if their size is random."""
         if run.cohort_size < self.least().updates:
-            raise self._too_few(f"a cohort is {run.cohort_size:g} clients")
+            raise self._too_few(f"a cohort is {counted(run.cohort_size, 'client')}")
 
     def combine(self, updates: Sequence[ClientUpdate]) -> Arrays:
         """Raises IncompatibleError if too few clients answered for the rule's guarantee to hold."""
@@ -78,7 +78,7 @@ class Robust(Strategy):
         chosen = ", ".join(f"{name} {value}" for name, value in options.items() if name in least.formula)
         because = f" ({least.formula}, with {chosen})" if chosen else ""
         return IncompatibleError(
-            f"{self.name} needs at least {least.updates} updates{because}, and {found}",
+            f"{self.name} needs at least {counted(least.updates, 'update')}{because}, and {found}",
             hint="Raise --clients-per-round, or lower the tolerated number of malicious clients.",
         )
 

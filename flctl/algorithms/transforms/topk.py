@@ -8,6 +8,7 @@ from pydantic import Field
 
 from flctl.algorithms.transform import ClientContext, SharedContext
 from flctl.algorithms.transforms.compressor import CODE, ErrorFeedback, Parts, Values, checked, share
+from flctl.errors import counted
 from flctl.types import Layout
 
 _INDICES, _MASK, _VALUES = CODE + "indices", CODE + "mask", ".values"
@@ -61,6 +62,7 @@ def _places(name: str, parts: Parts, length: int) -> npt.NDArray[np.integer]:
     checked(parts[_MASK].dtype == np.uint8, f"the position mask of '{name}' is {parts[_MASK].dtype}, expected uint8")
     places = np.flatnonzero(np.unpackbits(parts[_MASK], count=length))
     checked(
-        places.size == parts[_VALUES].size, f"'{name}' has {parts[_VALUES].size} values for {places.size} positions"
+        places.size == parts[_VALUES].size,
+        f"'{name}' has {counted(parts[_VALUES].size, 'value')} for {counted(places.size, 'position')}",
     )
     return places

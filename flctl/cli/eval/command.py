@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-WHAT, SHOWN, ELSEWHERE = "What", "What is shown", "A model from elsewhere"
+WHAT, SHOWN, ELSEWHERE = "What", "Output", "A model from a file"
 
 HELP = """
 Evaluate models on test rows: centrally, over all clients, and per client. Several are shown side by side, with
@@ -96,32 +96,36 @@ def evaluate(
     checkpoint: Annotated[str, option("--checkpoint", help="A round, best or last (default).", panel=WHAT)] = "last",
     data: DataOption = None,
     trained_rows: TrainedRowsOption = TrainedRowsChoice.refuse,
-    batch_size: Annotated[int | None, option("--batch-size", min=1, help="Rows at once.", panel=WHAT)] = None,
+    batch_size: Annotated[int | None, option("--batch-size", min=1, help="Rows per batch.", panel=WHAT)] = None,
     metric: Annotated[
-        str | None, option("--metric", help="What clients are ordered by (default: accuracy or rmse).", panel=SHOWN)
+        str | None, option("--metric", help="Metric to order clients by (default: accuracy or rmse).", panel=SHOWN)
     ] = None,
-    per_client: Annotated[bool, option("--per-client", help="Each client's numbers.", panel=SHOWN)] = False,
+    per_client: Annotated[bool, option("--per-client", help="Show the metrics of each client.", panel=SHOWN)] = False,
     disclose: Annotated[
-        bool, option("--disclose", help="Numbers over clients of runs whose aggregator hides clients.", panel=SHOWN)
+        bool,
+        option("--disclose", help="Show metrics over clients even if the run's aggregator hides clients.", panel=SHOWN),
     ] = False,
-    confusion: Annotated[bool, option("--confusion", help="The confusion matrix.", panel=SHOWN)] = False,
+    confusion: Annotated[bool, option("--confusion", help="Show the confusion matrix.", panel=SHOWN)] = False,
     predictions: Annotated[
         Path | None, option("--predictions", help="Write each row's prediction: .csv or .npz.", panel=SHOWN)
     ] = None,
-    csv: Annotated[Path | None, option("--csv", help="Write each client's numbers.", panel=SHOWN)] = None,
+    csv: Annotated[Path | None, option("--csv", help="Write the metrics of each client: .csv.", panel=SHOWN)] = None,
     plot: Annotated[
         Path | None, option("--plot", help="Draw the spread over clients: .png or .svg.", panel=SHOWN)
     ] = None,
     model_file: Annotated[Path | None, option("--model-file", help="A .safetensors file.", panel=ELSEWHERE)] = None,
     model: Annotated[
-        str | None, option("--model", help="The model it holds.", panel=ELSEWHERE, autocompletion=complete_models)
+        str | None,
+        option("--model", help="Name of the model in that file.", panel=ELSEWHERE, autocompletion=complete_models),
     ] = None,
     config: Annotated[
-        Path | None, option("--config", help="A YAML file whose `model:` it is.", panel=ELSEWHERE)
+        Path | None, option("--config", help="A YAML file with the model's options under `model:`.", panel=ELSEWHERE)
     ] = None,
     override: Annotated[
         list[str] | None,
-        option("-o", "--override", metavar="KEY=VALUE", help="Its options: model.hidden=64.", panel=ELSEWHERE),
+        option(
+            "-o", "--override", metavar="KEY=VALUE", help="Options of the model, as model.hidden=64.", panel=ELSEWHERE
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -155,7 +159,7 @@ def _disclosed(subject: LoadedModel, request: EvalRequest, *, per_client: bool, 
     if subject.hidden_by is None:
         return subject
     if disclose:
-        told = f"--disclose: numbers over clients are shown, which aggregator '{subject.hidden_by}' hides"
+        told = f"--disclose: the output has metrics over clients, which aggregator '{subject.hidden_by}' hides"
         return replace(subject, hidden_by=None, notes=(*subject.notes, told))
     if per_client or request.csv is not None or request.plot is not None:
         raise IncompatibleError(
@@ -243,7 +247,7 @@ def _contradictions(request: EvalRequest) -> Iterator[tuple[bool, str, str]]:
     yield (
         not elsewhere and (described or bool(request.override)),
         "--model, --config and -o describe the model of --model-file, which is not given",
-        "A run knows its own model.",
+        "Leave them out: a run records its model.",
     )
     yield elsewhere and not described, "--model-file needs --model NAME", "Name the model whose tensors the file holds."
     yield (
@@ -259,7 +263,7 @@ def _contradictions(request: EvalRequest) -> Iterator[tuple[bool, str, str]]:
     yield (
         request.predictions is not None and len(request.runs) + elsewhere != 1,
         "--predictions takes one model",
-        "Evaluate the others in calls of their own.",
+        "Evaluate one model per call of `flctl eval --predictions`.",
     )
 
 
@@ -309,7 +313,7 @@ def _metric(asked: str | None, models: Sequence[Evaluated], task: TaskKind) -> s
 
     known = client_metrics(models[0].evaluation.clients)
     if asked is not None and asked not in known:
-        raise ConfigError(f"clients have no metric '{asked}' in {task}", hint=f"They have: {', '.join(known)}.")
+        raise ConfigError(f"clients have no metric '{asked}' in {task}", hint=f"Known: {', '.join(known)}.")
     return asked or primary_metric(task)[0]
 
 

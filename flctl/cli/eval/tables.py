@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flctl.cli.output import table
+from flctl.errors import counted
 from flctl.evaluation.evaluate import Evaluated
 from flctl.evaluation.metrics import METRICS
 from flctl.evaluation.spread import Spread
@@ -66,14 +67,17 @@ def _render_head(console: Console, model: Evaluated) -> None:
     at = "" if model.round is None else f", round {model.round}"
     central = model.evaluation.central
     kind = "the clients' own test rows together" if model.evaluation.pooled else "the source's own test part"
-    console.print(f"{model.name}{at}, on {model.data}: {central.rows:,} central test rows ({kind})", markup=False)
+    console.print(
+        f"{model.name}{at}, on {model.data}: {counted(central.rows, 'central test row')} ({kind})", markup=False
+    )
     scores = model.evaluation.clients
     if scores.without_rows:
         named = ", ".join(scores.without_rows[:SHOWN_NAMES])
         more = len(scores.without_rows) - SHOWN_NAMES
         named += f" and {more} more" if more > 0 else ""
         console.print(
-            f"  {len(scores.without_rows)} of {len(scores.rows)} clients have no test rows: {named}", markup=False
+            f"  {len(scores.without_rows)} of {counted(len(scores.rows), 'client')} without test rows: {named}",
+            markup=False,
         )
     for sentence in (*model.notes, *_reasons(central.notes)):
         console.print(f"  {sentence}", markup=False)
@@ -103,7 +107,7 @@ def _render_central(console: Console, models: Sequence[Evaluated], comparisons: 
 
 
 def _render_interval(console: Console, comparisons: Sequence[Comparison]) -> None:
-    console.print("[ ]: 95 % interval, paired bootstrap over rows (over clients: drawing clients)", markup=False)
+    console.print("[ ]: 95 % interval, paired bootstrap over rows (over clients: resampling clients)", markup=False)
     for comparison in comparisons:
         p = comparison.central["accuracy"].p if "accuracy" in comparison.central else None
         if p is not None:
@@ -134,10 +138,12 @@ def _render_spreads(console: Console, model: Evaluated) -> None:
     columns = [_statistics(spread, METRICS[name].higher_is_better) for name, spread in found.items()]
     rows = ([name, *map(number, values)] for name, *values in zip(STATISTICS, *columns, strict=True))
     clients = len(model.evaluation.clients.rows) - len(model.evaluation.clients.without_rows)
-    table(console, ["", *(METRICS[name].label for name in found)], rows, title=f"Over {clients:,} clients")
+    table(console, ["", *(METRICS[name].label for name in found)], rows, title=f"Over {counted(clients, 'client')}")
     for name, spread in found.items():
         if spread.undefined:
-            console.print(f"{METRICS[name].label}: undefined for {spread.undefined:,} clients, left out", markup=False)
+            console.print(
+                f"{METRICS[name].label}: undefined for {counted(spread.undefined, 'client')}, left out", markup=False
+            )
 
 
 def _render_spread_of(
@@ -190,7 +196,7 @@ def _render_clients(console: Console, models: Sequence[Evaluated], metric: str) 
     table(console, ["client", "rows", "test rows", *heads], rows, title=title)
     if len(shown) < len(order):
         hidden = len(order) - len(shown)
-        console.print(f"{hidden:,} clients in between are not shown; --csv FILE and --json have all", markup=False)
+        console.print(f"{counted(hidden, 'client')} in between not shown; --csv FILE and --json have all", markup=False)
 
 
 def _worst_first(scores: ClientScores, metric: str) -> np.ndarray[Any, np.dtype[np.int64]]:

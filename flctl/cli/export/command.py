@@ -15,7 +15,7 @@ from flctl.cli.output import JsonFlag
 
 __all__ = ["ExportFormat", "register"]
 
-MODEL, WRITTEN = "Model", "What is written"
+MODEL, WRITTEN = "Model", "Output"
 
 HELP = """
 Write a run's model as a folder that runs with torch and numpy alone.
@@ -47,13 +47,16 @@ def register(app: typer.Typer) -> None:
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", autocompletion=complete_runs)],
-    out: Annotated[Path, option("--out", metavar="DIR", help="The folder to make.", panel=WRITTEN)],
+    out: Annotated[Path, option("--out", metavar="DIR", help="The directory to create.", panel=WRITTEN)],
     form: Annotated[
-        ExportFormat, option("--format", help="torch (default), or onnx: model.onnx too.", panel=WRITTEN)
+        ExportFormat, option("--format", help="torch (default), or onnx to add model.onnx.", panel=WRITTEN)
     ] = ExportFormat.torch,
     checkpoint: Annotated[str, option("--checkpoint", help="A round, best or last (default).", panel=MODEL)] = "last",
     client: Annotated[
-        str | None, option("--client", metavar="ID", help="This client's own model, if clients have any.", panel=MODEL)
+        str | None,
+        option(
+            "--client", metavar="ID", help="Use this client's personal model, if the strategy keeps one.", panel=MODEL
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:

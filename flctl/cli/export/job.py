@@ -45,7 +45,8 @@ class ExportReport:
             line = f"  {form}: largest difference from the run's own outputs {difference:.2g}, relative"
             console.print(line, markup=False)
         console.print(
-            "  column and category names come from the data: read MODEL_CARD.md before passing it on", markup=False
+            "  column and category names come from the data: read MODEL_CARD.md before you share the folder",
+            markup=False,
         )
         script = shlex.quote(f"{folder}/model.py")
         console.print(f"next: python {script} ROWS > predictions.csv", markup=False, soft_wrap=True)

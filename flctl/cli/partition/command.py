@@ -18,7 +18,7 @@ __all__ = ["register"]
 
 MAKE = "SOURCE"
 NOUNS = ("inspect", "verify", "export")
-OUTPUT, MORE = "What is written", "Settings from elsewhere"
+OUTPUT, MORE = "Output", "Settings from a file"
 CONFIG_HELP = "A YAML file with a `partition:` section; flags win over it."
 OVERRIDE_HELP = "Any key of that section, also an option of a plugin's scheme or reader."
 HELP = """
@@ -92,7 +92,7 @@ class PartitionGroup(TyperGroup):
 
         close = None if completing or Path(word).exists() else suggest(word, NOUNS)
         if close:
-            raise ConfigError(f"'{word}' is neither a command nor a source that is there", hint=close)
+            raise ConfigError(f"'{word}' is neither a subcommand nor an existing source", hint=close)
 
 
 def register(app: typer.Typer) -> None:
@@ -109,30 +109,35 @@ def partition(
         typer.Argument(metavar="SOURCE", help="A built-in data set, files or a folder.", show_default=False),
     ] = None,
     out: Annotated[
-        Path | None, option("--out", help="The directory to make. Default parts/NAME.", panel=OUTPUT)
+        Path | None, option("--out", help="The directory to create. Default parts/NAME.", panel=OUTPUT)
     ] = None,
     picture: Annotated[
         list[Path] | None,
         option("--picture", metavar="FILE", help="Also draw the heatmap: .png, .svg.", panel=OUTPUT),
     ] = None,
     table: Annotated[
-        Path | None, option("--csv", metavar="FILE", help="Also write rows by client and label.", panel=OUTPUT)
+        Path | None,
+        option("--csv", metavar="FILE", help="Also write the number of rows by client and label.", panel=OUTPUT),
     ] = None,
-    report: Annotated[bool, option(help="Keep the heatmap and the numbers in the partition.", panel=OUTPUT)] = True,
-    duplicates: Annotated[bool, option(help="Look for exact copies of rows among clients.", panel=OUTPUT)] = True,
+    report: Annotated[bool, option(help="Store the heatmap and its numbers in the partition.", panel=OUTPUT)] = True,
+    duplicates: Annotated[bool, option(help="Search for exact duplicate rows across clients.", panel=OUTPUT)] = True,
     config: Annotated[Path | None, option("--config", metavar="FILE", help=CONFIG_HELP, panel=MORE)] = None,
     override: Annotated[
         list[str] | None, option("-o", "--option", metavar="KEY=VALUE", help=OVERRIDE_HELP, panel=MORE)
     ] = None,
     scheme_option: Annotated[
         list[str] | None,
-        option("--scheme-option", metavar="KEY=VALUE", help="An option for the scheme alone.", panel=MORE),
+        option(
+            "--scheme-option", metavar="KEY=VALUE", help="An option of the scheme, never of the reader.", panel=MORE
+        ),
     ] = None,
     reader_option: Annotated[
         list[str] | None,
-        option("--reader-option", metavar="KEY=VALUE", help="An option for the reader alone.", panel=MORE),
+        option(
+            "--reader-option", metavar="KEY=VALUE", help="An option of the reader, never of the scheme.", panel=MORE
+        ),
     ] = None,
-    no_header: Annotated[bool, typer.Option("--no-header", hidden=True, help="As --header no.")] = False,
+    no_header: Annotated[bool, typer.Option("--no-header", hidden=True, help="Same as --header no.")] = False,
     as_json: JsonFlag = False,
     **flags: Any,
 ) -> None:

@@ -139,11 +139,12 @@ class Checked:
         """For people."""
         done = self.verified
         lines = (
-            f"digests   {done.files} files, {done.bytes:,} bytes, as they were written",
-            f"overlap   none: each of {done.owned:,} rows belongs to one of {self.partition.clients:,} clients",
+            f"digests   {counted(done.files, 'file')}, {done.bytes:,} bytes, unchanged since they were written",
+            f"overlap   none: each of {counted(done.owned, 'row')} belongs to one of "
+            f"{counted(self.partition.clients, 'client')}",
             f"coverage  {done.owned:,} owned + {done.left_out:,} left out = {done.rows:,} rows of the source",
             *(f"copies    {line}" for line in _copies(self.duplicates)),
-            f"{self.partition.path.as_posix()} is whole: {self.partition.digest}",
+            f"{self.partition.path.as_posix()} is intact: {self.partition.digest}",
         )
         for line in lines:
             console.print(line, markup=False, soft_wrap=True)
@@ -164,7 +165,7 @@ def run(given: Given, copies: Copies, *, report: bool, duplicates: bool) -> Told
         copies.write(told.heatmap)
     except StorageError as error:
         # The partition is whole without its pictures.
-        output.warn(f"{path} was written, its report was not: {error.message}")
+        output.warn(f"{path} was written, but its report was not: {error.message}")
     return told
 
 
@@ -188,7 +189,7 @@ def export(
     if client is None and not everyone:
         raise ConfigError("whose rows?", hint="Name a client with --client ID, or use --all.")
     if client is not None and everyone:
-        raise ConfigError(f"--client {client} and --all contradict each other", hint="Give one of them.")
+        raise ConfigError(f"--client {client} and --all cannot be combined", hint="Use one of them.")
     partition = Partition.open(directory)
     if client is None:
         exports.export_all(partition, out, suffix, part)
@@ -201,7 +202,7 @@ def misplaced(word: str) -> ConfigError:
     """A subcommand's name where a source should stand."""
     return ConfigError(
         f"'{word}' is a subcommand and comes first: flctl partition {word} DIR",
-        hint=f"A source of that name is ./{word}.",
+        hint=f"Write ./{word} for a source of that name.",
     )
 
 
@@ -246,8 +247,8 @@ def _sizes(partition: Partition, skew: SkewReport) -> list[str]:
     held = f"; {_validation(partition)}" if partition.manifest.has_validation else ""
     return [
         f"training rows by client: {skew.size_min:,} to {skew.size_max:,}, median {skew.size_median:,.0f}; "
-        f"{skew.empty_clients:,} of {skew.clients:,} clients have none",
-        f"{rows.train:,} training rows; {rows.central_test:,} test rows{own}{held}",
+        f"{skew.empty_clients:,} of {counted(skew.clients, 'client')} without rows",
+        f"{counted(rows.train, 'training row')}; {counted(rows.central_test, 'test row')}{own}{held}",
     ]
 
 

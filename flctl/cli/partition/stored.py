@@ -58,10 +58,12 @@ def register(group: typer.Typer) -> None:
 def inspect(
     directory: Directory,
     picture: Annotated[
-        list[Path] | None, typer.Option("--picture", metavar="FILE", help="Draw the heatmap here: .png, .svg.")
+        list[Path] | None, typer.Option("--picture", metavar="FILE", help="Draw the heatmap to FILE: .png, .svg.")
     ] = None,
-    table: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write rows by client and label.")] = None,
-    duplicates: Annotated[bool, typer.Option(help="Look for exact copies of rows among clients.")] = True,
+    table: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write the number of rows by client and label.")
+    ] = None,
+    duplicates: Annotated[bool, typer.Option(help="Search for exact duplicate rows across clients.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Show who has how much of what in a partition."""
@@ -80,7 +82,7 @@ def inspect(
 
 def verify(
     directory: Directory,
-    duplicates: Annotated[bool, typer.Option(help="Count exact copies of rows as well.")] = True,
+    duplicates: Annotated[bool, typer.Option(help="Also count exact duplicate rows.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Check a partition's digests, that no row is owned twice, and that every row is accounted for."""
@@ -93,13 +95,13 @@ def verify(
 
 def export(
     directory: Directory,
-    out: Annotated[Path, typer.Option("--out", help="The file to write; with --all a directory to make.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write; with --all, the directory to create.")],
     client: Annotated[
         str | None, typer.Option("--client", metavar="ID", help="Whose rows.", show_default=False)
     ] = None,
-    everyone: Annotated[bool, typer.Option("--all", help="A file for each client.")] = False,
+    everyone: Annotated[bool, typer.Option("--all", help="Write a file for each client.")] = False,
     format_: Annotated[Format, typer.Option("--format", help="With --all: the format of the files.")] = Format.npz,
-    rows: Annotated[RowChoice, typer.Option("--rows", help="Which of its rows.")] = RowChoice.all,
+    rows: Annotated[RowChoice, typer.Option("--rows", help="Rows to write: all, train or test.")] = RowChoice.all,
     as_json: JsonFlag = False,
 ) -> None:
     """See EXPORT_HELP."""

@@ -38,7 +38,7 @@ Examples:
 
     flctl plugins doctor ./mine.py --check
 """
-Kind = Annotated[str | None, typer.Option("--kind", help="Only one kind: strategy, model ...")]
+Kind = Annotated[str | None, typer.Option("--kind", help="Only this kind: strategy, model ...")]
 
 
 def register(app: typer.Typer) -> None:
@@ -61,8 +61,10 @@ def list_plugins(kind: Kind = None, as_json: JsonFlag = False) -> None:
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="A component's name, or a plugin's.")],
-    kind: Annotated[str | None, typer.Option("--kind", help="Its kind, where a name has several.")] = None,
+    name: Annotated[str, typer.Argument(help="Name of a component or plugin.")],
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="The component's kind, if several kinds have one of this name.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show a component: what it is, where it comes from, its options with types and defaults. Or a plugin's."""
@@ -73,11 +75,11 @@ def show(
 
 
 def new(
-    name: Annotated[str, typer.Argument(help="The distribution's name, as flctl-trimmed: the component is trimmed.")],
+    name: Annotated[str, typer.Argument(help="Name of the distribution: flctl-trimmed makes the component trimmed.")],
     kind: Annotated[
         str, typer.Option("--kind", help="strategy, transform, aggregator, engine, dataset, model or partitioner.")
     ],
-    out: Annotated[Path | None, typer.Option("--out", help="The directory to make; by default NAME.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The directory to create. Default: NAME.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """See NEW_HELP."""
@@ -106,9 +108,15 @@ def new(
 
 
 def doctor(
-    plugin: Annotated[list[str] | None, typer.Argument(help="Plugins by name, or .py files; by default all.")] = None,
+    plugin: Annotated[
+        list[str] | None, typer.Argument(help="Names of plugins, or .py files. Default: all plugins.")
+    ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Also run flctl.testing on the components; trains, so it takes a while.")
+        bool,
+        typer.Option(
+            "--check",
+            help="Also run the conformance kit (flctl.testing) on the components. It trains, and takes minutes.",
+        ),
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flctl.cli import output
-from flctl.errors import PluginError, suggest
+from flctl.errors import PluginError, counted, suggest
 from flctl.kinds import KINDS
 from flctl.plugins import hookspecs
 from flctl.plugins.registry import Plugin, Registry
@@ -88,7 +88,9 @@ def render(console: Console, findings: Sequence[PluginCheck]) -> None:
             console.print(output.plain(one.detail), markup=False, soft_wrap=True)
             console.print()
     failed = sum(one.status == "fail" for one in findings)
-    console.print(f"{failed} of {len(findings)} things are broken" if failed else "all is well", markup=False)
+    console.print(
+        f"{failed} of {counted(len(findings), 'check')} failed" if failed else "all plugins work", markup=False
+    )
 
 
 def _loaded(registry: Registry, file: Path) -> Iterator[PluginCheck]:
@@ -123,9 +125,9 @@ def _hooks(registry: Registry, plugin: Plugin, found: list[Found]) -> Iterator[P
 def _plugin(plugin: Plugin, hooks: Sequence[str]) -> PluginCheck:
     subject = f"plugin {plugin.name}"
     if not hooks:
-        return PluginCheck(subject, "warn", f"{plugin.origin}: it implements no hook, so it has no effect")
+        return PluginCheck(subject, "warn", f"{plugin.origin}: implements no hook, so it has no effect")
     if plugin.api is None and plugin.name != BUILTIN:
-        missing = "it states no FLCTL_API, so a later flctl cannot tell whether it fits"
+        missing = "states no FLCTL_API, so a later flctl cannot check compatibility"
         return PluginCheck(subject, "warn", f"{plugin.origin}: {', '.join(hooks)}; {missing}")
     stated = f", API {plugin.api}" if plugin.api else ""
     return PluginCheck(subject, "ok", f"{plugin.origin}{stated}: {', '.join(hooks)}")
@@ -179,7 +181,7 @@ def _conformance(one: Found) -> Iterator[PluginCheck]:
     if one.kind == "dataset":
         if not one.component.reads(one.component.name):
             yield PluginCheck(
-                one.subject, "warn", "not checked: check_dataset needs a sample file, as its own tests give it"
+                one.subject, "warn", "not checked: check_dataset needs a sample file; the plugin's tests have one"
             )
             return
         arguments.append(one.component.name)
@@ -190,4 +192,4 @@ def _conformance(one: Found) -> Iterator[PluginCheck]:
         yield PluginCheck(one.subject, "fail", str(error))
         return
     notes = "".join(f"; {note}" for note in passed.notes)
-    yield PluginCheck(one.subject, "ok", f"keeps its contract in {len(passed.checks)} checks{notes}")
+    yield PluginCheck(one.subject, "ok", f"passes {counted(len(passed.checks), 'check')} of its contract{notes}")

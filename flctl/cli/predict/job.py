@@ -12,8 +12,8 @@ import numpy as np
 
 from flctl.cli import output
 from flctl.cli.session import current_registry
-from flctl.data.encoding import Tally, many
-from flctl.errors import ConfigError, DataError
+from flctl.data.encoding import Tally
+from flctl.errors import ConfigError, DataError, counted
 from flctl.prediction.characters import continued, read_prompts
 from flctl.prediction.outputs import Summary, predictions_of
 from flctl.prediction.predictor import Predictor, load_predictor
@@ -54,7 +54,7 @@ class Predicted:
     def notes(self) -> tuple[str, ...]:
         """Sentences for the user."""
         bad = self.summary.not_finite if self.summary else 0
-        finite = (f"{_rows(bad)} without a prediction: the model's outputs are not finite",) if bad else ()
+        finite = (f"{counted(bad, 'row')} without a prediction: the model's outputs are not finite",) if bad else ()
         return (*self.predictor.notes, *self.tally.notes, *finite)
 
     def data(self) -> dict[str, Any]:
@@ -95,7 +95,8 @@ class Predicted:
     def _headline(self) -> str:
         whose = f", model of client '{self.predictor.client}'" if self.predictor.client else ""
         where = "" if self.request.out == STDOUT else f" -> {self.request.out}"
-        return f"{self.predictor.name}, round {self.predictor.round}{whose}: {_rows(self.tally.rows)} predicted{where}"
+        rows = counted(self.tally.rows, "row")
+        return f"{self.predictor.name}, round {self.predictor.round}{whose}: {rows} predicted{where}"
 
     def _render_predicted(self, console: Console, summary: Summary) -> None:
         if summary.fitted.task == "regression":
@@ -107,13 +108,15 @@ class Predicted:
         rows = [(name, f"{count:,}", f"{count / max(1, summary.rows):.1%}") for name, count in counts]
         output.table(console, ("prediction", "rows", "share"), rows)
         if len(summary.by_class) > SHOWN:
-            console.print(f"the {SHOWN} most frequent of {len(summary.by_class):,} classes", markup=False)
+            console.print(
+                f"the {SHOWN} most frequent of {counted(len(summary.by_class), 'class', 'classes')}", markup=False
+            )
 
 
 def run(request: PredictRequest, *, as_json: bool) -> Predicted:
     """Predicts, and writes while it reads. Raises FlctlError, and leaves no file then."""
     if as_json and request.out == STDOUT:
-        raise ConfigError("--json prints its envelope where predictions would go: stdout", hint="Add --out FILE.")
+        raise ConfigError("--json and predictions both go to stdout", hint="Add --out FILE.")
     check_out(request.out)
     predictor = load_predictor(request.run, request.checkpoint, request.client, current_registry())
     text = predictor.fitted.task == "next-character"
@@ -152,7 +155,7 @@ def _predict_text(request: PredictRequest, predictor: Predictor, source: str) ->
     if options.unseen == "other" or options.keep or options.reader:
         raise ConfigError(
             "--unseen other, --keep and --reader are for other sources than text",
-            hint="Text takes --unseen zeros (unknown characters are left out) or refuse.",
+            hint="Use --unseen zeros (leaves unknown characters out) or --unseen refuse.",
         )
     prompts = read_prompts(source)
     parts = continued(predictor, prompts, request.characters or 1, tally, refuse=options.unseen == "refuse")
@@ -172,8 +175,4 @@ def _progress(tally: Tally) -> Iterator[Any]:
         yield lambda: None
         return
     with console.status("predicting") as status:
-        yield lambda: status.update(f"{tally.rows:,} rows predicted")
-
-
-def _rows(count: int) -> str:
-    return many(count, "row")
+        yield lambda: status.update(f"{counted(tally.rows, 'row')} predicted")

@@ -11,6 +11,7 @@ import typer
 from flctl.cli import output, profiles
 from flctl.cli.complete import complete_runs
 from flctl.cli.output import JsonFlag
+from flctl.errors import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,7 +79,7 @@ def replay(
     number: Annotated[int, typer.Option("--round", min=1, help="The round.")],
     client: Annotated[str, typer.Option("--client", help="The client's id.")],
     disclose: Annotated[
-        bool, typer.Option("--disclose", help="Allow it for a run whose aggregator hides clients.")
+        bool, typer.Option("--disclose", help="Allow this even if the run's aggregator hides clients.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -140,7 +141,7 @@ def _render_run(console: Console, data: dict[str, Any]) -> None:
     output.table(console, names, ([_cell(line, name) for name in names] for line in shown))
     if len(shown) < len(data["lines"]):
         hidden = len(data["lines"]) - len(shown)
-        console.print(f"{hidden} rounds are left out here; all are in metrics.jsonl", markup=False)
+        console.print(f"{counted(hidden, 'round')} not shown; metrics.jsonl has all", markup=False)
     notes = [f"round {line['round']}: {note}" for line in data["lines"] for note in line.get("notes", ())]
     for note in notes:
         console.print(output.plain(f"note: {note}"), markup=False)
@@ -161,7 +162,7 @@ def _attack(found: Mapping[str, Any]) -> str:
     """Returns a line with the attack and its malicious clients."""
     ids = found["malicious"]
     named = ", ".join(ids[:SHOWN]) + (", ..." if len(ids) > SHOWN else "")
-    return f"attack {found['name']}: {len(ids)} of {found['clients']} clients are malicious ({named})"
+    return f"attack {found['name']}: {len(ids)} of {counted(found['clients'], 'client')} malicious ({named})"
 
 
 def _cell(line: dict[str, Any], name: str) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-SETUP, LOCAL, COHORT, STOP, WHERE = "What", "Local work", "Cohort", "Stopping", "Where it runs"
+SETUP, LOCAL, COHORT, STOP, WHERE = "What", "Local training", "Cohort", "Stopping", "Execution"
 TELL = "Output"
 
 HELP = """
@@ -90,7 +90,7 @@ FLAGS = (
         "How client updates are combined: a name or file.py:Class.",
         "plain",
     ),
-    KeyFlag("--seed", "seed", int, SETUP, "Seed of all random numbers that privacy does not rest on.", 0),
+    KeyFlag("--seed", "seed", int, SETUP, "Random seed; the random numbers of privacy mechanisms do not use it.", 0),
     KeyFlag("--local-epochs", "local.epochs", int, LOCAL, "Passes over a client's rows.", 1),
     KeyFlag("--local-steps", "local.steps", int, LOCAL, "Minibatch steps, in place of epochs.", None),
     KeyFlag("--batch-size", "local.batch_size", int, LOCAL, "Rows per step; 0: all.", 32),
@@ -107,8 +107,8 @@ FLAGS = (
 
 
 SWITCHES = {
-    "explain": "Show how clients would be trained, and the cost; train nothing.",
-    "yes": "Start despite warnings, without a question.",
+    "explain": "Show the executor that would be chosen, and the cost; train nothing.",
+    "yes": "Start despite warnings, without asking.",
     "profile": "Record seconds by phase in profile.json and profile.png.",
 }
 
@@ -230,7 +230,7 @@ def _render(console: Console, outcome: Outcome) -> None:
     reached = {
         "target": "target reached",
         "patience": "no more improvement",
-        "time": "out of time",
+        "time": "stop.minutes reached",
         "budget": "privacy budget spent",
     }
     _render_told(console, outcome)

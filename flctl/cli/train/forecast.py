@@ -32,7 +32,7 @@ def _facts(forecast: Forecast) -> Iterator[tuple[str, str]]:
     if forecast.attack:
         yield (
             "attack",
-            "{name}: {malicious} of {clients} clients are malicious, from round {since} on".format(**forecast.attack),
+            "{name}: {malicious} of {clients} clients malicious, from round {since} on".format(**forecast.attack),
         )
     yield f"round {forecast.chunks.round}", _round(forecast)
     yield "a client's message", _traffic(forecast)

@@ -167,10 +167,10 @@ def _show_notices(run: Run, *, confirmed: bool) -> None:
         output.warn(notice.message)
     if confirmed or not any(notice.confirm for notice in found):
         return
-    if sys.stdin.isatty() and sys.stderr.isatty() and typer.confirm("Train all the same?", err=True):
+    if sys.stdin.isatty() and sys.stderr.isatty() and typer.confirm("Train anyway?", err=True):
         return
     question = next(notice.message for notice in found if notice.confirm)
-    raise PrivacyBudgetError(f"the run was not started: {question}", hint="Use --yes to train all the same.")
+    raise PrivacyBudgetError(f"the run was not started: {question}", hint="Use --yes to train despite the warnings.")
 
 
 def _planned(request: TrainRequest, registry: Registry) -> _Planned:
@@ -198,8 +198,8 @@ def _resumed(request: TrainRequest) -> tuple[Registry, Loaded, RunDirectory]:
     """The stored config of a run, with what a resume may change. Raises IncompatibleError for anything else."""
     directory = RunDirectory(Path(str(request.resume)))
     if request.out is not None or request.config is not None:
-        hint = "Leave out --out and --config: a run knows its own."
-        raise ConfigError("--resume goes with neither --out nor --config", hint=hint)
+        hint = "Leave out --out and --config: a run records both."
+        raise ConfigError("--resume cannot be combined with --out or --config", hint=hint)
     flags = dict(request.flags)
     if request.data is not None:
         flags["data"] = Flag("DATA", str(request.data))
@@ -236,14 +236,14 @@ def refuse_changes(stored: Config, asked: Config, directory: RunDirectory) -> No
     recorded = directory.facts["config_digest"]
     if digest(stored) != recorded:
         raise IncompatibleError(
-            f"{directory.config_file} was changed since the run was made", hint="Put it back, or start a new run."
+            f"{directory.config_file} was changed since the run was made", hint="Restore it, or start a new run."
         )
     found = named_files(stored)
     edited = [name for name, sha256 in directory.facts.get("files", {}).items() if found.get(name) != sha256]
     if edited:
         raise IncompatibleError(
             f"{', '.join(edited)} changed since the run was made, and the numbers depend on it",
-            hint="Put it back, or start a new run.",
+            hint="Restore it, or start a new run.",
         )
     if digest(asked) != recorded:
         free = without_influence(stored)
@@ -267,7 +267,7 @@ def _open_partition(config: Config, directory: RunDirectory) -> Partition:
     if partition.digest != directory.facts["partition_digest"]:
         raise IncompatibleError(
             f"{partition.path} is not the partition that {directory.path} was made on: the digest differs",
-            hint="Give that one, or start a new run.",
+            hint="Restore the original partition, or start a new run.",
         )
     partition.verify_digests()
     return partition

@@ -14,7 +14,7 @@ from flctl.data.packed import PACKED
 from flctl.data.readers.delimited import TextSheets, refuse_other_schema
 from flctl.data.schema import Declared, refuse_duplicates
 from flctl.data.table import Sheets, TableReader
-from flctl.errors import DataError
+from flctl.errors import DataError, counted
 
 __all__ = ["ArffReader"]
 
@@ -97,7 +97,9 @@ class _Rewriting:
             cells[int(match[1])] = _plain(match[2], match[3])
             end = match.end()
         if text[end:].strip() not in ("", "}"):
-            raise DataError(f"'{text[:MAX_SHOWN]}' is not a sparse row {{INDEX VALUE, ...}} of {len(cells)} columns")
+            raise DataError(
+                f"'{text[:MAX_SHOWN]}' is not a sparse row {{INDEX VALUE, ...}} of {counted(len(cells), 'column')}"
+            )
         return cells
 
 
@@ -122,13 +124,16 @@ def _read_header(path: Path) -> _ArffHeader:
                 return _ArffHeader(_dialect(path, tuple(columns), skip), tuple(columns))
             if word.lower().startswith("@attribute"):
                 columns.append(_attribute(word, path.name, skip))
-    raise DataError(f"{path.name} has no @data line: {len(columns)} attributes and no rows", hint="Is it truncated?")
+    raise DataError(
+        f"{path.name} has no @data line: {len(columns)} attributes and no rows",
+        hint="The file may be truncated: fetch it again.",
+    )
 
 
 def _attribute(line: str, where: str, number: int) -> _Attribute:
     match = _ATTRIBUTE.match(line)
     if match is None:
-        raise DataError(f"{where}, line {number}: '{line[:MAX_SHOWN]}' names no attribute")
+        raise DataError(f"{where}, line {number}: '{line[:MAX_SHOWN]}' is not an attribute declaration")
     quoted = match[1] if match[1][0] in "'\"" and len(match[1]) > 1 else None
     # The type may be absent: some writers leave it out, and a column's use decides it.
     kind = match[2].lstrip()

@@ -100,8 +100,9 @@ def _form(path: Path) -> _CifarForm:
     fitting = [form for form in (_TEN, _HUNDRED) if length and length % form.record == 0]
     if not fitting:
         raise IntegrityError(
-            f"{path.name} has {length:,} bytes, no multiple of {_TEN.record} or {_HUNDRED.record} (CIFAR-10 or -100)",
-            hint="Is it truncated? Fetch it again.",
+            f"{path.name} has {length:,} bytes, which is not a multiple of {_TEN.record} or {_HUNDRED.record} "
+            "(CIFAR-10 or -100)",
+            hint="The file may be truncated: fetch it again.",
         )
     # Only one length in nine million fits both; then the folder's or the file's name decides.
     by_name = _HUNDRED if path.name.lower() in ("train.bin", "test.bin") else _TEN
@@ -128,7 +129,8 @@ def _records(path: Path, form: _CifarForm) -> int:
     count, rest = divmod(path.stat().st_size, form.record)
     if rest or not count:
         raise IntegrityError(
-            f"{path.name} has {path.stat().st_size:,} bytes, no multiple of {form.record}", hint="Fetch it again."
+            f"{path.name} has {path.stat().st_size:,} bytes, which is not a multiple of {form.record}",
+            hint="Fetch it again.",
         )
     return count
 
@@ -139,7 +141,7 @@ def _refuse_labels(labels: npt.NDArray[np.uint8], form: _CifarForm, name: str) -
             row = int(np.argmax(labels[:, column] >= classes))
             raise IntegrityError(
                 f"{name}, record {row}: label {labels[row, column]}, expected 0 to {classes - 1}",
-                hint="Is it CIFAR's binary version?",
+                hint="Use the binary version of CIFAR.",
             )
 
 

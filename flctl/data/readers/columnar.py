@@ -16,7 +16,7 @@ from flctl.data.extras import optional
 from flctl.data.schema import ColumnPlan, Declared, refuse_duplicates
 from flctl.data.table import Batch, Sheets, TableReader
 from flctl.data.table_files import other_schema
-from flctl.errors import DataError, FlctlError, IntegrityError
+from flctl.errors import DataError, FlctlError, IntegrityError, counted
 
 __all__ = ["ArrowReader", "ParquetReader"]
 
@@ -101,7 +101,7 @@ def _open_file(path: Path, magic: bytes) -> _ColumnarFile:
     if start != magic:
         raise IntegrityError(
             f"{path.name} begins with {start.hex(' ') or 'nothing'}, expected {magic.decode()}",
-            hint="Is it truncated, or another format? Feather version 1 must be converted first.",
+            hint="The file is truncated, or of another format. Feather version 1 must be converted first.",
         )
     with _corruption_refused(path):
         schema = _read_schema(path, magic)
@@ -154,7 +154,7 @@ def _indices(file: _ColumnarFile) -> frozenset[int]:
 def _refuse_other_schema(files: Sequence[_ColumnarFile]) -> None:
     for other in files[1:]:
         if not other.schema.equals(files[0].schema, check_metadata=False):
-            raise other_schema(f"{other.path.name} has another schema than {files[0].path.name}")
+            raise other_schema(f"the schema of {other.path.name} differs from that of {files[0].path.name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,9 @@ class _TypedSheets:
     @property
     def where(self) -> str:
         """The table's name in messages."""
-        return self.files[0].path.name + (f" and {len(self.files) - 1} more files" if len(self.files) > 1 else "")
+        return self.files[0].path.name + (
+            f" and {counted(len(self.files) - 1, 'more file')}" if len(self.files) > 1 else ""
+        )
 
     @property
     def names(self) -> Sequence[str]:
@@ -205,7 +207,8 @@ class _TypedSheets:
                 f"{self.where}: column '{name}' has type {kind}, and a feature needs numbers",
                 hint=f"--categorical {listed} if it is a category, else --drop {listed}."
                 if len(texts) == 1
-                else f"There are {len(texts)} such columns: --categorical {listed}, or --drop those that are none.",
+                else f"There are {len(texts)} such columns: --categorical {listed}, or --drop those that are not "
+                "categories.",
             )
         return words
 

@@ -17,7 +17,7 @@ from flctl.data.packed import PACKED, opened
 from flctl.data.schema import ColumnPlan, Declared, named_columns, refuse_duplicates
 from flctl.data.table import Batch, Sheets, TableReader, UnparsedCellError
 from flctl.data.table_files import other_schema
-from flctl.errors import DataError, FlctlError, IntegrityError
+from flctl.errors import DataError, FlctlError, IntegrityError, counted
 
 __all__ = ["CsvReader", "TextSheets", "refuse_other_schema"]
 
@@ -91,7 +91,9 @@ class TextSheets:
     @property
     def where(self) -> str:
         """The table's name in messages."""
-        return self.files[0].where + (f" and {len(self.files) - 1} more files" if len(self.files) > 1 else "")
+        return self.files[0].where + (
+            f" and {counted(len(self.files) - 1, 'more file')}" if len(self.files) > 1 else ""
+        )
 
     @property
     def names(self) -> Sequence[str]:
@@ -103,7 +105,9 @@ class TextSheets:
         """Hint for a column that is not found."""
         if self.files[0].header:
             return ""
-        return f"It has no names: columns are c0 to c{len(self.names) - 1}, or --header yes to take the first row."
+        return (
+            f"It has no names: columns are c0 to c{len(self.names) - 1}, or --header yes to use the first row as names."
+        )
 
     def batches(self, plan: ColumnPlan, *, as_text: bool) -> Iterator[Batch]:
         """The planned columns, block by block."""
@@ -268,7 +272,7 @@ def _explain_file(file: Dialect, numeric: frozenset[int], reason: str) -> Except
         _check_rows(file)
     except FlctlError as fault:
         return fault
-    return DataError(f"{file.where} cannot be read: {reason}", hint="Is it another format? Name it with --reader.")
+    return DataError(f"{file.where} cannot be read: {reason}", hint="If it is another format, name it with --reader.")
 
 
 def _check_rows(file: Dialect) -> None:
@@ -278,8 +282,9 @@ def _check_rows(file: Dialect) -> None:
         if len(record.cells) != len(file.names):
             expected = "the header has" if file.header else "the first row has"
             raise DataError(
-                f"{file.where}, line {record.line}: {len(record.cells)} cells where {expected} {len(file.names)}",
-                hint="Mend the row; a cell that holds the delimiter must be quoted.",
+                f"{file.where}, line {record.line}: {counted(len(record.cells), 'cell')}, but {expected} "
+                f"{len(file.names)}",
+                hint="Correct the row; quote a cell that contains the delimiter.",
             )
 
 

@@ -69,21 +69,23 @@ class IdxReader(DatasetReader):
         """The images of one images file; no labels are needed."""
         path = existing(source)
         if path.is_dir():
-            raise DataError(f"{source} is a folder, and new rows are one images file", hint="Name a file in it.")
+            raise DataError(f"{source} is a folder, and new rows must be in one images file", hint="Use a file in it.")
         return Examples(as_examples(read_idx(path), path.name))
 
     def _labels_of(self, images: Path, test: Path | None) -> Path:
         if self.config.labels is None:
             return _labels_beside(images)
         if test is not None:
-            raise DataError("--labels goes with one images file, and the source is a folder with a test part")
+            raise DataError(
+                "--labels needs a single images file as the source, and the source is a folder with a test part"
+            )
         return existing(self.config.labels)
 
 
 def _in_folder(folder: Path) -> tuple[Path, Path | None]:
     train = find_one(folder, _TRAIN.search, "training images")
     if train is None:
-        raise DataError(f"{folder.name} holds no train-images-idx3-ubyte or .gz of it")
+        raise DataError(f"{folder.name} has neither train-images-idx3-ubyte nor its .gz")
     prefix = train.name[: cast(re.Match[str], _TRAIN.search(train.name)).start()]
     return train, find_one(folder, lambda n: n.startswith(prefix) and _TEST.search(n), "test images")
 
@@ -135,8 +137,8 @@ def _read_header(stream: BinaryIO, name: str) -> _IdxHeader:
         raise IntegrityError(f"{name} is truncated: {len(magic)} bytes, and an IDX header has at least 8")
     if magic[:2] != b"\0\0" or magic[2] not in _DTYPES or not 1 <= magic[3] <= 8:
         raise IntegrityError(
-            f"{name} begins with {magic.hex(' ')}, which is no IDX magic number (00 00, type 08..0e, dimensions)",
-            hint="Is it another format? Name it with --reader.",
+            f"{name} begins with {magic.hex(' ')}, which is not an IDX magic number (00 00, type 08..0e, dimensions)",
+            hint="If it is another format, name it with --reader.",
         )
     sides = stream.read(4 * magic[3])
     if len(sides) < 4 * magic[3]:

@@ -23,7 +23,7 @@ from flctl.data.preprocessing import FittedPreprocessing
 from flctl.data.schema import refuse_other_groups
 from flctl.data.splits import Parts, arrange, split_of_word
 from flctl.data.targets import encode_labels
-from flctl.errors import DataError, IntegrityError
+from flctl.errors import DataError, IntegrityError, counted
 
 __all__ = ["ImageFolderReader"]
 
@@ -143,8 +143,8 @@ class _Picture:
     def folder(self, level: int) -> str:
         if level > len(self.folders):
             raise DataError(
-                f"{self.shown} lies {len(self.folders)} folders deep, and level {level} is asked for",
-                hint="Every picture must lie as deep as the others.",
+                f"{self.shown} lies {len(self.folders)} folders deep, and --class-level is {level}",
+                hint="Put all pictures at the same folder depth.",
             )
         return self.folders[level - 1]
 
@@ -194,8 +194,8 @@ def _parts(folder: Path) -> Parts[_Picture]:
     for picture in (*parts.train, *parts.test):
         if len(picture.folders) != len(first.folders):
             raise DataError(
-                f"{picture.shown} and {first.shown} do not lie equally deep",
-                hint="Every picture must lie in a folder of the same level, the class.",
+                f"{picture.shown} and {first.shown} are at different folder depths",
+                hint="Put all pictures at the same depth, in a folder that names the class.",
             )
     return parts
 
@@ -216,8 +216,8 @@ def _form_notes(headers: Sequence[_ImageHeader]) -> list[str]:
     clear = sum(header.clear for header in headers)
     deep = sum(header.mode in _DEEP for header in headers)
     return [
-        *([f"{clear:,} pictures have transparency and are laid on white"] if clear else []),
-        *([f"{deep:,} pictures of 16 bits are reduced to 8, 65535 becoming 255"] if deep else []),
+        *([f"{counted(clear, 'picture')} with transparency placed on a white background"] if clear else []),
+        *([f"{counted(deep, 'picture')} of 16 bits scaled to 8 bits (65535 becomes 255)"] if deep else []),
     ]
 
 
@@ -235,7 +235,9 @@ def _opened(picture: _Picture) -> Iterator[Any]:
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise IntegrityError(f"{picture.shown} is truncated or no picture: {error}", hint="Fetch it again.") from error
+        raise IntegrityError(
+            f"{picture.shown} is truncated or not a picture: {error}", hint="Fetch it again."
+        ) from error
 
 
 def _header(picture: _Picture) -> _ImageHeader:
@@ -263,7 +265,7 @@ def _bomb(picture: _Picture, found: str) -> IntegrityError:
 
 def _decode(pictures: Sequence[_Picture], form: _ImageForm) -> npt.NDArray[np.uint8]:
     shape = (len(pictures), form.channels, form.height, form.width)
-    require_memory(int(np.prod(shape, dtype=object)), f"{len(pictures):,} pictures")
+    require_memory(int(np.prod(shape, dtype=object)), f"{counted(len(pictures), 'picture')}")
     x = np.empty(shape, np.uint8)
     for row, picture in enumerate(pictures):
         with _opened(picture) as opened:

@@ -21,7 +21,7 @@ from flctl.data.precision import column_offsets, with_offsets
 from flctl.data.schema import refuse_other_groups
 from flctl.data.targets import encode
 from flctl.data.windows import Vocabulary
-from flctl.errors import DataError, IntegrityError
+from flctl.errors import DataError, IntegrityError, counted
 from flctl.types import PADDING, FloatArray
 
 __all__ = ["LeafReader"]
@@ -99,7 +99,7 @@ class LeafReader(DatasetReader):
         height, width = self.config.image_size
         channels, rest = divmod(int(np.prod(x.shape[1:])), height * width)
         if rest or channels not in (1, 3):
-            raise DataError(f"samples of shape {x.shape[1:]} are no pictures of {height}x{width}")
+            raise DataError(f"samples of shape {x.shape[1:]} are not pictures of {height}x{width}")
         return x.reshape(len(x), channels, height, width)
 
     def _text(self, name: str, train: Sequence[_User], test: Sequence[_User]) -> Dataset:
@@ -164,7 +164,7 @@ class _User:
             if not (isinstance(x, str) and x and isinstance(y, str) and len(y) == 1):
                 raise DataError(
                     f"{self.where}, sample {index}: expected a string x and one character y, found {y!r:.40}",
-                    hint="Text of other tasks than next character is not read.",
+                    hint="The only text task that is read is next character.",
                 )
 
 
@@ -193,10 +193,10 @@ def _users(path: Path) -> Iterator[_User]:
     content = _parse(path)
     names, counts, data = (content.get(key) for key in ("users", "num_samples", "user_data"))
     if not (isinstance(names, list) and isinstance(counts, list) and isinstance(data, dict)):
-        raise DataError(f"{path.name} is not LEAF's JSON: expected users, num_samples and user_data")
+        raise DataError(f"{path.name} is not in LEAF's JSON format: expected users, num_samples and user_data")
     if len(names) != len(counts) or {str(name) for name in names} != set(data):
         raise IntegrityError(
-            f"{path.name}: {len(names)} users, {len(counts)} numbers of samples and data of {len(data)} users"
+            f"{path.name}: {counted(len(names), 'user')}, sample counts of {len(counts)} and data of {len(data)}"
         )
     for name, count in zip(names, counts, strict=True):
         yield _user(path.name, str(name), count, data[str(name)])
@@ -216,11 +216,12 @@ def _parse(path: Path) -> dict[str, Any]:
         content = json.loads(read_utf8(path))
     except json.JSONDecodeError as error:
         raise IntegrityError(
-            f"{path.name}, line {error.lineno}, column {error.colno}: {error.msg}", hint="Is it truncated?"
+            f"{path.name}, line {error.lineno}, column {error.colno}: {error.msg}",
+            hint="The file may be truncated: fetch it again.",
         ) from error
     # Numbers of thousands of digits, and lists in lists in lists.
     except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path.name} is no sound JSON: {error}") from error
+        raise IntegrityError(f"{path.name} is not valid JSON: {error}") from error
     return content if isinstance(content, dict) else {}
 
 

@@ -22,7 +22,7 @@ from flctl.data.options import Column, Columns, Task
 from flctl.data.precision import column_offsets, offsets_of, with_offsets
 from flctl.data.preprocessing import FittedPreprocessing
 from flctl.data.targets import Target, encode
-from flctl.errors import ConfigError, DataError, IntegrityError, suggest
+from flctl.errors import ConfigError, DataError, IntegrityError, counted, suggest
 from flctl.types import FloatArray
 
 __all__ = ["NpyReader", "NpzReader"]
@@ -111,7 +111,7 @@ class NpzReader(DatasetReader):
         if x_test is None or y_test is None:
             return None, ()
         if all(validations):
-            fate = "left out" if all(tests) else "taken as the source's own test rows"
+            fate = "left out" if all(tests) else "used as the source's test rows"
             notes = (f"{validations[0]}: validation rows, {fate}",)
         test = self._examples(members, members.read(x_test), y_test, x_test, offsets)
         if test.x.shape[1:] != train.x.shape[1:] or test.x.dtype != train.x.dtype:
@@ -165,7 +165,9 @@ class NpyReader(DatasetReader):
     def _index(self, header: NpyHeader, where: str) -> int:
         columns, word = header.shape[1], self.config.target
         if word is None:
-            raise ConfigError(f"{where}: which of its {columns} columns is to be predicted?", hint="--target INDEX")
+            raise ConfigError(
+                f"{where}: which of its {counted(columns, 'column')} is to be predicted?", hint="--target INDEX"
+            )
         if not word.removeprefix("-").isdecimal() or not -columns <= int(word) < columns:
             raise DataError(f"{where} has no column '{word}' (--target)", hint=f"It has 0 to {columns - 1}.")
         return int(word) % columns
@@ -178,7 +180,7 @@ def _mapped(path: Path) -> tuple[NpyHeader, npt.NDArray[Any]]:
     if len(header.shape) != 2 or header.shape[1] < 2 or header.dtype.kind not in "biuf":
         raise DataError(
             f"{path.name} holds {header.dtype} of shape {header.shape}; expected numbers [rows, 2 or more columns]",
-            hint="Examples of another shape go into a .npz, as x and y.",
+            hint="Save examples of another shape in a .npz, as x and y.",
         )
     order = "F" if header.fortran_order else "C"
     return header, np.memmap(path, header.dtype, "r", header.offset, header.shape, order)  # type: ignore[call-overload]
@@ -214,7 +216,7 @@ def _archive_opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _unsound(path: Path, error: Exception) -> IntegrityError:
-    return IntegrityError(f"{path.name} is no sound .npz: {error}", hint="Fetch or save it again.")
+    return IntegrityError(f"{path.name} is not a valid .npz: {error}", hint="Fetch or save it again.")
 
 
 class _Members:

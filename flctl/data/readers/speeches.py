@@ -16,7 +16,7 @@ from flctl.data.files import existing_file, read_utf8, short_name
 from flctl.data.options import Columns
 from flctl.data.schema import refuse_other_groups
 from flctl.data.windows import Vocabulary, stacked
-from flctl.errors import DataError
+from flctl.errors import DataError, counted
 
 __all__ = ["TextReader", "texts_by_speaker"]
 
@@ -62,7 +62,9 @@ class TextReader(DatasetReader):
         roles = _roles(text, path.name)
         kept = {name: role for name, role in roles.items() if self._is_kept(role)}
         if not kept:
-            raise DataError(f"{path.name}: none of {len(roles):,} speakers says enough", hint="Lower --min-characters.")
+            raise DataError(
+                f"{path.name}: no speaker of {len(roles):,} has enough characters", hint="Lower --min-characters."
+            )
         vocabulary = Vocabulary.of(text)
         x, y, counts = stacked([role.text for role in kept.values()], vocabulary, self.config.window)
         speaker = np.repeat(np.array(list(kept)), counts)
@@ -90,8 +92,9 @@ class TextReader(DatasetReader):
             return ()
         left_out = sum(role.characters for name, role in roles.items() if name not in kept)
         return (
-            f"{len(roles) - len(kept):,} of {len(roles):,} speakers say fewer than {self._least:,} characters "
-            f"({left_out:,} in all) and were left out",
+            f"{len(roles) - len(kept):,} of {counted(len(roles), 'speaker')} with fewer than {self._least:,} "
+            "characters "
+            f"({left_out:,} in all) left out",
         )
 
 
@@ -135,7 +138,7 @@ def _speeches(text: str, where: str) -> Iterator[tuple[str, str]]:
             match = _SPEAKER.fullmatch(head.rstrip())
             if match is None:
                 raise DataError(
-                    f"{where}, line {line}: '{head[:60]}' is no NAME: line before a speech",
+                    f"{where}, line {line}: '{head[:60]}' is not a NAME: line before a speech",
                     hint="Write the speaker and a colon on a line, the speech below, and a blank line after it.",
                 )
             yield match[1], speech.rstrip("\n")

@@ -18,9 +18,9 @@ __all__ = ["Altering", "AlteringOptions"]
 
 
 class AlteringOptions(Options):
-    """The scheme that says who owns which rows, and its options (`alpha=0.3,min_size=5` on a command line)."""
+    """Scheme that assigns the rows to clients, and its options (`alpha=0.3,min_size=5` on a command line)."""
 
-    base: Annotated[str, Field(description="The scheme that says who owns which rows")] = "iid"
+    base: Annotated[str, Field(description="Scheme that assigns the rows to clients")] = "iid"
     base_options: Annotated[Pairs, Field(default_factory=dict, description="Its options")]
 
     @field_serializer("base_options")
@@ -63,7 +63,7 @@ def _base(name: str, options: dict[str, Any]) -> Partitioner:
     except ValidationError as error:
         found = "; ".join(_reason(item) for item in error.errors())
         has = ", ".join(known[name].Config.model_fields) or "none"
-        raise ConfigError(f"base_options do not fit scheme '{name}': {found}", hint=f"Its options: {has}.") from error
+        raise ConfigError(f"base_options do not fit scheme '{name}': {found}", hint=f"Known options: {has}.") from error
 
 
 def _reason(item: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from flctl.component import Options
-from flctl.errors import DataError
+from flctl.errors import DataError, counted
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.schemes.deal import client_count, cut, even_sizes
 from flctl.types import FloatArray
@@ -28,7 +28,7 @@ class Continuous(Partitioner):
 
     class Config(Options):
         strictness: Annotated[float, Field(ge=0, le=1, description="0: iid, 1: strict order")] = 0.5
-        feature: Annotated[int | None, Field(ge=0, description="Feature index; none: the target")] = None
+        feature: Annotated[int | None, Field(ge=0, description="Feature index; null: the target")] = None
 
     def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
         sizes = even_sizes(rows.count, client_count(rows, clients, self.name))
@@ -53,7 +53,7 @@ class Continuous(Partitioner):
         bad = int(np.count_nonzero(~np.isfinite(values)))
         if bad:
             raise DataError(
-                f"the property is missing or infinite in {bad} of {rows.count} rows",
+                f"the property is missing or infinite in {bad} of {counted(rows.count, 'row')}",
                 hint="Choose another --feature, or drop these rows.",
             )
         return values
@@ -73,5 +73,7 @@ def _feature(rows: Rows, index: int) -> FloatArray:
         raise DataError("these rows have no features to order by", hint="Use iid, temporal or natural.")
     features = int(np.prod(rows.x.shape[1:]))
     if index >= features:
-        raise DataError(f"feature {index} was asked for; there are {features}", hint="Indices start at 0.")
+        raise DataError(
+            f"there is no feature {index}; found {counted(features, 'feature')}", hint="Indices start at 0."
+        )
     return np.asarray(rows.x.reshape(rows.count, -1)[:, index], np.float64)

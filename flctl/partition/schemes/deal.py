@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from flctl.errors import ConfigError, DataError
+from flctl.errors import ConfigError, DataError, counted
 from flctl.partition.partitioner import Assignment, Rows
 from flctl.types import FloatArray, IntArray
 
@@ -35,11 +35,11 @@ def client_count(rows: Rows, clients: int | None, scheme: str) -> int:
     if clients is None:
         raise ConfigError(f"scheme '{scheme}' needs a number of clients", hint="Add for example --clients 20.")
     if clients < 1:
-        raise DataError(f"found {clients} clients; at least 1 is needed", hint="Give --clients 1 or more.")
+        raise DataError(f"--clients is {clients}, expected at least 1", hint="Use --clients 1 or more.")
     if clients > rows.count:
         raise DataError(
-            f"{clients} clients were asked for, but there are only {rows.count} rows",
-            hint=f"Give --clients {rows.count} or fewer.",
+            f"--clients is {clients}, but there are only {counted(rows.count, 'row')}",
+            hint=f"Use --clients {rows.count} or fewer.",
         )
     return clients
 
@@ -48,9 +48,10 @@ def refuse_minimum(rows: int, clients: int, minimum: int) -> None:
     """Raises DataError where `clients` x `minimum` is more than the rows there are."""
     if clients * minimum > rows:
         raise DataError(
-            f"a minimum of {minimum} rows for each of {clients} clients needs {clients * minimum} rows; "
+            f"a minimum of {counted(minimum, 'row')} for each of {counted(clients, 'client')} needs "
+            f"{counted(clients * minimum, 'row')}; "
             f"there are {rows}",
-            hint=f"The largest possible --min-size is {rows // clients}; or give fewer --clients.",
+            hint=f"The largest possible --min-size is {rows // clients}; or use fewer --clients.",
         )
 
 
@@ -125,8 +126,8 @@ def size_array(sizes: Sequence[float], rows: int) -> IntArray:
         result = np.diff(np.rint(np.cumsum(sizes) * rows).astype(np.int64), prepend=0)
     if result.sum() > rows:
         raise DataError(
-            f"the sizes sum to {result.sum()} rows; there are {rows}",
-            hint="Give smaller sizes, or shares such as 0.5,0.3,0.2.",
+            f"the sizes sum to {counted(int(result.sum()), 'row')}; there are {rows}",
+            hint="Use smaller sizes, or fractions such as 0.5,0.3,0.2.",
         )
     return result
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from flctl.component import Options
-from flctl.errors import DataError
+from flctl.errors import DataError, counted
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.schemes.deal import (
     by_class,
@@ -43,10 +43,12 @@ class Dirichlet(Partitioner):
     name = "dirichlet"
 
     class Config(Options):
-        alpha: Annotated[Concentration, Field(description="Concentration: small is skewed")] = 0.5
-        min_size: Annotated[int | None, Field(ge=0, description="Fewest rows of any client")] = None
-        self_balancing: Annotated[bool, Field(description="No more rows for clients that have their share")] = False
-        bins: Annotated[Bins, Field(description="Quantile bins of a real-valued target")] = 10
+        alpha: Annotated[Concentration, Field(description="Concentration: smaller is more skewed")] = 0.5
+        min_size: Annotated[int | None, Field(ge=0, description="Minimum number of rows per client")] = None
+        self_balancing: Annotated[bool, Field(description="No more rows for clients that reached the mean size")] = (
+            False
+        )
+        bins: Annotated[Bins, Field(description="Number of quantile bins of a real-valued target")] = 10
 
     def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
         count = client_count(rows, clients, self.name)
@@ -66,7 +68,7 @@ class Dirichlet(Partitioner):
             if smallest >= self.config.min_size:
                 return counts
         raise DataError(
-            f"no draw of {ATTEMPTS} gave every client {self.config.min_size} rows; "
+            f"none of {ATTEMPTS} draws gave every client {counted(self.config.min_size, 'row')}; "
             f"the smallest client of the best had {smallest}",
             hint="Raise --alpha, lower --min-size or --clients, or use --scheme inner-dirichlet (fixed sizes).",
         )
@@ -109,9 +111,9 @@ class InnerDirichlet(Partitioner):
     name = "inner-dirichlet"
 
     class Config(Options):
-        alpha: Annotated[Concentration, Field(description="Concentration: small is skewed")] = 0.5
-        sizes: Annotated[SizeList | None, Field(description="Rows of each client, or shares")] = None
-        bins: Annotated[Bins, Field(description="Quantile bins of a real-valued target")] = 10
+        alpha: Annotated[Concentration, Field(description="Concentration: smaller is more skewed")] = 0.5
+        sizes: Annotated[SizeList | None, Field(description="Rows of each client, or fractions of all rows")] = None
+        bins: Annotated[Bins, Field(description="Number of quantile bins of a real-valued target")] = 10
 
     def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
         sizes = client_sizes(rows, clients, self.config.sizes, self.name)
@@ -129,8 +131,8 @@ def client_sizes(rows: Rows, clients: int | None, sizes: SizeList | None, scheme
         return even_sizes(rows.count, client_count(rows, clients, scheme))
     if clients is not None and clients != len(sizes):
         raise DataError(
-            f"{len(sizes)} sizes were given for {clients} clients",
-            hint="Give one size for each client, or leave out --clients.",
+            f"found {counted(len(sizes), 'size')} for {counted(clients, 'client')}",
+            hint="Use one size for each client, or leave out --clients.",
         )
     return size_array(sizes, rows.count)
 
@@ -173,7 +175,7 @@ def _spread(alpha: float | tuple[float, ...], length: int, what: str) -> FloatAr
     values = np.atleast_1d(np.asarray(alpha, np.float64))
     if len(values) not in {1, length}:
         raise DataError(
-            f"alpha lists {len(values)} values for {length} {what}",
-            hint=f"Give one number, or one for each of the {what}.",
+            f"alpha has {counted(len(values), 'value')} for {length} {what}",
+            hint=f"Use one number, or one for each of the {what}.",
         )
     return np.resize(values, length)

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, field_serializer
 
 from flctl.component import Options
-from flctl.errors import ConfigError, DataError
+from flctl.errors import ConfigError, DataError, counted
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.schemes.deal import by_class, class_codes, deal_by_class, round_rows, size_array
 from flctl.partition.schemes.options import Bins, SizeList
@@ -47,11 +47,11 @@ class Distribution(Partitioner):
     class Config(Options):
         matrix: Annotated[Matrix, Field(description="[clients, classes]: inline, .csv or .npy")]
         values: Annotated[
-            Literal["class-shares", "client-shares", "counts"], Field(description="What the matrix holds")
+            Literal["class-shares", "client-shares", "counts"], Field(description="Kind of values in the matrix")
         ] = "class-shares"
-        preassigned: Annotated[int, Field(ge=0, description="Rows of a class that its clients get first")] = 0
+        preassigned: Annotated[int, Field(ge=0, description="Rows of a class that each of its clients gets first")] = 0
         sizes: Annotated[SizeList | None, Field(description="Rows of each client, for client-shares")] = None
-        bins: Annotated[Bins, Field(description="Quantile bins of a real-valued target")] = 10
+        bins: Annotated[Bins, Field(description="Number of quantile bins of a real-valued target")] = 10
 
         @field_serializer("matrix")
         def _without_folders(self, matrix: Any) -> Any:
@@ -61,9 +61,9 @@ class Distribution(Partitioner):
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         if self.config.preassigned and self.config.values != "class-shares":
-            raise ConfigError("preassigned is for values 'class-shares'", hint="Leave out --preassigned.")
+            raise ConfigError("--preassigned needs values 'class-shares'", hint="Leave out --preassigned.")
         if self.config.sizes is not None and self.config.values != "client-shares":
-            raise ConfigError("sizes are for values 'client-shares'", hint="Give --values client-shares.")
+            raise ConfigError("--sizes needs values 'client-shares'", hint="Use --values client-shares.")
 
     def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
         codes, classes = class_codes(rows, self.config.bins, self.name)
@@ -83,7 +83,7 @@ class Distribution(Partitioner):
         if not (sums > 0).all():
             raise DataError(
                 f"row {int(np.argmin(sums)) + 1} of the matrix is all 0: that client has no label distribution",
-                hint="Give each row at least one positive value.",
+                hint="Use at least one positive value in each row.",
             )
         return self._by_row(matrix / sums, totals, rows)
 
@@ -92,8 +92,8 @@ class Distribution(Partitioner):
             return np.floor(mixes * _largest_size(mixes, totals)).astype(np.int64)
         if len(self.config.sizes) != len(mixes):
             raise DataError(
-                f"{len(self.config.sizes)} sizes were given for the {len(mixes)} rows of the matrix",
-                hint="Give one size for each client.",
+                f"found {counted(len(self.config.sizes), 'size')} for {counted(len(mixes), 'row')} of the matrix",
+                hint="Use one size for each client.",
             )
         sizes = size_array(self.config.sizes, rows)
         return round_rows(mixes * sizes[:, None], sizes)
@@ -105,7 +105,7 @@ def _by_column(matrix: FloatArray, totals: IntArray, preassigned: int) -> IntArr
     if (rest < 0).any():
         code = int(np.argmin(rest))
         raise DataError(
-            f"class {code} has {totals[code]} rows; {preassigned} for each of its clients "
+            f"class {code} has {counted(int(totals[code]), 'row')}; {preassigned} for each of its clients "
             f"needs {totals[code] - rest[code]}",
             hint="Lower --preassigned.",
         )
@@ -124,8 +124,8 @@ def _largest_size(mixes: FloatArray, totals: IntArray) -> float:
 def _whole(matrix: FloatArray) -> IntArray:
     if (matrix != np.floor(matrix)).any() or matrix.max(initial=0) > 2**53:
         raise DataError(
-            "values 'counts' needs integers, and the matrix holds others",
-            hint="Give --values class-shares or --values client-shares for proportions.",
+            "values 'counts' needs integers, and the matrix has other numbers",
+            hint="Use --values class-shares or --values client-shares for proportions.",
         )
     return matrix.astype(np.int64)
 
@@ -136,7 +136,7 @@ def _refuse_excess(counts: IntArray, totals: IntArray, classes: tuple[str, ...])
         code = int(np.argmax(claimed - totals))
         name = f" ('{classes[code]}')" if code < len(classes) else ""
         raise DataError(
-            f"the matrix claims {claimed[code]} rows of class {code}{name}; there are {totals[code]}",
+            f"the matrix needs {counted(int(claimed[code]), 'row')} of class {code}{name}; there are {totals[code]}",
             hint="Lower that column, or the sizes.",
         )
 
@@ -151,15 +151,15 @@ def _checked(matrix: Any, clients: int | None, classes: int) -> FloatArray:
         )
     if clients is not None and clients != len(values):
         raise DataError(
-            f"the matrix has {len(values)} rows; {clients} clients were asked for",
-            hint="Leave out --clients, or give one row for each.",
+            f"the matrix has {counted(len(values), 'row')}, and --clients is {clients}",
+            hint="Leave out --clients, or write one row for each client.",
         )
     bad = ~(np.isfinite(values) & (values >= 0))
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise DataError(
             f"row {row + 1}, column {column + 1} of the matrix is {values[row, column]:g}; expected 0 or more",
-            hint="Give finite values that are not negative.",
+            hint="Use finite values that are not negative.",
         )
     return values
 
@@ -175,7 +175,7 @@ def _rectangular(rows: tuple[tuple[float, ...], ...]) -> FloatArray:
 
 def _load(path: Path) -> FloatArray:
     if not path.is_file():
-        raise DataError(f"the matrix file {path} does not exist", hint="Give the path of a .csv or .npy file.")
+        raise DataError(f"the matrix file {path} does not exist", hint="Use the path of a .csv or .npy file.")
     return _load_npy(path) if path.suffix.lower() == ".npy" else _load_csv(path)
 
 
@@ -199,7 +199,7 @@ def _load_csv(path: Path) -> FloatArray:
         except (ValueError, csv.Error) as error:
             raise DataError(
                 f"{path.name}, line {reader.line_num}: {error}",
-                hint="A matrix file holds numbers only, one client a line, without a header.",
+                hint="Write numbers only, one line for each client, without a header.",
             ) from error
     return _rectangular(tuple(rows))
 

@@ -31,7 +31,9 @@ class FeatureRotation(Altering):
     name = "feature-rotation"
 
     class Config(AlteringOptions):
-        angles: Annotated[Numbers, Field(min_length=1, description="Degrees, dealt to clients in turn")] = (
+        angles: Annotated[
+            Numbers, Field(min_length=1, description="Angles in degrees, assigned to clients in turn")
+        ] = (
             0.0,
             90.0,
             180.0,
@@ -42,7 +44,7 @@ class FeatureRotation(Altering):
         if rows.x is None or rows.x.ndim != 4:
             shape = "none" if rows.x is None else str(list(rows.x.shape[1:]))
             raise DataError(
-                f"only images [channels, height, width] can be turned; one example has shape {shape}",
+                f"only images [channels, height, width] can be rotated; an example has shape {shape}",
                 hint="Use --scheme feature-noise or feature-scaling.",
             )
 
@@ -63,7 +65,7 @@ class _Instrument(Altering):
 
     def _unit(self) -> npt.NDArray[np.float32]:
         if self.unit is None:
-            raise DataError(f"scheme '{self.name}' alters rows only after it assigned them", hint="Call assign first.")
+            raise DataError(f"scheme '{self.name}' alters rows only after `assign`", hint="Call `assign` first.")
         return self.unit
 
 
@@ -78,7 +80,7 @@ class FeatureNoise(_Instrument):
     name = "feature-noise"
 
     class Config(AlteringOptions):
-        sigma: Annotated[float, Field(ge=0, le=100, description="Noise of the last client")] = 0.1
+        sigma: Annotated[float, Field(ge=0, le=100, description="Standard deviation of the last client's noise")] = 0.1
 
     def alter(self, x: Values, y: Values, client: int, clients: int, rng: np.random.Generator) -> tuple[Values, Values]:
         level = np.float32(self.config.sigma * (client + 1) / clients)
@@ -96,8 +98,8 @@ class FeatureScaling(_Instrument):
     name = "feature-scaling"
 
     class Config(AlteringOptions):
-        low: Annotated[float, Field(gt=0, le=1e3, description="Gain of the first client")] = 0.5
-        high: Annotated[float, Field(gt=0, le=1e3, description="Gain of the last client")] = 2.0
+        low: Annotated[float, Field(gt=0, le=1e3, description="Factor of the first client")] = 0.5
+        high: Annotated[float, Field(gt=0, le=1e3, description="Factor of the last client")] = 2.0
 
     def alter(self, x: Values, y: Values, client: int, clients: int, rng: np.random.Generator) -> tuple[Values, Values]:
         place = client / (clients - 1) if clients > 1 else 0.5

@@ -29,19 +29,19 @@ class LabelNoise(Altering):
     classes: int | None = None
 
     class Config(AlteringOptions):
-        rate: Annotated[float, Field(ge=0, le=1, description="Share of wrong labels")] = 0.2
+        rate: Annotated[float, Field(ge=0, le=1, description="Fraction of wrong labels")] = 0.2
         growing: Annotated[bool, Field(description="From rate/K at the first client to rate at the last")] = False
 
     def prepare(self, rows: Rows) -> None:
         if rows.labels is None:
-            raise DataError("these rows have no labels to get wrong", hint="Use --scheme feature-noise.")
+            raise DataError("these rows have no labels", hint="Use --scheme feature-noise.")
         self.classes = max(len(rows.classes), int(rows.labels.max(initial=-1)) + 1)
         if self.classes < 2:
             raise DataError("there is only one class, so no label can be wrong", hint="Use another scheme.")
 
     def alter(self, x: Values, y: Values, client: int, clients: int, rng: np.random.Generator) -> tuple[Values, Values]:
         if self.classes is None:
-            raise DataError("scheme 'label-noise' alters rows only after it assigned them", hint="Call assign first.")
+            raise DataError("scheme 'label-noise' alters rows only after `assign`", hint="Call `assign` first.")
         rate = self.config.rate * ((client + 1) / clients if self.config.growing else 1.0)
         wrong = rng.random(len(y)) < rate
         other = (y + rng.integers(1, self.classes, len(y))) % self.classes

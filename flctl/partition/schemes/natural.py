@@ -11,7 +11,7 @@ from pydantic import Field
 
 from flctl.component import Options
 from flctl.data.preprocessing import ABSENT
-from flctl.errors import ConfigError, DataError
+from flctl.errors import ConfigError, DataError, counted
 from flctl.partition.duplicates import hash_rows
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.schemes.deal import even_sizes
@@ -19,7 +19,7 @@ from flctl.types import IntArray
 
 __all__ = ["GroupedNatural", "Natural"]
 
-Missing = Annotated[Literal["refuse", "client", "leave-out"], Field(description="What to do with rows without a value")]
+Missing = Annotated[Literal["refuse", "client", "leave-out"], Field(description="Treatment of rows without a value")]
 INTEGER = re.compile(r"-?\d+")
 
 
@@ -36,7 +36,7 @@ class Natural(Partitioner):
 
     class Config(Options):
         min_size: Annotated[int, Field(ge=1, description="Values with fewer rows are left out")] = 1
-        top: Annotated[int | None, Field(ge=1, description="Keep the values with most rows")] = None
+        top: Annotated[int | None, Field(ge=1, description="Number of values to keep, those with the most rows")] = None
         missing_group: Missing = "client"
 
     def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
@@ -44,7 +44,7 @@ class Natural(Partitioner):
         kept = self._kept(names, np.bincount(codes[codes >= 0], minlength=len(names)))
         if clients is not None and clients != len(kept):
             raise DataError(
-                f"{clients} clients were asked for; the column has {len(kept)} values that count",
+                f"--clients is {clients}, and the column has {counted(len(kept), 'usable value')}",
                 hint="Leave out --clients, keep the largest with --top N, or merge with --scheme grouped-natural.",
             )
         renumber = np.full(len(names) + 1, -1, np.int64)  # The last stands for -1.
@@ -55,7 +55,7 @@ class Natural(Partitioner):
         large = np.flatnonzero(sizes >= self.config.min_size)
         if not len(large):
             raise DataError(
-                f"none of the {len(names)} values has {self.config.min_size} rows; "
+                f"no value of {len(names)} has {counted(self.config.min_size, 'row')}; "
                 f"the largest has {sizes.max(initial=0)}",
                 hint=f"The largest possible --min-size is {sizes.max(initial=0)}.",
             )
@@ -77,10 +77,10 @@ class GroupedNatural(Partitioner):
     sets_clients: ClassVar[bool] = True
 
     class Config(Options):
-        group_size: Annotated[int | None, Field(ge=1, description="Values for each client")] = None
+        group_size: Annotated[int | None, Field(ge=1, description="Number of values per client")] = None
         mode: Annotated[
             Literal["allow-smaller", "allow-bigger", "drop-remainder", "strict"],
-            Field(description="What becomes of an incomplete group"),
+            Field(description="Treatment of an incomplete group"),
         ] = "allow-smaller"
         shuffle: Annotated[bool, Field(description="Group values in random order")] = True
         missing_group: Missing = "client"
@@ -99,18 +99,21 @@ class GroupedNatural(Partitioner):
         if (size is None) == (clients is None):
             raise ConfigError(
                 "scheme 'grouped-natural' needs either a group size or a number of clients",
-                hint="Give --group-size 5 or --clients 20, not both.",
+                hint="Use --group-size 5 or --clients 20, not both.",
             )
-        needed = clients if clients is not None else size
+        flag, needed = ("--clients", clients) if clients is not None else ("--group-size", size)
         if needed is not None and not 1 <= needed <= values:
-            raise DataError(f"{needed} was asked for; the column has {values} values", hint=f"Give 1 to {values}.")
+            raise DataError(
+                f"{flag} is {needed}, and the column has {counted(values, 'value')}",
+                hint=f"Use 1 to {values}.",
+            )
         return even_sizes(values, clients) if clients is not None else self._grouped(values, size or 1)
 
     def _grouped(self, values: int, size: int) -> IntArray:
         groups, rest = divmod(values, size)
         if rest and self.config.mode == "strict":
             raise DataError(
-                f"{values} values do not divide into groups of {size}: {rest} are left",
+                f"{counted(values, 'value')} cannot be divided into groups of {size}: the remainder is {rest}",
                 hint="Choose a divisor, or another --mode.",
             )
         if self.config.mode == "allow-bigger":
@@ -126,7 +129,7 @@ def natural_groups(rows: Rows, scheme: str, missing: str) -> tuple[list[str], In
     """
     if rows.group is None:
         raise ConfigError(
-            f"scheme '{scheme}' needs the column that says whose row it is",
+            f"scheme '{scheme}' needs a column that identifies each row's client",
             hint="Add for example --by station.",
         )
     column = np.char.strip(np.asarray(rows.group, np.str_)) if rows.count else np.empty(0, np.str_)
@@ -136,8 +139,8 @@ def natural_groups(rows: Rows, scheme: str, missing: str) -> tuple[list[str], In
     count = int(np.count_nonzero(blank))
     if count and missing == "refuse":
         raise DataError(
-            f"{count} of {rows.count} rows have no value in a --by column",
-            hint="Give --missing-group leave-out, or --missing-group client to make them a client of their own.",
+            f"{count} of {counted(rows.count, 'row')} without a value in a --by column",
+            hint="Use --missing-group leave-out, or --missing-group client to make them a separate client.",
         )
     if count and missing == "client":
         column, blank = np.where(blank, ABSENT, column), np.zeros(len(column), bool)
@@ -145,7 +148,7 @@ def natural_groups(rows: Rows, scheme: str, missing: str) -> tuple[list[str], In
     codes = np.full(rows.count, -1, np.int64)
     codes[~blank] = inverse
     if not names:
-        raise DataError("the --by column has no values", hint="Name another column.")
+        raise DataError("the --by column has no values", hint="Use another column.")
     return names, codes
 
 

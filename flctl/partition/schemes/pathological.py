@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from flctl.component import Options
-from flctl.errors import DataError
+from flctl.errors import DataError, counted
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.schemes.deal import by_class, class_codes, client_count
 from flctl.partition.schemes.options import Bins
@@ -33,12 +33,12 @@ class Pathological(Partitioner):
     name = "pathological"
 
     class Config(Options):
-        classes_per_client: Annotated[int, Field(ge=1, description="Classes that each client has")] = 2
+        classes_per_client: Annotated[int, Field(ge=1, description="Number of classes per client")] = 2
         mode: Annotated[
             Literal["first-deterministic", "random", "deterministic"],
-            Field(description="How classes are chosen"),
+            Field(description="Choice of each client's classes"),
         ] = "first-deterministic"
-        bins: Annotated[Bins, Field(description="Quantile bins of a real-valued target")] = 10
+        bins: Annotated[Bins, Field(description="Number of quantile bins of a real-valued target")] = 10
 
     def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
         count = client_count(rows, clients, self.name)
@@ -54,8 +54,9 @@ class Pathological(Partitioner):
     def _refuse_few(self, classes: int) -> None:
         if self.config.classes_per_client > classes:
             raise DataError(
-                f"{self.config.classes_per_client} classes per client were asked for; the data have {classes}",
-                hint=f"Give --classes-per-client {classes} or fewer.",
+                f"--classes-per-client is {self.config.classes_per_client}, and the data has "
+                f"{counted(classes, 'class', 'classes')}",
+                hint=f"Use --classes-per-client {classes} or fewer.",
             )
 
     def _choose(self, classes: int, clients: int, rng: np.random.Generator) -> IntArray:

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from flctl.component import Options
-from flctl.errors import DataError
+from flctl.errors import DataError, counted
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.schemes.deal import client_count, cut, refuse_minimum, round_rows
 from flctl.partition.schemes.dirichlet import client_sizes
@@ -18,7 +18,7 @@ from flctl.types import FloatArray, IntArray
 
 __all__ = ["ExponentialSizes", "LinearSizes", "LogNormalSizes", "PowerLawSizes", "Sizes", "SquareSizes"]
 
-Minimum = Annotated[int, Field(ge=0, description="Fewest rows of any client")]
+Minimum = Annotated[int, Field(ge=0, description="Minimum number of rows per client")]
 
 
 class _Weighted(Partitioner):
@@ -77,7 +77,9 @@ class ExponentialSizes(_Weighted):
     name = "exponential"
 
     class Config(Options):
-        growth: Annotated[float, Field(gt=1, le=1e6, description="A client's size over the one before it")] = math.e
+        growth: Annotated[
+            float, Field(gt=1, le=1e6, description="Ratio of a client's rows to those of the client before it")
+        ] = math.e
         min_size: Minimum = 1
 
     def weights(self, clients: int, rng: np.random.Generator) -> FloatArray:
@@ -112,7 +114,9 @@ class LogNormalSizes(_Weighted):
 
     class Config(Options):
         sigma: Annotated[float, Field(ge=0, le=10, description="Standard deviation of the log size")] = 1.0
-        mean: Annotated[float | None, Field(ge=-20, le=40, description="Mean of the log size; none: all rows")] = None
+        mean: Annotated[
+            float | None, Field(ge=-20, le=40, description="Mean of the log size; null: sizes are scaled to all rows")
+        ] = None
         min_size: Minimum = 1
 
     def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
@@ -135,7 +139,7 @@ class LogNormalSizes(_Weighted):
 def _too_many(drawn: float, rows: int, clients: int, sigma: float) -> DataError:
     fits = math.log(rows / clients) - sigma**2 / 2
     return DataError(
-        f"the drawn sizes sum to {drawn:.6g} rows; there are {rows}",
+        f"the drawn sizes sum to {counted(drawn, 'row')}; there are {rows}",
         hint=f"A --mean of about {math.floor(fits * 10) / 10:g} fits on average; without it sizes are scaled to fit.",
     )
 
@@ -150,7 +154,7 @@ class Sizes(Partitioner):
     sets_clients: ClassVar[bool] = True
 
     class Config(Options):
-        sizes: Annotated[SizeList, Field(description="Rows of each client, or shares")]
+        sizes: Annotated[SizeList, Field(description="Rows of each client, or fractions of all rows")]
 
     def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
         sizes = client_sizes(rows, clients, self.config.sizes, self.name)

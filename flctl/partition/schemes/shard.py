@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from flctl.component import Options
-from flctl.errors import DataError
+from flctl.errors import DataError, counted
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.schemes.deal import class_codes, client_count, even_sizes
 from flctl.types import IntArray
@@ -31,10 +31,10 @@ class Shard(Partitioner):
 
     class Config(Options):
         shards_per_client: Annotated[
-            int | None, Field(ge=1, description="Shards for each client; 2, or all with --shard-size")
+            int | None, Field(ge=1, description="Number of shards per client; null: 2, or all shards with --shard-size")
         ] = None
-        shard_size: Annotated[int | None, Field(ge=1, description="Rows in a shard")] = None
-        keep_incomplete: Annotated[bool, Field(description="Deal the last, smaller shard too")] = True
+        shard_size: Annotated[int | None, Field(ge=1, description="Rows per shard")] = None
+        keep_incomplete: Annotated[bool, Field(description="Also assign the last, smaller shard")] = True
 
     def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
         count = client_count(rows, clients, self.name)
@@ -50,16 +50,21 @@ class Shard(Partitioner):
         size, per_client = self.config.shard_size, self.config.shards_per_client
         if size is None:
             shards = clients * (per_client or SHARDS_PER_CLIENT)
-            _refuse_few(rows, shards, f"{shards} shards of at least one row")
+            _refuse_few(rows, shards, f"{counted(shards, 'shard')} of at least one row")
             return even_sizes(rows, shards)
         if per_client is not None:
-            _refuse_few(rows, clients * per_client * size, f"{clients} x {per_client} shards of {size} rows")
+            _refuse_few(
+                rows,
+                clients * per_client * size,
+                f"{clients} x {counted(per_client, 'shard')} of {counted(size, 'row')}",
+            )
             return np.full(clients * per_client, size, np.int64)
         whole, rest = divmod(rows, size)
         sizes = [size] * whole + ([rest] if rest and self.config.keep_incomplete else [])
         if len(sizes) < clients:
             raise DataError(
-                f"{rows} rows make {len(sizes)} shards of {size}; {clients} clients need one each",
+                f"{counted(rows, 'row')} make {counted(len(sizes), 'shard')} of {size}; {counted(clients, 'client')} "
+                "need one each",
                 hint=f"The largest possible --shard-size is {rows // clients}.",
             )
         return np.asarray(sizes, np.int64)
@@ -68,7 +73,7 @@ class Shard(Partitioner):
 def _refuse_few(rows: int, needed: int, what: str) -> None:
     if needed > rows:
         raise DataError(
-            f"{what} need {needed} rows; there are {rows}",
+            f"{what} need {counted(needed, 'row')}; there are {rows}",
             hint="Lower --clients, --shards-per-client or --shard-size.",
         )
 

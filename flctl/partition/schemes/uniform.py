@@ -38,7 +38,7 @@ class Temporal(Partitioner):
     name = "temporal"
 
     class Config(Options):
-        shuffle_within: Annotated[int, Field(ge=0, description="Rows may move by fewer places than this")] = 0
+        shuffle_within: Annotated[int, Field(ge=0, description="Rows may move by fewer positions than this")] = 0
 
     def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
         sizes = even_sizes(rows.count, client_count(rows, clients, self.name))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flctl import seeds
-from flctl.errors import ConfigError, IncompatibleError
+from flctl.errors import ConfigError, IncompatibleError, counted
 from flctl.partition.store import Partition
 from flctl.simulation.attacks.attack import Attack
 from flctl.simulation.attacks.on_rows import Backdoor, LabelFlip, Poisoned
@@ -68,14 +68,16 @@ class Adversary:
         drawn = drawn[~np.isin(drawn, [self._partition.index(client) for client in self._trusted])]
         if count == 0:
             raise ConfigError(
-                f"attack.fraction {self.config.fraction:g} selects none of the {len(eligible)} clients with training "
+                f"attack.fraction {self.config.fraction:g} selects none of the {counted(len(eligible), 'client')} "
+                "with training "
                 "rows",
                 hint="Raise it, or set attack.clients.",
             )
         if count >= len(drawn):
             raise ConfigError(
-                f"the attack asks for {count} malicious clients, and {len(drawn)} have training rows and could be",
-                hint="Leave at least one of them honest: lower attack.clients or attack.fraction.",
+                f"the attack needs {counted(count, 'malicious client')}, and {len(drawn)} have training rows and are "
+                "eligible",
+                hint="Leave at least one honest client: lower attack.clients or attack.fraction.",
             )
         return np.sort(drawn[:count]).astype(np.int64)
 
@@ -117,7 +119,7 @@ class Adversary:
 
 def _check_seen(run: RunInfo, name: str) -> None:
     """Raises IncompatibleError unless the server sees single updates, as the strategy made them."""
-    instead = "label-flip works with it: it changes malicious clients' rows."
+    instead = "Use label-flip, which changes malicious clients' rows."
     if run.aggregator.hides or not run.aggregator.transparent:
         raise IncompatibleError(
             f"attack '{name}' changes single updates, and aggregator '{run.aggregator.name}' hides them",

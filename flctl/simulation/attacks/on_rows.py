@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl import seeds
-from flctl.errors import ConfigError
+from flctl.errors import ConfigError, counted
 from flctl.partition.store import Partition
 from flctl.simulation.attacks.attack import Attack, Known, Matrix
 from flctl.types import Batch, ClientId, IntArray
@@ -47,7 +47,10 @@ class Backdoor(Attack):
         classes, shape = len(run.partition.classes), run.partition.shape
         if self.config.target >= classes:
             hint = f"Choose a class from 0 to {classes - 1}."
-            raise ConfigError(f"attack.target is {self.config.target}, and there are {classes} classes", hint=hint)
+            raise ConfigError(
+                f"attack.target is {self.config.target}, and there are {counted(classes, 'class', 'classes')}",
+                hint=hint,
+            )
         largest = min(shape[-2:]) if len(shape) == 3 else math.prod(shape)
         if self.config.trigger > largest:
             hint = f"Choose at most {largest}."

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from flctl.errors import counted
 from flctl.testing.aggregator.subject import COHORT, LAYOUT, AggregatorSubject
 from flctl.testing.calls import remembered
 from flctl.testing.conformance import Checks, said
@@ -42,8 +43,8 @@ def _add_phases(checks: Checks) -> None:
         "phases",
         "The server yields Phases to clients of the cohort, one of which trains, and returns an Aggregate; clients "
         "answer in bytes.",
-        why="An engine carries bytes and nothing else, and another process may take a client's next message: all that "
-        "a client keeps between phases is the memory that it returns.",
+        why="An engine carries only bytes, and another process may handle a client's next message: between phases a "
+        "client has only the memory that it returned.",
         todo="Yield Phase({client: b'...'}, trains=True) and read the replies that come back; return (memory, reply).",
     )
     def find(s: AggregatorSubject) -> Iterator[str]:
@@ -52,18 +53,18 @@ def _add_phases(checks: Checks) -> None:
         for phase in played.exchanges:
             yield from (f"client {client} raised {said(error)}" for client, error in list(phase.raised.items())[:1])
         if played.refused is not None:
-            yield f"a round in which everybody answers was refused: {said(played.refused)}"
+            yield f"a round in which all clients answer was refused: {said(played.refused)}"
         trained = sum(phase.trains for phase in played.exchanges)
         if played.result is not None and trained != 1:
-            yield f"{trained} phases train, expected one: clients train when a phase says so"
+            yield f"{counted(trained, 'phase')} with trains=True, expected one"
 
 
 def _add_sum(checks: Checks) -> None:
     @checks.add(
         "sum",
-        "When everybody answers, it gives their sum within its tolerance, the sum of weights, and how many they were.",
-        why="The model moves by that sum; whoever adds vectors in another way adds the same numbers.",
-        todo="Compare with the plain sum; give the tolerance that you promise as check_aggregator(..., tolerance=...).",
+        "If all clients answer, it returns their sum within its tolerance, the sum of weights, and their number.",
+        why="The global model changes by that sum; a cryptographic sum must equal the plain sum.",
+        todo="Compare with the plain sum; pass the tolerance that you promise as check_aggregator(..., tolerance=...).",
     )
     def find(s: AggregatorSubject) -> Iterator[str]:
         result = s.honest.result
@@ -72,9 +73,9 @@ def _add_sum(checks: Checks) -> None:
 
     @checks.add(
         "small-cohorts",
-        "With few clients, or one, it gives their sum or refuses the round with an FlctlError.",
-        why="Sampling at random gives rounds of any size.",
-        todo="Raise flctl.ProtocolError below the number of clients that your promise needs.",
+        "With few clients, or one, it returns their sum or refuses the round with an FlctlError.",
+        why="Random sampling makes cohorts of any size.",
+        todo="Raise flctl.ProtocolError if the cohort is smaller than your guarantee needs.",
     )
     def find_small(s: AggregatorSubject) -> Iterator[str]:
         for cohort in (COHORT[:1], COHORT[:2], COHORT[:5]) if s.honest else ():
@@ -88,10 +89,10 @@ def _losing(phase: int, lost: tuple[ClientId, ...]) -> Script:
 def _add_dropout(checks: Checks) -> None:
     @checks.add(
         "dropout",
-        "Clients that are lost in a phase are in the sum as a whole or not at all, and the others always are; or the "
-        "round is refused with an FlctlError.",
-        why="Clients vanish at any moment; half of an update, or a client twice, moves the model by nobody's wish.",
-        todo="Ask on only those who answered, and undo or recover what the lost ones had begun.",
+        "A client that is lost in a phase is in the sum completely or not at all, and the other clients always are; "
+        "or the round is refused with an FlctlError.",
+        why="Clients drop out at any moment; half an update, or an update counted twice, corrupts the model.",
+        todo="Continue only with clients that answered, and undo or recover the contribution of lost clients.",
     )
     def find(s: AggregatorSubject) -> Iterator[str]:
         for phase in range(len(s.honest.exchanges)):
@@ -104,23 +105,23 @@ def _add_dropout(checks: Checks) -> None:
 
     @checks.add(
         "nobody",
-        "When nobody answers, or nobody was asked, it gives a zero of weight 0, or refuses the round.",
-        why="Under Poisson sampling a round may ask nobody, and everybody may drop out.",
-        todo="Let the server end without replies: ctx.total().aggregate() of nothing is zero.",
+        "If no client answers, or the cohort is empty, it returns zeros of weight 0, or refuses the round.",
+        why="A Poisson cohort may be empty, and all clients may drop out.",
+        todo="Let the server end without replies: ctx.total().aggregate() without updates is zero.",
     )
     def find_nobody(s: AggregatorSubject) -> Iterator[str]:
         for phase in range(len(s.honest.exchanges)):
             played = s.play(_losing(phase, COHORT))
             yield from (f"lost in phase {phase + 1}: {text}" for text in s.unexplained(played, (), played.trained))
-        yield from (f"nobody asked: {text}" for text in s.unexplained(s.play(clients=()), (), ()))
+        yield from (f"empty cohort: {text}" for text in s.unexplained(s.play(clients=()), (), ()))
 
 
 def _add_repeated(checks: Checks) -> None:
     @checks.add(
         "repeated",
         "A reply that arrives twice counts once, or the round is refused.",
-        why="Networks repeat messages, and a client may answer twice to count twice.",
-        todo="Take the first reply of each client in each phase.",
+        why="Networks repeat messages, and a malicious client may answer twice to double its weight.",
+        todo="Use the first reply of each client in each phase.",
     )
     def find(s: AggregatorSubject) -> Iterator[str]:
         if s.honest:
@@ -142,10 +143,10 @@ def _garbled(reply: bytes) -> Mapping[str, bytes]:
 def _add_garbage(checks: Checks) -> None:
     @checks.add(
         "garbage",
-        "A client whose reply is garbage costs its own update, or the round with an FlctlError, and nothing else.",
-        why="The server takes bytes from clients that it does not control; an exception that nobody foresaw ends the "
-        "run, and a wrong sum ruins the model without a word.",
-        todo="Check sizes before you read, and leave the sender out: ctx.total().add does both for vectors.",
+        "A malformed reply costs the client's own update, or the round with an FlctlError, and nothing else.",
+        why="The server receives bytes from clients that it does not control; an unexpected exception ends the run, "
+        "and a wrong sum silently corrupts the model.",
+        todo="Check sizes before you read, and exclude the sender: ctx.total().add does both for vectors.",
     )
     def find(s: AggregatorSubject) -> Iterator[str]:
         for phase, exchange in enumerate(s.honest.exchanges):
@@ -154,9 +155,10 @@ def _add_garbage(checks: Checks) -> None:
 
     @checks.add(
         "bad-vector",
-        "A client whose vector is not finite, or of another layout, is left out, or the round refused or not finite.",
+        "A client whose vector is not finite, or of another layout, is excluded, or the round is refused or not "
+        "finite.",
         why="flctl checks updates before they leave a client, but a client may run other code.",
-        todo="Let ctx.total() judge what you can read; refuse in the client's half what the server cannot see.",
+        todo="Let ctx.total() check vectors that the server can read; check hidden vectors in `client`.",
     )
     def find_vector(s: AggregatorSubject) -> Iterator[str]:
         for name, bad in _bad_vectors(s.vectors()["2"]).items() if s.honest else ():
@@ -190,9 +192,9 @@ def _add_integers(checks: Checks) -> None:
     @checks.add(
         "integers",
         "Integer vectors are summed exactly, or the round is refused.",
-        why="A layer may put updates on a lattice (shared-scale quantisation, discrete noise); words are added as they "
-        "are, and never rounded again.",
-        todo="Add integers as integers, or raise flctl.ProtocolError for a dtype that you cannot add.",
+        why="A transform may map updates to a lattice (shared-scale quantisation, discrete noise); integers are "
+        "added exactly, and never rounded again.",
+        todo="Add integers as integers, or raise flctl.ProtocolError for a dtype that the sum does not support.",
     )
     def find(s: AggregatorSubject) -> Iterator[str]:
         rng = np.random.default_rng(2)
@@ -214,11 +216,11 @@ def _add_integers(checks: Checks) -> None:
 def _add_ring(checks: Checks) -> None:
     @checks.add(
         "ring",
-        "Vectors whose names end in flctl.RING are summed exactly, modulo 2^ring where it says that it has a ring; or "
-        "the round is refused.",
-        why="Noise that clients add themselves (distributed privacy) is whole numbers around zero, of which one alone "
-        "may be beyond any bound: only their sum has to fit.",
-        todo="Add their words as they are, modulo your ring, and give the sum within [-2^(w-1), 2^(w-1)).",
+        "Vectors whose names end in flctl.RING are summed exactly, modulo 2^ring if the aggregator declares a ring; "
+        "or the round is refused.",
+        why="Distributed noise consists of integers around zero, and a single value may exceed any bound: only the "
+        "sum has to fit.",
+        todo="Add the integers modulo your ring, and return the sum within [-2^(w-1), 2^(w-1)).",
     )
     def find(s: AggregatorSubject) -> Iterator[str]:
         rng, name = np.random.default_rng(6), "noise" + RING
@@ -241,14 +243,13 @@ def _add_ring(checks: Checks) -> None:
 def _add_hides(checks: Checks) -> None:
     @checks.add(
         "hides",
-        "Where it says that it hides, no message to the server holds any part of a vector, or a weight, in the clear.",
-        why="hides = True promises that the server learns the sum and nothing else; strategies, metrics and reports "
-        "rely on it.",
-        todo="Mask or encrypt before anything leaves the client, weights too; or leave hides False.",
+        "If `hides` is True, no message to the server contains a part of a vector, or a weight, in the clear.",
+        why="hides = True promises that the server learns only the sum; strategies, metrics and reports rely on it.",
+        todo="Mask or encrypt vectors and weights before they leave the client; or leave hides False.",
     )
     def find(s: AggregatorSubject) -> Iterator[str]:
         if s.component.hides and s.component.transparent:
-            yield "it is transparent, so that the server may see what clients say"
+            yield "it is transparent, so the server may read clients' messages"
         for number, exchange in enumerate(s.honest.exchanges if s.component.hides else (), 1):
             for client, reply in exchange.replies.items():
                 yield from (
@@ -270,17 +271,18 @@ def _leaks(vector: Arrays, reply: bytes) -> Iterator[tuple[str, type[Any]]]:
 def _add_purity(checks: Checks) -> None:
     @checks.add(
         "self",
-        "Neither half keeps anything on the object, and neither changes what it is given.",
-        why="One object serves all rounds and clients, and each worker process has its own; the memory that client "
-        "returns is all that it may keep.",
-        todo="Keep a round's state in local variables of server, and a client's in the memory that it returns.",
+        "Neither `server` nor `client` keeps state on the object or changes its arguments.",
+        why="One object serves all rounds and clients, and each worker process has its own object; only the memory "
+        "that `client` returns is kept.",
+        todo="Keep a round's state in local variables of `server`, and a client's state in the memory that `client` "
+        "returns.",
     )
     def find(s: AggregatorSubject) -> Iterator[str]:
         shared = s.make()
         before, vectors = remembered(shared), s.vectors() if s.honest else {}
         first, second = (play(lambda: shared, vectors, LAYOUT) for _ in range(2))
         kept = [name for name, value in remembered(shared).items() if difference(before.get(name), value)]
-        yield from (f"a round kept self.{name}" for name in kept)
+        yield from (f"a round stored self.{name}" for name in kept)
         yield from (f"a client changed its vector: {changed}" for changed in first.changed[:1])
         if first.result is not None:
             found = second.result and s.apart(second.result, first.result)

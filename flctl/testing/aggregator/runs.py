@@ -21,29 +21,30 @@ def add_runs(checks: Checks) -> None:
 
     @checks.add(
         "trains",
-        "A model that is trained over it is the one that is trained over the plain sum, within its tolerance.",
-        why="It is what an aggregator is for.",
-        todo="Follow what is said; `run=[...]` gives the trial what it needs.",
+        "A model trained with it equals the model trained with the plain sum, within its tolerance.",
+        why="Training is the purpose of an aggregator.",
+        todo="Follow the error message; pass configuration that the trial needs as `run=[...]`.",
     )
     def find_trains(s: AggregatorSubject) -> Iterator[str]:
-        yield from close(s.own, s.plain, "unlike the plain sum's,", _SLACK * s.tolerance)
+        yield from close(s.own, s.plain, "in contrast to the plain sum,", _SLACK * s.tolerance)
 
     @checks.add(
         "transparent",
-        "Where it says that it is transparent, its own halves give what adding up the vectors gives.",
-        why="transparent = True lets clients' vectors be added up where they train: server and client are not called.",
+        "If `transparent` is True, `server` and `client` compute the same as adding up the vectors.",
+        why="With transparent = True, workers add up clients' vectors, and `server` and `client` are not called.",
         todo="Write transparent = False in a class that extends PlainAggregator and changes server or client.",
     )
     def find_transparent(s: AggregatorSubject) -> Iterator[str]:
         if s.component.transparent:
             by_hand = s.trial.train(s.named, f"engine='{parts.here('Losing')}'")
-            yield from close(by_hand, s.own, "unlike vectors added up where clients train,", _SLACK * s.tolerance)
+            yield from close(by_hand, s.own, "in contrast to vectors added up in the worker,", _SLACK * s.tolerance)
 
     @checks.add(
         "lost",
-        "A run goes on when clients are lost in a round, or is refused with an FlctlError.",
-        why="More than `max_failures` end a run; up to there the aggregator adds what is left.",
-        todo="Read the replies that there are; a client that is absent dropped out.",
+        "A run continues if clients are lost in a round, or is refused with an FlctlError.",
+        why="More than `max_failures` failed clients end a run; up to that number the aggregator sums the other "
+        "clients.",
+        todo="Use the replies that arrive; a client without a reply has dropped out.",
     )
     def find_lost(s: AggregatorSubject) -> Iterator[str]:
         engine = f"engine={{name: '{parts.here('Losing')}', max_failures: 9, lost: ['%s'], since: 2}}"
@@ -55,10 +56,10 @@ def add_runs(checks: Checks) -> None:
 
     @checks.add(
         "processes",
-        "Clients in two worker processes give the model that clients in one process give, within its tolerance.",
-        why="Another process may take a client's next message; all that it has is the memory.",
-        todo="Keep everything that the next phase needs in the memory that client returns.",
+        "Two worker processes and one process train the same model, within its tolerance.",
+        why="Another process may handle a client's next message; it has only the memory.",
+        todo="Return everything that the next phase needs as memory.",
     )
     def find_processes(s: AggregatorSubject) -> Iterator[str]:
         if in_processes(s.component, s.processes, s.notes):
-            yield from close(s.trial.train(s.named, POOL), s.own, "unlike in one process,", _SLACK * s.tolerance)
+            yield from close(s.trial.train(s.named, POOL), s.own, "in contrast to one process,", _SLACK * s.tolerance)

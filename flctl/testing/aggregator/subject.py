@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from flctl.algorithms.aggregator import Aggregator
+from flctl.errors import counted
 from flctl.testing.conformance import UnaskedError
 from flctl.testing.protocol import HONEST, Played, Script, play
 from flctl.testing.runs import chosen
@@ -99,7 +100,7 @@ class AggregatorSubject:
         if {n: v.shape for n, v in found.arrays.items()} != {n: v.shape for n, v in expected.arrays.items()}:
             return f"it has the vectors { {n: v.size for n, v in found.arrays.items()} }"
         if found.count != expected.count:
-            return f"it counts {found.count} clients, expected {expected.count}"
+            return f"it counts {counted(found.count, 'client')}, expected {expected.count}"
         scale = max(float(np.abs(v).max(initial=0)) for v in self.sum_of(COHORT).arrays.values())
         worst = max(gap(found.arrays[name], expected.arrays[name]) for name in expected.arrays)
         if not worst <= self.tolerance * scale:
@@ -122,4 +123,4 @@ class AggregatorSubject:
                 if differs is None:
                     return
                 found.append(differs)
-        yield f"the sum is that of no right set of clients: {found[0]}"
+        yield f"the sum is not that of an allowed set of clients: {found[0]}"

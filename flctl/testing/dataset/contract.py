@@ -93,10 +93,10 @@ def check_dataset(
 def _add_reads(checks: Checks) -> None:
     @checks.add(
         "reads",
-        "reads(source) is True for the sample, False for what is not its own, and raises for nothing.",
-        why="`flctl partition SOURCE` asks every reader in turn; one that claims or fails on a stranger's source takes "
-        "it from the right one.",
-        todo="Look at the name (extensions = ('.ext',) does), then at the first bytes; return True or False.",
+        "reads(source) is True for the sample, False for other sources, and never raises.",
+        why="`flctl partition SOURCE` calls every reader in turn; a reader that accepts or fails on a foreign source "
+        "blocks the right reader.",
+        todo="Check the name (extensions = ('.ext',) does so), then the first bytes; return True or False.",
     )
     def find(s: DatasetSubject) -> Iterator[str]:
         folder = s.directory / "folder"
@@ -117,38 +117,38 @@ def _add_reads(checks: Checks) -> None:
 def _add_read(checks: Checks) -> None:
     @checks.add(
         "read",
-        "read gives a Dataset whose columns pair up and have the types of its task.",
-        why="Schemes, standardisation, models and metrics rely on them: codes are int64 from 0, targets float32.",
+        "read returns a Dataset whose columns have equal lengths and the types of its task.",
+        why="Schemes, standardisation, models and metrics rely on this: codes are int64 from 0, targets float32.",
         todo="See flctl.Dataset for each field's shape and dtype.",
     )
     def find(s: DatasetSubject) -> Iterator[str]:
         if isinstance(s.first, Dataset):
             yield from faults_of(s.first)
         else:
-            yield f"it gave {type(s.first).__name__}, expected a Dataset"
+            yield f"it returned {type(s.first).__name__}, expected a Dataset"
 
 
 def _add_seed(checks: Checks) -> None:
     @checks.add(
         "same",
-        "Reading again gives the same data set, whatever the global random state, and leaves the source as it was.",
+        "Reading again returns the same data set under any global random state, and leaves the source unchanged.",
         why="A partition's digest and a resume rest on the data: nothing may be shuffled or drawn without the seed.",
-        todo='Keep the order of the source; draw from flctl.rng(seed, "...") where the data are made.',
+        todo='Keep the order of the source; draw synthetic data from flctl.rng(seed, "...").',
     )
     def find(s: DatasetSubject) -> Iterator[str]:
         before = s.file.read_bytes() if s.file else b""
         differs = difference(s.dataset, s.read(elsewhere=1))
         yield from [differs] if differs else []
         if s.file and s.file.read_bytes() != before:
-            yield f"{s.file.name} is not as it was"
+            yield f"{s.file.name} was changed"
 
 
 def _add_bad(checks: Checks) -> None:
     @checks.add(
         "bad-sources",
-        "A source that is missing, empty, cut off or garbage is a DataError or IntegrityError, or a sound data set.",
-        why="Files come from anywhere. An exception that nobody foresaw tells a user nothing, and a size that a file "
-        "declares must not be allocated before it is held against the file's length.",
+        "A missing, empty, truncated or corrupt source is a DataError or IntegrityError, or a valid data set.",
+        why="Files come from any origin. An unexpected exception does not explain the problem, and a declared size "
+        "must be compared with the file's length before memory is allocated.",
         todo='Check before you parse, and raise flctl.DataError("what was found, what was expected", hint=...).',
     )
     def find(s: DatasetSubject) -> Iterator[str]:
@@ -180,15 +180,15 @@ def _judged(s: DatasetSubject, path: Path, name: str) -> Iterator[str]:
         return
     finally:
         shutil.rmtree(path.parent, ignore_errors=True)
-    yield from (f"of a file that is {name} it made this: {fault}" for fault in faults_of(found))
+    yield from (f"a file that is {name} was read as: {fault}" for fault in faults_of(found))
 
 
 def _add_written(checks: Checks) -> None:
     @checks.add(
         "written",
         "The sample can be divided among two clients and written.",
-        why="It is what a reader is for.",
-        todo="Follow what is said.",
+        why="Partitioning is the purpose of a reader.",
+        todo="Follow the error message.",
     )
     def find(s: DatasetSubject) -> Iterator[str]:
         from flctl.partition.schemes import PARTITIONERS

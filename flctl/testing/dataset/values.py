@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from flctl.data.dataset import Dataset
+from flctl.errors import counted
 
 __all__ = ["faults_of"]
 
@@ -23,7 +24,7 @@ def faults_of(dataset: Dataset) -> Iterator[str]:
     elif dataset.task not in _TASKS:
         yield f"the task is {dataset.task!r}, expected one of {', '.join(_TASKS)}"
     elif not len(y) or len(x) != len(y):
-        yield f"x has {len(x)} rows and y has {len(y)}"
+        yield f"x has {counted(len(x), 'row')} and y has {len(y)}"
     else:
         yield from _of_x(dataset)
         yield from _of_y(dataset, y, "y")
@@ -56,7 +57,7 @@ def _of_y(dataset: Dataset, y: Any, what: str) -> Iterator[str]:
     elif dataset.task == "regression":
         yield from [] if np.isfinite(y).all() else [f"{what} has values that are NaN or infinite"]
     elif y.min(initial=0) < 0 or y.max(initial=0) >= len(dataset.classes):
-        yield f"{what} has codes {y.min()}..{y.max()}, and there are {len(dataset.classes)} classes"
+        yield f"{what} has codes {y.min()}..{y.max()}, expected 0..{len(dataset.classes) - 1}"
 
 
 def _of_columns(dataset: Dataset) -> Iterator[str]:
@@ -64,9 +65,9 @@ def _of_columns(dataset: Dataset) -> Iterator[str]:
     if len(set(classes)) != len(classes) or not all(isinstance(name, str) for name in classes):
         yield "classes are not distinct text"
     if dataset.task == "binary" and len(classes) != 2:
-        yield f"the task is binary, and there are {len(classes)} classes"
+        yield f"the task is binary, and there are {counted(len(classes), 'class', 'classes')}"
     if dataset.features and len(dataset.features) != width:
-        yield f"there are {len(dataset.features)} names of features for {width} columns"
+        yield f"found {counted(len(dataset.features), 'feature name')} for {counted(width, 'column')}"
     if dataset.numeric is not None and not all(0 <= index < width for index in dataset.numeric):
         yield f"numeric names columns outside 0..{width - 1}"
     for name, group in dataset.groups.items():
@@ -80,7 +81,7 @@ def _of_test(dataset: Dataset) -> Iterator[str]:
     if test is None:
         return
     if len(test.x) != len(test.y):
-        yield f"the test part has {len(test.x)} examples and {len(test.y)} targets"
+        yield f"the test part has {counted(len(test.x), 'example')} and {counted(len(test.y), 'target')}"
     elif test.x.shape[1:] != dataset.x.shape[1:] or test.x.dtype != dataset.x.dtype:
         yield f"the test part's x is {test.x.dtype} {test.x.shape}, expected {dataset.x.dtype} like {dataset.x.shape}"
     else:

@@ -12,6 +12,7 @@ from typing import Any
 
 from flctl.engines.engine import Engine, Lost
 from flctl.engines.inprocess import InProcessEngine
+from flctl.errors import counted
 from flctl.testing import parts
 from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, conform, said
@@ -60,24 +61,24 @@ def check_engine(
 def _add_clients(checks: Checks) -> None:
     @checks.add(
         "clients",
-        "Open, it names all clients of the partition, in their order.",
-        why="Cohorts are drawn from them.",
+        "Once open, it lists all clients of the partition in order.",
+        why="Cohorts are drawn from this list.",
         todo="Return run.partition.client_ids.",
     )
     def find(s: EngineSubject) -> Iterator[str]:
         with s.opened() as (engine, run):
             found, expected = list(engine.clients()), list(run.partition.client_ids)
         if found != expected:
-            yield f"it names {found[:12]}, expected {expected[:12]}"
+            yield f"it lists {found[:12]}, expected {expected[:12]}"
 
 
 def _add_answers(checks: Checks) -> None:
     @checks.add(
         "answers",
-        "Every client that is asked is answered for exactly once, with what it said, whoever else is asked in whatever "
-        "order.",
-        why="The round counts on one answer for each: it waits for a missing one, and adds a client twice.",
-        todo="Yield (client, answer) once for each key of requests: what ClientRuntime.answer gave.",
+        "It yields exactly one answer for each requested client, the client's own, for any set and order of requests.",
+        why="A round needs one answer for each request: a missing answer blocks it, and a second one counts a client "
+        "twice.",
+        todo="Yield (client, answer) once for each key of requests, with the result of ClientRuntime.answer.",
     )
     def find(s: EngineSubject) -> Iterator[str]:
         with s.opened() as (engine, run):
@@ -95,22 +96,22 @@ def _answer_faults(
         client: counts.get(client, 0) for client in {**asked, **counts} if counts.get(client, 0) != (client in asked)
     }
     if wrong:
-        yield f"of {len(asked)} asked these were answered a wrong number of times: {wrong}"
+        yield f"of {counted(len(asked), 'request')} these had a wrong number of answers: {wrong}"
     for client, answer in answers:
         if not isinstance(answer, Reply | Failure):
             yield f"client {client}'s answer is {type(answer).__name__}, expected a Reply or a Failure"
         elif expected is not None and isinstance(answer, Failure):
             yield f"client {client} failed: {answer.message}"
         elif expected is not None and isinstance(answer, Reply) and answer.message != expected.get(client):
-            yield f"client {client} said something else than it says in one process"
+            yield f"the answer of client {client} differs from its answer in one process"
 
 
 def _add_memory(checks: Checks) -> None:
     @checks.add(
         "memory",
-        "What a client's aggregator remembers is there in the round's next phase, and gone in the next round.",
-        why="A protocol of several phases lives on it; a key of one round, used in the next, reveals both updates.",
-        todo="Keep what ClientRuntime.answer gives as memory for the same client and round, and hand it back once.",
+        "An aggregator's client memory is available in the round's next phase, and deleted in the next round.",
+        why="A protocol of several phases needs it; a key that is used in two rounds reveals both updates.",
+        todo="Keep the memory that ClientRuntime.answer returns for the same client and round, and pass it back once.",
     )
     def find(s: EngineSubject) -> Iterator[str]:
         with s.opened(f"aggregator={parts.here('Remembering')}") as (engine, run):
@@ -127,8 +128,8 @@ def _add_memory(checks: Checks) -> None:
 def _add_failures(checks: Checks) -> None:
     @checks.add(
         "exceptions",
-        "A client whose code raises, or exits, is yielded as a Failure that says so, and costs nobody else.",
-        why="Clients run other people's code. What ends the engine ends the run for all of them.",
+        "A client that raises or exits is yielded as a Failure with the reason, and does not affect other clients.",
+        why="Clients run third-party code. An error that ends the engine ends the run for all clients.",
         todo="Use ClientRuntime.answer, which catches both, or yield Failure('exception', message).",
     )
     def find(s: EngineSubject) -> Iterator[str]:
@@ -141,8 +142,8 @@ def _add_failures(checks: Checks) -> None:
 
     @checks.add(
         "deadline",
-        "A client that is not back within the deadline is yielded as a Failure; everyone is answered for once.",
-        why="A round does not wait for the slowest for ever.",
+        "A client past the deadline is yielded as a Failure; each request has one answer.",
+        why="A round must not wait for the slowest client forever.",
         todo="Yield Failure('deadline', ...) for a client past it, and do not let its late answer follow.",
     )
     def find_deadline(s: EngineSubject) -> Iterator[str]:
@@ -152,7 +153,7 @@ def _add_failures(checks: Checks) -> None:
         yield from _answer_faults(answers, asked, None)
         slow = dict(answers).get("2")
         if not (isinstance(slow, Failure) and slow.kind == "deadline"):
-            yield f"a client that slept {_SLEEP:g} s with a deadline of {_DEADLINE:g} s gave {slow!r:.100}"
+            yield f"a client that slept {_SLEEP:g} s with a deadline of {_DEADLINE:g} s returned {slow!r:.100}"
 
 
 def _trap(ways: Mapping[str, str]) -> str:
@@ -163,7 +164,7 @@ def _trapped(answers: Answers, asked: Mapping[ClientId, Request], s: EngineSubje
     for client, way in (("2", "raises"), ("5", "exits")):
         answer = dict(answers).get(client)
         if not isinstance(answer, Failure) or not answer.message:
-            yield f"for a client that {way} it gave {answer!r:.100}, expected a Failure with a message"
+            yield f"for a client that {way} it returned {answer!r:.100}, expected a Failure with a message"
     others = {client: request for client, request in asked.items() if client not in ("2", "5")}
     yield from _answer_faults([item for item in answers if item[0] not in ("2", "5")], others, s.expected)
 
@@ -171,10 +172,10 @@ def _trapped(answers: Answers, asked: Mapping[ClientId, Request], s: EngineSubje
 def _add_gather(checks: Checks) -> None:
     @checks.add(
         "gather",
-        "Where it gathers, each chunk is answered for once with what an engine in one process gathers.",
-        why="gathers = True lets a round ask for chunks of clients in the place of clients; the sum is made of what "
-        "comes back for each.",
-        todo="Yield (place, gathered) once for each chunk: what ClientRuntime.gather gave; or leave gathers False.",
+        "If `gathers` is True, each chunk has one answer, equal to that of an engine in one process.",
+        why="With gathers = True a round requests chunks of clients instead of clients, and sums the answers.",
+        todo="Yield (position, gathered) once for each chunk, with the result of ClientRuntime.gather; or leave "
+        "gathers False.",
     )
     def find(s: EngineSubject) -> Iterator[str]:
         if not s.component.gathers:
@@ -188,10 +189,11 @@ def _add_gather(checks: Checks) -> None:
 
     @checks.add(
         "gather-failures",
-        "Where it gathers, a client that raises or exits is told in `failed`, and a chunk past the deadline is Lost.",
-        why="Clients run other people's code, and a round does not wait for the slowest for ever.",
-        todo="Use ClientRuntime.gather, which notes clients that fail; yield Lost(Failure('deadline', ...)) for a late "
-        "chunk.",
+        "If `gathers` is True, a client that raises or exits is listed in `failed`, and a chunk past the deadline is "
+        "Lost.",
+        why="Clients run third-party code, and a round must not wait for the slowest client forever.",
+        todo="Use ClientRuntime.gather, which records failed clients; yield Lost(Failure('deadline', ...)) for a "
+        "late chunk.",
     )
     def find_failures(s: EngineSubject) -> Iterator[str]:
         for ways in ({"0": "raise", "2": "exit"}, {"2": "sleep"}) if s.component.gathers else ():
@@ -210,20 +212,20 @@ def _chunks(plan: RoundPlan, size: int) -> list[Any]:
 def _gather_faults(answers: list[tuple[int, Any]], expected: Mapping[int, Any]) -> Iterator[str]:
     counts = Counter(place for place, _ in answers)
     if counts != Counter(expected.keys()):
-        yield f"of {len(expected)} chunks these were answered a wrong number of times: {dict(counts)}"
+        yield f"of {counted(len(expected), 'chunk')} these had a wrong number of answers: {dict(counts)}"
     for place, answer in answers:
         if not isinstance(answer, Gathered):
             yield f"chunk {place} is {type(answer).__name__}, expected Gathered"
         elif place in expected:
             one, other = (dataclasses.replace(each, seconds={}) for each in (expected[place], answer))
             differs = difference(one, other)
-            yield from [f"chunk {place} is not what it is in one process: {differs}"] if differs else []
+            yield from [f"chunk {place} differs from its result in one process: {differs}"] if differs else []
 
 
 def _spared(answers: list[tuple[int, Any]], late: bool) -> Iterator[str]:
     """Yields faults of three chunks, the first of which holds clients 0 and 2, which fail, or 2, which is late."""
     if sorted(place for place, _ in answers) != [0, 1, 2]:
-        yield f"of 3 chunks these were answered for: {sorted(place for place, _ in answers)}"
+        yield f"of 3 chunks these had answers: {sorted(place for place, _ in answers)}"
         return
     chunks = dict(answers)
     if late:
@@ -233,7 +235,7 @@ def _spared(answers: list[tuple[int, Any]], late: bool) -> Iterator[str]:
     if not (isinstance(chunks[0], Gathered) and sorted(chunks[0].failed) == [0, 2]):
         yield f"their chunk is {chunks[0]!r:.100}, expected clients 0 and 2 in `failed`"
     whole = [place for place in (1, 2) if isinstance(chunks[place], Gathered) and len(chunks[place].numbers) == 3]
-    yield from [] if whole == [1, 2] else [f"chunks without them suffered: only {whole} are whole"]
+    yield from [] if whole == [1, 2] else [f"other chunks are incomplete: only {whole} are complete"]
 
 
 class _OnPurposeError(Exception):
@@ -243,9 +245,10 @@ class _OnPurposeError(Exception):
 def _add_end(checks: Checks) -> None:
     @checks.add(
         "end",
-        "Leaving its context ends all that it started, in the middle of an exchange too, and lets an exception out.",
-        why="Ctrl-C, a failed round and the end of a run leave it; processes that stay behind hold memory and ports.",
-        todo="Clean up in a `finally` around the yield, and swallow nothing.",
+        "Leaving its context ends all its processes and threads, also within an exchange, and propagates an exception.",
+        why="Ctrl-C, a failed round and the end of a run leave the context; remaining processes would occupy memory "
+        "and ports.",
+        todo="Clean up in a `finally` around the yield, and suppress no exception.",
     )
     def find(s: EngineSubject) -> Iterator[str]:
         run = s.run()
@@ -258,10 +261,10 @@ def _add_end(checks: Checks) -> None:
                 return
             if not isinstance(raised, _OnPurposeError):
                 yield f"left {reason} by an exception, " + (
-                    f"it raised {said(raised)}" if raised else "it swallowed it"
+                    f"it raised {said(raised)}" if raised else "it suppressed the exception"
                 )
             left = left_behind(before)
-            yield from [f"left {reason}, there remain {', '.join(sorted(left))}"] if left else []
+            yield from [f"left {reason}, these remain: {', '.join(sorted(left))}"] if left else []
 
 
 def _leave(s: EngineSubject, run: Any, reason: str) -> None:
@@ -276,19 +279,20 @@ def _leave(s: EngineSubject, run: Any, reason: str) -> None:
 def _add_trains(checks: Checks) -> None:
     @checks.add(
         "trains",
-        "A run with it gives the numbers of a run in one process, but for rounding.",
-        why="Where clients run decides how long a run takes, never its numbers. Those who train the clients of a "
-        "chunk together give the same bits; clients one by one differ in the order of sums.",
-        todo="Hand requests over as they are; give each client the run's own objects, and one thread.",
+        "A run with it has the results of a run in one process, apart from rounding.",
+        why="The place where clients run affects the duration of a run, never its results. Engines that train whole "
+        "chunks give identical bits; engines that train single clients differ in the order of sums.",
+        todo="Pass requests on unchanged; train each client with the run's objects, in one thread.",
     )
     def find(s: EngineSubject) -> Iterator[str]:
         yield from close(s.trained, s.trial.train("engine=inprocess"), "with this engine")
 
     @checks.add(
         "repeats",
-        "A second run with it gives the same bits.",
-        why="Results must not depend on which worker was faster.",
-        todo="Yield answers in any order, but let no client's numbers depend on who trained before it, or where.",
+        "A second run with it is identical, bit for bit.",
+        why="Results must not depend on the speed of workers.",
+        todo="Yield answers in any order, but let no result depend on the worker or on the clients that it trained "
+        "before.",
     )
     def find_again(s: EngineSubject) -> Iterator[str]:
         yield from same_bits(s.trained, s.train(), "in a second run")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flctl.errors import ConfigError
+from flctl.errors import ConfigError, counted
 from flctl.models.model import DataSpec, Model
 from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, UnaskedError, conform
@@ -105,9 +105,10 @@ def check_model(
 def _add_build(checks: Checks) -> None:
     @checks.add(
         "build",
-        "build gives a torch module with something to train, or refuses the data with a ConfigError; it takes some.",
-        why="Whoever chooses a model for data that it cannot take should hear it before anything is trained.",
-        todo="Raise flctl.ConfigError with a hint where data.task or data.shape does not fit.",
+        "build returns a torch module with trainable parameters, or refuses the data with a ConfigError; it accepts "
+        "at least one kind of data.",
+        why="A user who combines a model with unsuitable data needs an error before training.",
+        todo="Raise flctl.ConfigError with a hint if data.task or data.shape does not fit.",
     )
     def find(s: ModelSubject) -> Iterator[str]:
         import torch
@@ -115,11 +116,11 @@ def _add_build(checks: Checks) -> None:
         for data, found in s.tried.items():
             if isinstance(found, torch.nn.Module):
                 if not any(p.requires_grad for p in found.parameters()):
-                    yield f"for {_said(data)} nothing requires a gradient"
+                    yield f"for {_said(data)} no parameter requires a gradient"
             elif isinstance(found, Exception):
                 yield from _refusal(data, found)
             else:
-                yield f"for {_said(data)} it gave {type(found).__name__}, expected a torch.nn.Module"
+                yield f"for {_said(data)} it returned {type(found).__name__}, expected a torch.nn.Module"
         if all(isinstance(found, ConfigError) for found in s.tried.values()):
             yield f"it refuses all of {', '.join(_said(data) for data in s.tried)}"
 
@@ -136,10 +137,10 @@ def _said(data: DataSpec) -> str:
 def _add_seed(checks: Checks) -> None:
     @checks.add(
         "seed",
-        "Equal seeds of torch give equal weights, whatever else is random, and each build gives a module of its own.",
-        why="The server and every worker build the model for themselves, and must hold the same one; the seed is set "
+        "Equal seeds of torch give equal weights, under any other random state, and each build returns a new module.",
+        why="The server and every worker build the model separately, and must get the same weights; the seed is set "
         "before build is called.",
-        todo="Draw initial weights from torch's own generator; make new layers in build, not on the class.",
+        todo="Draw initial weights from torch's global generator; create layers in build, not on the class.",
     )
     def find(s: ModelSubject) -> Iterator[str]:
         for data, module in s.built():
@@ -153,10 +154,10 @@ def _add_seed(checks: Checks) -> None:
 def _add_outputs(checks: Checks) -> None:
     @checks.add(
         "outputs",
-        "A batch of any size gives finite logits [batch, outputs], for characters [batch, window, outputs].",
+        "A batch of any size has finite logits [batch, outputs], for characters [batch, window, outputs].",
         why="The loss, the metrics and the predictions of each task read that shape; the last batch of a client may "
         "have one row.",
-        todo="End in a linear layer of data.outputs units without softmax; normalise over something else than rows.",
+        todo="End in a linear layer of data.outputs units without softmax; do not normalise over rows.",
     )
     def find(s: ModelSubject) -> Iterator[str]:
         import torch
@@ -174,24 +175,24 @@ def _add_outputs(checks: Checks) -> None:
 def _output_faults(outputs: Any, data: DataSpec, rows: int, mode: str) -> Iterator[str]:
     import torch
 
-    where = f"for {rows} rows of {_said(data)} in {mode}"
+    where = f"for {counted(rows, 'row')} of {_said(data)} in {mode}"
     window = data.shape if data.task == "next-character" else ()
     if not isinstance(outputs, torch.Tensor):
-        yield f"{where} it gave {type(outputs).__name__}"
+        yield f"{where} it returned {type(outputs).__name__}"
     elif tuple(outputs.shape) != (rows, *window, data.outputs):
-        yield f"{where} it gave {list(outputs.shape)}, expected {[rows, *window, data.outputs]}"
+        yield f"{where} it returned {list(outputs.shape)}, expected {[rows, *window, data.outputs]}"
     elif outputs.dtype != torch.float32:
-        yield f"{where} it gave {outputs.dtype}, expected torch.float32"
+        yield f"{where} it returned {outputs.dtype}, expected torch.float32"
     elif not bool(torch.isfinite(outputs).all()):
-        yield f"{where} it gave values that are NaN or infinite"
+        yield f"{where} it returned values that are NaN or infinite"
 
 
 def _add_rows(checks: Checks) -> None:
     @checks.add(
         "rows",
-        "In evaluation a row's outputs depend on that row alone, and are the same each time.",
-        why="Clients are evaluated together in large batches and told apart afterwards.",
-        todo="Mind module.training: no dropout and no batch statistics in evaluation.",
+        "In evaluation mode a row's outputs depend on that row alone, and are deterministic.",
+        why="Rows of several clients are evaluated in one batch and separated afterwards.",
+        todo="Respect module.training: no dropout and no batch statistics in evaluation mode.",
     )
     def find(s: ModelSubject) -> Iterator[str]:
         import torch
@@ -203,17 +204,17 @@ def _add_rows(checks: Checks) -> None:
                 together, again = module(x), module(x)
                 alone = torch.cat([module(x[row : row + 1]) for row in range(5)])
             if gap(together.numpy(), again.numpy()) > 0:
-                yield f"for {_said(data)} the same batch gives other outputs"
+                yield f"for {_said(data)} the same batch has different outputs"
             elif gap(together.numpy(), alone.numpy()) > 1e-4 * max(float(together.abs().max()), 1.0):
-                yield f"for {_said(data)} a row gives other outputs alone than in a batch"
+                yield f"for {_said(data)} a row has different outputs alone and in a batch"
 
 
 def _add_trains(checks: Checks) -> None:
     @checks.add(
         "trains",
-        "A step of training gives a finite loss and moves the weights.",
-        why="It is what a model is for.",
-        todo="Let the outputs depend on the parameters: no detach, no argmax, no rounding on the way.",
+        "A training step has a finite loss and changes the weights.",
+        why="Training is the purpose of a model.",
+        todo="Let the outputs depend on the parameters: no detach, argmax or rounding in between.",
     )
     def find(s: ModelSubject) -> Iterator[str]:
         for data, module in s.built():
@@ -225,9 +226,9 @@ def _add_trains(checks: Checks) -> None:
 
     @checks.add(
         "stored",
-        "Its weights and buffers come back from a checkpoint, and give the same outputs.",
-        why="Between rounds and in files the model is vectors and named tensors; the rest is built anew.",
-        todo="Keep what outputs depend on in parameters and persistent buffers, not in attributes.",
+        "Weights and buffers restored from a checkpoint give the same outputs.",
+        why="Between rounds and in files, a model is only vectors and named tensors; all other attributes are rebuilt.",
+        todo="Keep everything that outputs depend on in parameters and persistent buffers, not in attributes.",
     )
     def find_stored(s: ModelSubject) -> Iterator[str]:
         import torch

@@ -34,9 +34,9 @@ def add_clients(checks: Checks) -> None:
 def _add_trains(checks: Checks) -> None:
     @checks.add(
         "trains",
-        "It trains a small model for three rounds, in one process, over the plain sum.",
-        why="Everything else rests on it.",
-        todo="Follow what is said; `run=[...]` gives the trial what the strategy needs, as run=['local.lr=0.01'].",
+        "It trains a small model for three rounds, in one process, with the plain aggregator.",
+        why="All other checks depend on it.",
+        todo="Follow the error message; pass configuration that the strategy needs, as run=['local.lr=0.01'].",
     )
     def find(s: StrategySubject) -> Iterator[str]:
         if not s.calls or s.failure is not None:
@@ -47,8 +47,8 @@ def _add_trains(checks: Checks) -> None:
 def _add_sends(checks: Checks) -> None:
     @checks.add(
         "sends",
-        "sends(layout) names each vector of an update with its length, and nothing else decides it.",
-        why="Server and clients ask it separately, and an update that is laid out otherwise is refused.",
+        "sends(layout) returns the length of each vector of an update, and depends on `layout` alone.",
+        why="Server and clients call it separately, and refuse an update with another layout.",
         todo='Return name -> length, as {**super().sends(layout), "control": layout["params"]}.',
     )
     def find(s: StrategySubject) -> Iterator[str]:
@@ -56,7 +56,7 @@ def _add_sends(checks: Checks) -> None:
             given = dict(layout)
             found = s.make().sends(given)
             if given != layout:
-                yield f"it changed the layout that it was given, {layout}, to {given}"
+                yield f"it changed its argument `layout`, {layout}, to {given}"
             if not isinstance(found, Mapping) or not found:
                 yield f"for {layout} it returned {found!r:.80}"
             else:
@@ -67,10 +67,10 @@ def _add_sends(checks: Checks) -> None:
 def _add_report(checks: Checks) -> None:
     @checks.add(
         "report",
-        "report gives the vectors that sends names, a weight, and what to remember.",
-        why="An update is a few flat vectors by name, because layers, sums and messages know nothing else; a client "
-        "whose update has another layout counts as failed.",
-        todo="Return (arrays, weight, memory): flat numpy vectors as sends says, a finite weight of at least 0.",
+        "report returns the vectors that sends names, a weight, and client memory.",
+        why="Transforms, aggregators and messages handle named flat vectors only; a client whose update has another "
+        "layout counts as failed.",
+        todo="Return (arrays, weight, memory): flat numpy vectors as declared by sends, a finite weight of at least 0.",
     )
     def find(s: StrategySubject) -> Iterator[str]:
         for call in s.of("report"):
@@ -85,7 +85,7 @@ def _add_report(checks: Checks) -> None:
     @checks.add(
         "precision",
         "Vectors as long as the model have at most 32 bits a value.",
-        why="The model is float32: float64 doubles what each client sends and adds nothing.",
+        why="The model is float32: float64 doubles the traffic without a gain in precision.",
         todo="Compute with np.float32 numbers: np.float32(0.5) * vector; a plain np.float64 scalar widens the vector.",
     )
     def find_precision(s: StrategySubject) -> Iterator[str]:
@@ -98,9 +98,9 @@ def _add_report(checks: Checks) -> None:
 def _add_extremes(checks: Checks) -> None:
     @checks.add(
         "idle-client",
-        "A client that made no step, or whose model did not move, reports finite numbers.",
-        why="Clients with few rows make no step under `drop_last`, and a converged one does not move; a division by "
-        "its steps or its norm fails the client, and more than `max_failures` of them the run.",
+        "A client without local steps, or with an unchanged model, reports finite numbers.",
+        why="Clients with few rows make no step under `drop_last`, and a converged client has a zero update; a "
+        "division by steps or norm fails the client, and more than `max_failures` failures end the run.",
         todo="Guard divisions: `delta / max(local.steps, 1)`, `if norm > 0`.",
     )
     def find(s: StrategySubject) -> Iterator[str]:
@@ -118,43 +118,45 @@ def _add_extremes(checks: Checks) -> None:
 def _add_memory(checks: Checks) -> None:
     @checks.add(
         "memory",
-        "What a client remembers is laid out as remembers says, from the first on, and fits float32.",
-        why="Memory is kept in files of that layout between a client's rounds, and another process may read them.",
+        "Client memory has the layout that remembers declares, from the first round on, and fits float32.",
+        why="Client memory is stored in files of that layout between rounds, and another process may read them.",
         todo="Name each vector with its length in remembers(layout), and return those names from report, as float32.",
     )
     def find(s: StrategySubject) -> Iterator[str]:
         layout = dict(s.make().remembers(s.layout))
         for call in s.of("first", 2):
             begins = {name: layout[name] for name in call.result if name in layout}
-            yield from _faults("a client begins with", arrays.misfit(call.result, begins))
+            yield from _faults("the initial client memory has", arrays.misfit(call.result, begins))
         for call in s.of("report", 9):
             kept = call.result[2]
             wrong = arrays.misfit(kept, layout)
-            yield from _faults("what it wants to remember has", wrong)
+            yield from _faults("the returned client memory has", wrong)
             for name, vector in {} if wrong else kept.items():
                 if gap(vector, vector.astype(np.float32)) > 0:
-                    yield f"what it wants to remember as '{name}' is {vector.dtype}, and loses digits as float32"
+                    yield f"the client memory '{name}' is {vector.dtype}, and loses digits as float32"
 
     @checks.add(
         "first-round",
-        "A client's first report is that of one who remembers what first says, and zeros beside.",
-        why="Nothing else tells a client that it is new: clients join at any round.",
-        todo="Let first(work) say what a new client remembers, and report read nothing but memory.",
+        "A new client reports as a client with the memory that first returns, and zeros for the other vectors.",
+        why="Clients join in any round, and only their memory shows that they are new.",
+        todo="Return a new client's memory from first(work), and let report depend on memory alone.",
     )
     def find_first(s: StrategySubject) -> Iterator[str]:
         layout = s.make().remembers(s.layout)
         for call in s.of("report")[:3] if layout else ():
             local, work, _ = call.arguments
             memory = {**arrays.zeros(layout), **s.make().first(work)}
-            yield from _faults("with that memory", difference(call.result, s.make().report(local, work, memory)))
+            yield from _faults(
+                "with the memory from first", difference(call.result, s.make().report(local, work, memory))
+            )
 
 
 def _add_adjust(checks: Checks) -> None:
     @checks.add(
         "adjust",
-        "adjust gives a gradient of the shape and dtype that it was given, and finite.",
-        why="The optimiser moves the model by it, in place, in the model's own shape.",
-        todo="Return grad changed by elementwise operations with tensors of its own dtype.",
+        "adjust returns a finite gradient with the shape and dtype of its argument.",
+        why="The optimiser applies it to the model in place, in the model's shape.",
+        todo="Return the result of elementwise operations on grad with tensors of the same dtype.",
     )
     def find(s: StrategySubject) -> Iterator[str]:
         import torch
@@ -170,9 +172,9 @@ def _add_adjust(checks: Checks) -> None:
 
     @checks.add(
         "elementwise",
-        "adjust gives stacked clients [K, D] what it gives each of them [D].",
-        why="Clients of equal shape may be trained side by side, and then one call has the gradients of all; a norm, a "
-        "mean or a sort over a stack mixes the clients.",
+        "adjust on stacked clients [K, D] equals adjust on each client [D].",
+        why="Clients may be trained stacked, and then one call has the gradients of all; a norm, a mean or a sort "
+        "over the stack mixes the clients.",
         todo="Use elementwise operations only: no norm, sum, mean, max, sort or reshape.",
     )
     def find_elementwise(s: StrategySubject) -> Iterator[str]:
@@ -205,9 +207,9 @@ def _stacked(s: StrategySubject, grad: Any, params: Any, work: Any, memory: Mapp
 def _add_purity(checks: Checks) -> None:
     @checks.add(
         "inputs",
-        "No method changes what it is given (adjust may work on its gradient).",
-        why="The global model, the state and a client's memory are used again: by the next client, by a round that is "
-        "repeated, by the checkpoint.",
+        "No method changes its arguments (adjust may work on its gradient).",
+        why="The global model, the state and a client's memory are used again: by the next client, a repeated round, "
+        "and the checkpoint.",
         todo="Return new arrays: `x = x + y`, not `x += y`; copy a mapping before you add a name to it.",
     )
     def find_inputs(s: StrategySubject) -> Iterator[str]:
@@ -215,19 +217,20 @@ def _add_purity(checks: Checks) -> None:
 
     @checks.add(
         "self",
-        "No method keeps anything on the object.",
-        why="One object serves all clients, and each worker process has its own: what is kept there differs between "
-        "them, and is lost when a run goes on after a kill.",
-        todo="Keep what the server remembers in `state` (init, step), what a client remembers in `memory` (report).",
+        "No method keeps state on the object.",
+        why="One object serves all clients, and each worker process has its own object: state on it differs between "
+        "processes, and is lost after a kill.",
+        todo="Keep server state in `state` (init, step), client state in `memory` (report).",
     )
     def find_self(s: StrategySubject) -> Iterator[str]:
         yield from purity(s.replays)[1]
 
     @checks.add(
         "deterministic",
-        "Equal arguments give equal results, bit for bit, on any object and whatever the global random state.",
-        why="Runs are repeatable on any engine and after any kill only if nothing but arguments and seed decides.",
-        todo='Draw from flctl.rng(ctx.seed, "round", ctx.round, self.name); look at no clock and no global generator.',
+        "Equal arguments give equal results, bit for bit, on any object and under any global random state.",
+        why="Runs are reproducible on any engine and after any kill only if results depend on arguments and seed "
+        "alone.",
+        todo='Draw from flctl.rng(ctx.seed, "round", ctx.round, self.name); use no clock and no global generator.',
     )
     def find_deterministic(s: StrategySubject) -> Iterator[str]:
         yield from purity(s.replays)[2]

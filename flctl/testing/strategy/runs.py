@@ -25,8 +25,8 @@ def _add_buffers(checks: Checks) -> None:
     @checks.add(
         "buffers",
         "It trains a model with buffers (batch normalisation).",
-        why="Running means and counters travel as a second vector, `buffers`, in params, sends, report and step.",
-        todo="Build on super(): sends, report and step of flctl.Strategy take the buffers along.",
+        why="Running means and counters are a second vector, `buffers`, in params, sends, report and step.",
+        todo="Build on super(): sends, report and step of flctl.Strategy handle the buffers.",
     )
     def find(s: StrategySubject) -> Iterator[str]:
         result = s.trial.train(s.named, f"model={parts.here('normed')}", "engine=inprocess")
@@ -36,9 +36,10 @@ def _add_buffers(checks: Checks) -> None:
 def _add_lost(checks: Checks) -> None:
     @checks.add(
         "lost",
-        "A run goes on when clients are lost in a round, or all of them.",
-        why="More than `max_failures` end a run; up to there the strategy takes what is left.",
-        todo="Let step and combine take any part of the cohort; raise an FlctlError where that promises nothing.",
+        "A run continues if some or all clients of a round are lost.",
+        why="More than `max_failures` failed clients end a run; up to that number the strategy uses the other clients.",
+        todo="Let step and combine accept any subset of the cohort; raise an FlctlError if a subset breaks the "
+        "strategy's guarantee.",
     )
     def find(s: StrategySubject) -> Iterator[str]:
         engine = f"engine={{name: '{parts.here('Losing')}', max_failures: 9, lost: ['%s'], since: 2}}"
@@ -55,9 +56,9 @@ def _add_lost(checks: Checks) -> None:
 def _add_hidden(checks: Checks) -> None:
     @checks.add(
         "hidden",
-        "It gives the same model where the server sees nothing but the sum (unless it overrides combine).",
-        why="Secure aggregation shows the server one sum; metrics and single updates stay with the clients.",
-        todo="Take what the server needs from `aggregate`: send it as one more vector in report.",
+        "It trains the same model if the server sees only the sum (unless it overrides combine).",
+        why="Secure aggregation reveals only the sum; metrics and single updates stay with the clients.",
+        todo="Read everything that the server needs from `aggregate`: send it as one more vector in report.",
     )
     def find(s: StrategySubject) -> Iterator[str]:
         if not s.make().reads_each:
@@ -68,18 +69,18 @@ def _add_hidden(checks: Checks) -> None:
 def _add_same(checks: Checks) -> None:
     @checks.add(
         "resume",
-        "A run that is cut after a round and goes on gives the bits of one that is not.",
-        why="That is what a resume promises; what is kept on the object, in a module or in a class is gone then.",
-        todo="Keep what the server remembers in `state`, and what a client remembers in `memory`.",
+        "A run that is interrupted and resumed equals an uninterrupted run, bit for bit.",
+        why="A resume promises this; state on the object, in a module or in a class is lost.",
+        todo="Keep server state in `state`, and client state in `memory`.",
     )
     def find(s: StrategySubject) -> Iterator[str]:
         yield from same_bits(s.plain, s.trial.train_in_two(s.named, "engine=inprocess"), "after a resume")
 
     @checks.add(
         "processes",
-        "Two worker processes give the bits of one process.",
-        why="The numbers of a run do not depend on where its clients are trained.",
-        todo="Keep nothing on the object or in a module, and draw random numbers by name: flctl.rng(seed, ...).",
+        "Two worker processes and one process give the same results, bit for bit.",
+        why="Results of a run must not depend on the process that trains a client.",
+        todo="Keep no state on the object or in a module, and draw random numbers by name: flctl.rng(seed, ...).",
     )
     def find_processes(s: StrategySubject) -> Iterator[str]:
         if in_processes(s.component, s.processes, s.notes):

@@ -35,9 +35,9 @@ def add_server(checks: Checks) -> None:
 def _add_presets(checks: Checks) -> None:
     @checks.add(
         "presets",
-        "What it presets in `server:` and `local:` are keys and values of those sections.",
-        why="Presets are defaults of the configuration; a wrong one is an error in every run.",
-        todo="Look at `flctl config show` for the keys of `server:` and `local:`.",
+        "Its presets for `server:` and `local:` are valid keys and values of those sections.",
+        why="Presets are defaults of the configuration; an invalid preset is an error in every run.",
+        todo="Run `flctl config show` to see the keys of `server:` and `local:`.",
     )
     def find(s: StrategySubject) -> Iterator[str]:
         from flctl.config.sections.training import LocalConfig, ServerConfig
@@ -50,8 +50,9 @@ def _add_presets(checks: Checks) -> None:
 def _add_state(checks: Checks) -> None:
     @checks.add(
         "state",
-        "init and step give a state of named flat vectors, and broadcast such vectors too.",
-        why="The state is part of each checkpoint, and broadcasts are part of each message: both hold nothing else.",
+        "init and step return a state of named flat vectors, and broadcast returns such vectors.",
+        why="The state is part of each checkpoint, and broadcasts are part of each message; both formats have only "
+        "such vectors.",
         todo='Return {"rounds": np.zeros(1, np.float32)} rather than {"rounds": 0}.',
     )
     def find(s: StrategySubject) -> Iterator[str]:
@@ -65,8 +66,8 @@ def _add_state(checks: Checks) -> None:
 
     @checks.add(
         "checkpoint",
-        "A state that went through a checkpoint gives the same next step, bit for bit.",
-        why="A run that was killed goes on from its checkpoint as if nothing had happened.",
+        "After a checkpoint round trip of the state, the next step is the same, bit for bit.",
+        why="A killed run continues from its checkpoint with the same results.",
         todo="Keep everything that later rounds depend on in the state, as numpy vectors of one dimension.",
     )
     def find_checkpoint(s: StrategySubject) -> Iterator[str]:
@@ -86,8 +87,8 @@ def _stored(vectors: Arrays) -> dict[str, Any]:
 def _add_step(checks: Checks) -> None:
     @checks.add(
         "step",
-        "step gives (params, state), and params is laid out as the model.",
-        why="It is the next global model; anything else is refused in the middle of a run.",
+        "step returns (params, state), and params has the layout of the model.",
+        why="params is the next global model; another layout fails in the middle of a run.",
         todo='Return ({**params, "params": new}, state) with a vector of the same length.',
     )
     def find(s: StrategySubject) -> Iterator[str]:
@@ -102,8 +103,9 @@ def _add_step(checks: Checks) -> None:
 def _add_combine(checks: Checks) -> None:
     @checks.add(
         "combine",
-        "combine gives one value for each value of the vectors that it names, and is not needed by a hiding sum.",
-        why="numpy would spread a scalar over the whole model; vectors that combine leaves out are averaged.",
+        "combine returns vectors of the same lengths under the same names, and an aggregator that hides does not "
+        "call it.",
+        why="numpy would broadcast a scalar over the whole model; vectors that combine leaves out are averaged.",
         todo="Reduce over clients only: np.median(stacked, axis=0).",
     )
     def find(s: StrategySubject) -> Iterator[str]:
@@ -115,8 +117,7 @@ def _add_combine(checks: Checks) -> None:
     @checks.add(
         "order",
         "combine gives the same result for any order of the clients.",
-        why="The order is that of the cohort, which says nothing about the clients; a result that depends on it "
-        "changes when clients are renamed.",
+        why="The order of the cohort is arbitrary; a result that depends on it would change when clients are renamed.",
         todo="Use sums, sorts and medians over clients; break ties by value or by client id, not by position.",
     )
     def find_order(s: StrategySubject) -> Iterator[str]:
@@ -131,9 +132,10 @@ def _add_combine(checks: Checks) -> None:
 def _add_fewer(checks: Checks) -> None:
     @checks.add(
         "dropout",
-        "With some clients, or one, missing it gives a finite model, or an FlctlError that says how many it needs.",
-        why="Clients drop out of rounds; what is left is any part of the cohort.",
-        todo="Take what is there: no fixed number of clients. Where fewer are too few, raise flctl.IncompatibleError.",
+        "If one or more clients are missing, it returns a finite model, or raises an FlctlError with the required "
+        "number.",
+        why="Clients drop out of rounds, and any subset of the cohort can remain.",
+        todo="Do not rely on a fixed number of clients. Raise flctl.IncompatibleError if there are too few.",
     )
     def find(s: StrategySubject) -> Iterator[str]:
         updates = s.updates()
@@ -142,9 +144,8 @@ def _add_fewer(checks: Checks) -> None:
 
     @checks.add(
         "nobody",
-        "With nobody's update, the model stays finite and of its layout.",
-        why="Under Poisson sampling a round may ask nobody, and everybody may drop out: the sum is then zero, and so "
-        "is its weight.",
+        "Without any update, the model stays finite and keeps its layout.",
+        why="A Poisson cohort may be empty, and all clients may drop out: then the sum and its weight are 0.",
         todo="Begin step with `if aggregate.weight == 0: return params, state`.",
     )
     def find_nobody(s: StrategySubject) -> Iterator[str]:
@@ -176,9 +177,8 @@ def _faults(s: StrategySubject, params: Arrays, state: Arrays, when: str) -> Ite
 def _add_weights(checks: Checks) -> None:
     @checks.add(
         "weight-scale",
-        "Weights times a constant give the same model (unless each is 1: such count clients).",
-        why="A weight counts only against the other weights (n_k / n): a mean does not know whether they are examples, "
-        "batches or shares.",
+        "Scaling all weights by a constant gives the same model (unless every weight is 1).",
+        why="A weight is relative to the other weights (n_k / n): its unit may be examples, batches or fractions.",
         todo="Divide by the sum of weights: aggregate.mean(name), or update.weight / total in combine.",
     )
     def find(s: StrategySubject) -> Iterator[str]:
@@ -188,16 +188,15 @@ def _add_weights(checks: Checks) -> None:
         heavier = [dataclasses.replace(update, weight=8 * update.weight) for update in updates]
         one, other = (s.step(s.aggregate(those))[0] for those in (updates, heavier))
         differs = vectors_close(one, other, _TOLERANCE)
-        yield from [f"with weights times 8 {differs}"] if differs else []
+        yield from [f"with weights scaled by 8 {differs}"] if differs else []
 
 
 def _add_finite(checks: Checks) -> None:
     @checks.add(
         "finite",
         "Finite updates give a finite model: equal ones, zeros, tiny and large ones.",
-        why="Clients that agree, or do not move, are the end of every training that converges; a distance or a norm of "
-        "zero must not divide.",
-        todo="Guard divisions and logarithms; add a small constant to a denominator, or treat zero by itself.",
+        why="At convergence, updates are equal or zero; a distance or norm of zero must not be a divisor.",
+        todo="Guard divisions and logarithms; add a small constant to a denominator, or handle zero separately.",
     )
     def find(s: StrategySubject) -> Iterator[str]:
         updates = s.updates()

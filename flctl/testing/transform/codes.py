@@ -28,9 +28,9 @@ def add_codes(checks: Checks) -> None:
 def _add_decode(checks: Checks) -> None:
     @checks.add(
         "decode",
-        "decode makes vectors of the layout before sends of what on_client sent, finite ones.",
-        why="The layer below, and the strategy at the end, find the vectors there that they put in.",
-        todo="Return each vector of ctx.layout with its length, from the names that sends gives.",
+        "decode returns finite vectors of the layout before sends, from the output of on_client.",
+        why="The transform before it, and finally the strategy, must receive vectors of the layout that they sent.",
+        todo="Return each vector of ctx.layout with its length, from the names that sends returns.",
     )
     def find(s: TransformSubject) -> Iterator[str]:
         for layout in LAYOUTS if s.make().encodes else ():
@@ -39,9 +39,9 @@ def _add_decode(checks: Checks) -> None:
 
     @checks.add(
         "linear",
-        "Where it says that decode is linear, the decoded sum is the sum of what is decoded.",
-        why="linear = True lets codes be added up as they are and decoded once; then only sums of codes are seen.",
-        todo="Leave linear False, and each client's code is decoded before it is added.",
+        "If `linear` is True, decoding the sum equals the sum of decoded codes.",
+        why="With linear = True, codes are summed without decoding, and the sum is decoded once.",
+        todo="Leave linear = False: then each client's code is decoded before it is added.",
     )
     def find_linear(s: TransformSubject) -> Iterator[str]:
         for layout in LAYOUTS if s.make().encodes and s.make().linear else ():
@@ -56,18 +56,18 @@ def _add_decode(checks: Checks) -> None:
 def _decoded_faults(found: Any, layout: Layout) -> Iterator[str]:
     wrong = arrays.misfit(found, layout)
     if wrong:
-        yield f"it gave {wrong}"
+        yield f"it returned {wrong}"
     elif not arrays.is_finite(found):
-        yield "it gave values that are NaN or infinite"
+        yield "it returned values that are NaN or infinite"
 
 
 def _add_bad_codes(checks: Checks) -> None:
     @checks.add(
         "bad-codes",
         "decode raises ProtocolError for an invalid code, or returns vectors of the right layout.",
-        why="Codes come from clients that the server does not control: a place outside the vector, or a count that "
-        "does not fit, must cost that client's update and nothing else.",
-        todo="Check dtype, range and counts before you use them as places or sizes; raise flctl.ProtocolError.",
+        why="Codes come from clients that the server does not control: an invalid position or count must cost that "
+        "client's update and nothing else.",
+        todo="Check dtype, range and counts before you use them as positions or sizes; raise flctl.ProtocolError.",
     )
     def find(s: TransformSubject) -> Iterator[str]:
         for layout in LAYOUTS if s.make().encodes else ():
@@ -100,14 +100,14 @@ def _judged(s: TransformSubject, codes: Arrays, layout: Layout, what: str) -> It
         yield f"with {what}: {said(error)}"
         return
     wrong = arrays.misfit(found, layout)
-    yield from [f"with {what} it gave {wrong}"] if wrong else []
+    yield from [f"with {what} it returned {wrong}"] if wrong else []
 
 
 def _add_memory(checks: Checks) -> None:
     @checks.add(
         "memory",
-        "What a client keeps is laid out as remembers says, finite, and fits float32, round after round.",
-        why="Memory is kept in files of that layout between a client's rounds, and another process may read them.",
+        "Client memory has the layout that remembers declares, is finite, and fits float32 in each round.",
+        why="Client memory is stored in files of that layout between rounds, and another process may read them.",
         todo="Name each vector with its length in remembers(layout), and return those names from keeps, as float32.",
     )
     def find(s: TransformSubject) -> Iterator[str]:

@@ -42,9 +42,9 @@ def add_halves(checks: Checks) -> None:
 def _add_sends(checks: Checks) -> None:
     @checks.add(
         "sends",
-        "sends(layout) names each vector of the update as it leaves the client, with its length.",
-        why="Server and clients ask it separately, and an update that is laid out otherwise is refused.",
-        todo="Return layout where nothing changes, else name -> length of what on_client gives.",
+        "sends(layout) returns the length of each vector of the update as it leaves the client.",
+        why="Server and clients call it separately, and refuse an update with another layout.",
+        todo="Return layout if it is unchanged, otherwise name -> length of the vectors of on_client.",
     )
     def find(s: TransformSubject) -> Iterator[str]:
         for layout in LAYOUTS:
@@ -59,10 +59,10 @@ def _add_sends(checks: Checks) -> None:
 def _add_client(checks: Checks) -> None:
     @checks.add(
         "on-client",
-        "on_client gives the same client's update, with the vectors that sends names, finite, and a weight.",
-        why="The next layer and the aggregator take exactly that; whole numbers are summed as they are, so that their "
-        "weight must be whole too.",
-        todo="Return dataclasses.replace(update, arrays={...}), each vector flat and as long as sends says.",
+        "on_client returns an update of the same client with the vectors that sends names, finite, and a weight.",
+        why="The next transform and the aggregator need that layout; integers are summed unchanged, so their weight "
+        "must be an integer too.",
+        todo="Return dataclasses.replace(update, arrays={...}), each vector flat, with the length that sends declares.",
     )
     def find(s: TransformSubject) -> Iterator[str]:
         for layout in LAYOUTS:
@@ -97,8 +97,8 @@ def _update_faults(found: Any, given: ClientUpdate, layout: Layout) -> Iterator[
 def _add_zeros(checks: Checks) -> None:
     @checks.add(
         "zeros",
-        "An update of zeros, one of weight 0, and one with a vector of no values pass as they are laid out.",
-        why="Clients that did not move send zeros, and a norm of zero must not divide.",
+        "Updates of zeros, of weight 0, or with an empty vector keep their layout.",
+        why="Clients with an unchanged model send zeros, and a norm of zero must not be a divisor.",
         todo="Guard divisions: `if norm > bound`, `np.where(total > 0, ...)`.",
     )
     def find(s: TransformSubject) -> Iterator[str]:
@@ -113,9 +113,9 @@ def _add_zeros(checks: Checks) -> None:
 def _add_factors(checks: Checks) -> None:
     @checks.add(
         "factors",
-        "factors gives one finite factor for each norm, by that norm alone, and on_client multiplies by it.",
-        why="Norms of many clients are known without building their updates: then factors is asked for all of them at "
-        "once, in the place of on_client.",
+        "factors returns one finite factor for each norm, from that norm alone, and on_client multiplies by it.",
+        why="Norms of many clients are known without building their updates: then factors is called once for all of "
+        "them, instead of on_client.",
         todo="Use elementwise operations on norms [K], and guard a norm of 0; do not override on_client as well.",
     )
     def find(s: TransformSubject) -> Iterator[str]:
@@ -126,9 +126,9 @@ def _add_factors(checks: Checks) -> None:
             together: Any = s.make().factors(_NORMS.copy(), broadcast)
             alone: Any = [s.make().factors(_NORMS[k : k + 1].copy(), broadcast) for k in range(len(_NORMS))]
         if np.shape(together) != _NORMS.shape or not np.isfinite(together).all():
-            yield f"for the norms {_NORMS.tolist()} it gave {np.asarray(together).tolist()!s:.100}"
+            yield f"for the norms {_NORMS.tolist()} it returned {np.asarray(together).tolist()!s:.100}"
         elif not np.allclose(together, np.ravel(alone), rtol=1e-12, atol=0):
-            yield "a norm has another factor alone than among others"
+            yield "the factor of a norm depends on the other norms"
         else:
             yield from _unscaled(s)
 
@@ -138,16 +138,14 @@ def _unscaled(s: TransformSubject) -> Iterator[str]:
         ctx = s.client_context(LAYOUTS[0])
         factor = float(s.make().factors(np.array([arrays.norm(update.arrays)]), ctx.broadcast)[0])
         differs = vectors_close(s.on_client(update).arrays, arrays.scale(update.arrays, factor), 1e-5)
-        yield from (
-            [f"on_client does something else than multiply by the factor {factor:.4g}: {differs}"] if differs else []
-        )
+        yield from ([f"on_client does not multiply by the factor {factor:.4g}: {differs}"] if differs else [])
 
 
 def _add_server(checks: Checks) -> None:
     @checks.add(
         "on-server",
-        "on_server takes the sum of what clients sent, decoded, and gives an Aggregate of the layout before sends.",
-        why="The layer below, and the strategy at the end, find the vectors there that they put in.",
+        "on_server maps the decoded sum of clients' updates to an Aggregate of the layout before sends.",
+        why="The transform before it, and finally the strategy, must receive vectors of the layout that they sent.",
         todo="Return (dataclasses.replace(aggregate, arrays={...}), state): sums, not means, and the same count.",
     )
     def find(s: TransformSubject) -> Iterator[str]:
@@ -158,8 +156,8 @@ def _add_server(checks: Checks) -> None:
 
     @checks.add(
         "nobody",
-        "on_server takes a sum of nothing: zeros with the weight 0.",
-        why="Under Poisson sampling a round may ask nobody, and everybody may drop out.",
+        "on_server accepts an empty sum: zeros with the weight 0.",
+        why="A Poisson cohort may be empty, and all clients may drop out.",
         todo="Guard divisions by aggregate.weight and aggregate.count.",
     )
     def find_nobody(s: TransformSubject) -> Iterator[str]:
@@ -170,8 +168,8 @@ def _add_server(checks: Checks) -> None:
 
     @checks.add(
         "on-arrival",
-        "on_arrival gives the same client's update, with the vectors that sends names, finite.",
-        why="What reads each update finds one of every client, in the layout in which it left.",
+        "on_arrival returns an update of the same client with the vectors that sends names, finite.",
+        why="Components that read single updates need each update in the layout that sends declares.",
         todo="Return dataclasses.replace(update, arrays={...}).",
     )
     def find_arrival(s: TransformSubject) -> Iterator[str]:
@@ -203,8 +201,9 @@ def _aggregate_faults(result: Any, given: Aggregate, layout: Layout) -> Iterator
 def _add_state(checks: Checks) -> None:
     @checks.add(
         "state",
-        "init gives a state of named flat vectors, and broadcast such vectors too.",
-        why="The state is part of each checkpoint, and broadcasts are part of each message: both hold nothing else.",
+        "init returns a state of named flat vectors, and broadcast returns such vectors.",
+        why="The state is part of each checkpoint, and broadcasts are part of each message; both formats have only "
+        "such vectors.",
         todo='Return {"bound": np.array([1.0], np.float32)} rather than {"bound": 1.0}.',
     )
     def find(s: TransformSubject) -> Iterator[str]:
@@ -216,8 +215,8 @@ def _add_state(checks: Checks) -> None:
 
     @checks.add(
         "checkpoint",
-        "A state that went through a checkpoint gives the same next round, bit for bit.",
-        why="A run that was killed goes on from its checkpoint as if nothing had happened.",
+        "After a checkpoint round trip of the state, the next round is the same, bit for bit.",
+        why="A killed run continues from its checkpoint with the same results.",
         todo="Keep everything that later rounds depend on in the state, as numpy vectors of one dimension.",
     )
     def find_checkpoint(s: TransformSubject) -> Iterator[str]:
@@ -238,10 +237,11 @@ def _add_state(checks: Checks) -> None:
 def _add_equal(checks: Checks) -> None:
     @checks.add(
         "equal-updates",
-        "The mean of equal updates is that of one of them, however many they are.",
-        why="on_server sees sums: what it does to them must be what it would do to one update times their number. A "
-        "mean in place of a sum is divided by the weight once more.",
-        todo="Scale by aggregate.weight or count what is for each client; return sums. Noise may differ, its mean not.",
+        "The mean of equal updates equals one of them, for any number of clients.",
+        why="on_server receives sums: its result must scale with the number of clients. A mean in place of a sum "
+        "would be divided by the weight a second time.",
+        todo="Scale per-client quantities by aggregate.weight or count; return sums. Noise may differ, but not its "
+        "mean.",
     )
     def find(s: TransformSubject) -> Iterator[str]:
         for layout in LAYOUTS:
@@ -276,8 +276,8 @@ def _apart(name: str, alone: list[npt.NDArray[Any]], together: list[npt.NDArray[
 def _add_purity(checks: Checks) -> None:
     @checks.add(
         "inputs",
-        "No method changes what it is given.",
-        why="The update is the client's, and the state is used again when a round is repeated.",
+        "No method changes its arguments.",
+        why="The client uses the update again, and a repeated round uses the state again.",
         todo="Return new arrays: `x = x * factor`, not `x *= factor`; copy a mapping before you add a name to it.",
     )
     def find_inputs(s: TransformSubject) -> Iterator[str]:
@@ -285,19 +285,20 @@ def _add_purity(checks: Checks) -> None:
 
     @checks.add(
         "self",
-        "No method keeps anything on the object.",
-        why="One object serves all clients, and each worker process has its own: what is kept there differs between "
-        "them, and is lost when a run goes on after a kill.",
-        todo="Keep what the server remembers in the state (init, on_server); tell clients by broadcast.",
+        "No method keeps state on the object.",
+        why="One object serves all clients, and each worker process has its own object: state on it differs between "
+        "processes, and is lost after a kill.",
+        todo="Keep server state in the state (init, on_server); send it to clients with broadcast.",
     )
     def find_self(s: TransformSubject) -> Iterator[str]:
         yield from purity(s.replays)[1]
 
     @checks.add(
         "deterministic",
-        "Equal arguments give equal results, bit for bit, whatever the global random state.",
-        why="Runs are repeatable on any engine and after any kill only if nothing but arguments and seed decides.",
-        todo="Draw from ctx.rng. What privacy rests on draws from flctl.secure_rng(), and skips this check.",
+        "Equal arguments give equal results, bit for bit, under any global random state.",
+        why="Runs are reproducible on any engine and after any kill only if results depend on arguments and seed "
+        "alone.",
+        todo="Draw from ctx.rng. Privacy mechanisms draw from flctl.secure_rng(), and skip this check.",
     )
     def find_deterministic(s: TransformSubject) -> Iterator[str]:
         yield from purity(s.replays)[2]

@@ -22,9 +22,9 @@ def add_runs(checks: Checks) -> None:
 def _add_trains(checks: Checks) -> None:
     @checks.add(
         "trains",
-        "A small model trains through it, over the plain sum.",
-        why="It is what a transform is for.",
-        todo="Follow what is said; `run=[...]` gives the trial what it needs, as run=['cohort.sampling=poisson'].",
+        "A small model trains with it and the plain aggregator.",
+        why="Training is the purpose of a transform.",
+        todo="Follow the error message; pass configuration that the trial needs, as run=['cohort.sampling=poisson'].",
     )
     def find(s: TransformSubject) -> Iterator[str]:
         if s.failure is not None:
@@ -33,9 +33,9 @@ def _add_trains(checks: Checks) -> None:
 
     @checks.add(
         "hidden",
-        "It gives the same model where the server sees nothing but the sum (unless it overrides on_arrival).",
-        why="Secure aggregation shows the server one sum, and a transform promises to work around any sum.",
-        todo="Override on_arrival only where single updates are needed; it is refused under such an aggregator.",
+        "It trains the same model if the server sees only the sum (unless it overrides on_arrival).",
+        why="Secure aggregation reveals only the sum, and a transform must work with any aggregator.",
+        todo="Override on_arrival only if single updates are needed; such an aggregator refuses the transform.",
     )
     def find_hidden(s: TransformSubject) -> Iterator[str]:
         plain = s.plain
@@ -47,8 +47,9 @@ def _add_trains(checks: Checks) -> None:
 def _add_lost(checks: Checks) -> None:
     @checks.add(
         "lost",
-        "A run goes on when clients are lost in a round, or all of them.",
-        why="More than `max_failures` end a run; up to there on_server takes what is left.",
+        "A run continues if some or all clients of a round are lost.",
+        why="More than `max_failures` failed clients end a run; up to that number on_server gets the sum of the "
+        "others.",
         todo="Count clients by aggregate.count, not by ctx.asked.",
     )
     def find(s: TransformSubject) -> Iterator[str]:
@@ -60,18 +61,18 @@ def _add_lost(checks: Checks) -> None:
 def _add_same(checks: Checks) -> None:
     @checks.add(
         "resume",
-        "A run that is cut after a round and goes on gives the bits of one that is not.",
-        why="That is what a resume promises; what is kept on the object, in a module or in a class is gone then.",
-        todo="Keep what the server remembers in the state that on_server returns.",
+        "A run that is interrupted and resumed equals an uninterrupted run, bit for bit.",
+        why="A resume promises this; state on the object, in a module or in a class is lost.",
+        todo="Keep server state in the state that on_server returns.",
     )
     def find(s: TransformSubject) -> Iterator[str]:
         yield from same_bits(s.plain, s.trial.train_in_two(s.named, "engine=inprocess"), "after a resume")
 
     @checks.add(
         "processes",
-        "Two worker processes give the bits of one process.",
-        why="The numbers of a run do not depend on where its clients are.",
-        todo="Keep nothing on the object or in a module, and draw from ctx.rng.",
+        "Two worker processes and one process give the same results, bit for bit.",
+        why="Results of a run must not depend on the process that trains a client.",
+        todo="Keep no state on the object or in a module, and draw from ctx.rng.",
     )
     def find_processes(s: TransformSubject) -> Iterator[str]:
         plain = s.plain

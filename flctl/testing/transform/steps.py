@@ -10,6 +10,7 @@ import numpy as np
 from flctl import seeds
 from flctl.algorithms.local_steps import LocalSteps, StepsContext
 from flctl.algorithms.transform import StartContext, Transform
+from flctl.errors import counted
 from flctl.run.run import Run
 from flctl.testing.conformance import Checks
 from flctl.testing.transform.subject import TransformSubject
@@ -25,10 +26,10 @@ def add_steps(checks: Checks) -> None:
 
     @checks.add(
         "steps",
-        "steps gives flctl.LocalSteps: at most as many as are asked for, of rows that are there, with a finite factor "
-        "for each norm, and a gradient of the model's size, also for no rows.",
-        why="Local training takes the rows' gradients through them, on any client and whatever its rows are.",
-        todo="Follow what is said; `ctx` has the number of rows, of steps, and of rows a step.",
+        "steps returns flctl.LocalSteps: at most ctx.steps steps, of existing rows, with a finite factor for each "
+        "norm and a gradient of the model's size, also for an empty batch.",
+        why="Local training applies them to the per-example gradients of every client.",
+        todo="Follow the error message; `ctx` has the number of rows, of steps, and of rows per step.",
     )
     def find(s: TransformSubject) -> Iterator[str]:
         if not s.make().makes_steps:
@@ -66,26 +67,26 @@ def _context(run: Run, name: str, transform: Transform) -> StepsContext:
 def _row_faults(steps: LocalSteps, ctx: StepsContext) -> Iterator[str]:
     made: list[Any] = list(steps.batches())
     if len(made) > ctx.steps:
-        yield f"it makes {len(made)} steps, and {ctx.steps} are asked for"
+        yield f"it makes {counted(len(made), 'step')}, expected at most {ctx.steps}"
     for batch in made:
         rows = np.asarray(batch)
         inside = bool(((rows >= 0) & (rows < ctx.rows)).all())
         if rows.dtype != np.int64 or rows.ndim != 1 or not inside:
-            yield f"a step takes the rows {str(batch)[:60]}, expected int64 numbers in [0, {ctx.rows})"
+            yield f"a step uses the rows {str(batch)[:60]}, expected int64 indices in [0, {ctx.rows})"
             return
 
 
 def _factor_faults(steps: LocalSteps) -> Iterator[str]:
     together: Any = steps.factors(_NORMS.copy())
     if np.shape(together) != _NORMS.shape or not np.isfinite(together).all():
-        yield f"for the norms {_NORMS.tolist()} it gave the factors {np.asarray(together).tolist()!s:.100}"
+        yield f"for the norms {_NORMS.tolist()} it returned the factors {np.asarray(together).tolist()!s:.100}"
         return
     alone = [steps.factors(_NORMS[place : place + 1].copy()) for place in range(len(_NORMS))]
     if not np.allclose(together, np.ravel(alone), rtol=1e-12, atol=0):
-        yield "a row's norm has another factor alone than among others"
+        yield "the factor of a row's norm depends on the other norms"
 
 
 def _gradient_faults(steps: LocalSteps, parameters: int) -> Iterator[str]:
     found = np.asarray(steps.gradient(np.zeros(parameters)))
     if found.shape != (parameters,) or not np.isfinite(found).all():
-        yield f"for a step of no rows its gradient has the shape {found.shape}, or values that are NaN or infinite"
+        yield f"for an empty batch its gradient has the shape {found.shape}, or values that are NaN or infinite"
