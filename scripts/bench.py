@@ -39,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
-    parser.add_argument("--full", action="store_true", help="at full length; may take hours")
-    parser.add_argument("--list", action="store_true", help="only say what there is")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (default: all)")
+    parser.add_argument("--full", action="store_true", help="full length; may take hours")
+    parser.add_argument("--list", action="store_true", help="only list the benchmarks")
     return parser.parse_args(arguments)
 
 

@@ -44,14 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted; the next `make` goes on from here", file=sys.stderr)
+        print("\ninterrupted; run `make` again to continue", file=sys.stderr)
         return 130
     return 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="where to make it (default: .venv)")
+    parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="the environment's folder (default: .venv)")
     parser.add_argument("--extras", default=EXTRAS, help=f"extras of flctl to install (default: {EXTRAS})")
     parser.add_argument("--force", action="store_true", help="install even if nothing seems to have changed")
     return parser.parse_args(arguments)
@@ -61,10 +61,10 @@ def set_up(environment: Path, extras: str, force: bool) -> None:
     """Makes or completes `environment`. Raises SetupError."""
     if sys.version_info < OLDEST:
         found, oldest = ".".join(map(str, sys.version_info[:2])), ".".join(map(str, OLDEST))
-        raise SetupError(f"Python {found} is too old: flctl needs {oldest} or newer. Say `make PYTHON=python{oldest}`.")
+        raise SetupError(f"Python {found} is too old: flctl needs {oldest} or newer. Use `make PYTHON=python{oldest}`.")
     torch = os.environ.get("FLCTL_TORCH") or TORCH
     if not torch.startswith("torch"):
-        raise SetupError(f"FLCTL_TORCH is '{torch}': give a requirement such as '{TORCH}'.")
+        raise SetupError(f"FLCTL_TORCH is '{torch}': use a requirement such as '{TORCH}'.")
     projects = [ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
     stamp, wanted = environment / "flctl-setup.sha256", fingerprint(environment, projects, torch, extras)
     if not force and _read(stamp) == wanted and works(environment):
@@ -74,7 +74,7 @@ def set_up(environment: Path, extras: str, force: bool) -> None:
     make_environment(environment)
     install(environment, "torch", [torch])
     editable = [word for path in projects for word in ("-e", str(path) + (f"[{extras}]" if path == ROOT else ""))]
-    install(environment, "flctl and what it needs", editable)
+    install(environment, "flctl and its dependencies", editable)
     stamp.write_text(wanted, encoding="ascii")
 
 
@@ -91,7 +91,9 @@ def make_environment(environment: Path) -> None:
     if works(environment):
         return
     if environment.exists() and not (environment / "pyvenv.cfg").exists() and any(environment.iterdir()):
-        raise SetupError(f"{environment} exists and is no virtual environment: move it away, or give another VENV.")
+        raise SetupError(
+            f"{environment} exists and is not a virtual environment: move it to another folder, or use another VENV."
+        )
     has_pip = _importable("ensurepip")
     if not has_pip and not _importable("pip"):
         raise SetupError(
@@ -144,8 +146,8 @@ def _pip(environment: Path, command: Sequence[str], what: str) -> None:
     if process.wait():
         shown = "\n".join(f"  {line}" for line in last)
         raise SetupError(
-            f"pip could not install {what} (all it said is in {_shown(log)}):\n{shown}\n"
-            "Check the network and pip's own configuration, which is all that is used here, and say `make` again."
+            f"pip could not install {what} (full output in {_shown(log)}):\n{shown}\nCheck the network and pip's own "
+            "configuration, which `make` uses, and run `make` again."
         )
 
 

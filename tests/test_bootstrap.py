@@ -93,7 +93,7 @@ def test_an_old_python_is_refused_in_a_sentence(
 ) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 10, 2))
     assert bootstrap.main(["--venv", str(tmp_path / "venv")]) == 1
-    expected = "error: Python 3.10 is too old: flctl needs 3.11 or newer. Say `make PYTHON=python3.11`.\n"
+    expected = "error: Python 3.10 is too old: flctl needs 3.11 or newer. Use `make PYTHON=python3.11`.\n"
     assert capsys.readouterr().err == expected
 
 
@@ -114,7 +114,7 @@ def real() -> ModuleType:
 
 def test_a_folder_that_is_no_environment_is_left_alone(real: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("two years of work")
-    with pytest.raises(real.SetupError, match="is no virtual environment"):
+    with pytest.raises(real.SetupError, match="is not a virtual environment"):
         real.make_environment(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "two years of work"
 

@@ -97,7 +97,11 @@ def refusals(failed: Mapping[ClientId, Failure]) -> list[str]:
     for client, failure in failed.items():
         if failure.kind == "refused":
             by_reason.setdefault(failure.message, []).append(client)
-    others = {reason: f" and {len(clients) - 1} others" for reason, clients in by_reason.items() if len(clients) > 1}
+    others = {
+        reason: f" and {counted(len(clients) - 1, 'other')}"
+        for reason, clients in by_reason.items()
+        if len(clients) > 1
+    }
     return [f"client '{names[0]}'{others.get(why, '')} refused: {why}" for why, names in by_reason.items()]
 
 

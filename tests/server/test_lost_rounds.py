@@ -106,7 +106,7 @@ def test_clients_that_refused_are_named_with_their_reasons(toy, tmp_path):
         rounds = Rounds(run, engine)
         state, _ = rounds.play(rounds.initial(), last=lambda _: False)
         _, report = rounds.play(state, last=lambda _: False)
-    assert report.notes == ("round 2: no sum; client '3' and 1 others refused: shares were opened before",)
+    assert report.notes == ("round 2: no sum; client '3' and 1 other refused: shares were opened before",)
     assert refusals({"a": Failure("exception", "died")}) == []
 
 

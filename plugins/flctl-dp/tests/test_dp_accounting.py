@@ -144,7 +144,7 @@ def test_fixed_cohorts_are_accounted_with_half_the_noise():
 def test_poisson_is_never_used_for_a_fixed_cohort():
     fixed, drawn = Release("fixed", 4.0, cohort=50, population=1000), poisson(0.05, 4.0)
     assert epsilon({fixed: 20}, 1e-5, "replace-one") > epsilon({drawn: 20}, 1e-5, "add-remove")
-    with pytest.raises(IncompatibleError, match="makes room for another"):
+    with pytest.raises(IncompatibleError, match="changes the selection of others"):
         epsilon({fixed: 20}, 1e-5, "add-remove")
 
 
@@ -231,7 +231,7 @@ def test_calibration_takes_what_is_spent_into_account():
     noise = calibrate(poisson(0.02, 1.0), 50, 3.0, 1e-5, "add-remove", spent=spent)
     assert epsilon(together(spent, poisson(0.02, noise), 50), 1e-5, "add-remove") <= 3.0
     assert noise > calibrate(poisson(0.02, 1.0), 50, 3.0, 1e-5, "add-remove")
-    with pytest.raises(PrivacyBudgetError, match="nothing is left"):
+    with pytest.raises(PrivacyBudgetError, match="nothing of it is left"):
         calibrate(poisson(0.02, 1.0), 50, 0.5, 1e-5, "add-remove", spent=spent)
 
 

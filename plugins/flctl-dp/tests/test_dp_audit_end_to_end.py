@@ -27,8 +27,8 @@ def test_a_sound_mechanism_is_not_refuted(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"insecure_seed": 3}, ConfigError, "claims nothing"),
-        ({"noise_multiplier": None, "target_epsilon": 2.0}, IncompatibleError, "once a run has ended"),
+        ({"insecure_seed": 3}, ConfigError, "no privacy claim"),
+        ({"noise_multiplier": None, "target_epsilon": 2.0}, IncompatibleError, "only after a run"),
     ],
 )
 def test_what_claims_nothing_or_is_not_known_yet_is_refused(tmp_path, options, error, said):

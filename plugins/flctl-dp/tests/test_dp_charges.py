@@ -73,7 +73,7 @@ def test_poisson_cohorts_that_secure_aggregation_may_abort_are_refused(trial, ra
     if not refused:
         trial.prepare(*chosen)
         return
-    with pytest.raises(IncompatibleError, match=r"a round aborts with probability|a round asks"):
+    with pytest.raises(IncompatibleError, match=r"a round aborts with probability|a round selects"):
         trial.prepare(*chosen)
 
 

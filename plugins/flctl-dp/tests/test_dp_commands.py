@@ -68,7 +68,7 @@ def test_a_plan_of_noise_that_clients_add_names_the_fewest_of_them(cli):
         (("--survivors", 501), "a round has 500 clients"),
         (("--parameters", 0), "size of the model"),
         (("--mechanism", "laplace"), "--mechanism is 'laplace'"),
-        (("--relation", "add-remove"), "makes room"),
+        (("--relation", "add-remove"), "changes the selection"),
     ],
 )
 def test_sums_that_cannot_be_planned_are_told(cli, changed, said):
@@ -94,7 +94,7 @@ def test_a_table_and_a_sentence_are_printed(capsys):
         (["--noise-multiplier", 1, "--delta", 1], 2, "delta"),
         (["--noise-multiplier", 1, "--sampling", "magic"], 2, "--sampling is 'magic'"),
         (["--noise-multiplier", 1, "--relation", "cousins"], 2, "--relation is 'cousins'"),
-        (["--noise-multiplier", 1, "--sampling", "fixed", "--relation", "add-remove"], 3, "makes room"),
+        (["--noise-multiplier", 1, "--sampling", "fixed", "--relation", "add-remove"], 3, "changes the selection"),
         (["--noise-multiplier", 1, "--sampling", "fixed", "--cohort", 1.5], 2, "whole number"),
         (["--sampling", "all", "--target-epsilon", 1e-9], 4, "too small"),
     ],

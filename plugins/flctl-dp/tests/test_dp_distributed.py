@@ -141,7 +141,7 @@ def test_the_fewest_survivors_make_the_noise_that_is_accounted(mechanism, bits):
 
 
 def test_more_survivors_make_more_noise_and_colluding_ones_are_made_up_for():
-    """Ten of ten, sqrt(10 / 7) times as much. With two of the seven colluding the other five make z C = 6."""
+    """Ten of ten, sqrt(10 / 7) a first run would need. With two of the seven colluding the other five make z C = 6."""
     assert noise_of(made(clipping_norm=3.0), 10)[0].std() == pytest.approx(6.0 * math.sqrt(10 / 7), rel=0.02)
     assert noise_of(made(clipping_norm=3.0, colluding=2), 5)[0].std() == pytest.approx(6.0, rel=0.02)
 
@@ -157,9 +157,9 @@ def test_noise_comes_from_the_operating_system():
 def test_clients_hold_the_server_to_their_own_options():
     update = ClientUpdate("a", {"delta": np.zeros(4, np.float32)}, 1.0)
     strict = made(survivors=7)
-    with pytest.raises(ProtocolError, match=r"asks for the noise 1\.9"):
+    with pytest.raises(ProtocolError, match=r"requests the noise multiplier 1\.9"):
         strict.on_client(update, context(strict, {"delta": 4}, noise=1.9))
-    with pytest.raises(ProtocolError, match="counts on 8 clients"):
+    with pytest.raises(ProtocolError, match="expects the noise of 8"):
         strict.on_client(update, context(strict, {"delta": 4}, survivors=8))
     strict.on_client(update, context(strict, {"delta": 4}, survivors=6, noise=2.1))
 
@@ -301,7 +301,7 @@ def test_a_run_that_is_cut_and_resumed_pays_for_each_round_that_it_plays(trial):
 
 def test_sums_that_nobody_hides_are_refused(trial):
     for aggregator in ("plain", parts.here("Hiding")):
-        with pytest.raises(IncompatibleError, match="no client adds enough noise for itself"):
+        with pytest.raises(IncompatibleError, match="noise of a single client is not sufficient"):
             trial.prepare(dp(), f"aggregator={aggregator}")
 
 
@@ -309,12 +309,12 @@ REFUSED = {
     "a code before it": (("transforms.topk={}", dp()), "sends a code|reads each"),
     "a transform after it": ((dp(), "transforms.clip={norm: 1.0}"), "could undo its clipping"),
     "a strategy that reads each": (("strategy=fedmedian", dp()), "reads each|combines"),
-    "more survivors than are seen to": ((dp(survivors=9),), "makes sums of 5 known"),
-    "add-remove": ((dp(relation="add-remove"),), "takes its noise along"),
-    "words that are too narrow": ((dp(bits=24),), "adds up words of 20 bits"),
-    "a sum that words cannot hold": ((dp(bits=8, noise_multiplier=0.01),), "do not hold sums"),
-    "nobody who keeps its noise": ((dp(colluding=5),), "5 of whom tell"),
-    "a delta that allows to publish a client": ((dp(target_delta=0.2),), "publishing one of them"),
+    "more survivors than are seen to": ((dp(survivors=9),), "publishes sums of 5"),
+    "add-remove": ((dp(relation="add-remove"),), "removes its noise"),
+    "words that are too narrow": ((dp(bits=24),), "sums words of 20 bits"),
+    "a sum that words cannot hold": ((dp(bits=8, noise_multiplier=0.01),), "too small for sums"),
+    "nobody who keeps its noise": ((dp(colluding=5),), "5 of them reveal"),
+    "a delta that allows to publish a client": ((dp(target_delta=0.2),), "publishing one"),
 }
 
 
@@ -337,4 +337,4 @@ def test_a_lattice_that_rounding_spoils_is_refused(trial):
 def test_an_insecure_seed_claims_nothing(trial):
     said = train(*trial.prepare(dp(insecure_seed=3))).summary["transforms"]["dp-distributed"]
     assert said["epsilon"] is None, "infinity, as JSON has it"
-    assert "nothing is private" in said["statement"]
+    assert "there is no privacy" in said["statement"]

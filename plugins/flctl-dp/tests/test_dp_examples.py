@@ -231,8 +231,8 @@ def test_a_run_says_what_it_came_to_for_each_client(sampled, monkeypatch):
     assert said["epsilon"] == max(each)
     assert said["median_epsilon"] == float(np.median(each))
     assert "example level, add-remove, Poisson q=0.6667 z=2 T=6, PLD (RDP " in said["statement"]
-    assert "against everybody who sees the client's updates, the server included" in said["statement"]
-    assert f"the greatest of 9 clients, median {np.median(each):.4g}" in said["statement"]
+    assert "against any observer of the client's updates, including the server" in said["statement"]
+    assert f"the largest of 9 clients, median {np.median(each):.4g}" in said["statement"]
     lines = result.directory.lines()
     assert [line["loss"] for line in lines] == [None] * 3
     told = [line["transforms"]["dp-examples"]["epsilon"] for line in lines]
@@ -303,7 +303,7 @@ def test_a_client_counts_all_steps_when_another_run_has_charged_since_the_round_
     """The check at the round's start is passed by; one step would fit into what is left, and the round's do not."""
     monkeypatch.setattr(ExampleDP, "_refuse_excess", lambda *given: None)
     target = epsilon({Release("poisson", 3.0, rate=4 / 6): 1}, 1e-5, "add-remove")
-    with pytest.raises(RoundFailedError, match="beyond epsilon"):
+    with pytest.raises(RoundFailedError, match="exceed epsilon"):
         train(*sampled.prepare(dp(noise_multiplier=3.0, target_epsilon=target * 1.01), "rounds=1"))
 
 
@@ -359,7 +359,7 @@ def test_a_checkpoint_whose_ledgers_are_gone_or_others_is_refused(trial):
     kept = file.path.read_bytes()
     for left in file.path.parent.glob("000003*"):
         left.unlink()
-    with pytest.raises(IntegrityError, match="client number 3 is gone"):
+    with pytest.raises(IntegrityError, match="client number 3 is missing"):
         train(Run.build(longer, run.registry, trial.partition, directory.memory), directory)
     train(*trial.prepare(dp(noise_multiplier=2.0), "rounds=2"))
     with pytest.raises(IncompatibleError, match="has no line"):
@@ -392,8 +392,8 @@ def net(data):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["strategy=qfedavg"], "measures the model"),
-        (["strategy=mime-lite"], "measures the model"),
+        (["strategy=qfedavg"], "evaluates the model"),
+        (["strategy=mime-lite"], "evaluates the model"),
         (["model={normed}"], "mix rows"),
     ],
 )
@@ -405,7 +405,7 @@ def test_runs_in_which_it_would_be_meaningless_are_refused(trial, overrides, sai
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [({"target_delta": 0.2}, "publishing"), ({"noise_multiplier": 1e7}, "leaves nothing")]
+    ("options", "said"), [({"target_delta": 0.2}, "publishing"), ({"noise_multiplier": 1e7}, "hides")]
 )
 def test_numbers_that_protect_nobody_or_leave_nothing_are_refused(trial, options, said):
     with pytest.raises(ConfigError, match=said):

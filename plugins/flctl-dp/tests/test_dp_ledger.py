@@ -111,7 +111,7 @@ def test_a_fork_that_grew_again_is_found_by_its_head(file):
 def test_a_ledger_that_is_gone_is_missed(file):
     charged(file, RELEASE)
     file.path.unlink()
-    with pytest.raises(IntegrityError, match="is gone"):
+    with pytest.raises(IntegrityError, match="is missing"):
         file.read()
 
 

@@ -166,4 +166,4 @@ def test_a_plan_takes_a_cut(capsys):
 
 def test_a_plan_refuses_a_cut_of_cohorts_of_all_clients(capsys):
     assert run_cli([*PLAN, "--max-cohort", "60", "--sampling", "all", "--json"]) == 2
-    assert "no meaning" in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert "no effect" in json.loads(capsys.readouterr().out)["error"]["message"]

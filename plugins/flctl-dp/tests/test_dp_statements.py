@@ -29,7 +29,7 @@ def test_a_server_that_adds_the_noise_is_trusted_and_no_adversary(release):
 @pytest.mark.parametrize("release", [Release("unsampled", 2.0, local=True), SUMMED])
 def test_against_the_server_is_said_where_clients_add_the_noise(release):
     said = statement({release: 3}, 1e-5, release.default_relation())
-    assert "against the server and everybody who sees the cohorts" in said
+    assert "against the server and any observer of the cohorts" in said
     assert "trusted" not in said.replace("without a trusted server", "")
 
 

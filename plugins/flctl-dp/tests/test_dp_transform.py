@@ -217,11 +217,11 @@ def net(data):
     [
         (["strategy=fedmedian"], "reads single updates"),
         (["model={normed}"], "BatchNorm"),
-        (["strategy=scaffold", "strategy.weighted=true"], "weighs clients by their rows"),
+        (["strategy=scaffold", "strategy.weighted=true"], "weights clients by their rows"),
         (["transforms={dp: {}, clip: {norm: 1}}"], "could undo its clipping"),
         (["transforms={topk: {}, dp: {}}"], "works on sums"),
         (["transforms={quantise: {spread: 4.0}, dp: {}}"], "sends a code"),
-        (["cohort.sampling=fixed", "cohort.clients=3", dp(relation="add-remove")], "makes room for another"),
+        (["cohort.sampling=fixed", "cohort.clients=3", dp(relation="add-remove")], "changes the selection of others"),
     ],
 )
 def test_runs_in_which_it_would_be_meaningless_are_refused(trial, overrides, said):
@@ -236,7 +236,7 @@ def test_runs_in_which_it_would_be_meaningless_are_refused(trial, overrides, sai
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [({"target_delta": 0.2}, "publishing"), ({"noise_multiplier": 1e6}, "leaves nothing")]
+    ("options", "said"), [({"target_delta": 0.2}, "publishing"), ({"noise_multiplier": 1e6}, "hides")]
 )
 def test_numbers_that_protect_nobody_or_leave_nothing_are_refused(trial, options, said):
     with pytest.raises(ConfigError, match=said):
@@ -345,7 +345,7 @@ def test_a_checkpoint_whose_charge_the_ledger_lacks_is_refused(trial):
     kept = file.path.read_bytes()
     for folder_file in trial.partition.path.glob("privacy-ledger.jsonl*"):
         folder_file.unlink()
-    with pytest.raises(FlctlError, match="is gone"):
+    with pytest.raises(FlctlError, match="is missing"):
         train(Run.build(longer, run.registry, trial.partition, directory.memory), directory)
     train(*trial.prepare("cohort.sampling=all", dp(noise_multiplier=2.0), "rounds=2"))  # another ledger in its place
     with pytest.raises(IncompatibleError, match="forked"):
@@ -359,7 +359,7 @@ def test_what_no_accountant_can_add_up_is_refused_before_it_is_charged(trial):
     """Too little noise for a distribution of fixed cohorts, and Renyi DP knows no Poisson sampling that replaces."""
     train(*trial.prepare("cohort.sampling=fixed", "cohort.clients=4", dp(noise_multiplier=0.5), "rounds=1"))
     poisson = ["cohort.sampling=poisson", "cohort.rate=0.5", dp(noise_multiplier=2.0, relation="replace-one")]
-    with pytest.raises(IncompatibleError, match="no accountant adds"):
+    with pytest.raises(IncompatibleError, match="no accountant composes"):
         train(*trial.prepare(*poisson))
     assert len(ledger_of(trial).read().charges) == 1
 

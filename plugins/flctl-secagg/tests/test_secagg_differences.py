@@ -37,8 +37,8 @@ def test_two_sums_of_one_model_give_the_update_where_clients_do_not_compare():
 @pytest.mark.parametrize(
     ("out", "said"),
     [
-        (("c04",), "these 8 survivors would give the update of client 'c04'"),
-        (("c04", "c07"), "these 7 survivors would give a combination of two updates, ('c04', 'c07')"),
+        (("c04",), "these 8 survivors would reveal the update of client 'c04'"),
+        (("c04", "c07"), "these 7 survivors would reveal a combination of two updates, ('c04', 'c07')"),
     ],
 )
 def test_the_second_sum_is_not_signed_and_nothing_is_opened(out, said):
@@ -72,7 +72,9 @@ def test_rounds_only_go_up_but_for_a_repeat(tmp_path):
     ledger.answer("a", Opening("run", 7, "seven", names))
     ledger.answer("a", Opening("run", 8, "eight", names))
     ledger.answer("a", Opening("run", 7, "seven again", names))  # after a crash, from the checkpoint before
-    with pytest.raises(ProtocolError, match="round 5 is asked for, and shares were opened in round 8"):
+    with pytest.raises(
+        ProtocolError, match="shares of round 5 were requested, and shares were already opened in round 8"
+    ):
         ledger.answer("a", Opening("run", 5, "five", names))
     with pytest.raises(ProtocolError, match="in round 7, shares were opened for other survivors before"):
         ledger.answer("a", Opening("run", 7, "seven", names[:3]))

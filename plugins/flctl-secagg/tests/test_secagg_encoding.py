@@ -51,7 +51,7 @@ def test_two_words_of_20_bits_share_five_bytes_by_hand():
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_other_lengths_are_refused_before_anything_is_read(bits):
     for wrong in (packed_bytes(bits, 7) - 1, packed_bytes(bits, 7) + 1, 0):
-        with pytest.raises(ValueError, match="do not hold 7 words"):
+        with pytest.raises(ValueError, match="expected 7 words"):
             unpack(bytes(wrong), bits, 7)
 
 
@@ -194,7 +194,7 @@ def test_a_weight_that_is_none_is_refused_at_the_client(weight):
 
 def test_another_layout_is_refused_at_the_client():
     for changed in ({"delta": np.zeros(99, np.float32)}, {"more": np.zeros(1, np.float32)}):
-        with pytest.raises(ProtocolError, match="not laid out as the session says"):
+        with pytest.raises(ProtocolError, match="do not have the layout of the session"):
             coding().encode(vector(**changed))
 
 
@@ -207,7 +207,7 @@ def test_a_sum_of_another_number_of_clients_is_refused():
 
 def test_a_ring_that_is_too_small_is_refused_before_the_run():
     """2^15 / 3000 is 10 levels; at least 16 are needed."""
-    with pytest.raises(IncompatibleError, match="leave 10 levels to each of 3000 clients"):
+    with pytest.raises(IncompatibleError, match="have 10 levels for each of 3000 clients"):
         coding(16, count=3000)
 
 

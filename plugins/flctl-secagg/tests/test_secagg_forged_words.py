@@ -76,9 +76,9 @@ def test_counts_that_do_not_fit_are_refused():
 
         return change
 
-    with pytest.raises(ProtocolError, match="10 clients are counted"):
+    with pytest.raises(ProtocolError, match="the sum counts 10 clients"):
         sum_with(sends(-1, 2))
-    with pytest.raises(ProtocolError, match="17 that clipped something"):
+    with pytest.raises(ProtocolError, match="17 with clipped values"):
         sum_with(sends(-2, 17))
     with pytest.raises(ProtocolError, match=r"1 sent '(delta|tau)' as whole numbers"):
         sum_with(lambda encoding, words: sends(-2 - encoding.limbs - len(LAYOUT), 1)(encoding, words))

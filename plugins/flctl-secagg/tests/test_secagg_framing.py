@@ -62,7 +62,7 @@ def test_a_dealer_of_wrong_shares_frames_nobody(monkeypatch):
     decoded = attempt.session.encoding.decode(cohort.play(attempt).words, 9)
     exact = sum(one["delta"].astype(np.float64) for one in cohort.vectors.values())
     np.testing.assert_allclose(decoded.arrays["delta"], exact, atol=1e-5)
-    assert notes == ["shares of client 'c08' do not fit: it dealt them wrong, or 'c00' lied"]
+    assert notes == ["shares of client 'c08' are inconsistent: it dealt wrong shares, or 'c00' sent wrong shares"]
 
 
 def test_a_sender_of_wrong_shares_of_two_owners_is_a_liar():

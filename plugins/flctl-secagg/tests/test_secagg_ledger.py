@@ -38,7 +38,7 @@ def test_processes_that_open_a_new_record_at_once_are_all_served(tmp_path):
         process.join(60)
     for number in range(RECORDS):
         for me in range(PROCESSES):
-            with pytest.raises(ProtocolError, match="taken before"):
+            with pytest.raises(ProtocolError, match="already taken"):
                 Ledger(tmp_path / f"{number}.sqlite").claim(f"client {me}", b"session", 1)
 
 

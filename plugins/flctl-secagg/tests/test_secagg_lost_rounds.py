@@ -34,7 +34,7 @@ def test_four_of_nine_that_vanish_while_shares_are_opened_burn_the_round_and_no_
     assert [line["answered"] for line in lines_of(result)] == [0, 9, 9]
     (note, lost) = lines_of(result)[0]["notes"]
     assert "shares of client" in note
-    assert "round 1 is burnt, and the model stays as it is" in lost
+    assert "round 1 is lost, and the model is unchanged" in lost
     outcomes = Journal(result.directory / "secagg").outcomes()
     assert [(one.round, one.end) for one in outcomes] == [(1, "burnt"), (2, "summed"), (3, "summed")]
 
@@ -49,7 +49,7 @@ def test_a_client_that_is_lost_for_good_while_shares_are_opened_leaves_the_other
 def test_too_many_burnt_rounds_in_a_row_end_the_run(trial):
     script = {(frames.UNMASK, number): tuple("01234") for number in (1, 2, 3)}
     with pytest.raises(
-        ProtocolError, match="round 2 and the 1 before it gave no sum after shares were opened"
+        ProtocolError, match="round 2 and the 1 before it ended without a sum after shares were opened"
     ) as caught:
         trial.train("rounds=3", "aggregator={name: secagg, burnt: 1}", ENGINE, registry=faulty(script))
     assert caught.value.exit_code == 3
@@ -73,7 +73,7 @@ def test_a_client_that_forges_its_count_burns_the_round_and_the_note_says_so(tri
     monkeypatch.setattr(client_module, "add_masks", forged)
     result = trial.train("rounds=2", "aggregator=secagg", "engine=inprocess")
     assert [line["answered"] for line in lines_of(result)] == [0, 9]
-    assert "the unmasked sum is not that of 9 clients: 10 clients are counted" in notes_of(result)[-1]
+    assert "the unmasked sum is not that of 9 clients: the sum counts 10 clients" in notes_of(result)[-1]
 
 
 class StoppedError(BaseException):
@@ -105,7 +105,7 @@ def test_a_server_that_was_stopped_repeats_no_published_round_and_is_not_stuck_i
         again, report = rounds.play(rounds.initial(), last=lambda _: False)
         assert resumed._seen == []  # no client was asked
         np.testing.assert_array_equal(again.params["params"], first.params["params"])
-        assert report.notes == ("the sum was published before the run was stopped, and is taken from the journal",)
+        assert report.notes == ("the sum was published before the run was stopped, and is read from the journal",)
         second, report = rounds.play(again, last=lambda _: False)
         assert (report.answered, report.released) == (0, False)
         assert "refused: in round 2, shares were opened for other survivors before" in report.notes[-1]
@@ -128,7 +128,7 @@ def test_a_sum_of_other_work_or_that_was_changed_is_not_taken(trial):
     path.write_bytes(data)
     assert journal.sum_of(asked["run"], 1, asked["work"]) is None
     path.write_bytes(b"{}")
-    with pytest.raises(IntegrityError, match="is no published sum"):
+    with pytest.raises(IntegrityError, match="is not a published sum"):
         journal.sum_of(asked["run"], 1, asked["work"])
 
 
@@ -144,5 +144,5 @@ def test_a_journal_survives_a_kill_in_the_middle_of_a_line(tmp_path):
     assert journal.outcomes() == [one, two]
     assert [found for found, _ in chained([one, two])][1] == head != journal.head()
     (tmp_path / JOURNAL).write_bytes(b"[]\n")
-    with pytest.raises(IntegrityError, match="no outcome of a session"):
+    with pytest.raises(IntegrityError, match="not the outcome of a session"):
         journal.outcomes()

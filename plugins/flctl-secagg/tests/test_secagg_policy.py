@@ -54,7 +54,7 @@ def test_a_new_file_has_every_key_and_means_the_defaults(tmp_path):
         ("ciphers = []", "ciphers: Tuple should have at least 1 item"),
         ("operator = 'xyz'", "operator"),
         ("[local]\nsteps = [0, 5]", "steps begin at 0, expected at least 1 step"),
-        ("[local]\nlr = [0.2, 0.1]", "lr is [0.2, 0.1], expected the least value first"),
+        ("[local]\nlr = [0.2, 0.1]", "lr is [0.2, 0.1], expected the smaller value first"),
         ("max_weight = nan", "max_weight: Input should be a finite number"),
     ],
 )
@@ -115,7 +115,7 @@ def test_what_contradicts_itself_accepts_nothing():
         ({"epochs": 0}, "local.epochs is 0, expected 1 to 1000"),
         ({"weight_decay": 2.0}, "local.weight_decay is 2"),
         ({"weight_decay": -0.1}, "local.weight_decay is -0.1"),
-        ({"drop_last": True}, "local.drop_last is true, and may leave clients without a step"),
+        ({"drop_last": True}, "local.drop_last is true, which can leave clients without a step"),
         ({"lr": float("nan")}, "local.lr is nan"),
     ],
 )
@@ -171,7 +171,7 @@ def test_the_policy_pins_the_operator(keys):
     from flctl_secagg.storage import KeysHome
 
     (keys / POLICY).write_text(f"operator = '{identity_public(new_key()).hex()}'")
-    with pytest.raises(IntegrityError, match="signed by another operator"):
+    with pytest.raises(IntegrityError, match="signed with another key"):
         KeysHome(keys).roster()
 
 

@@ -122,7 +122,7 @@ def test_too_few_shares_are_an_error_and_no_sum():
 
 def test_too_few_survivors_are_an_error_before_any_share_is_opened():
     cohort = cohort_of(9, lost=lambda kind, name: kind == frames.DELIVER and name > "c04")
-    with pytest.raises(AttemptError, match="4 neighbours of client 'c00' are left, 5 are needed") as caught:
+    with pytest.raises(AttemptError, match="client 'c00' has 4 remaining neighbours, 5 are needed") as caught:
         cohort.play(attempt_of(cohort))
     assert not caught.value.opened
     assert caught.value.left == ("c00", "c01", "c02", "c03", "c04")

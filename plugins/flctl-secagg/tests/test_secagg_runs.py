@@ -158,7 +158,7 @@ def test_an_attempt_that_loses_too_many_is_made_again_with_those_who_are_there(t
     registry = faulty({(frames.DELIVER, 1): ("1", "4", "7")})
     masked = trial.train("rounds=1", "aggregator={name: secagg, mode: active}", ENGINE, registry=registry)
     (note,) = notes_of(masked)
-    assert note.startswith("attempt 1 at secure aggregation came to nothing: 5 neighbours of client '0' are left")
+    assert note.startswith("attempt 1 of secure aggregation failed: client '0' has 5 remaining neighbours")
     line = json.loads((masked.directory / "metrics.jsonl").read_text())
     assert line["answered"] == 6
 
@@ -178,7 +178,7 @@ def test_one_failure_more_than_is_allowed_ends_the_run_as_elsewhere(trial):
 
 def test_a_client_that_refuses_ends_the_run_as_a_refusal(trial):
     """Clients insist on five of them, and so they do after the server has proposed two."""
-    with pytest.raises(ProtocolError, match=r"client '0' failed \(refused\): .*the policy asks for 5") as caught:
+    with pytest.raises(ProtocolError, match=r"client '0' failed \(refused\): .*the policy needs 5") as caught:
         trial.train("rounds=1", "aggregator=proposing", "engine=inprocess", registry=proposing(minimum=2))
     assert caught.value.exit_code == 3
 
@@ -195,7 +195,7 @@ def test_values_beyond_the_clip_are_told_and_refused_if_they_are_many(trial):
     masked = trial.train("aggregator={name: secagg, clip: 0.025}", *chosen)
     (note,) = notes_of(masked)
     assert note.endswith("of 9 clients clipped values or their weight (aggregator.clip)")
-    with pytest.raises(ProtocolError, match=r"values of 'delta' exceed the clip, and at most 5% may"):
+    with pytest.raises(ProtocolError, match=r"values of 'delta' exceed the clip, at most 5% may"):
         trial.train("aggregator={name: secagg, clip: 0.001}", *chosen)
 
 
@@ -205,7 +205,7 @@ def lose_one_in_round_2():
 
 def test_survivors_of_which_one_is_missing_are_told(trial):
     warned = trial.train("rounds=2", "aggregator=secagg", ENGINE, registry=lose_one_in_round_2())
-    assert notes_of(warned) == ["the sums of the rounds so far together give the update, or a combination, of '4'"]
+    assert notes_of(warned) == ["the sums of the rounds so far together reveal the update, or a combination, of '4'"]
     allowed = "aggregator={name: secagg, differing: allow}"
     assert notes_of(trial.train("rounds=2", allowed, ENGINE, registry=lose_one_in_round_2())) == []
 
@@ -215,14 +215,14 @@ def test_a_round_that_misses_one_client_is_made_again_without_two_more(trial, op
     """Refused before the list of survivors is fixed; two clients more stay out, so that no sum gives one's update."""
     masked = trial.train("rounds=2", f"aggregator={{name: secagg, {options}}}", ENGINE, registry=lose_one_in_round_2())
     (note,) = notes_of(masked)
-    assert "this sum would give the update, or a combination, of ('4',)" in note
+    assert "this sum would reveal the update, or a combination, of ('4',)" in note
     lines = [json.loads(text) for text in (masked.directory / "metrics.jsonl").read_text().splitlines()]
     assert [line["answered"] for line in lines] == [9, 6]
 
 
 def test_cohorts_so_many_that_their_sums_give_each_update_are_refused_before_the_run(trial):
     chosen = ("aggregator={name: secagg, mode: active}", "cohort.sampling=fixed", "cohort.clients=6", "rounds=12")
-    with pytest.raises(IncompatibleError, match="a client takes part in 8, and 8 different sums give"):
+    with pytest.raises(IncompatibleError, match="a client takes part in 8, and 8 different sums are enough"):
         trial.prepare(*chosen)
     trial.prepare(*chosen, "aggregator.differing=warn")
     trial.prepare(*chosen[:3], "rounds=11")
@@ -270,8 +270,8 @@ def test_metrics_of_single_clients_are_not_told(trial):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (("aggregator=secagg", "cohort.sampling=fixed", "cohort.clients=4"), "sums over 5 clients or more"),
-        (("aggregator={name: secagg, threshold: 3}",), "a threshold of 3 is outside of 5 to 8"),
+        (("aggregator=secagg", "cohort.sampling=fixed", "cohort.clients=4"), "needs at least 5 clients"),
+        (("aggregator={name: secagg, threshold: 3}",), "aggregator.threshold is 3, expected 5 to 8"),
         (("aggregator={name: secagg, neighbours: 4}",), "4 neighbours are too few"),
         (("aggregator=secagg", "strategy=fedmedian"), "reads each client's update"),
     ],
@@ -298,7 +298,7 @@ def test_a_failed_secure_sum_ends_the_command_with_exit_code_3(trial, tmp_path):
         text=True,
         timeout=200,
     )
-    assert "is the fewest to sum over" in done.stderr, done.stderr
+    assert "aggregator.minimum is" in done.stderr, done.stderr
     assert done.returncode == 3
 
 

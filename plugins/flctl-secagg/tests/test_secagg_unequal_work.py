@@ -99,7 +99,7 @@ def test_a_client_without_an_example_does_not_count_among_the_survivors():
     cohort.vectors["c02"]["weight"] = np.zeros(1)
     unmasked = cohort.play(attempt_of(cohort))
     assert "c02" not in unmasked.survivors
-    assert "this client has no example to count" in cohort.refusals["c02"].message
+    assert "this client has weight 0" in cohort.refusals["c02"].message
 
 
 def test_a_client_whose_update_is_zero_does_not_count_either():
@@ -128,7 +128,7 @@ def test_a_request_of_another_round_than_the_session_is_refused():
     with pytest.raises(AttemptError, match="0 of 6 clients advertised keys"):
         played(cohort, attempt)
     assert {error.message for error in cohort.refusals.values()} == {
-        "a session of round 3 came with a request of round 2"
+        "a session of round 3 arrived with a request of round 2"
     }
 
 

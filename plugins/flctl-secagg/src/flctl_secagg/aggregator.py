@@ -23,6 +23,7 @@ from flctl import (
     ProtocolError,
     RoundLostError,
 )
+from flctl.errors import counted
 from flctl_secagg.client.client import Client
 from flctl_secagg.client.differences import exposed
 from flctl_secagg.client.ledger import Opening
@@ -141,8 +142,9 @@ class SecureAggregation(flctl.Aggregator):
         expected."""
         if expected < self.config.minimum:
             raise IncompatibleError(
-                f"aggregator 'secagg' sums over {self.config.minimum} clients or more, and a round asks {expected:g}",
-                hint="Ask more clients in each round (cohort.clients), or lower aggregator.minimum, to 3 at least.",
+                f"aggregator 'secagg' needs at least {counted(self.config.minimum, 'client')}, and a round selects "
+                f"{expected:g}",
+                hint="Raise cohort.clients, or lower aggregator.minimum (at least 3).",
             )
         count = math.ceil(expected)
         require_survivable(count, self.degrees(count), self.config.dropped)
@@ -160,14 +162,14 @@ class SecureAggregation(flctl.Aggregator):
         degree = chosen.neighbours if config.neighbours is None else min(config.neighbours, count - 1)
         if degree < chosen.neighbours:
             raise IncompatibleError(
-                f"{degree} neighbours are too few among {count} clients; {chosen.neighbours} are needed",
-                hint="Leave aggregator.neighbours out, or expect fewer corrupt and dropped clients.",
+                f"aggregator.neighbours is {degree}, and {counted(count, 'client')} need {chosen.neighbours}",
+                hint="Leave aggregator.neighbours out, or lower aggregator.corrupt or aggregator.dropped.",
             )
         least = least_threshold(count, degree, config.mode, config.corrupt)
         threshold = least if config.threshold is None else config.threshold
         if not least <= threshold <= degree:
             raise IncompatibleError(
-                f"a threshold of {threshold} is outside of {least} to {degree}, for {degree} neighbours",
+                f"aggregator.threshold is {threshold}, expected {least} to {degree} for {counted(degree, 'neighbour')}",
                 hint="Leave aggregator.threshold out.",
             )
         return Degrees(degree, threshold)
@@ -195,7 +197,7 @@ class SecureAggregation(flctl.Aggregator):
         run = roster.run or new_key().hex()
         kept = self._journal.sum_of(run, ctx.round, work_digest(ctx.work)) if self._repeats else None
         if kept is not None:
-            ctx.note("the sum was published before the run was stopped, and is taken from the journal")
+            ctx.note("the sum was published before the run was stopped, and is read from the journal")
             decoded = Session(kept.parameters, roster).encoding.decode(kept.words, len(kept.survivors))
             return Aggregate(decoded.arrays, decoded.weight, len(kept.survivors))
         record_cut(self._journal)
@@ -205,7 +207,7 @@ class SecureAggregation(flctl.Aggregator):
             error = yield from self._attempt(ctx, session)
             if isinstance(error, Aggregate):
                 return error
-            ctx.note(f"attempt {number} at secure aggregation came to nothing: {error.message}")
+            ctx.note(f"attempt {number} of secure aggregation failed: {error.message}")
             if error.opened:
                 raise self._lost(ctx.round, error)
             if number == self.config.attempts or len(error.left) < self.config.minimum:
@@ -245,11 +247,12 @@ class SecureAggregation(flctl.Aggregator):
         list of survivors, so the round is burnt. A RoundLostError continues the run; too many in a row end it."""
         before = self._journal.burnt_before(number)
         if before >= self.config.burnt:
-            said = f"round {number} and the {before} before it gave no sum after shares were opened: {error.message}"
-            return ProtocolError(said, hint="See the notes of these rounds; aggregator.burnt allows for more.")
-        return RoundLostError(
-            f"round {number} is burnt, and the model stays as it is: {error.message}", hint=error.hint
-        )
+            said = (
+                f"round {number} and the {before} before it ended without a sum after shares were opened: "
+                f"{error.message}"
+            )
+            return ProtocolError(said, hint="See the notes of these rounds, or raise aggregator.burnt.")
+        return RoundLostError(f"round {number} is lost, and the model is unchanged: {error.message}", hint=error.hint)
 
     @property
     def _journal(self) -> Journal:
@@ -303,7 +306,9 @@ class SecureAggregation(flctl.Aggregator):
         for client in survivors:
             found = exposed([survivors, *(one for one in known if client in one)])
             if found:
-                return f"with the sums of earlier rounds, this sum would give the update, or a combination, of {found}"
+                return (
+                    f"with the sums of earlier rounds, this sum would reveal the update, or a combination, of {found}"
+                )
         return None
 
     def _apart(self, parameters: Parameters, left: Iterable[str]) -> list[str]:
@@ -320,8 +325,9 @@ class SecureAggregation(flctl.Aggregator):
     def _require(self, cohort: Sequence[str], number: int) -> None:
         if len(cohort) < self.config.minimum:
             raise ProtocolError(
-                f"round {number}: {len(cohort)} clients are asked, and {self.config.minimum} is the fewest to sum over",
-                hint="Ask more clients in each round; a cohort that is drawn by chance may be small.",
+                f"round {number}: the cohort has {counted(len(cohort), 'client')}, and aggregator.minimum is "
+                f"{self.config.minimum}",
+                hint="Select more clients per round; a random cohort can be small.",
             )
 
     def _parameters(self, ctx: AggregationContext, cohort: Sequence[str], number: int, run: str) -> Parameters:
@@ -360,13 +366,16 @@ class SecureAggregation(flctl.Aggregator):
     ) -> Aggregate:
         """Returns the aggregate of a decoded sum; notes clipping and, if `differing` is `warn`, exposed clients."""
         if decoded.clipped:
-            ctx.note(f"{decoded.clipped} of {len(survivors)} clients clipped values or their weight (aggregator.clip)")
+            ctx.note(
+                f"{decoded.clipped} of {counted(len(survivors), 'client')} clipped values or their weight "
+                "(aggregator.clip)"
+            )
         opening, ledger = Opening.of(session.parameters, survivors), self._home.ledger()
         if self._differing == "warn":
             before = [other.survivors for other in ledger.openings(_SERVER, opening.run)]
             found = () if exposed(before) else exposed([*before, survivors])
             if found:
                 whose = " and ".join(f"'{client}'" for client in found)
-                ctx.note(f"the sums of the rounds so far together give the update, or a combination, of {whose}")
+                ctx.note(f"the sums of the rounds so far together reveal the update, or a combination, of {whose}")
         ledger.answer(_SERVER, opening)
         return Aggregate(decoded.arrays, decoded.weight, len(survivors))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flctl import IncompatibleError
+from flctl.errors import counted
 
 if TYPE_CHECKING:
     from flctl import RunInfo
@@ -24,15 +25,15 @@ def require_varied(run: RunInfo) -> None:
         if transform.whole:
             raise IncompatibleError(
                 f"transform '{name}' sends whole numbers, and weights differ: the sum of a few clients' codes can be "
-                "taken apart",
+                "separated",
                 hint=hint,
             )
     one = local.steps == 1 if local.steps is not None else local.epochs == 1 and local.batch_size == 0
     if one and local.optimizer in ("adam", "adamw"):
         raise IncompatibleError(
-            f"each client makes one step of '{local.optimizer}', whose values have one magnitude, and weights differ: "
-            "the sum of a few clients' signs can be taken apart",
-            hint=f"{hint} Or make more steps (local.steps, local.batch_size).",
+            f"each client makes one step of '{local.optimizer}', with values of one magnitude, and weights differ: "
+            "the sum of a few clients' signs can be separated",
+            hint=f"{hint} Or use more steps (local.steps, local.batch_size).",
         )
 
 
@@ -41,9 +42,10 @@ def require_few_cohorts(run: RunInfo) -> None:
     part = run.cohort_size / run.eligible
     if run.cohort.sampling != "all" and run.config.rounds * part >= run.eligible - 1:
         raise IncompatibleError(
-            f"cohorts of {run.cohort_size:g} of {run.eligible} clients over {run.config.rounds} rounds: a client takes "
-            f"part in {run.config.rounds * part:g}, and {run.eligible - 1} different sums give each client's update",
-            hint="Ask all clients in each round (cohort.sampling=all), make fewer rounds, or set "
+            f"cohorts of {run.cohort_size:g} of {counted(run.eligible, 'client')} over "
+            f"{counted(run.config.rounds, 'round')}: a client takes part in {run.config.rounds * part:g}, and "
+            f"{counted(run.eligible - 1, 'different sum')} are enough to compute each client's update",
+            hint="Select all clients in each round (cohort.sampling=all), use fewer rounds, or set "
             "aggregator.differing=warn and rely on differential privacy.",
         )
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from flctl import ConfigError, IncompatibleError
+from flctl.errors import counted
 from flctl_secagg.client.ledger import Ledger
 from flctl_secagg.client.outbox import Outbox
 from flctl_secagg.client.policy import Policy
@@ -121,8 +122,9 @@ class KeysHome(Home):
         strangers = [client for client in clients if client not in roster.keys]
         if strangers:
             raise IncompatibleError(
-                f"{len(strangers)} clients are not on the roster {self.path / ROSTER}, the first is '{strangers[0]}'",
-                hint="Give all clients keys and sign them: flctl secagg keys init, flctl secagg roster sign.",
+                f"{counted(len(strangers), 'client')} not on the roster {self.path / ROSTER}, the first is "
+                f"'{strangers[0]}'",
+                hint="Create and sign keys for all clients: flctl secagg keys init, flctl secagg roster sign",
             )
 
     @property
@@ -173,7 +175,9 @@ def pinned_operator(path: Path) -> bytes:
     try:
         key = bytes.fromhex(path.read_text(encoding="ascii").strip())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is no public key", hint="Copy the operator's: flctl secagg keys export.") from error
+        raise ConfigError(
+            f"{path} is not a public key", hint="Copy the operator's key: flctl secagg keys export"
+        ) from error
     if len(key) != 32:
         raise ConfigError(f"{path} holds {len(key)} bytes, expected 32", hint="Copy it again.")
     return key

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from flctl import PrivacyBudgetError
+from flctl.errors import counted
 
 from flctl_dp.accounting.accountants import Accountant, coarse_epsilon, epsilon, quick_epsilon
 from flctl_dp.accounting.releases import Relation, Release, Releases
@@ -55,10 +56,10 @@ def calibrate(
         return coarse_epsilon(planned(noise), delta, relation)
 
     if cost(HIGHEST) > target:
-        left = "nothing is left of it" if spent else f"it is too small for {rounds} rounds"
+        left = "nothing of it is left" if spent else f"it is too small for {counted(rounds, 'round')}"
         raise PrivacyBudgetError(
-            f"no noise multiplier up to {HIGHEST:g} keeps {rounds} rounds within epsilon {target:g}: {left}",
-            hint="Plan fewer rounds, a smaller cohort or a larger epsilon: `flctl dp plan` shows what each costs.",
+            f"no noise multiplier up to {HIGHEST:g} keeps {counted(rounds, 'round')} within epsilon {target:g}: {left}",
+            hint="Plan fewer rounds, a smaller cohort or a larger epsilon; compare them with `flctl dp plan`.",
         )
     low, high = LOWEST, HIGHEST
     if accountant == _BY_DISTRIBUTION:

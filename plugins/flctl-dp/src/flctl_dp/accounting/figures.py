@@ -29,6 +29,6 @@ def weak(epsilon: float) -> str | None:
     if epsilon <= ABOVE_WHICH_WEAK:
         return None
     return (
-        f"epsilon {rounded_up(epsilon)} is above {ABOVE_WHICH_WEAK:g}: it rules out next to nothing that an attacker "
-        "could learn about a client"
+        f"epsilon {rounded_up(epsilon)} is above {ABOVE_WHICH_WEAK:g}: it hardly limits an attacker's inference about "
+        "a client"
     )

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from flctl import ConfigError, IncompatibleError, IntegrityError
+from flctl.errors import counted
 
 from flctl_dp.noise.banded_factor import coefficients, column_norm
 
@@ -79,8 +80,9 @@ class Release:
             )
         if self.sampling == "cyclic" and not (0 < self.bands <= self.separation and 0 <= self.place <= self.bands):
             raise ConfigError(
-                f"{self.bands} bands are correlated, and a client may come again after {self.separation} rounds",
-                hint="Use at most as many bands as there are rounds between, or smaller cohorts.",
+                f"{self.bands} bands are correlated, and a client may take part again after "
+                f"{counted(self.separation, 'round')}",
+                hint="Use at most {self.separation} bands, or smaller cohorts.",
             )
 
     @property
@@ -134,8 +136,8 @@ class Release:
         """Raises IncompatibleError for a relation under which this sampling has no epsilon."""
         if relation not in _RELATIONS[self.sampling]:
             raise IncompatibleError(
-                f"{self.sampling} sampling has no epsilon for the relation {relation}: a client that is left out makes "
-                "room for another one",
+                f"{self.sampling} sampling has no epsilon for the relation {relation}: removing a client changes the "
+                "selection of others",
                 hint=f"Use the relation {' or '.join(_RELATIONS[self.sampling])}, or Poisson sampling "
                 "(--sampling-rate).",
             )
@@ -149,7 +151,7 @@ class Release:
         """Reads the release that `fields` describe. Raises IntegrityError for anything else."""
         found = {key: type(value) for key, value in fields.items()} if isinstance(fields, dict) else {}
         if not set(_ALWAYS) <= found.keys() or any(_KINDS.get(key) is not kind for key, kind in found.items()):
-            raise IntegrityError(f"{where} describes no release: {str(fields)[:100]}")
+            raise IntegrityError(f"{where} is not a release: {str(fields)[:100]}")
         if fields["sampling"] not in SAMPLINGS:
             raise IntegrityError(f"{where} has the sampling {fields['sampling'][:30]!r}, which is unknown")
         try:

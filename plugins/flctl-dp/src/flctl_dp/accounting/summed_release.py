@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from flctl import ConfigError, IncompatibleError, IntegrityError
+from flctl.errors import counted
 
 from flctl_dp.accounting.releases import Relation, Release, Sampling
 from flctl_dp.noise.shares import MECHANISMS, Mechanism, variances
@@ -49,9 +50,9 @@ class SummedRelease(Release):
             raise ConfigError(f"the mechanism is {self.mechanism!r}, expected one of {', '.join(MECHANISMS)}")
         if not (0 <= self.colluding < self.survivors <= self.cohort and self.dimension > 0 and 2 <= self.bits <= 64):
             raise ConfigError(
-                f"{self.survivors} of {self.cohort} clients survive, {self.colluding} of whom tell their noise, and "
-                f"sums are {self.dimension} words of {self.bits} bits",
-                hint="At least one client that keeps its noise to itself must be left.",
+                f"{self.survivors} of {self.cohort} clients survive, {self.colluding} of them reveal their noise to "
+                f"the server, and sums are {self.dimension} words of {self.bits} bits",
+                hint="At least one survivor must keep its noise secret.",
             )
         object.__setattr__(self, "variance", _largest_variance(*self._asked))
         object.__setattr__(self, "reach", reach_of(self.clip, self.dimension))
@@ -109,7 +110,7 @@ def release_of(found: Any, where: str) -> Release:
     kinds |= {"noise_multiplier": float, "rate": float, "sampling": str, "mechanism": str}
     needed = {"sampling", "noise_multiplier", "mechanism", "survivors", "cohort", "dimension", "bits", *_DERIVED}
     if not needed <= found.keys() or any(kinds.get(key) is not type(value) for key, value in found.items()):
-        raise IntegrityError(f"{where} describes no release: {str(found)[:100]}")
+        raise IntegrityError(f"{where} is not a release: {str(found)[:100]}")
     try:
         made = SummedRelease(**{key: value for key, value in found.items() if key not in _DERIVED})
     except (ConfigError, IncompatibleError) as error:
@@ -176,8 +177,8 @@ def _largest_variance(mechanism: Mechanism, noise: float, honest: int, dimension
     known = variances(mechanism)
     if not fits(known[0]):
         raise IncompatibleError(
-            f"words of {bits} bits do not hold sums of {cohort} clients with a noise multiplier of {noise:.3g} on "
-            f"{dimension} values",
+            f"words of {bits} bits are too small for sums of {counted(cohort, 'client')} with a noise multiplier of "
+            f"{noise:.3g} on {dimension} values",
             hint="Use more bits (the transform's and the aggregator's), smaller cohorts, or another noise multiplier.",
         )
     return known[bisect_left(known, True, lo=1, key=lambda variance: not fits(variance)) - 1]

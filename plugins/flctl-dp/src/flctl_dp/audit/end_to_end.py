@@ -86,12 +86,12 @@ def _configured(config: Mapping[str, Any], summary: Mapping[str, Any], folder: P
 
 def _mechanism(name: str, options: dict[str, Any], summary: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if options.get("insecure_seed") is not None:
-        raise ConfigError(f"transforms.{name} has an insecure_seed: it claims nothing that could be audited")
+        raise ConfigError(f"transforms.{name} has an insecure_seed: it makes no privacy claim to audit")
     noise = options.get("noise_multiplier") or summary.get("transforms", {}).get(name, {}).get("noise_multiplier")
     if noise is None and options.get("target_epsilon") is not None:
         raise IncompatibleError(
-            f"the noise of transforms.{name} follows from target_epsilon, and is known once a run has ended",
-            hint="Audit the directory of a run that has ended, or give noise_multiplier.",
+            f"the noise of transforms.{name} follows from target_epsilon, and is known only after a run",
+            hint="Audit the directory of a finished run, or set noise_multiplier.",
         )
     kept = {
         key: value for key, value in options.items() if key not in ("target_epsilon", "ledger") and value is not None

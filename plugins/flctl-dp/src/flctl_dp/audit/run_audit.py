@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from flctl import ConfigError, IncompatibleError
+from flctl.errors import counted
 from pydantic import ValidationError
 
 from flctl_dp.accounting.calibration import calibrate
@@ -35,7 +36,7 @@ def audit_of(path: Path, canaries: int, rounds: int | None) -> Audit:
     config = read_config(path / "config.yaml" if path.is_dir() else path)
     transform = _mechanism(path, config)
     if transform.config.insecure_seed is not None:
-        raise ConfigError(f"{path} has an insecure_seed: it claims nothing that could be audited")
+        raise ConfigError(f"{path} has an insecure_seed: it makes no privacy claim to audit")
     planned = int(_number(path, "rounds", config.get("rounds", 1)))
     played = _played(path, transform.name)
     noise = played.get("noise_multiplier") or transform.config.noise_multiplier
@@ -56,8 +57,8 @@ def _mechanism(path: Path, config: Mapping[str, Any]) -> CentralDP:
         other = next((name for name in chosen if str(name).startswith(f"{CentralDP.name}-")), None)
         if other:
             raise IncompatibleError(
-                f"the attack knows no way into transform '{other}'",
-                hint="It audits 'dp', 'dp-adaptive' and 'dp-ftrl'.",
+                f"the attack does not support transform '{other}'",
+                hint="Supported transforms: 'dp', 'dp-adaptive' and 'dp-ftrl'.",
             )
         raise ConfigError(f"{path} has no transform '{CentralDP.name}' to audit")
     try:
@@ -71,15 +72,18 @@ def told(found: Audit) -> str:
     verdict = "the claim is REFUTED" if found.broken else "this attack does not refute the claim"
     return (
         f"epsilon of the mechanism is at least {found.lower:.3g} with {found.confidence:.0%} confidence, and "
-        f"{rounded_up(found.claim)} is claimed (delta {found.delta:g}, {found.rounds} rounds, {found.canaries} "
-        f"canaries): {verdict}. {_END_TO_END if found.end_to_end else _MECHANISM}"
+        f"{rounded_up(found.claim)} is claimed (delta {found.delta:g}, {counted(found.rounds, 'round')}, "
+        f"{counted(found.canaries, 'canary', 'canaries')}): {verdict}. "
+        f"{_END_TO_END if found.end_to_end else _MECHANISM}"
     )
 
 
 _MECHANISM = (
     "Covered: clipping, noise and composition; not covered: training, cohorts and aggregator (see --end-to-end)"
 )
-_END_TO_END = "Covered: training, cohorts, transforms, aggregator and accounting of the configuration, on made-up rows"
+_END_TO_END = (
+    "Covered: training, cohorts, transforms, aggregator and accounting of the configuration, on synthetic rows"
+)
 
 
 def data(found: Audit) -> dict[str, Any]:
@@ -90,7 +94,7 @@ def data(found: Audit) -> dict[str, Any]:
 def read_config(path: Path) -> dict[str, Any]:
     """Returns the configuration in a YAML file. Raises ConfigError if it is missing, too large or not a mapping."""
     if not path.is_file() or path.stat().st_size > _MOST:
-        raise ConfigError(f"{path} is no configuration", hint="Give a run's directory, or a YAML file.")
+        raise ConfigError(f"{path} is not a configuration", hint="Use a run directory, or a YAML file.")
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -134,8 +138,9 @@ def _release(path: Path, cohort: Any, noise: float, transform: CentralDP, played
     if isinstance(transform, CorrelatedDP):
         if not {"bands", "separation"} <= played.keys():
             raise IncompatibleError(
-                f"how long a client of {path} stays away depends on how many there are, which only a run tells",
-                hint=f"Audit the directory of a run with '{transform.name}' that has ended.",
+                f"the separation of a client's rounds in {path} depends on the number of clients, which only a run "
+                "records",
+                hint=f"Audit the directory of a run with '{transform.name}' that is finished.",
             )
         bands, separation = int(played["bands"]), int(played["separation"])
         return Release("cyclic", noise, bands=bands, separation=separation, place=1)
@@ -145,6 +150,6 @@ def _release(path: Path, cohort: Any, noise: float, transform: CentralDP, played
         return Release("all", noise)
     cut = " with a max_cohort" if chosen.get("max_cohort") else ""
     raise ConfigError(
-        f"{path} samples its cohorts by '{sampling}'{cut}, and the attack knows poisson and all",
+        f"{path} samples its cohorts by '{sampling}'{cut}, and the attack supports poisson and all",
         hint="Audit the same mechanism with cohort.sampling=all: its noise is the same.",
     )

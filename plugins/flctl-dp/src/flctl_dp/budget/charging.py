@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from flctl import IncompatibleError, IntegrityError, PrivacyBudgetError
+from flctl.errors import counted
 
 from flctl_dp.accounting.accountants import epsilon, supports
 from flctl_dp.accounting.calibration import HIGHEST, affordable, calibrate
@@ -48,13 +49,13 @@ def charge(asked: Asked) -> tuple[float, str]:
     with file.locked():
         if asked.head is not None and not file.path.exists() and file.read() is None:
             raise IntegrityError(
-                f"{file.path} is gone, and the run's checkpoint rests on it", hint="Restore it from a copy."
+                f"{file.path} is missing, and the run's checkpoint depends on it", hint="Restore it from a copy."
             )
         ledger = file.open(asked.terms.name, asked.terms.relation)
         if asked.head is not None and not ledger.holds(asked.head):
             raise IncompatibleError(
-                f"{file.path} has no line {asked.head[:12]}, on which the run's checkpoint rests: it was forked, or is "
-                "that of another population",
+                f"{file.path} has no line {asked.head[:12]}, on which the run's checkpoint depends: it is a diverged "
+                "copy, or the ledger of another population",
                 hint="Restore the ledger that this run was charged to.",
             )
         noise = asked.noise if asked.noise is not None else _calibrated(asked, ledger)
@@ -96,7 +97,7 @@ def _refuse_unaccountable(ledger: Ledger, release: Release, terms: Terms) -> Non
     planned = {**ledger.releases(), release: 1}
     if not any(supports(planned, terms.relation, accountant) for accountant in ("pld", "rdp")):
         raise IncompatibleError(
-            f"no accountant adds {release} up with what {terms.ledger} holds, under {terms.relation}",
+            f"no accountant composes {release} with the releases in {terms.ledger}, under {terms.relation}",
             hint="Use the sampling of the earlier runs, or --sampling-rate with -o transforms.dp.relation=add-remove, "
             "or start a new ledger with -o transforms.dp.ledger=PATH.",
         )
@@ -108,8 +109,9 @@ def _refuse_excess(asked: Asked, ledger: Ledger, release: Release, target: float
         return
     so_far = epsilon(spent, asked.delta, relation)
     raise PrivacyBudgetError(
-        f"round {asked.round} would take the population beyond epsilon {target:g}: its {sum(spent.values())} "
-        f"releases so far come to {rounded_up(so_far)} (delta {asked.delta:g}, {relation})",
+        f"round {asked.round} would exceed the population's epsilon {target:g}: its "
+        f"{counted(sum(spent.values()), 'release')} so far amount to {rounded_up(so_far)} (delta {asked.delta:g}, "
+        f"{relation})",
         hint="For more rounds, raise transforms.dp.target_epsilon, or plan with more noise: `flctl dp plan --help`.",
     )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flctl import IncompatibleError, LocalWork, PrivacyBudgetError
+from flctl.errors import counted
 
 from flctl_dp.accounting.accountants import epsilon, guarantee, supports
 from flctl_dp.accounting.calibration import calibrate
@@ -156,8 +157,9 @@ def refuse_excess(terms: ExampleTerms, number: int, client: str, before: Release
         return
     so_far = epsilon(before, terms.delta, terms.relation)
     raise PrivacyBudgetError(
-        f"round {number} would take the rows of client '{client}' beyond epsilon {terms.target:g}: the "
-        f"{sum(before.values())} steps so far come to {rounded_up(so_far)} (delta {terms.delta:g}, {terms.relation})",
+        f"round {number} would exceed epsilon {terms.target:g} of the rows of client '{client}': the "
+        f"{counted(sum(before.values()), 'step')} so far amount to {rounded_up(so_far)} (delta {terms.delta:g}, "
+        f"{terms.relation})",
         hint="For more rounds, raise transforms.dp-examples.target_epsilon, or plan with more noise: "
         "`flctl dp plan-examples --help`.",
     )
@@ -170,10 +172,10 @@ def described(found: Spent, delta: float, relation: Relation) -> str:
     by = ACCOUNTED[guarantee(found.releases, delta, relation).accountant]
     if by == "PLD" and supports(found.releases, relation, "rdp"):
         by += f" (RDP {rounded_up(epsilon(found.releases, delta, relation, accountant='rdp'), 3)})"
-    median = f"the greatest of {found.clients} clients, median {rounded_up(found.median)}; "
+    median = f"the largest of {counted(found.clients, 'client')}, median {rounded_up(found.median)}; "
     others = median if found.clients > 1 else ""
     return (
         f"(eps={rounded_up(found.greatest)}, delta={delta:g})-DP, example level, {relation}, "
-        f"{'; '.join(named(found.releases))}, {by}, against everybody who sees the client's updates, the server "
-        f"included; {others}how many rows a client has is public; evaluations not covered"
+        f"{'; '.join(named(found.releases))}, {by}, against any observer of the client's updates, including the "
+        f"server; {others}the number of rows of a client is public; evaluations not covered"
     )

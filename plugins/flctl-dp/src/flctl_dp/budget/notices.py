@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flctl import Notice
+from flctl.errors import counted
 
 from flctl_dp.accounting.accountants import epsilon, quick_epsilon, supports
 from flctl_dp.accounting.calibration import affordable, calibrate, together
@@ -69,9 +70,9 @@ def _calibrated(planned: Planned, spent: Releases) -> Iterator[Notice]:
 def more_noise(spent: str, first: float, now: float, signal: str) -> Notice:
     """The notice of a run whose noise is far above that of a first run on the same data."""
     return Notice(
-        f"earlier runs have spent most of the budget on {spent}: to stay within it, this run needs the noise "
-        f"multiplier {now:.4g}, where a first run needs {first:.4g} ({now / first:.3g} times as much; {signal}, where "
-        "an update has at most 1). The model may learn next to nothing. Raise target_epsilon, or use fewer rounds",
+        f"earlier runs have spent most of the budget on {spent}: to stay within the budget, this run needs the noise "
+        f"multiplier {now:.4g}, and a first run would need {first:.4g} (factor {now / first:.3g}; {signal}, and an "
+        "update has at most 1). The model may hardly learn. Raise target_epsilon, or use fewer rounds",
         confirm=True,
     )
 
@@ -88,20 +89,20 @@ def _given(planned: Planned, noise: float, spent: Releases, target: float | None
             used = rounded_up(epsilon(spent, delta, terms.relation))
             yield Notice(
                 f"earlier runs have spent {used} of epsilon {target:g}: the budget ends this run after {left} of "
-                f"{planned.rounds} rounds. Raise target_epsilon, or use fewer rounds",
+                f"{counted(planned.rounds, 'round')}. Raise target_epsilon, or use fewer rounds",
                 confirm=True,
             )
     if quick_epsilon(planning, delta, terms.relation) > ABOVE_WHICH_WEAK:
         warning = weak(epsilon(planning, delta, terms.relation))
         if warning and target is None:
-            yield Notice(f"after {planned.rounds} rounds, {warning}")
+            yield Notice(f"after {counted(planned.rounds, 'round')}, {warning}")
 
 
 def same_rows(name: str, rows: str, ledger: Path) -> Iterator[Notice]:
     """A notice for each other ledger about the same source rows: this run would not add up with it."""
     for other in other_ledgers(rows, ledger):
         yield Notice(
-            f"the same source rows have another ledger, {other}, in which this run would not count. Use "
-            f"-o transforms.{name}.ledger={other.as_posix()} to add up",
+            f"the same source rows have another ledger, {other}, which would not include this run. Use -o "
+            f"transforms.{name}.ledger={other.as_posix()} to compose both",
             confirm=True,
         )

@@ -14,7 +14,7 @@ from flctl_dp.ledgers.ledger import LedgerFile
 
 __all__ = ["ACCOUNTED", "INSECURE", "named", "report", "statement"]
 
-INSECURE = "(eps=inf)-DP: noise and cohorts follow from insecure_seed, which is for tests; nothing is private"
+INSECURE = "(eps=inf)-DP: insecure_seed (for tests) determines noise and cohorts, so there is no privacy"
 ACCOUNTED: Mapping[str, str] = {"gaussian": "exact Gaussian", "pld": "PLD", "rdp": "RDP"}
 
 
@@ -62,7 +62,7 @@ def statement(releases: Releases, delta: float, relation: Relation) -> str:
 def _adversary(releases: Releases, delta: float, relation: Relation) -> str:
     """The adversaries of a guarantee. The server is one only if it never holds a sum without noise."""
     if not any(release.noised_by_server for release in releases):
-        return "against the server and everybody who sees the cohorts; evaluations not covered"
+        return "against the server and any observer of the cohorts; evaluations not covered"
     seen = guarantee(releases, delta, relation, "observer")
     return (
         f"against the release; against observers who also see the cohorts ({seen.relation}), "

@@ -78,8 +78,8 @@ def refuse_delta(name: str, delta: float, units: int, unit: str = "client") -> N
     """Raises ConfigError for a delta of 1 / units or more, within which a mechanism could publish one unit."""
     if delta * units >= 1:
         raise ConfigError(
-            f"{name} is {delta:g}, and there are {units} {unit}s: publishing one of them at random would be within it",
-            hint=f"Use less than {1 / max(units, 1):.2g}; a tenth of that is usual.",
+            f"{name} is {delta:g}, and there are {units} {unit}s: publishing one {unit} at random would satisfy it",
+            hint=f"Use less than {1 / max(units, 1):.2g}; a tenth of that is common.",
         )
 
 
@@ -88,8 +88,8 @@ def delta_warning(delta: float, units: int, unit: str = "client") -> str | None:
     if delta * units <= 0.1:
         return None
     return (
-        f"delta {delta:g} is above a tenth of 1 / {units}: with that probability the guarantee may fail for a {unit} "
-        "altogether, and it is close to that of publishing one at random"
+        f"delta {delta:g} is above a tenth of 1 / {units}: delta is the probability that the guarantee fails; at this "
+        f"size it is close to publishing a random {unit}"
     )
 
 
@@ -113,7 +113,7 @@ def refuse_visible_aborts(mine: str, run: Any, terms: Terms) -> None:
     raise IncompatibleError(
         f"aggregator '{run.aggregator.name}' aborts rounds of fewer than {least} clients, and '{mine}' accounts for "
         f"Poisson cohorts of any size: with cohort.rate {terms.rate:g} and {terms.population} clients, a round aborts "
-        f"with probability {abort:.2g}, which reveals how many clients were drawn",
+        f"with probability {abort:.2g}, which reveals the number of sampled clients",
         hint=f"Use --sampling fixed, a larger --sampling-rate, or -o aggregator.minimum={possible} if that is enough.",
     )
 
@@ -132,44 +132,43 @@ def refuse_meaningless(transform: Any, run: Any) -> None:
     mine, strategy = transform.name, run.strategy
     if strategy.reads_each:
         raise IncompatibleError(
-            f"transform '{mine}' bounds what a sum reveals of a client, and strategy '{strategy.name}' reads single "
-            "updates",
+            f"transform '{mine}' bounds the information in a sum, and strategy '{strategy.name}' reads single updates",
             hint="Use a strategy that needs only the sum: --strategy fedavg, fedprox or fedadam.",
         )
     if strategy.trusted:
         raise IncompatibleError(
-            f"strategy '{strategy.name}' asks the same clients in every round, and '{mine}' accounts for sampling",
+            f"strategy '{strategy.name}' selects the same clients in every round, and '{mine}' accounts for sampling",
             hint="Use a strategy without trusted clients: --strategy fedavg.",
         )
     if strategy.scale_vector:
         raise IncompatibleError(
             f"strategy '{strategy.name}' scales its step by the sum '{strategy.scale_vector}', which the noise of "
-            f"'{mine}' may bring near zero or below it",
+            f"'{mine}' may make zero or negative",
             hint="Use --strategy fedavg, fedprox or fedadam.",
         )
     if getattr(strategy.config, "weighted", False):
         raise IncompatibleError(
-            f"strategy '{strategy.name}' weighs clients by their rows, and under '{mine}' each client counts once",
+            f"strategy '{strategy.name}' weights clients by their rows, and '{mine}' needs weight 1 for each client",
             hint="Set -o strategy.weighted=false.",
         )
     names = list(run.transforms)
     position = next(index for index, one in enumerate(run.transforms.values()) if one is transform)
     if position != len(names) - 1:
         raise IncompatibleError(
-            f"transform '{names[position + 1]}' follows '{mine}', and could undo its clipping",
+            f"transform '{names[position + 1]}' comes after '{mine}', and could undo its clipping",
             hint=f"Put '{mine}' last.",
         )
     if "buffers" in run.layout:
         raise IncompatibleError(
-            f"the model keeps statistics of its inputs (BatchNorm), and '{mine}' adds noise to all that clients send: "
-            "variances would fall below zero",
+            f"the model keeps statistics of its inputs (BatchNorm), and '{mine}' adds noise to all vectors: variances "
+            "could become negative",
             hint="Use a model with GroupNorm or LayerNorm, or --strategy fedbn, which sends no such statistics.",
         )
     for name, other in list(run.transforms.items())[:-1]:
         if other.encodes or other.judges_each:
             raise IncompatibleError(
                 f"transform '{mine}' clips what clients send, and '{name}' sends "
-                + ("a code" if other.encodes else "updates that the server reads one by one"),
+                + ("a code" if other.encodes else "updates that the server reads individually"),
                 hint=f"Leave '{name}' out.",
             )
 
@@ -179,6 +178,6 @@ def refuse_made_up(mine: str, run: Any) -> None:
     if run.attacks_updates:
         raise IncompatibleError(
             f"attack '{run.config.attack.name}' forges updates after clipping, and the noise of '{mine}' does not "
-            "cover how far those move the sum",
-            hint=f"Use label-flip or backdoor; or -o transforms.{mine}.insecure_seed=1, which promises nothing.",
+            "cover their effect on the sum",
+            hint=f"Use label-flip or backdoor; or -o transforms.{mine}.insecure_seed=1, which gives no guarantee.",
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from flctl.errors import counted
+
 from flctl_dp.accounting.releases import Relation
 from flctl_dp.budget.example_budget import described
 from flctl_dp.ledgers.client_ledgers import ClientLedgers, Spent, spent
@@ -48,7 +50,10 @@ def of_clients(ledgers: ClientLedgers, delta: float | None) -> dict[str, Any]:
 
 def render_clients(console: Console, data: Mapping[str, Any]) -> None:
     """Prints the state of the clients' ledgers."""
-    said = f"{data['steps']} steps of {data['clients']} clients in {data['runs']} runs, a ledger for each client"
+    said = (
+        f"{counted(data['steps'], 'step')} of {counted(data['clients'], 'client')} in {counted(data['runs'], 'run')}, "
+        "a ledger for each client"
+    )
     console.print(said, markup=False)
     console.print(data["statement"], markup=False)
 

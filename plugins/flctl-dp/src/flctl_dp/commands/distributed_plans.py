@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from flctl import ConfigError
+from flctl.errors import counted
 
 from flctl_dp.accounting.releases import Sampling
 from flctl_dp.accounting.summed_release import SummedRelease, largest_cohort
@@ -39,7 +40,7 @@ class DistributedQuestion(Question):
             cast(Sampling, self.sampling), self.population, cohort, cohort / self.population, self.max_cohort or 0
         )
         if self.survivors > cohort:
-            raise ConfigError(f"--survivors is {self.survivors}, and a round has {cohort:g} clients")
+            raise ConfigError(f"--survivors is {self.survivors}, and a round has {counted(cohort, 'client')}")
         return SummedRelease(
             noise_multiplier=noise,
             cohort=drawn,

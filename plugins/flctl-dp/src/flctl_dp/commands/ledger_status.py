@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from flctl import ConfigError
+from flctl.errors import counted
 
 from flctl_dp.accounting.accountants import guarantee
 from flctl_dp.accounting.calibration import affordable
@@ -44,9 +45,7 @@ def located(path: Path) -> Path:
     if named:
         return Path(named[0])
     if not isinstance(values.get("data"), str):
-        raise ConfigError(
-            f"{config} names no partition", hint="Give the ledger or the partition: `flctl dp status DIR`."
-        )
+        raise ConfigError(f"{config} has no `data`", hint="Name the ledger or the partition: flctl dp status DIR")
     return Path(values["data"])
 
 
@@ -69,8 +68,8 @@ def read_ledger(file: LedgerFile) -> Ledger:
     ledger = file.read()
     if ledger is None:
         raise ConfigError(
-            f"{file.path} does not exist: nothing was released, or the ledger is elsewhere",
-            hint="Give the ledger, the partition or the run directory.",
+            f"{file.path} does not exist: there were no releases, or the ledger is elsewhere",
+            hint="Name the ledger, the partition or the run directory.",
         )
     return ledger
 
@@ -115,14 +114,14 @@ def _of_run(ledger: Ledger, run: str, delta: float, relation: Relation) -> dict[
 
 def render_spent(console: Console, data: Mapping[str, Any]) -> None:
     """Prints the state of a ledger."""
-    console.print(f"{data['charges']} releases of the population {data['population'][:24]}", markup=False)
+    console.print(f"{counted(data['charges'], 'release')} of the population {data['population'][:24]}", markup=False)
     console.print(data["statement"], markup=False)
     for run in data["runs"]:
-        said = f"  run {run['run'][:12]}: {run['charges']} releases, eps={rounded_up(run['epsilon'])}"
+        said = f"  run {run['run'][:12]}: {counted(run['charges'], 'release')}, eps={rounded_up(run['epsilon'])}"
         console.print(said, markup=False)
     if "rounds_left" in data:
         left, target = data["rounds_left"], data["target_epsilon"]
         rounds = "1 more round" if left == 1 else f"{left} more rounds"
-        console.print(f"{rounds} like the last ({data['like']}) fit within eps={target:g}", markup=False)
+        console.print(f"{rounds} like the last ({data['like']}) possible within eps={target:g}", markup=False)
     for warning in data["warnings"]:
         console.print(f"warning: {warning}", markup=False)

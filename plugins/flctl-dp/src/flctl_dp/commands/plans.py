@@ -45,7 +45,7 @@ def grid(
     """A plan for each combination. Raises ConfigError unless either noises or targets are given."""
     question.check()
     if bool(noises) == bool(targets):
-        raise ConfigError("give either --noise-multiplier or --target-epsilon", hint="Each may be given several times.")
+        raise ConfigError("use either --noise-multiplier or --target-epsilon", hint="Each may be repeated.")
     pairs = [*((noise, None) for noise in noises), *((1.0, target) for target in targets)]
     return [question.plan(size, count, *pair) for size in sizes for count in rounds for pair in pairs]
 
@@ -81,7 +81,7 @@ class Question:
         for what, given, needed in (("--max-cohort", self.max_cohort, "poisson"), ("--bands", self.bands, "cyclic")):
             if given is not None and self.sampling != needed:
                 raise ConfigError(
-                    f"{what} has no meaning with --sampling {self.sampling}", hint=f"Use --sampling {needed}."
+                    f"{what} has no effect with --sampling {self.sampling}", hint=f"Use --sampling {needed}."
                 )
 
     def release(self, cohort: float, noise: float) -> Release:
@@ -95,7 +95,7 @@ class Question:
             size = self.population if most else 0
             return Release("poisson", noise, rate=cohort / self.population, population=size, max_cohort=most)
         if self.sampling in ("fixed", "cyclic") and cohort != int(cohort):
-            raise ConfigError(f"--clients-per-round is {cohort:g}, and a {self.sampling} cohort is a whole number")
+            raise ConfigError(f"--clients-per-round is {cohort:g}, and {self.sampling} sampling needs a whole number")
         if self.sampling == "fixed":
             return Release("fixed", noise, cohort=int(cohort), population=self.population)
         if self.sampling == "cyclic":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from flctl.errors import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,13 +14,14 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON envelope on stdout.")]
-Where = Annotated[Path, typer.Argument(help="A ledger, the partition that it is about, or a run directory.")]
+Where = Annotated[Path, typer.Argument(help="A ledger, the partition that it belongs to, or a run directory.")]
 NoiseMultipliers = Annotated[
     list[float] | None,
     typer.Option("--noise-multiplier", min=0, help="Standard deviation of the noise over the clipping norm."),
 ]
 TargetEpsilons = Annotated[
-    list[float] | None, typer.Option("--target-epsilon", min=0, help="Find the least noise for this epsilon.")
+    list[float] | None,
+    typer.Option("--target-epsilon", min=0, help="Find the smallest noise multiplier for this epsilon."),
 ]
 
 PLAN = """
@@ -92,7 +94,7 @@ def plan(
     ] = None,
     accountant: Annotated[str, typer.Option("--accountant", help="pld or rdp.")] = "pld",
     survivors: Annotated[
-        int | None, typer.Option("--survivors", min=1, help="Least number of clients whose noise is in a sum.")
+        int | None, typer.Option("--survivors", min=1, help="Minimum number of clients in a sum, each with its noise.")
     ] = None,
     parameters: Annotated[int, typer.Option("--parameters", min=0, help="Size of the model (with --survivors).")] = 0,
     bits: Annotated[int, typer.Option("--bits", min=8, max=32, help="Bits of sums (with --survivors).")] = 20,
@@ -144,7 +146,11 @@ def status(
     delta: Annotated[float | None, typer.Option("--delta", help="Default: that of the last charge.")] = None,
     target_epsilon: Annotated[
         float | None,
-        typer.Option("--target-epsilon", min=0, help="Show how many rounds are left. Default: that of the last run."),
+        typer.Option(
+            "--target-epsilon",
+            min=0,
+            help="Show the number of rounds that are left within this epsilon. Default: that of the last run.",
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -180,7 +186,7 @@ def verify(ledger: Where, as_json: JsonFlag = False) -> None:
     if not clients or ledger_status.is_kept(file):
         found = ledger_status.read_ledger(file)
         data = {"ledger": file.path.as_posix(), "charges": len(found.charges), "head": found.head}
-        said += [f"{file.path}: {len(found.charges)} charges in an unbroken chain, head {found.head[:16]}"]
+        said += [f"{file.path}: {counted(len(found.charges), 'charge')} in an unbroken chain, head {found.head[:16]}"]
     if clients:
         data["clients"] = client_status.verified(clients)
         said += ["{ledgers}: {charges} charges in the unbroken chains of {clients} clients".format(**data["clients"])]
@@ -191,14 +197,17 @@ def audit(
     run: Annotated[Path, typer.Argument(metavar="RUN|CONFIG", help="A run's directory, or a YAML file.")],
     canaries: Annotated[
         int | None,
-        typer.Option("--canaries", min=20, max=1_000_000, help="Made-up clients. Default: 1000, or 100 end to end."),
+        typer.Option(
+            "--canaries", min=20, max=1_000_000, help="Number of canary clients. Default: 1000, or 100 end to end."
+        ),
     ] = None,
     rounds: Annotated[
         int | None,
-        typer.Option("--rounds", min=1, help="Rounds. Default: those of the configuration, or 1 end to end."),
+        typer.Option("--rounds", min=1, help="Number of rounds. Default: that of the configuration, or 1 end to end."),
     ] = None,
     end_to_end: Annotated[
-        bool, typer.Option("--end-to-end", help="Train on made-up rows by the whole configuration. Any transform.")
+        bool,
+        typer.Option("--end-to-end", help="Train the whole configuration on synthetic rows; supports any transform."),
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:

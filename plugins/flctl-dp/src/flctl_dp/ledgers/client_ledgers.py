@@ -57,7 +57,7 @@ class ClientLedgers:
         names = {path.name.split(".")[0]: path for path in self.folder.glob("*/*.jsonl*")}
         for name, path in sorted(names.items()):
             if not (name.isdecimal() and name.isascii()):
-                raise IntegrityError(f"{path} is no client's ledger")
+                raise IntegrityError(f"{path} is not a client's ledger")
             yield int(name), self.of(int(name))
 
     def all(self) -> dict[int, Ledger]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from flctl import IncompatibleError, IntegrityError, StorageError
+from flctl.errors import counted
 
 from flctl_dp.accounting.releases import RELATIONS, Relation, Release, Releases
 from flctl_dp.accounting.summed_release import release_of
@@ -125,7 +126,8 @@ class LedgerFile:
             lock.acquire()
         except Timeout as error:
             raise StorageError(
-                f"another process has held {self.path} for a minute", hint="Wait for that process to end, or end it."
+                f"another process has held {self.path} for a minute",
+                hint="Wait for that process to end, or terminate it.",
             ) from error
         except OSError as error:
             raise StorageError(
@@ -143,7 +145,7 @@ class LedgerFile:
         head = self._head()
         if not self.path.exists():
             if head is not None:
-                raise IntegrityError(f"{self.path} is gone, and had {head[0]} lines", hint=_RESTORE)
+                raise IntegrityError(f"{self.path} is missing, and had {counted(head[0], 'line')}", hint=_RESTORE)
             return None
         if self.path.stat().st_size > _MOST:
             raise IntegrityError(f"{self.path} is larger than {_MOST} bytes")
@@ -154,7 +156,9 @@ class LedgerFile:
         ledger = _parsed(self.path, whole)
         count = 1 + len(ledger.charges)
         if head is not None and (count < head[0] or [*_digests(ledger)][head[0] - 1] != head[1]):
-            raise IntegrityError(f"{self.path} has lost lines: it had {head[0]}, which end otherwise", hint=_RESTORE)
+            raise IntegrityError(
+                f"{self.path} has lost lines: it had {head[0]}, with another last digest", hint=_RESTORE
+            )
         return ledger
 
     def open(self, population: str, relation: Relation, unit: Unit = "client") -> Ledger:
@@ -172,19 +176,19 @@ class LedgerFile:
             self._append(_sealed(genesis), 1)
             ledger = self.read()
         if ledger is None:
-            raise StorageError(f"{self.path} was removed while it was made")
+            raise StorageError(f"{self.path} was removed during creation")
         if ledger.unit != unit:
             raise IncompatibleError(
                 f"{self.path} is kept for the unit {ledger.unit}, and this run accounts for the unit {unit}",
-                hint="Give each unit a ledger of its own (transforms.NAME.ledger).",
+                hint="Use a separate ledger for each unit (transforms.NAME.ledger).",
             )
         if ledger.relation != relation:
             raise IncompatibleError(
-                f"{self.path} is kept for the relation {ledger.relation}, and this run accounts {relation}: the two do "
-                "not add up",
-                hint=f"Use the relation {ledger.relation}, with a sampling that has it, or start a new ledger with "
-                "-o transforms.dp.ledger=PATH. All samplings have zero-out: use it from the first run on "
-                "(-o transforms.dp.relation=zero-out) if runs with several samplings are to add up.",
+                f"{self.path} is kept for the relation {ledger.relation}, and this run accounts {relation}: the two "
+                "cannot be composed",
+                hint=f"Use the relation {ledger.relation}, with a sampling that has it, or start a new ledger with -o "
+                "transforms.dp.ledger=PATH. All samplings have zero-out: use it from the first run on (-o "
+                "transforms.dp.relation=zero-out) to compose runs with several samplings.",
             )
         return ledger
 
@@ -231,7 +235,7 @@ class LedgerFile:
         os.replace(partial, path)
 
 
-_RESTORE = "Restore it from a copy: without it, what was released about these clients cannot be accounted."
+_RESTORE = "Restore it from a copy: without it, earlier releases about these clients cannot be accounted."
 
 
 def _parsed(path: Path, data: bytes) -> Ledger:
@@ -258,7 +262,7 @@ def _parse(path: Path, lines: list[bytes]) -> Ledger:
         raise IncompatibleError(f"{path} has the format {first['format'][:40]!r}; this reads {FORMAT!r}")
     population, relation = first.get("population"), first.get("relation")
     if not isinstance(population, str) or relation not in RELATIONS or first.get("unit") not in get_args(Unit):
-        raise IntegrityError(f"{path}:1 names no population, relation and unit", hint=_RESTORE)
+        raise IntegrityError(f"{path}:1 lacks population, relation or unit", hint=_RESTORE)
     return _extended(path, Ledger(population, relation, first["digest"], (), first["unit"]), lines[1:])
 
 
@@ -271,10 +275,10 @@ def _extended(path: Path, ledger: Ledger, lines: list[bytes]) -> Ledger:
         if line.get("previous") != previous:
             raise IntegrityError(f"{where} does not follow the line before it", hint=_RESTORE)
         if not isinstance(line.get("run"), str) or type(line.get("round")) is not int:
-            raise IntegrityError(f"{where} names no round of a run", hint=_RESTORE)
+            raise IntegrityError(f"{where} has no round of a run", hint=_RESTORE)
         count = line.get("count", 1)
         if type(count) is not int or count < 1:
-            raise IntegrityError(f"{where} counts no releases", hint=_RESTORE)
+            raise IntegrityError(f"{where} has no number of releases", hint=_RESTORE)
         previous = line["digest"]
         release, promise = release_of(line.get("release"), where), Promise.of(line, where)
         charges.append(Charge(line["run"], line["round"], release, previous, count, promise))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from flctl import Aggregate, Arrays, ClientContext, ClientUpdate, IncompatibleError, Layout, ServerContext, Transform
+from flctl.errors import counted
 from pydantic import Field
 
 from flctl_dp.mechanisms.central import CentralDP
@@ -36,9 +37,9 @@ class AdaptiveDP(CentralDP):
     class Config(CentralDP.Config):
         clipping_norm: float = Field(0.1, ge=1e-20, le=1e20, description="The clipping norm of the first round.")
         target_quantile: float = Field(
-            0.5, gt=0, lt=1, description="The share of clients whose updates stay as they are."
+            0.5, gt=0, lt=1, description="Target quantile: fraction of clients with unclipped updates."
         )
-        clip_lr: float = Field(0.2, gt=0, le=2, description="How fast the clipping norm follows, by powers of e.")
+        clip_lr: float = Field(0.2, gt=0, le=2, description="Learning rate of the clipping norm, of its logarithm.")
 
     def sends(self, layout: Layout) -> Layout:
         return {**layout, _BELOW: 1}
@@ -88,8 +89,8 @@ class AdaptiveDP(CentralDP):
         votes = 2 * expected / _SHARE
         if noise >= votes:
             raise IncompatibleError(
-                f"with {expected:g} clients a round the votes on the clipping norm are accounted with the noise "
-                f"multiplier {votes:.3g}, and {noise:.3g} is asked for",
-                hint=f"Use more than {math.ceil(noise * _SHARE / 2)} clients a round, less noise, or 'dp'.",
+                f"with {counted(expected, 'client')} per round the noise multiplier of the votes on the clipping norm "
+                f"is {votes:.3g}, above the noise multiplier {noise:.3g} of the run",
+                hint=f"Use more than {math.ceil(noise * _SHARE / 2)} clients per round, less noise, or 'dp'.",
             )
         return float((noise**-2 - votes**-2) ** -0.5)

@@ -38,24 +38,24 @@ class CentralDP(flctl.Transform):
         noise_multiplier: float | None = Field(
             1.0,
             gt=0,
-            description="The noise's standard deviation over the clipping norm; null: by target_epsilon.",
+            description="Standard deviation of the noise over the clipping norm; null: from target_epsilon.",
             examples=[0.05],
         )
-        clipping_norm: float = Field(1.0, ge=1e-20, le=1e20, description="The largest L2 norm of a client's update.")
+        clipping_norm: float = Field(1.0, ge=1e-20, le=1e20, description="Largest L2 norm of a client's update.")
         target_epsilon: float | None = Field(
-            None, gt=0, description="The budget of the population: a round that would exceed it is refused."
+            None, gt=0, description="Privacy budget of the population: a round that would exceed it is refused."
         )
-        target_delta: float = Field(1e-5, gt=0, lt=1, description="Delta; below one over the number of clients.")
+        target_delta: float = Field(1e-5, gt=0, lt=1, description="Delta; below 1 / number of clients.")
         relation: Relation | None = Field(
-            None, description="What neighbouring populations differ in; null: the usual one of the sampling."
+            None, description="Neighbouring relation; null: the common one of the sampling."
         )
         ledger: str | None = Field(
-            None, min_length=1, description="The population's ledger; null: privacy-ledger.jsonl in the partition."
+            None, min_length=1, description="Ledger of the population; null: privacy-ledger.jsonl in the partition."
         )
         insecure_seed: int | None = Field(
             None,
             ge=0,
-            description="For tests: noise and cohorts by seed, nothing recorded, epsilon infinite.",
+            description="For tests: seed of noise and cohorts; no ledger, epsilon infinite.",
             examples=[7],
         )
 
@@ -68,7 +68,7 @@ class CentralDP(flctl.Transform):
         @model_validator(mode="after")
         def _check_noise(self) -> Self:
             if self.noise_multiplier is None and self.target_epsilon is None:
-                raise ValueError("either noise_multiplier or target_epsilon must be given")
+                raise ValueError("set either noise_multiplier or target_epsilon")
             return self
 
     bounds_clients: ClassVar[bool] = True

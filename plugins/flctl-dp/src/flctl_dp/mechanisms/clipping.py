@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from flctl import Arrays, ConfigError
+from flctl.errors import counted
 
 from flctl_dp.noise.lattice import Lattice
 
@@ -42,7 +43,7 @@ def shortened(
     bound = clip * (1 - margin(cohort)) - Lattice(noise * clip).stretch(coordinates) - rounded
     if bound <= 0:
         raise ConfigError(
-            f"noise of {noise:g} clipping norms on {coordinates} values leaves nothing of {of}",
+            f"noise of {noise:g} clipping norms on {counted(coordinates, 'value')} hides {of} completely",
             hint="Use a smaller noise multiplier, a smaller model, or smaller cohorts.",
         )
     return bound

@@ -23,6 +23,7 @@ from flctl import (
     StartContext,
     Transform,
 )
+from flctl.errors import counted
 from pydantic import Field
 
 from flctl_dp.accounting.calibration import LOWEST
@@ -78,15 +79,17 @@ class DistributedDP(CentralDP):
     """Noise is more than a factor."""
 
     class Config(CentralDP.Config):
-        mechanism: Mechanism = Field("discrete-gaussian", description="The noise: discrete-gaussian or skellam.")
-        bits: int = Field(
-            20, ge=8, le=32, description="Bits that sums fit in; the aggregator's words must have as many."
+        mechanism: Mechanism = Field(
+            "discrete-gaussian", description="Noise distribution: discrete-gaussian or skellam."
         )
+        bits: int = Field(20, ge=8, le=32, description="Bits of a sum; equal to the aggregator's word size.")
         survivors: int | None = Field(
-            None, ge=1, description="The clients whose noise is enough; null: the fewest that the aggregator sums over."
+            None, ge=1, description="Number of survivors with enough noise together; null: the aggregator's minimum."
         )
         colluding: int = Field(
-            0, ge=0, description="How many of these may tell the server their noise, which then counts for nothing."
+            0,
+            ge=0,
+            description="Number of survivors that may reveal their noise to the server; their noise is not counted.",
         )
 
     def check(self, run: RunInfo) -> None:
@@ -96,7 +99,7 @@ class DistributedDP(CentralDP):
         ring = run.aggregator.ring
         if ring is not None and ring < self.config.bits:
             raise IncompatibleError(
-                f"aggregator '{run.aggregator.name}' adds up words of {ring} bits, and transform '{self.name}' fills "
+                f"aggregator '{run.aggregator.name}' sums words of {ring} bits, and transform '{self.name}' needs "
                 f"{self.config.bits}",
                 hint=f"Use -o transforms.{self.name}.bits={ring}, or wider words (aggregator.bits).",
             )
@@ -107,8 +110,8 @@ class DistributedDP(CentralDP):
     def _refuse_coarse_lattice(self, release: Release, noise: float) -> None:
         if release.ratio < noise / 2:
             raise IncompatibleError(
-                f"in words of {self.config.bits} bits the lattice is so coarse that rounding makes updates more than "
-                "twice as long",
+                f"in words of {self.config.bits} bits the lattice is so coarse that rounding more than doubles the "
+                "norm of updates",
                 hint=f"Use more bits (-o transforms.{self.name}.bits, and aggregator.bits), or a smaller model.",
             )
 
@@ -116,14 +119,14 @@ class DistributedDP(CentralDP):
         aggregator, least = run.aggregator, self.config.survivors
         if not (aggregator.hides and aggregator.survivors):
             raise IncompatibleError(
-                f"under transform '{self.name}' no client adds enough noise for itself, and aggregator "
-                f"'{aggregator.name}' does not keep to itself what each one sends",
-                hint="Use --aggregator secagg; or 'dp-local', where each client adds all of the noise.",
+                f"under transform '{self.name}' the noise of a single client is not sufficient, and aggregator "
+                f"'{aggregator.name}' reveals single updates",
+                hint="Use --aggregator secagg; or 'dp-local', with the full noise on each client.",
             )
         if least is not None and least > aggregator.survivors:
             raise IncompatibleError(
-                f"the noise of {least} clients is to be enough, and aggregator '{aggregator.name}' makes sums of "
-                f"{aggregator.survivors} known",
+                f"survivors is {least}, and aggregator '{aggregator.name}' publishes sums of "
+                f"{counted(aggregator.survivors, 'client')}",
                 hint=f"Use -o aggregator.minimum={least}, or fewer survivors.",
             )
 
@@ -135,8 +138,8 @@ class DistributedDP(CentralDP):
         """The terms without amplification: the server knows the cohorts."""
         if self.config.relation == "add-remove":
             raise IncompatibleError(
-                f"under transform '{self.name}' a client that is left out takes its noise along, for which add-remove "
-                "has no epsilon",
+                f"under transform '{self.name}' removing a client removes its noise, for which add-remove has no "
+                "epsilon",
                 hint="Use zero-out, or replace-one.",
             )
         base = Terms.of(run, self.config.model_copy(update={"relation": None}))
@@ -220,10 +223,12 @@ class DistributedDP(CentralDP):
         noise, survivors = self.config.noise_multiplier, self.config.survivors
         if noise is not None and release.noise_multiplier < noise:
             raise ProtocolError(
-                f"the server asks for the noise {release.noise_multiplier:g}, and the run has {noise:g}"
+                f"the server requests the noise multiplier {release.noise_multiplier:g}, and the run has {noise:g}"
             )
         if survivors is not None and release.survivors > survivors:
-            raise ProtocolError(f"the server counts on {release.survivors} clients' noise, and the run on {survivors}")
+            raise ProtocolError(
+                f"the server expects the noise of {counted(release.survivors, 'survivor')}, and the run of {survivors}"
+            )
 
     def _check_noise(self, state: Arrays, noise: float, terms: Terms) -> None:
         self._refuse_coarse_lattice(terms.release(noise), noise)

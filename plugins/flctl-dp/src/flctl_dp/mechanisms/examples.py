@@ -39,25 +39,23 @@ class ExampleDP(flctl.Transform):
     name = "dp-examples"
 
     class Config(CentralDP.Config):
-        clipping_norm: float = Field(1.0, ge=1e-20, le=1e20, description="The largest L2 norm of a row's gradient.")
+        clipping_norm: float = Field(1.0, ge=1e-20, le=1e20, description="Largest L2 norm of a per-example gradient.")
         target_epsilon: float | None = Field(
-            None, gt=0, description="The budget of each client's rows: a round that would exceed one is refused."
+            None, gt=0, description="Privacy budget of each client's rows: a round that would exceed one is refused."
         )
-        target_delta: float = Field(1e-5, gt=0, lt=1, description="Delta; below one over a client's number of rows.")
-        relation: Relation | None = Field(
-            None, description="What neighbouring sets of rows differ in; null: add-remove."
-        )
+        target_delta: float = Field(1e-5, gt=0, lt=1, description="Delta; below 1 / number of a client's rows.")
+        relation: Relation | None = Field(None, description="Neighbouring relation; null: add-remove.")
         ledger: str | None = Field(
             None,
             min_length=1,
-            description="The folder of the clients' ledgers; null: privacy-ledgers in the partition.",
+            description="Folder of the clients' ledgers; null: privacy-ledgers in the partition.",
         )
 
     def check(self, run: RunInfo) -> None:
         if run.strategy.measures != "nothing":
             raise IncompatibleError(
-                f"strategy '{run.strategy.name}' measures the model on all rows of each client, which no noise covers",
-                hint="Use a strategy that does not measure (fedavg, fedprox, scaffold ...).",
+                f"strategy '{run.strategy.name}' evaluates the model on all rows of each client without noise",
+                hint="Use a strategy without such an evaluation (fedavg, fedprox, scaffold ...).",
             )
         most = int(run.partition.counts[:, 0].max(initial=0))
         refuse_delta(f"transforms.{self.name}.target_delta", self.config.target_delta, most, "row")
@@ -185,7 +183,7 @@ def _noise_of(noise: npt.NDArray[np.float64], number: int) -> float:
     """The noise multiplier of a client. Raises FlctlError for one that has none: nothing may be released without."""
     found = float(noise[number if len(noise) > 1 else 0])
     if not found > 0:
-        raise flctl.FlctlError(f"client number {number} is to make noisy steps, and no noise was found for it")
+        raise flctl.FlctlError(f"no noise multiplier was found for client number {number}")
     return found
 
 
@@ -197,11 +195,11 @@ def _refuse_lost(heads: npt.NDArray[np.uint8], ledgers: Mapping[int, Ledger]) ->
             continue
         if number not in ledgers:
             raise IntegrityError(
-                f"the ledger of client number {number} is gone, and the run's checkpoint rests on it",
-                hint="Put it back.",
+                f"the ledger of client number {number} is missing, and the run's checkpoint depends on it",
+                hint="Restore it.",
             )
         if not ledgers[number].holds(head):
             raise IncompatibleError(
-                f"the ledger of client number {number} has no line {head[:12]}, on which the run's checkpoint rests",
-                hint="Put the ledgers back that this run was charged to.",
+                f"the ledger of client number {number} has no line {head[:12]}, on which the run's checkpoint depends",
+                hint="Restore the ledgers that this run was charged to.",
             )

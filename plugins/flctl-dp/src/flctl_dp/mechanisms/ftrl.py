@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from flctl import Aggregate, Arrays, ConfigError, IncompatibleError, Layout, ServerContext, StartContext
+from flctl.errors import counted
 from pydantic import Field
 
 from flctl_dp.budget.terms import Terms
@@ -33,7 +34,8 @@ class CorrelatedDP(CentralDP):
             None,
             ge=1,
             le=MOST_BANDS,
-            description="Over how many rounds noise is correlated; null: as many as a client stays away, at most 32.",
+            description="Number of rounds with correlated noise; null: the separation of a client's rounds, at most "
+            "32.",
         )
 
     def check(self, run: RunInfo) -> None:
@@ -63,7 +65,8 @@ class CorrelatedDP(CentralDP):
         bands = self.terms(ctx.run).bands
         if int(state["steps"][0]) and int(state["bands"][0]) != bands:
             raise IncompatibleError(
-                f"the run began with {int(state['bands'][0])} bands of noise, and would go on with {bands}",
+                f"the run started with {counted(int(state['bands'][0]), 'band')} of noise, and this resume would use "
+                f"{bands}",
                 hint=f"Use transforms.{self.name}.bands={int(state['bands'][0])}, or start a new run.",
             )
         return super().begin({**state, "bands": np.array([bands], np.int64)}, ctx)
@@ -103,7 +106,8 @@ class CorrelatedDP(CentralDP):
         bound = clip * (1 - margin(expected)) - stretch(spread * clip, coordinates, bands) - rounded
         if bound < clip / 2:
             raise ConfigError(
-                f"noise of {spread:g} clipping norms on {coordinates} values leaves little of an update",
+                f"noise of {spread:g} clipping norms on {counted(coordinates, 'value')} hides an update almost "
+                "completely",
                 hint="Use a smaller noise multiplier, fewer bands, or a smaller model.",
             )
         return bound
@@ -119,7 +123,7 @@ def _separation(run: RunInfo) -> int:
     if cohort.sampling == "trace" and cohort.separation:
         return cohort.separation
     raise IncompatibleError(
-        f"transform '{CorrelatedDP.name}' needs to know how long a client stays away, and cohort.sampling is "
+        f"transform '{CorrelatedDP.name}' needs the separation of a client's rounds, and cohort.sampling is "
         f"'{cohort.sampling}'",
         hint="Use cohort.sampling=cyclic, or trace with a cohort.separation.",
     )

@@ -31,8 +31,8 @@ class LocalDP(CentralDP):
         relation = self.config.relation
         if relation not in (None, "replace-one"):
             raise ConfigError(
-                f"transforms.dp-local.relation is {relation}: any two updates of a client must look alike",
-                hint="Use replace-one, or leave it out.",
+                f"transforms.dp-local.relation is {relation}: any two updates of a client must be indistinguishable",
+                hint="Use replace-one, or leave relation out.",
             )
 
     @property

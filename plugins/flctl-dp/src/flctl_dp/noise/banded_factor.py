@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 from flctl import IncompatibleError
+from flctl.errors import counted
 
 __all__ = ["MOST_BANDS", "USUAL_BANDS", "bands_of", "coefficients", "column_norm"]
 
@@ -43,8 +44,8 @@ def bands_of(wanted: int | None, separation: int) -> int:
         return min(separation, USUAL_BANDS)
     if wanted > separation:
         raise IncompatibleError(
-            f"{wanted} bands are asked for, and a client may take part again after {separation} rounds: its rounds "
+            f"bands is {wanted}, and a client may take part again after {counted(separation, 'round')}: its rounds "
             "would overlap",
-            hint=f"Use at most {separation} bands, or fewer clients a round.",
+            hint=f"Use at most {separation} bands, or fewer clients per round.",
         )
     return wanted

@@ -39,7 +39,7 @@ def drawn_share(mechanism: Mechanism, variance: int, words: Words, count: int) -
     """`count` draws [count] of the mechanism's distribution of this variance, one of `variances`. Raises ValueError for
     another one."""
     if variance not in variances(mechanism):
-        raise ValueError(f"nothing is drawn with the variance {variance}")
+        raise ValueError(f"no noise can be drawn with the variance {variance}")
     draws = variance // (_S * _S)
     if draws <= 1:
         return _table(mechanism, math.isqrt(variance)).draw(words, count)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flctl.errors import counted
+
 if TYPE_CHECKING:
     from flctl_secagg.identity.roster import Roster
     from flctl_secagg.transcripts.verifier import Verdict
@@ -21,8 +23,8 @@ Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The directory of
 
 app = typer.Typer(no_args_is_help=True, help="Secure aggregation: keys, rosters, costs and transcripts.")
 keys = typer.Typer(no_args_is_help=True, help="Identity keys of clients and of the operator.")
-roster = typer.Typer(no_args_is_help=True, help="The list of who takes part, signed by the operator.")
-policy = typer.Typer(no_args_is_help=True, help="The policy of clients: what they take part in.")
+roster = typer.Typer(no_args_is_help=True, help="Signed list of the participating clients.")
+policy = typer.Typer(no_args_is_help=True, help="Policy of clients: conditions under which they take part.")
 app.add_typer(keys, name="keys")
 app.add_typer(roster, name="roster")
 app.add_typer(policy, name="policy")
@@ -36,8 +38,8 @@ def register(root: typer.Typer) -> None:
 @keys.command("init")
 def init(
     directory: Directory,
-    clients: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Clients to make keys for.")] = None,
-    operator: Annotated[bool, typer.Option("--operator", help="Make the operator's key too.")] = False,
+    clients: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Clients to create keys for.")] = None,
+    operator: Annotated[bool, typer.Option("--operator", help="Also create the operator's key.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Make private keys, readable by their owner alone; an existing one is never overwritten."""
@@ -48,7 +50,7 @@ def init(
 
     wanted = list(clients or [])
     if not wanted and not operator:
-        raise ConfigError("no key was asked for", hint="Name clients, or say --operator.")
+        raise ConfigError("no client was named", hint="Name clients, or use --operator.")
     require_ids(wanted)
     made = {}
     for client in wanted:
@@ -69,9 +71,9 @@ def export(directory: Directory, as_json: JsonFlag = False) -> None:
 @roster.command("sign")
 def sign(
     directory: Directory,
-    run: Annotated[str, typer.Option("--run", help="The run that the roster is for.")],
+    run: Annotated[str, typer.Option("--run", help="Name of the run that the roster is for.")],
     public: Annotated[
-        Path | None, typer.Option("--public", help="Public keys, `ID HEX` a line; by default those of DIR's own keys.")
+        Path | None, typer.Option("--public", help="Public keys, `ID HEX` a line; default: those of the keys in DIR.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -82,7 +84,9 @@ def sign(
 
     found = _public_keys(directory) if public is None else _listed(public)
     if not run or not found:
-        raise ConfigError("a roster needs the name of a run, and clients", hint="Give --run NAME, and make keys first.")
+        raise ConfigError(
+            "a roster needs the name of a run, and at least one client", hint="Use --run NAME, and create keys first."
+        )
     made = make_roster(
         run, {client: bytes.fromhex(key) for client, key in found.items()}, read_private(directory / "operator.key")
     )
@@ -113,7 +117,7 @@ def init_policy(directory: Directory, as_json: JsonFlag = False) -> None:
 
     path = directory / POLICY
     if path.exists():
-        raise ConfigError(f"{path} exists", hint="Edit it, or move it away.")
+        raise ConfigError(f"{path} exists", hint="Edit it, or move it to another folder.")
     write_public(path, policy_text())
     _tell("secagg policy init", {"path": str(path)}, [str(path)], as_json)
 
@@ -122,7 +126,7 @@ def init_policy(directory: Directory, as_json: JsonFlag = False) -> None:
 def show_policy(
     directory: Directory,
     option: Annotated[
-        list[str] | None, typer.Option("-o", "--option", help="KEY=VALUE of aggregator.* that a run would have.")
+        list[str] | None, typer.Option("-o", "--option", help="KEY=VALUE of aggregator.* in the run.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -159,7 +163,7 @@ def plan(
 def verify(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or one transcript.")],
     operator: Annotated[
-        Path | None, typer.Option("--operator", help="The operator's public key, to be the one who signed.")
+        Path | None, typer.Option("--operator", help="The operator's public key, which must match the signature.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -188,22 +192,27 @@ def verify(
 def _verdict_lines(verdicts: Sequence[Verdict], *, chain: bool, pinned: bool) -> list[str]:
     lines = []
     for one in verdicts:
-        short = f", {one.short} too short to tell" if one.short else ""
-        summed = f"holds, {len(one.survivors)} of {one.asked} clients, {one.masked} vectors look masked{short}"
+        short = f", {one.short} too short to test" if one.short else ""
+        summed = (
+            f"correct, {len(one.survivors)} of {counted(one.asked, 'client')}, {counted(one.masked, 'vector')} "
+            f"masked{short}"
+        )
         lines.append(
             f"round {one.round}, attempt {one.attempt}: {f'refused: {one.refused}' if one.refused else summed}"
         )
     if not chain:
-        lines.append("one transcript by itself: name the run to check that none is missing")
+        lines.append("only one transcript: name the run to check that no transcript is missing")
     if not pinned:
-        lines.append("no authority vouches for the roster: name the operator's public key with --operator")
+        lines.append(
+            "the roster's signature was not checked against a known key: use --operator with the operator's public key"
+        )
     return lines
 
 
 @app.command("bench")
 def bench(
     length: Annotated[int, typer.Option("--length", min=1000, help="Words of a vector.")] = 1_000_000,
-    streams: Annotated[int, typer.Option("--streams", min=1, help="Masks that are added.")] = 10,
+    streams: Annotated[int, typer.Option("--streams", min=1, help="Number of masks to add.")] = 10,
     as_json: JsonFlag = False,
 ) -> None:
     """Print the rate at which masks are added, beside this machine's bare AES rate, on one core."""
@@ -238,7 +247,7 @@ def _listed(path: Path) -> dict[str, str]:
                 raise ValueError(f"the line of '{client}'")
             found[client] = key
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is no list of public keys: {error}", hint="A line is ID HEX.") from error
+        raise ConfigError(f"{path} is not a list of public keys: {error}", hint="Write ID HEX on each line.") from error
     return found
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from flctl import Arrays, ProtocolError
+from flctl.errors import counted
 from flctl_secagg.client.disclosure import require_hidden_in_a_sum, require_unclipped
 from flctl_secagg.client.ledger import Ledger, Opening
 from flctl_secagg.client.memory import Memory
@@ -91,7 +92,7 @@ class Client:
             frames.UNMASK: self._open,
         }
         if kind not in (*steps, frames.DELIVER):
-            raise ProtocolError(f"a message of kind {kind} is not one that a server sends")
+            raise ProtocolError(f"a message of kind {kind} is not a server message")
         kept, session = self._recalled(memory)
         _require_round(session.parameters, asked)
         if kind == frames.DELIVER:
@@ -102,7 +103,7 @@ class Client:
         """Unseals the client's state of a session. Raises ProtocolError if it is missing, or the session is over."""
         plain = unsealed(self._memory_key(), memory, self.me.encode()) if memory else None
         if plain is None:
-            raise ProtocolError("this client remembers no such session")
+            raise ProtocolError("this client has no such session")
         kept = Memory.read(plain)
         parameters = Parameters.read(kept.parameters)
         self._require_open(kept.started, parameters.deadline)
@@ -117,8 +118,8 @@ class Client:
         age = self.clock() - started
         if not -_SKEW <= age <= limit:
             raise ProtocolError(
-                f"the session began {age:.0f} s ago and is over after {limit:g} s",
-                hint="A new session has to be held; see engine.deadline, and session_seconds in the client's policy.",
+                f"the session began {age:.0f} s ago and expires after {limit:g} s",
+                hint="Start a new session; see engine.deadline, and session_seconds in the client's policy.",
             )
 
     def _memory_key(self) -> bytes:
@@ -170,11 +171,11 @@ class Client:
     ) -> None:
         me, cohort = self._place(session), session.parameters.cohort
         if records.get(me) != kept.records[me]:
-            raise ProtocolError("this client's own keys are not as it sent them")
+            raise ProtocolError("this client's keys differ from the keys that it sent")
         if not records.keys() <= {me, *neighbours}:
-            raise ProtocolError("there are keys of clients that are no neighbours")
+            raise ProtocolError("there are keys of clients that are not neighbours")
         if len(records) - 1 < session.parameters.threshold:
-            raise ProtocolError(f"{len(records) - 1} neighbours are fewer than the threshold")
+            raise ProtocolError(f"found {counted(len(records) - 1, 'neighbour')}, fewer than the threshold")
         for place, record in records.items():
             if not is_signed(
                 session.key_of(place), record[3 * KEY_BYTES :], keys_text(session.sid, cohort[place], record)
@@ -182,7 +183,7 @@ class Client:
                 raise ProtocolError(f"the keys of client '{cohort[place]}' are not signed by it")
         keys = [record[at : at + KEY_BYTES] for record in records.values() for at in (0, KEY_BYTES)]
         if len(set(keys)) != len(keys):
-            raise ProtocolError("two keys of the session are the same")
+            raise ProtocolError("two keys of the session are equal")
 
     def _split(self, kept: Memory, session: Session, neighbours: tuple[int, ...]) -> list[bytes]:
         """Packs, for each neighbour, its x-coordinate on the polynomials, its share of b and its share of s."""
@@ -198,9 +199,9 @@ class Client:
         me, degree = self._place(session), session.parameters.neighbours
         _expect(kept, frames.SHARES)
         if vector is None:
-            raise ProtocolError("a masked vector was asked for, and no training")
+            raise ProtocolError("a masked vector was requested without training")
         if asked.digest != session.parameters.work:
-            raise ProtocolError("the work is not the one that the session was agreed for")
+            raise ProtocolError("the work differs from the work of the session")
         self.policy.check_work(asked)
         require_hidden_in_a_sum(
             vector, session.parameters.max_weight, accept_zeros=asked.rests or self.policy.accept_zeros
@@ -208,7 +209,9 @@ class Client:
         body = frames.opened(message, frames.DELIVER, session.sid, 0, degree * (BOX_BYTES + 4))
         boxes = frames.read_records(body, BOX_BYTES, degree, session.count)
         if not boxes.keys() <= kept.records.keys() - {me} or len(boxes) < session.parameters.threshold:
-            raise ProtocolError(f"{len(boxes)} neighbours with shares are fewer than the threshold, or strangers")
+            raise ProtocolError(
+                f"found {counted(len(boxes), 'neighbour')} with shares, fewer than the threshold, or unknown clients"
+            )
         self.ledger.claim(self.me, session.sid, frames.DELIVER)
         shares: dict[int, bytes] = {}
         private = loaded(kept.secrets["c"])
@@ -254,7 +257,7 @@ class Client:
         """R3, active mode: signs one list of survivors, the only one for which this client will open shares."""
         _expect(kept, frames.MASKED)
         if session.parameters.mode != "active":
-            raise ProtocolError("a list to sign came in a mode without one")
+            raise ProtocolError("a list of survivors to sign arrived in a mode without signatures")
         size = (session.count + 7) // 8
         survivors = bytes(frames.opened(message, frames.SURVIVORS, session.sid, size, size))
         self._check_survivors(kept, session, survivors)
@@ -270,10 +273,10 @@ class Client:
         if me not in alive:
             raise ProtocolError("this client sent its vector and is not on the list of survivors")
         if len(alive) < max(parameters.threshold, parameters.survivors):
-            raise ProtocolError(f"{len(alive)} survivors are fewer than the session needs")
+            raise ProtocolError(f"found {counted(len(alive), 'survivor')}, fewer than the session needs")
         strangers = [peer for peer in session.neighbours(me) if peer in alive and peer not in kept.shares]
         if strangers:
-            raise ProtocolError(f"{len(strangers)} survivors did not share their secrets with this client")
+            raise ProtocolError(f"{counted(len(strangers), 'survivor')} did not share secrets with this client")
 
     def _open(self, kept: Memory, session: Session, message: bytes) -> tuple[bytes, bytes]:
         """R4: opens one share of each neighbour: of b if the neighbour survived, of s if it dropped out."""
@@ -284,7 +287,7 @@ class Client:
         body = frames.opened(message, frames.UNMASK, session.sid, size, most)
         survivors = bytes(body[:size])
         if active and survivors != kept.survivors:
-            raise ProtocolError("the survivors are others than those that this client signed")
+            raise ProtocolError("the survivors differ from the list that this client signed")
         self._check_survivors(kept, session, survivors)
         if active:
             self._check_agreement(session, survivors, body[size:])
@@ -303,7 +306,10 @@ class Client:
         text, mine = agreed_text(session.sid, survivors), set(session.neighbours(me))
         alive = frames.members(survivors, session.count)
         if not signatures.keys() <= mine & alive or len(signatures) < needed:
-            raise ProtocolError(f"{len(signatures)} signatures of neighbours are fewer than {needed}, or strangers'")
+            raise ProtocolError(
+                f"found {counted(len(signatures), 'signature')} of neighbours, expected at least {needed}, and none "
+                "of other clients"
+            )
         for place, signature in signatures.items():
             if not is_signed(session.key_of(place), signature, text):
                 raise ProtocolError(f"client '{session.parameters.cohort[place]}' did not sign the list of survivors")
@@ -321,9 +327,9 @@ class Client:
 
 def _require_round(parameters: Parameters, asked: AskedWork) -> None:
     if parameters.round != asked.round:
-        raise ProtocolError(f"a session of round {parameters.round} came with a request of round {asked.round}")
+        raise ProtocolError(f"a session of round {parameters.round} arrived with a request of round {asked.round}")
 
 
 def _expect(kept: Memory, phase: int) -> None:
     if kept.phase != phase:
-        raise ProtocolError("a message came out of turn")
+        raise ProtocolError("a message arrived out of order")

@@ -39,14 +39,14 @@ def require_hidden_in_a_sum(vector: Arrays, max_weight: float, *, accept_zeros: 
             continue
         if values.dtype.kind in "iu":
             raise ProtocolError(
-                f"'{name}' has whole numbers, and weights go up to {max_weight:g}: their sum can be taken apart",
+                f"'{name}' has whole numbers, and weights go up to {max_weight:g}: their sum can be separated",
                 hint=_ONCE,
             )
         if values.size > FEW and most_common_magnitude(values) > MOST_ALIKE:
             raise ProtocolError(
                 f"more than {MOST_ALIKE:.0%} of the values of '{name}' have one magnitude, and weights differ: their "
-                "sum can be taken apart",
-                hint=f"{_ONCE} Adam's first step has one magnitude: make more steps.",
+                "sum can be separated",
+                hint=f"{_ONCE} Adam's first step has one magnitude: use more steps.",
             )
 
 
@@ -56,9 +56,9 @@ def require_unclipped(clipped: Mapping[str, int], layout: Sequence[tuple[str, in
     for name, length in layout:
         if length > FEW and clipped.get(name, 0) > share * length:
             raise ProtocolError(
-                f"{clipped[name]} of {length} values of '{name}' exceed the clip, and at most {share:.0%} may: a "
-                "clipped value says only its sign",
-                hint="Raise aggregator.clip, or make smaller updates (local.lr).",
+                f"{clipped[name]} of {length} values of '{name}' exceed the clip, at most {share:.0%} may: a clipped "
+                "value reveals only its sign",
+                hint="Raise aggregator.clip, or lower local.lr.",
             )
 
 
@@ -81,7 +81,7 @@ def _require_contribution(vector: Arrays, *, accept_zeros: bool) -> None:
     """Raises ProtocolError if the vector adds nothing: as a survivor, the client would count toward the minimum, but
     would hide no other client's update."""
     if WEIGHT in vector and not vector[WEIGHT].any():
-        raise ProtocolError("this client has no example to count, and would hide no other client's update")
+        raise ProtocolError("this client has weight 0, and its vector would mask no other client's update")
     fractions = [values for name, values in vector.items() if name != WEIGHT and values.dtype.kind == "f"]
     if fractions and not accept_zeros and not any(values.any() for values in fractions):
-        raise ProtocolError("this client's update is zero, and would hide no other client's update")
+        raise ProtocolError("this client's update is zero, and would mask no other client's update")

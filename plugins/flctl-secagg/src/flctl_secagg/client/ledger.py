@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Lock
 
 from flctl import ProtocolError, StorageError
+from flctl.errors import counted
 from flctl_secagg.client.differences import exposed
 from flctl_secagg.protocol.parameters import Parameters
 
@@ -62,7 +63,7 @@ class Ledger:
         masks would reveal their difference."""
         taken = self._insert("INSERT OR IGNORE INTO steps VALUES (?, ?, ?)", (client, sid, phase))
         if not taken:
-            raise ProtocolError("this step of the session was taken before", hint="A session is never used twice.")
+            raise ProtocolError("this step of the session was already taken", hint="A session is never used twice.")
 
     def answer(self, client: str, opening: Opening, *, apart: bool = False) -> None:
         """Records that a client is about to open shares for the survivors of a round.
@@ -126,9 +127,11 @@ def _refusal(error: sqlite3.Error) -> StorageError:
     if _is_busy(error):
         return StorageError(
             f"another process has held the record of sessions for {_SECONDS:g} seconds",
-            hint="Wait for it, or end it: a process that was stopped in the middle keeps the record.",
+            hint="Wait for that process, or terminate it: a suspended process keeps the record locked.",
         )
-    return StorageError(f"the record of sessions cannot be used: {error}", hint="Is the disk full, or read-only?")
+    return StorageError(
+        f"the record of sessions cannot be used: {error}", hint="Check the free space and permissions of the disk."
+    )
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
@@ -143,13 +146,13 @@ def _conflict(opening: Opening, earlier: Sequence[Opening], *, apart: bool) -> P
         if (other.round == opening.round or other.work == opening.work) and other not in same_list:
             return ProtocolError(
                 f"in round {other.round}, shares were opened for other survivors before",
-                hint="A round, and its work, is answered for one list of survivors. Go on with the next round.",
+                hint="A client opens shares for one list of survivors per round. Continue with the next round.",
             )
     latest = max((other.round for other in earlier), default=0)
     if opening.round < latest and not any(other.round == opening.round for other in same_list):
         return ProtocolError(
-            f"round {opening.round} is asked for, and shares were opened in round {latest}",
-            hint="Rounds only go up. Go on from a later checkpoint.",
+            f"shares of round {opening.round} were requested, and shares were already opened in round {latest}",
+            hint="Resume from a later checkpoint.",
         )
     if not apart or same_list:
         return None
@@ -162,8 +165,9 @@ def _exposure(opening: Opening, earlier: Sequence[Opening]) -> ProtocolError | N
         return None
     whose = f"the update of client '{found[0]}'" if len(found) == 1 else f"a combination of two updates, {found}"
     return ProtocolError(
-        f"with the sums of earlier rounds, the sum over these {len(opening.survivors)} survivors would give {whose}",
-        hint="Leave more clients out of the round; or set aggregator.differing=warn, and rely on differential privacy.",
+        f"with the sums of earlier rounds, the sum over these {counted(len(opening.survivors), 'survivor')} would "
+        f"reveal {whose}",
+        hint="Exclude more clients from the round; or set aggregator.differing=warn, and rely on differential privacy.",
     )
 
 

@@ -62,7 +62,9 @@ class LocalBounds:
             _demand(least <= value <= most, f"local.{name} is {value:g}, expected {least:g} to {most:g}")
         decay = f"local.weight_decay is {local.weight_decay:g}, expected 0 to {self.weight_decay:g}"
         _demand(0 <= local.weight_decay <= self.weight_decay, decay)
-        _demand(self.drop_last or not local.drop_last, "local.drop_last is true, and may leave clients without a step")
+        _demand(
+            self.drop_last or not local.drop_last, "local.drop_last is true, which can leave clients without a step"
+        )
 
 
 _RANGES = ("lr", "batch_size", "epochs", "steps")
@@ -74,4 +76,4 @@ def _overlap(one: Range, other: Range) -> Range:
 
 def _demand(holds: bool, otherwise: str) -> None:
     if not holds:
-        raise ProtocolError(f"policy: {otherwise}", hint="This client does not train so; see `local` in its policy.")
+        raise ProtocolError(f"policy: {otherwise}", hint="The client's policy forbids this; see `local` in its policy.")

@@ -84,4 +84,6 @@ class Outbox:
 
 
 def _unusable(error: OSError) -> StorageError:
-    return StorageError(f"the kept replies cannot be used: {error.strerror}", hint="Is the disk full, or read-only?")
+    return StorageError(
+        f"the stored replies cannot be used: {error.strerror}", hint="Check the free space and permissions of the disk."
+    )

@@ -8,6 +8,7 @@ from math import inf
 from typing import Literal, TypeVar
 
 from flctl import FlctlError, ProtocolError
+from flctl.errors import counted
 from flctl_secagg.client.local_bounds import LocalBounds
 from flctl_secagg.crypto.masks import Ciphers
 from flctl_secagg.encoding.packing import WIDTHS
@@ -133,9 +134,9 @@ class Policy:
         _demand(list(cohort) == sorted(set(cohort)), "the cohort names a client twice, or is not sorted")
         _demand(me in cohort, "this client is not in the cohort")
         strangers = [client for client in cohort if client not in roster.keys]
-        _demand(not strangers, f"{len(strangers)} clients of the cohort are not on the roster")
-        _demand(len(cohort) >= least, f"the cohort has {len(cohort)} clients, the policy asks for {least}")
-        _demand(found.minimum >= least, f"the session would begin with {found.minimum}, the policy asks for {least}")
+        _demand(not strangers, f"{counted(len(strangers), 'client')} of the cohort not on the roster")
+        _demand(len(cohort) >= least, f"the cohort has {counted(len(cohort), 'client')}, the policy needs {least}")
+        _demand(found.minimum >= least, f"the session would begin with {found.minimum}, the policy needs {least}")
         _demand(
             least <= found.survivors <= len(cohort),
             f"the session would end with {found.survivors}, not {least} or more",
@@ -144,7 +145,7 @@ class Policy:
     def _check_secrecy(self, found: Parameters) -> None:
         count, degree, threshold = len(found.cohort), found.neighbours, found.threshold
         _demand(found.mode in ("hbc", "active"), "the mode is unknown")
-        _demand(self.mode == "hbc" or found.mode == "active", "the policy asks for active mode")
+        _demand(self.mode == "hbc" or found.mode == "active", "the policy needs active mode")
         try:
             least = choose(count, found.mode, self.corrupt, self.dropped)
         except FlctlError as error:
@@ -153,10 +154,10 @@ class Policy:
         _demand(
             complete or (least.neighbours <= degree < count and degree % 2 == 0), f"{degree} neighbours are too few"
         )
-        _demand(complete or found.mode == "hbc" or count > COMPLETE_UP_TO, "active mode asks for the complete graph")
+        _demand(complete or found.mode == "hbc" or count > COMPLETE_UP_TO, "active mode needs the complete graph")
         safe = least_threshold(count, degree, found.mode, self.corrupt)
         lowest = max(safe, self.threshold)
-        _demand(lowest <= threshold <= degree, f"a threshold of {threshold} is outside of {lowest} to {degree}")
+        _demand(lowest <= threshold <= degree, f"the threshold is {threshold}, expected {lowest} to {degree}")
 
     def _check_numbers(self, found: Parameters) -> None:
         _demand(found.bits in WIDTHS, f"words of {found.bits} bits are unknown")
@@ -165,7 +166,7 @@ class Policy:
         _demand(found.cipher in self.ciphers, f"the cipher is {found.cipher}, expected {_listed(self.ciphers)}")
         _demand(0 < found.max_weight <= self.max_weight, f"weights up to {found.max_weight:g} are too large")
         unit = found.clip * found.max_weight
-        _demand(0 < unit < inf and found.levels / unit < inf, "the clip is no bound")
+        _demand(0 < unit < inf and found.levels / unit < inf, "the clip is not a valid bound")
         _demand(
             self.clip_floor <= found.clip <= self.clip,
             f"the clip is {found.clip:g}, expected {self.clip_floor:g} to {self.clip:g}",
@@ -174,7 +175,9 @@ class Policy:
     def _check_encoding(self, found: Parameters) -> None:
         room = 1 << (found.bits - 1)
         _demand(found.levels > 0 and found.levels * len(found.cohort) < room, "the sum of the clients may overflow")
-        _demand(found.words <= self.largest, f"{found.words} words are more than the policy makes room for")
+        _demand(
+            found.words <= self.largest, f"the vectors have {counted(found.words, 'word')}, more than the policy allows"
+        )
         try:
             encoding = Session.encoding_of(found)
         except FlctlError as error:
@@ -193,11 +196,12 @@ def _common(mine: tuple[Value, ...], others: tuple[Value, ...]) -> tuple[Value, 
 
 
 def _listed(values: tuple[object, ...]) -> str:
-    return " or ".join(map(str, values)) or "none: no value is in this policy and in the run's options"
+    return " or ".join(map(str, values)) or "none: no value is allowed by both this policy and the run's options"
 
 
 def _demand(holds: bool, otherwise: str) -> None:
     if not holds:
         raise ProtocolError(
-            f"policy: {otherwise}", hint="This client takes no part; see its policy, and aggregator.* in the config."
+            f"policy: {otherwise}",
+            hint="The client refuses to take part; see its policy, and aggregator.* in the config.",
         )

@@ -33,17 +33,17 @@ class _Section(BaseModel):
         for name in type(self).model_fields:
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) == 2 and value[0] > value[1]:
-                raise ValueError(f"{name} is [{value[0]:g}, {value[1]:g}], expected the least value first")
+                raise ValueError(f"{name} is [{value[0]:g}, {value[1]:g}], expected the smaller value first")
         return self
 
 
 class _Local(_Section):
-    lr: Range = Field((1e-6, 10.0), description="Least and largest learning rate.")
-    batch_size: Range = Field((0, 1 << 20), description="Least and largest number of rows of a step; 0: all rows.")
-    epochs: Range = Field((1, 1000), description="Least and largest number of epochs.")
-    steps: Range = Field((1, 1_000_000), description="Least and largest number of steps, if steps are asked for.")
+    lr: Range = Field((1e-6, 10.0), description="Smallest and largest learning rate.")
+    batch_size: Range = Field((0, 1 << 20), description="Smallest and largest number of rows per step; 0: all rows.")
+    epochs: Range = Field((1, 1000), description="Smallest and largest number of epochs.")
+    steps: Range = Field((1, 1_000_000), description="Smallest and largest number of steps, if `steps` is set.")
     weight_decay: float = Field(1.0, ge=0, description="Largest weight decay.")
-    drop_last: bool = Field(False, description="Allow that a batch which is not full is left out.")
+    drop_last: bool = Field(False, description="Allow `drop_last`, which leaves out incomplete batches.")
 
     @model_validator(mode="after")
     def _check_steps(self) -> Self:
@@ -54,24 +54,28 @@ class _Local(_Section):
 
 
 class _File(_Section):
-    mode: Mode = Field("hbc", description="active: refuse sessions whose server is trusted to follow the protocol.")
-    minimum: int = Field(5, ge=FLOOR, description="The fewest clients of a sum.")
-    threshold: int = Field(2, ge=2, description="The fewest shares that open a secret.")
+    mode: Mode = Field(
+        "hbc", description="active: refuse sessions in hbc mode, which trust the server to follow the protocol."
+    )
+    minimum: int = Field(5, ge=FLOOR, description="Minimum number of clients in a sum.")
+    threshold: int = Field(2, ge=2, description="Minimum number of shares that recover a secret.")
     corrupt: float = Field(0.1, ge=0, lt=0.5, description="Fraction of clients that may collude with the server.")
     dropped: float = Field(0.1, ge=0, lt=0.5, description="Fraction of clients that may drop out of a session.")
-    clip_floor: float = Field(1e-3, gt=0, description="The least bound of a coordinate.")
-    clip: float = Field(1e3, gt=0, description="The largest bound of a coordinate.")
+    clip_floor: float = Field(1e-3, gt=0, description="Smallest clipping bound of a coordinate.")
+    clip: float = Field(1e3, gt=0, description="Largest clipping bound of a coordinate.")
     clipped: float = Field(0.05, ge=0, lt=0.5, description="Largest fraction of coordinates that may reach the bound.")
     bits: tuple[int, ...] = Field(WIDTHS, min_length=1, description="Accepted word sizes.")
     ciphers: tuple[Ciphers, ...] = Field(("aes-128-ctr", "aes-256-ctr"), min_length=1, description="Accepted ciphers.")
-    max_weight: float = Field(1024.0, gt=0, description="The largest weight; 1: every client counts once.")
-    rounds: int = Field(1_000_000, ge=1, description="The last round.")
-    differing: Differing = Field("warn", description="refuse: no shares for lists that give one client's update.")
-    session_seconds: float = Field(86_400.0, gt=0, description="Seconds after which a session is over.")
-    run: str = Field("", description="The name of the run that the roster is for; empty: any.")
-    operator: Hex | Literal[""] = Field("", description="The operator's public key; empty: that in operator.pub.")
+    max_weight: float = Field(1024.0, gt=0, description="Largest weight; 1: equal weights.")
+    rounds: int = Field(1_000_000, ge=1, description="Last round in which the client takes part.")
+    differing: Differing = Field(
+        "warn", description="refuse: open no shares for survivor lists that reveal one client's update."
+    )
+    session_seconds: float = Field(86_400.0, gt=0, description="Seconds after which a session expires.")
+    run: str = Field("", description="Name of the run that the roster is for; empty: any run.")
+    operator: Hex | Literal[""] = Field("", description="Operator's public key; empty: the key in operator.pub.")
     accept_zeros: bool = Field(
-        False, description="Send an update of zero: under differential privacy a client that diverges counts as zeros."
+        False, description="Allow an update of zero: under differential privacy, a diverged client sends zeros."
     )
     local: _Local = Field(_Local.model_validate({}), description="Bounds of local training.")
 
@@ -109,13 +113,13 @@ def read_policy(path: Path) -> OwnPolicy:
 def policy_text(values: Mapping[str, Any] | None = None) -> str:
     """Returns the text of a policy file: every key, its description, and its value in `values` or its default."""
     found = _File.model_validate(values or {})
-    lines = ["# What this client takes part in. A run's options can only tighten it.", ""]
+    lines = ["# Conditions under which this client takes part. A run's options can only tighten them.", ""]
     lines += _described(found, leave_out="local")
     return "\n".join([*lines, "", "[local]", *_described(found.local)]) + "\n"
 
 
 def _validated(path: Path) -> _File:
-    hint = "Write a new one: flctl secagg policy init."
+    hint = "Write a new one: flctl secagg policy init"
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ConfigError(f"{path} is larger than {_MOST_BYTES} bytes", hint=hint)
@@ -123,7 +127,7 @@ def _validated(path: Path) -> _File:
         return _File.model_validate(values)
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, one['loc'])) or 'policy'}: {one['msg']}" for one in error.errors()]
-        raise ConfigError(f"{path}: {'; '.join(problems)}", hint="See every key: flctl secagg policy show.") from error
+        raise ConfigError(f"{path}: {'; '.join(problems)}", hint="See every key: flctl secagg policy show") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a policy: {error}", hint=hint) from error
 

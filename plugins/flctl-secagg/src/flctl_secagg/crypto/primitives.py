@@ -69,7 +69,7 @@ def agree(private: X25519PrivateKey, public: bytes) -> bytes:
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:
-        raise ProtocolError("a peer's public key is of low order, or no key") from error
+        raise ProtocolError("a peer's public key is of low order, or is not a key") from error
 
 
 _P = 2**255 - 19

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flctl.errors import counted
+
 __all__ = ["WIDTHS", "Words", "lane", "pack", "packed_bytes", "reduce", "signed", "unpack"]
 
 Words = npt.NDArray[Any]
@@ -62,7 +64,7 @@ def unpack(data: bytes | memoryview, bits: int, count: int) -> Words:
     """Unpacks what `pack` returned, into new memory. Raises ValueError if the number of bytes is wrong, or padding
     bits after the last word are set."""
     if len(data) != packed_bytes(bits, count):
-        raise ValueError(f"{len(data)} bytes do not hold {count} words of {bits} bits")
+        raise ValueError(f"found {len(data)} bytes, expected {counted(count, 'word')} of {bits} bits")
     dtype = lane(bits)
     if bits == dtype.itemsize * 8:
         return np.frombuffer(data, dtype).copy()

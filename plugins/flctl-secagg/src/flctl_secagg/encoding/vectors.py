@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl import RING, Arrays, IncompatibleError, ProtocolError
+from flctl.errors import counted
 from flctl_secagg.crypto.masks import keystream
 from flctl_secagg.encoding.packing import Words, lane, packed_bytes, signed
 
@@ -62,14 +63,14 @@ class Encoding:
     def __post_init__(self) -> None:
         if self.levels < LEAST_LEVELS:
             raise IncompatibleError(
-                f"words of {self.bits} bits leave {self.levels} levels to each of {self.count} clients, at least "
-                f"{LEAST_LEVELS} are needed",
-                hint="Take more bits (aggregator.bits), or smaller cohorts.",
+                f"words of {self.bits} bits have {self.levels} levels for each of {counted(self.count, 'client')}, at "
+                f"least {LEAST_LEVELS} are needed",
+                hint="Use more bits (aggregator.bits), or smaller cohorts.",
             )
         if self.max_weight > self.largest:
             raise IncompatibleError(
-                f"weights up to {self.max_weight:g} may overflow their sum; {self.largest:g} is the most",
-                hint="Lower aggregator.max_weight, or give clients smaller weights.",
+                f"weights up to {self.max_weight:g} may overflow their sum; the limit is {self.largest:g}",
+                hint="Lower aggregator.max_weight, or use smaller weights.",
             )
 
     @cached_property
@@ -127,7 +128,7 @@ class Encoding:
         weight = self._weight(vector)
         found = tuple((name, array.size) for name, array in vector.items() if name != WEIGHT)
         if dict(found) != dict(self.layout):
-            raise ProtocolError("the vectors to sum are not laid out as the session says")
+            raise ProtocolError("the vectors to sum do not have the layout of the session")
         words, flags, at = np.empty(self.words, lane(self.bits)), [], 0
         clipped: dict[str, int] = {}
         for name, length in self.layout:
@@ -153,7 +154,7 @@ class Encoding:
         """
         ones, clipped = int(words[-1]), int(words[-2])
         if ones != survivors or clipped > survivors:
-            raise _forged(survivors, f"{ones} clients are counted, and {clipped} that clipped something")
+            raise _forged(survivors, f"the sum counts {counted(ones, 'client')}, and {clipped} with clipped values")
         weight = self._fixed_point(words[-2 - self.limbs : -2], survivors, "weight")[0]
         most = survivors * round(self.max_weight * (1 << FRACTION))
         if not 0 < weight <= most:
@@ -198,13 +199,13 @@ class Encoding:
     def _fill_ring(self, part: Words, values: npt.NDArray[Any], weight: float) -> None:
         """Writes integers modulo 2^w, of any magnitude: only their sum modulo 2^w is used."""
         if values.dtype.kind not in "iu":
-            raise ProtocolError(f"a vector of the ring holds {values.dtype}, expected whole numbers")
+            raise ProtocolError(f"a vector of the ring has {values.dtype}, expected whole numbers")
         self._require_scaled(weight)
         part[:] = values.astype(np.uint64).astype(part.dtype)  # two's complement; cut to w bits with the masks
 
     def _require_scaled(self, weight: float) -> None:
         if weight > self.max_weight:
-            raise ProtocolError("whole numbers came with a weight above the maximum, and cannot be scaled down")
+            raise ProtocolError("integers have a weight above the maximum, and cannot be scaled down")
 
     def _fill_whole(self, part: Words, values: npt.NDArray[Any], weight: float) -> None:
         """Writes integers without rounding. If `max_weight` is 1, a larger weight is divided out first."""
@@ -297,8 +298,8 @@ class Encoding:
 
 def _forged(survivors: int, found: str) -> ProtocolError:
     return ProtocolError(
-        f"the unmasked sum is not that of {survivors} clients: {found}",
-        hint="A client sent words that no vector gives, and cannot be named, as only the sum is known.",
+        f"the unmasked sum is not that of {counted(survivors, 'client')}: {found}",
+        hint="A client sent words that do not encode a vector; it cannot be identified, as only the sum is known.",
     )
 
 

@@ -15,7 +15,7 @@ from flctl_secagg.identity.ids import key_file
 
 __all__ = ["LOST", "Keyring", "identity_public", "read_private", "write_private", "write_public"]
 
-LOST = "Copy it again from where it was made: identity keys cannot be recovered."
+LOST = "Copy it again from its origin: identity keys cannot be recovered."
 
 
 def identity_public(private: bytes) -> bytes:
@@ -51,7 +51,9 @@ def write_private(path: Path, key: bytes | None = None) -> bytes:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
-        raise ConfigError(f"{path} exists", hint="Keys are not overwritten: move it away, or name another.") from error
+        raise ConfigError(
+            f"{path} exists", hint="Keys are not overwritten: move it to another folder, or use another name."
+        ) from error
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror}") from error
     with os.fdopen(handle, "wb") as file:
@@ -66,20 +68,18 @@ def read_private(path: Path) -> bytes:
     key or if other users can read it."""
     try:
         if os.name == "posix" and path.stat().st_mode & 0o077:
-            raise IntegrityError(
-                f"{path} can be read by others", hint=f"chmod 600 {path.name}; better, make a new key."
-            )
+            raise IntegrityError(f"{path} can be read by others", hint=f"chmod 600 {path.name}; a new key is safer.")
         raw = path.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be read: {error.strerror}", hint="Make one: flctl secagg keys init."
+            f"{path} cannot be read: {error.strerror}", hint="Create one: flctl secagg keys init"
         ) from error
     try:
         key = bytes.fromhex(raw.decode("ascii").strip())
     except ValueError:
         key = b""
     if len(key) != 32:
-        raise IntegrityError(f"{path} holds no key of 32 bytes", hint=LOST)
+        raise IntegrityError(f"{path} is not a key of 32 bytes", hint=LOST)
     return key
 
 

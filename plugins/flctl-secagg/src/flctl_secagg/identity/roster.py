@@ -50,16 +50,14 @@ class Roster:
         """Raises IntegrityError if the signature is invalid, a key is of low order or used twice, or the operator is
         not the pinned `operator`; ConfigError if an id is not usable."""
         if operator is not None and operator != self.operator:
-            raise IntegrityError("the roster is signed by another operator than the one that is pinned", hint=LOST)
+            raise IntegrityError("the roster is signed with another key than the pinned operator key", hint=LOST)
         self._sound  # noqa: B018
 
     @cached_property
     def _sound(self) -> None:
         """Raises what `check` raises, for everything but the pinned operator; computed once."""
         if not is_signed(self.operator, self.signature, self.signed_part(self.run, self.graph_seed, self.keys)):
-            raise IntegrityError(
-                "the roster's signature does not hold", hint="Sign it again: flctl secagg roster sign."
-            )
+            raise IntegrityError("the roster's signature is invalid", hint="Sign it again: flctl secagg roster sign")
         require_ids(self.keys)
         for client, key in (("operator", self.operator), *self.keys.items()):
             if not is_identity(key):
@@ -68,7 +66,9 @@ class Roster:
                     hint="Make a key with: flctl secagg keys init.",
                 )
         if len(set(self.keys.values())) != len(self.keys):
-            raise IntegrityError("the roster gives two clients one key", hint="Give each client a key of its own.")
+            raise IntegrityError(
+                "the roster has the same key for two clients", hint="Use a different key for each client."
+            )
 
     def text(self) -> str:
         """Returns the roster as the text of its JSON file."""
@@ -96,7 +96,7 @@ def read_roster(path: Path) -> Roster:
     try:
         facts = path.stat()
     except OSError as error:
-        raise ConfigError(f"there is no roster at {path}", hint="Make one: flctl secagg roster sign.") from error
+        raise ConfigError(f"there is no roster at {path}", hint="Create one: flctl secagg roster sign") from error
     if facts.st_size > MOST_BYTES:
         raise IntegrityError(f"{path} has {facts.st_size} bytes; at most {MOST_BYTES} are read")
     return _read(path, facts.st_mtime_ns, facts.st_size)
@@ -117,7 +117,7 @@ def roster_of(text: str, path: Path) -> Roster:
         keys = {str(client): bytes.fromhex(key) for client, key in values["clients"].items()}
         roster = Roster(str(values["run"]), hexed["graph_seed"], hexed["operator"], keys, hexed["signature"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"{path} is no roster", hint=LOST) from error
+        raise IntegrityError(f"{path} is not a roster", hint=LOST) from error
     if any(len(key) != 32 for key in (*keys.values(), roster.operator, roster.graph_seed)):
         raise IntegrityError(f"{path} has keys that are not 32 bytes long", hint=LOST)
     roster.check()

@@ -44,7 +44,7 @@ class AskedWork:
         if work is None:
             return cls(round_number, work_digest(None))
         if work.round != round_number:
-            raise ProtocolError(f"a request of round {round_number} asks for the work of round {work.round}")
+            raise ProtocolError(f"a request of round {round_number} has the work of round {work.round}")
         return cls(round_number, work_digest(work), work.local, work.allowance is not None)
 
 

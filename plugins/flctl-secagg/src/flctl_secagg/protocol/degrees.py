@@ -9,6 +9,7 @@ from math import comb, lgamma, log, log2
 from typing import Literal
 
 from flctl import IncompatibleError
+from flctl.errors import counted
 
 __all__ = [
     "COMPLETE_BELOW",
@@ -88,8 +89,8 @@ def choose(count: int, mode: Mode, corrupt: float, dropped: float) -> Degrees:
     if whole.threshold <= whole.neighbours - absent:
         return whole
     raise IncompatibleError(
-        f"no graph of {count} clients is safe with {adversaries} corrupt and {absent} dropped clients",
-        hint="Expect fewer corrupt or dropped clients (aggregator.corrupt, aggregator.dropped).",
+        f"no graph of {counted(count, 'client')} is safe with {adversaries} corrupt and {absent} dropped clients",
+        hint="Lower aggregator.corrupt or aggregator.dropped.",
     )
 
 

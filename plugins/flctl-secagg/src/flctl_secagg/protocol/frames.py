@@ -61,7 +61,7 @@ def phase_of(message: bytes) -> int:
     if len(message) > len(_NAME) and message.startswith(_NAME) and message[len(_NAME)] != _VERSION:
         raise version_error(str(_VERSION), str(message[len(_NAME)]))
     if len(message) < HEAD or message[: len(MAGIC)] != MAGIC:
-        raise ProtocolError(f"{len(message)} bytes are no message of secure aggregation")
+        raise ProtocolError(f"{len(message)} bytes are not a message of secure aggregation")
     return message[len(MAGIC)]
 
 
@@ -78,7 +78,7 @@ def opened(message: bytes, kind: int, sid: bytes | None, least: int, most: int) 
         raise ProtocolError(f"a message has {len(message)} bytes, expected {HEAD + least} to {HEAD + most}")
     found = phase_of(message)
     if found != kind:
-        raise ProtocolError(f"a message of kind {found} came where {kind} was expected")
+        raise ProtocolError(f"a message of kind {found} arrived, expected {kind}")
     if sid is not None and message[HEAD - _SID : HEAD] != sid:
         raise ProtocolError("a message belongs to another session")
     return memoryview(message)[HEAD:]
@@ -94,13 +94,15 @@ def read_records(body: memoryview, size: int, most: int, count: int) -> dict[int
     ascending and below `count`."""
     whole = _INDEX + size
     if len(body) % whole or len(body) > most * whole:
-        raise ProtocolError(f"a list of {len(body)} bytes does not hold up to {most} records of {whole}")
+        raise ProtocolError(f"a list of {len(body)} bytes is not a list of at most {most} records of {whole} bytes")
     found: dict[int, bytes] = {}
     last = -1
     for start in range(0, len(body), whole):
         place = int.from_bytes(body[start : start + _INDEX], "big")
         if not last < place < count:
-            raise ProtocolError("a list of clients names one twice, out of order, or outside of the cohort")
+            raise ProtocolError(
+                "a list of clients has a duplicate, is out of order, or names a client outside of the cohort"
+            )
         found[place] = bytes(body[start + _INDEX : start + whole])
         last = place
     return found

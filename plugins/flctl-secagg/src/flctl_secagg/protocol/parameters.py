@@ -90,9 +90,9 @@ class Parameters:
         if any(type(number) is not float or number < 0 for number in (self.clip, self.max_weight, self.deadline)):
             raise TypeError("a number is not a float of at least 0")
         if len(bytes.fromhex(self.previous)) != 32 or len(self.previous) != 64:
-            raise ValueError("the digest of earlier sessions is no such thing")
+            raise ValueError("the digest of earlier sessions is invalid")
         if len(bytes.fromhex(self.nonce)) != 32 or len(self.nonce) != 64 or len(dict(self.layout)) != len(self.layout):
-            raise ValueError("the nonce or the layout is no such thing")
+            raise ValueError("the nonce or the layout is invalid")
 
     def sid(self, roster: Roster) -> bytes:
         """Returns the session id: SHA-256 of the protocol's name, these parameters and the roster's digest."""

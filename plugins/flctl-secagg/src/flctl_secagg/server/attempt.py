@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from flctl import Phase, ProtocolError
+from flctl.errors import counted
 from flctl_secagg.crypto import shamir
 from flctl_secagg.crypto.masks import Stream, add_masks
 from flctl_secagg.crypto.primitives import (
@@ -41,7 +42,7 @@ class AttemptError(ProtocolError):
     rules out another attempt."""
 
     def __init__(self, message: str, left: Iterable[str] = (), opened: bool = False) -> None:
-        super().__init__(message, hint="Nothing of the round is used; see its notes for who dropped out when.")
+        super().__init__(message, hint="The round has no result; its notes list the clients that dropped out.")
         self.left = tuple(left)
         self.opened = opened
 
@@ -199,7 +200,7 @@ class Attempt:
         for owner in sorted(needed):
             found = len(self._near(owner, askable))
             if found < self.session.parameters.threshold:
-                message = f"{found} neighbours of client '{self._client(owner)}' are left"
+                message = f"client '{self._client(owner)}' has {counted(found, 'remaining neighbour')}"
                 left = [self._client(place) for place in sorted(askable)]
                 raise AttemptError(f"{message}, {self.session.parameters.threshold} are needed", left)
 
@@ -212,10 +213,13 @@ class Attempt:
         finally:
             if opened.liars:
                 named = ", ".join(f"'{self._client(place)}'" for place in sorted(opened.liars))
-                self.note(f"wrong shares came from {named}; others were used")
+                self.note(f"wrong shares arrived from {named}; other shares were used")
             for owner, senders in opened.doubts.items():
                 named = ", ".join(f"'{self._client(place)}'" for place in senders)
-                self.note(f"shares of client '{self._client(owner)}' do not fit: it dealt them wrong, or {named} lied")
+                self.note(
+                    f"shares of client '{self._client(owner)}' are inconsistent: it dealt wrong shares, or {named} "
+                    "sent wrong shares"
+                )
 
     def _masks(self, alive: frozenset[int], opened: Opened) -> Iterator[Stream]:
         for place in sorted(alive):
@@ -285,7 +289,7 @@ class Attempt:
         if not is_signed(self.session.key_of(place), record[3 * KEY_BYTES :], text):
             self.note(f"client '{client}' is left out: it did not sign its keys")
         elif len(keys) < 2 or keys & self._keys or not all(is_usable(key) for key in keys):
-            self.note(f"client '{client}' is left out: its keys are of low order, or not its own")
+            self.note(f"client '{client}' is left out: its keys are of low order, or of another client")
         else:
             self._keys |= keys
             return True
@@ -303,13 +307,13 @@ class Attempt:
     def _give_up_if_blamed(self, alive: Iterable[int]) -> None:
         if self._blamed:
             left = [self._client(place) for place in sorted(set(alive) - self._blamed)]
-            raise AttemptError("a client was sent a share that it cannot read", left)
+            raise AttemptError("a client received an unreadable share", left)
 
     def _enough(self, found: dict[int, bytes], least: int, did: str) -> dict[int, bytes]:
         """Returns `found` if it has at least `least` entries. Raises AttemptError if it has fewer."""
         if len(found) < least:
             left = [self._client(place) for place in sorted(found)]
-            message = f"{len(found)} of {self.session.count} clients {did}, {least} are needed"
+            message = f"{len(found)} of {counted(self.session.count, 'client')} {did}, {least} are needed"
             raise AttemptError(message, left)
         return found
 

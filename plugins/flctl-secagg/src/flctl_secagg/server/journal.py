@@ -133,7 +133,7 @@ def _outcome(path: Path, line: bytes) -> Outcome:
         values = json.loads(line)
         return Outcome(**{**values, "survivors": tuple(values["survivors"])})
     except (ValueError, TypeError, KeyError) as error:
-        raise IntegrityError(f"{path} has a line that is no outcome of a session", hint="Put it back.") from error
+        raise IntegrityError(f"{path} has a line that is not the outcome of a session", hint="Restore it.") from error
 
 
 def _sum(path: Path, head: bytes, raw: bytes) -> Sum:
@@ -145,7 +145,7 @@ def _sum(path: Path, head: bytes, raw: bytes) -> Sum:
             raise ValueError(f"{words.size} words, expected {parameters.words}")
         return Sum(parameters, tuple(values["survivors"]), words)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise IntegrityError(f"{path} is no published sum", hint="Remove it; its round is held again.") from error
+        raise IntegrityError(f"{path} is not a published sum", hint="Remove it; its round is repeated.") from error
 
 
 def _write(path: Path, data: bytes) -> None:

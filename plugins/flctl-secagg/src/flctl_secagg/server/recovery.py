@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import combinations, islice
 
 from flctl import ProtocolError
+from flctl.errors import counted
 from flctl_secagg.crypto import shamir
 from flctl_secagg.crypto.error_correction import corrected
 
@@ -63,7 +64,9 @@ def recover(opened: Opened, owner: int, client: str, is_right: Callable[[bytes],
     """
     shares = opened.usable(owner)
     if len(shares) < opened.threshold:
-        raise ProtocolError(f"{len(shares)} shares of client '{client}' were opened, {opened.threshold} are needed")
+        raise ProtocolError(
+            f"client '{client}' has {counted(len(shares), 'opened share')}, {opened.threshold} are needed"
+        )
     for basis in _bases(shares, opened.threshold):
         places, values = _columns(basis)
         secret = shamir.combine(places, values)
@@ -74,7 +77,7 @@ def recover(opened: Opened, owner: int, client: str, is_right: Callable[[bytes],
                 if shamir.evaluate(places, values, place) != share:
                     opened.wrong.setdefault(opened.senders[owner, place], set()).add(owner)
         return secret
-    raise ProtocolError(f"the shares of client '{client}' fit no secret that it committed to")
+    raise ProtocolError(f"the shares of client '{client}' do not match the secret that it committed to")
 
 
 def _columns(shares: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], list[int]]:

@@ -99,12 +99,12 @@ def read_entries(path: Path, *, cut: bool = False) -> Iterator[Entry]:
     size = path.stat().st_size
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
-            raise IntegrityError(f"{path.name} is no transcript of secure aggregation")
+            raise IntegrityError(f"{path.name} is not a transcript of secure aggregation")
         while head := file.read(_HEAD.size):
             if len(head) < _HEAD.size and cut:
                 return
             if len(head) < _HEAD.size:
-                raise IntegrityError(f"{path.name} is cut off")
+                raise IntegrityError(f"{path.name} is truncated")
             way, kind, name, length = _HEAD.unpack(head)
             if length > min(_MOST, size) and cut:
                 return
@@ -114,7 +114,7 @@ def read_entries(path: Path, *, cut: bool = False) -> Iterator[Entry]:
             if (len(client), len(message)) != (name, length) and cut:
                 return
             if (len(client), len(message)) != (name, length):
-                raise IntegrityError(f"{path.name} is cut off")
+                raise IntegrityError(f"{path.name} is truncated")
             yield Entry(way, kind, client.decode("utf-8", "replace"), message)
 
 
@@ -125,7 +125,7 @@ def session_of(entries: Iterable[Entry], path: Path) -> Session:
     rosters = [entry.message for entry in found if entry.kind == ROSTER]
     hellos = [entry.message for entry in found if entry.kind != ROSTER]
     if len(rosters) != 1 or not hellos:
-        raise IntegrityError(f"{path.name} has no roster, or no session in it")
+        raise IntegrityError(f"{path.name} has no roster, or no session")
     roster = roster_of(rosters[0].decode("utf-8", "replace"), path)
     return Session(Parameters.read(hellos[0][frames.HEAD :]), roster)
 

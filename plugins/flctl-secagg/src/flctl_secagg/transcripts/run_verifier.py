@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flctl import IntegrityError
+from flctl.errors import counted
 from flctl_secagg.client.ledger import Ledger
 from flctl_secagg.server.journal import JOURNAL, TRANSCRIPTS, Journal, Outcome, chained
 from flctl_secagg.transcripts.recording import SHOWN
@@ -33,7 +34,7 @@ def verify_run(run: Path, operator: bytes | None = None) -> list[Verdict]:
     if not left and all(one.transcript is None for one in outcomes):
         return []
     if not outcomes and left:
-        raise IntegrityError(f"{home / JOURNAL} is missing, or empty", hint="Put it back: it chains the transcripts.")
+        raise IntegrityError(f"{home / JOURNAL} is missing, or empty", hint="Restore it: it chains the transcripts.")
     verdicts, head = [], ""
     for head, outcome in chained([*outcomes, _END]):
         if outcome is not _END:
@@ -41,7 +42,7 @@ def verify_run(run: Path, operator: bytes | None = None) -> list[Verdict]:
             verdicts.append(_verified(path, head, outcome, operator))
     verdicts += _unfinished(list(left.values()), head, operator)
     if len({one.sid for one in verdicts}) != len(verdicts) or len({one.operator for one in verdicts}) > 1:
-        raise IntegrityError(f"{folder}: a session is there twice, or rosters have different operators")
+        raise IntegrityError(f"{folder}: a session is duplicated, or rosters have different operators")
     _check_rounds(run, outcomes)
     _check_ledger(home, outcomes)
     return verdicts
@@ -57,15 +58,17 @@ def _name(outcome: Outcome) -> str:
 def _verified(path: Path | None, head: str, outcome: Outcome, operator: bytes | None) -> Verdict:
     """Verifies the session of an outcome; `head` is the digest of the journal before it."""
     if path is None:
-        raise IntegrityError(f"the transcript {_name(outcome)} is missing", hint="The journal has its outcome.")
+        raise IntegrityError(
+            f"the transcript {_name(outcome)} is missing", hint="Restore it: the journal has its outcome."
+        )
     if hashlib.sha256(path.read_bytes()).hexdigest() != outcome.transcript:
-        raise IntegrityError(f"{path.name} is not the transcript that the journal has (SHA-256 differs)")
+        raise IntegrityError(f"{path.name} differs from the transcript in the journal (SHA-256 differs)")
     verdict = verify(path, operator, cut=outcome.end == "cut")
     if verdict.previous != head:
-        raise IntegrityError(f"{path.name} follows other sessions than those that the journal has before it")
+        raise IntegrityError(f"{path.name} follows other sessions than in the journal")
     told = (verdict.sid, verdict.round, verdict.refused is None)
     if told != (outcome.sid, outcome.round, outcome.end == "summed"):
-        raise IntegrityError(f"{path.name} tells of another session, or end, than the journal")
+        raise IntegrityError(f"{path.name} has another session, or outcome, than the journal")
     if outcome.end == "summed" and verdict.survivors != outcome.survivors:
         raise IntegrityError(f"{path.name} has other survivors than the journal")
     return verdict
@@ -75,7 +78,7 @@ def _unfinished(left: Sequence[Path], head: str, operator: bytes | None) -> list
     """Verifies a last transcript without an outcome: the server was stopped during its session."""
     found = [verify(path, operator, cut=True) for path in left[:1]]
     if len(left) > 1 or any(one.previous != head or one.refused is None for one in found):
-        raise IntegrityError(f"the journal does not know the transcript {left[0].name}")
+        raise IntegrityError(f"the journal does not have the transcript {left[0].name}")
     return found
 
 
@@ -86,7 +89,9 @@ def _check_rounds(run: Path, outcomes: Sequence[Outcome]) -> None:
         one = ends.get(number)
         expected = None if one is None else len(one.survivors) if one.end == "summed" else 0
         if answered != expected:
-            raise IntegrityError(f"metrics.jsonl: round {number} has {answered} answers, and the journal {expected}")
+            raise IntegrityError(
+                f"metrics.jsonl: round {number} has {counted(answered, 'answer')}, and the journal {expected}"
+            )
     for path in sorted((run / "checkpoints").glob("round-*")):
         number = int(path.name.removeprefix("round-"))
         if number and number not in ends:

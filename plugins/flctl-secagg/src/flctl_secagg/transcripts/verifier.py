@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from flctl import FlctlError, IntegrityError, Phase
+from flctl.errors import counted
 from flctl_secagg.client.policy import Policy
 from flctl_secagg.crypto.primitives import SIGNATURE_BYTES
 from flctl_secagg.encoding.packing import pack
@@ -73,9 +74,11 @@ def _verify(path: Path, operator: bytes | None, *, cut: bool) -> Verdict:
     if cut and isinstance(played, Unmasked) and not published:
         played = "the server was stopped before it published the sum"
     if (isinstance(played, Unmasked), len(published)) not in ((True, 1), (False, 0)):
-        raise IntegrityError(f"{path.name}: {len(published)} sums were published, and the session came to another end")
+        raise IntegrityError(
+            f"{path.name}: {counted(len(published), 'sum')} published, which contradicts the outcome of the session"
+        )
     if isinstance(played, Unmasked) and pack(played.words.astype("<u8"), 64) != published[0].message:
-        raise IntegrityError(f"{path.name}: the published sum does not follow from what the clients sent")
+        raise IntegrityError(f"{path.name}: the published sum does not match the clients' messages")
     masked, short = _count_masked(path, entries)
     parameters = session.parameters
     return Verdict(
@@ -123,7 +126,7 @@ def _played(path: Path, session: Session, entries: list[Entry], notes: list[str]
     except AttemptError as error:
         found = error.message
     if next(left, None) is not None:
-        raise IntegrityError(f"{path.name}: the server went on after the session had ended")
+        raise IntegrityError(f"{path.name}: the server continued after the end of the session")
     return found
 
 
@@ -153,9 +156,7 @@ def _check_sent(path: Path, phase: Phase, sent: list[Entry]) -> None:
     told = {entry.client: entry.message for entry in sent}
     for client in sorted(phase.messages.keys() | told.keys()):
         if told.get(client) != phase.messages.get(client) or len(told) != len(sent):
-            raise IntegrityError(
-                f"{path.name}: the server told client '{client}' something else than the protocol says"
-            )
+            raise IntegrityError(f"{path.name}: the server sent client '{client}' a message that violates the protocol")
 
 
 def _count_masked(path: Path, entries: list[Entry]) -> tuple[int, int]:
