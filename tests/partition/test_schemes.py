@@ -268,7 +268,7 @@ class TestDirichlet:
         assert sizes(assign("dirichlet", rows, 10, alpha=0.5, min_size=10)).min() >= 10
 
     def test_an_impossible_minimum_says_the_largest_possible(self):
-        with pytest.raises(DataError, match="needs 3100 rows") as caught:
+        with pytest.raises(DataError, match="needs 3,100 rows") as caught:
             assign("dirichlet", rows_of(300), 10, alpha=0.5, min_size=310)
         assert "30;" in caught.value.hint
 
