@@ -73,7 +73,7 @@ def paired_intervals(
     Raises ValueError when the rows differ.
     """
     if len(first) != len(second) or not np.array_equal(first.count, second.count):
-        raise ValueError("the two models were not scored on the same rows")
+        raise ValueError("the two models were not evaluated on the same rows")
     drawn = _drawn([first, second], classes, positive, seed)
     return {name: found for name, (a, b) in drawn if (found := _bounds(b - a))}
 

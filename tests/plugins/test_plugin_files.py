@@ -173,7 +173,7 @@ def test_the_run_is_called_after_the_class_where_no_name_was_given(here, toy, ca
 @pytest.mark.parametrize(
     ("kind", "name", "message", "hint"),
     [
-        ("strategy", "./none.py:Half", "plugin file none.py does not exist", "the folder that it was started in"),
+        ("strategy", "./none.py:Half", "plugin file none.py does not exist", "the folder where it was started"),
         ("strategy", "mine.py:Hlaf", "mine.py has no class 'Hlaf'", "Did you mean 'Half'?"),
         ("strategy", "mine.py:half", "mine.py has no class 'half'", "Use the class instead of its name: 'Half'."),
         ("strategy", "mine.py:Zzz", "mine.py has no class 'Zzz'", "It defines: Half, Nameless."),
