@@ -103,7 +103,7 @@ def test_a_later_version_is_named_with_both_versions():
     assert "Upgrade flctl-secagg" in refused.value.hint
     with pytest.raises(ProtocolError, match=told):
         frames.phase_of(b"FLSA\x02" + bytes(50))
-    with pytest.raises(ProtocolError, match="no message of secure aggregation"):
+    with pytest.raises(ProtocolError, match="not a message of secure aggregation"):
         frames.phase_of(b"FLSB\x02" + bytes(50))
 
 
@@ -160,7 +160,7 @@ def run(*arguments):
 
 
 def test_a_plan_refuses_what_a_run_refuses_and_aligns_names_values_and_units():
-    with pytest.raises(IncompatibleError, match="needs at least 5 clients, and a round asks 3"):
+    with pytest.raises(IncompatibleError, match="needs at least 5 clients, and a round selects 3"):
         run("plan", "--clients", 3, "--parameters", 10)
     lines = run("plan", "--clients", 3, "--parameters", 10, "-o", "minimum=3").splitlines()
     assert {line.index("  ", 15) for line in lines} == {lines[0].index("  ", 15)}
