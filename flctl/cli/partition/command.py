@@ -116,8 +116,7 @@ def partition(
         option("--picture", metavar="FILE", help="Also draw the heatmap: .png, .svg.", panel=OUTPUT),
     ] = None,
     table: Annotated[
-        Path | None,
-        option("--csv", metavar="FILE", help="Also write the number of rows by client and label.", panel=OUTPUT),
+        Path | None, option("--csv", metavar="FILE", help="Also write row counts by label.", panel=OUTPUT)
     ] = None,
     report: Annotated[bool, option(help="Store the heatmap and its numbers in the partition.", panel=OUTPUT)] = True,
     duplicates: Annotated[bool, option(help="Search for exact duplicate rows across clients.", panel=OUTPUT)] = True,
@@ -127,15 +126,11 @@ def partition(
     ] = None,
     scheme_option: Annotated[
         list[str] | None,
-        option(
-            "--scheme-option", metavar="KEY=VALUE", help="An option of the scheme, never of the reader.", panel=MORE
-        ),
+        option("--scheme-option", metavar="KEY=VALUE", help="Option of the scheme only.", panel=MORE),
     ] = None,
     reader_option: Annotated[
         list[str] | None,
-        option(
-            "--reader-option", metavar="KEY=VALUE", help="An option of the reader, never of the scheme.", panel=MORE
-        ),
+        option("--reader-option", metavar="KEY=VALUE", help="Option of the reader only.", panel=MORE),
     ] = None,
     no_header: Annotated[bool, typer.Option("--no-header", hidden=True, help="Same as --header no.")] = False,
     as_json: JsonFlag = False,

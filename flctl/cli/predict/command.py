@@ -58,21 +58,15 @@ def predict(
         option("--out", metavar="FILE", help="A .csv or .parquet file, or - (default): CSV on stdout.", panel=WRITTEN),
     ] = "-",
     keep: Annotated[
-        str | None,
-        option("--keep", metavar="A,B", help="Columns of ROWS to copy into the output, such as an id.", panel=WRITTEN),
+        str | None, option("--keep", metavar="A,B", help="Columns of ROWS to copy to the output.", panel=WRITTEN)
     ] = None,
     characters: Annotated[
         int | None,
-        option(
-            "--characters", min=1, max=10_000, help="Text: number of characters to predict. Default 1.", panel=WRITTEN
-        ),
+        option("--characters", min=1, max=10_000, help="Text: number of characters. Default 1.", panel=WRITTEN),
     ] = None,
     checkpoint: Annotated[str, option("--checkpoint", help="A round, best or last (default).", panel=MODEL)] = "last",
     client: Annotated[
-        str | None,
-        option(
-            "--client", metavar="ID", help="Use this client's personal model, if the strategy keeps one.", panel=MODEL
-        ),
+        str | None, option("--client", metavar="ID", help="Use this client's personal model.", panel=MODEL)
     ] = None,
     unseen: Annotated[
         UnseenChoice,
@@ -83,17 +77,11 @@ def predict(
         ),
     ] = UnseenChoice.zeros,
     reader: Annotated[
-        str | None,
-        option("--reader", metavar="NAME", help="Reader of ROWS. Default: detected from the file.", panel=ROWS),
+        str | None, option("--reader", metavar="NAME", help="Reader. Default: detected from the file.", panel=ROWS)
     ] = None,
     reader_option: Annotated[
         list[str] | None,
-        option(
-            "--reader-option",
-            metavar="KEY=VALUE",
-            help="An option of the reader, as delimiter=tab; may be repeated.",
-            panel=ROWS,
-        ),
+        option("--reader-option", metavar="KEY=VALUE", help="Reader option; may be repeated.", panel=ROWS),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
