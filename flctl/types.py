@@ -103,9 +103,9 @@ class LocalWork:
 @dataclass(frozen=True, slots=True)
 class Allowance:
     """Limits for clients of a cohort that make fewer steps than requested: at most `steps` [n] for the clients with the
-    indices `numbers` [n], ascending."""
+    indices `client_indices` [n], ascending."""
 
-    numbers: IntArray
+    client_indices: IntArray
     steps: IntArray
 
 

@@ -58,24 +58,25 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
         return
     write_parts(replies, wire.pack_parts("opened", meta={"error": None}))
     work: Work | None = None
-    rooms = AttachedMemory()
+    attached = AttachedMemory()
     while True:
         message = read_frame(requests)
         if wire.kind_of(message) == "work":
             work = messages.unpack_work(message)
             continue
-        write_parts(replies, _reply(runtime, rooms, message, work))
+        write_parts(replies, _reply(runtime, attached, message, work))
 
 
-def _reply(runtime: ClientRuntime, rooms: AttachedMemory, message: bytes, work: Work | None) -> list[Any]:
+def _reply(runtime: ClientRuntime, attached: AttachedMemory, message: bytes, work: Work | None) -> list[Any]:
     """Returns the worker's reply to one message."""
     try:
         if wire.kind_of(message) == "gather":
             ask = wire.unpack(message, "gather")
             if work is None:
                 raise ProtocolError("a request to train arrived before the work")
-            room = rooms.at(ask.meta["slab"])
-            return messages.pack_gathered(runtime.gather(ask.arrays["numbers"], work, ask.meta["each"], room), room)
+            allocator = attached.attach(ask.meta["slab"])
+            gathered = runtime.gather(ask.arrays["numbers"], work, ask.meta["each"], allocator)
+            return messages.pack_gathered(gathered, allocator)
         ask = wire.unpack(message, "ask")
         ids, trains = ask.meta["clients"], ask.meta["trains"]
         blobs = {name: [ask.arrays[f"{k}/{name}"].tobytes() for k in range(len(ids))] for name in ("message", "memory")}

@@ -31,14 +31,14 @@ _Step = tuple[str, Transform, ClientUpdate, ClientUpdate, ClientContext]
 class Pipeline:
     """The transforms of a run, in config order.
 
-    `layout` is that of the strategy's update. `each` is True if a component on the server reads single updates. The
-    server then decodes each update as far as it can, rather than decoding the sum once.
+    `layout` is that of the strategy's update. `keep_individual` is True if a component on the server reads single
+    updates. The server then decodes each update as far as it can, rather than decoding the sum once.
     """
 
     transforms: Mapping[str, Transform]
     layout: Layout
     seed: int
-    each: bool
+    keep_individual: bool
 
     @cached_property
     def layouts(self) -> Mapping[str, Layout]:
@@ -82,10 +82,10 @@ class Pipeline:
         """Index of the first transform whose codes are decoded client by client; those before it are decoded on the
         sum."""
         chain = list(self.transforms.values())
-        if not self.each:
-            return next((place for place, transform in enumerate(chain) if transform.decodes_each), len(chain))
+        if not self.keep_individual:
+            return next((position for position, transform in enumerate(chain) if transform.decodes_each), len(chain))
         # A transform that works on the sum must find it as it left the clients, but with its own code decoded.
-        last = max((place for place, transform in enumerate(chain) if _works_on_sum(transform)), default=0)
+        last = max((position for position, transform in enumerate(chain) if _works_on_sum(transform)), default=0)
         return last if not chain or chain[last].encodes or not _works_on_sum(chain[last]) else last + 1
 
     def check(self) -> None:
@@ -122,10 +122,10 @@ class Pipeline:
     def arrive(self, update: ClientUpdate, shared: Mapping[str, SharedContext], context: Context) -> ClientUpdate:
         """Server, per client, in reverse order: transforms that read single updates see the update, and its code is
         decoded."""
-        for place, (name, transform) in reversed(list(enumerate(self.transforms.items()))):
+        for position, (name, transform) in reversed(list(enumerate(self.transforms.items()))):
             if transform.judges_each:
                 update = transform.on_arrival(update, context(name))
-            if place >= self._first and transform.encodes:
+            if position >= self._first and transform.encodes:
                 update = dataclasses.replace(update, arrays=transform.decode(update.arrays, shared[name]))
         return update
 

@@ -19,7 +19,7 @@ from flctl.timing import PhaseTimer
 from flctl.types import WEIGHT, Arrays, ClientUpdate, Failure, FloatArray, Gathered, IntArray, Work
 from flctl.wire.buffers import HEAP, Allocator
 from flctl.wire.messages import vector_size
-from flctl.wire.replies import failed_alone, failure_of, guarded, is_ours, merged, nothing, weighted
+from flctl.wire.replies import failed_chunk, failure_of, guarded, is_system_error, merged, no_updates, weighted
 
 __all__ = ["ChunkReplies"]
 
@@ -54,16 +54,17 @@ class ChunkReplies:
                     self._block_reply(block, work, keep_individual=keep_individual, allocator=allocator)
                     for block in self._blocks(client_indices)
                 ]
-            joined = merged(parts, keep_individual, allocator)
+            joined = merged(parts, keep_individual=keep_individual, allocator=allocator)
             return dataclasses.replace(joined, seconds=self.local.clock.seconds)
         except (Exception, SystemExit) as error:
-            if is_ours(error):
+            if is_system_error(error):
                 raise
             if len(client_indices) == 1:
-                return failed_alone(int(client_indices[0]), failure_of(error), work, keep_individual)
+                return failed_chunk(int(client_indices[0]), failure_of(error), work, keep_individual=keep_individual)
         # An exception of a whole block does not name a client: each client trains alone to find the one at fault.
         alone = [client_indices[k : k + 1] for k in range(len(client_indices))]
-        return merged([self.reply(one, work, keep_individual=keep_individual) for one in alone], keep_individual)
+        replies = [self.reply(one, work, keep_individual=keep_individual) for one in alone]
+        return merged(replies, keep_individual=keep_individual)
 
     def _blocks(self, client_indices: IntArray) -> list[IntArray]:
         """Returns the chunk in blocks that fit the cache, or the memory. They depend on the clients alone, so that sums
@@ -96,7 +97,7 @@ class ChunkReplies:
         failed = {int(k): one for k, one in zip(client_indices, found, strict=True) if isinstance(one, Failure)}
         done = [one for one in found if not isinstance(one, Failure)]
         updates = [prepared.update for prepared in done]
-        vectors: Arrays = nothing(work, keep_individual)
+        vectors: Arrays = no_updates(work, keep_individual=keep_individual)
         if updates:
             vectors = _rows(updates) if keep_individual else _premultiplied_sum(updates)
         hidden = self.run.withholds_metrics
@@ -187,7 +188,7 @@ def _size(vectors: Sequence[Arrays], *, weighed: bool) -> int:
     for one in vectors:
         kind = tuple(vector.dtype for vector in one.values())
         if kind not in kinds:
-            kinds[kind] = vector_size(one, weighed)
+            kinds[kind] = vector_size(one, weighed=weighed)
         sizes += kinds[kind]
     return sizes
 

@@ -57,7 +57,7 @@ class ExchangeReplies:
     def _reply(
         self, client_id: ClientId, request: Request, memory: bytes, prepared: PreparedUpdate | None
     ) -> tuple[Reply, bytes]:
-        vector = None if prepared is None else weighted(prepared.update, self.run.multiplies)
+        vector = None if prepared is None else weighted(prepared.update, multiplied=self.run.multiplies)
         names = ("round", request.round, "client", client_id, "aggregator")
         ctx = ClientContext(request.round, client_id, {}, seeds.rng(self.run.config.seed, *names), work=request.work)
         memory, message = self.run.aggregator.client(memory, request.message or b"", vector, ctx)

@@ -95,7 +95,7 @@ class LocalTraining:
                 start = (
                     whole if stage.start == "global" else self.client_memory.personal(work, memory, len(client_indices))
                 )
-                chains.append(_Chain(start, stage.start == "personal"))
+                chains.append(_Chain(start, personal=stage.start == "personal"))
             chains[-1].add(self._stage(client_indices, whole_work, memory, stage, stage_index, chains[-1].end))
         done = [self._result(chains, position) for position in range(len(client_indices))]
         return self._with_measurements(done, client_indices, whole_work)
@@ -116,7 +116,8 @@ class LocalTraining:
             return self.executor.train(stage_work, shards, adjusts, steps)
 
     def _steps(self, work: Work, shards: Shards, stage: int) -> StepsOf | None:
-        """The local steps that a transform makes of a stage, by the place of the client; None where none does."""
+        """Returns a function from a client's position to the local steps that a transform makes of a stage; None if no
+        transform makes steps."""
         name = self.run.makes_steps
         if name is None:
             return None
@@ -181,7 +182,7 @@ class LocalTraining:
         if measures == "nothing":
             return done
         with self.clock.phase("train"):
-            starts = self.executor.measure(work, self._shards(client_indices, work, 0), measures == "gradient")
+            starts = self.executor.measure(work, self._shards(client_indices, work, 0), gradient=measures == "gradient")
         pairs = zip(done, starts, strict=True)
         return [one if isinstance(one, Failure) else dataclasses.replace(one, start=start) for one, start in pairs]
 
@@ -195,7 +196,8 @@ class LocalTraining:
         )
 
     def _limited_shards(self, client_indices: IntArray, work: Work, stage: int) -> Shards:
-        """The clients' rows in a stage, with the most steps that each makes of them: what the stages before left."""
+        """Returns the clients' rows in a stage, with the largest number of steps that the earlier stages leave to
+        each."""
         shards, limits = self._shards(client_indices, work, stage), most_steps(work.allowance, client_indices)
         if limits is None:
             return shards
@@ -241,9 +243,9 @@ class LocalTraining:
 
 
 class _Chain:
-    """Stages of which each goes on where the one before ended: the start, [L] or [K, L], and the change since."""
+    """Stages that each continue from the end of the one before: the start, [L] or [K, L], and the change since."""
 
-    def __init__(self, start: Arrays, personal: bool) -> None:
+    def __init__(self, start: Arrays, *, personal: bool) -> None:
         self._start, self.personal = start, personal
         self._results: list[Trained | None] = []
         self._failures: dict[int, Failure] = {}
@@ -264,7 +266,7 @@ class _Chain:
 
     def add(self, updates: Updates) -> None:
         """Takes the next stage's changes."""
-        results = updates.each()
+        results = updates.results()
         self._results = list(map(_summed, self._results, results)) if self._results else results
         self._failures = {**updates.facts.failures, **self._failures}
 

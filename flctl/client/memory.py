@@ -51,7 +51,7 @@ class ClientMemory:
         return {PRIVATE + name: vector for name, vector in own.items()}
 
     def whole(self, work: Work, memory: Arrays) -> Arrays:
-        """The global model with clients' private parts in place, [K, L]; [L] where nothing is private."""
+        """Returns the global model with clients' private parts in it, [K, L]; [L] if nothing is private."""
         division = self.run.division
         return division.whole(work.params, {name: memory[PRIVATE + name] for name in division.private})
 
@@ -72,7 +72,7 @@ class ClientMemory:
             yield from (_row(own, row) for row in range(len(client_indices)))
 
     def model(self, work: Work, index: int) -> Arrays:
-        """The own model of the client number `index`."""
+        """Returns the own model of the client with the index `index`."""
         client_indices = np.array([index])
         return _row(self.personal(work, self.memory(client_indices, work), 1), 0)
 

@@ -1,5 +1,5 @@
 """The files of a client memory: fixed-size records, and an entry (round, CRC-32) for each, read and written at
-given places by several processes at once.
+given offsets by several processes at once.
 
 memory.json says what the two others hold. records.bin has a record for each slot and client, [3, clients, L]
 float32, the layout's vectors one after the other; it is sparse: what was never written takes no space (where the
@@ -80,8 +80,8 @@ class MemoryFiles:
     """The open files of one process. Numbers of clients and slots are int64 [K] and within bounds."""
 
     def __init__(self, directory: Path, dimensions: Dimensions) -> None:
-        """Raises IntegrityError where something is missing, too long or too short; IncompatibleError where it is
-        for other clients or vectors."""
+        """Raises IntegrityError if a file is missing, too long or too short; IncompatibleError if it is for other
+        clients or vectors."""
         _check_manifest(directory, dimensions)
         _restrict(directory)
         sizes = dimensions.sizes
@@ -91,8 +91,8 @@ class MemoryFiles:
 
     @staticmethod
     def create(directory: Path, dimensions: Dimensions) -> None:
-        """Makes `directory` with empty files, on disk when this returns. Raises ConfigError where it exists, and
-        StorageError where it cannot be made."""
+        """Makes `directory` with empty files, on disk when this returns. Raises ConfigError if it exists, and
+        StorageError if it cannot be made."""
         with atomic.new_directory(directory) as partial:
             (partial / MANIFEST).write_text(json.dumps(dimensions.manifest, indent=1) + "\n", encoding="utf-8")
             for name, size in dimensions.sizes.items():
@@ -160,7 +160,7 @@ class MemoryFiles:
         data: ByteRows,
         rows: IntArray,
     ) -> None:
-        """One call for each stretch of records that lie one after the other, on disk as in `data`."""
+        """Makes one call for each stretch of records that are adjacent both on disk and in `data`."""
         entry_indices = slots * self._dimensions.clients + clients
         size = self._dimensions.record_bytes
         offsets, firsts = (entry_indices * size).tolist(), rows.tolist()
@@ -189,12 +189,13 @@ def _views(data: ByteRows, first: int, last: int) -> list[memoryview]:
 
 
 def _stretches(count: int, breaks: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """(start, stop) of the stretches of `count` items; breaks[i] tells that one ends between item i and item i + 1."""
+    """Yields (start, stop) of the stretches of `count` items; breaks[i] is True if one ends between items i and i +
+    1."""
     return pairwise([0, *(np.flatnonzero(breaks) + 1).tolist(), count] if count else [])
 
 
 class _RecordFile:
-    """A file of known size, read and written at given places; each call handles all of its bytes or raises."""
+    """A file of known size, read and written at given offsets; each call handles all of its bytes or raises."""
 
     def __init__(self, path: Path, size: int) -> None:
         if path.is_symlink() or not path.is_file():

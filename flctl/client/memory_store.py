@@ -53,7 +53,7 @@ class MemoryStore:
         self._open()
 
     def create(self) -> None:
-        """Makes the files, unless they are there. Raises StorageError where they cannot be made."""
+        """Makes the files, unless they exist. Raises StorageError if they cannot be made."""
         if not self.layout or self._open() is not None:
             return
         try:
@@ -63,8 +63,9 @@ class MemoryStore:
                 raise
 
     def read(self, clients: npt.ArrayLike, before: int) -> tuple[Stacked, npt.NDArray[np.bool_]]:
-        """Name -> [K, length]: each client's vectors as of its newest round before `before`; and [K], whether it has
-        any. Rows of those that have none are zeros. Raises IntegrityError for a record that is not as written."""
+        """Returns name -> [K, length], each client's vectors of its newest round before `before`, and flags [K], True
+        for clients with a record. Rows without a record are zeros. Raises IntegrityError for a record that is not as
+        written."""
         client_indices = self._client_indices(clients)
         arrays = {name: np.zeros((len(client_indices), length), RECORD) for name, length in self.layout.items()}
         rounds = self._read_records(arrays, client_indices, before)
@@ -128,7 +129,7 @@ class MemoryStore:
         """
         files = self._open()
         if files is not None:
-            self._clear_entries(files, self._all_rounds(files), round_number, later=False)
+            self._clear_entries(files, self._all_rounds(files), round_number, clear_later=False)
 
     def forget_after(self, round_number: int) -> None:
         """Drops what rounds after `round_number` wrote: they will be run again from its checkpoint.
@@ -144,7 +145,7 @@ class MemoryStore:
                 f"client memory belongs to the checkpoint of round {settled} and cannot go back to round {round_number}"
             )
             raise IncompatibleError(found, hint="Restore that checkpoint, or start a new run.")
-        self._clear_entries(files, rounds, round_number, later=True)
+        self._clear_entries(files, rounds, round_number, clear_later=True)
 
     def require(self, round_number: int) -> None:
         """Raises IncompatibleError where what clients remembered as of round `round_number` is not there any more."""
@@ -217,13 +218,13 @@ class MemoryStore:
         return np.array(self._entries(files, np.arange(self.clients))["round"], np.uint32)
 
     def _clear_entries(
-        self, files: MemoryFiles, rounds: npt.NDArray[np.uint32], round_number: int, later: bool
+        self, files: MemoryFiles, rounds: npt.NDArray[np.uint32], round_number: int, *, clear_later: bool
     ) -> None:
-        """Clears entries up to `round_number` but for each client's newest, and with `later` those after it."""
+        """Clears entries up to `round_number` but for each client's newest, and with `clear_later` those after it."""
         until = np.where(rounds <= round_number, rounds, 0)
         dropped = until > 0
         dropped[until.argmax(axis=0), np.arange(self.clients)] = False
-        if later:
+        if clear_later:
             dropped |= rounds > round_number
         slots, clients = np.nonzero(dropped)
         files.set_entries(slots, clients, np.zeros(len(slots), ENTRY))

@@ -30,14 +30,20 @@ class ClientRuntime:
         self._chunks = ChunkReplies(run, self.local, preparation)
         self._exchange = ExchangeReplies(run, preparation)
 
-    def gather(self, numbers: IntArray, work: Work, each: bool, room: Allocator = HEAP) -> Gathered:
+    def gather(
+        self,
+        client_indices: IntArray,
+        work: Work,
+        keep_individual: bool,
+        allocator: Allocator = HEAP,
+    ) -> Gathered:
         """Returns one reply for a chunk of clients.
 
-        `numbers` [K] are their indices in the partition. `each` asks for one row of vectors per client instead of
-        their sum; `room` allocates the rows. Clients that fail are in the reply's `failed`. Raises MemoryError, or
-        torch's error, if memory does not suffice for K clients at once.
+        `client_indices` [K] are their indices in the partition. `keep_individual` asks for one row of vectors per
+        client instead of their sum; `allocator` supplies the memory for the rows. Clients that fail are in the reply's
+        `failed`. Raises MemoryError, or torch's error, if memory does not suffice for K clients at once.
         """
-        return self._chunks.reply(numbers, work, keep_individual=each, allocator=room)
+        return self._chunks.reply(client_indices, work, keep_individual=keep_individual, allocator=allocator)
 
     def answers(self, ids: Sequence[ClientId], requests: Sequence[Request], memories: Sequence[bytes]) -> list[Answer]:
         """Returns each client's answer, a `Failure` for any exception.

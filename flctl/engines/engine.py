@@ -32,7 +32,7 @@ class Engine(Component):
     """
 
     gathers: ClassVar[bool] = False
-    """True: `gather` works too, and what clients of a chunk say need not travel one by one."""
+    """True if `gather` works too, so that the clients of a chunk can send one reply together."""
 
     def open(self, run: Run) -> AbstractContextManager[Self]:
         """Starts what the engine needs; leaving the context ends it, whatever happened inside."""
@@ -52,12 +52,12 @@ class Engine(Component):
         raise NotImplementedError
 
     def gather(
-        self, work: Work, chunks: Sequence[IntArray], each: bool, deadline: float | None = None
+        self, work: Work, chunks: Sequence[IntArray], keep_individual: bool, deadline: float | None = None
     ) -> Iterator[tuple[int, Gathered | Lost]]:
-        """Trains each chunk of clients and yields (its place in `chunks`, what they replied) once, in any order.
+        """Trains each chunk of clients and yields (index in `chunks`, the chunk's reply) once, in any order.
 
-        `each` asks for each client's vectors rather than for their sum. A chunk whose process died, that was not
-        back within `deadline` seconds, or for which there was no memory, is yielded as `Lost`.
+        `keep_individual` asks for each client's vectors rather than for their sum. A chunk whose process died, that was
+        not back within `deadline` seconds, or for which there was no memory, is yielded as `Lost`.
         """
         raise NotImplementedError
 

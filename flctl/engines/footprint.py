@@ -30,30 +30,31 @@ PROCESS_BYTES = 160 << 20
 out."""
 SERVER_VECTORS = 6
 """Vectors as long as the model that the server keeps: model and state, a message, sums, a step's temporaries."""
-ROUNDS_LOOKED_AT = 100
+MAX_EMPTY_ROUNDS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class RoundShape:
-    """One round before it is played: its number, each client's training rows [n], and the places in the cohort of
-    those that train together."""
+    """One round before it runs: its number, each client's training rows [n], and for each chunk the positions of its
+    clients in the cohort."""
 
-    number: int
+    round_number: int
     sizes: IntArray
     chunks: tuple[IntArray, ...]
 
 
-def round_shape(run: Run, number: int = 1) -> RoundShape:
-    """Round `number`, or the first one after it that asks anybody (poisson and trace may leave rounds empty)."""
+def round_shape(run: Run, round_number: int = 1) -> RoundShape:
+    """Returns round `round_number`, or the first round after it with a client (poisson and trace may leave rounds
+    empty)."""
     counts, bounds, config = run.partition.counts[:, 0], run.partition.bounds, run.config
     eligible = np.flatnonzero(counts)
-    for candidate in range(number, number + ROUNDS_LOOKED_AT):
+    for candidate in range(round_number, round_number + MAX_EMPTY_ROUNDS):
         clients = cohorts.select(run.devices.cohort, eligible, run.partition.client_ids, candidate, config.seed)
         if len(clients):
-            number = candidate
+            round_number = candidate
             break
     sizes = bounds[clients, 1] - bounds[clients, 0]
-    return RoundShape(number, sizes, tuple(run.execution.chunks(sizes)))
+    return RoundShape(round_number, sizes, tuple(run.execution.chunks(sizes)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +89,14 @@ class Footprint:
 def footprint(run: Run, engine: type[Engine], shape: RoundShape, free: FreeMemory | None) -> Footprint:
     """The footprint of a run whose rounds are like `shape`.
 
-    Of clients that run neither here nor in a pool on this machine nothing is known: only the server counts then.
+    Clients of an engine that is neither in-process nor a pool run elsewhere: only the server counts then.
     """
     execution = run.execution
     update = _bytes(run.update_layout)
-    chunk = max((_chunk_bytes(run, shape.sizes[places]) for places in shape.chunks), default=0)
+    chunk = max((_chunk_bytes(run, shape.sizes[positions]) for positions in shape.chunks), default=0)
     largest = run.partition.counts[:, 0].max(keepdims=True)
     chunk = max(chunk, _chunk_bytes(run, largest))
-    reply = max((len(places) for places in shape.chunks), default=0) * update if run.each else update
+    reply = max((len(positions) for positions in shape.chunks), default=0) * update if run.takes_each else update
     copies = 2 if run.adversary.on_updates else 1  # as they came, and laid end to end for the attack
     updates = 0 if run.sums else copies * len(shape.sizes) * _bytes(run.pipeline.arrived)
     workers = run.config.engine.workers if issubclass(engine, PoolEngine) else 0
@@ -151,12 +152,12 @@ def _chunk_bytes(run: Run, sizes: IntArray) -> int:
     of the one block that trained.
     """
     execution, clients = run.execution, len(sizes)
-    rows = clients * _bytes(run.update_layout) if run.each else 0
+    rows = clients * _bytes(run.update_layout) if run.takes_each else 0
     need = execution.cost(execution.amounts(sizes))[1]
     if execution.executor not in TOGETHER:
         return int(need.max(initial=0)) + (clients - 1) * _bytes(run.layout) + (rows if clients > 1 else 0)
     blocks = execution.blocks(sizes)
-    largest = max((len(places) * int(need[places].max()) for places in blocks), default=0)
+    largest = max((len(positions) * int(need[positions].max()) for positions in blocks), default=0)
     return largest + (rows if execution.executor == "shared" or len(blocks) > 1 else 0)
 
 
@@ -168,7 +169,11 @@ def _evaluation_bytes(run: Run) -> int:
     if not shapes:
         return 0
     widths = [math.prod(shape), *(math.prod(after) for after in shapes)]
-    return FLOAT * min(rows, run.config.eval.batch_size) * max(one + next_ for one, next_ in pairwise(widths))
+    return (
+        FLOAT
+        * min(rows, run.config.eval.batch_size)
+        * max(width + next_width for width, next_width in pairwise(widths))
+    )
 
 
 def _bytes(layout: Layout) -> int:

@@ -41,9 +41,9 @@ class InProcessEngine(Engine):
         self, requests: Mapping[ClientId, Request], deadline: float | None = None
     ) -> Iterator[tuple[ClientId, Reply | Failure]]:
         for group in groups(requests):
-            number = requests[group[0]].round
-            if number != self._round:  # memory is for a round's next phase, not for the next round
-                self._round, self._memories = number, {}
+            round_number = requests[group[0]].round
+            if round_number != self._round:  # memory is for a round's next phase, not for the next round
+                self._round, self._memories = round_number, {}
             started = time.monotonic()
             memories = [self._memories.pop(client_id, b"") for client_id in group]
             answers = self._runtime.answers(group, [requests[client_id] for client_id in group], memories)
@@ -54,19 +54,22 @@ class InProcessEngine(Engine):
                 yield client_id, late or answer
 
     def gather(
-        self, work: Work, chunks: Sequence[IntArray], each: bool, deadline: float | None = None
+        self, work: Work, chunks: Sequence[IntArray], keep_individual: bool, deadline: float | None = None
     ) -> Iterator[tuple[int, Gathered | Lost]]:
-        for place, numbers in enumerate(chunks):
+        for chunk_index, client_indices in enumerate(chunks):
             started = time.monotonic()
             try:
-                gathered = self._runtime.gather(numbers, work, each)
+                gathered = self._runtime.gather(client_indices, work, keep_individual)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                yield place, Lost(Failure("memory", f"no memory for {counted(len(numbers), 'client')} at once"))
+                yield (
+                    chunk_index,
+                    Lost(Failure("memory", f"no memory for {counted(len(client_indices), 'client')} at once")),
+                )
                 continue
             late = _late(started, deadline)
-            yield place, Lost(late) if late else gathered
+            yield chunk_index, Lost(late) if late else gathered
 
 
 def _late(started: float, deadline: float | None) -> Failure | None:

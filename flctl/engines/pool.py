@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 _FLOAT_BYTES = 4
-_ROOM_BETWEEN = 4096
+_GAP_BYTES = 4096
 """Bytes for the gaps between a reply's vectors."""
 Job = Callable[[WorkerProcess], Any]
 """Task of one worker: it serves a group of clients. Returns its result, or one `Failure` for all of them."""
@@ -32,7 +32,7 @@ Job = Callable[[WorkerProcess], Any]
 
 @dataclass(slots=True)
 class Seat:
-    """One worker's place: the process that sits there now, and since when it works."""
+    """One worker of the pool: its current process, and the time at which its current job began."""
 
     process: WorkerProcess
     busy_since: float | None = None
@@ -57,8 +57,8 @@ class PoolEngine(Engine):
     @contextmanager
     def open(self, run: Run) -> Iterator[PoolEngine]:
         self._run, self._memories, self._round, self._closing = run, {}, 0, False
-        self._work: tuple[Work, bytes] | None = None
-        self._slabs = SharedMemoryPool()
+        self._sent_work: tuple[Work, bytes] | None = None
+        self._shared_memory = SharedMemoryPool()
         self._seats = [Seat(WorkerProcess(run)) for _ in range(run.config.engine.workers)]
         try:
             for seat in self._seats:
@@ -68,7 +68,7 @@ class PoolEngine(Engine):
             self._closing = True
             for seat in self._seats:
                 seat.process.end()
-            self._slabs.close()
+            self._shared_memory.close()
 
     def clients(self) -> Sequence[ClientId]:
         return self._run.partition.client_ids
@@ -76,53 +76,60 @@ class PoolEngine(Engine):
     def exchange(
         self, requests: Mapping[ClientId, Request], deadline: float | None = None
     ) -> Iterator[tuple[ClientId, Reply | Failure]]:
-        number = next((request.round for request in requests.values()), self._round)
-        if number != self._round:  # memory is for a round's next phase, not for the next round
-            self._round, self._memories = number, {}
+        round_number = next((request.round for request in requests.values()), self._round)
+        if round_number != self._round:  # memory is for a round's next phase, not for the next round
+            self._round, self._memories = round_number, {}
         work = next((request.work for request in requests.values() if request.work is not None), None)
-        packed = None if work is None else self._packed(work)
-        asked = groups(requests)
-        while asked:
-            again: list[list[ClientId]] = []
-            jobs = [partial(self._ask, group, requests, packed) for group in asked]
-            for place, answers in self._do(jobs, deadline):
+        packed_work = None if work is None else self._packed_work(work)
+        pending = groups(requests)
+        while pending:
+            retries: list[list[ClientId]] = []
+            jobs = [partial(self._ask, group, requests, packed_work) for group in pending]
+            for group_index, answers in self._run_jobs(jobs, deadline):
                 if not isinstance(answers, Failure):
-                    yield from self._received(asked[place], answers)
-                elif len(asked[place]) > 1:
-                    again += [[client_id] for client_id in asked[place]]
+                    yield from self._received(pending[group_index], answers)
+                elif len(pending[group_index]) > 1:
+                    retries += [[client_id] for client_id in pending[group_index]]
                 else:
-                    yield asked[place][0], answers
-            asked = again
+                    yield pending[group_index][0], answers
+            pending = retries
 
     def gather(
-        self, work: Work, chunks: Sequence[IntArray], each: bool, deadline: float | None = None
+        self, work: Work, chunks: Sequence[IntArray], keep_individual: bool, deadline: float | None = None
     ) -> Iterator[tuple[int, Gathered | Lost]]:
-        row = _FLOAT_BYTES * sum(work.layout.values()) if each else 0
-        jobs = [partial(self._gather, numbers, row, self._packed(work)) for numbers in chunks]
-        for place, gathered in self._do(jobs, deadline):
-            yield place, Lost(gathered) if isinstance(gathered, Failure) else gathered
+        row_bytes = _FLOAT_BYTES * sum(work.layout.values()) if keep_individual else 0
+        jobs = [partial(self._gather, client_indices, row_bytes, self._packed_work(work)) for client_indices in chunks]
+        for chunk_index, gathered in self._run_jobs(jobs, deadline):
+            yield chunk_index, Lost(gathered) if isinstance(gathered, Failure) else gathered
 
-    def _gather(self, numbers: IntArray, row: int, packed: bytes, process: WorkerProcess) -> Gathered | Failure:
-        """A chunk's turn; `row` is how many bytes a client's vectors have, 0 where only their sum is asked for."""
-        room = row * len(numbers) + _ROOM_BETWEEN if row else 0
-        return process.gather(numbers, row > 0, packed, self._slabs.take(room))
+    def _gather(
+        self, client_indices: IntArray, row_bytes: int, packed_work: bytes, process: WorkerProcess
+    ) -> Gathered | Failure:
+        """Trains one chunk; `row_bytes` is the size of one client's vectors, 0 if only their sum is asked for."""
+        capacity = row_bytes * len(client_indices) + _GAP_BYTES if row_bytes else 0
+        return process.gather(
+            client_indices,
+            keep_individual=row_bytes > 0,
+            work=packed_work,
+            shared_block=self._shared_memory.take(capacity),
+        )
 
-    def _packed(self, work: Work) -> bytes:
-        """The cohort's work as bytes, made once a round: later phases send it to no one, or the same again."""
-        if self._work is None or self._work[0] is not work:
-            self._work = (work, messages.pack_work(work))
-        return self._work[1]
+    def _packed_work(self, work: Work) -> bytes:
+        """Returns the cohort's work as bytes, packed once a round: later phases send the same bytes, or none."""
+        if self._sent_work is None or self._sent_work[0] is not work:
+            self._sent_work = (work, messages.pack_work(work))
+        return self._sent_work[1]
 
     def _ask(
         self,
         group: Sequence[ClientId],
         requests: Mapping[ClientId, Request],
-        packed: bytes | None,
+        packed_work: bytes | None,
         process: WorkerProcess,
     ) -> Any:
         memories = [self._memories.get(client_id, b"") for client_id in group]
-        asked = [requests[client_id] for client_id in group]
-        return process.ask(group, asked, memories, packed if asked[0].work is not None else None)
+        group_requests = [requests[client_id] for client_id in group]
+        return process.ask(group, group_requests, memories, packed_work if group_requests[0].work is not None else None)
 
     def _received(
         self, group: Sequence[ClientId], answers: Sequence[tuple[Reply | Failure, bytes]]
@@ -133,8 +140,8 @@ class PoolEngine(Engine):
                 self._memories[client_id] = memory
             yield client_id, answer
 
-    def _do(self, jobs: Sequence[Job], deadline: float | None) -> Iterator[tuple[int, Any]]:
-        """Each job's place and result, as they come; a `Failure` where its worker died or was overdue."""
+    def _run_jobs(self, jobs: Sequence[Job], deadline: float | None) -> Iterator[tuple[int, Any]]:
+        """Yields each job's index and result in order of completion; a `Failure` if its worker died or was overdue."""
         todo: queue.SimpleQueue[tuple[int, Job]] = queue.SimpleQueue()
         for item in enumerate(jobs):
             todo.put(item)
@@ -174,8 +181,8 @@ class PoolEngine(Engine):
         """One seat's thread: takes jobs until there are none left."""
         try:
             while True:
-                place, job = todo.get_nowait()
-                done.put((place, self._result(seat, job)))
+                job_index, job = todo.get_nowait()
+                done.put((job_index, self._result(seat, job)))
         except queue.Empty:
             return
         except BaseException as error:
@@ -196,7 +203,7 @@ class PoolEngine(Engine):
             seat.busy_since = None
 
     def _replace(self, seat: Seat) -> None:
-        """A new process in a seat whose process died or cannot be understood; none when the engine closes."""
+        """Starts a new process in a seat whose process died or sent invalid frames, unless the engine is closing."""
         seat.busy_since = None  # the deadline is the client's, not the start of the next process
         seat.process.end()
         if not self._closing:

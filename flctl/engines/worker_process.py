@@ -102,23 +102,28 @@ class WorkerProcess:
         sent once a round."""
         self._send(work)
         blobs: dict[str, Any] = {}
-        for place, (request, memory) in enumerate(zip(requests, memories, strict=True)):
-            blobs[f"{place}/message"] = np.frombuffer(request.message or b"", np.uint8)
-            blobs[f"{place}/memory"] = np.frombuffer(memory, np.uint8)
+        for position, (request, memory) in enumerate(zip(requests, memories, strict=True)):
+            blobs[f"{position}/message"] = np.frombuffer(request.message or b"", np.uint8)
+            blobs[f"{position}/memory"] = np.frombuffer(memory, np.uint8)
         meta = {"clients": list(ids), "round": requests[0].round, "trains": work is not None}
         write_parts(self._stdin, frames.pack_parts("ask", meta=meta, arrays=blobs))
         answer = read_frame(self._stdout)
         return _lost(answer) or messages.unpack_answers(answer)
 
     def gather(
-        self, numbers: IntArray, each: bool, work: bytes, taken: tuple[SharedBlock, Bytes] | None = None
+        self,
+        client_indices: IntArray,
+        work: bytes,
+        shared_block: tuple[SharedBlock, Bytes] | None = None,
+        *,
+        keep_individual: bool,
     ) -> Gathered | Failure:
-        """Returns the reply of a chunk of clients, or the reason without one; raises as `ask` does. `taken` is a shared
-        block for the rows."""
+        """Returns the reply of a chunk of clients, or the reason without one; raises as `ask` does. `shared_block` is a
+        shared block for the rows."""
         self._send(work)
-        slab, memory = taken or (None, None)
-        meta = {"each": each, "slab": slab and slab.address}
-        write_parts(self._stdin, frames.pack_parts("gather", meta=meta, arrays={"numbers": numbers}))
+        block, memory = shared_block or (None, None)
+        meta = {"each": keep_individual, "slab": block and block.address}
+        write_parts(self._stdin, frames.pack_parts("gather", meta=meta, arrays={"numbers": client_indices}))
         answer = read_frame(self._stdout)
         return _lost(answer) or messages.unpack_gathered(answer, memory)
 
@@ -163,8 +168,8 @@ def _lost(answer: bytes) -> Failure | None:
     """Returns the failure that a worker reports instead of a reply, if it does. Raises errors that must end the run."""
     kind = frames.kind_of(answer)
     if kind == "stop":
-        said = frames.unpack(answer, "stop").meta
-        raise (StorageError if said["storage"] else IntegrityError)(said["message"], hint=said["hint"])
+        meta = frames.unpack(answer, "stop").meta
+        raise (StorageError if meta["storage"] else IntegrityError)(meta["message"], hint=meta["hint"])
     if kind != "lost":
         return None
     return Failure("memory", str(frames.unpack(answer, "lost").meta["message"]))

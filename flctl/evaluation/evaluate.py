@@ -118,15 +118,15 @@ def on_all_cores(model: FlatModel, outcomes: Callable[[Module, int], Any], start
     modules = [model.module, *_copies(model.module, threads - 1)]
     threads = len(modules)
 
-    def share(place: int) -> list[Any]:
+    def share(thread: int) -> list[Any]:
         with torch.inference_mode():  # holds for its own thread
-            return [outcomes(modules[place], start) for start in starts[place::threads]]
+            return [outcomes(modules[thread], start) for start in starts[thread::threads]]
 
     if threads == 1:  # as for each of many clients' few rows
         return share(0)
     with ThreadPoolExecutor(threads) as pool:
         shares = list(pool.map(share, range(threads)))
-    return [shares[number % threads][number // threads] for number in range(len(starts))]
+    return [shares[batch_index % threads][batch_index // threads] for batch_index in range(len(starts))]
 
 
 def _copies(module: Module, count: int) -> list[Module]:
@@ -204,7 +204,7 @@ def _run_own(
 
 def _spread(scores: ClientScores, task: Task) -> dict[str, float]:
     name, higher = primary_metric(task.name)
-    found = spread(scores.values[name], scores.rows.astype(np.float64), higher)
+    found = spread(scores.values[name], scores.rows.astype(np.float64), higher_is_better=higher)
     return {f"{name}_{part}": float(getattr(found, part)) for part in PARTS}
 
 

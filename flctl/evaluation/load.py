@@ -92,14 +92,14 @@ def from_run(path: Path, checkpoint: str, data: Path | None, registry: Catalogue
         )
     partition, notes = _chosen(own, data)
     model = runs.build_model(config, own or partition, registry)
-    number = load_checkpoint(directory, checkpoint, model)
+    round_number = load_checkpoint(directory, checkpoint, model)
     strategy = registry.get("strategy", config.strategy.name).from_options(dict(config.strategy.options))
     clients = None
     if strategy.personalises:
-        clients = _own_models(directory, config, registry, partition if own is partition else None, number)
+        clients = _own_models(directory, config, registry, partition if own is partition else None, round_number)
     aggregator = registry.get("aggregator", config.aggregator.name)
     hidden_by = aggregator.name if aggregator.hides else None
-    return LoadedModel(str(path), number, model, partition, config.eval.batch_size, notes, clients, hidden_by)
+    return LoadedModel(str(path), round_number, model, partition, config.eval.batch_size, notes, clients, hidden_by)
 
 
 def from_weights(
@@ -125,55 +125,55 @@ def from_weights(
     return LoadedModel(str(path), None, model, partition, chosen.eval.batch_size, notes)
 
 
-def assess(subject: LoadedModel, batch_size: int | None = None) -> Evaluated:
+def assess(loaded: LoadedModel, batch_size: int | None = None) -> Evaluated:
     """The subject's evaluation; `batch_size` defaults to the run's own, with which it evaluated in training.
 
     Raises DataError for a partition without test rows.
     """
-    partition = subject.partition
+    partition = loaded.partition
     if not partition.manifest.rows.central_test and not partition.manifest.rows.test:
         hint = "Partition the data with --test-fraction above 0, or name another partition with --data."
         raise DataError(f"{partition.path} has no test rows", hint=hint)
     task = task_for(partition.task, partition.target_scale)
-    left_out = f"numbers over clients are left out: aggregator '{subject.hidden_by}' hides clients (see --disclose)"
+    left_out = f"numbers over clients are left out: aggregator '{loaded.hidden_by}' hides clients (see --disclose)"
     return Evaluated(
-        name=subject.name,
-        round=subject.round,
+        name=loaded.name,
+        round=loaded.round,
         data=_shown(partition.path),
         partition_digest=partition.digest,
         rows_digest=_rows_digest(partition),
         classes=partition.classes,
-        evaluation=evaluate(subject.model, partition, task, batch_size or subject.batch_size),
-        notes=(*subject.notes, left_out) if subject.hidden_by else subject.notes,
-        withheld=subject.hidden_by is not None,
+        evaluation=evaluate(loaded.model, partition, task, batch_size or loaded.batch_size),
+        notes=(*loaded.notes, left_out) if loaded.hidden_by else loaded.notes,
+        withheld=loaded.hidden_by is not None,
     )
 
 
-def assess_own_models(subject: LoadedModel, batch_size: int | None = None) -> Evaluated | None:
+def assess_own_models(loaded: LoadedModel, batch_size: int | None = None) -> Evaluated | None:
     """The evaluation of the clients' own models, each on its client's test rows; None where there are none."""
-    partition, own = subject.partition, subject.own_models
-    if own is None or own.gone or subject.hidden_by or not partition.manifest.rows.test:
+    partition, own = loaded.partition, loaded.own_models
+    if own is None or own.gone or loaded.hidden_by or not partition.manifest.rows.test:
         return None
-    task, size = task_for(partition.task, partition.target_scale), batch_size or subject.batch_size
+    task, size = task_for(partition.task, partition.target_scale), batch_size or loaded.batch_size
     rows = partition.manifest.central_test == "clients"
     return Evaluated(
-        name=f"{subject.name} (personal models)",
-        round=subject.round,
+        name=f"{loaded.name} (personal models)",
+        round=loaded.round,
         data=_shown(partition.path),
         partition_digest=partition.digest,
         rows_digest=_rows_digest(partition) if rows else f"clients of {partition.digest}",
         classes=partition.classes,
-        evaluation=evaluate_own_models(subject.model, own.models(), partition, task, size),
+        evaluation=evaluate_own_models(loaded.model, own.models(), partition, task, size),
         notes=own.notes,
         personal=True,
     )
 
 
 def _own_models(
-    directory: RunDirectory, config: Config, registry: Catalogue, partition: Partition | None, number: int
+    directory: RunDirectory, config: Config, registry: Catalogue, partition: Partition | None, round_number: int
 ) -> OwnModels:
-    """Clients' own models as of the checkpoint of round `number`; `partition` is the run's, None where another one is
-    evaluated."""
+    """Clients' own models as of the checkpoint of round `round_number`; `partition` is the run's, None where another
+    one is evaluated."""
     if partition is None:
         error = IncompatibleError(
             "clients' personal models can only be evaluated on the partition that they were trained on"
@@ -182,20 +182,19 @@ def _own_models(
     run = Run.build(config, registry, partition, directory.memory)
     try:
         store = MemoryStore(directory.memory, partition.clients, run.memory_layout)
-        store.require(number)
+        store.require(round_number)
     except FlctlError as error:
         return OwnModels(lambda: iter(()), gone=error)
-    saved = directory.checkpoints.load(number, run.build_model())
-    recall = ClientMemory(run, store, run.division.private_of(saved.params))
-    work = work_after(run, number, saved.params, saved.states["strategy"])
-    _, known = store.read(np.arange(partition.clients), number + 1)
-    never = int((~known).sum())
-    notes = (
-        ()
-        if not never
-        else (f"{counted(never, 'client')} never took part; evaluated with a new client's initial personal model",)
+    saved = directory.checkpoints.load(round_number, run.build_model())
+    client_memory = ClientMemory(run, store, run.division.private_of(saved.params))
+    work = work_after(run, round_number, saved.params, saved.states["strategy"])
+    _, known = store.read(np.arange(partition.clients), round_number + 1)
+    without_record = int((~known).sum())
+    absent = (
+        f"{counted(without_record, 'client')} never took part; evaluated with a new client's initial personal model"
     )
-    return OwnModels(lambda: recall.models(work), notes)
+    notes = (absent,) if without_record else ()
+    return OwnModels(lambda: client_memory.models(work), notes)
 
 
 def _shown(path: Path) -> Path:
@@ -239,9 +238,9 @@ def _chosen(own: Partition | None, data: Path | None) -> tuple[Partition, tuple[
 
 
 def load_own_model(
-    directory: RunDirectory, config: Config, registry: Catalogue, client: str, number: int, model: FlatModel
+    directory: RunDirectory, config: Config, registry: Catalogue, client: str, round_number: int, model: FlatModel
 ) -> None:
-    """Loads the own model that `client` has after round `number`.
+    """Loads the own model that `client` has after round `round_number`.
 
     Raises IncompatibleError if the run's partition is gone or clients' memory of that round is, DataError for a
     client that is not there.
@@ -255,10 +254,10 @@ def load_own_model(
     index = partition.index(client)
     run = Run.build(config, registry, partition, directory.memory)
     store = MemoryStore(directory.memory, partition.clients, run.memory_layout)
-    store.require(number)
-    saved = directory.checkpoints.load(number, model)
-    recall = ClientMemory(run, store, run.division.private_of(saved.params))
-    model.load(recall.model(work_after(run, number, saved.params, saved.states["strategy"]), index))
+    store.require(round_number)
+    saved = directory.checkpoints.load(round_number, model)
+    client_memory = ClientMemory(run, store, run.division.private_of(saved.params))
+    model.load(client_memory.model(work_after(run, round_number, saved.params, saved.states["strategy"]), index))
 
 
 def load_checkpoint(directory: RunDirectory, which: str, model: FlatModel) -> int:
@@ -266,18 +265,20 @@ def load_checkpoint(directory: RunDirectory, which: str, model: FlatModel) -> in
     saved = directory.checkpoints.rounds()
     if not saved:
         raise ConfigError(f"{directory.path} has no checkpoint yet", hint="Train until the end of a round.")
-    number = saved[-1]
+    round_number = saved[-1]
     if which.isdecimal():
-        number = int(which)
+        round_number = int(which)
     elif which == "best":
-        number = _best(directory, model, saved[-1])
+        round_number = _best(directory, model, saved[-1])
     elif which != "last":
         raise ConfigError(f"--checkpoint {which} is not a round", hint="Use a round's number, best or last.")
-    if number not in saved:
+    if round_number not in saved:
         shown = ", ".join(map(str, saved if len(saved) <= 12 else [*saved[:5], "...", *saved[-6:]]))
-        raise ConfigError(f"{directory.path} has no checkpoint of round {number}", hint=f"Available rounds: {shown}.")
-    directory.checkpoints.load(number, model)
-    return number
+        raise ConfigError(
+            f"{directory.path} has no checkpoint of round {round_number}", hint=f"Available rounds: {shown}."
+        )
+    directory.checkpoints.load(round_number, model)
+    return round_number
 
 
 def _best(directory: RunDirectory, model: FlatModel, last: int) -> int:

@@ -79,7 +79,7 @@ def outcomes_of(
     if kind == "regression":
         return _measured(outputs.reshape(len(y)), y, target_scale)
     logits = outputs.reshape(len(y), 1) if kind == "binary" else outputs
-    return _labelled(logits, y, keep_scores and kind != "next-character")
+    return _labelled(logits, y, keep_scores=keep_scores and kind != "next-character")
 
 
 def concatenate(parts: Sequence[Kind]) -> Kind:
@@ -120,12 +120,12 @@ def _measured(outputs: npt.NDArray[Any], y: npt.NDArray[Any], target_scale: tupl
     )
 
 
-def _labelled(logits: npt.NDArray[Any], y: npt.NDArray[Any], keep_scores: bool) -> ClassificationOutcomes:
+def _labelled(logits: npt.NDArray[Any], y: npt.NDArray[Any], *, keep_scores: bool) -> ClassificationOutcomes:
     truth = y.astype(np.int32)
     scored = truth != PADDING
     count = scored.sum(axis=tuple(range(1, scored.ndim)), dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(count)])
-    parts = [_targets(z, t, keep_scores) for z, t in _chunks(logits[scored], truth[scored])]
+    parts = [_targets(z, t, keep_scores=keep_scores) for z, t in _chunks(logits[scored], truth[scored])]
     loss, correct, brier, prediction, confidence, scores = (_joined(column) for column in zip(*parts, strict=True))
     return ClassificationOutcomes(
         count=count,
@@ -153,7 +153,7 @@ def _spread(values: npt.NDArray[Any], scored: npt.NDArray[np.bool_], filler: Any
     return result
 
 
-def _targets(logits: npt.NDArray[Any], truth: npt.NDArray[np.int32], keep_scores: bool) -> tuple[Any, ...]:
+def _targets(logits: npt.NDArray[Any], truth: npt.NDArray[np.int32], *, keep_scores: bool) -> tuple[Any, ...]:
     """Loss, correct, Brier, prediction, confidence and (kept) log-probabilities of each target.
 
     The softmax subtracts the largest logit first, so no finite logit overflows; a binary logit z is the

@@ -66,7 +66,7 @@ def jain_index(values: FloatArray) -> float:
     return float(values.sum()) ** 2 / (len(values) * squares)
 
 
-def spread(values: FloatArray, weights: FloatArray, higher_is_better: bool) -> Spread:
+def spread(values: FloatArray, weights: FloatArray, *, higher_is_better: bool) -> Spread:
     """The spread of a metric [K]; NaN values (undefined, or no test rows) are left out and counted among those
     that have weight."""
     defined = np.isfinite(values)
@@ -94,7 +94,7 @@ def _nothing(undefined: int) -> Spread:
     return Spread(0, undefined, nan, nan, nan, nan, nan, nan, dict.fromkeys(QUANTILES, nan))
 
 
-def by_size(values: FloatArray, sizes: IntArray, higher_is_better: bool, groups: int = 5) -> tuple[SizeGroup, ...]:
+def by_size(values: FloatArray, sizes: IntArray, groups: int = 5, *, higher_is_better: bool) -> tuple[SizeGroup, ...]:
     """At most `groups` groups of about equally many clients and at least four, from small to large; clients of one
     size stay together."""
     defined = np.isfinite(values)
@@ -104,9 +104,11 @@ def by_size(values: FloatArray, sizes: IntArray, higher_is_better: bool, groups:
     count = min(groups, max(1, len(kept) // FEWEST))
     edges = np.unique(np.quantile(size, np.linspace(0, 1, count + 1)[1:-1], method="higher"))
     group = np.searchsorted(edges, size, side="left")
-    return tuple(_group(kept[group == g], size[group == g], higher_is_better) for g in np.unique(group))
+    return tuple(
+        _group(kept[group == g], size[group == g], higher_is_better=higher_is_better) for g in np.unique(group)
+    )
 
 
-def _group(values: FloatArray, sizes: IntArray, higher_is_better: bool) -> SizeGroup:
+def _group(values: FloatArray, sizes: IntArray, *, higher_is_better: bool) -> SizeGroup:
     worst = values.min() if higher_is_better else values.max()
     return SizeGroup(int(sizes.min()), int(sizes.max()), len(values), float(values.mean()), float(worst))

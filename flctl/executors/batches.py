@@ -37,9 +37,9 @@ _MODULE = np.uint64(1 << 63)
 """Beyond every (epoch, row) counter: the counter of the seed of a module's own randomness."""
 
 
-def local_keys(seed: int, number: int, ids: npt.NDArray[np.str_]) -> Keys:
-    """Returns the key [K] of each client's local training in round `number`."""
-    return named_keys(seed, ("round", number, "local"), client_keys(ids))
+def local_keys(seed: int, round_number: int, ids: npt.NDArray[np.str_]) -> Keys:
+    """Returns the key [K] of each client's local training in round `round_number`."""
+    return named_keys(seed, ("round", round_number, "local"), client_keys(ids))
 
 
 def stage_keys(keys: Keys, stage: int) -> Keys:
@@ -62,15 +62,15 @@ def orders(keys: Keys, rows: IntArray, epoch: int) -> IntArray:
     tie and every sorting algorithm gives the same order. Rows per client are below 2^32.
     """
     width = int(rows.max(initial=0))
-    number = np.arange(width, dtype=np.uint64)
+    row = np.arange(width, dtype=np.uint64)
     with np.errstate(over="ignore"):
         # splitmix64 in counter mode: (epoch, row) is the counter, so no order depends on how many numbers were drawn
         # before.
-        counter = mix64((number | np.uint64(epoch << 32)) * GOLDEN_GAMMA + GOLDEN_GAMMA)
+        counter = mix64((row | np.uint64(epoch << 32)) * GOLDEN_GAMMA + GOLDEN_GAMMA)
         words = mix64(keys[:, None] + counter)
-    words = (words & ~_LOW) | number
+    words = (words & ~_LOW) | row
     # Padding sorts behind every row: a row's lower half is below 2^32 - 1.
-    words[number >= rows[:, None].astype(np.uint64)] = np.uint64(2**64 - 1)
+    words[row >= rows[:, None].astype(np.uint64)] = np.uint64(2**64 - 1)
     words.sort(axis=1)
     return (words & _LOW).astype(np.int64)
 
@@ -89,15 +89,17 @@ def step_counts(rows: IntArray, local: LocalWork, most: IntArray | None = None) 
     return steps if most is None else np.minimum(steps, most), size, usable
 
 
-def most_steps(allowance: Allowance | None, numbers: IntArray) -> IntArray | None:
-    """Returns the largest number of steps [K] for the clients `numbers` [K]; None without an allowance. Clients that
-    the allowance does not name make all steps."""
+def most_steps(allowance: Allowance | None, client_indices: IntArray) -> IntArray | None:
+    """Returns the largest number of steps [K] for the clients `client_indices` [K]; None without an allowance. Clients
+    that the allowance does not name make all steps."""
     if allowance is None:
         return None
-    place = np.minimum(np.searchsorted(allowance.numbers, numbers), max(len(allowance.numbers) - 1, 0))
-    if not len(allowance.numbers):
-        return np.full(len(numbers), _ALL)
-    return np.where(allowance.numbers[place] == numbers, allowance.steps[place], _ALL)
+    position = np.minimum(
+        np.searchsorted(allowance.client_indices, client_indices), max(len(allowance.client_indices) - 1, 0)
+    )
+    if not len(allowance.client_indices):
+        return np.full(len(client_indices), _ALL)
+    return np.where(allowance.client_indices[position] == client_indices, allowance.steps[position], _ALL)
 
 
 def batches(rows: int, local: LocalWork, key: np.uint64, most: int | None = None) -> Iterator[IntArray]:
@@ -148,10 +150,10 @@ def arrange(rows: IntArray, local: LocalWork, keys: Keys, limits: IntArray | Non
     most, width = int(steps.max(initial=0)), int(np.minimum(size, rows).max(initial=0))
     per_epoch = np.maximum(-(-usable // size), 1)
     step = np.arange(most)
-    epoch, place = step // per_epoch[:, None], step % per_epoch[:, None] * size[:, None]
-    counts = np.where(step < steps[:, None], np.minimum(size[:, None], usable[:, None] - place), 0)
+    epoch, start = step // per_epoch[:, None], step % per_epoch[:, None] * size[:, None]
+    counts = np.where(step < steps[:, None], np.minimum(size[:, None], usable[:, None] - start), 0)
     last = int(epoch[counts > 0].max(initial=-1))
-    positions = _positions(_orders(keys, rows, last + 1), epoch, place, counts, width)
+    positions = _positions(_orders(keys, rows, last + 1), epoch, start, counts, width)
     return Arrangement(clients, positions, counts, steps, width)
 
 
@@ -161,10 +163,10 @@ def _orders(keys: Keys, rows: IntArray, epochs: int) -> IntArray:
     return np.stack(made) if made else np.zeros((0, len(rows), 0), np.int64)
 
 
-def _positions(order: IntArray, epoch: IntArray, place: IntArray, counts: IntArray, width: int) -> IntArray:
+def _positions(order: IntArray, epoch: IntArray, start: IntArray, counts: IntArray, width: int) -> IntArray:
     offset = np.arange(width)
     inside = offset < counts[:, :, None]
-    column: Any = np.where(inside, place[:, :, None] + offset, 0)
+    column: Any = np.where(inside, start[:, :, None] + offset, 0)
     client = np.arange(len(counts))[:, None, None]
     found = order[np.where(counts > 0, epoch, 0)[:, :, None], client, column] if order.size else column
     return np.where(inside, found, 0).reshape(len(counts), -1)

@@ -88,7 +88,7 @@ class Execution:
         other keep their order.
         """
         if self.alone:
-            return [np.array([place]) for place in range(len(sizes))]
+            return [np.array([position]) for position in range(len(sizes))]
         if self.executor not in TOGETHER:
             return self._cut(sizes, np.arange(len(sizes)), Limits(WORTH_SECONDS, 0, 1 << 62, MOST_ALONE), limits)
         rows = SHARED_ROWS if self.executor == "shared" else 0
@@ -102,9 +102,9 @@ class Execution:
             return [np.arange(len(sizes))]
         budget = max(self.memory - self.fixed_bytes, 1)
         fits = budget if self.executor == "shared" else min(budget, CACHE_BYTES)
-        amounts, places = self.amounts(sizes), np.arange(len(sizes))
+        amounts, positions = self.amounts(sizes), np.arange(len(sizes))
         ends = Limits(np.inf, 0, fits, 1 << 31)
-        return [places[start:stop] for start, stop in cut(self.cost(amounts), amounts.rows, ends)]
+        return [positions[start:stop] for start, stop in cut(self.cost(amounts), amounts.rows, ends)]
 
     def _cut(self, sizes: IntArray, order: IntArray, ends: Limits, limits: IntArray | None) -> list[IntArray]:
         amounts = self.amounts(sizes[order], None if limits is None else limits[order])
@@ -123,15 +123,17 @@ class Execution:
     @cached_property
     def _costs(self) -> Mapping[str, Callable[[Amounts], Cost]]:
         def stacked(amounts: Amounts) -> Cost:
-            return stacked_cost(self.chain, self.parameters, amounts, self.local, self.adjusts)
+            return stacked_cost(self.chain, self.parameters, amounts, self.local, adjusts=self.adjusts)
 
         def single(amounts: Amounts) -> Cost:
-            return single_cost(self.parameters, amounts, self.local, self.adjusts)
+            return single_cost(self.parameters, amounts, self.local, adjusts=self.adjusts)
 
         def row_by_row(amounts: Amounts) -> Cost:
             seconds, size = single(amounts)
-            each = ROW_GRADIENT_BYTES * self.parameters
-            return seconds, size + np.clip(each * amounts.width, each, max(each, TOGETHER_BYTES))
+            gradient_bytes = ROW_GRADIENT_BYTES * self.parameters
+            return seconds, size + np.clip(
+                gradient_bytes * amounts.width, gradient_bytes, max(gradient_bytes, TOGETHER_BYTES)
+            )
 
         chain = self.chain
         shared = stacked if chain is None else lambda amounts: shared_cost(chain, amounts)

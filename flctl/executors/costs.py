@@ -51,7 +51,7 @@ class Limits:
     clients: int
 
 
-def _shared_seconds(layer: Dense, rows: FloatArray, first: bool) -> FloatArray:
+def _shared_seconds(layer: Dense, rows: FloatArray, *, first: bool) -> FloatArray:
     """Returns the seconds of one client's products with W0, of those among its rows, and of its part of the sum."""
     products = (2 if first else 3) * 2 * rows * layer.inputs * layer.outputs / GEMM
     # Quadratic in the rows: the correction of each row by all earlier ones. This is what limits sharing to small
@@ -60,7 +60,7 @@ def _shared_seconds(layer: Dense, rows: FloatArray, first: bool) -> FloatArray:
     return products + among + PASSES * FLOAT * rows * (layer.inputs + layer.outputs) / COPY
 
 
-def _own_seconds(layer: Dense, rows: FloatArray, first: bool) -> FloatArray:
+def _own_seconds(layer: Dense, rows: FloatArray, *, first: bool) -> FloatArray:
     """Returns the seconds of one client's products with weights of its own, and of copying these."""
     size = layer.inputs * layer.outputs
     # The first layer needs two products (outputs, weight gradient), the others a third for the input gradient.
@@ -72,10 +72,10 @@ def low_rank_layers(chain: Chain, rows: int) -> frozenset[int]:
     clients of `rows` rows over all their steps."""
     count = np.array([rows], np.float64)
     return frozenset(
-        place
-        for place, layer in enumerate(chain.links)
+        layer_index
+        for layer_index, layer in enumerate(chain.links)
         if isinstance(layer, Dense)
-        and _shared_seconds(layer, count, place == 0) < _own_seconds(layer, count, place == 0)
+        and _shared_seconds(layer, count, first=layer_index == 0) < _own_seconds(layer, count, first=layer_index == 0)
     )
 
 
@@ -84,21 +84,21 @@ def shared_cost(chain: Chain, amounts: Amounts) -> Cost:
     low = low_rank_layers(chain, int(amounts.rows.max(initial=0)))
     seconds, per_row, own = np.zeros(len(amounts.rows)), 2 * amounts.features + 4, 0
     rows = amounts.rows.astype(np.float64)
-    for place, layer in enumerate(chain.links):
+    for layer_index, layer in enumerate(chain.links):
         if isinstance(layer, Dense):
-            seconds += (_shared_seconds if place in low else _own_seconds)(layer, rows, place == 0)
-            per_row += 3 * (layer.inputs + layer.outputs) if place in low else 0
-            own += layer.outputs + (0 if place in low else layer.inputs * layer.outputs)
+            seconds += (_shared_seconds if layer_index in low else _own_seconds)(layer, rows, first=layer_index == 0)
+            per_row += 3 * (layer.inputs + layer.outputs) if layer_index in low else 0
+            own += layer.outputs + (0 if layer_index in low else layer.inputs * layer.outputs)
     floats = amounts.rows * per_row + 2 * amounts.rows**2 + own + amounts.width * 4 * _widths(chain)
     return seconds + _handling(amounts), FLOAT * floats
 
 
-def stacked_cost(chain: Chain | None, parameters: int, amounts: Amounts, local: LocalWork, adjusts: bool) -> Cost:
+def stacked_cost(chain: Chain | None, parameters: int, amounts: Amounts, local: LocalWork, *, adjusts: bool) -> Cost:
     """Returns the cost of clients with weights of their own in every layer, or (without a chain) of any model with
     `parameters` parameters."""
-    rows, vectors = amounts.rows.astype(np.float64), _vectors(local, adjusts)
+    rows, vectors = amounts.rows.astype(np.float64), _vectors(local, adjusts=adjusts)
     dense = [layer for layer in chain.links if isinstance(layer, Dense)] if chain else []
-    own = (_own_seconds(layer, rows, place == 0) for place, layer in enumerate(dense))
+    own = (_own_seconds(layer, rows, first=layer_index == 0) for layer_index, layer in enumerate(dense))
     # 6 = 2 operations per multiply-add times 3 products (outputs, weight gradient, input gradient).
     seconds = sum(own, start=np.zeros(len(rows))) if dense else 6 * rows * parameters / BATCHED
     seconds = seconds + _handling(amounts) + (vectors - 1) * amounts.steps * FLOAT * parameters / COPY
@@ -107,7 +107,7 @@ def stacked_cost(chain: Chain | None, parameters: int, amounts: Amounts, local: 
     return seconds, FLOAT * (parameters * vectors + amounts.rows * (2 * amounts.features + 4) + step)
 
 
-def single_cost(parameters: int, amounts: Amounts, local: LocalWork, adjusts: bool = True) -> Cost:
+def single_cost(parameters: int, amounts: Amounts, local: LocalWork, *, adjusts: bool = True) -> Cost:
     """Returns the cost of clients one after the other: their rows once, and a few vectors whatever their number."""
     seconds = amounts.steps * CALLS + 6.0 * amounts.rows * parameters / GEMM
     vectors = 2 + _vectors(local, adjusts=False) + (4 if adjusts else 0)
@@ -146,7 +146,7 @@ def _handling(amounts: Amounts) -> FloatArray:
     return np.asarray(PASSES * FLOAT * amounts.rows * (amounts.features + 8.0) / COPY, np.float64)
 
 
-def _vectors(local: LocalWork, adjusts: bool) -> int:
+def _vectors(local: LocalWork, *, adjusts: bool) -> int:
     """Returns the number of model-sized vectors of a client: values, gradient, the optimiser's, temporaries."""
     if local.optimizer != "sgd":
         return 6 if adjusts else 5

@@ -58,16 +58,16 @@ class Executor:
             return self._alone(work, shards, adjusts, steps)
         return self._together(_params(work), work.local, shards, adjusts)
 
-    def measure(self, work: Work, shards: Shards, gradient: bool) -> list[Start]:
+    def measure(self, work: Work, shards: Shards, *, gradient: bool) -> list[Start]:
         """Evaluates the model of `work` on all rows of each client."""
         stacked = self._gradient() if gradient and work.params["params"].ndim == 1 else None
         if stacked is not None:
             return list(stacked_starts(_params(work), shards, work.local, stacked, self.execution.features))
-        return [self._start(work, shards, place, gradient) for place in range(len(shards.clients))]
+        return [self._start(work, shards, position, gradient=gradient) for position in range(len(shards.clients))]
 
-    def _start(self, work: Work, shards: Shards, place: int, gradient: bool) -> Start:
-        self._model.load(_own(work, place))
-        return measure(self._model, self._task, *shards.one(place), gradient)
+    def _start(self, work: Work, shards: Shards, position: int, *, gradient: bool) -> Start:
+        self._model.load(_own(work, position))
+        return measure(self._model, self._task, *shards.one(position), gradient=gradient)
 
     def _gradient(self) -> Gradient | None:
         """Returns the gradient of stacked clients; None for executors that do not stack."""
@@ -89,22 +89,22 @@ class Executor:
 
     def _alone(self, work: Work, shards: Shards, adjusts: Adjusts | None, steps: StepsOf | None) -> OneByOne:
         done: list[Trained | Failure] = []
-        for place in range(len(shards.clients)):
+        for position in range(len(shards.clients)):
             try:
-                done.append(self._one(work, shards, place, None if adjusts is None else adjusts(place), steps))
+                done.append(self._one(work, shards, position, None if adjusts is None else adjusts(position), steps))
             except DivergenceError as error:
                 done.append(Failure("non-finite", error.message))
         return OneByOne(done, dict(self._model.layout))
 
-    def _one(self, work: Work, shards: Shards, place: int, adjust: Adjust | None, steps: StepsOf | None) -> Trained:
-        self._model.load(_own(work, place))
-        x, y = shards.one(place)
-        key, limit = shards.keys[place], shards.limit(place)
+    def _one(self, work: Work, shards: Shards, position: int, adjust: Adjust | None, steps: StepsOf | None) -> Trained:
+        self._model.load(_own(work, position))
+        x, y = shards.one(position)
+        key, limit = shards.keys[position], shards.limit(position)
         if self._by_rows is not None:
             if steps is None:
                 raise ValueError(f"the executor {self.execution.executor} needs a transform's local steps")
             return train_by_rows(
-                self._model, self._by_rows, (x, y), work.local, key, steps(place), adjust=adjust, most=limit
+                self._model, self._by_rows, (x, y), work.local, key, steps(position), adjust=adjust, most=limit
             )
         return train(self._model, self._task, x, y, work.local, key, adjust, self._fused, limit)
 
@@ -113,6 +113,6 @@ def _params(work: Work) -> Tensor:
     return torch.from_numpy(np.array(work.params["params"], np.float32))
 
 
-def _own(work: Work, place: int) -> Arrays:
-    """Returns the model that the client at `place` starts from."""
-    return {name: vector[place] if vector.ndim == 2 else vector for name, vector in work.params.items()}
+def _own(work: Work, position: int) -> Arrays:
+    """Returns the model that the client at `position` starts from."""
+    return {name: vector[position] if vector.ndim == 2 else vector for name, vector in work.params.items()}

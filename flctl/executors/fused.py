@@ -131,7 +131,7 @@ class _Part(Protocol):
 
 
 class _DensePart:
-    def __init__(self, layer: Dense, params: Tensor, grad: Tensor, first: bool) -> None:
+    def __init__(self, layer: Dense, params: Tensor, grad: Tensor, *, first: bool) -> None:
         self._weight = _Parameter(params, grad, layer.weight, (layer.outputs, layer.inputs))
         self._bias = _bias(layer, params, grad)
         self._first = first
@@ -149,7 +149,7 @@ class _DensePart:
 
 
 class _ConvolutionPart:
-    def __init__(self, layer: Convolution, params: Tensor, grad: Tensor, first: bool) -> None:
+    def __init__(self, layer: Convolution, params: Tensor, grad: Tensor, *, first: bool) -> None:
         shape = (layer.outputs, layer.inputs, *layer.kernel)
         self._weight = _Parameter(params, grad, layer.weight, shape)
         self._bias = _bias(layer, params, grad)
@@ -158,12 +158,12 @@ class _ConvolutionPart:
         self._last = not (_is_blocked(layer) or _is_sampling(layer))
 
     def forward(self, x: Tensor) -> tuple[Tensor, _Memory]:
-        x = _laid_out(x, self._last)
+        x = _laid_out(x, last=self._last)
         bias = self._bias.value if self._bias else None
         return functional.conv2d(x, self._weight.value, bias, self._stride, self._padding), (x,)
 
     def backward(self, d: Tensor, memory: _Memory, lr: float | None) -> Tensor | None:
-        d = _laid_out(d, self._last)
+        d = _laid_out(d, last=self._last)
         where = None, self._stride, self._padding, [1, 1], False, [0, 0], 1, [not self._first, True, False]
         before: Tensor | None
         before, grad, _ = torch.ops.aten.convolution_backward(d, memory[0], self._weight.value, *where)
@@ -181,14 +181,14 @@ class _MaxPoolPart:
 
     def forward(self, x: Tensor) -> tuple[Tensor, _Memory]:
         last = _is_last(x)
-        laid_out = _laid_out(x, last or x.shape[1] >= _VECTOR)
+        laid_out = _laid_out(x, last=last or x.shape[1] >= _VECTOR)
         h, indices = torch.ops.aten.max_pool2d_with_indices(laid_out, self._kernel, self._kernel)
-        return _laid_out(h, last), (x, _laid_out(indices, last))
+        return _laid_out(h, last=last), (x, _laid_out(indices, last=last))
 
     def backward(self, d: Tensor, memory: _Memory, lr: float | None) -> Tensor | None:
         x, indices = memory
         where = self._kernel, self._kernel, [0, 0], [1, 1], False, indices
-        before: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(_laid_out(d, _is_last(x)), x, *where)
+        before: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(_laid_out(d, last=_is_last(x)), x, *where)
         return before
 
 
@@ -210,7 +210,7 @@ class _ActivationPart:
 
     def backward(self, d: Tensor, memory: _Memory, lr: float | None) -> Tensor | None:
         z, h = memory
-        return self._function.backward(_laid_out(d, _is_last(h)) if d.dim() == 4 else d, z, h)
+        return self._function.backward(_laid_out(d, last=_is_last(h)) if d.dim() == 4 else d, z, h)
 
 
 def _parts(chain: Chain, params: Tensor, grad: Tensor) -> list[_Part]:
@@ -232,12 +232,12 @@ def _pool_before_relu(layers: tuple[Layer, ...]) -> list[Layer]:
     return found
 
 
-def _part(layer: Layer, params: Tensor, grad: Tensor, first: bool) -> _Part:
+def _part(layer: Layer, params: Tensor, grad: Tensor, *, first: bool) -> _Part:
     match layer:
         case Dense():
-            return _DensePart(layer, params, grad, first)
+            return _DensePart(layer, params, grad, first=first)
         case Convolution():
-            return _ConvolutionPart(layer, params, grad, first)
+            return _ConvolutionPart(layer, params, grad, first=first)
         case MaxPool():
             return _MaxPoolPart(layer)
         case Flat():
@@ -263,7 +263,7 @@ def _aligned(x: Tensor) -> Tensor:
     return x if x.is_contiguous() and x.data_ptr() % _ALIGNMENT == 0 else x.clone(memory_format=torch.contiguous_format)
 
 
-def _laid_out(x: Tensor, last: bool) -> Tensor:
+def _laid_out(x: Tensor, *, last: bool) -> Tensor:
     """Returns x [n, c, h, w] in memory as [n, h, w, c] if `last`, otherwise contiguous. If sizes of one make both
     layouts the same memory, only strides distinguish them, and torch's kernels follow the strides."""
     _, c, h, w = x.shape

@@ -40,11 +40,11 @@ def _side_by_side(params: Tensor, shards: Shards, local: LocalWork, gradient: Gr
     total, block = torch.zeros(values.shape), torch.empty(values.shape)
     loss = torch.zeros(len(values), dtype=torch.float64)
     parts = torch.from_numpy(arranged.counts / np.maximum(arranged.counts.sum(axis=1, keepdims=True), 1))
-    for number, rows in enumerate(arranged.active):
-        here, part = slice(number * width, (number + 1) * width), parts[:rows, number]
+    for step_index, rows in enumerate(arranged.active):
+        here, part = slice(step_index * width, (step_index + 1) * width), parts[:rows, step_index]
         share = stack.share[:rows, here]
         losses = gradient(values[:rows], stack.x[:rows, here], stack.y[:rows, here], share, block[:rows])
         total[:rows].addcmul_(block[:rows], part.float().unsqueeze(1))
         loss[:rows] += (losses * share).masked_fill_(share == 0, 0).sum(1, dtype=torch.float64) * part
     back = np.argsort(arranged.clients)
-    return [Start(float(loss[place]), total[place].numpy()) for place in back.tolist()]
+    return [Start(float(loss[position]), total[position].numpy()) for position in back.tolist()]

@@ -106,13 +106,13 @@ class ChainRows(RowGradients):
             passed.append((layer, before, h))
         _, d = self._head(h, y)
         seen: list[tuple[Dense, Tensor, Tensor]] = []
-        for place in range(len(passed) - 1, -1, -1):
-            layer, before, after = passed[place]
+        for layer_index in range(len(passed) - 1, -1, -1):
+            layer, before, after = passed[layer_index]
             if isinstance(layer, Activation):
                 d = ACTIVATIONS[layer.name].backward(d, before, after)
                 continue
             seen.append((layer, d, before))
-            d = d @ self._weight(layer) if place else d
+            d = d @ self._weight(layer) if layer_index else d
         return seen
 
     def _forward(self, layer: Dense | Activation, h: Tensor) -> Tensor:

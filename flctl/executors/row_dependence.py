@@ -34,7 +34,7 @@ def dependence(model: FlatModel, task: Task, x: Tensor, y: Tensor) -> str | None
     kept = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         with torch.no_grad(), _Draws() as draws:
-            losses = [_loss(model, task, x[place], y[place]) for place in (0, 1, 0, 1, 1, 0)]
+            losses = [_loss(model, task, x[row], y[row]) for row in (0, 1, 0, 1, 1, 0)]
     finally:
         torch.set_rng_state(kept[0])
         np.random.set_state(kept[1])

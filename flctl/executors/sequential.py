@@ -93,7 +93,7 @@ def train(
 
 
 def measure(
-    model: FlatModel, task: Task, x: npt.NDArray[np.generic], y: npt.NDArray[np.generic], gradient: bool
+    model: FlatModel, task: Task, x: npt.NDArray[np.generic], y: npt.NDArray[np.generic], *, gradient: bool
 ) -> Start:
     """Returns the loss, and the gradient if asked for, on rows x [n, ...], y [n] or [n, window]. Does not change the
     model. 0 and zeros without rows."""

@@ -50,14 +50,14 @@ class Shards:
         bounds = self.partition.bounds[self.clients]
         return bounds[:, 1] - bounds[:, 0]
 
-    def one(self, place: int) -> Batch:
+    def one(self, position: int) -> Batch:
         """Returns the rows (x, y) of one client."""
         with self.loading():
-            return self.partition.train(int(self.clients[place]))
+            return self.partition.train(int(self.clients[position]))
 
-    def limit(self, place: int) -> int | None:
+    def limit(self, position: int) -> int | None:
         """Returns the largest number of steps of one client; None without a limit."""
-        return None if self.limits is None else int(self.limits[place])
+        return None if self.limits is None else int(self.limits[position])
 
     def stack(self, local: LocalWork) -> Stack:
         """Returns all batches of all clients."""

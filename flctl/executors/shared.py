@@ -150,11 +150,11 @@ class LowRank:
         total = torch.mm(scaled.T, self._h.flatten(0, 1)).mul_(-self._lr)
         return total if self._plain else total.add_(self.weight, alpha=float(factors @ self._shrunk))
 
-    def each(self, out: Tensor, places: slice = _ALL) -> None:
-        """Writes the changes of the clients at `places` into `out` [K, out, in]."""
-        out.baddbmm_(self._d[places].mT, self._h[places], beta=0, alpha=-self._lr)
+    def write_changes(self, out: Tensor, positions: slice = _ALL) -> None:
+        """Writes the changes of the clients at `positions` into `out` [K, out, in]."""
+        out.baddbmm_(self._d[positions].mT, self._h[positions], beta=0, alpha=-self._lr)
         if not self._plain:
-            out.add_(self.weight * self._shrunk[places].view(-1, 1, 1))
+            out.add_(self.weight * self._shrunk[positions].view(-1, 1, 1))
 
     def _here(self, step: int) -> slice:
         return slice(step * self._width, (step + 1) * self._width)
@@ -225,8 +225,8 @@ class OwnWeight(Own):
         h = self._inputs
         return (torch.bmm(d, d.mT) * torch.bmm(h, h.mT)).sum((1, 2))
 
-    def each(self, out: Tensor, places: slice = _ALL) -> None:
-        out.copy_(self.values[places])
+    def write_changes(self, out: Tensor, positions: slice = _ALL) -> None:
+        out.copy_(self.values[positions])
 
 
 class SharedPass:
@@ -241,64 +241,64 @@ class SharedPass:
         self._x = stack.x.flatten(2) if stack.x.dim() > 2 else stack.x.unsqueeze(2)
         self.weights: dict[int, LowRank | OwnWeight] = {}
         self.biases: dict[int, Own] = {}
-        for place, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layers):
             if isinstance(layer, Dense):
                 start = params[layer.weight].view(layer.outputs, layer.inputs)
-                inputs = self._x if place == 0 else None
-                low = place in low_rank
-                self.weights[place] = LowRank(start, stack, rule, inputs) if low else OwnWeight(start, clients, rule)
+                inputs = self._x if index == 0 else None
+                low = index in low_rank
+                self.weights[index] = LowRank(start, stack, rule, inputs) if low else OwnWeight(start, clients, rule)
                 if layer.bias is not None:
-                    self.biases[place] = Own(params[layer.bias], clients, rule)
+                    self.biases[index] = Own(params[layer.bias], clients, rule)
 
-    def step(self, number: int, active: int) -> Tensor:
+    def step(self, step: int, active: int) -> Tensor:
         """Makes one step of the first `active` clients: forward, backward, move. Returns the rows' losses [a, B]."""
         width = self._stack.arrangement.width
-        here = slice(number * width, (number + 1) * width)
+        here = slice(step * width, (step + 1) * width)
         h, seen = self._x[:active, here], []
-        for place in range(len(self.layers)):
-            before, h = h, self._forward(place, number, active, h)
+        for index in range(len(self.layers)):
+            before, h = h, self._forward(index, step, active, h)
             seen.append((before, h))
         losses, d = self._head(h, self._stack.y[:active, here])
         share = self._stack.share[:active, here]
-        above = self._backward(number, active, d * share.unsqueeze(2), seen)
-        self._move(number, active, above)
+        above = self._backward(step, active, d * share.unsqueeze(2), seen)
+        self._move(step, active, above)
         return losses.masked_fill_(share == 0, 0)
 
-    def _forward(self, place: int, number: int, active: int, h: Tensor) -> Tensor:
-        layer = self.layers[place]
+    def _forward(self, index: int, step: int, active: int, h: Tensor) -> Tensor:
+        layer = self.layers[index]
         if isinstance(layer, Activation):
             return ACTIVATIONS[layer.name].forward(h)
-        z = self.weights[place].forward(number, active, h)
-        bias = self.biases.get(place)
+        z = self.weights[index].forward(step, active, h)
+        bias = self.biases.get(index)
         return z if bias is None else z + bias.values[:active].unsqueeze(1)
 
-    def _backward(self, number: int, active: int, d: Tensor, seen: list[tuple[Tensor, Tensor]]) -> dict[int, Tensor]:
+    def _backward(self, step: int, active: int, d: Tensor, seen: list[tuple[Tensor, Tensor]]) -> dict[int, Tensor]:
         """Returns the gradient at each linear layer's outputs."""
         above: dict[int, Tensor] = {}
-        for place in range(len(self.layers) - 1, -1, -1):
-            layer = self.layers[place]
+        for index in range(len(self.layers) - 1, -1, -1):
+            layer = self.layers[index]
             if isinstance(layer, Activation):
-                d = ACTIVATIONS[layer.name].backward(d, *seen[place])
+                d = ACTIVATIONS[layer.name].backward(d, *seen[index])
                 continue
-            above[place] = d
-            if place:
-                d = self.weights[place].backward(number, active, d)
+            above[index] = d
+            if index:
+                d = self.weights[index].backward(step, active, d)
         return above
 
-    def _move(self, number: int, active: int, above: dict[int, Tensor]) -> None:
+    def _move(self, step: int, active: int, above: dict[int, Tensor]) -> None:
         if self._local.clip_norm is not None:
-            square = sum(self._square(place, number, active, d) for place, d in above.items())
+            square = sum(self._square(index, step, active, d) for index, d in above.items())
             norm = torch.sqrt(torch.as_tensor(square))
             factor = (self._local.clip_norm / (norm + CLIP_EPS)).clamp_(max=1.0).view(-1, 1, 1)
-            above = {place: d * factor for place, d in above.items()}
-        for place, d in above.items():
-            self.weights[place].keep(number, active, d)
-            if place in self.biases:
-                self.biases[place].move(active, d.sum(1))
+            above = {index: d * factor for index, d in above.items()}
+        for index, d in above.items():
+            self.weights[index].keep(step, active, d)
+            if index in self.biases:
+                self.biases[index].move(active, d.sum(1))
 
-    def _square(self, place: int, number: int, active: int, d: Tensor) -> Tensor:
-        weight = self.weights[place].square(number, active, d)
-        return weight + d.sum(1).square().sum(1) if place in self.biases else weight
+    def _square(self, index: int, step: int, active: int, d: Tensor) -> Tensor:
+        weight = self.weights[index].square(step, active, d)
+        return weight + d.sum(1).square().sum(1) if index in self.biases else weight
 
 
 def train_shared(
@@ -311,8 +311,8 @@ def train_shared(
     stack = shards.stack(rule.local)
     work = SharedPass(chain, head, params, stack, rule, low_rank)
     total = torch.zeros(len(stack.arrangement.clients), dtype=torch.float64)
-    for number, active in enumerate(stack.arrangement.active):
-        total[:active] += work.step(number, active).sum(1, dtype=torch.float64)
+    for step, active in enumerate(stack.arrangement.active):
+        total[:active] += work.step(step, active).sum(1, dtype=torch.float64)
     parts = [*work.weights.values(), *work.biases.values()]
     finite = torch.isfinite(total)
     for part in parts:
@@ -333,20 +333,20 @@ class SharedUpdates(Updates):
 
     def norms(self) -> Float64:
         total = self._squares.sqrt()
-        for place in self._cancelling:
-            total[place] = torch.linalg.vector_norm(self._built(place), dtype=torch.float64)
+        for position in self._cancelling:
+            total[position] = torch.linalg.vector_norm(self._built(position), dtype=torch.float64)
         return total.numpy()[self._back]
 
     def sum(self, factors: Float64) -> Vectors:
         ordered = torch.from_numpy(factors[self._clients]).float()
         built, ordered = ordered[self._cancelling], ordered.index_fill(0, torch.tensor(self._cancelling).long(), 0.0)
         total = torch.zeros(self._chain.parameters)
-        for place, layer in self._dense():
-            total[layer.weight] = self._work.weights[place].sum(ordered).view(-1)
+        for index, layer in self._dense():
+            total[layer.weight] = self._work.weights[index].sum(ordered).view(-1)
             if layer.bias is not None:
-                total[layer.bias] = self._work.biases[place].sum(ordered)
-        for place, factor in zip(self._cancelling, built.tolist(), strict=True):
-            total.add_(self._built(place), alpha=factor)
+                total[layer.bias] = self._work.biases[index].sum(ordered)
+        for position, factor in zip(self._cancelling, built.tolist(), strict=True):
+            total.add_(self._built(position), alpha=factor)
         return {"params": total.numpy()}
 
     @cached_property
@@ -365,34 +365,36 @@ class SharedUpdates(Updates):
         together = torch.stack([weight.reaches().square() for weight in low]).sum(0)
         # The squared norm's relative error is about c eps (together / change)^2, eps = 2^-24 and c the roundings of a
         # product: c <= 16 keeps the norm within 1e-3 at a ratio of 45.
-        places: list[int] = torch.nonzero(together > _CANCELS**2 * self._squares).view(-1).tolist()
-        return places
+        positions: list[int] = torch.nonzero(together > _CANCELS**2 * self._squares).view(-1).tolist()
+        return positions
 
-    def each(self) -> list[Trained | None]:
-        return self.materialised().each()
+    def results(self) -> list[Trained | None]:
+        return self.materialised().results()
 
-    def block(self, room: Allocator = HEAP) -> tuple[IntArray, Vectors]:
-        return self.materialised(room).block()
+    def block(self, allocator: Allocator = HEAP) -> tuple[IntArray, Vectors]:
+        return self.materialised(allocator).block()
 
-    def materialised(self, room: Allocator = HEAP) -> StackedUpdates:
-        """Returns the same updates as one block [K, D], allocated by `room`."""
-        block = torch.from_numpy(room.empty((len(self._clients), self._chain.parameters), np.float32))
+    def materialised(self, allocator: Allocator = HEAP) -> StackedUpdates:
+        """Returns the same updates as one block [K, D], allocated by `allocator`."""
+        block = torch.from_numpy(allocator.empty((len(self._clients), self._chain.parameters), np.float32))
         self._fill(block, _ALL)
-        for place in self._cancelling:  # the bits whose norm was measured: clipping must bound what is sent
-            block[place] = self._built(place)
+        for position in self._cancelling:  # the bits whose norm was measured: clipping must bound what is sent
+            block[position] = self._built(position)
         return StackedUpdates(block, self.facts, self._clients)
 
-    def _built(self, place: int) -> Tensor:
-        """Returns the change [D] of the client at `place`."""
+    def _built(self, position: int) -> Tensor:
+        """Returns the change [D] of the client at `position`."""
         block = torch.empty(1, self._chain.parameters)
-        self._fill(block, slice(place, place + 1))
+        self._fill(block, slice(position, position + 1))
         return block[0]
 
-    def _fill(self, block: Tensor, places: slice) -> None:
-        for place, layer in self._dense():
-            self._work.weights[place].each(block[:, layer.weight].view(-1, layer.outputs, layer.inputs), places)
+    def _fill(self, block: Tensor, positions: slice) -> None:
+        for index, layer in self._dense():
+            self._work.weights[index].write_changes(
+                block[:, layer.weight].view(-1, layer.outputs, layer.inputs), positions
+            )
             if layer.bias is not None:
-                block[:, layer.bias] = self._work.biases[place].values[places]
+                block[:, layer.bias] = self._work.biases[index].values[positions]
 
     def _dense(self) -> list[tuple[int, Dense]]:
-        return [(place, layer) for place, layer in enumerate(self._work.layers) if isinstance(layer, Dense)]
+        return [(index, layer) for index, layer in enumerate(self._work.layers) if isinstance(layer, Dense)]

@@ -57,8 +57,8 @@ def _steps(stack: Stack, step: Callable[[int, Tensor, Tensor, Tensor], Tensor]) 
     """Makes the steps. Returns each client's [K] sum of the losses of its rows, each at the model before its step."""
     width = stack.arrangement.width
     total = torch.zeros(len(stack.arrangement.clients), dtype=torch.float64)
-    for number, rows in enumerate(stack.arrangement.active):
-        here = slice(number * width, (number + 1) * width)
+    for step_index, rows in enumerate(stack.arrangement.active):
+        here = slice(step_index * width, (step_index + 1) * width)
         share = stack.share[:rows, here]
         losses = step(rows, stack.x[:rows, here], stack.y[:rows, here], share)
         total[:rows] += losses.masked_fill_(share == 0, 0).sum(1, dtype=torch.float64)
@@ -129,12 +129,12 @@ class ChainGradient:
             seen.append((before, h))
         losses, d = self._head(h, y)
         d = d * share.unsqueeze(2)
-        for place in range(len(seen) - 1, -1, -1):
-            layer, (before, after) = self._layers[place], seen[place]
+        for layer_index in range(len(seen) - 1, -1, -1):
+            layer, (before, after) = self._layers[layer_index], seen[layer_index]
             if isinstance(layer, Activation):
                 d = ACTIVATIONS[layer.name].backward(d, before, after)
                 continue
-            above, d = d, torch.bmm(d, _weight(layer, params)) if place else d
+            above, d = d, torch.bmm(d, _weight(layer, params)) if layer_index else d
             use(layer, above, before)
         return losses
 
@@ -155,10 +155,10 @@ def facts_of(stack: Stack, losses: Tensor, finite: Tensor, shards: Shards, local
     arranged, total = stack.arrangement, losses.numpy()
     bad = np.flatnonzero(~(np.isfinite(total) & finite.numpy()))
     failures = {}
-    for place in bad.tolist():
-        what = "the model is" if np.isfinite(total[place]) else "the training loss is"
-        error = not_finite(f"{what} not finite", int(arranged.steps[place]), local)
-        failures[int(arranged.clients[place])] = Failure("non-finite", error.message)
+    for position in bad.tolist():
+        what = "the model is" if np.isfinite(total[position]) else "the training loss is"
+        error = not_finite(f"{what} not finite", int(arranged.steps[position]), local)
+        failures[int(arranged.clients[position])] = Failure("non-finite", error.message)
     back = np.argsort(arranged.clients)
     mean = np.where(np.isfinite(total), total, 0) / np.maximum(arranged.counts.sum(axis=1), 1)
     steps = arranged.steps[back]
@@ -183,17 +183,17 @@ class StackedUpdates(Updates):
         ordered = torch.from_numpy(factors[self._clients]).float()
         return {"params": torch.mv(self._delta.mT, ordered).numpy()}
 
-    def block(self, room: Allocator = HEAP) -> tuple[IntArray, Vectors]:
+    def block(self, allocator: Allocator = HEAP) -> tuple[IntArray, Vectors]:
         failed = np.isin(self._clients, list(self.facts.failures))
         if not failed.any():
             return self._clients, {"params": self._delta.numpy()}
         return self._clients[~failed], {"params": self._delta.numpy()[~failed]}
 
-    def each(self) -> list[Trained | None]:
+    def results(self) -> list[Trained | None]:
         rows, facts = self._delta.numpy(), self.facts
         return [
             None
-            if place in facts.failures
-            else Trained({"params": rows[row]}, float(facts.loss[place]), int(facts.examples[place]), int(steps))
-            for place, (row, steps) in enumerate(zip(self._back.tolist(), facts.steps, strict=True))
+            if position in facts.failures
+            else Trained({"params": rows[row]}, float(facts.loss[position]), int(facts.examples[position]), int(steps))
+            for position, (row, steps) in enumerate(zip(self._back.tolist(), facts.steps, strict=True))
         ]

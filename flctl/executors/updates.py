@@ -45,13 +45,13 @@ class Updates(ABC):
         """Returns sum_k factors[k] * change_k, float32."""
 
     @abstractmethod
-    def block(self, room: Allocator = HEAP) -> tuple[IntArray, Vectors]:
+    def block(self, allocator: Allocator = HEAP) -> tuple[IntArray, Vectors]:
         """Returns (positions, rows): the changes as rows [K', L] without those of failed clients, and the client of
-        each row. Rows may come in any order and be changed by the caller; `room` allocates them if they are built for
-        this call."""
+        each row. Rows may come in any order and be changed by the caller; `allocator` allocates them if they are built
+        for this call."""
 
     @abstractmethod
-    def each(self) -> list[Trained | None]:
+    def results(self) -> list[Trained | None]:
         """Returns each client's own result; None if it failed. The vectors may be views of one block."""
 
 
@@ -65,7 +65,7 @@ class OneByOne(Updates):
             np.array([result.loss if result else 0.0 for result in done]),
             np.array([result.examples if result else 0 for result in done], np.int64),
             np.array([result.steps if result else 0 for result in done], np.int64),
-            {place: result for place, result in enumerate(trained) if isinstance(result, Failure)},
+            {position: result for position, result in enumerate(trained) if isinstance(result, Failure)},
         )
 
     def norms(self) -> Float64:
@@ -78,12 +78,12 @@ class OneByOne(Updates):
                 arrays.accumulate(total, result.delta, factor)
         return total
 
-    def block(self, room: Allocator = HEAP) -> tuple[IntArray, Vectors]:
-        done = [(place, result) for place, result in enumerate(self._trained) if result]
+    def block(self, allocator: Allocator = HEAP) -> tuple[IntArray, Vectors]:
+        done = [(position, result) for position, result in enumerate(self._trained) if result]
         rows = {name: [result.delta[name] for _, result in done] for name in self._layout}
         empty = {name: np.zeros((0, length), np.float32) for name, length in self._layout.items()}
-        places = np.array([place for place, _ in done], np.int64)
-        return places, {name: np.stack(vectors) for name, vectors in rows.items()} if done else empty
+        positions = np.array([position for position, _ in done], np.int64)
+        return positions, {name: np.stack(vectors) for name, vectors in rows.items()} if done else empty
 
-    def each(self) -> list[Trained | None]:
+    def results(self) -> list[Trained | None]:
         return list(self._trained)

@@ -155,22 +155,22 @@ def _attack(run: Run) -> dict[str, Any] | None:
     """Returns the simulated attack, and the number of malicious clients."""
     if not run.adversary.attacks:
         return None
-    chosen, malicious = run.config.attack, len(run.adversary.numbers)
+    chosen, malicious = run.config.attack, len(run.adversary.malicious)
     return {"name": chosen.name, "malicious": malicious, "clients": run.partition.clients, "since": chosen.since}
 
 
 def _chunks(run: Run, shape: RoundShape, found: Footprint) -> Chunks:
     together = run.execution.executor in TOGETHER
-    blocks = (run.execution.blocks(shape.sizes[places]) for places in shape.chunks if together)
-    counts = [len(places) for places in shape.chunks]
+    blocks = (run.execution.blocks(shape.sizes[positions]) for positions in shape.chunks if together)
+    counts = [len(positions) for positions in shape.chunks]
     return Chunks(
-        round=shape.number,
+        round=shape.round_number,
         clients=len(shape.sizes),
         rows=int(shape.sizes.sum()),
         chunks=len(counts),
         fewest=min(counts, default=0),
         most=max(counts, default=0),
-        at_once=max((len(places) for block in blocks for places in block), default=1),
+        at_once=max((len(positions) for block in blocks for positions in block), default=1),
         largest_bytes=found.chunk,
     )
 

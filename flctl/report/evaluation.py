@@ -38,7 +38,8 @@ def spreads(scores: ClientScores) -> dict[str, Spread]:
     """The spread over clients of each metric."""
     weights = scores.values["targets"]
     return {
-        name: spread(scores.values[name], weights, METRICS[name].higher_is_better) for name in client_metrics(scores)
+        name: spread(scores.values[name], weights, higher_is_better=METRICS[name].higher_is_better)
+        for name in client_metrics(scores)
     }
 
 
@@ -107,7 +108,7 @@ def _spread_data(spread: Spread) -> dict[str, Any]:
 
 def size_groups(scores: ClientScores, metric: str) -> tuple[SizeGroup, ...]:
     """Clients in up to five groups by size, with the metric in each."""
-    return by_size(scores.values[metric], scores.sizes, METRICS[metric].higher_is_better)
+    return by_size(scores.values[metric], scores.sizes, higher_is_better=METRICS[metric].higher_is_better)
 
 
 def client_rows(scores: ClientScores) -> Iterator[dict[str, Any]]:

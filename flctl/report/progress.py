@@ -51,7 +51,9 @@ def opening(started: Started) -> str:
     run = started.run
     goes_on = f", after round {started.after_round}" if started.after_round else ""
     layers = "".join(f" + {name}" for name in run.transforms)
-    malicious = f" ({len(run.adversary.numbers)} malicious: {run.config.attack.name})" if run.adversary.attacks else ""
+    malicious = (
+        f" ({len(run.adversary.malicious)} malicious: {run.config.attack.name})" if run.adversary.attacks else ""
+    )
     return (
         f"{run.strategy.name}{layers} over {counted(run.partition.clients, 'client')}{malicious}, model "
         f"{run.config.model.name} "

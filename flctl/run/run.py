@@ -112,7 +112,7 @@ class Run:
     def pipeline(self) -> Pipeline:
         """An update's way from the strategy on a client to the sum."""
         sent = self.strategy.sends(self.layout)
-        return Pipeline(self.transforms, sent, self.config.seed, each=not self.sums)
+        return Pipeline(self.transforms, sent, self.config.seed, keep_individual=not self.sums)
 
     @cached_property
     def adversary(self) -> Adversary:
@@ -164,14 +164,14 @@ class Run:
         return self.strategy.reads_each or any(t.judges_each for t in self.transforms.values())
 
     @property
-    def each(self) -> bool:
+    def takes_each(self) -> bool:
         """True if the server takes each client's message by itself, to read or to decode it."""
         return not self.sums or self.pipeline.decodes
 
     @property
     def multiplies(self) -> bool:
         """True if clients premultiply updates by their weight, because the aggregator can only add vectors."""
-        return not self.each and (self.aggregator.hides or not self.aggregator.transparent)
+        return not self.takes_each and (self.aggregator.hides or not self.aggregator.transparent)
 
     @property
     def secret_cohort(self) -> bool:

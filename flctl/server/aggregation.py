@@ -59,7 +59,7 @@ class Aggregation:
         ids, deadline = self.run.partition.client_ids, self.run.config.engine.deadline
         total = self._accumulator()
         self.traffic.bytes_down = messages.work_size(self.plan.work) * len(self.plan.cohort)
-        replies = chunk_replies(self.engine, self.plan, self.run.each, deadline, self.traffic)
+        replies = chunk_replies(self.engine, self.plan, deadline, self.traffic, keep_individual=self.run.takes_each)
         for gathered in self._budget.checked(timed_wait(replies, self.timer)):
             for client_index, failure in gathered.failed.items():
                 self.traffic.intake.failed[ids[client_index]] = failure
@@ -189,7 +189,7 @@ def update_intake(run: Run, plan: RoundPlan) -> UpdateIntake:
     """Returns the intake that opens, checks and, if the server reads single updates, decodes the round's messages."""
     pipeline = run.pipeline
     shared, context = pipeline.shared_by_all(plan.work), partial(server_context, run, plan)
-    decodes = run.each and bool(run.transforms)
+    decodes = run.takes_each and bool(run.transforms)
     return UpdateIntake(
         {**pipeline.sent, WEIGHT: 1},
         arrive=(lambda update: pipeline.arrive(update, shared, context)) if decodes else None,

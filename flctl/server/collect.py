@@ -15,7 +15,7 @@ from flctl.errors import FlctlError, ProtocolError, RoundLostError, counted
 from flctl.run.run import Run
 from flctl.timing import PhaseTimer
 from flctl.types import ClientId, Failure, Gathered, IntArray, Reply, RoundPlan
-from flctl.wire.replies import failed_alone, merged
+from flctl.wire.replies import failed_chunk, merged
 
 __all__ = ["RoundTraffic", "chunk_replies", "disclosures", "in_order", "refusals", "timed_wait", "with_refusals"]
 
@@ -49,7 +49,7 @@ class RoundTraffic:
     def take(self, gathered: Gathered) -> None:
         """Counts what a chunk replied."""
         examples = float(gathered.examples.sum())
-        loss = np.where(gathered.examples > 0, gathered.loss, 0.0)  # who made no step has no loss
+        loss = np.where(gathered.examples > 0, gathered.loss, 0.0)  # a client without a step has no loss
         self.count(float(loss @ gathered.examples) / max(examples, 1.0), examples)
         self.bytes_up += gathered.bytes_up
         for name, seconds in gathered.seconds.items():
@@ -57,31 +57,34 @@ class RoundTraffic:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asking:
-    """One round's questions to the engine."""
+class _ChunkRequests:
+    """One round's requests to the engine, by chunk."""
 
     engine: Engine
     plan: RoundPlan
-    each: bool
+    keep_individual: bool
     deadline: float | None
     traffic: RoundTraffic
 
     def gather(self, chunks: Sequence[IntArray]) -> Iterator[tuple[int, Gathered | Lost]]:
-        return self.engine.gather(self.plan.work, chunks, self.each, self.deadline)
+        return self.engine.gather(self.plan.work, chunks, self.keep_individual, self.deadline)
 
-    def recovered(self, numbers: IntArray, answer: Gathered | Lost) -> Gathered:
+    def recovered(self, client_indices: IntArray, answer: Gathered | Lost) -> Gathered:
         """Returns a chunk's reply. A lost chunk is requested again in halves, which need less memory, down to one
         client, which then counts as failed."""
         if isinstance(answer, Gathered):
             return answer
-        if len(numbers) == 1:
-            return failed_alone(int(numbers[0]), answer.failure, self.plan.work, self.each)
+        if len(client_indices) == 1:
+            return failed_chunk(
+                int(client_indices[0]), answer.failure, self.plan.work, keep_individual=self.keep_individual
+            )
         self.traffic.notes.append(
-            f"{counted(len(numbers), 'client')} asked again in two halves: {answer.failure.message}"
+            f"{counted(len(client_indices), 'client')} asked again in two halves: {answer.failure.message}"
         )
-        halves = np.array_split(numbers, 2)
-        again = dict(self.gather(halves))
-        return merged([self.recovered(half, again[place]) for place, half in enumerate(halves)], self.each)
+        halves = np.array_split(client_indices, 2)
+        by_half = dict(self.gather(halves))
+        replies = [self.recovered(half, by_half[half_index]) for half_index, half in enumerate(halves)]
+        return merged(replies, keep_individual=self.keep_individual)
 
 
 def disclosures(run: Run, metrics: Mapping[str, float]) -> list[str]:
@@ -108,31 +111,31 @@ def refusals(failed: Mapping[ClientId, Failure]) -> list[str]:
 def with_refusals(error: ProtocolError, failed: Mapping[ClientId, Failure]) -> ProtocolError:
     """The error with the reasons that clients gave: a sum that is missing says nothing of them."""
     kind = RoundLostError if isinstance(error, RoundLostError) else ProtocolError
-    unsaid = {client: failure for client, failure in failed.items() if failure.message not in error.message}
-    return kind("; ".join([error.message, *refusals(unsaid)]), hint=error.hint)
+    unmentioned = {client: failure for client, failure in failed.items() if failure.message not in error.message}
+    return kind("; ".join([error.message, *refusals(unmentioned)]), hint=error.hint)
 
 
 def chunk_replies(
-    engine: Engine, plan: RoundPlan, each: bool, deadline: float | None, traffic: RoundTraffic
+    engine: Engine, plan: RoundPlan, deadline: float | None, traffic: RoundTraffic, *, keep_individual: bool
 ) -> Iterator[Gathered]:
-    """Yields the replies of the plan's chunks in the plan's order, whatever order the engine answers in.
+    """Yields the replies of the plan's chunks in the plan's order; the engine may answer in any order.
 
-    `each` asks for each client's vectors. Raises FlctlError if the engine leaves out a chunk.
+    `keep_individual` asks for each client's vectors. Raises FlctlError if the engine leaves out a chunk.
     """
-    asking = _Asking(engine, plan, each, deadline, traffic)
-    chunks = [plan.numbers[places] for places in plan.chunks]
+    requests = _ChunkRequests(engine, plan, keep_individual, deadline, traffic)
+    chunks = [plan.numbers[positions] for positions in plan.chunks]
     waiting: dict[int, Gathered | Lost] = {}
-    position = 0
-    for place, answer in asking.gather(chunks):
-        waiting[place] = answer
-        while isinstance(waiting.get(position), Gathered):
-            yield waiting.pop(position)  # type: ignore[misc]
-            position += 1
-    if position + len(waiting) != len(chunks):
-        answered = f"{position + len(waiting)} of {counted(len(chunks), 'chunk')}"
+    next_index = 0
+    for chunk_index, answer in requests.gather(chunks):
+        waiting[chunk_index] = answer
+        while isinstance(waiting.get(next_index), Gathered):
+            yield waiting.pop(next_index)  # type: ignore[misc]
+            next_index += 1
+    if next_index + len(waiting) != len(chunks):
+        answered = f"{next_index + len(waiting)} of {counted(len(chunks), 'chunk')}"
         raise FlctlError(f"the engine returned {answered}", hint="This is a bug in the engine.")
-    for place in range(position, len(chunks)):  # only now is the engine free to be asked again
-        yield asking.recovered(chunks[place], waiting.pop(place))
+    for chunk_index in range(next_index, len(chunks)):  # only now is the engine free to be asked again
+        yield requests.recovered(chunks[chunk_index], waiting.pop(chunk_index))
 
 
 def in_order(

@@ -35,14 +35,14 @@ class RoundPlanner:
         )
         # The clients that a strategy trusts take part in every round, drawn or not.
         asked = np.union1d(drawn, self._trusted) if len(self._trusted) else drawn
-        participation = run.devices.turnout(round_number, asked)
+        participation = run.devices.participation(round_number, asked)
         return RoundPlan(
             round=round_number,
-            cohort=tuple(self.ids.take(participation.numbers).tolist()),
+            cohort=tuple(self.ids.take(participation.client_indices).tolist()),
             work=self._work(state, participation),
-            numbers=participation.numbers,
+            numbers=participation.client_indices,
             chunks=tuple(self._chunks(participation)),
-            devices=participation.told,
+            devices=participation.outcomes,
         )
 
     def _work(self, state: State, participation: Participation) -> Work:
@@ -61,7 +61,7 @@ class RoundPlanner:
 
     def _chunks(self, participation: Participation) -> list[IntArray]:
         """Returns, for each chunk, the positions of its clients in the cohort."""
-        bounds, chunks = self.run.partition.bounds[participation.numbers], self.run.execution.chunks
+        bounds, chunks = self.run.partition.bounds[participation.client_indices], self.run.execution.chunks
         sizes, counted = bounds[:, 1] - bounds[:, 0], participation.counted
         if counted is None:
             return chunks(sizes)

@@ -41,22 +41,22 @@ ROUNDING = 1e-12
 class Participation:
     """Outcome of a round for the clients selected.
 
-    `numbers` [n] are those available. `counted` [m] are the positions among them of those whose work counts, and
-    `steps` [m] the largest number of steps of each; None if all complete their work. `told` counts the others, and has
-    the simulated `seconds`.
+    `client_indices` [n] are those available. `counted` [m] are the positions among them of those whose work counts, and
+    `steps` [m] the largest number of steps of each; None if all complete their work. `outcomes` counts the others, and
+    has the simulated `seconds`.
     """
 
-    numbers: IntArray
+    client_indices: IntArray
     counted: IntArray | None = None
     steps: IntArray | None = None
-    told: Mapping[str, float] = field(default_factory=dict)
+    outcomes: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def allowance(self) -> Allowance | None:
         """The limits as they are sent to clients with their work."""
         if self.counted is None or self.steps is None:
             return None
-        return Allowance(self.numbers[self.counted], self.steps)
+        return Allowance(self.client_indices[self.counted], self.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class _Progress:
     arrival: FloatArray
     reaches: Flags
 
-    def usable(self, partial: bool) -> Flags:
+    def usable(self, *, partial: bool) -> Flags:
         """True for clients whose work the server accepts."""
         done = self.steps >= self.full
         return self.reaches & (done | (self.steps > 0) if partial else done)
@@ -87,27 +87,27 @@ class Devices:
         cohort, extra = self._run.config.cohort, self.config.over_selection
         if not extra:
             return cohort
-        asked = math.ceil(cohort.clients * (1 + extra) * (1 - ROUNDING))
-        return cohort.model_copy(update={"clients": asked})
+        selected = math.ceil(cohort.clients * (1 + extra) * (1 - ROUNDING))
+        return cohort.model_copy(update={"clients": selected})
 
-    def turnout(self, number: int, asked: IntArray) -> Participation:
-        """Returns the participation of the clients `asked` in a round."""
+    def participation(self, round_number: int, selected: IntArray) -> Participation:
+        """Returns the participation of the clients `selected` in a round."""
         if not self.config.simulated:
-            return Participation(asked)
-        numbers = asked[self._there(number, asked)]
-        progress = self._progress(number, numbers)
-        usable = progress.usable(self._run.strategy.takes_partial)
-        counted = self._first(usable, progress.arrival)
+            return Participation(selected)
+        available = selected[self._available(round_number, selected)]
+        progress = self._progress(round_number, available)
+        usable = progress.usable(partial=self._run.strategy.takes_partial)
+        counted = self._counted(usable, progress.arrival)
         steps = progress.steps[counted]
-        told: dict[str, float] = {
-            "absent": len(asked) - len(numbers),
+        outcomes: dict[str, float] = {
+            "absent": len(selected) - len(available),
             "late": int((~usable).sum()),
             "partial": int((steps < progress.full[counted]).sum()),
             "surplus": int(usable.sum()) - len(counted),
         }
         if self.config.clocked:
-            told["seconds"] = self._seconds(progress.arrival[counted], bool((~usable).any()), len(asked))
-        return Participation(numbers, counted, steps, told)
+            outcomes["seconds"] = self._seconds(progress.arrival[counted], len(selected), late=bool((~usable).any()))
+        return Participation(available, counted, steps, outcomes)
 
     def check(self) -> None:
         """Raises ConfigError if no client's work could ever count, or more clients are selected than exist."""
@@ -119,43 +119,45 @@ class Devices:
         if self.config.deadline is not None:
             self._check_deadline(self.config.deadline)
 
-    def _there(self, number: int, asked: IntArray) -> Flags:
+    def _available(self, round_number: int, selected: IntArray) -> Flags:
         if self.config.availability == 1:
-            return np.ones(len(asked), np.bool_)
-        drawn = seeds.uniform(self._seed, ("round", number, "device", "there"), self._keys[asked])
+            return np.ones(len(selected), np.bool_)
+        drawn = seeds.uniform(self._seed, ("round", round_number, "device", "there"), self._keys[selected])
         return np.asarray(drawn < self.config.availability)
 
-    def _progress(self, number: int, numbers: IntArray) -> _Progress:
-        full = self._full(numbers)
+    def _progress(self, round_number: int, available: IntArray) -> _Progress:
+        full = self._full(available)
         if self.config.clocked:
-            return self._clocked(numbers, full, self._jitter(number, numbers))
-        steps = full if self.config.stragglers is None else self._cut_short(number, numbers, full)
+            return self._clocked(available, full, self._jitter(round_number, available))
+        steps = full if self.config.stragglers is None else self._straggling_steps(round_number, available, full)
         return _Progress(full, steps, np.zeros(len(full)), np.ones(len(full), np.bool_))
 
-    def _jitter(self, number: int, numbers: IntArray) -> FloatArray | float:
+    def _jitter(self, round_number: int, available: IntArray) -> FloatArray | float:
         """Returns the factors [n] on devices' speeds in a round."""
         spread = self.config.speed_jitter
         if not spread:
             return 1.0
-        return np.exp(spread * seeds.normal(self._seed, ("round", number, "device", "speed"), self._keys[numbers]))
-
-    def _full(self, numbers: IntArray) -> IntArray:
-        """Returns the steps [n] of clients that complete their work."""
-        bounds = self._run.partition.bounds[numbers]
-        stages = self._run.strategy.stages(self._run.config.local.amount())
-        return sum(
-            (step_counts(bounds[:, 1] - bounds[:, 0], s.local)[0] for s in stages), np.zeros(len(numbers), np.int64)
+        return np.exp(
+            spread * seeds.normal(self._seed, ("round", round_number, "device", "speed"), self._keys[available])
         )
 
-    def _cut_short(self, number: int, numbers: IntArray, full: IntArray) -> IntArray:
+    def _full(self, available: IntArray) -> IntArray:
+        """Returns the steps [n] of clients that complete their work."""
+        bounds = self._run.partition.bounds[available]
+        stages = self._run.strategy.stages(self._run.config.local.amount())
+        return sum(
+            (step_counts(bounds[:, 1] - bounds[:, 0], s.local)[0] for s in stages), np.zeros(len(available), np.int64)
+        )
+
+    def _straggling_steps(self, round_number: int, available: IntArray, full: IntArray) -> IntArray:
         """Returns the steps of a cohort with stragglers. A straggler stops after a whole number of epochs, drawn
         uniformly from those below the number asked (Li et al. 2020, section 5.2); after a number of steps if one epoch,
         or steps, are asked."""
-        names, local = ("round", number, "device"), self._run.config.local
-        order = np.argsort(seeds.uniform(self._seed, (*names, "straggler"), self._keys[numbers]), kind="stable")
-        slow = order[: self._stragglers(len(numbers))]
+        names, local = ("round", round_number, "device"), self._run.config.local
+        order = np.argsort(seeds.uniform(self._seed, (*names, "straggler"), self._keys[available]), kind="stable")
+        slow = order[: self._stragglers(len(available))]
         parts = np.full(len(slow), local.epochs) if local.steps is None and local.epochs > 1 else full[slow]
-        drawn = seeds.uniform(self._seed, (*names, "stops"), self._keys[numbers[slow]])
+        drawn = seeds.uniform(self._seed, (*names, "stops"), self._keys[available[slow]])
         done = np.where(parts > 1, 1 + np.floor(drawn * (parts - 1)), 0).astype(np.int64)
         steps = full.copy()
         steps[slow] = full[slow] * done // np.maximum(parts, 1)
@@ -166,28 +168,28 @@ class Devices:
         code."""
         return clients - round(clients * (1 - float(self.config.stragglers or 0.0)))
 
-    def _clocked(self, numbers: IntArray, full: IntArray, jitter: FloatArray | float = 1.0) -> _Progress:
+    def _clocked(self, available: IntArray, full: IntArray, jitter: FloatArray | float = 1.0) -> _Progress:
         config = self.config
-        link, pace = self._sending[numbers], self._step_seconds[numbers] / jitter
+        link, pace = self._sending[available], self._step_seconds[available] / jitter
         left = np.full(len(full), np.inf) if config.deadline is None else config.deadline - link
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             able = np.where(pace > 0, np.floor(left / pace * (1 + ROUNDING)), np.inf)
         steps = np.clip(np.minimum(full, able), 0, None).astype(np.int64)
         return _Progress(full, steps, link + steps * pace, np.asarray(left >= 0))
 
-    def _first(self, usable: Flags, arrival: FloatArray) -> IntArray:
+    def _counted(self, usable: Flags, arrival: FloatArray) -> IntArray:
         """Returns the positions of the clients whose work counts: all that finish in time, or the first
         `cohort.clients` of them."""
-        places = np.flatnonzero(usable)
+        positions = np.flatnonzero(usable)
         if not self.config.over_selection:
-            return places
-        first = np.argsort(arrival[places], kind="stable")[: self._run.config.cohort.clients]
-        return np.sort(places[first])
+            return positions
+        first = np.argsort(arrival[positions], kind="stable")[: self._run.config.cohort.clients]
+        return np.sort(positions[first])
 
-    def _seconds(self, arrivals: FloatArray, late: bool, asked: int) -> float:
+    def _seconds(self, arrivals: FloatArray, selected: int, *, late: bool) -> float:
         """Returns the simulated time at which the server stops waiting: the last arrival it needs, or the deadline if a
         client is late."""
-        wanted = self._run.config.cohort.clients if self.config.over_selection else asked
+        wanted = self._run.config.cohort.clients if self.config.over_selection else selected
         if late and len(arrivals) < wanted:
             return float(self.config.deadline or 0.0)
         return float(arrivals.max(initial=0.0))
@@ -218,17 +220,16 @@ class Devices:
     def _check_cohort(self) -> None:
         if not self.config.over_selection:
             return
-        sampling, asked = self._run.config.cohort.sampling, self.cohort.clients
+        sampling, selected = self._run.config.cohort.sampling, self.cohort.clients
         if sampling not in DRAWN:
             raise ConfigError(
                 f"devices.over_selection selects more than cohort.clients, and cohort.sampling is {sampling}",
                 hint=f"Leave it out, or set cohort.sampling to {', '.join(DRAWN[:-1])} or {DRAWN[-1]}.",
             )
-        if sampling != "trace" and asked > self._run.eligible:
+        if sampling != "trace" and selected > self._run.eligible:
             raise ConfigError(
-                f"devices.over_selection {self.config.over_selection:g} selects {counted(asked, 'client')} per round, "
-                "and "
-                f"the partition has {counted(self._run.eligible, 'client')} with training rows",
+                f"devices.over_selection {self.config.over_selection:g} selects {counted(selected, 'client')} per "
+                f"round, and the partition has {counted(self._run.eligible, 'client')} with training rows",
                 hint="Lower it, or cohort.clients.",
             )
 
@@ -251,20 +252,20 @@ class Devices:
         return int(self._run.cohort_size)
 
     def _check_deadline(self, deadline: float) -> None:
-        numbers = np.flatnonzero(self._run.partition.counts[:, 0])
-        full, partial = self._full(numbers), self._run.strategy.takes_partial
+        eligible = np.flatnonzero(self._run.partition.counts[:, 0])
+        full, partial = self._full(eligible), self._run.strategy.takes_partial
         jitter = math.inf if self.config.speed_jitter else 1.0  # no bound to how fast a device can be in some round
-        if self._clocked(numbers, full, jitter).usable(partial).any():
+        if self._clocked(eligible, full, jitter).usable(partial=partial).any():
             return
         steps = np.minimum(full, 1) if partial else full
-        fastest = float((self._sending[numbers] + steps * self._step_seconds[numbers] / jitter).min())
-        what = (
+        fastest = float((self._sending[eligible] + steps * self._step_seconds[eligible] / jitter).min())
+        progress = (
             "with one step"
             if partial
             else f"with all its steps, and strategy '{self._run.strategy.name}' discards partial work"
         )
         raise ConfigError(
             f"devices.deadline is {deadline:g} s, and no client finishes by then: the fastest needs {fastest:.3g} s "
-            f"{what}",
+            f"{progress}",
             hint="Raise it, reduce the work in `local:`, or raise devices.speed, upload and download.",
         )

@@ -26,7 +26,7 @@ __all__ = [
     "work_size",
 ]
 
-TOLD = ("numbers", "weights", "loss", "examples", "steps")
+PER_CLIENT = ("numbers", "weights", "loss", "examples", "steps")
 
 
 def _work_frame(work: Work) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def pack_work(work: Work) -> bytes:
     """A cohort's work as bytes."""
     frame = _work_frame(work)
     if work.allowance is not None:
-        parts = {"allowance/numbers": work.allowance.numbers, "allowance/steps": work.allowance.steps}
+        parts = {"allowance/numbers": work.allowance.client_indices, "allowance/steps": work.allowance.steps}
         frame["arrays"] = {**frame["arrays"], **parts}
     return frames.pack("work", **frame)
 
@@ -68,18 +68,21 @@ def unpack_work(message: bytes) -> Work:
         transforms={name: _under(frame, f"transforms/{name}/") for name in frame.meta["transforms"]},
         local=LocalWork(**frame.meta["local"]),
         layout=frame.meta["layout"],
-        allowance=Allowance(**allowance) if allowance else None,
+        allowance=Allowance(allowance["numbers"], allowance["steps"]) if allowance else None,
     )
 
 
-def vector_size(vectors: Arrays, weighed: bool = False) -> int:
+def vector_size(vectors: Arrays, *, weighed: bool = False) -> int:
     """Returns the bytes of one client's message with vectors like these, sums [L] or rows [K, L]. `weighed` counts them
     with the dtypes that they have after multiplication by the weight."""
-    like = {name: np.broadcast_to(_zero(vector.dtype, weighed), vector.shape[-1:]) for name, vector in vectors.items()}
+    like = {
+        name: np.broadcast_to(_zero(vector.dtype, weighed=weighed), vector.shape[-1:])
+        for name, vector in vectors.items()
+    }
     return frames.size("vector", arrays={**like, WEIGHT: np.zeros(1)})
 
 
-def _zero(dtype: np.dtype[Any], weighed: bool) -> Any:
+def _zero(dtype: np.dtype[Any], *, weighed: bool) -> Any:
     return (weighed_dtype(dtype) if weighed else dtype).type(0)
 
 
@@ -87,13 +90,15 @@ def _under(frame: Frame, prefix: str) -> Arrays:
     return {name[len(prefix) :]: array for name, array in frame.arrays.items() if name.startswith(prefix)}
 
 
-def pack_gathered(gathered: Gathered, room: Allocator = HEAP) -> list[Any]:
-    """Packs a chunk's reply as buffers to write one after the other. Rows go to shared memory as far as `room` holds
-    them."""
-    laid = _laid(gathered.vectors, room) if isinstance(room, SharedMemoryAllocator) else {}
-    vectors = {f"vectors/{name}": vector for name, vector in gathered.vectors.items() if name not in laid}
-    told = {name: getattr(gathered, name) for name in TOLD}
-    failed = [[number, failure.kind, failure.message] for number, failure in gathered.failed.items()]
+def pack_gathered(gathered: Gathered, allocator: Allocator = HEAP) -> list[Any]:
+    """Packs a chunk's reply as buffers to write one after the other. Rows go to shared memory as far as `allocator`
+    holds them."""
+    shared = (
+        _place_in_shared_memory(gathered.vectors, allocator) if isinstance(allocator, SharedMemoryAllocator) else {}
+    )
+    vectors = {f"vectors/{name}": vector for name, vector in gathered.vectors.items() if name not in shared}
+    per_client = {name: getattr(gathered, name) for name in PER_CLIENT}
+    failed = [[client_index, failure.kind, failure.message] for client_index, failure in gathered.failed.items()]
     lengths = {name: vector.shape[-1] for name, vector in gathered.vectors.items()}
     rows = {name: vector.ndim == 2 for name, vector in gathered.vectors.items()}
     meta = {
@@ -102,14 +107,14 @@ def pack_gathered(gathered: Gathered, room: Allocator = HEAP) -> list[Any]:
         "lengths": lengths,
         "rows": rows,
         "bytes_up": gathered.bytes_up,
-        "laid": laid,
+        "laid": shared,
     }
-    return frames.pack_parts("gathered", meta=meta, arrays={**told, **vectors})
+    return frames.pack_parts("gathered", meta=meta, arrays={**per_client, **vectors})
 
 
-def _laid(vectors: Arrays, room: SharedMemoryAllocator) -> dict[str, Any]:
-    """Name -> [start, dtype, shape] of the rows that lie in the room."""
-    starts = {name: room.laid(vector) for name, vector in vectors.items() if vector.ndim == 2}
+def _place_in_shared_memory(vectors: Arrays, allocator: SharedMemoryAllocator) -> dict[str, Any]:
+    """Returns name -> [start, dtype, shape] of the rows that are in shared memory."""
+    starts = {name: allocator.offset_of(vector) for name, vector in vectors.items() if vector.ndim == 2}
     return {
         name: [start, vectors[name].dtype.str, list(vectors[name].shape)]
         for name, start in starts.items()
@@ -117,18 +122,18 @@ def _laid(vectors: Arrays, room: SharedMemoryAllocator) -> dict[str, Any]:
     }
 
 
-def unpack_gathered(message: bytes, slab: Bytes | None = None) -> Gathered:
-    """Unpacks a chunk's reply, with rows that lie in `slab`. Raises ProtocolError if it is not one."""
+def unpack_gathered(message: bytes, block: Bytes | None = None) -> Gathered:
+    """Unpacks a chunk's reply, with rows that lie in `block`. Raises ProtocolError if it is not one."""
     frame = frames.unpack(message, "gathered")
-    vectors: dict[str, Any] = read_shared_arrays(frame.meta["laid"], slab, frames.DTYPES.__contains__)
+    vectors: dict[str, Any] = read_shared_arrays(frame.meta["laid"], block, frames.DTYPES.__contains__)
     for name, vector in _under(frame, "vectors/").items():
         vectors[name] = vector.reshape(-1, frame.meta["lengths"][name]) if frame.meta["rows"][name] else vector
     return Gathered(
         vectors=vectors,
-        failed={number: Failure(kind, said) for number, kind, said in frame.meta["failed"]},
+        failed={client_index: Failure(kind, message_text) for client_index, kind, message_text in frame.meta["failed"]},
         seconds=frame.meta["seconds"],
         bytes_up=frame.meta["bytes_up"],
-        **{name: frame.arrays[name] for name in TOLD},
+        **{name: frame.arrays[name] for name in PER_CLIENT},
     )
 
 
@@ -136,12 +141,12 @@ def pack_answers(answers: Sequence[tuple[Reply | Failure, bytes]]) -> list[Any]:
     """Clients' answers with their aggregator's memories, as buffers."""
     entries: list[dict[str, Any]] = []
     blobs: dict[str, Any] = {}
-    for place, (answer, memory) in enumerate(answers):
+    for position, (answer, memory) in enumerate(answers):
         if isinstance(answer, Failure):
             entries.append({"kind": answer.kind, "message": answer.message})
             continue
         entries.append({"metrics": dict(answer.metrics)})
-        blobs |= {f"{place}/message": _bytes_array(answer.message), f"{place}/memory": _bytes_array(memory)}
+        blobs |= {f"{position}/message": _bytes_array(answer.message), f"{position}/memory": _bytes_array(memory)}
     return frames.pack_parts("answers", meta={"answers": entries}, arrays=blobs)
 
 
@@ -149,11 +154,11 @@ def unpack_answers(message: bytes) -> list[tuple[Reply | Failure, bytes]]:
     """The answers in a frame. Raises ProtocolError for anything else."""
     frame = frames.unpack(message, "answers")
     answers: list[tuple[Reply | Failure, bytes]] = []
-    for place, entry in enumerate(frame.meta["answers"]):
+    for position, entry in enumerate(frame.meta["answers"]):
         if "kind" in entry:
             answers.append((Failure(entry["kind"], entry["message"]), b""))
             continue
-        parts = [frame.arrays[f"{place}/{part}"].tobytes() for part in ("message", "memory")]
+        parts = [frame.arrays[f"{position}/{part}"].tobytes() for part in ("message", "memory")]
         answers.append((Reply(parts[0], entry["metrics"]), parts[1]))
     return answers
 

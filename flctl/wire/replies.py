@@ -17,13 +17,13 @@ from flctl.wire.buffers import HEAP, Allocator
 __all__ = [
     "check_update",
     "check_words",
-    "failed_alone",
+    "failed_chunk",
     "failure_of",
     "guarded",
-    "is_ours",
     "is_out_of_memory",
+    "is_system_error",
     "merged",
-    "nothing",
+    "no_updates",
     "unguarded",
     "weighted",
 ]
@@ -33,8 +33,9 @@ _OUT_OF_MEMORY = "can't allocate memory"
 Result = TypeVar("Result")
 
 
-def weighted(update: ClientUpdate, multiplied: bool) -> Arrays:
-    """The vectors as an aggregator takes them, w_k a_k where they are to be `multiplied`, else a_k; and the weight."""
+def weighted(update: ClientUpdate, *, multiplied: bool) -> Arrays:
+    """Returns the vectors as an aggregator takes them, w_k a_k if they are to be `multiplied`, else a_k; and the
+    weight."""
     if multiplied:
         check_words(update)
         update = dataclasses.replace(update, arrays=arrays.weigh(update.arrays, update.weight))
@@ -64,11 +65,11 @@ def check_update(update: ClientUpdate, layout: Layout) -> None:
 
 def guarded(work: Callable[[], Result]) -> Result | Failure:
     """Returns what `work` returns, or a `Failure` for any exception for which a client may be at fault (not
-    `is_ours`)."""
+    `is_system_error`)."""
     try:
         return work()
     except (Exception, SystemExit) as error:  # a client that calls sys.exit must not end the server
-        if is_ours(error):
+        if is_system_error(error):
             raise
         return failure_of(error)
 
@@ -78,7 +79,7 @@ def unguarded(work: Callable[[], Result]) -> Result:
     return work()
 
 
-def is_ours(error: BaseException) -> bool:
+def is_system_error(error: BaseException) -> bool:
     """True for errors that no client caused: exhausted memory, a full disk, or damaged files."""
     return isinstance(error, StorageError | IntegrityError) or is_out_of_memory(error)
 
@@ -97,47 +98,57 @@ def failure_of(error: BaseException) -> Failure:
     return Failure("exception", error.message if isinstance(error, FlctlError) else _last_line(error))
 
 
-def nothing(work: Work, each: bool) -> Arrays:
-    """The sum, or the rows, of no client."""
-    if each:
+def no_updates(work: Work, *, keep_individual: bool) -> Arrays:
+    """Returns the sum, or the rows, of zero clients."""
+    if keep_individual:
         return {name: np.zeros((0, length), np.float32) for name, length in work.layout.items()}
     return {**arrays.zeros(work.layout), WEIGHT: np.zeros(1)}
 
 
-def failed_alone(number: int, failure: Failure, work: Work, each: bool) -> Gathered:
-    """The reply of a chunk of one client that failed."""
+def failed_chunk(client_index: int, failure: Failure, work: Work, *, keep_individual: bool) -> Gathered:
+    """Returns the reply of a chunk of one client that failed."""
     none = np.zeros(0)
-    return Gathered(nothing(work, each), np.zeros(0, np.int64), none, none, none, none, {number: failure}, {}, 0)
+    return Gathered(
+        no_updates(work, keep_individual=keep_individual),
+        np.zeros(0, np.int64),
+        none,
+        none,
+        none,
+        none,
+        {client_index: failure},
+        {},
+        0,
+    )
 
 
-def merged(parts: Sequence[Gathered], each: bool, room: Allocator = HEAP) -> Gathered:
-    """Joins the replies of a chunk's parts: sums are added in order, rows are concatenated in memory of `room`."""
+def merged(parts: Sequence[Gathered], allocator: Allocator = HEAP, *, keep_individual: bool) -> Gathered:
+    """Joins the replies of a chunk's parts: sums are added in order, rows are concatenated in memory of `allocator`."""
     if len(parts) == 1:
         return parts[0]
-    rest = {
+    per_client = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("numbers", "weights", "loss", "examples", "steps")
     }
-    failed = {number: failure for part in parts for number, failure in part.failed.items()}
+    failed = {client_index: failure for part in parts for client_index, failure in part.failed.items()}
     seconds: dict[str, float] = {}
     for part in parts:
         for name, spent in part.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + spent
-    told = [part.vectors for part in parts if part.numbers.size] or [parts[0].vectors]
-    if each:
-        vectors: dict[str, Any] = {name: room.joined([part[name] for part in told]) for name in told[0]}
+    answered = [part.vectors for part in parts if part.numbers.size] or [parts[0].vectors]
+    if keep_individual:
+        vectors: dict[str, Any] = {name: allocator.joined([part[name] for part in answered]) for name in answered[0]}
     else:
-        vectors = {name: array.copy() for name, array in told[0].items()}
-        for other in told[1:]:
-            arrays.accumulate(vectors, other)
-    sent = sum(part.bytes_up for part in parts)
-    return Gathered(vectors=vectors, failed=failed, seconds=seconds, bytes_up=sent, **rest)
+        vectors = {name: array.copy() for name, array in answered[0].items()}
+        for more in answered[1:]:
+            arrays.accumulate(vectors, more)
+    bytes_up = sum(part.bytes_up for part in parts)
+    return Gathered(vectors=vectors, failed=failed, seconds=seconds, bytes_up=bytes_up, **per_client)
 
 
 def _last_line(error: BaseException) -> str:
     """The error in one line of at most 500 printable characters: it goes to terminals, logs and other processes."""
     frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].name}, line {frames[-1].lineno})" if frames else ""
-    said = " ".join(str(error)[:_LONGEST].split())
-    said = "".join(character if character.isprintable() else "?" for character in said)
-    return f"{type(error).__name__}: {said}{where}"
+    origin = f" ({frames[-1].name}, line {frames[-1].lineno})" if frames else ""
+    text = " ".join(str(error)[:_LONGEST].split())
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    return f"{type(error).__name__}: {text}{origin}"

@@ -412,7 +412,7 @@ def test_the_server_keeps_one_accumulator_and_no_update(name, toy, tmp_path):
     """Codes are decoded, weighed and added as they come."""
     run, _ = make_run(toy, tmp_path / "run", f"transforms={{{name}: {OPTIONS[name]}}}")
     assert run.sums
-    assert run.each == (name not in LINEAR)
+    assert run.takes_each == (name not in LINEAR)
     server = Rounds(run, InProcessEngine())
     plan = server.plan(server.initial())
     traffic = RoundTraffic(update_intake(run, plan))

@@ -129,7 +129,7 @@ def equal(updates, expected, tolerance=2e-5):
     norms, factors = updates.norms(), np.linspace(0.5, 2.0, len(expected))
     np.testing.assert_allclose(norms, np.linalg.norm(change, axis=1), rtol=1e-3, atol=5e-5)
     np.testing.assert_allclose(updates.sum(factors)["params"], factors @ change, rtol=1e-3, atol=tolerance * 5)
-    found = np.stack([e.delta["params"] for e in updates.each()])
+    found = np.stack([e.delta["params"] for e in updates.results()])
     np.testing.assert_allclose(found, change, rtol=1e-3, atol=tolerance)
     places, rows = updates.block()
     np.testing.assert_allclose(rows["params"], change[places], rtol=1e-3, atol=tolerance)
@@ -179,8 +179,8 @@ def test_clients_whose_numbers_overflow_fail_alone(kind):
     honest = [one_by_one(module, task, data, local)[0] for data in (shards([4, 6, 5], (6,), "regression", 1),)]
     total = found.sum(np.ones(3))["params"]
     assert np.isfinite(total).all()
-    np.testing.assert_allclose(found.each()[0].delta["params"], honest[0].delta["params"], rtol=1e-3, atol=1e-5)
-    assert found.each()[1] is None
+    np.testing.assert_allclose(found.results()[0].delta["params"], honest[0].delta["params"], rtol=1e-3, atol=1e-5)
+    assert found.results()[1] is None
     assert found.norms()[1] == 0
 
 

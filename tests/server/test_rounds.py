@@ -275,12 +275,12 @@ class Cramped(InProcessEngine):
 
     most = 1
 
-    def gather(self, work, chunks, each, deadline=None):
-        for place, numbers in enumerate(chunks):
-            if len(numbers) > self.most:
-                yield place, Lost(Failure("memory", f"no memory for {len(numbers)} clients at once"))
+    def gather(self, work, chunks, keep_individual, deadline=None):
+        for place, client_indices in enumerate(chunks):
+            if len(client_indices) > self.most:
+                yield place, Lost(Failure("memory", f"no memory for {len(client_indices)} clients at once"))
             else:
-                ((_, gathered),) = super().gather(work, [numbers], each, deadline)
+                ((_, gathered),) = super().gather(work, [client_indices], keep_individual, deadline)
                 yield place, gathered
 
 

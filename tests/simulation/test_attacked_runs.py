@@ -123,7 +123,7 @@ def arrived(toy, path, registry, *overrides, engine=InProcessEngine):
     Watcher.seen.clear()
     run, _ = make_run(toy, path, "strategy=watcher", *ALL, *overrides, registry=registry)
     _, report = play(run, engine=engine)
-    bad = frozenset(toy.client_ids.take(run.adversary.numbers).tolist())
+    bad = frozenset(toy.client_ids.take(run.adversary.malicious).tolist())
     assert report.attackers == len(bad)
     return Watcher.seen[0], bad
 
@@ -154,7 +154,7 @@ def test_a_sum_is_made_of_what_the_malicious_send(toy, tmp_path, registry, engin
     run, _ = make_run(toy, tmp_path / "run", *ALL, *IPM)
     start = run.build_model().read()["params"].astype(np.float64)
     state, _ = play(run, engine=engine)
-    bad = set(toy.client_ids.take(run.adversary.numbers).tolist())
+    bad = set(toy.client_ids.take(run.adversary.malicious).tolist())
     mean = np.mean([delta(honest, client) for client in honest if client not in bad], axis=0)
     weights = {client: update.weight for client, update in honest.items()}
     total = sum(w * (-10 * mean if client in bad else delta(honest, client)) for client, w in weights.items())
@@ -189,7 +189,7 @@ def arrived_later(toy, path, registry):
     run, _ = make_run(toy, path, "strategy=watcher", *ALL, *options, registry=registry)
     _, report = play(run, rounds=2)
     assert report.attackers == 2
-    return list(Watcher.seen), set(toy.client_ids.take(run.adversary.numbers).tolist())
+    return list(Watcher.seen), set(toy.client_ids.take(run.adversary.malicious).tolist())
 
 
 def test_codes_bind_the_malicious_too(toy, tmp_path, registry):
@@ -211,7 +211,7 @@ def test_clipping_does_not_bind_them_and_who_looks_at_arrivals_sees_them(toy, tm
     options = ("transforms.clip.norm=0.001", "transforms.judge={}", "attack.name=sign-flip", "attack.clients=2")
     run, _ = make_run(toy, tmp_path / "run", *ALL, *options, registry=registry)
     play(run)
-    bad = set(toy.client_ids.take(run.adversary.numbers).tolist())
+    bad = set(toy.client_ids.take(run.adversary.malicious).tolist())
     for client, length in Judge.seen.items():
         assert length == pytest.approx(0.004 if client in bad else 0.001, rel=1e-4)
     assert len(Judge.seen) == 10
@@ -450,4 +450,4 @@ def test_the_root_of_fltrust_is_honest(tmp_path):
     for seed in range(8):
         options = ("strategy=fltrust", "strategy.root='2'", "attack.name=sign-flip", "attack.clients=2", f"seed={seed}")
         run, _ = make_run(partition, tmp_path / f"run-{seed}", *ALL, *options)
-        assert 2 not in run.adversary.numbers
+        assert 2 not in run.adversary.malicious

@@ -212,7 +212,7 @@ def image_partition(path) -> Partition:
 def test_only_rows_of_malicious_clients_change_and_only_from_that_round_on(tmp_path, name, share):
     partition = image_partition(tmp_path / "parts")
     adversary = Adversary(AttackConfig(name=name, clients=1, since=3), 5, partition)
-    bad = int(adversary.numbers[0])
+    bad = int(adversary.malicious[0])
     assert adversary.rows(2) is partition
     seen = adversary.rows(3)
     for number in range(3):
@@ -242,7 +242,7 @@ def _same_rows_in_one_go(partition: Partition, number: int, x, y) -> None:
 
 
 def malicious(partition: Partition, seed: int = 0, trusted=(), **options) -> list[int]:
-    return Adversary(AttackConfig(**{"name": "ipm", **options}), seed, partition, trusted).numbers.tolist()
+    return Adversary(AttackConfig(**{"name": "ipm", **options}), seed, partition, trusted).malicious.tolist()
 
 
 def test_who_attacks_is_drawn_by_seed_alone(toy):
@@ -285,8 +285,8 @@ def _rows_of(count: int) -> Dataset:
 def test_the_malicious_of_a_cohort_by_round(toy):
     adversary = Adversary(AttackConfig(name="ipm", clients=4, since=3), 0, toy)
     cohort = np.arange(10)
-    assert [adversary.among(number, cohort).tolist() for number in (2, 3)] == [[], adversary.numbers.tolist()]
-    assert adversary.among(3, np.setdiff1d(cohort, adversary.numbers)).tolist() == []
+    assert [adversary.among(number, cohort).tolist() for number in (2, 3)] == [[], adversary.malicious.tolist()]
+    assert adversary.among(3, np.setdiff1d(cohort, adversary.malicious)).tolist() == []
     nobody = Adversary(AttackConfig(), 0, toy)
     assert (nobody.attacks, nobody.among(1, cohort).tolist(), nobody.rows(1) is toy) == (False, [], True)
 

@@ -61,12 +61,12 @@ def test_the_share_of_stragglers_is_exact_and_they_make_whole_epochs_below_what_
     found = devices(toy, tmp_path / "r", "strategy=fedprox", "local.epochs=5", f"devices.stragglers={share}")
     full, seen = steps_of(toy, 5), Counter()
     for number in range(1, 40):
-        turnout = found.turnout(number, EVERYONE)
+        turnout = found.participation(number, EVERYONE)
         epochs = turnout.steps * 5 / full
         assert (epochs == epochs.round()).all()
         assert sorted(epochs)[slow:] == [5] * (10 - slow)
         assert all(1 <= epoch <= 4 for epoch in sorted(epochs)[:slow])
-        assert turnout.told == {"absent": 0, "late": 0, "partial": slow, "surplus": 0}
+        assert turnout.outcomes == {"absent": 0, "late": 0, "partial": slow, "surplus": 0}
         seen.update(epochs[epochs < 5].tolist())
     if slow >= 5:
         expected = slow * 39 / 4
@@ -75,15 +75,15 @@ def test_the_share_of_stragglers_is_exact_and_they_make_whole_epochs_below_what_
 
 def test_each_client_is_a_straggler_as_often_as_another(toy, tmp_path):
     found = devices(toy, tmp_path / "r", "strategy=fedprox", "local.epochs=2", "devices.stragglers=0.3")
-    late = sum((found.turnout(n, EVERYONE).steps < steps_of(toy, 2)).astype(int) for n in range(1, 1001))
+    late = sum((found.participation(n, EVERYONE).steps < steps_of(toy, 2)).astype(int) for n in range(1, 1001))
     assert np.abs(late - 300).max() < 5 * math.sqrt(1000 * 0.3 * 0.7)
 
 
 def test_a_strategy_that_takes_no_partial_work_drops_stragglers(toy, tmp_path):
     options = "local.epochs=5", "devices.stragglers=0.9"
     dropping, using = (devices(toy, tmp_path / n, f"strategy={n}", *options) for n in ("fedavg", "fedprox"))
-    one, all_of_them = dropping.turnout(1, EVERYONE), using.turnout(1, EVERYONE)
-    assert one.told == {"absent": 0, "late": 9, "partial": 0, "surplus": 0}
+    one, all_of_them = dropping.participation(1, EVERYONE), using.participation(1, EVERYONE)
+    assert one.outcomes == {"absent": 0, "late": 9, "partial": 0, "surplus": 0}
     done = np.flatnonzero(all_of_them.steps == steps_of(toy, 5))
     assert one.counted.tolist() == done.tolist()
     assert one.steps.tolist() == steps_of(toy, 5)[done].tolist()
@@ -93,7 +93,7 @@ def test_where_one_epoch_is_asked_stragglers_stop_after_some_steps(toy, tmp_path
     for way in ("local.epochs=1", "local.steps=6"):
         found = devices(toy, tmp_path / way[-8:], "strategy=fednova", way, "devices.stragglers=1")
         full = steps_of(toy) if "epochs" in way else np.full(10, 6)
-        made = np.stack([found.turnout(n, EVERYONE).steps for n in range(1, 30)])
+        made = np.stack([found.participation(n, EVERYONE).steps for n in range(1, 30)])
         assert (made >= 1).all()
         assert (made < full).all()
         assert len(np.unique(made)) > 3
@@ -101,7 +101,7 @@ def test_where_one_epoch_is_asked_stragglers_stop_after_some_steps(toy, tmp_path
 
 def test_a_straggler_whose_work_is_one_step_does_nothing(toy, tmp_path):
     found = devices(toy, tmp_path / "r", "strategy=fedprox", "local.steps=1", "devices.stragglers=0.5")
-    assert found.turnout(1, EVERYONE).told == {"absent": 0, "late": 5, "partial": 0, "surplus": 0}
+    assert found.participation(1, EVERYONE).outcomes == {"absent": 0, "late": 5, "partial": 0, "surplus": 0}
 
 
 # -- the clock ---------------------------------------------------------------------------------------------
@@ -112,14 +112,14 @@ def test_equal_devices_by_hand(toy, tmp_path):
     options = "devices.speed=2", "devices.deadline=2.6"
     full = steps_of(toy)
     assert sorted(set(full.tolist())) == [4, 5, 6]
-    using = devices(toy, tmp_path / "prox", "strategy=fedprox", *options).turnout(1, EVERYONE)
+    using = devices(toy, tmp_path / "prox", "strategy=fedprox", *options).participation(1, EVERYONE)
     assert using.steps.tolist() == np.minimum(full, 5).tolist()
-    assert using.told == {"absent": 0, "late": 0, "partial": int((full == 6).sum()), "surplus": 0, "seconds": 2.5}
-    dropping = devices(toy, tmp_path / "avg", "strategy=fedavg", *options).turnout(1, EVERYONE)
+    assert using.outcomes == {"absent": 0, "late": 0, "partial": int((full == 6).sum()), "surplus": 0, "seconds": 2.5}
+    dropping = devices(toy, tmp_path / "avg", "strategy=fedavg", *options).participation(1, EVERYONE)
     assert dropping.counted.tolist() == np.flatnonzero(full <= 5).tolist()
-    assert (dropping.told["late"], dropping.told["seconds"]) == ((full == 6).sum(), 2.6)
-    patient = devices(toy, tmp_path / "all", "devices.speed=2").turnout(1, EVERYONE)
-    assert patient.told == {"absent": 0, "late": 0, "partial": 0, "surplus": 0, "seconds": 3.0}
+    assert (dropping.outcomes["late"], dropping.outcomes["seconds"]) == ((full == 6).sum(), 2.6)
+    patient = devices(toy, tmp_path / "all", "devices.speed=2").participation(1, EVERYONE)
+    assert patient.outcomes == {"absent": 0, "late": 0, "partial": 0, "surplus": 0, "seconds": 3.0}
 
 
 def test_a_deadline_of_whole_steps_is_time_for_them(toy, tmp_path):
@@ -127,7 +127,7 @@ def test_a_deadline_of_whole_steps_is_time_for_them(toy, tmp_path):
     found = devices(
         toy, tmp_path / "r", "strategy=fedprox", "local.epochs=3", "devices.speed=10", "devices.deadline=0.7"
     )
-    assert found.turnout(1, EVERYONE).steps.tolist() == [7] * 10
+    assert found.participation(1, EVERYONE).steps.tolist() == [7] * 10
 
 
 def test_the_network_takes_what_the_encoded_messages_take(toy, tmp_path):
@@ -135,7 +135,7 @@ def test_the_network_takes_what_the_encoded_messages_take(toy, tmp_path):
     model, weight = {"params": np.zeros(15, np.float32)}, {"weight": np.zeros(1)}
     work = {"delta": model["params"], "control": model["params"]}
     up = len(wire.pack("vector", arrays={**work, **weight}))
-    assert run.devices.turnout(1, EVERYONE[:1]).told["seconds"] == pytest.approx(
+    assert run.devices.participation(1, EVERYONE[:1]).outcomes["seconds"] == pytest.approx(
         _down(run) / 1000 + up / 100, rel=1e-12
     )
 
@@ -160,7 +160,7 @@ def test_who_cannot_even_send_in_time_is_late(toy, tmp_path):
     rates = 100 * np.exp(seeds.normal(0, ("device", "network"), client_keys(toy.client_ids)))
     late = up / rates > 2
     assert 0 < late.sum() < 10
-    assert run.devices.turnout(1, EVERYONE).counted.tolist() == np.flatnonzero(~late).tolist()
+    assert run.devices.participation(1, EVERYONE).counted.tolist() == np.flatnonzero(~late).tolist()
 
 
 def test_speeds_are_log_normal_of_the_spread_that_is_asked_for(tmp_path, toy):
@@ -169,7 +169,7 @@ def test_speeds_are_log_normal_of_the_spread_that_is_asked_for(tmp_path, toy):
     logs = -np.log(found._step_seconds)
     assert logs.mean() == pytest.approx(math.log(3), abs=0.03)
     assert logs.std() == pytest.approx(0.8, abs=0.02)
-    seconds = [found.turnout(n, EVERYONE[:1]).told["seconds"] / steps_of(toy)[0] for n in range(1, 1501)]
+    seconds = [found.participation(n, EVERYONE[:1]).outcomes["seconds"] / steps_of(toy)[0] for n in range(1, 1501)]
     assert np.std(np.log(seconds)) == pytest.approx(0.4, abs=0.04)
     assert np.mean(np.log(seconds)) == pytest.approx(-logs[0], abs=0.05)
 
@@ -217,11 +217,11 @@ def test_a_round_is_what_a_loop_over_its_clients_says(knobs, strategy, number, s
     told["surplus"], told["partial"] = len(came) - len(used), sum(made < full for *_, made, full in used)
     wanted = 6 if config.over_selection else len(asked)
     seconds = config.deadline if told["late"] and len(used) < wanted else max((t for t, *_ in used), default=0.0)
-    turnout = run.devices.turnout(number, asked)
-    assert turnout.numbers[turnout.counted].tolist() == sorted(client for _, client, *_ in used)
+    turnout = run.devices.participation(number, asked)
+    assert turnout.client_indices[turnout.counted].tolist() == sorted(client for _, client, *_ in used)
     assert turnout.steps.tolist() == [made for _, _, made, _ in sorted(used, key=lambda one: one[1])]
-    assert turnout.told.pop("seconds") == pytest.approx(seconds, rel=1e-9)
-    assert turnout.told == dict(told)
+    assert turnout.outcomes.pop("seconds") == pytest.approx(seconds, rel=1e-9)
+    assert turnout.outcomes == dict(told)
 
 
 def _jitter(number):
@@ -235,20 +235,20 @@ def test_devices_are_there_as_often_as_is_said_and_each_by_itself(toy, tmp_path)
     found = devices(toy, tmp_path / "r", "devices.availability=0.7")
     there = np.zeros((1000, 10), bool)
     for number in range(1000):
-        there[number, found.turnout(number + 1, EVERYONE).numbers] = True
+        there[number, found.participation(number + 1, EVERYONE).client_indices] = True
     assert np.abs(there.sum(0) - 700).max() < 5 * math.sqrt(1000 * 0.7 * 0.3)
     assert np.abs(np.corrcoef(there.T) - np.eye(10)).max() < 0.15
-    few = found.turnout(3, np.array([1, 5, 8]))
-    assert few.numbers.tolist() == [c for c in (1, 5, 8) if there[2, c]]
+    few = found.participation(3, np.array([1, 5, 8]))
+    assert few.client_indices.tolist() == [c for c in (1, 5, 8) if there[2, c]]
 
 
 def test_without_the_section_everybody_does_everything_and_nothing_is_drawn(toy, tmp_path, monkeypatch):
     found = devices(toy, tmp_path / "r")
     monkeypatch.setattr(seeds, "uniform", None)
     monkeypatch.setattr(seeds, "normal", None)
-    turnout = found.turnout(1, EVERYONE)
-    assert (turnout.counted, turnout.steps, turnout.allowance, turnout.told) == (None, None, None, {})
-    assert turnout.numbers is EVERYONE
+    turnout = found.participation(1, EVERYONE)
+    assert (turnout.counted, turnout.steps, turnout.allowance, turnout.outcomes) == (None, None, None, {})
+    assert turnout.client_indices is EVERYONE
 
 
 # -- what is refused ---------------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ def test_what_could_never_count_is_refused_before_anything_is_trained(options, s
 )
 def test_what_counts_in_some_rounds_is_not_refused(options, toy, tmp_path):
     found = make_run(toy, tmp_path / "r", "local.batch_size=4", *options)[0].devices
-    assert any(found.turnout(number, EVERYONE).counted.size for number in range(1, 50))
+    assert any(found.participation(number, EVERYONE).counted.size for number in range(1, 50))
 
 
 def test_a_deadline_before_the_way_is_made_is_refused_however_fast_a_device_may_be(toy, tmp_path):

@@ -48,7 +48,7 @@ def by_hand(run, plan, mu=0.0):
     single_thread()
     model, task = run.build_model(), run.task()
     start, found = model.read(), []
-    for number, most in zip(plan.work.allowance.numbers, plan.work.allowance.steps, strict=True):
+    for number, most in zip(plan.work.allowance.client_indices, plan.work.allowance.steps, strict=True):
         x, y = run.partition.train(int(number))
         key = local_keys(run.config.seed, plan.round, run.partition.client_ids[number : number + 1])[0]
         model.load(start)
@@ -208,7 +208,7 @@ def test_in_a_protocol_of_several_phases_the_late_are_there_but_drop_out_where_c
                     return end.value
 
     called, _, reports = play(replace(run, aggregator=Watched()))
-    done = sorted(run.partition.client_ids.take(plans[0].work.allowance.numbers).tolist())
+    done = sorted(run.partition.client_ids.take(plans[0].work.allowance.client_indices).tolist())
     assert seen == [sorted(plans[0].cohort), done, done]
     assert len(done) == 2
     assert reports[0].failed == {}

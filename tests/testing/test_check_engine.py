@@ -114,39 +114,39 @@ class LateToo(Mutant):
 
 
 class SkipsChunk(InProcessEngine):
-    def gather(self, work, chunks, each, deadline=None):
-        for place, answer in super().gather(work, chunks, each, deadline):
+    def gather(self, work, chunks, keep_individual, deadline=None):
+        for place, answer in super().gather(work, chunks, keep_individual, deadline):
             if place != 2:
                 yield place, answer
 
 
 class Heavier(InProcessEngine):
-    def gather(self, work, chunks, each, deadline=None):
-        for place, answer in super().gather(work, chunks, each, deadline):
+    def gather(self, work, chunks, keep_individual, deadline=None):
+        for place, answer in super().gather(work, chunks, keep_individual, deadline):
             yield place, dataclasses.replace(answer, weights=answer.weights + 1)
 
 
 class OwnForm(InProcessEngine):
-    def gather(self, work, chunks, each, deadline=None):
-        for place, answer in super().gather(work, chunks, each, deadline):
+    def gather(self, work, chunks, keep_individual, deadline=None):
+        for place, answer in super().gather(work, chunks, keep_individual, deadline):
             yield place, dict(answer.vectors)
 
 
 class LosesChunk(InProcessEngine):
-    def gather(self, work, chunks, each, deadline=None):
-        for place, answer in super().gather(work, chunks, each, deadline):
+    def gather(self, work, chunks, keep_individual, deadline=None):
+        for place, answer in super().gather(work, chunks, keep_individual, deadline):
             failed = getattr(answer, "failed", None)
             yield place, Lost(Failure("exception", "one failed")) if failed else answer
 
 
 class NeverLate(InProcessEngine):
-    def gather(self, work, chunks, each, deadline=None):
-        yield from super().gather(work, chunks, each, None)
+    def gather(self, work, chunks, keep_individual, deadline=None):
+        yield from super().gather(work, chunks, keep_individual, None)
 
 
 class Blames(InProcessEngine):
-    def gather(self, work, chunks, each, deadline=None):
-        answers = list(super().gather(work, chunks, each, deadline))
+    def gather(self, work, chunks, keep_individual, deadline=None):
+        answers = list(super().gather(work, chunks, keep_individual, deadline))
         wrong = any(answer.failed for _, answer in answers if not isinstance(answer, Lost))
         for place, answer in answers:
             yield place, Lost(Failure("exception", "one failed")) if wrong and place else answer

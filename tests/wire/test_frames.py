@@ -106,7 +106,7 @@ def test_how_far_each_device_gets_travels_with_the_work_and_is_no_part_of_a_clie
     work = Work(1, {"params": np.zeros(4, np.float32)}, {}, {}, LocalWork(), {"delta": 4})
     told = replace(work, allowance=Allowance(np.array([3, 8]), np.array([5, 1])))
     back = messages.unpack_work(messages.pack_work(told)).allowance
-    assert (back.numbers.tolist(), back.steps.tolist()) == ([3, 8], [5, 1])
+    assert (back.client_indices.tolist(), back.steps.tolist()) == ([3, 8], [5, 1])
     assert messages.work_size(told) == messages.work_size(work)
 
 

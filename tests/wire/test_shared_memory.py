@@ -11,7 +11,13 @@ from flctl.errors import ProtocolError
 from flctl.types import Gathered
 from flctl.wire import frames, messages
 from flctl.wire.buffers import HEAP
-from flctl.wire.shared_memory import LEAST, AttachedMemory, SharedMemoryAllocator, SharedMemoryPool, read_shared_arrays
+from flctl.wire.shared_memory import (
+    MIN_BYTES,
+    AttachedMemory,
+    SharedMemoryAllocator,
+    SharedMemoryPool,
+    read_shared_arrays,
+)
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="there is no memfd_create here: pipes are used")
 ROWS = np.arange(6 * 30_000, dtype=np.float32).reshape(6, 30_000)
@@ -31,7 +37,7 @@ def slabs():
 
 def test_rows_are_written_once_and_read_where_they_lie(slabs):
     slab, memory = slabs.take(ROWS.nbytes)
-    room = AttachedMemory().at(slab.address)
+    room = AttachedMemory().attach(slab.address)
     rows = room.empty(ROWS.shape, np.float32)
     rows[...] = ROWS
     message = b"".join(messages.pack_gathered(gathered(delta=rows), room))
@@ -48,7 +54,7 @@ def test_rows_from_elsewhere_are_copied_and_those_that_do_not_fit_travel_in_the_
     slab, memory = slabs.take(ROWS.nbytes)
     assert slab.size < 2 * ROWS.nbytes
     message = b"".join(
-        messages.pack_gathered(gathered(a=ROWS, b=ROWS + 1, c=ROWS[0]), AttachedMemory().at(slab.address))
+        messages.pack_gathered(gathered(a=ROWS, b=ROWS + 1, c=ROWS[0]), AttachedMemory().attach(slab.address))
     )
     assert len(message) > ROWS.nbytes
     found = messages.unpack_gathered(message, memory).vectors
@@ -72,25 +78,25 @@ def test_blocks_that_lie_one_behind_the_other_are_joined_without_a_copy(slabs):
 
 
 def test_a_slab_is_free_again_once_nobody_holds_an_array_in_it(slabs):
-    slab, memory = slabs.take(LEAST)
+    slab, memory = slabs.take(MIN_BYTES)
     kept = memory[:100].view(np.float32)[3]
     row = memory[:100].view(np.float32).reshape(5, 5)[2]
     del memory
     gc.collect()
-    other, _ = slabs.take(LEAST)
-    assert other.number != slab.number, "an array in the first one is still there"
+    other, _ = slabs.take(MIN_BYTES)
+    assert other.block_id != slab.block_id, "an array in the first one is still there"
     del row, kept
-    again, _ = slabs.take(LEAST)
-    assert again.number == slab.number
+    again, _ = slabs.take(MIN_BYTES)
+    assert again.block_id == slab.block_id
 
 
 def test_a_slab_that_is_too_small_makes_room_for_a_larger_one(slabs):
-    small = slabs.take(LEAST)[0].number
+    small = slabs.take(MIN_BYTES)[0].block_id
     gc.collect()
     before = descriptors()
-    large = slabs.take(50 * LEAST)[0]
-    assert large.size >= 50 * LEAST
-    assert large.number != small
+    large = slabs.take(50 * MIN_BYTES)[0]
+    assert large.size >= 50 * MIN_BYTES
+    assert large.block_id != small
     assert descriptors() == before
 
 
@@ -99,9 +105,9 @@ def descriptors():
 
 
 def test_little_goes_through_the_pipe_and_so_does_everything_after_the_end(slabs):
-    assert slabs.take(LEAST - 1) is None
+    assert slabs.take(MIN_BYTES - 1) is None
     slabs.close()
-    assert slabs.take(LEAST) is None
+    assert slabs.take(MIN_BYTES) is None
 
 
 def test_where_there_is_no_memory_there_is_no_slab(slabs, monkeypatch):
@@ -110,14 +116,14 @@ def test_where_there_is_no_memory_there_is_no_slab(slabs, monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
     before = descriptors()
-    assert slabs.take(LEAST) is None
+    assert slabs.take(MIN_BYTES) is None
     assert descriptors() == before
 
 
 def test_a_worker_that_cannot_reach_a_slab_uses_the_heap():
-    assert AttachedMemory().at(None) is HEAP
-    assert AttachedMemory().at([os.getpid(), 1, 999_999, LEAST]) is HEAP
-    assert AttachedMemory().at([2**30, 1, 3, LEAST]) is HEAP
+    assert AttachedMemory().attach(None) is HEAP
+    assert AttachedMemory().attach([os.getpid(), 1, 999_999, MIN_BYTES]) is HEAP
+    assert AttachedMemory().attach([2**30, 1, 3, MIN_BYTES]) is HEAP
 
 
 @pytest.mark.parametrize(
@@ -132,7 +138,7 @@ def test_a_worker_that_cannot_reach_a_slab_uses_the_heap():
     ],
 )
 def test_a_reply_cannot_point_beyond_its_slab(slabs, declared):
-    _, memory = slabs.take(LEAST)
+    _, memory = slabs.take(MIN_BYTES)
     with pytest.raises(ProtocolError, match="a reply has vectors 'delta'"):
         read_shared_arrays({"delta": declared}, memory, frames.DTYPES.__contains__)
 
@@ -146,8 +152,8 @@ def test_a_reply_without_a_slab_cannot_point_into_one():
 def test_all_slabs_go_when_the_pool_is_closed():
     made = SharedMemoryPool()
     before = descriptors()
-    memory = made.take(LEAST)[1]
-    made.take(LEAST)
+    memory = made.take(MIN_BYTES)[1]
+    made.take(MIN_BYTES)
     made.close()
     assert descriptors() > before  # an array still lies in one
     del memory

@@ -33,7 +33,7 @@ _BY_NAME: dict[str, type[Attack]] = {
     "backdoor": Backdoor,
 }
 SIMULATIONS = ("auto", "inprocess", "pool")
-NOBODY: IntArray = np.zeros(0, np.int64)
+NO_CLIENTS: IntArray = np.zeros(0, np.int64)
 
 
 class Adversary:
@@ -57,11 +57,11 @@ class Adversary:
         return self.attack.on_updates
 
     @cached_property
-    def numbers(self) -> IntArray:
+    def malicious(self) -> IntArray:
         """The indices of the malicious clients, ascending: drawn from the seed, among those with training rows. Raises
         ConfigError if no client would be malicious, or none honest."""
         if not self.attacks:
-            return NOBODY
+            return NO_CLIENTS
         eligible = np.flatnonzero(self._partition.counts[:, 0])
         count = self.config.clients or round(self.config.fraction * len(eligible))
         drawn = seeds.rng(self.seed, "attack", "clients").permutation(eligible)
@@ -81,23 +81,23 @@ class Adversary:
             )
         return np.sort(drawn[:count]).astype(np.int64)
 
-    def among(self, number: int, cohort: IntArray) -> IntArray:
+    def among(self, round_number: int, cohort: IntArray) -> IntArray:
         """Returns the malicious clients of a round's cohort; empty before the attack starts."""
-        if not self.attacks or number < self.config.since:
-            return NOBODY
-        return np.intersect1d(cohort, self.numbers)
+        if not self.attacks or round_number < self.config.since:
+            return NO_CLIENTS
+        return np.intersect1d(cohort, self.malicious)
 
-    def rows(self, number: int) -> Partition:
+    def rows(self, round_number: int) -> Partition:
         """Returns the partition as clients see it in a round."""
-        return self._poisoned if self.attack.on_rows and number >= self.config.since else self._partition
+        return self._poisoned if self.attack.on_rows and round_number >= self.config.since else self._partition
 
     @cached_property
     def _poisoned(self) -> Partition:
-        return Poisoned(self._partition, self.attack, self.numbers)
+        return Poisoned(self._partition, self.attack, self.malicious)
 
     def facts(self) -> dict[str, Any]:
         """Returns the entries of the run's record: the attack, and the malicious clients."""
-        ids = self._partition.client_ids.take(self.numbers).tolist()
+        ids = self._partition.client_ids.take(self.malicious).tolist()
         return {"name": self.config.name, "clients": self._partition.clients, "malicious": ids}
 
     def check(self, run: RunInfo) -> None:
@@ -114,7 +114,7 @@ class Adversary:
         if self.on_updates:
             _check_seen(run, self.config.name)
         self.attack.check(run)
-        _ = self.numbers  # raises where there are none
+        _ = self.malicious  # raises where there are none
 
 
 def _check_seen(run: RunInfo, name: str) -> None:

@@ -59,37 +59,38 @@ class AttackedAccumulator:
 
     def _messages(self) -> Iterator[ClientUpdate]:
         adversary, pipeline, plan = self._adversary, self._pipeline, self._plan
-        numbers = adversary.among(plan.round, plan.numbers)
-        liars = frozenset(self._ids.take(numbers).tolist())
+        malicious = adversary.among(plan.round, plan.numbers)
+        malicious_ids = frozenset(self._ids.take(malicious).tolist())
         sent = [self._sent[client] for client in plan.cohort if client in self._sent]
         seen = [pipeline.read(update, plan.work) for update in sent]
-        crafted = {update.client_id: update for update in forge_updates(adversary.attack, seen, liars, plan.round)}
+        forged_updates = {
+            update.client_id: update for update in forge_updates(adversary.attack, seen, malicious_ids, plan.round)
+        }
         for update in sent:
-            lie = crafted.get(update.client_id)
-            yield update if lie is None else pipeline.encoded(lie, plan.work)
+            forged = forged_updates.get(update.client_id)
+            yield update if forged is None else pipeline.encoded(forged, plan.work)
 
 
 def forge_updates(
-    attack: Attack, updates: Sequence[ClientUpdate], malicious: frozenset[ClientId], number: int
+    attack: Attack, updates: Sequence[ClientUpdate], malicious: frozenset[ClientId], round_number: int
 ) -> list[ClientUpdate]:
-    """Returns malicious clients' updates of a round, to replace theirs. Clients that made no local step are not
-    changed."""
-    liars = [update for update in updates if update.client_id in malicious and update.weight > 0]
+    """Returns the forged updates of a round's malicious clients. Clients that made no local step are left out."""
+    forgers = [update for update in updates if update.client_id in malicious and update.weight > 0]
     honest = [update for update in updates if update.client_id not in malicious and update.weight > 0]
-    if not liars:
+    if not forgers:
         return []
     known = Known(
-        round=number,
-        ids=[update.client_id for update in liars],
-        own=_laid_out(liars),
-        others=_laid_out(honest if attack.config.knows == "honest" and honest else liars),
-        weights=np.array([update.weight for update in liars]),
+        round=round_number,
+        ids=[update.client_id for update in forgers],
+        own=_laid_out(forgers),
+        others=_laid_out(honest if attack.config.knows == "honest" and honest else forgers),
+        weights=np.array([update.weight for update in forgers]),
         total_weight=sum(update.weight for update in updates),
-        count=len(liars) + len(honest),
+        count=len(forgers) + len(honest),
     )
     crafted = attack.crafted(known)
     rows = np.broadcast_to(crafted, known.own.shape)
-    return [_refilled(update, row) for update, row in zip(liars, rows, strict=True)]
+    return [_refilled(update, row) for update, row in zip(forgers, rows, strict=True)]
 
 
 def _laid_out(updates: Sequence[ClientUpdate]) -> npt.NDArray[np.float32]:
@@ -103,10 +104,10 @@ def _laid_out(updates: Sequence[ClientUpdate]) -> npt.NDArray[np.float32]:
 
 def _refilled(update: ClientUpdate, row: Matrix) -> ClientUpdate:
     """Returns the update with the values of a row [D], rounded to float32."""
-    filled, place = dict(update.arrays), 0
+    filled, offset = dict(update.arrays), 0
     for name, vector in update.arrays.items():
         if name != SPARED:
-            values = row[place : place + vector.size]
+            values = row[offset : offset + vector.size]
             filled[name] = np.clip(values, -LARGEST, LARGEST).astype(np.float32)
-            place += vector.size
+            offset += vector.size
     return dataclasses.replace(update, arrays=filled)

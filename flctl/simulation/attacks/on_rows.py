@@ -90,9 +90,9 @@ class Poisoned(Partition):
         self.__dict__.update(partition.__dict__)
         self._attack = attack
         self._flags = np.zeros(int(self.bounds[-1, 2]), np.bool_)
-        for number in malicious.tolist():
-            start, stop = self.bounds[number, :2].tolist()
-            self._flags[start:stop] = attack.which(self.client_ids[number], stop - start)
+        for client_index in malicious.tolist():
+            start, stop = self.bounds[client_index, :2].tolist()
+            self._flags[start:stop] = attack.which(self.client_ids[client_index], stop - start)
 
     def train(self, index: int) -> Batch:
         x, y = super().train(index)

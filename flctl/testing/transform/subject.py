@@ -65,7 +65,7 @@ class TransformSubject:
     def pipeline(self, layout: Layout) -> Pipeline:
         """A new object as the only transform, for updates of a layout."""
         transform = self.make()
-        return Pipeline({_NAME: transform}, layout, _SEED, each=transform.judges_each)
+        return Pipeline({_NAME: transform}, layout, _SEED, keep_individual=transform.judges_each)
 
     def state(self, layout: Layout) -> Arrays:
         """The state before the first round."""
