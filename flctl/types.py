@@ -37,6 +37,7 @@ __all__ = [
     "TaskKind",
     "Trained",
     "Work",
+    "measured_as",
 ]
 
 ClientId = str
@@ -204,7 +205,8 @@ class RoundReport:
 
     `seconds` are by phase, with `total`. `work` has seconds of client work, summed over processes. `notes` are
     sentences on problems that were solved. `attackers` counts the cohort's malicious clients while they attack.
-    `devices` counts the outcomes of simulated devices, with the simulated `seconds`. `told` has the transforms'
+    `split` names the rows that `metrics` were measured on. `devices` counts the outcomes of simulated devices, with the
+    simulated `seconds`. `told` has the transforms'
     entries.
     """
 
@@ -218,6 +220,7 @@ class RoundReport:
     bytes_up: int
     bytes_down: int
     metrics: Mapping[str, float]
+    split: SelectionSplit | None = None
     released: bool = True
     work: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -280,6 +283,12 @@ QUICK: Mapping[TaskKind, tuple[str, ...]] = {
     "regression": ("test_loss", "mae", "rmse", "r2"),
 }
 """Metrics of `quick_score`, by task: those that a run may stop by or be best in."""
+
+
+def measured_as(name: str, split: SelectionSplit | None) -> str:
+    """Returns the name of a metric of `QUICK` over rows of `split`: the loss over validation rows is no test loss."""
+    return "validation_loss" if name == "test_loss" and split == "validation" else name
+
 
 PADDING = -1
 """The target of a position that holds no character, in data sets of text: it is not scored."""

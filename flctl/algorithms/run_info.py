@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from flctl.types import Layout
+from flctl.types import Layout, SelectionSplit
 
 if TYPE_CHECKING:
     from flctl.algorithms.aggregator import Aggregator
@@ -77,6 +77,11 @@ class RunInfo(Protocol):
     @property
     def makes_steps(self) -> str | None:
         """Name of the transform that computes the clients' local steps; None if no transform does."""
+
+    @property
+    def selection_split(self) -> SelectionSplit | None:
+        """Split by whose rows the best round is picked and the run stops early: validation if the partition has such
+        rows, else test; None without either."""
 
     @property
     def eligible(self) -> int:

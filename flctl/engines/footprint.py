@@ -164,7 +164,7 @@ def _chunk_bytes(run: Run, sizes: IntArray) -> int:
 def _evaluation_bytes(run: Run) -> int:
     """One batch of the evaluation: the widest two neighbouring layers' outputs; nothing where layers are unknown."""
     chain, shape = run.execution.chain, run.partition.shape
-    rows = run.partition.manifest.rows.central_test
+    rows = run.scored.manifest.rows.central_test
     shapes = chain.shapes(shape) if chain and rows else None
     if not shapes:
         return 0

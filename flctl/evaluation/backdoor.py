@@ -19,14 +19,14 @@ __all__ = ["backdoor_success"]
 
 
 def backdoor_success(run: Run, model: FlatModel, task: Task) -> dict[str, float]:
-    """Fraction of central test rows of other classes that the model predicts as the target once they have the trigger.
+    """Fraction of the scored rows of other classes that the model predicts as the target once they have the trigger.
 
     Empty if the run has no backdoor attack, or no such rows.
     """
     attack = run.adversary.attack
     if not isinstance(attack, Backdoor):
         return {}
-    x, y = run.partition.central_test()
+    x, y = run.scored.central_test()
     others = y != attack.config.target
     if not others.any():
         return {}

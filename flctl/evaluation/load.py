@@ -41,6 +41,7 @@ __all__ = [
     "load_own_model",
     "open_partition",
     "own_partition",
+    "picked_by_test_rows",
 ]
 
 
@@ -93,6 +94,8 @@ def from_run(path: Path, checkpoint: str, data: Path | None, registry: Catalogue
     partition, notes = _chosen(own, data)
     model = runs.build_model(config, own or partition, registry)
     round_number = load_checkpoint(directory, checkpoint, model)
+    if partition.selection == "test" and partition.digest == directory.facts["partition_digest"]:
+        notes += picked_by_test_rows(directory, checkpoint)
     strategy = registry.get("strategy", config.strategy.name).from_options(dict(config.strategy.options))
     clients = None
     if strategy.personalises:
@@ -100,6 +103,19 @@ def from_run(path: Path, checkpoint: str, data: Path | None, registry: Catalogue
     aggregator = registry.get("aggregator", config.aggregator.name)
     hidden_by = aggregator.name if aggregator.hides else None
     return LoadedModel(str(path), round_number, model, partition, config.eval.batch_size, notes, clients, hidden_by)
+
+
+def picked_by_test_rows(directory: RunDirectory, checkpoint: str) -> tuple[str, ...]:
+    """Returns a note if the scores of a checkpoint on the run's own test rows are too good, because these rows picked
+    it."""
+    status = (directory.summary() or {}).get("status")
+    if checkpoint == "best":
+        what = "the round was picked by these test rows"
+    elif checkpoint == "last" and status in ("target", "patience"):
+        what = "these test rows decided when training stopped"
+    else:
+        return ()
+    return (f"{what}, so its scores are too good: partition with --validation-fraction",)
 
 
 def from_weights(

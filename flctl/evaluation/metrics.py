@@ -53,6 +53,7 @@ class Metric:
 
 _ALL = (
     Metric("test_loss", "MSE (standardised)", False, (*LABELS, "regression")),
+    Metric("validation_loss", "validation loss", False, (*LABELS, "regression")),
     Metric("log_loss", "log loss (nats)", False, LABELS),
     Metric("accuracy", "accuracy", True, LABELS),
     Metric("balanced_accuracy", "balanced accuracy", True, LABELS),

@@ -19,6 +19,8 @@ __all__ = ["CardFacts", "model_card"]
 
 SHOWN_CLIENTS = 40
 SHOWN_LEVELS = 8
+STOPPED = ("target", "patience")
+"""Ends of a run that evaluations decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ def _data(facts: CardFacts) -> Iterator[str]:
     info, rows = manifest.dataset, manifest.rows
     yield f"- `{_cell(info.name)}`: {rows.train:,} training rows of {manifest.clients:,} clients"
     yield f"- {rows.central_test:,} test rows"
+    if rows.central_validation:
+        yield f"- {rows.central_validation:,} validation rows"
     yield f"- divided by the scheme `{manifest.scheme['name']}`, seed {manifest.seed}"
     yield f"- digest of the data: `{info.digest}`"
     if facts.skew is not None:
@@ -108,6 +112,7 @@ def _metrics(facts: CardFacts) -> Iterator[str]:
     evaluation = facts.evaluated.evaluation
     kind = "the clients' own test rows together" if evaluation.pooled else "the source's test part"
     yield f"On {evaluation.central.rows:,} test rows ({kind}); test rows were not trained on."
+    yield from _picked(facts)
     yield ""
     yield "| metric | value |"
     yield "|---|---:|"
@@ -116,6 +121,16 @@ def _metrics(facts: CardFacts) -> Iterator[str]:
     yield from (f"| {_label(name)} | {_number(value)} |" for name, value in shown.items())
     yield ""
     yield from _clients(facts.evaluated)
+
+
+def _picked(facts: CardFacts) -> Iterator[str]:
+    """Says by whose rows rounds were compared."""
+    summary = facts.predictor.directory.summary() or {}
+    rounds = "Rounds were compared (best round, early stopping)"
+    if facts.partition is not None and facts.partition.selection == "validation":
+        yield f"{rounds} by {facts.partition.manifest.rows.central_validation:,} validation rows, not by these."
+    elif facts.predictor.round == summary.get("best", {}).get("round") or summary.get("status") in STOPPED:
+        yield f"{rounds} by these rows, so the scores of the round that was picked are too good."
 
 
 def _clients(evaluated: Evaluated) -> Iterator[str]:

@@ -260,14 +260,6 @@ class Partition:
         rows = self.manifest.rows
         return "validation" if rows.central_validation else "test" if rows.central_test else None
 
-    def selection_rows(self) -> Batch:
-        """The central rows (x, y) of the `selection` split; may be empty."""
-        return self.central_validation() if self.selection == "validation" else self.central_test()
-
-    def selection_bounds(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], IntArray]:
-        """(x, y, offsets [K + 1]): the clients' own rows of the `selection` split."""
-        return self.validation_bounds() if self.selection == "validation" else self.test_bounds()
-
     def _checked(self, index: int) -> int:
         if not 0 <= index < self.clients:
             raise DataError(f"client number {index} is outside 0..{self.clients - 1}")

@@ -9,6 +9,7 @@ from typing import Any
 from flctl import machine
 from flctl.engines.engine import Engine
 from flctl.engines.footprint import Footprint, RoundShape, footprint, round_shape
+from flctl.evaluation.metrics import primary_metric
 from flctl.executors.choice import TOGETHER, obstacles
 from flctl.executors.per_example_steps import BY_ROWS
 from flctl.performance.duration import DurationEstimate, estimate_duration
@@ -16,9 +17,10 @@ from flctl.run.run import Run
 from flctl.server.rounds import Rounds
 from flctl.server.state import State
 from flctl.simulation.message_sizes import up_bytes
+from flctl.types import SelectionSplit
 from flctl.wire import messages
 
-__all__ = ["Chunks", "Forecast", "MessageSizes", "forecast"]
+__all__ = ["Chunks", "Forecast", "MessageSizes", "Selection", "forecast"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,16 @@ class MessageSizes:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """Rows by which the best round is picked and early stopping decides: their split (None without such rows), their
+    number, and the metric."""
+
+    split: SelectionSplit | None
+    rows: int
+    metric: str
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
     """Executor, engine, memory, traffic and duration of a run, determined before it is trained.
 
@@ -65,6 +77,7 @@ class Forecast:
     rounds: int
     readers: tuple[str, ...]
     attack: Mapping[str, Any] | None
+    selection: Selection
     chunks: Chunks
     budget: int
     memory: Footprint
@@ -79,6 +92,7 @@ class Forecast:
             "engine": {"name": self.engine, "asked": self.asked, "workers": self.workers},
             "reads_each": list(self.readers),
             "attack": self.attack,
+            "selection": asdict(self.selection),
             "round": {**asdict(self.chunks), "one_client_a_chunk": self.alone},
             "memory": {
                 "budget": self.budget,
@@ -129,6 +143,7 @@ def forecast(run: Run, engine: type[Engine], state: State | None = None) -> Fore
         rounds=left,
         readers=_readers(run),
         attack=_attack(run),
+        selection=_selection(run),
         chunks=_chunks(run, shape, found),
         budget=execution.memory,
         memory=found,
@@ -157,6 +172,11 @@ def _attack(run: Run) -> dict[str, Any] | None:
         return None
     chosen, malicious = run.config.attack, len(run.adversary.malicious)
     return {"name": chosen.name, "malicious": malicious, "clients": run.partition.clients, "since": chosen.since}
+
+
+def _selection(run: Run) -> Selection:
+    metric = run.config.metric or primary_metric(run.partition.task)[0]
+    return Selection(run.selection_split, run.scored.manifest.rows.central_test, metric)
 
 
 def _chunks(run: Run, shape: RoundShape, found: Footprint) -> Chunks:

@@ -37,7 +37,7 @@ SIMULATED = "simulated-seconds"
 
 
 def curves(rows: Sequence[Row], out: Path, metric: str | None = None) -> Path:
-    """A PNG or SVG of one run: training and test loss, and the metric by round and by bytes.
+    """A PNG or SVG of one run: training and test (or validation) loss, and the metric by round and by bytes.
 
     `rows` are lines of metrics.jsonl; `metric` defaults to accuracy or RMSE, whichever they have.
     """
@@ -157,14 +157,21 @@ def _traffic(runs: Mapping[str, Sequence[Row]]) -> float:
 
 
 def _draw_losses(axes: Axes, rows: Sequence[Row], name: str, index: int) -> None:
-    """Several runs: test loss solid, training loss dotted. One run: the two have names and colours of their own."""
+    """Several runs: loss of evaluated rows solid, training loss dotted. One run: the two have names and colours of
+    their own."""
     if name:
-        tested = _series(rows, "test_loss")
+        tested = _series(rows, f"{_split(rows)}_loss")
         _draw(axes, tested, name, index)
         _draw(axes, _series(rows, "loss"), "" if tested[0] else name, index, dashes=":")
         return
-    _draw(axes, _series(rows, "test_loss"), "test", 0)
+    split = _split(rows)
+    _draw(axes, _series(rows, f"{split}_loss"), split, 0)
     _draw(axes, _series(rows, "loss"), "training (mean of the clients' local loss)", 1, dashes="--")
+
+
+def _split(rows: Sequence[Row]) -> str:
+    """Split that the rounds were evaluated on."""
+    return "validation" if any("validation_loss" in row for row in rows) else "test"
 
 
 def _draw(axes: Axes, series: Series, label: str, index: int, dashes: str | None = None) -> None:

@@ -247,6 +247,7 @@ def report_line(report: RoundReport) -> dict[str, Any]:
         "failed": failed,
         "examples": report.examples,
         "loss": report.loss,
+        **({"split": report.split} if report.split else {}),
         **report.metrics,
         "bytes_up": report.bytes_up,
         "bytes_down": report.bytes_down,

@@ -19,12 +19,13 @@ from flctl.config.config import AUTO, DEFAULT_MODELS, CohortConfig, ComponentCon
 from flctl.errors import ConfigError, IncompatibleError, suggest
 from flctl.models.model import DataSpec, Described
 from flctl.models.parts import ParameterSplit
+from flctl.partition.selection import for_selection
 from flctl.partition.store import Partition
 from flctl.run import cohort as cohorts
 from flctl.run.batch_checks import check_batches
 from flctl.simulation.attacks import Adversary
 from flctl.simulation.devices import Devices
-from flctl.types import QUICK, Layout
+from flctl.types import QUICK, Layout, SelectionSplit, measured_as
 
 if TYPE_CHECKING:
     from flctl.executors.choice import Execution
@@ -194,6 +195,17 @@ class Run:
         """The name of the transform that makes the clients' local steps; None where none does."""
         return next((name for name, transform in self.transforms.items() if transform.makes_steps), None)
 
+    @cached_property
+    def scored(self) -> Partition:
+        """The partition whose test rows are those by which rounds are evaluated: the validation rows if there are
+        any."""
+        return for_selection(self.partition)
+
+    @property
+    def selection_split(self) -> SelectionSplit | None:
+        """Split by whose rows the best round is picked and the run stops early; None if it evaluates on no rows."""
+        return self.partition.selection
+
     @property
     def eligible(self) -> int:
         """Number of clients that have training rows."""
@@ -262,15 +274,17 @@ def _check_stages(run: Run) -> None:
 
 
 def _check_stop(run: Run) -> None:
-    stop, measured = run.config.stop, QUICK[run.partition.task]
+    stop = run.config.stop
+    measured = [measured_as(name, run.selection_split) for name in QUICK[run.partition.task]]
     for name in filter(None, (run.config.metric, stop.metric)):
         if name not in measured:
             hint = suggest(name, measured) or f"Known: {', '.join(measured)}."
-            raise ConfigError(f"'{name}' is not a metric of {run.partition.task} models", hint=hint)
-    if not run.partition.manifest.rows.central_test and (stop.target is not None or stop.patience is not None):
+            rows = " over validation rows" if run.selection_split == "validation" else ""
+            raise ConfigError(f"'{name}' is not a metric of {run.partition.task} models{rows}", hint=hint)
+    if run.selection_split is None and (stop.target is not None or stop.patience is not None):
         raise ConfigError(
-            "stop.target and stop.patience need evaluations, and the partition has no test rows",
-            hint="Partition with --test-fraction above 0.",
+            "stop.target and stop.patience need evaluations, and the partition has neither validation nor test rows",
+            hint="Partition with --validation-fraction above 0.",
         )
     if run.config.eval.every == 0 and (stop.target is not None or stop.patience is not None):
         raise ConfigError(

@@ -19,12 +19,12 @@ from flctl.server.round_plan import RoundPlanner
 from flctl.server.state import State
 from flctl.server.step import server_step
 from flctl.timing import PhaseTimer
-from flctl.types import Aggregate, Batch, RoundPlan, RoundReport
+from flctl.types import Aggregate, Batch, RoundPlan, RoundReport, measured_as
 
 __all__ = ["Rounds"]
 
 KEPT_BYTES = 1 << 27
-"""Central test rows up to this size stay in memory, in the form that the model takes."""
+"""Central rows to score up to this size stay in memory, in the form that the model takes."""
 
 
 class Rounds:
@@ -93,13 +93,14 @@ class Rounds:
     def evaluate(self, state: State) -> dict[str, float]:
         """Returns the central metrics of the state's model, and their spread over clients if `eval.per_client` is set.
 
-        Empty if the partition has no central test rows.
+        They are over validation rows if the partition has any, else over test rows. Empty without either.
         """
-        chosen, partition = self.run.config.eval, self.run.partition
+        chosen, partition = self.run.config.eval, self.run.scored
         if not partition.manifest.rows.central_test:
             return {}
         self.model.load(state.params)
-        metrics = evaluate.central(self.model, self._test_rows(), self.task, chosen.batch_size)
+        metrics = evaluate.central(self.model, self._central_rows(), self.task, chosen.batch_size)
+        metrics = {measured_as(name, self.run.selection_split): value for name, value in metrics.items()}
         metrics |= backdoor_success(self.run, self.model, self.task)
         if chosen.per_client:
             metrics |= evaluate.spread_over_clients(self.model, partition, self.task, chosen.batch_size)
@@ -110,9 +111,9 @@ class Rounds:
             metrics |= evaluate.spread_of_own_models(self.model, own, partition, self.task, chosen.batch_size)
         return metrics
 
-    def _test_rows(self) -> Batch:
-        """Returns the central test rows; up to KEPT_BYTES of them stay in memory between evaluations."""
-        rows = self._kept_rows or self.run.partition.central_test()
+    def _central_rows(self) -> Batch:
+        """Returns the central rows to score; up to KEPT_BYTES of them stay in memory between evaluations."""
+        rows = self._kept_rows or self.run.scored.central_test()
         if sum(part.nbytes for part in rows) <= KEPT_BYTES:
             self._kept_rows = rows
         return rows
@@ -140,6 +141,7 @@ class Rounds:
             bytes_up=traffic.bytes_up,
             bytes_down=traffic.bytes_down,
             metrics=metrics,
+            split=self.run.selection_split if metrics else None,
             work=traffic.work,
             notes=tuple(traffic.notes),
             devices=plan.devices,

@@ -336,6 +336,7 @@ def summarise(training: Training, state: State, status: Status, lines: list[dict
         "status": status,
         "rounds": state.round,
         "metric": training.metric,
+        "split": training.run.selection_split,
         "best": {"round": training.progress.best_round, "value": training.progress.best_value},
         "final": {key: value for key, value in evaluated[-1].items() if key not in known} if evaluated else {},
         "bytes_up": sum(line["bytes_up"] for line in lines),
@@ -347,7 +348,7 @@ def summarise(training: Training, state: State, status: Status, lines: list[dict
     }
 
 
-_EMPTY = RoundReport(0, 0, 0, {}, 0, None, {}, 0, 0, {})
+_EMPTY = RoundReport(0, 0, 0, {}, 0, None, {}, 0, 0, {}, split="test")
 
 
 def states_of(state: State) -> dict[str, Arrays]:

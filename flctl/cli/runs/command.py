@@ -153,7 +153,8 @@ def _columns(data: Mapping[str, Any]) -> tuple[str, ...]:
     """Columns of the table of rounds, few enough for a terminal 80 characters wide."""
     metric = data["metric"] or "accuracy"
     if data["attack"] is None:
-        return ("round", "loss", "test_loss", metric, "answered", "bytes_up", "seconds")
+        loss = "validation_loss" if any("validation_loss" in line for line in data["lines"]) else "test_loss"
+        return ("round", "loss", loss, metric, "answered", "bytes_up", "seconds")
     backdoor = any("backdoor_success" in line for line in data["lines"])
     return ("round", "loss", metric, *(["backdoor_success"] if backdoor else []), "attackers", "answered", "seconds")
 

@@ -235,10 +235,14 @@ def _render(console: Console, outcome: Outcome) -> None:
     }
     _render_told(console, outcome)
     ended = f"{reached.get(result.status, result.status)} after round {result.rounds}"
+    split = summary["split"]
+    ended += ", on validation rows" if split == "validation" and final else ""
     console.print(f"{ended}: {final}" if final else ended, markup=False)
     best = summary["best"]
     if best["round"] is not None:
-        console.print(f"best {summary['metric']} {best['value']:.4f} in round {best['round']}", markup=False)
+        picked = "test rows (see --validation-fraction)" if split == "test" else "validation rows"
+        found = f"best {summary['metric']} {best['value']:.4f} in round {best['round']}"
+        console.print(f"{found}, picked by {picked}", markup=False)
     if outcome.profile is not None:
         profiles.render(console, outcome.profile)
     if result.status == "interrupted":

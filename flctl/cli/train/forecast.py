@@ -34,6 +34,7 @@ def _facts(forecast: Forecast) -> Iterator[tuple[str, str]]:
             "attack",
             "{name}: {malicious} of {clients} clients malicious, from round {since} on".format(**forecast.attack),
         )
+    yield "best round", _selection(forecast)
     yield f"round {forecast.chunks.round}", _round(forecast)
     yield "a client's message", _traffic(forecast)
     yield "memory", _memory(forecast)
@@ -67,6 +68,14 @@ def _round(forecast: Forecast) -> str:
     once = f"{found.at_once:,} at once" if found.at_once > 1 else "one after the other"
     size = f"{size_text(found.largest_bytes)} where engine.memory is {size_text(forecast.budget)}"
     return f"{asks} in {chunks}{alone}, {once}, at most {size}"
+
+
+def _selection(forecast: Forecast) -> str:
+    found = forecast.selection
+    if found.split is None:
+        return "not picked: the partition has neither validation nor test rows"
+    picked = f"{found.metric} on {counted(found.rows, f'{found.split} row')}"
+    return f"{picked}; --validation-fraction keeps them for eval" if found.split == "test" else picked
 
 
 def _traffic(forecast: Forecast) -> str:
