@@ -1,12 +1,13 @@
 """Mutation test: put one fault at a time into a plugin's sources, and run the quick tests that must notice it.
 
     python benchmarks/mutations.py flctl-dp
-    python benchmarks/mutations.py flctl-dp --only clipping
+    python benchmarks/mutations.py flctl-secagg --only shamir
 
 The faults are listed in `benchmarks/mutants/PLUGIN.toml`: a file below the plugin's `src`, the text `old` that occurs
 once in it, the text `new` in its place, the tests, and why the line matters. Each mutant is a copy of `src` in a
-temporary folder; the checkout is not changed. Prints one line per mutant and ends with exit code 1 if any survives.
-Needs `os.fork`: a process that has imported torch and the accountants once is forked for each mutant.
+temporary folder; the checkout is not changed. Prints one line per mutant and ends with exit code 1 if any survives, if
+`old` of any does not occur exactly once, or if its tests are missing or fail without a fault. Needs `os.fork`: a
+process that has imported torch and the accountants once is forked for each mutant.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ import sys
 import tempfile
 import time
 import tomllib
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 600
 """Time after which a mutant counts as killed: it does not end."""
+SURVIVED, FAILING = "SURVIVED", "NO TESTS"
+_NO_TEST = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +52,31 @@ def main() -> int:
     given = parser.parse_args()
     source = ROOT / "plugins" / given.plugin
     found = [one for one in mutants(given.plugin)[given.skip :] if given.only in f"{one.file} {one.why}"]
-    unfit = [one for one in found if (source / "src" / one.file).read_text(encoding="utf-8").count(one.old) != 1]
+    unfit = [one for one in found if not fits(source, one)]
     for one in unfit:
         print(f"does not fit  {one.file}: {one.old!r} does not occur exactly once")
     preload()
-    survivors = 0
+    verdicts: Counter[str] = Counter()
+    passing: dict[tuple[tuple[str, ...], str], bool] = {}
     for number, one in enumerate(found, 1):
         if one in unfit:
             continue
         started = time.monotonic()
-        verdict = judge(source, one)
-        survivors += verdict == "SURVIVED"
+        if (chosen := (one.tests, one.keyword)) not in passing:
+            passing[chosen] = judge(source, replace(one, new=one.old)) == SURVIVED
+        verdict = judge(source, one) if passing[chosen] else FAILING
+        verdicts[verdict] += 1
         seconds = time.monotonic() - started
         print(f"{number:3d}/{len(found)} {verdict:9s} {seconds:5.1f} s  {one.file}: {one.why}", flush=True)
-    print(f"{len(found) - len(unfit) - survivors} killed, {survivors} survived, {len(unfit)} do not fit")
-    return 1 if survivors or unfit else 0
+    killed, survived, failing = verdicts["killed"] + verdicts["killed *"], verdicts[SURVIVED], verdicts[FAILING]
+    print(f"{killed} killed, {survived} survived, {len(unfit)} do not fit, {failing} without tests that pass")
+    return 1 if survived or unfit or failing else 0
+
+
+def fits(source: Path, mutant: Mutant) -> bool:
+    """True if the text that the mutant changes occurs exactly once."""
+    file = source / "src" / mutant.file
+    return file.is_file() and file.read_text(encoding="utf-8").count(mutant.old) == 1
 
 
 def mutants(plugin: str) -> list[Mutant]:
@@ -116,9 +130,8 @@ def _run(source: Path, copy: Path, mutant: Mutant) -> None:
     os.dup2(silent, 1)
     os.dup2(silent, 2)
     options = ["-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", "--tb=no"]
-    # 0: all passed; 5: no test was found, which must not count as killed.
     code = int(pytest.main([*options, "-k", mutant.keyword, *(f"tests/{name}" for name in mutant.tests)]))
-    os._exit(0 if code in (0, 4, 5) else 1)
+    os._exit(_NO_TEST if code in (4, 5) else min(code, 1))  # 4, 5: no such file, or no test in it
 
 
 def _verdict(child: int) -> str:
@@ -126,7 +139,7 @@ def _verdict(child: int) -> str:
     while time.monotonic() < until:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return "SURVIVED" if os.waitstatus_to_exitcode(status) == 0 else "killed"
+            return {0: SURVIVED, _NO_TEST: FAILING}.get(os.waitstatus_to_exitcode(status), "killed")
         time.sleep(0.05)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)

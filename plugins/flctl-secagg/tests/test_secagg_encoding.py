@@ -149,6 +149,21 @@ def test_rounding_keeps_the_mean(bits):
     assert abs(levels.mean() - 1 / 3) < 5 * 0.5 / 300
 
 
+def test_rounding_of_few_values_keeps_the_mean():
+    """A third of 2^-24, 6,400 times: the mean's deviation is at most 0.5 / 80 units."""
+    encoding = Encoding((("few", 16),), 32, 4, 1.0, 1.0)
+    given = {"few": np.full(16, 2.0**-24 / 3, np.float32), "weight": np.ones(1)}
+    units = [encoding.decode(encoding.encode(given), 1).arrays["few"] * 2.0**24 for _ in range(400)]
+    assert set(np.concatenate(units).tolist()) == {0.0, 1.0}
+    assert abs(np.mean(units) - 1 / 3) < 5 * 0.5 / 80
+
+
+def test_a_vector_is_rounded_differently_each_time():
+    encoding = Encoding((("delta", 100),), 16, 4, 1.0, 1.0)
+    given = {"delta": np.full(100, 0.3, np.float32), "weight": np.ones(1)}
+    assert len({encoding.encode(given).tobytes() for _ in range(5)}) == 5
+
+
 def test_whole_numbers_are_summed_exactly():
     encoding = Encoding((("code", 50), ("few", 3)), 32, 4, 1.0, 1.0)
     rng = np.random.default_rng(3)

@@ -434,8 +434,8 @@ CASES = [
     ({"max_weight": 0.0}, "weights up to 0"),
     ({"clip": 0.0}, "the clip is not a valid bound"),
     ({"levels": 2**31}, "may overflow"),
-    ({"levels": 5}, "cannot be combined"),
-    ({"words": 5}, "cannot be combined"),
+    ({"levels": 5}, "contradict each other"),
+    ({"words": 5}, "contradict each other"),
     ({"words": 2**40}, "more than the policy allows"),
     ({"version": "flctl-secagg/0"}, "speaks version 1 .* version 0"),
     ({"cohort": ("c01", "c00", "c02", "c03", "c04", "c05")}, "not sorted"),
@@ -465,6 +465,11 @@ def test_12_parameters_outside_of_the_policy_are_refused(changes, said):
         ({"minimum": 0}, None),
         ({"threshold": 5}, "the threshold is 3, expected 5 to 5"),
         ({"run": "another"}, "belongs to another run"),
+        ({"rounds": 0}, "round 1 is above 0, the last one"),
+        ({"bits": (20, 24)}, "words have 32 bits, expected 20 or 24"),
+        ({"ciphers": ("aes-256-ctr",)}, "the cipher is aes-128-ctr, expected aes-256-ctr"),
+        ({"clip_floor": 5.0}, "the clip is 4, expected 5 to 1000"),
+        ({"clip": 3.0}, "the clip is 4, expected 0.001 to 3"),
     ],
 )
 def test_12_the_policy_is_the_client_s_own(policy, said):
@@ -638,6 +643,7 @@ GARBAGE = (VICTIMS, attempt_of(VICTIMS))
         b"\xff\xfe",
         b'{"bits":' + b"9" * 5000 + b"}",
         dataclasses.replace(parameters(("a", "b", "c")), round=2**63).canonical(),
+        dataclasses.replace(parameters(("a", "b", "c")), round=-1).canonical(),
         parameters(("a", "b", "c")).canonical().replace(b'"clip":4.0', b'"clip":NaN'),
     ],
 )

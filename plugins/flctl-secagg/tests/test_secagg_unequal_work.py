@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from flctl_secagg.client.local_bounds import LocalBounds
 from flctl_secagg.client.policy import Policy
+from flctl_secagg.protocol import frames
 from flctl_secagg.protocol.asked_work import AskedWork, work_digest
 from secagg_support import AttemptError, attempt_of, cohort_of
 
@@ -132,6 +133,37 @@ def test_a_request_of_another_round_than_the_session_is_refused():
     }
 
 
+def test_a_later_request_of_another_round_than_the_session_is_refused():
+    cohort, late = cohort_of(6), set()
+
+    def meddle(kind, name, message):
+        late.add(name) if kind == frames.KEYS and name == "c02" else None
+        return message
+
+    cohort.meddle = meddle
+    cohort.request = lambda name: AskedWork(2 if name in late else 1, work_digest(None))
+    assert "c02" not in cohort.play(attempt_of(cohort)).survivors
+    assert cohort.refusals["c02"].message == "a session of round 1 arrived with a request of round 2"
+
+
+def test_a_request_asks_for_the_work_of_its_own_round():
+    assert AskedWork.of(3, work()).digest == work_digest(work())
+    with pytest.raises(ProtocolError, match="a request of round 2 has the work of round 3"):
+        AskedWork.of(2, work())
+
+
+def test_work_that_allows_some_clients_fewer_steps_is_refused_outside_of_a_simulation():
+    number = np.arange(9, dtype=np.int64)
+    asked = AskedWork.of(3, work(allowance=Allowance(number, number)))
+    Policy(simulation=True).check_work(asked)
+    with pytest.raises(ProtocolError, match="allows some clients fewer steps"):
+        Policy().check_work(asked)
+    limited = AskedWork(1, work_digest(None), limited=True)
+    cohort = cohort_of(6, asked=lambda name: limited if name == "c02" else AskedWork(1, work_digest(None)))
+    assert "c02" not in cohort.play(attempt_of(cohort)).survivors
+    assert "allows some clients fewer steps" in cohort.refusals["c02"].message
+
+
 def work(**changes) -> Work:
     values = {
         "round": 3,
@@ -181,6 +213,8 @@ def test_the_digest_does_not_depend_on_the_order_of_vectors_or_on_the_wire():
     [
         ({"params": {"a": np.zeros(2, np.float32)}}, {"params": {"a": np.zeros(1, np.float64)}}),
         ({"params": {"ab": np.zeros(1, np.float32)}}, {"params": {"a": np.zeros(1, np.float32)}}),
+        ({"params": {"a": np.zeros((2, 3), np.float32)}}, {"params": {"a": np.zeros((3, 2), np.float32)}}),
+        ({"params": {"a": np.zeros(2, np.float32)}}, {"params": {"a": np.zeros(2, np.int32)}}),
         (
             {"extra": {}, "transforms": {"x": {"v": np.zeros(1)}}},
             {"extra": {"v": np.zeros(1)}, "transforms": {"x": {}}},
