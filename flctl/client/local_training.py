@@ -188,11 +188,13 @@ class LocalTraining:
 
     def _shards(self, client_indices: IntArray, work: Work, stage: int) -> Shards:
         keys = local_keys(self.run.config.seed, work.round, self.run.partition.client_ids.take(client_indices))
+        weights = self.run.class_weights
         return Shards(
             self.run.adversary.rows(work.round),
             client_indices,
             stage_keys(keys, stage),
             lambda: self.clock.phase("load"),
+            class_weights=None if weights is None else weights.of(client_indices),
         )
 
     def _limited_shards(self, client_indices: IntArray, work: Work, stage: int) -> Shards:

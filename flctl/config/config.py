@@ -137,6 +137,8 @@ class Config(Options):
 WITHOUT_INFLUENCE = frozenset(
     {"rounds", "data", "plugins", "partition", "stop", "checkpoint", "engine", "eval.disclose_clients"}
 )
+LATER = (("eval", "positive", None), ("local", "class_weights", "none"))
+"""Keys that earlier versions did not have, with the values that leave a run as it was without them."""
 ENGINE_INFLUENCE = frozenset({"engine.executor", "engine.memory", "engine.alone"})
 
 
@@ -186,6 +188,9 @@ def digest(config: Config) -> str:
     left_out |= set() if config.devices.simulated else {"devices"}
     parts = {key: value for key, value in effective(config).items() if key not in left_out}
     parts["eval"] = {key: value for key, value in parts["eval"].items() if f"eval.{key}" not in left_out}
+    for section, key, neutral in LATER:
+        if parts[section][key] == neutral:
+            parts[section] = {name: value for name, value in parts[section].items() if name != key}
     parts[LAYERED] = list(parts[LAYERED].items())  # their order counts
     parts["engine"] = _engine_influence(config.engine)
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)

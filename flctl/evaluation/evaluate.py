@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from flctl.evaluation.metrics import Scores, client_scores, primary_metric, quick_score, score
+from flctl.evaluation.binary import Decision, decided
+from flctl.evaluation.client_metrics import client_scores
+from flctl.evaluation.metrics import Scores, quick_score, score
 from flctl.evaluation.outcomes import ClassificationOutcomes, RegressionOutcomes, concatenate, outcomes_of
 from flctl.evaluation.spread import PARTS, spread
 from flctl.machine import cores
-from flctl.types import Batch, FloatArray, IntArray
+from flctl.metrics import METRICS, Headline, headline
+from flctl.types import PADDING, Batch, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +41,7 @@ __all__ = [
     "BATCH",
     "ClientScores",
     "Evaluation",
+    "Measured",
     "central",
     "clients",
     "evaluate",
@@ -77,7 +81,8 @@ class ClientScores:
 class Evaluation:
     """One model on one partition: the scores, and the outcomes that they were computed from.
 
-    `pooled` says that the central test set is the union of the clients' test rows.
+    `pooled` says that the central test set is the union of the clients' test rows. `headline` is the metric that stands
+    first, and `decision` the rule that predicts one of two classes.
     """
 
     central: Scores
@@ -85,6 +90,21 @@ class Evaluation:
     central_outcomes: ClassificationOutcomes | RegressionOutcomes
     client_outcomes: ClassificationOutcomes | RegressionOutcomes
     pooled: bool
+    headline: Headline
+    decision: Decision = field(default_factory=Decision)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Metrics of an evaluated round beside those of `quick_score`: `classes` name the codes, and `positive` is the
+    code of the positive one of two."""
+
+    classes: Sequence[str] = ()
+    extra: tuple[str, ...] = ()
+    positive: int = 1
+
+
+NOTHING_MORE, MORE_PROBABLE = Measured(), Decision()
 
 
 def run_model(
@@ -137,55 +157,102 @@ def _copies(module: Module, count: int) -> list[Module]:
         return []
 
 
-def central(model: FlatModel, rows: Batch, task: Task, batch_size: int = BATCH) -> dict[str, float]:
-    """The cheap metrics of `metrics.quick_score` on the central test rows (x, y); what each round reports."""
-    return quick_score(run_model(model, task, *rows, batch_size))
+def central(
+    model: FlatModel, rows: Batch, task: Task, batch_size: int = BATCH, measured: Measured = NOTHING_MORE
+) -> dict[str, float]:
+    """The cheap metrics of `metrics.quick_score`, and those of `measured`, on the central test rows (x, y)."""
+    outcomes = run_model(model, task, *rows, batch_size, keep_scores=bool(measured.extra))
+    found = quick_score(outcomes)
+    if any(name not in found for name in measured.extra):
+        values = score(outcomes, measured.classes, measured.positive).values
+        found |= {name: values[name] for name in measured.extra}
+    return found
 
 
-def clients(model: FlatModel, partition: Partition, task: Task, batch_size: int = BATCH) -> ClientScores:
+def clients(
+    model: FlatModel, partition: Partition, task: Task, batch_size: int = BATCH, positive: int = 1
+) -> ClientScores:
     """Each client's metrics on its own test rows, one pass over all of them; `fairness.spread` sums them up."""
     x, y, offsets = partition.test_bounds()
-    return _client_scores(partition, run_model(model, task, x, y, batch_size, keep_scores=True), offsets)
+    return _client_scores(partition, run_model(model, task, x, y, batch_size, keep_scores=True), offsets, positive)
 
 
-def evaluate(model: FlatModel, partition: Partition, task: Task, batch_size: int = BATCH) -> Evaluation:
+def evaluate(
+    model: FlatModel,
+    partition: Partition,
+    task: Task,
+    batch_size: int = BATCH,
+    decision: Decision = MORE_PROBABLE,
+) -> Evaluation:
     """Every metric, centrally and per client; one pass where the central test set is the clients' own rows."""
     x, y, offsets = partition.test_bounds()
     own = run_model(model, task, x, y, batch_size, keep_scores=True)
     pooled = partition.manifest.central_test == "clients"
     middle = own if pooled else run_model(model, task, *partition.central_test(), batch_size, keep_scores=True)
-    return Evaluation(
-        central=score(middle, partition.classes),
-        clients=_client_scores(partition, own, offsets),
-        central_outcomes=middle,
-        client_outcomes=own,
-        pooled=pooled,
-    )
+    own = decided(own, decision)
+    return _evaluation(partition, task, own if pooled else decided(middle, decision), (own, offsets), decision)
 
 
 def evaluate_own_models(
-    model: FlatModel, models: Iterable[Arrays], partition: Partition, task: Task, batch_size: int = BATCH
+    model: FlatModel,
+    models: Iterable[Arrays],
+    partition: Partition,
+    task: Task,
+    batch_size: int = BATCH,
+    decision: Decision = MORE_PROBABLE,
 ) -> Evaluation:
     """Every metric of clients' own models, of which `models` has one for each client in order; the central ones are
     over all clients' rows together. `model` is left as the last of them."""
     own, offsets = _run_own(model, models, partition, task, batch_size)
-    scores = _client_scores(partition, own, offsets)
-    return Evaluation(score(own, partition.classes), scores, own, own, pooled=True)
+    own = decided(own, decision)
+    return _evaluation(partition, task, own, (own, offsets), decision)
+
+
+def _evaluation(
+    partition: Partition,
+    task: Task,
+    middle: ClassificationOutcomes | RegressionOutcomes,
+    own: tuple[ClassificationOutcomes | RegressionOutcomes, IntArray],
+    decision: Decision,
+) -> Evaluation:
+    classes = partition.classes
+    return Evaluation(
+        central=score(middle, classes, decision.positive),
+        clients=_client_scores(partition, *own, decision.positive),
+        central_outcomes=middle,
+        client_outcomes=own[0],
+        pooled=middle is own[0],
+        headline=headline(task.name, classes, _class_counts(middle, len(classes))),
+        decision=decision,
+    )
+
+
+def _class_counts(outcomes: ClassificationOutcomes | RegressionOutcomes, classes: int) -> list[int]:
+    if isinstance(outcomes, RegressionOutcomes):
+        return []
+    counts: list[int] = np.bincount(outcomes.truth[outcomes.truth != PADDING], minlength=classes).tolist()
+    return counts
 
 
 def spread_over_clients(
-    model: FlatModel, partition: Partition, task: Task, batch_size: int = BATCH
+    model: FlatModel, partition: Partition, task: Task, batch_size: int = BATCH, measured: Measured = NOTHING_MORE
 ) -> dict[str, float]:
-    """The task's main metric over clients: `accuracy_mean`, `accuracy_worst_decile`, `accuracy_best_decile`."""
-    return _spread(clients(model, partition, task, batch_size), task)
+    """Metrics over clients: the task's usual one and those of `measured` that clients have, as `accuracy_mean`,
+    `accuracy_worst_decile` and `accuracy_best_decile`."""
+    return _spread(clients(model, partition, task, batch_size, measured.positive), task, measured)
 
 
 def spread_of_own_models(
-    model: FlatModel, models: Iterable[Arrays], partition: Partition, task: Task, batch_size: int = BATCH
+    model: FlatModel,
+    models: Iterable[Arrays],
+    partition: Partition,
+    task: Task,
+    batch_size: int = BATCH,
+    measured: Measured = NOTHING_MORE,
 ) -> dict[str, float]:
     """As `spread_over_clients`, each client's rows by its own model: `personal_accuracy_mean` and so on."""
-    scores = _client_scores(partition, *_run_own(model, models, partition, task, batch_size))
-    return {f"personal_{name}": value for name, value in _spread(scores, task).items()}
+    scores = _client_scores(partition, *_run_own(model, models, partition, task, batch_size), measured.positive)
+    return {f"personal_{name}": value for name, value in _spread(scores, task, measured).items()}
 
 
 def _run_own(
@@ -202,20 +269,27 @@ def _run_own(
     return joined, offsets
 
 
-def _spread(scores: ClientScores, task: Task) -> dict[str, float]:
-    name, higher = primary_metric(task.name)
-    found = spread(scores.values[name], scores.rows.astype(np.float64), higher_is_better=higher)
-    return {f"{name}_{part}": float(getattr(found, part)) for part in PARTS}
+def _spread(scores: ClientScores, task: Task, measured: Measured) -> dict[str, float]:
+    names = dict.fromkeys((headline(task.name).metric, *measured.extra))
+    result: dict[str, float] = {}
+    for name in (name for name in names if name in scores.values):
+        higher = METRICS[name].higher_is_better
+        found = spread(scores.values[name], scores.rows.astype(np.float64), higher_is_better=higher)
+        result |= {f"{name}_{part}": float(getattr(found, part)) for part in PARTS}
+    return result
 
 
 def _client_scores(
-    partition: Partition, outcomes: ClassificationOutcomes | RegressionOutcomes, offsets: IntArray
+    partition: Partition,
+    outcomes: ClassificationOutcomes | RegressionOutcomes,
+    offsets: IntArray,
+    positive: int = 1,
 ) -> ClientScores:
     return ClientScores(
         client_ids=partition.client_ids,
         sizes=partition.counts.sum(axis=1) + partition.validation_counts,
         rows=np.diff(offsets),
-        values=client_scores(outcomes, offsets),
+        values=client_scores(outcomes, offsets, positive),
     )
 
 

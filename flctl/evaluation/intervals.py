@@ -18,6 +18,7 @@ import numpy as np
 
 from flctl import seeds
 from flctl.evaluation import bootstrap
+from flctl.evaluation.binary import cells, rates
 from flctl.evaluation.outcomes import ClassificationOutcomes, RegressionOutcomes
 from flctl.evaluation.ranking import Ranking, logit
 from flctl.types import PADDING, FloatArray, IntArray
@@ -157,7 +158,10 @@ def _sums_of(outcomes: Outcomes, classes: int, positive: int) -> _SummedMetrics:
     if outcomes.truth.ndim > 1:
         return _SummedMetrics(columns, _text_metrics)
     if classes == 2:
-        return _SummedMetrics(columns | _cells(outcomes, positive), _binary_metrics)
+        return _SummedMetrics(
+            columns | {name: cell.astype(np.float64) for name, cell in cells(outcomes, positive).items()},
+            _binary_metrics,
+        )
     if classes <= MOST_CLASSES:
         return _SummedMetrics(columns | _by_class(outcomes, classes), partial(_class_metrics, classes=classes))
     return _SummedMetrics(columns, _mean_metrics)
@@ -197,25 +201,12 @@ def _text_metrics(sums: Sums) -> dict[str, FloatArray]:
     return found | {"perplexity": perplexity, "bits_per_character": found["log_loss"] / math.log(2)}
 
 
-def _cells(outcomes: ClassificationOutcomes, positive: int) -> dict[str, FloatArray]:
-    truth, guess = outcomes.truth == positive, outcomes.prediction == positive
-    cells = {"tp": truth & guess, "fn": truth & ~guess, "fp": ~truth & guess, "tn": ~truth & ~guess}
-    return {name: cell.astype(np.float64) for name, cell in cells.items()}
-
-
 def _binary_metrics(sums: Sums) -> dict[str, FloatArray]:
     tp, fn, fp, tn = (sums[name] for name in ("tp", "fn", "fp", "tn"))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        rates = {
-            "recall": tp / (tp + fn),
-            "specificity": tn / (tn + fp),
-            "precision": tp / (tp + fp),
-            "npv": tn / (tn + fn),
-            "f1": 2 * tp / (2 * tp + fp + fn),
-        }
-        f1 = _mean_defined(np.stack([rates["f1"], 2 * tn / (2 * tn + fp + fn)]))
-    balanced = _mean_defined(np.stack([rates["recall"], rates["specificity"]]))
-    return _mean_metrics(sums) | {"balanced_accuracy": balanced, "macro_f1": f1} | rates
+    found = rates(tp, fn, fp, tn)
+    balanced = _mean_defined(np.stack([found["recall"], found["specificity"]]))
+    f1 = _mean_defined(np.stack([found["f1"], rates(tn, fp, fn, tp)["f1"]]))
+    return _mean_metrics(sums) | {"balanced_accuracy": balanced, "macro_f1": f1} | found
 
 
 def _by_class(outcomes: ClassificationOutcomes, classes: int) -> dict[str, FloatArray]:

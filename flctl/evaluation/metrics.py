@@ -1,4 +1,4 @@
-"""Metrics of a model over all rows (`score`) and per client (`client_scores`). Numpy only.
+"""Metrics of a model over all rows. Numpy only.
 
 Names, formulas and sources are in docs/evaluate.md. A metric that the data does not define (AUROC with one class,
 R2 of a constant target) is NaN and has a note that says why; it never raises.
@@ -8,66 +8,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from flctl.errors import ConfigError, counted
+from flctl.errors import counted
+from flctl.evaluation.binary import cells, rates
 from flctl.evaluation.outcomes import ClassificationOutcomes, Outcomes, RegressionOutcomes, segment_sums
-from flctl.evaluation.ranking import auroc
-from flctl.types import PADDING, FloatArray, IntArray, TaskKind
+from flctl.evaluation.ranking import auroc, average_precision, ks, logit
+from flctl.types import PADDING, FloatArray, IntArray
 
 __all__ = [
-    "METRICS",
-    "Metric",
     "Scores",
     "balanced_accuracy",
     "calibration_error",
-    "client_scores",
+    "class_report",
     "confusion_matrix",
-    "higher_is_better",
+    "macro_auprc",
     "macro_auroc",
     "macro_f1",
-    "primary_metric",
     "quick_score",
     "r2",
     "score",
 ]
 
-LABELS: tuple[TaskKind, ...] = ("classification", "binary", "next-character")
-CLASSES: tuple[TaskKind, ...] = ("classification", "binary")
 BINS = 15
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A metric's name in JSON, what people read, which way is better, and the tasks that have it."""
-
-    name: str
-    label: str
-    higher_is_better: bool
-    tasks: tuple[TaskKind, ...]
-
-
-_ALL = (
-    Metric("test_loss", "MSE (standardised)", False, (*LABELS, "regression")),
-    Metric("validation_loss", "validation loss", False, (*LABELS, "regression")),
-    Metric("log_loss", "log loss (nats)", False, LABELS),
-    Metric("accuracy", "accuracy", True, LABELS),
-    Metric("balanced_accuracy", "balanced accuracy", True, LABELS),
-    Metric("macro_f1", "macro F1", True, LABELS),
-    Metric("auroc", "AUROC", True, CLASSES),
-    Metric("calibration_error", "calibration error", False, LABELS),
-    Metric("brier", "Brier score", False, LABELS),
-    Metric("perplexity", "perplexity", False, ("next-character",)),
-    Metric("bits_per_character", "bits per character", False, ("next-character",)),
-    Metric("mae", "MAE", False, ("regression",)),
-    Metric("rmse", "RMSE", False, ("regression",)),
-    Metric("r2", "R2", True, ("regression",)),
-)
-METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
+ONE_CLASS = "undefined: the test rows have only one class"
+NO_POSITIVE, NO_NEGATIVE = "undefined: no test row is positive", "undefined: no test row is negative"
+UNDEFINED = {
+    "recall": NO_POSITIVE,
+    "auprc": NO_POSITIVE,
+    "specificity": NO_NEGATIVE,
+    "precision": "undefined: no row is predicted positive",
+    "npv": "undefined: no row is predicted negative",
+    "f1": "undefined: no row is positive, or predicted so",
+    "ks": ONE_CLASS,
+}
+"""Why a metric of two classes has no value, if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +54,7 @@ class Scores:
     """Metrics over `rows` rows with `targets` scored targets; `non_finite` rows had NaN or infinite outputs.
 
     `notes` says, by metric, why a value is NaN or what it leaves out. `confusion` [classes, classes] int64
-    counts truth x prediction (None for regression).
+    counts truth x prediction (None for regression). `positive` is the code of the positive one of two classes.
     """
 
     rows: int
@@ -84,29 +63,17 @@ class Scores:
     notes: Mapping[str, str] = field(default_factory=dict)
     non_finite: int = 0
     confusion: IntArray | None = None
+    positive: int = 1
 
 
-def primary_metric(kind: TaskKind) -> tuple[str, bool]:
-    """The metric that "best" means where the user names none, and whether higher is better."""
-    name = "rmse" if kind == "regression" else "accuracy"
-    return name, METRICS[name].higher_is_better
-
-
-def higher_is_better(name: str) -> bool:
-    """Which way a metric improves. Raises ConfigError for an unknown name."""
-    if name not in METRICS:
-        from flctl.errors import suggest
-
-        raise ConfigError(f"unknown metric '{name}'", hint=suggest(name, METRICS) or f"Known: {', '.join(METRICS)}.")
-    return METRICS[name].higher_is_better
-
-
-def score(outcomes: ClassificationOutcomes | RegressionOutcomes, classes: Sequence[str]) -> Scores:
-    """Every metric that the task has. `classes` name the codes: classes or characters, empty for regression."""
+def score(outcomes: ClassificationOutcomes | RegressionOutcomes, classes: Sequence[str], positive: int = 1) -> Scores:
+    """Every metric that the task has. `classes` name the codes: classes or characters, empty for regression;
+    `positive` is the code of the positive one of two classes."""
     if isinstance(outcomes, RegressionOutcomes):
         return _finished(outcomes, *_measured_values(outcomes))
     confusion = confusion_matrix(outcomes.truth, outcomes.prediction, len(classes))
-    return _finished(outcomes, *_labelled_values(outcomes, confusion, classes), confusion)
+    scores = _finished(outcomes, *_labelled_values(outcomes, confusion, classes, positive), confusion)
+    return replace(scores, positive=positive)
 
 
 def quick_score(outcomes: ClassificationOutcomes | RegressionOutcomes) -> dict[str, float]:
@@ -154,7 +121,7 @@ def _exp(value: float) -> float:
 
 
 def _labelled_values(
-    outcomes: ClassificationOutcomes, confusion: IntArray, classes: Sequence[str]
+    outcomes: ClassificationOutcomes, confusion: IntArray, classes: Sequence[str], positive: int
 ) -> tuple[dict[str, float], dict[str, str]]:
     loss = _mean(outcomes.loss, outcomes)
     bins = _calibration_bins(outcomes)
@@ -171,10 +138,34 @@ def _labelled_values(
         values |= {"perplexity": _exp(loss), "bits_per_character": loss / math.log(2)}
     if outcomes.log_probability is not None:
         values["auroc"] = macro_auroc(outcomes.log_probability, outcomes.truth)
+        values["auprc"] = macro_auprc(outcomes.log_probability, outcomes.truth, positive)
     notes = {name: why for name, why in _absent_note(confusion, classes).items() if name in values}
+    if len(classes) == 2 and outcomes.truth.ndim == 1:
+        values |= _binary_values(outcomes, positive)
+        notes |= {name: why for name, why in UNDEFINED.items() if math.isnan(values.get(name, 0.0))}
     if math.isnan(values.get("auroc", 0.0)):
-        notes["auroc"] = "undefined: the test rows have only one class"
+        notes["auroc"] = ONE_CLASS
     return values, notes
+
+
+def _binary_values(outcomes: ClassificationOutcomes, positive: int) -> dict[str, float]:
+    found = rates(**{name: float(cell.sum()) for name, cell in cells(outcomes, positive).items()})
+    values = {name: float(value) for name, value in found.items()}
+    if outcomes.log_probability is not None:
+        values["ks"] = float(ks(logit(outcomes.log_probability, positive), outcomes.truth == positive)[0])
+    return values
+
+
+def class_report(confusion: IntArray) -> list[dict[str, float]]:
+    """Returns `precision`, `recall`, `f1`, `support` (rows of the class) and `predicted` of each class; NaN where
+    undefined."""
+    right, support, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    found = rates(right, support - right, predicted - right, 0)
+    columns = [found[name].tolist() for name in ("precision", "recall", "f1")]
+    return [
+        {"precision": p, "recall": r, "f1": f, "support": n, "predicted": m}
+        for p, r, f, n, m in zip(*columns, support.tolist(), predicted.tolist(), strict=True)
+    ]
 
 
 def _absent_note(confusion: IntArray, classes: Sequence[str]) -> dict[str, str]:
@@ -183,7 +174,8 @@ def _absent_note(confusion: IntArray, classes: Sequence[str]) -> dict[str, str]:
         return {}
     named = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
     sentence = f"mean over the classes that have test rows; classes without: {named}"
-    return dict.fromkeys(("balanced_accuracy", "auroc") if len(classes) > 2 else ("balanced_accuracy",), sentence)
+    names = ("balanced_accuracy", "auroc", "auprc") if len(classes) > 2 else ("balanced_accuracy",)
+    return dict.fromkeys(names, sentence)
 
 
 def confusion_matrix(
@@ -217,6 +209,15 @@ def macro_auroc(log_probability: npt.NDArray[Any], truth: npt.NDArray[np.integer
     areas = [float(auroc(log_probability[:, k], truth == k)[0]) for k in np.unique(truth)]
     defined = [area for area in areas if not math.isnan(area)]
     return sum(defined) / len(defined) if defined else math.nan
+
+
+def macro_auprc(log_probability: npt.NDArray[Any], truth: npt.NDArray[np.integer[Any]], positive: int = 1) -> float:
+    """The average precision of the positive one of two classes; of more, the mean of one against the rest over the
+    classes that have rows. NaN when no class has."""
+    if log_probability.shape[1] == 2:
+        return float(average_precision(logit(log_probability, positive), truth == positive)[0])
+    areas = [float(average_precision(log_probability[:, k], truth == k)[0]) for k in np.unique(truth)]
+    return sum(areas) / len(areas) if areas else math.nan
 
 
 def _calibration_bins(outcomes: ClassificationOutcomes) -> FloatArray:
@@ -259,64 +260,3 @@ def r2(truth: FloatArray, error: FloatArray, offsets: IntArray) -> FloatArray:
     noise = sizes * (np.abs(means) * 4 * np.finfo(np.float64).eps) ** 2
     spread[spread <= noise] = np.nan
     return np.asarray(1 - segment_sums(error**2, offsets) / spread)
-
-
-# -- clients -----------------------------------------------------------------------------------------------
-
-
-def client_scores(outcomes: ClassificationOutcomes | RegressionOutcomes, offsets: IntArray) -> dict[str, FloatArray]:
-    """Metric -> one value per client [K], for clients whose rows are offsets[k]:offsets[k + 1]; without a Python
-    loop over clients. `targets` counts what each was scored on; a client without any has NaN."""
-    targets = segment_sums(outcomes.count, offsets).astype(np.float64)
-    divisor = np.where(targets > 0, targets, np.nan)
-    result = {"targets": targets, "test_loss": segment_sums(outcomes.loss, offsets) / divisor}
-    if isinstance(outcomes, RegressionOutcomes):
-        return result | _client_measured(outcomes, offsets, divisor)
-    result["log_loss"] = result["test_loss"]
-    result["accuracy"] = segment_sums(outcomes.correct, offsets) / divisor
-    if outcomes.truth.ndim > 1:
-        with np.errstate(over="ignore"):
-            perplexity = np.exp(result["test_loss"])
-        return result | {"perplexity": perplexity, "bits_per_character": result["test_loss"] / math.log(2)}
-    result |= _client_classes(outcomes, offsets)
-    scores = outcomes.log_probability
-    if scores is not None and scores.shape[1] == 2:
-        result["auroc"] = auroc(scores[:, 1].astype(np.float64) - scores[:, 0], outcomes.truth == 1, offsets)
-    bad = np.isnan(result["test_loss"])
-    return {name: np.where(bad & (name != "targets"), np.nan, values) for name, values in result.items()}
-
-
-def _client_measured(outcomes: RegressionOutcomes, offsets: IntArray, divisor: FloatArray) -> dict[str, FloatArray]:
-    error = outcomes.prediction - outcomes.truth
-    return {
-        "mae": segment_sums(np.abs(error), offsets) / divisor,
-        "rmse": np.sqrt(segment_sums(error**2, offsets) / divisor),
-        "r2": r2(outcomes.truth, error, offsets),
-    }
-
-
-def _client_classes(outcomes: ClassificationOutcomes, offsets: IntArray) -> dict[str, FloatArray]:
-    """Balanced accuracy and macro F1 per client, from the (client, class) pairs that occur: memory grows with
-    rows, not with clients x classes."""
-    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    stride = int(max(outcomes.truth.max(initial=0), outcomes.prediction.max(initial=0))) + 2
-    truth_key = owner * stride + outcomes.truth + 1
-    guess_key = owner * stride + outcomes.prediction + 1
-    pairs, cells = np.unique(np.concatenate([truth_key, guess_key]), return_inverse=True)
-    size, rows = len(pairs), len(owner)
-    support = np.bincount(cells[:rows], minlength=size)
-    guessed = np.bincount(cells[rows:], minlength=size)
-    right = np.bincount(cells[:rows][outcomes.truth == outcomes.prediction], minlength=size)
-    pair_owner = pairs // stride
-    clients = len(offsets) - 1
-    return {
-        "balanced_accuracy": _mean_by(pair_owner, right / np.maximum(support, 1), support > 0, clients),
-        "macro_f1": _mean_by(pair_owner, 2 * right / np.maximum(support + guessed, 1), size, clients),
-    }
-
-
-def _mean_by(owner: IntArray, values: FloatArray, kept: npt.NDArray[np.bool_] | int, clients: int) -> FloatArray:
-    chosen = np.ones(kept, bool) if isinstance(kept, int) else kept
-    count = np.bincount(owner[chosen], minlength=clients)
-    sums = np.bincount(owner[chosen], values[chosen], clients)
-    return sums / np.where(count > 0, count, np.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from flctl.executors.choice import TOGETHER, Execution
 from flctl.executors.costs import low_rank_layers
 from flctl.executors.fused import FusedStep
 from flctl.executors.initial_gradients import stacked_starts
+from flctl.executors.loss_heads import Head, weighted
+from flctl.executors.per_example_gradients import RowGradients
 from flctl.executors.per_example_steps import BY_ROWS, StepsOf, row_gradients, train_by_rows
 from flctl.executors.sequential import Adjust, measure, train
 from flctl.executors.shards import Shards
@@ -33,17 +36,21 @@ Adjusts = Callable[[Any], Callable[[Tensor, Tensor], Tensor]]
 D]."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """Training of clients one after the other: the task, and a hand-written step or per-example gradients, if any."""
+
+    task: Task
+    fused: FusedStep | None
+    by_rows: RowGradients | None
+
+
 class Executor:
     """Trains chunks of clients from a given model."""
 
     def __init__(self, execution: Execution, model: FlatModel, task: Task) -> None:
-        self.execution, self._model, self._task = execution, model, task
-        self._fused = None
-        if execution.executor == "fused" and execution.chain and execution.head:
-            self._fused = FusedStep(model, execution.chain, execution.head)
-        self._by_rows = None
-        if execution.executor in BY_ROWS:
-            self._by_rows = row_gradients(execution.executor, model, task, execution.chain, execution.head)
+        self.execution, self._model = execution, model
+        self._plain = self._way(task, execution.head)
 
     @property
     def one_by_one(self) -> bool:
@@ -67,7 +74,20 @@ class Executor:
 
     def _start(self, work: Work, shards: Shards, position: int, *, gradient: bool) -> Start:
         self._model.load(_own(work, position))
-        return measure(self._model, self._task, *shards.one(position), gradient=gradient)
+        return measure(self._model, self._way_of(shards, position).task, *shards.one(position), gradient=gradient)
+
+    def _way(self, task: Task, head: Head | None) -> _Way:
+        name, chain = self.execution.executor, self.execution.chain
+        fused = FusedStep(self._model, chain, head) if name == "fused" and chain and head else None
+        by_rows = row_gradients(name, self._model, task, chain, head) if name in BY_ROWS else None
+        return _Way(task, fused, by_rows)
+
+    def _way_of(self, shards: Shards, position: int) -> _Way:
+        """The way in which a client trains: its own if classes are weighted."""
+        weights, head = shards.weights(position), self.execution.head
+        if weights is None:
+            return self._plain
+        return self._way(self._plain.task.weighted(weights), None if head is None else weighted(head, weights))
 
     def _gradient(self) -> Gradient | None:
         """Returns the gradient of stacked clients; None for executors that do not stack."""
@@ -100,13 +120,14 @@ class Executor:
         self._model.load(_own(work, position))
         x, y = shards.one(position)
         key, limit = shards.keys[position], shards.limit(position)
-        if self._by_rows is not None:
+        way = self._way_of(shards, position)
+        if way.by_rows is not None:
             if steps is None:
                 raise ValueError(f"the executor {self.execution.executor} needs a transform's local steps")
             return train_by_rows(
-                self._model, self._by_rows, (x, y), work.local, key, steps(position), adjust=adjust, most=limit
+                self._model, way.by_rows, (x, y), work.local, key, steps(position), adjust=adjust, most=limit
             )
-        return train(self._model, self._task, x, y, work.local, key, adjust, self._fused, limit)
+        return train(self._model, way.task, x, y, work.local, key, adjust, way.fused, limit)
 
 
 def _params(work: Work) -> Tensor:

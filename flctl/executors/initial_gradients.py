@@ -28,7 +28,7 @@ def stacked_starts(
     while first < len(shards.clients):
         padded = np.maximum.accumulate(shards.sizes[first:]) * np.arange(1, len(shards.sizes) - first + 1)
         last = first + max(1, int(np.searchsorted(padded * features, _FLOATS, side="right")))
-        part = replace(shards, clients=shards.clients[first:last], keys=shards.keys[first:last])
+        part = shards.part(slice(first, last))
         yield from _side_by_side(params, part, local, gradient)
         first = last
 

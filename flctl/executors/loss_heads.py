@@ -11,7 +11,7 @@ from torch.nn import functional
 from flctl.models.tasks import Task
 from flctl.types import TaskKind
 
-__all__ = ["Head", "head_for"]
+__all__ = ["Head", "head_for", "weighted"]
 
 Head = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """`head(outputs [..., n, C], y [..., n]) -> (losses [..., n], grad [..., n, C])`: each row's loss, and its gradient
@@ -22,6 +22,17 @@ is as in `Task.loss`, and C is 1 for binary and regression."""
 def head_for(task: Task) -> Head | None:
     """Returns the head of a task; None for next-character, whose rows are not examples."""
     return _HEADS.get(task.name)
+
+
+def weighted(head: Head, weights: Tensor) -> Head:
+    """Returns the head of the loss in which each row counts weights[y] times, for weights [classes]."""
+
+    def both(outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        losses, grad = head(outputs, y)
+        factors = weights[y]
+        return losses * factors, grad * factors.unsqueeze(-1)
+
+    return both
 
 
 def _classification(outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from flctl.executors.batches import Arrangement, arrange
 from flctl.partition.store import Partition
 from flctl.seeds import Keys
-from flctl.types import Batch, IntArray, LocalWork
+from flctl.types import Batch, FloatArray, IntArray, LocalWork
 
 __all__ = ["Shards", "Stack"]
 
@@ -24,25 +24,32 @@ class Stack:
     alignment may round differently.
 
     `x` [K, S * B, ...], `y` [K, S * B] and `share` [K, S * B], one over the batch's rows and 0 for padding, follow
-    `arrangement.positions`.
+    `arrangement.positions`. With class weights, `weight` [K, S * B] is each row's, and a factor of its share.
     """
 
     arrangement: Arrangement
     x: Tensor
     y: Tensor
     share: Tensor
+    weight: Tensor | None = None
+
+    def weigh(self, losses: Tensor, columns: slice) -> Tensor:
+        """Returns the losses [a, B] of rows in `columns`, weighted by class if there are class weights."""
+        return losses if self.weight is None else losses * self.weight[: len(losses), columns]
 
 
 @dataclass(frozen=True)
 class Shards:
     """The clients `clients` [K] of the partition, by index, each with the key [K] of its batch order. `loading` is
-    entered while rows are read. `limits` [K]: largest number of steps of each."""
+    entered while rows are read. `limits` [K]: largest number of steps of each. `class_weights` [K, classes]: factor of
+    a row's loss by its class."""
 
     partition: Partition
     clients: IntArray
     keys: Keys
     loading: Callable[[], AbstractContextManager[None]] = nullcontext
     limits: IntArray | None = None
+    class_weights: FloatArray | None = None
 
     @cached_property
     def sizes(self) -> IntArray:
@@ -59,6 +66,20 @@ class Shards:
         """Returns the largest number of steps of one client; None without a limit."""
         return None if self.limits is None else int(self.limits[position])
 
+    def weights(self, position: int) -> Tensor | None:
+        """Returns the class weights [classes] of one client; None without any."""
+        return None if self.class_weights is None else torch.tensor(self.class_weights[position], dtype=torch.float32)
+
+    def part(self, positions: slice) -> Shards:
+        """Returns the clients at `positions`."""
+        return replace(
+            self,
+            clients=self.clients[positions],
+            keys=self.keys[positions],
+            limits=None if self.limits is None else self.limits[positions],
+            class_weights=None if self.class_weights is None else self.class_weights[positions],
+        )
+
     def stack(self, local: LocalWork) -> Stack:
         """Returns all batches of all clients."""
         with self.loading():
@@ -72,7 +93,12 @@ class Shards:
         self.partition.take(rows, (x.numpy(), y.numpy()))
         leading, share = arranged.positions.shape, torch.empty(arranged.positions.shape)
         share.numpy()[:] = arranged.shares()
-        return Stack(arranged, x.view(*leading, *x.shape[1:]), y.view(*leading, *y.shape[1:]), share)
+        y = y.view(*leading, *y.shape[1:])
+        weight = None
+        if self.class_weights is not None:
+            weight = torch.from_numpy(self.class_weights[arranged.clients]).float().gather(1, y)
+            share *= weight
+        return Stack(arranged, x.view(*leading, *x.shape[1:]), y, share, weight)
 
     @property
     def _columns(self) -> list[tuple[tuple[int, ...], torch.dtype]]:

@@ -262,7 +262,7 @@ class SharedPass:
         share = self._stack.share[:active, here]
         above = self._backward(step, active, d * share.unsqueeze(2), seen)
         self._move(step, active, above)
-        return losses.masked_fill_(share == 0, 0)
+        return self._stack.weigh(losses, here).masked_fill_(share == 0, 0)
 
     def _forward(self, index: int, step: int, active: int, h: Tensor) -> Tensor:
         layer = self.layers[index]

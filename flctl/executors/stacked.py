@@ -60,7 +60,7 @@ def _steps(stack: Stack, step: Callable[[int, Tensor, Tensor, Tensor], Tensor]) 
     for step_index, rows in enumerate(stack.arrangement.active):
         here = slice(step_index * width, (step_index + 1) * width)
         share = stack.share[:rows, here]
-        losses = step(rows, stack.x[:rows, here], stack.y[:rows, here], share)
+        losses = stack.weigh(step(rows, stack.x[:rows, here], stack.y[:rows, here], share), here)
         total[:rows] += losses.masked_fill_(share == 0, 0).sum(1, dtype=torch.float64)
     return total
 

@@ -10,7 +10,7 @@ from typing import Any
 from flctl.config.config import AUTO, DEFAULT_MODELS
 from flctl.data.preprocessing import FittedPreprocessing
 from flctl.evaluation.evaluate import Evaluated
-from flctl.evaluation.metrics import METRICS
+from flctl.metrics import METRICS
 from flctl.partition.skew import SkewReport
 from flctl.partition.store import Partition
 from flctl.prediction.predictor import Predictor

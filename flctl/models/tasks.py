@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -38,6 +39,16 @@ class Task:
         """
         return self._loss(outputs, y)
 
+    def weighted(self, weights: Tensor) -> Task:
+        """Returns the task whose loss is the mean over rows of weights[y] times the row's loss, for weights [classes].
+
+        Raises ValueError for tasks without classes.
+        """
+        if self.name not in _ROW_LOSSES:
+            raise ValueError(f"task {self.name} has no classes to weigh")
+        each = _ROW_LOSSES[self.name]
+        return replace(self, _loss=lambda outputs, y: (each(outputs, y) * weights[y]).mean())
+
     def terms(self, y: Tensor) -> int:
         """Returns the number of terms in the mean of `loss`: examples, or unpadded characters."""
         return int((y != PADDING).sum()) if self.name == "next-character" else len(y)
@@ -63,6 +74,14 @@ def _next_character(outputs: Tensor, y: Tensor) -> Tensor:
     return total / (y != PADDING).sum().clamp(min=1)
 
 
+def _each_binary(outputs: Tensor, y: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(outputs.view(y.shape), y.to(outputs.dtype), reduction="none")
+
+
+_ROW_LOSSES: dict[TaskKind, Callable[[Tensor, Tensor], Tensor]] = {
+    "classification": partial(functional.cross_entropy, reduction="none"),
+    "binary": _each_binary,
+}
 _LOSSES: dict[TaskKind, Callable[[Tensor, Tensor], Tensor]] = {
     "classification": torch.nn.functional.cross_entropy,
     "binary": _binary,

@@ -9,7 +9,6 @@ from typing import Any
 from flctl import machine
 from flctl.engines.engine import Engine
 from flctl.engines.footprint import Footprint, RoundShape, footprint, round_shape
-from flctl.evaluation.metrics import primary_metric
 from flctl.executors.choice import TOGETHER, obstacles
 from flctl.executors.per_example_steps import BY_ROWS
 from flctl.performance.duration import DurationEstimate, estimate_duration
@@ -175,7 +174,7 @@ def _attack(run: Run) -> dict[str, Any] | None:
 
 
 def _selection(run: Run) -> Selection:
-    metric = run.config.metric or primary_metric(run.partition.task)[0]
+    metric = run.metric
     return Selection(run.selection_split, run.scored.manifest.rows.central_test, metric)
 
 

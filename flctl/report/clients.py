@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flctl.evaluation.evaluate import ClientScores
-from flctl.evaluation.metrics import METRICS
+from flctl.metrics import METRICS
 from flctl.report.figure import GREY, PALETTE, empty, legend, new_figure, save, style
 
 if TYPE_CHECKING:

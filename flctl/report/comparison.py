@@ -38,7 +38,8 @@ def differences(
     client are not, `client_difference` allows for it. Raises ValueError when the rows differ.
     """
     (scores_a, a), (scores_b, b) = first, second
-    intervals = paired_intervals(a, b, 0 if scores_a.confusion is None else len(scores_a.confusion), seed=seed)
+    classes = 0 if scores_a.confusion is None else len(scores_a.confusion)
+    intervals = paired_intervals(a, b, classes, scores_a.positive, seed)
     p = (
         mcnemar(a, b)
         if isinstance(a, ClassificationOutcomes) and isinstance(b, ClassificationOutcomes) and a.truth.ndim == 1

@@ -13,7 +13,7 @@ import numpy as np
 
 from flctl import atomic
 from flctl.errors import ConfigError
-from flctl.evaluation.metrics import METRICS
+from flctl.metrics import METRICS
 from flctl.report.figure import DASHES, PALETTE, empty, legend, new_figure, save, style
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flctl.evaluation.evaluate import ClientScores, Evaluated
-from flctl.evaluation.metrics import METRICS
 from flctl.evaluation.spread import SizeGroup, Spread, by_size, spread
+from flctl.metrics import METRICS
 from flctl.report.comparison import Difference, client_difference, differences
 
 __all__ = ["Comparison", "as_data", "client_metrics", "client_rows", "compare", "size_groups", "spreads"]

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from flctl import seeds
 from flctl.algorithms.aggregator import Aggregator
 from flctl.algorithms.pipeline import Pipeline
@@ -17,12 +19,14 @@ from flctl.algorithms.transform import Transform
 from flctl.component import Catalogue
 from flctl.config.config import AUTO, DEFAULT_MODELS, CohortConfig, ComponentConfig, Config
 from flctl.errors import ConfigError, IncompatibleError, suggest
+from flctl.metrics import Headline, headline, metrics_of, positive_code
 from flctl.models.model import DataSpec, Described
 from flctl.models.parts import ParameterSplit
 from flctl.partition.selection import for_selection
 from flctl.partition.store import Partition
 from flctl.run import cohort as cohorts
 from flctl.run.batch_checks import check_batches
+from flctl.run.class_weights import ClassWeights, check_class_weights, class_weights_of
 from flctl.simulation.attacks import Adversary
 from flctl.simulation.devices import Devices
 from flctl.types import QUICK, Layout, SelectionSplit, measured_as
@@ -206,6 +210,40 @@ class Run:
         """Split by whose rows the best round is picked and the run stops early; None if it evaluates on no rows."""
         return self.partition.selection
 
+    @cached_property
+    def class_weights(self) -> ClassWeights | None:
+        """Weights of classes in the clients' losses; None if all weigh the same."""
+        return class_weights_of(self)
+
+    @cached_property
+    def headline(self) -> Headline:
+        """The metric of the best round if none is named, by the classes of the rows that rounds are evaluated on."""
+        partition = self.partition
+        if not partition.classes or partition.task == "next-character":
+            return headline(partition.task)
+        return headline(partition.task, partition.classes, _scored_classes(partition))
+
+    @property
+    def metric(self) -> str:
+        """The metric by which the best round is chosen."""
+        return self.config.metric or self.headline.metric
+
+    @property
+    def positive(self) -> int:
+        """The code of the positive one of two classes."""
+        return positive_code(self.partition.classes, self.config.eval.positive)
+
+    @property
+    def extra_metrics(self) -> tuple[str, ...]:
+        """Metrics that rounds measure beside the cheap ones: those that the run is best in or stops by."""
+        asked = filter(None, (self.metric, self.config.stop.metric))
+        return tuple(dict.fromkeys(name for name in asked if name not in self.quick_metrics))
+
+    @property
+    def quick_metrics(self) -> tuple[str, ...]:
+        """Metrics that every evaluated round has."""
+        return tuple(measured_as(name, self.selection_split) for name in QUICK[self.partition.task])
+
     @property
     def eligible(self) -> int:
         """Number of clients that have training rows."""
@@ -240,6 +278,7 @@ def check(run: Run) -> None:
     run.adversary.check(run)
     run.devices.check()
     check_batches(run, run.build_model)
+    check_class_weights(run)
     _ = run.execution  # raises where the clients cannot be trained as the config asks
     _check_stop(run)
 
@@ -275,12 +314,15 @@ def _check_stages(run: Run) -> None:
 
 def _check_stop(run: Run) -> None:
     stop = run.config.stop
-    measured = [measured_as(name, run.selection_split) for name in QUICK[run.partition.task]]
+    named = metrics_of(run.partition.task, len(run.partition.classes))
+    measured = dict.fromkeys((*run.quick_metrics, *(name for name in named if name != "test_loss")))
     for name in filter(None, (run.config.metric, stop.metric)):
         if name not in measured:
             hint = suggest(name, measured) or f"Known: {', '.join(measured)}."
+            classes = f" of {len(run.partition.classes)} classes" if run.partition.classes else ""
             rows = " over validation rows" if run.selection_split == "validation" else ""
-            raise ConfigError(f"'{name}' is not a metric of {run.partition.task} models{rows}", hint=hint)
+            raise ConfigError(f"'{name}' is not a metric of {run.partition.task} models{classes}{rows}", hint=hint)
+    _ = run.positive  # raises if eval.positive is not a class
     if run.selection_split is None and (stop.target is not None or stop.patience is not None):
         raise ConfigError(
             "stop.target and stop.patience need evaluations, and the partition has neither validation nor test rows",
@@ -307,6 +349,23 @@ def _check_hidden(run: Run) -> None:
                 f"{kind} '{name}' reads each client's update, and aggregator '{run.aggregator.name}' hides them",
                 hint="Use a strategy that needs only the sum (fedavg, fedprox, fedadam ...), or --aggregator plain.",
             )
+
+
+def _scored_classes(partition: Partition) -> list[int]:
+    """Returns the rows of each class among the central rows that rounds are evaluated on."""
+    if partition.selection == "validation":
+        own = partition.manifest.own_validation
+        codes = partition.column("validation_y")[partition.manifest.rows.validation if own else 0 :]
+    elif partition.manifest.central_test == "own":
+        codes = partition.column("test_y")
+    else:
+        y, bounds = partition.column("y"), partition.bounds
+        tested = np.zeros(len(y) + 1, np.int64)
+        np.add.at(tested, bounds[:, 1], 1)
+        np.add.at(tested, bounds[:, 2], -1)
+        codes = y[np.cumsum(tested)[:-1] > 0]
+    counts: list[int] = np.bincount(codes, minlength=len(partition.classes)).tolist()
+    return counts
 
 
 def _component(registry: Catalogue, kind: str, chosen: ComponentConfig) -> Any:

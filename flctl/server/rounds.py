@@ -99,16 +99,17 @@ class Rounds:
         if not partition.manifest.rows.central_test:
             return {}
         self.model.load(state.params)
-        metrics = evaluate.central(self.model, self._central_rows(), self.task, chosen.batch_size)
+        measured = evaluate.Measured(partition.classes, self.run.extra_metrics, self.run.positive)
+        metrics = evaluate.central(self.model, self._central_rows(), self.task, chosen.batch_size, measured)
         metrics = {measured_as(name, self.run.selection_split): value for name, value in metrics.items()}
         metrics |= backdoor_success(self.run, self.model, self.task)
         if chosen.per_client:
-            metrics |= evaluate.spread_over_clients(self.model, partition, self.task, chosen.batch_size)
+            metrics |= evaluate.spread_over_clients(self.model, partition, self.task, chosen.batch_size, measured)
         if chosen.per_client and self.run.strategy.personalises:
             store = MemoryStore(self.run.memory_directory, partition.clients, self.run.memory_layout)
             memory = ClientMemory(self.run, store, self.run.division.private_of(state.params))
             own = memory.models(work_after(self.run, state.round, state.params, state.strategy))
-            metrics |= evaluate.spread_of_own_models(self.model, own, partition, self.task, chosen.batch_size)
+            metrics |= evaluate.spread_of_own_models(self.model, own, partition, self.task, chosen.batch_size, measured)
         return metrics
 
     def _central_rows(self) -> Batch:

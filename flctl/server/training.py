@@ -19,7 +19,7 @@ from flctl.config.config import digest
 from flctl.engines.engine import Engine
 from flctl.engines.footprint import refuse_too_large
 from flctl.errors import FlctlError, IncompatibleError, IntegrityError, PrivacyBudgetError, counted
-from flctl.evaluation.metrics import higher_is_better, primary_metric
+from flctl.metrics import higher_is_better
 from flctl.run.directory import RunDirectory, finite, report_line, versions
 from flctl.run.run import Run
 from flctl.server.rounds import Rounds
@@ -153,7 +153,7 @@ class Training:
     def __post_init__(self) -> None:
         self.rounds = Rounds(self.run, self.engine)
         self.memory = self.rounds.memory
-        self.metric = self.run.config.metric or primary_metric(self.run.partition.task)[0]
+        self.metric = self.run.metric
         self.higher = higher_is_better(self.metric)
         self.stop_metric = self.run.config.stop.metric or self.metric
         self._saved_at = time.monotonic()

@@ -220,7 +220,7 @@ def _refuse_early(request: EvalRequest) -> None:
     """Raises ConfigError for invalid arguments before any model runs."""
     from flctl import atomic
     from flctl.errors import ConfigError
-    from flctl.evaluation.metrics import higher_is_better
+    from flctl.metrics import higher_is_better
     from flctl.report import figure, predictions
 
     for holds, message, hint in _contradictions(request):
@@ -308,13 +308,12 @@ def _refuse_mixed(subjects: Sequence[LoadedModel]) -> None:
 def _metric(asked: str | None, models: Sequence[Evaluated], task: TaskKind) -> str:
     """Returns the metric to order clients by. Raises ConfigError for a metric that clients do not have."""
     from flctl.errors import ConfigError
-    from flctl.evaluation.metrics import primary_metric
     from flctl.report.evaluation import client_metrics
 
     known = client_metrics(models[0].evaluation.clients)
     if asked is not None and asked not in known:
         raise ConfigError(f"clients have no metric '{asked}' in {task}", hint=f"Known: {', '.join(known)}.")
-    return asked or primary_metric(task)[0]
+    return asked or models[0].evaluation.headline.metric
 
 
 def _write(

@@ -11,8 +11,8 @@ import numpy as np
 from flctl.cli.output import table
 from flctl.errors import counted
 from flctl.evaluation.evaluate import Evaluated
-from flctl.evaluation.metrics import METRICS
 from flctl.evaluation.spread import Spread
+from flctl.metrics import METRICS
 from flctl.report.comparison import Difference
 from flctl.report.evaluation import Comparison, client_metrics, size_groups, spreads
 

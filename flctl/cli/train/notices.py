@@ -10,7 +10,7 @@ import numpy as np
 
 from flctl.algorithms.transform import Notice
 from flctl.errors import counted
-from flctl.evaluation.metrics import higher_is_better, primary_metric
+from flctl.metrics import METRICS, higher_is_better
 from flctl.run.batch_checks import idle_clients
 
 if TYPE_CHECKING:
@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["run_notices"]
 
 RANGES = {
-    "accuracy": (0.0, 1.0),
+    **{name: (0.0, 1.0 if one.higher_is_better else math.inf) for name, one in METRICS.items()},
     "r2": (-math.inf, 1.0),
     "perplexity": (1.0, math.inf),
-    **dict.fromkeys(("test_loss", "mae", "rmse"), (0.0, math.inf)),
 }
 """Lowest and highest value of a metric."""
 MANY = 0.2
@@ -37,7 +36,7 @@ def run_notices(run: Run) -> Iterator[Notice]:
 
 def _target(run: Run) -> Iterator[str]:
     stop = run.config.stop
-    name = stop.metric or run.config.metric or primary_metric(run.partition.task)[0]
+    name = stop.metric or run.metric
     low, high = RANGES.get(name, (-math.inf, math.inf))
     if stop.target is None:
         return

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from flctl.component import Options
 from flctl.config.sections.attack import AttackConfig
@@ -36,6 +36,17 @@ __all__ = [
 AUTO = "auto"
 MEMORY = r"^[0-9]{1,6}(\.[0-9]{1,3})? ?[MG]iB$"
 DEFAULT_COMPONENTS = {"model": AUTO, "strategy": "fedavg", "aggregator": "plain", "engine": AUTO}
+
+
+def _named(value: Any) -> Any:
+    """Class names of YAML that look like numbers, as `1: 5`, are text."""
+    return {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+ClassWeights = Annotated[
+    Literal["none", "balanced", "balanced-per-client"] | dict[str, Weight], BeforeValidator(_named)
+]
 
 
 class ComponentConfig(Options):
@@ -70,6 +81,11 @@ class LocalConfig(Section):
     eps: float = Field(default=1e-8, gt=0, description="Added to the denominator by adam, adamw.")
     clip_norm: float | None = Field(
         default=None, gt=0, description="Largest L2 norm of a minibatch gradient; null: no clipping."
+    )
+    class_weights: ClassWeights = Field(
+        default="none",
+        description="Factor of each row's loss by its class: none, balanced (all clients' label counts), "
+        "balanced-per-client (each client's own), or a mapping of classes to weights.",
     )
     schedule: Literal["constant", "step", "exponential", "cosine", "linear"] = Field(
         default="constant", description="Schedule of the learning rate over rounds."
@@ -188,6 +204,9 @@ class EvalConfig(Section):
     )
     batch_size: int = Field(default=1000, ge=1, description="Examples per evaluation batch.")
     per_client: bool = Field(default=False, description="Also evaluate on each client's own test rows.")
+    positive: str | None = Field(
+        default=None, min_length=1, description="Positive class of two, in recall, AUPRC and so on; null: the second."
+    )
     disclose_clients: bool = Field(
         default=False,
         description="Allow `per_client` with an aggregator that hides clients; each round's notes then record it.",
