@@ -51,7 +51,7 @@ Row = dict[str, Any]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains, prints, writes."""
     asked = _parse(arguments)
-    source = source_of(asked.quick, "mnist")
+    source = source_of("mnist", quick=asked.quick)
     if source is None:
         return 0
     started, rows = time.monotonic(), []

@@ -53,7 +53,7 @@ Curves = dict[str, dict[str, list[list[float]]]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains, prints, writes."""
     asked = _parse(arguments)
-    source = source_of(asked.quick, "mnist")
+    source = source_of("mnist", quick=asked.quick)
     if source is None:
         return 0
     started = time.monotonic()

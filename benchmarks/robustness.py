@@ -65,7 +65,7 @@ QUICK = (("mean", "median", "multi-krum"), ("none", "ALIE", "IPM 100", "backdoor
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains, prints, writes; 1 where a claim is missed."""
     asked = _parse(arguments)
-    source = source_of(asked.quick, "mnist")
+    source = source_of("mnist", quick=asked.quick)
     if source is None:
         return 0
     started = time.monotonic()

@@ -165,7 +165,7 @@ def measure(session: Session, curve: Curve, executor: str | None) -> Line:
     return Line(curve.name, curve.title, curve.across, tuple(points), slope, last)
 
 
-def shown(line: Line, judged: bool) -> None:
+def shown(line: Line, *, judged: bool) -> None:
     """Prints a curve."""
     print(f"{line.name}: {line.title}" + (f"; {line.verdict()}" if judged else ""))
     for point in line.points:

@@ -82,12 +82,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sessions; nothing is written")
     quick = parser.parse_args().quick
-    found, limits = figures(quick)
+    found, limits = figures(quick=quick)
     table = rows(found, limits)
     if quick:
         print("sizes are 20 to 50 times smaller than said below; only that everything runs is shown")
     print("\n".join(table))
-    curves = secagg_curves.measured(hold, quick)
+    curves = secagg_curves.measured(hold, quick=quick)
     grown = secagg_curves.table(curves)
     print("\n".join(grown))
     if quick:
@@ -108,7 +108,7 @@ def main() -> int:
     return 0 if all(holds(name, value) for name, value in found.items()) else 1
 
 
-def figures(quick: bool) -> tuple[dict[str, float], dict[str, float]]:
+def figures(*, quick: bool) -> tuple[dict[str, float], dict[str, float]]:
     """Each target's figure; and, where there is one, the limit that was measured beside it."""
     size, small = (20_000, 5_000) if quick else (1_000_000, 100_000)
     few, many = (12, 60) if quick else (100, 500)
@@ -123,7 +123,7 @@ def figures(quick: bool) -> tuple[dict[str, float], dict[str, float]]:
         ("500_10", many, small, 0.1, False),
         ("500_30", many, small, 0.3, False),
     ):
-        held = hold(clients, length, gone, whole)
+        held = hold(clients, length, gone, whole=whole)
         found[f"server_{name}"] = held.server
         limits[f"server_{name}"] = held.streams_server * 4 * length / held.aes
         key = f"client_{name.partition('_')[0]}"
@@ -155,7 +155,7 @@ def holds(name: str, value: float) -> bool:
     return value >= target if which == "at least" else value <= target
 
 
-def hold(count: int, length: int, gone: float, whole: bool) -> Held:
+def hold(count: int, length: int, gone: float, *, whole: bool) -> Held:
     """One session of `count` clients, `gone` of whom drop out before their vector is there."""
     options: dict[str, Any] = {"corrupt": 0.1, "dropped": max(gone, 0.1), "max_weight": 1.0, "minimum": 3}
     aggregator = SecureAggregation.from_options(options)

@@ -45,7 +45,7 @@ def write_file(path: Path, data: bytes, *, replace: bool = True, flush: bool = T
         try:
             if flush:
                 _write_synced(partial, data)
-                _place(partial, path, replace)
+                _place(partial, path, replace=replace)
             else:
                 partial.write_bytes(data)
                 partial.replace(path) if replace else _move(partial, path)
@@ -67,7 +67,7 @@ def new_file(path: Path, *, replace: bool = False) -> Iterator[BinaryIO]:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        _place(partial, path, replace)
+        _place(partial, path, replace=replace)
 
 
 @contextmanager
@@ -173,7 +173,7 @@ def _try_lock(path: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def _storage_errors(path: Path, everything: bool = False) -> Iterator[None]:
+def _storage_errors(path: Path, *, everything: bool = False) -> Iterator[None]:
     """Names `path` in errors of the file system; inside the caller's block only those that come from writing."""
     try:
         yield
@@ -199,7 +199,7 @@ def _write_synced(path: Path, data: bytes) -> None:
         os.fsync(handle.fileno())
 
 
-def _place(partial: Path, path: Path, replace: bool) -> None:
+def _place(partial: Path, path: Path, *, replace: bool) -> None:
     """The rename that makes it count, on disk before this returns."""
     if replace:
         partial.replace(path)

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not found:
         print(f"there are no benchmarks in {FOLDER.name}/", file=sys.stderr)
         return 0
-    failed = [name for name in options.names or found if not run(found[name], options.full)]
+    failed = [name for name in options.names or found if not run(found[name], full=options.full)]
     print(f"failed: {', '.join(failed)}" if failed else "no benchmark failed", file=sys.stderr)
     return 1 if failed else 0
 
@@ -50,7 +50,7 @@ def title(path: Path) -> str:
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
-def run(path: Path, full: bool) -> bool:
+def run(path: Path, *, full: bool) -> bool:
     """Runs one benchmark with its output shown; whether it succeeded."""
     print(f"== {path.stem}: {title(path)}", flush=True)
     started = time.monotonic()

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Sets the environment up and returns the exit code."""
     options = _parse(arguments)
     try:
-        set_up(options.venv.absolute(), options.extras, options.force)
+        set_up(options.venv.absolute(), options.extras, force=options.force)
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -57,7 +57,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def set_up(environment: Path, extras: str, force: bool) -> None:
+def set_up(environment: Path, extras: str, *, force: bool) -> None:
     """Makes or completes `environment`. Raises SetupError."""
     if sys.version_info < OLDEST:
         found, oldest = ".".join(map(str, sys.version_info[:2])), ".".join(map(str, OLDEST))

@@ -69,7 +69,7 @@ class Result:
         """The figure with its spread and unit."""
         return f"{self.spread.text()}{self.target.unit} {self.figure}".strip() if self.spread else "-"
 
-    def line(self, judged: bool = True) -> str:
+    def line(self, *, judged: bool = True) -> str:
         """The row on a terminal; in the quick form without what clocks say of targets."""
         if self.spread is None:
             return f"{self.row:<14} {self.verdict()}"

@@ -8,7 +8,8 @@ from typing import Any
 
 __all__ = ["CURVES", "draw", "measured", "table"]
 
-Hold = Callable[[int, int, float, bool], Any]
+Hold = Callable[..., Any]
+"""hold(clients, length, dropped, whole=...) runs one session and returns its costs."""
 Point = tuple[int, int, float, bool]
 CURVES: Mapping[str, tuple[str, Sequence[Point]]] = {
     "clients, each with all others": ("clients", [(n, 20_000, 0.0, True) for n in (10, 25, 50, 100, 200)]),
@@ -21,14 +22,14 @@ _PLACE = {"clients": 0, "values": 1, "dropped": 2}
 Line = list[dict[str, float]]
 
 
-def measured(hold: Hold, quick: bool) -> dict[str, Line]:
+def measured(hold: Hold, *, quick: bool) -> dict[str, Line]:
     """Curve -> points: what changes, k (less one: the streams of a client), and CPU seconds of one client and of the
     server."""
     found: dict[str, Line] = {}
     for name, (across, points) in CURVES.items():
         found[name] = []
         for point in points[:QUICK] if quick else points:
-            held = hold(*point)
+            held = hold(*point[:3], whole=point[3])
             place = float(point[_PLACE[across]])
             costs = {"client": held.client, "server": held.server, "neighbours": float(held.streams_client - 1)}
             found[name].append({across: place, **costs})

@@ -68,7 +68,7 @@ def data_folder() -> Path | None:
     return Path(named) if named else None
 
 
-def source_of(quick: bool, name: str) -> str | None:
+def source_of(name: str, *, quick: bool) -> str | None:
     """The data set `name`, or scikit-learn's digits in the quick form; None, and it is said, where it is not there."""
     if quick:
         return "digits"

@@ -97,11 +97,11 @@ def make_partition(workload: Workload, path: Path, *, real: bool) -> Partition:
     seeded data of its shape."""
     sizes = workload.sizes()
     rows = int(sizes.sum())
-    dataset = _images(rows, real) if workload.shape == IMAGE else _table(rows)
+    dataset = _images(rows, real=real) if workload.shape == IMAGE else _table(rows)
     return write_partition(path, dataset, Dealt(sizes), clients=workload.clients, test_fraction=0.0, seed=SEED)
 
 
-def _images(rows: int, real: bool) -> Dataset:
+def _images(rows: int, *, real: bool) -> Dataset:
     folder = Path(os.environ.get("FLCTL_TEST_DATA", "")) / "mnist"
     if not (real and folder.is_dir()):
         return _seeded_images(rows)

@@ -206,7 +206,7 @@ def begin_round(run: RunInfo, number: int, states: Mapping[str, Arrays]) -> dict
 
 
 def transform_statements(
-    run: RunInfo, states: Mapping[str, Arrays], finished: bool = False
+    run: RunInfo, states: Mapping[str, Arrays], *, finished: bool = False
 ) -> dict[str, dict[str, float | str]]:
     """Returns transform -> its entries for the round's report, or for the summary if `finished`; empty ones are left
     out."""

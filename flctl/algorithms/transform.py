@@ -144,7 +144,7 @@ class Transform(Component):
         the run before this round; its checkpoint is kept."""
         return state
 
-    def tells(self, state: Arrays, run: RunInfo, finished: bool) -> Mapping[str, float | str]:
+    def tells(self, state: Arrays, run: RunInfo, finished: bool) -> Mapping[str, float | str]:  # noqa: FBT001
         """Server, after each round: returns named values for the round's report; for the summary if `finished`."""
         return {}
 

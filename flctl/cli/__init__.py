@@ -150,7 +150,7 @@ def _tell(error: BaseException, arguments: Sequence[str], command: str) -> int:
     if os.environ.get(DEBUG) == "1":
         _print_traceback(error)
     try:
-        output.fail(told, command, "--json" in _before_dashes(arguments))
+        output.fail(told, command, as_json="--json" in _before_dashes(arguments))
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):
         _hang_up()
@@ -180,7 +180,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> None:  # noqa: FBT001
     from flctl.version import __version__
 
     if asked:

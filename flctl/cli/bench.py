@@ -59,7 +59,7 @@ def bench(
         results.append(contest(WORKLOADS[name], current_registry(), rounds=rounds, workers=workers))
     facts = machine.facts()
     data = {"machine": facts, "results": [result.data() for result in results]}
-    output.emit("bench", data, as_json, lambda console: _render(console, facts, results))
+    output.emit("bench", data, as_json=as_json, render=lambda console: _render(console, facts, results))
 
 
 def _render(console: Console, facts: dict[str, Any], results: Sequence[BenchmarkResult]) -> None:

@@ -68,7 +68,7 @@ def show(
 
     loaded = load(current_registry(), file=file, overrides=tuple(override or ()), environ=os.environ)
     data = {"digest": digest(loaded.config), "values": _values(loaded)}
-    output.emit("config show", data, as_json, lambda console: _print_yaml(console, _annotated(loaded)))
+    output.emit("config show", data, as_json=as_json, render=lambda console: _print_yaml(console, _annotated(loaded)))
 
 
 def schema(as_json: JsonFlag = False) -> None:
@@ -78,7 +78,12 @@ def schema(as_json: JsonFlag = False) -> None:
     from flctl.config import json_schema
 
     found = json_schema.schema(current_registry())
-    output.emit("config schema", {"schema": found}, as_json, lambda _: output.write_line(json.dumps(found, indent=2)))
+    output.emit(
+        "config schema",
+        {"schema": found},
+        as_json=as_json,
+        render=lambda _: output.write_line(json.dumps(found, indent=2)),
+    )
 
 
 def validate(
@@ -92,7 +97,9 @@ def validate(
 
     loaded = load(current_registry(), file=file, overrides=tuple(override or ()))
     data = {"file": str(file), "valid": True, "digest": digest(loaded.config)}
-    output.emit("config validate", data, as_json, lambda console: console.print(f"{file}: valid", markup=False))
+    output.emit(
+        "config validate", data, as_json=as_json, render=lambda console: console.print(f"{file}: valid", markup=False)
+    )
 
 
 def _values(loaded: Loaded) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def demo(
         _run(commands)
     data = {"folder": folder.as_posix(), "partition": parts.as_posix(), "run": trained.as_posix(), "commands": commands}
     end = f"\nEverything is in {folder}. The same three commands work on your own files."
-    output.emit("demo", data, as_json, lambda console: console.print(end, markup=False))
+    output.emit("demo", data, as_json=as_json, render=lambda console: console.print(end, markup=False))
 
 
 def _run(commands: Sequence[str]) -> None:

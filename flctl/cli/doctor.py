@@ -58,7 +58,7 @@ def doctor(as_json: JsonFlag = False) -> None:
     """Check the installation: versions, optional packages, plugins, disk space. Exit code 1 if it cannot work."""
     findings = [*_packages(), *_plugins(), *_machine()]
     data = {"findings": [asdict(finding) for finding in findings]}
-    output.emit("doctor", data, as_json, lambda console: _render(console, findings))
+    output.emit("doctor", data, as_json=as_json, render=lambda console: _render(console, findings))
     raise typer.Exit(1 if any(finding.status == "fail" for finding in findings) else 0)
 
 

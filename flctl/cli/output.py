@@ -68,7 +68,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
 
 
-def emit(command: str, data: Mapping[str, Any], as_json: bool, render: Callable[[Console], None]) -> None:
+def emit(command: str, data: Mapping[str, Any], render: Callable[[Console], None], *, as_json: bool) -> None:
     """Prints a result: the envelope with `--json`, else what `render` writes on stdout."""
     if as_json:
         write_line(envelope(command, ok=True, data=data))
@@ -81,7 +81,7 @@ def write_line(text: str) -> None:
     print(text, file=results())
 
 
-def fail(error: FlctlError, command: str, as_json: bool) -> None:
+def fail(error: FlctlError, command: str, *, as_json: bool) -> None:
     """Prints an error on stderr, and as an envelope on stdout with `--json`."""
     if as_json:
         body = {"kind": error.kind, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}

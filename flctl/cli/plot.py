@@ -69,7 +69,7 @@ def curves(
     disclosed = [path for path in over_clients if _hides_clients(path, chosen, disclose=disclose)]
     written = [metric_curves(lines, x, picture, chosen), write_points(lines, picture.with_suffix(".csv"), chosen)]
     data: dict[str, Any] = {"metric": chosen, "x": x, "runs": list(lines), "written": [str(path) for path in written]}
-    output.emit("plot curves", data, as_json, lambda console: None)
+    output.emit("plot curves", data, as_json=as_json, render=lambda console: None)
     for path in disclosed:
         output.note(f"--disclose: {chosen} is shown, and the aggregator of {path} hides clients")
     for path in written:

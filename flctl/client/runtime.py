@@ -34,7 +34,7 @@ class ClientRuntime:
         self,
         client_indices: IntArray,
         work: Work,
-        keep_individual: bool,
+        keep_individual: bool,  # noqa: FBT001
         allocator: Allocator = HEAP,
     ) -> Gathered:
         """Returns one reply for a chunk of clients.

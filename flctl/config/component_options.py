@@ -101,7 +101,9 @@ class Completion:
             return options  # the user's own function: its parameters are not declared
         if name == AUTO and kind in ("model", "engine"):
             for key in options:
-                self._complain((*at, key), f"unknown key '{key}': {kind} auto has no options", "Name one.", True)
+                self._complain(
+                    (*at, key), f"unknown key '{key}': {kind} auto has no options", "Name one.", about_key=True
+                )
             return {}
         try:
             declared: type[BaseModel] = self.registry.get(kind, name).Config
@@ -119,7 +121,7 @@ class Completion:
         self.complaints += coerced(checked, options, at)
         return checked.model_dump(mode="json")
 
-    def _complain(self, path: KeyPath, message: str, hint: str | None = None, about_key: bool = False) -> None:
+    def _complain(self, path: KeyPath, message: str, hint: str | None = None, *, about_key: bool = False) -> None:
         self.complaints.append(Complaint(path, message, hint, about_key))
 
 

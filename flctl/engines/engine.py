@@ -52,7 +52,11 @@ class Engine(Component):
         raise NotImplementedError
 
     def gather(
-        self, work: Work, chunks: Sequence[IntArray], keep_individual: bool, deadline: float | None = None
+        self,
+        work: Work,
+        chunks: Sequence[IntArray],
+        keep_individual: bool,  # noqa: FBT001
+        deadline: float | None = None,
     ) -> Iterator[tuple[int, Gathered | Lost]]:
         """Trains each chunk of clients and yields (index in `chunks`, the chunk's reply) once, in any order.
 

@@ -54,7 +54,11 @@ class InProcessEngine(Engine):
                 yield client_id, late or answer
 
     def gather(
-        self, work: Work, chunks: Sequence[IntArray], keep_individual: bool, deadline: float | None = None
+        self,
+        work: Work,
+        chunks: Sequence[IntArray],
+        keep_individual: bool,  # noqa: FBT001
+        deadline: float | None = None,
     ) -> Iterator[tuple[int, Gathered | Lost]]:
         for chunk_index, client_indices in enumerate(chunks):
             started = time.monotonic()

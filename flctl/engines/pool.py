@@ -95,7 +95,11 @@ class PoolEngine(Engine):
             pending = retries
 
     def gather(
-        self, work: Work, chunks: Sequence[IntArray], keep_individual: bool, deadline: float | None = None
+        self,
+        work: Work,
+        chunks: Sequence[IntArray],
+        keep_individual: bool,  # noqa: FBT001
+        deadline: float | None = None,
     ) -> Iterator[tuple[int, Gathered | Lost]]:
         row_bytes = _FLOAT_BYTES * sum(work.layout.values()) if keep_individual else 0
         jobs = [partial(self._gather, client_indices, row_bytes, self._packed_work(work)) for client_indices in chunks]

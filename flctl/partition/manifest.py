@@ -210,7 +210,7 @@ def _damaged(reason: str) -> IntegrityError:
     return IntegrityError(f"{MANIFEST} is damaged: {reason[:300]}", hint="Partition the data again.")
 
 
-def _require(holds: bool, reason: str) -> None:
+def _require(holds: bool, reason: str) -> None:  # noqa: FBT001
     if not holds:
         raise _damaged(reason)
 

@@ -64,10 +64,10 @@ def moments_of(x: npt.NDArray[Any], client: IntArray) -> tuple[Float64, Float64,
     `client` [n] names each row's client and is sorted; K counts the ones that occur.
     """
     with np.errstate(invalid="ignore", over="ignore"):  # infinite values are refused by name in `Statistics.result`
-        return _moments_of(x.astype(np.float64), x.dtype.kind == "f", client)
+        return _moments_of(x.astype(np.float64), may_miss=x.dtype.kind == "f", client=client)
 
 
-def _moments_of(values: Float64, may_miss: bool, client: IntArray) -> tuple[Float64, Float64, Float64]:
+def _moments_of(values: Float64, client: IntArray, *, may_miss: bool) -> tuple[Float64, Float64, Float64]:
     """Works in place on `values`."""
     missing = np.isnan(values) if may_miss else None
     if missing is not None:

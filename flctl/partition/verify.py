@@ -72,7 +72,7 @@ def _check_values(partition: Partition) -> None:
             raise _wrong(partition, f"{name} has {what} that are not finite")
 
 
-def _finite(values: npt.NDArray[Any], missing: bool) -> bool:
+def _finite(values: npt.NDArray[Any], *, missing: bool) -> bool:
     """True if no value is infinite, nor NaN unless a cell may be `missing`. Reads in chunks, as a map may be large."""
     step = max(1, CHUNK_BYTES // max(1, values[:1].nbytes))
     chunks = (values[start : start + step] for start in range(0, len(values), step))

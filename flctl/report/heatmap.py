@@ -201,7 +201,7 @@ def draw(heatmap: Heatmap, out: Path) -> Path:
 def _figure(heatmap: Heatmap) -> Figure:
     shown = lines(heatmap)
     width = _width(len(heatmap.labels))
-    figure = new_figure(width, _height(len(shown.sizes), bool(heatmap.labels)))
+    figure = new_figure(width, _height(len(shown.sizes), labelled=bool(heatmap.labels)))
     figure.suptitle(fill(_plain(heatmap.title), int(width * 11)), fontsize=11, x=0.01, ha="left")
     if heatmap.labels:
         grid = figure.add_gridspec(1, 2, width_ratios=(4.2, 1.0))
@@ -223,7 +223,7 @@ def _width(labels: int) -> float:
     return 8.0 if labels <= 12 else min(8.0 + 0.32 * (labels - 12), 16.0)
 
 
-def _height(count: int, labelled: bool) -> float:
+def _height(count: int, *, labelled: bool) -> float:
     if count > NAMED:
         return 8.5 if labelled else 5.0
     return 1.7 + 0.27 * max(count, 3)
@@ -318,7 +318,7 @@ def _name_lines(axes: Axes, heatmap: Heatmap, shown: Lines) -> None:
     axes.tick_params(labelsize=8, colors=GREY, length=2)
 
 
-def _draw_sizes(axes: Axes, shown: Lines, heatmap_beside: bool) -> None:
+def _draw_sizes(axes: Axes, shown: Lines, *, heatmap_beside: bool) -> None:
     from matplotlib.ticker import StrMethodFormatter
 
     count = len(shown.sizes)

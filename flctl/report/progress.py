@@ -19,7 +19,7 @@ __all__ = ["JsonEvents", "LiveProgress", "PlainLines", "observer", "round_text",
 DEVICES = ("absent", "late", "partial", "surplus")
 
 
-def observer(as_json: bool) -> JsonEvents | LiveProgress | PlainLines:
+def observer(*, as_json: bool) -> JsonEvents | LiveProgress | PlainLines:
     """The observer that fits: JSON events on stderr, a live line, or plain lines."""
     if as_json:
         return JsonEvents()

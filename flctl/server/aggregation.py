@@ -167,7 +167,7 @@ class Aggregation:
             for chunk, positions in enumerate(plan.chunks)
             for position in positions.tolist()
         }
-        return SumAccumulator(intake, chunk_of, self.run.multiplies)
+        return SumAccumulator(intake, chunk_of, multiplied=self.run.multiplies)
 
     def _checked(self, aggregate: Any) -> Aggregate:
         """Returns the aggregate of a budget that holds. Raises PluginError or DivergenceError if it cannot be used."""

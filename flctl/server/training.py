@@ -330,7 +330,7 @@ class Training:
 def summarise(training: Training, state: State, status: Status, lines: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures of a run that ended; all but `seconds` are the same for a run that was cut off and resumed."""
     evaluated = [line for line in lines if training.metric in line]
-    known, said = set(report_line(_EMPTY)), finite(transform_statements(training.run, state.transforms, True))
+    known, said = set(report_line(_EMPTY)), finite(transform_statements(training.run, state.transforms, finished=True))
     return {
         "format": "flctl-summary/1",
         "status": status,

@@ -140,7 +140,7 @@ def _add_options(checks: Checks) -> None:
                 yield f"Config.model_config[{key!r}] is {found!r}, expected {strict!r}"
 
 
-def _add_recorded(checks: Checks, read_back: bool) -> None:
+def _add_recorded(checks: Checks, *, read_back: bool) -> None:
     @checks.add(
         "recorded",
         "Its options are unchanged by a round trip through their plain form."

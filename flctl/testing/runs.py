@@ -52,7 +52,7 @@ def finite(result: TrialResult) -> Iterator[str]:
         yield "the model has values that are NaN or infinite"
 
 
-def in_processes(component: Any, wanted: bool, notes: list[str]) -> bool:
+def in_processes(component: Any, notes: list[str], *, wanted: bool) -> bool:
     """True if worker processes can be used; adds a note if they cannot import the class."""
     if wanted and not is_importable(component):
         notes.append("not tested in other processes: its class cannot be imported there")

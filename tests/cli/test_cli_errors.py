@@ -34,7 +34,7 @@ def _add(
     local_epochs: Annotated[int, typer.Option("--local-epochs")] = 1,
     as_json: JsonFlag = False,
 ) -> int:
-    emit("add", {"sum": sum(numbers)}, as_json, lambda console: console.print(str(sum(numbers))))
+    emit("add", {"sum": sum(numbers)}, as_json=as_json, render=lambda console: console.print(str(sum(numbers))))
     return 7
 
 

@@ -50,7 +50,7 @@ def test_the_envelope_says_null_for_what_json_cannot_say() -> None:
 def test_control_characters_of_names_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """Client ids come from data; an escape sequence in one would act on the terminal of whoever trains."""
     hostile = "\x1b[31mred\x07"
-    output.fail(FlctlError(f"client '{hostile}' failed", hint=f"look at {hostile}"), "train", False)
+    output.fail(FlctlError(f"client '{hostile}' failed", hint=f"look at {hostile}"), "train", as_json=False)
     output.warn(hostile)
     output.note(hostile)
     failed = {hostile: Failure("exception", hostile)}

@@ -303,7 +303,7 @@ MUTANTS = {
 
 
 def subject(component, directory, processes=False):
-    return AggregatorSubject(component, {}, Trial(directory), processes, 1e-5)
+    return AggregatorSubject(component, {}, Trial(directory), processes=processes, tolerance=1e-5)
 
 
 def test_for_every_check_something_is_known_that_breaks_it():
@@ -337,5 +337,5 @@ def test_a_tolerance_that_is_promised_is_held_to(tmp_path):
             return memory, reply[:8] + values.tobytes()
 
     caught(AGGREGATOR, subject(Coarse, tmp_path / "a"), "sum", "the tolerance 1e-05")
-    loose = AggregatorSubject(Coarse, {}, Trial(tmp_path / "b"), False, 1e-3)
+    loose = AggregatorSubject(Coarse, {}, Trial(tmp_path / "b"), processes=False, tolerance=1e-3)
     assert loose.apart(loose.honest.result, loose.sum_of(loose.vectors())) is None

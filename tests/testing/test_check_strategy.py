@@ -368,7 +368,7 @@ MUTANTS = {
 
 
 def subject(component, directory, options=None, processes=False):
-    return StrategySubject(component, options or {}, Trial(directory), processes)
+    return StrategySubject(component, options or {}, Trial(directory), processes=processes)
 
 
 def test_for_every_check_something_is_known_that_breaks_it():

@@ -432,7 +432,7 @@ MUTANTS["steps"] = [
 
 
 def subject(component, directory, processes=False):
-    return TransformSubject(component, {}, Trial(directory), processes)
+    return TransformSubject(component, {}, Trial(directory), processes=processes)
 
 
 def test_for_every_check_something_is_known_that_breaks_it():

@@ -106,7 +106,7 @@ class SumAccumulator:
     """
 
     def __init__(
-        self, intake: UpdateIntake, chunk_of: Mapping[ClientId, int] | None = None, multiplied: bool = True
+        self, intake: UpdateIntake, chunk_of: Mapping[ClientId, int] | None = None, *, multiplied: bool = True
     ) -> None:
         self.intake = intake
         self._multiplied = multiplied

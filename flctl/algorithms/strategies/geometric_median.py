@@ -36,7 +36,7 @@ class GeometricMedian(Weighing):
 
     def weigh(self, rows: Sequence[ClientUpdate]) -> FloatArray:
         options, gram = self.config, products(rows)
-        claimed = weights(rows, options.weighted)
+        claimed = weights(rows, weighted=options.weighted)
         shares = _shares(claimed, np.sqrt(np.median(distances(gram), axis=1)), options.nu)
         for _ in range(options.iterations):
             before, shares = shares, _shares(claimed, to_mixture(gram, shares), options.nu)

@@ -33,4 +33,4 @@ class NormBounding(Weighing):
         lengths = norms(rows)
         bound = self.config.bound if self.config.bound is not None else float(np.median(lengths))
         factors = np.divide(bound, lengths, out=np.ones(len(rows)), where=lengths > bound)
-        return np.asarray(weights(rows, self.config.weighted) * factors)
+        return np.asarray(weights(rows, weighted=self.config.weighted) * factors)

@@ -126,7 +126,7 @@ def mix(rows: Sequence[ClientUpdate], coefficients: FloatArray) -> Arrays:
     return by_column(rows, lambda block: block.astype(np.float64) @ coefficients)
 
 
-def weights(rows: Sequence[ClientUpdate], weighted: bool) -> FloatArray:
+def weights(rows: Sequence[ClientUpdate], *, weighted: bool) -> FloatArray:
     """Returns the clients' shares [n], which sum to 1: in proportion to their weights, or equal."""
     claimed = np.array([row.weight if weighted else 1.0 for row in rows])
     shares = claimed / claimed.max()  # a malicious client may claim 1e308: the sum of such weights would overflow

@@ -141,7 +141,7 @@ class ErrorFeedback(Compressor):
         return kept
 
 
-def checked(condition: bool, sentence: str) -> None:
+def checked(condition: bool, sentence: str) -> None:  # noqa: FBT001
     """Raises ProtocolError with `sentence` unless the condition holds."""
     if not condition:
         raise ProtocolError(sentence)

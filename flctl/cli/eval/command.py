@@ -136,7 +136,7 @@ def evaluate(
     subjects = [_disclosed(one, request, per_client=per_client, disclose=disclose) for one in _subjects(request)]
     if confusion:
         _refuse_confusion(subjects)
-    _print(request, subjects, as_json, per_client=per_client, confusion=confusion)
+    _print(request, subjects, as_json=as_json, per_client=per_client, confusion=confusion)
 
 
 def _refuse_confusion(subjects: Sequence[LoadedModel]) -> None:
@@ -170,12 +170,12 @@ def _disclosed(subject: LoadedModel, request: EvalRequest, *, per_client: bool, 
 
 
 def _print(
-    request: EvalRequest, subjects: Sequence[LoadedModel], as_json: bool, *, per_client: bool, confusion: bool
+    request: EvalRequest, subjects: Sequence[LoadedModel], *, as_json: bool, per_client: bool, confusion: bool
 ) -> None:
     from flctl.cli.eval.tables import render
     from flctl.report.evaluation import as_data, compare
 
-    _refuse_gone(subjects, per_client)
+    _refuse_gone(subjects, per_client=per_client)
     models = [model for subject in subjects for model in _assessed(subject, request.batch_size)]
     metric = _metric(request.metric, models, subjects[0].partition.task)
     comparisons = [compare(models[0], other) for other in models[1:]]
@@ -184,14 +184,14 @@ def _print(
     output.emit(
         "eval",
         data,
-        as_json,
-        lambda console: render(console, models, comparisons, metric, per_client=per_client, confusion=confusion),
+        as_json=as_json,
+        render=lambda console: render(console, models, comparisons, metric, per_client=per_client, confusion=confusion),
     )
     for path in data["written"]:
         output.note(f"wrote {path}")
 
 
-def _refuse_gone(subjects: Sequence[LoadedModel], per_client: bool) -> None:
+def _refuse_gone(subjects: Sequence[LoadedModel], *, per_client: bool) -> None:
     """With `per_client`, raises the error that makes clients' own models unavailable.
 
     Otherwise the global model's metrics would be taken for those of the clients' own models.

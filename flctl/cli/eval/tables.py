@@ -124,7 +124,7 @@ def _shared(models: Sequence[Evaluated]) -> list[str]:
 STATISTICS = ("weighted mean", "mean", "std", "worst", "worst 10%", "median", "best 10%", "best", "Jain index")
 
 
-def _statistics(spread: Spread, higher: bool) -> tuple[float, ...]:
+def _statistics(spread: Spread, *, higher: bool) -> tuple[float, ...]:
     """The values of `STATISTICS`."""
     q = spread.quantiles
     worst, best = (q[0.0], q[1.0]) if higher else (q[1.0], q[0.0])
@@ -135,7 +135,7 @@ def _statistics(spread: Spread, higher: bool) -> tuple[float, ...]:
 def _render_spreads(console: Console, model: Evaluated) -> None:
     """One model: every metric has a column."""
     found = spreads(model.evaluation.clients)
-    columns = [_statistics(spread, METRICS[name].higher_is_better) for name, spread in found.items()]
+    columns = [_statistics(spread, higher=METRICS[name].higher_is_better) for name, spread in found.items()]
     rows = ([name, *map(number, values)] for name, *values in zip(STATISTICS, *columns, strict=True))
     clients = len(model.evaluation.clients.rows) - len(model.evaluation.clients.without_rows)
     table(console, ["", *(METRICS[name].label for name in found)], rows, title=f"Over {counted(clients, 'client')}")
@@ -151,7 +151,7 @@ def _render_spread_of(
 ) -> None:
     """Several models: one metric, and every model has a column; then the differences of all metrics."""
     higher = METRICS[metric].higher_is_better
-    columns = [_statistics(spreads(model.evaluation.clients)[metric], higher) for model in models]
+    columns = [_statistics(spreads(model.evaluation.clients)[metric], higher=higher) for model in models]
     rows = ([name, *map(number, values)] for name, *values in zip(STATISTICS, *columns, strict=True))
     names = [model.name for model in models]
     table(console, ["", *names], rows, title=f"Over clients, {METRICS[metric].label}")

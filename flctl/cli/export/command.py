@@ -64,4 +64,4 @@ def export(
     from flctl.cli.export import job
 
     done = job.run(run, out, form.value, checkpoint, client)
-    output.emit("export", done.data(), as_json, done.render)
+    output.emit("export", done.data(), as_json=as_json, render=done.render)

@@ -67,7 +67,7 @@ class PartitionGroup(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Puts the bare command's name before words that name no subcommand."""
         if args and args[0] not in NOUNS:
-            self._refuse_misspelt(args[0], ctx.resilient_parsing)
+            self._refuse_misspelt(args[0], completing=ctx.resilient_parsing)
             words = args[: args.index("--")] if "--" in args else args
             asks_help = any(word in ctx.help_option_names for word in words)
             args = [ctx.help_option_names[0]] if asks_help else [MAKE, *args]
@@ -87,7 +87,7 @@ class PartitionGroup(TyperGroup):
         )
         page.format_help(ctx, formatter)
 
-    def _refuse_misspelt(self, word: str, completing: bool) -> None:
+    def _refuse_misspelt(self, word: str, *, completing: bool) -> None:
         from flctl.errors import ConfigError, suggest
 
         close = None if completing or Path(word).exists() else suggest(word, NOUNS)
@@ -152,4 +152,4 @@ def partition(
     )
     copies = job.Copies(tuple(picture or ()), table)
     told = job.run(given, copies, report=report, duplicates=duplicates)
-    output.emit("partition", told.data(), as_json, told.render)
+    output.emit("partition", told.data(), as_json=as_json, render=told.render)

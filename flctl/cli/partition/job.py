@@ -183,7 +183,7 @@ def check(partition: Partition, *, duplicates: bool) -> Checked:
 
 
 def export(
-    directory: Path, out: Path, client: str | None, everyone: bool, suffix: str, part: exports.Part
+    directory: Path, out: Path, client: str | None, suffix: str, part: exports.Part, *, everyone: bool
 ) -> dict[str, Any]:
     """Writes one client's file, or all of them."""
     if client is None and not everyone:

@@ -77,7 +77,7 @@ def inspect(
     # What a process that was killed while it drew the report left behind.
     atomic.remove_abandoned(directory)
     copies.write(told.heatmap)
-    output.emit("partition inspect", told.data(), as_json, told.render)
+    output.emit("partition inspect", told.data(), as_json=as_json, render=told.render)
 
 
 def verify(
@@ -90,7 +90,7 @@ def verify(
     from flctl.partition.store import Partition
 
     told = job.check(Partition.open(directory), duplicates=duplicates)
-    output.emit("partition verify", told.data(), as_json, told.render)
+    output.emit("partition verify", told.data(), as_json=as_json, render=told.render)
 
 
 def export(
@@ -107,5 +107,7 @@ def export(
     """See EXPORT_HELP."""
     from flctl.cli.partition import job
 
-    told = job.export(directory, out, client, everyone, f".{format_.value}", rows.value)
-    output.emit("partition export", told, as_json, lambda console: console.print(f"wrote {out}", markup=False))
+    told = job.export(directory, out, client, everyone=everyone, suffix=f".{format_.value}", part=rows.value)
+    output.emit(
+        "partition export", told, as_json=as_json, render=lambda console: console.print(f"wrote {out}", markup=False)
+    )

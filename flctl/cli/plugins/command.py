@@ -57,7 +57,7 @@ def list_plugins(kind: Kind = None, as_json: JsonFlag = False) -> None:
 
     registry = current_registry()
     data = facts.listing(registry, facts.kinds(kind))
-    output.emit("plugins list", data, as_json, lambda console: _render_list(console, data))
+    output.emit("plugins list", data, as_json=as_json, render=lambda console: _render_list(console, data))
 
 
 def show(
@@ -71,7 +71,7 @@ def show(
     from flctl.cli.plugins import facts
 
     data = facts.details(current_registry(), name, facts.kinds(kind))
-    output.emit("plugins show", data, as_json, lambda console: _render_show(console, data))
+    output.emit("plugins show", data, as_json=as_json, render=lambda console: _render_show(console, data))
 
 
 def new(
@@ -104,7 +104,7 @@ def new(
         "files": list(rendered),
         "next": following,
     }
-    output.emit("plugins new", data, as_json, lambda console: _render_new(console, data))
+    output.emit("plugins new", data, as_json=as_json, render=lambda console: _render_new(console, data))
 
 
 def doctor(
@@ -123,9 +123,9 @@ def doctor(
     """See DOCTOR_HELP."""
     from flctl.cli.plugins import doctor
 
-    findings = doctor.examine(current_registry(), tuple(plugin or ()), check)
+    findings = doctor.examine(current_registry(), tuple(plugin or ()), check=check)
     data = {"findings": [finding.data() for finding in findings]}
-    output.emit("plugins doctor", data, as_json, lambda console: doctor.render(console, findings))
+    output.emit("plugins doctor", data, as_json=as_json, render=lambda console: doctor.render(console, findings))
     raise typer.Exit(1 if any(finding.status == "fail" for finding in findings) else 0)
 
 

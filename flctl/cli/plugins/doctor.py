@@ -53,7 +53,7 @@ class Found:
         return f"{self.kind} {getattr(self.component, 'name', self.component)}"
 
 
-def examine(registry: Registry, wanted: Sequence[str], check: bool) -> list[PluginCheck]:
+def examine(registry: Registry, wanted: Sequence[str], *, check: bool) -> list[PluginCheck]:
     """Checks all plugins, or those in `wanted` (names, or `.py` files, which are loaded).
 
     Raises PluginError for a name that no plugin has.

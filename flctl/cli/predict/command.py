@@ -96,4 +96,4 @@ def predict(
     if out == "-":
         done.note()
         return
-    output.emit("predict", done.data(), as_json, done.render)
+    output.emit("predict", done.data(), as_json=as_json, render=done.render)

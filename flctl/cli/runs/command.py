@@ -52,7 +52,9 @@ def list_runs(
             rows.append(_facts(RunDirectory(path.parent)))
         except FlctlError as error:  # one damaged run must not hide the others
             output.warn(f"{path.parent} cannot be read: {error.message}")
-    output.emit("runs list", {"runs": rows}, as_json, lambda console: _render_list(console, folder, rows))
+    output.emit(
+        "runs list", {"runs": rows}, as_json=as_json, render=lambda console: _render_list(console, folder, rows)
+    )
 
 
 def show(run: RunArgument, as_json: JsonFlag = False) -> None:
@@ -71,7 +73,7 @@ def show(run: RunArgument, as_json: JsonFlag = False) -> None:
         "profile": _profile(directory),
         "lines": lines,
     }
-    output.emit("runs show", data, as_json, lambda console: _render_run(console, data))
+    output.emit("runs show", data, as_json=as_json, render=lambda console: _render_run(console, data))
 
 
 def replay(
@@ -87,7 +89,7 @@ def replay(
     from flctl.cli.runs.replay import replay_client
 
     data = replay_client(run, number, client, disclose=disclose)
-    output.emit("runs replay", data, as_json, lambda console: _render_replay(console, data))
+    output.emit("runs replay", data, as_json=as_json, render=lambda console: _render_replay(console, data))
 
 
 def _config_text(path: Path) -> str:

@@ -190,35 +190,35 @@ def train(
     flags |= {f"transforms.{name}": Flag("--transform", {}) for name in transform or ()}
     request = job.TrainRequest(data, config, tuple(override or ()), flags, out, resume, keys["yes"])
     if keys["explain"]:
-        _explain(request, keys["profile"], as_json)
+        _explain(request, profile=keys["profile"], as_json=as_json)
     else:
-        _train(request, startup if keys["profile"] else None, as_json)
+        _train(request, startup if keys["profile"] else None, as_json=as_json)
 
 
-def _train(request: TrainRequest, startup: PhaseTimer | None, as_json: bool) -> None:
+def _train(request: TrainRequest, startup: PhaseTimer | None, *, as_json: bool) -> None:
     """Trains, and profiles it where `startup` has the seconds before."""
     from flctl.cli.train import job
     from flctl.performance.profile import Profiler
 
-    outcome = job.run(request, as_json, None if startup is None else Profiler(startup.seconds))
-    output.emit("train", outcome.data(), as_json, lambda console: _render(console, outcome))
+    outcome = job.run(request, as_json=as_json, profiler=None if startup is None else Profiler(startup.seconds))
+    output.emit("train", outcome.data(), as_json=as_json, render=lambda console: _render(console, outcome))
     raise typer.Exit(outcome.exit_code)
 
 
-def _explain(request: TrainRequest, profile: bool, as_json: bool) -> None:
+def _explain(request: TrainRequest, *, profile: bool, as_json: bool) -> None:
     from flctl.cli.train import forecast, job
     from flctl.errors import ConfigError
 
     if profile:
         raise ConfigError("--profile has no effect with --explain: nothing is trained", hint="Leave one of them out.")
     found = job.explain(request)
-    output.emit("train", found.data(), as_json, lambda console: forecast.render(console, found))
+    output.emit("train", found.data(), as_json=as_json, render=lambda console: forecast.render(console, found))
 
 
 def _render_told(console: Console, outcome: Outcome) -> None:
     """Why the next round was refused, and what transforms say of those before it."""
     if outcome.result.refused is not None:
-        output.fail(outcome.result.refused, "train", False)
+        output.fail(outcome.result.refused, "train", as_json=False)
     for name, said in outcome.result.summary.get("transforms", {}).items():
         console.print(f"{name}: {said.get('statement', said)}", markup=False)
 

@@ -93,7 +93,7 @@ def target_flags(text: str | None) -> dict[str, Flag]:
     return flags | ({"stop.metric": Flag("--target-metric", match[1])} if match[1] else {})
 
 
-def run(request: TrainRequest, as_json: bool, profiler: Profiler | None = None) -> Outcome:
+def run(request: TrainRequest, profiler: Profiler | None = None, *, as_json: bool) -> Outcome:
     """Trains, or goes on with a run; returns when it ended. `profiler` is told of it. Raises FlctlError."""
     from flctl.report.progress import observer
 
@@ -102,7 +102,7 @@ def run(request: TrainRequest, as_json: bool, profiler: Profiler | None = None) 
     prepared = Run.build(loaded.config, registry, partition, directory.memory)
     if request.resume:
         directory.keep_config(loaded)
-    watching = observer(as_json)
+    watching = observer(as_json=as_json)
     registry.observe(watching)
     if profiler is not None:
         registry.observe(profiler)

@@ -68,11 +68,11 @@ class Pathological(Partitioner):
         fixed = self.config.mode == "first-deterministic"
         # In blocks of clients, so that the keys of [K, C] never stand in memory together.
         step = max(1, DRAW_CELLS // classes)
-        blocks = [_draw(first[i : i + step], classes, width, fixed, rng) for i in range(0, clients, step)]
+        blocks = [_draw(first[i : i + step], classes, width, fixed=fixed, rng=rng) for i in range(0, clients, step)]
         return np.concatenate(blocks)
 
 
-def _draw(first: IntArray, classes: int, width: int, fixed: bool, rng: np.random.Generator) -> IntArray:
+def _draw(first: IntArray, classes: int, width: int, rng: np.random.Generator, *, fixed: bool) -> IntArray:
     """`width` distinct classes for each client, uniformly; `fixed`: the one in `first` always among them."""
     keys = rng.random((len(first), classes))
     if fixed:

@@ -46,5 +46,7 @@ def check_aggregator(
     """
     with temporary_directory() as directory:
         trial = Trial(Path(directory), *run)
-        subject = AggregatorSubject(aggregator, or_examples(options, aggregator), trial, processes, tolerance)
+        subject = AggregatorSubject(
+            aggregator, or_examples(options, aggregator), trial, processes=processes, tolerance=tolerance
+        )
         return conform(AGGREGATOR, subject, title_of(aggregator, "aggregator"), skip)

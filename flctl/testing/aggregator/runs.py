@@ -61,5 +61,5 @@ def add_runs(checks: Checks) -> None:
         todo="Return everything that the next phase needs as memory.",
     )
     def find_processes(s: AggregatorSubject) -> Iterator[str]:
-        if in_processes(s.component, s.processes, s.notes):
+        if in_processes(s.component, wanted=s.processes, notes=s.notes):
             yield from close(s.trial.train(s.named, POOL), s.own, "in contrast to one process,", _SLACK * s.tolerance)

@@ -28,7 +28,13 @@ class AggregatorSubject:
     """An aggregator class with its options; runs are made when a check first asks for them."""
 
     def __init__(
-        self, component: type[Aggregator], options: Mapping[str, Any], trial: Trial, processes: bool, tolerance: float
+        self,
+        component: type[Aggregator],
+        options: Mapping[str, Any],
+        trial: Trial,
+        tolerance: float,
+        *,
+        processes: bool,
     ) -> None:
         self.component = component
         self.options = options

@@ -202,7 +202,7 @@ def _add_gather(checks: Checks) -> None:
                 late = "sleep" in ways.values()
                 answers = list(engine.gather(plan.work, _chunks(plan, 3), False, _DEADLINE if late else None))
             what = "one client sleeps" if late else "one client raises and one exits"
-            yield from (f"when {what}: {text}" for text in _spared(answers, late))
+            yield from (f"when {what}: {text}" for text in _spared(answers, late=late))
 
 
 def _chunks(plan: RoundPlan, size: int) -> list[Any]:
@@ -222,7 +222,7 @@ def _gather_faults(answers: list[tuple[int, Any]], expected: Mapping[int, Any]) 
             yield from [f"chunk {place} differs from its result in one process: {differs}"] if differs else []
 
 
-def _spared(answers: list[tuple[int, Any]], late: bool) -> Iterator[str]:
+def _spared(answers: list[tuple[int, Any]], *, late: bool) -> Iterator[str]:
     """Yields faults of three chunks, the first of which holds clients 0 and 2, which fail, or 2, which is late."""
     if sorted(place for place, _ in answers) != [0, 1, 2]:
         yield f"of 3 chunks these had answers: {sorted(place for place, _ in answers)}"

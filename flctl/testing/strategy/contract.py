@@ -49,7 +49,7 @@ def check_strategy(
     """
     with temporary_directory() as directory:
         trial = Trial(Path(directory), *_model(strategy), *run)
-        subject = StrategySubject(strategy, or_examples(options, strategy), trial, processes)
+        subject = StrategySubject(strategy, or_examples(options, strategy), trial, processes=processes)
         return conform(STRATEGY, subject, title_of(strategy, "strategy"), skip)
 
 

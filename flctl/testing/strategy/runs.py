@@ -83,6 +83,6 @@ def _add_same(checks: Checks) -> None:
         todo="Keep no state on the object or in a module, and draw random numbers by name: flctl.rng(seed, ...).",
     )
     def find_processes(s: StrategySubject) -> Iterator[str]:
-        if in_processes(s.component, s.processes, s.notes):
+        if in_processes(s.component, wanted=s.processes, notes=s.notes):
             pooled = s.trial.train(s.named, POOL)
             yield from same_bits(s.plain, pooled, "in two worker processes")

@@ -28,7 +28,7 @@ MAY_CHANGE = {"adjust": (0,)}
 class StrategySubject:
     """A strategy class with its options; runs are made when a check first asks for them."""
 
-    def __init__(self, component: type[Strategy], options: Mapping[str, Any], trial: Trial, processes: bool) -> None:
+    def __init__(self, component: type[Strategy], options: Mapping[str, Any], trial: Trial, *, processes: bool) -> None:
         self.component = component
         self.options = options
         self.trial = trial

@@ -50,6 +50,6 @@ def check_transform(
             transform,
             or_examples(options, transform),
             Trial(Path(directory), *run),
-            processes,
+            processes=processes,
         )
         return conform(TRANSFORM, subject, title_of(transform, "transform"), skip)

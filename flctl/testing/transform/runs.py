@@ -76,5 +76,5 @@ def _add_same(checks: Checks) -> None:
     )
     def find_processes(s: TransformSubject) -> Iterator[str]:
         plain = s.plain
-        if in_processes(s.component, s.processes, s.notes):
+        if in_processes(s.component, wanted=s.processes, notes=s.notes):
             yield from same_bits(plain, s.trial.train(s.named, POOL), "in two worker processes")

@@ -27,7 +27,9 @@ _ROUND = 1
 class TransformSubject:
     """A transform class with its options; runs are made when a check first asks for them."""
 
-    def __init__(self, component: type[Transform], options: Mapping[str, Any], trial: Trial, processes: bool) -> None:
+    def __init__(
+        self, component: type[Transform], options: Mapping[str, Any], trial: Trial, *, processes: bool
+    ) -> None:
         self.component = component
         self.options = options
         self.trial = trial

@@ -152,7 +152,7 @@ def test_a_plan_s_bytes_are_those_of_a_session():
         parameters, encoding = attempt.session.parameters, attempt.session.encoding
         degrees = Degrees(parameters.neighbours, parameters.threshold)
         hello = len(parameters.canonical())
-        told = plan(encoding, degrees, mode == "active", hello, Speed(1, 1, 1, 1, 1))
+        told = plan(encoding, degrees, active=mode == "active", hello=hello, speed=Speed(1, 1, 1, 1, 1))
         assert told.bytes_up == sum(len(reply) for _, name, reply in cohort.said if name == "c03")
         assert told.bytes_down == sum(len(message) for _, name, message in cohort.heard if name == "c03")
 

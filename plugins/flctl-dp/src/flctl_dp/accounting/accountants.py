@@ -78,7 +78,9 @@ def guarantee(
     """
     groups = _checked(releases, delta, relation)
     seen: Relation = "zero-out" if adversary == "observer" and relation == "add-remove" else relation
-    found, by = _epsilon(groups, delta, relation, adversary == "observer", accountant, _step(groups, relation))
+    found, by = _epsilon(
+        groups, delta, relation, seen=adversary == "observer", accountant=accountant, step=_step(groups, relation)
+    )
     return Guarantee(found, delta, seen, adversary, by)
 
 
@@ -86,12 +88,12 @@ def quick_epsilon(releases: Releases, delta: float, relation: Relation) -> float
     """A quick upper bound of `epsilon`, up to rounding: by Renyi DP if that is known, else by coarser distributions.
     Raises as `guarantee` does."""
     by: Accountant = "rdp" if supports(releases, relation, "rdp") else "pld"
-    return _epsilon(_checked(releases, delta, relation), delta, relation, False, by, _COARSE)[0]
+    return _epsilon(_checked(releases, delta, relation), delta, relation, seen=False, accountant=by, step=_COARSE)[0]
 
 
 def coarse_epsilon(releases: Releases, delta: float, relation: Relation) -> float:
     """As `epsilon`, by distributions in coarser steps: a tenth of the time, and a slightly larger value."""
-    return _epsilon(_checked(releases, delta, relation), delta, relation, False, "pld", _COARSE)[0]
+    return _epsilon(_checked(releases, delta, relation), delta, relation, seen=False, accountant="pld", step=_COARSE)[0]
 
 
 def _step(groups: _Groups, relation: Relation) -> float:
@@ -163,7 +165,7 @@ def _amplified(release: Release, relation: Relation) -> bool:
 
 @lru_cache(maxsize=4096)
 def _epsilon(
-    groups: _Groups, delta: float, relation: Relation, seen: bool, accountant: Accountant, step: float
+    groups: _Groups, delta: float, relation: Relation, accountant: Accountant, step: float, *, seen: bool
 ) -> tuple[float, str]:
     releases = dict(groups)
     if seen and _summed(releases):

@@ -53,7 +53,7 @@ def audit_end_to_end(path: Path, canaries: int, rounds: int | None, error: float
         by_rows = _ROWS in prepared["transforms"]
         _partition(folder, inside, 1 if by_rows else canaries)
         _flctl("train", "--config", _written(folder, prepared), "--out", folder / "run", "--yes")
-        score, claim, delta = _score(folder / "run", canaries), *_claim(folder, by_rows)
+        score, claim, delta = _score(folder / "run", canaries), *_claim(folder, by_rows=by_rows)
     found = [lower_bound(canaries, *guessed(score, inside, share), delta, error / len(SHARES)) for share in SHARES]
     return Audit(max(found), claim, delta, 1 - error, canaries, rounds or 1, end_to_end=True)
 
@@ -139,7 +139,7 @@ def _ends(run: Path) -> tuple[Path, Path]:
     return saved[0], saved[-1]
 
 
-def _claim(folder: Path, by_rows: bool) -> tuple[float, float]:
+def _claim(folder: Path, *, by_rows: bool) -> tuple[float, float]:
     """(epsilon, delta) that the canaries' run claims. Rows of zeros still move the bias, so that rows are audited as
     `replace-one`."""
     said = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))["transforms"]

@@ -87,7 +87,7 @@ def calibrated(terms: ExampleTerms, clients: Mapping[int, Steps], before: Mappin
     many = len(set(kinds.values())) > _FEW
     if many:
         kinds = dict(_classed(kinds))
-    found = {kind: _noise(terms, *kind, many) for kind in dict.fromkeys(kinds.values())}
+    found = {kind: _noise(terms, *kind, many=many) for kind in dict.fromkeys(kinds.values())}
     return {number: found[kind] for number, kind in kinds.items()}
 
 
@@ -109,7 +109,7 @@ def _classed(kinds: Mapping[int, _Kind]) -> Iterator[tuple[int, _Kind]]:
         yield number, ((rate, highest[rate, past]), past)
 
 
-def _noise(terms: ExampleTerms, steps: tuple[float, int], past: Frozen, many: bool) -> float:
+def _noise(terms: ExampleTerms, steps: tuple[float, int], past: Frozen, *, many: bool) -> float:
     if terms.target is None:
         raise IncompatibleError("neither a noise multiplier nor a target epsilon is given")
     (rate, count), target, delta, relation = steps, terms.target, terms.delta, terms.relation

@@ -18,7 +18,7 @@ INSECURE = "(eps=inf)-DP: insecure_seed (for tests) determines noise and cohorts
 ACCOUNTED: Mapping[str, str] = {"gaussian": "exact Gaussian", "pld": "PLD", "rdp": "RDP"}
 
 
-def report(terms: Terms, delta: float, target: float | None, run: str, finished: bool) -> dict[str, float | str]:
+def report(terms: Terms, delta: float, target: float | None, run: str, *, finished: bool) -> dict[str, float | str]:
     """The entries of a round's line: epsilon of the run, and of the population over all its runs; for a finished run
     also the statements about both.
 

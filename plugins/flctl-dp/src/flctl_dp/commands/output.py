@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["emit", "envelope"]
 
 
-def emit(command: str, data: Mapping[str, Any], as_json: bool, render: Callable[[Console], None]) -> None:
+def emit(command: str, data: Mapping[str, Any], render: Callable[[Console], None], *, as_json: bool) -> None:
     """Prints the JSON envelope of a result with `--json`, else the text of `render`."""
     from rich.console import Console
 

@@ -115,7 +115,7 @@ def plan(
     found = plans.grid(question, clients_per_round, rounds, noise_multiplier or [], target_epsilon or [])
     data = {"delta": delta, "population": clients, "sampling": sampling, "plans": [one.data() for one in found]}
     shown = data if len(found) > 1 else found[0].data()
-    output.emit("dp plan", shown, as_json, lambda console: plans.render(console, found))
+    output.emit("dp plan", shown, as_json=as_json, render=lambda console: plans.render(console, found))
 
 
 def plan_examples(
@@ -138,7 +138,7 @@ def plan_examples(
     found = grid(question, batch_size, rounds, noise_multiplier or [], target_epsilon or [])
     data = {"delta": delta, "rows": rows, "epochs": epochs, "plans": [one.data() for one in found]}
     shown = data if len(found) > 1 else found[0].data()
-    output.emit("dp plan-examples", shown, as_json, lambda console: example_plans.render(console, found))
+    output.emit("dp plan-examples", shown, as_json=as_json, render=lambda console: example_plans.render(console, found))
 
 
 def status(
@@ -171,7 +171,7 @@ def status(
         if rows:
             client_status.render_clients(console, rows)
 
-    output.emit("dp status", data, as_json, render)
+    output.emit("dp status", data, as_json=as_json, render=render)
 
 
 def verify(ledger: Where, as_json: JsonFlag = False) -> None:
@@ -190,7 +190,7 @@ def verify(ledger: Where, as_json: JsonFlag = False) -> None:
     if clients:
         data["clients"] = client_status.verified(clients)
         said += ["{ledgers}: {charges} charges in the unbroken chains of {clients} clients".format(**data["clients"])]
-    output.emit("dp verify", data, as_json, lambda console: console.print("\n".join(said), markup=False))
+    output.emit("dp verify", data, as_json=as_json, render=lambda console: console.print("\n".join(said), markup=False))
 
 
 def audit(
@@ -226,5 +226,7 @@ def audit(
     else:
         found = run_audit.audit_of(run, canaries or 1000, rounds)
     shown = run_audit.data(found)
-    output.emit("dp audit", shown, as_json, lambda console: console.print(run_audit.told(found), markup=False))
+    output.emit(
+        "dp audit", shown, as_json=as_json, render=lambda console: console.print(run_audit.told(found), markup=False)
+    )
     raise typer.Exit(1 if found.broken else 0)

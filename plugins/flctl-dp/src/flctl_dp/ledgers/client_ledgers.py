@@ -118,7 +118,7 @@ def coarse(releases: Releases) -> Releases:
     return raised
 
 
-def spent(clients: Iterable[Releases], delta: float, relation: Relation, exact: bool = True) -> Spent:
+def spent(clients: Iterable[Releases], delta: float, relation: Relation, *, exact: bool = True) -> Spent:
     """The privacy spent by each of these clients; `exact`: by the tightest accountant. Rates are rounded up if clients
     are of many kinds."""
     kinds = Counter(frozen(releases) for releases in clients if releases)

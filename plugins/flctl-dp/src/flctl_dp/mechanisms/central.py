@@ -168,13 +168,13 @@ class CentralDP(flctl.Transform):
         noised = self._noised(aggregate.arrays, state, self._words(ctx.round, ctx.rng))
         return dataclasses.replace(aggregate, arrays=noised, weight=expected), state
 
-    def tells(self, state: Arrays, run: RunInfo, finished: bool) -> Mapping[str, float | str]:
+    def tells(self, state: Arrays, run: RunInfo, finished: bool) -> Mapping[str, float | str]:  # noqa: FBT001
         said: dict[str, float | str] = {"noise_multiplier": float(state["noise"][0]), "clip": float(state["clip"][0])}
         terms = self.terms(run)
         if self.config.insecure_seed is not None:
             return {**said, "epsilon": float("inf"), "statement": statements.INSECURE}
         delta, target = self.config.target_delta, self.config.target_epsilon
-        return {**said, **statements.report(terms, delta, target, state["run"].tobytes().hex(), finished)}
+        return {**said, **statements.report(terms, delta, target, state["run"].tobytes().hex(), finished=finished)}
 
     def _check_noise(self, state: Arrays, noise: float, terms: Terms) -> None:
         """Raises if a round cannot be played with this noise multiplier."""

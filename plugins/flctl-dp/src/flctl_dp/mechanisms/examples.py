@@ -121,7 +121,7 @@ class ExampleDP(flctl.Transform):
         bound = row_bound(clip, noise, coordinates)
         return PoissonSteps(ctx.rows, ctx.steps, ctx.batch_size, bound, noise * clip, words)
 
-    def tells(self, state: Arrays, run: RunInfo, finished: bool) -> Mapping[str, float | str]:
+    def tells(self, state: Arrays, run: RunInfo, finished: bool) -> Mapping[str, float | str]:  # noqa: FBT001
         terms, clip = self.terms(run), self.config.clipping_norm
         used = state["noise"][state["noise"] > 0]
         said: dict[str, float | str] = {"noise_multiplier": float(np.median(used)), "clip": clip}

@@ -82,7 +82,7 @@ class CorrelatedDP(CentralDP):
         after = past.followed({name: noise for name, (_, noise) in pairs.items()})
         return dataclasses.replace(aggregate, arrays=released, weight=expected), after
 
-    def tells(self, state: Arrays, run: RunInfo, finished: bool) -> Mapping[str, float | str]:
+    def tells(self, state: Arrays, run: RunInfo, finished: bool) -> Mapping[str, float | str]:  # noqa: FBT001
         terms = self.terms(run)
         return {**super().tells(state, run, finished), "bands": terms.bands, "separation": terms.separation}
 

@@ -58,14 +58,14 @@ def init(
     if operator:
         made["operator"] = identity_public(write_private(directory / "operator.key")).hex()
         write_public(directory / OPERATOR, made["operator"] + "\n")
-    _tell("secagg keys init", {"directory": str(directory), "public": made}, _lines(made), as_json)
+    _tell("secagg keys init", {"directory": str(directory), "public": made}, _lines(made), as_json=as_json)
 
 
 @keys.command("export")
 def export(directory: Directory, as_json: JsonFlag = False) -> None:
     """Print each client's public key, one `ID HEX` per line, for the operator who signs the roster."""
     found = _public_keys(directory)
-    _tell("secagg keys export", {"public": found}, _lines(found), as_json)
+    _tell("secagg keys export", {"public": found}, _lines(found), as_json=as_json)
 
 
 @roster.command("sign")
@@ -92,7 +92,7 @@ def sign(
     )
     made.check()
     write_public(directory / ROSTER, made.text())
-    _tell("secagg roster sign", *_told(made), as_json)
+    _tell("secagg roster sign", *_told(made), as_json=as_json)
 
 
 @roster.command("verify")
@@ -105,7 +105,7 @@ def check(directory: Directory, as_json: JsonFlag = False) -> None:
 
     data, lines = _told(KeysHome(directory).roster())
     valid = f"valid: signed by the operator whose key is pinned in {directory}"
-    _tell("secagg roster verify", {"valid": True, **data}, [valid, *lines], as_json)
+    _tell("secagg roster verify", {"valid": True, **data}, [valid, *lines], as_json=as_json)
 
 
 @policy.command("init")
@@ -119,7 +119,7 @@ def init_policy(directory: Directory, as_json: JsonFlag = False) -> None:
     if path.exists():
         raise ConfigError(f"{path} exists", hint="Edit it, or move it to another folder.")
     write_public(path, policy_text())
-    _tell("secagg policy init", {"path": str(path)}, [str(path)], as_json)
+    _tell("secagg policy init", {"path": str(path)}, [str(path)], as_json=as_json)
 
 
 @policy.command("show")
@@ -139,7 +139,7 @@ def show_policy(
     data = effective(directory, _options(option or []))
     width = max(map(len, data))
     lines = [f"{name:{width}}  {one['value']!s:24} {one['origin']}" for name, one in data.items()]
-    _tell("secagg policy show", {"policy": data}, lines, as_json)
+    _tell("secagg policy show", {"policy": data}, lines, as_json=as_json)
 
 
 @app.command("plan")
@@ -156,7 +156,7 @@ def plan(
     from flctl_secagg.planning.options import planned
 
     found = planned(clients, parameters, _options(option or []), measure())
-    _tell("secagg plan", dataclasses.asdict(found), plan_lines(found), as_json)
+    _tell("secagg plan", dataclasses.asdict(found), plan_lines(found), as_json=as_json)
 
 
 @app.command("verify")
@@ -186,7 +186,12 @@ def verify(
         "chain": not run.is_file(),
         "operator_pinned": pinned is not None,
     }
-    _tell("secagg verify", data, _verdict_lines(verdicts, chain=not run.is_file(), pinned=pinned is not None), as_json)
+    _tell(
+        "secagg verify",
+        data,
+        _verdict_lines(verdicts, chain=not run.is_file(), pinned=pinned is not None),
+        as_json=as_json,
+    )
 
 
 def _verdict_lines(verdicts: Sequence[Verdict], *, chain: bool, pinned: bool) -> list[str]:
@@ -225,7 +230,7 @@ def bench(
         f"encode           {speed.encode * 1e9:.1f} ms for a million values",
         f"agree            {speed.agree * 1e6:.0f} us for a pair",
     ]
-    _tell("secagg bench", dataclasses.asdict(speed), lines, as_json)
+    _tell("secagg bench", dataclasses.asdict(speed), lines, as_json=as_json)
 
 
 def _public_keys(directory: Path) -> dict[str, str]:
@@ -269,7 +274,7 @@ def _lines(found: Mapping[str, str]) -> list[str]:
     return [f"{client} {key}" for client, key in found.items()]
 
 
-def _tell(command: str, data: Mapping[str, Any], lines: Sequence[str], as_json: bool) -> None:
+def _tell(command: str, data: Mapping[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
     """Prints the result on stdout, in flctl's JSON envelope or as lines."""
     text = json.dumps({"flctl": 1, "command": command, "ok": True, "data": data}) if as_json else "\n".join(lines)
     typer.echo(text)

@@ -117,7 +117,7 @@ class Ledger:
     def _locked(self) -> Iterator[sqlite3.Connection]:
         """Connection for one thread at a time. A normal exit commits; SQLite errors become StorageError."""
         try:
-            with _lock, _connection(self.path, self.synced) as connection:
+            with _lock, _connection(self.path, synced=self.synced) as connection:
                 yield connection
         except sqlite3.Error as error:
             raise _refusal(error) from error
@@ -171,14 +171,14 @@ def _exposure(opening: Opening, earlier: Sequence[Opening]) -> ProtocolError | N
     )
 
 
-def _connection(path: Path | None, synced: bool) -> sqlite3.Connection:
+def _connection(path: Path | None, *, synced: bool) -> sqlite3.Connection:
     if path is None:
         return _in_memory(os.getpid())
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     inode = os.fstat(handle).st_ino  # a replaced file is a new record: a cached connection would write to the old one
     os.close(handle)
-    return _on_disk(path, synced, os.getpid(), inode)
+    return _on_disk(path, synced=synced, process=os.getpid(), inode=inode)
 
 
 @cache
@@ -187,11 +187,11 @@ def _in_memory(process: int) -> sqlite3.Connection:
 
 
 @lru_cache(maxsize=8)
-def _on_disk(path: Path, synced: bool, process: int, inode: int) -> sqlite3.Connection:
-    return _opened(str(path), synced)
+def _on_disk(path: Path, process: int, inode: int, *, synced: bool) -> sqlite3.Connection:
+    return _opened(str(path), synced=synced)
 
 
-def _opened(name: str, synced: bool) -> sqlite3.Connection:
+def _opened(name: str, *, synced: bool) -> sqlite3.Connection:
     """Opens a connection, with retries. When two processes switch a new record to WAL at the same time, SQLite ignores
     its timeout and reports a locked database immediately."""
     deadline = time.monotonic() + _SECONDS

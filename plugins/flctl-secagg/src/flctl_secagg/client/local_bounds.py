@@ -74,6 +74,6 @@ def _overlap(one: Range, other: Range) -> Range:
     return max(one[0], other[0]), min(one[1], other[1])
 
 
-def _demand(holds: bool, otherwise: str) -> None:
+def _demand(holds: bool, otherwise: str) -> None:  # noqa: FBT001
     if not holds:
         raise ProtocolError(f"policy: {otherwise}", hint="The client's policy forbids this; see `local` in its policy.")

@@ -199,7 +199,7 @@ def _listed(values: tuple[object, ...]) -> str:
     return " or ".join(map(str, values)) or "none: no value is allowed by both this policy and the run's options"
 
 
-def _demand(holds: bool, otherwise: str) -> None:
+def _demand(holds: bool, otherwise: str) -> None:  # noqa: FBT001
     if not holds:
         raise ProtocolError(
             f"policy: {otherwise}",

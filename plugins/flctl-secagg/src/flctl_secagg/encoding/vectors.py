@@ -137,7 +137,7 @@ class Encoding:
             if name.endswith(RING):
                 self._fill_ring(part, np.asarray(vector[name]), weight)
             else:
-                clipped[name] = self._fill(part, np.asarray(vector[name]), weight, whole)
+                clipped[name] = self._fill(part, np.asarray(vector[name]), weight, whole=whole)
             flags.append(int(whole))
             at += part.size
         used = min(weight, self.max_weight)
@@ -186,7 +186,7 @@ class Encoding:
             raise ProtocolError("the weight is negative or not finite")
         return weight
 
-    def _fill(self, part: Words, values: npt.NDArray[Any], weight: float, whole: bool) -> int:
+    def _fill(self, part: Words, values: npt.NDArray[Any], weight: float, *, whole: bool) -> int:
         """Writes a vector's words into `part`; returns the number of clipped values."""
         if whole:
             self._fill_whole(part, values, weight)

@@ -61,7 +61,7 @@ class Plan:
     client_seconds: float
 
 
-def plan(encoding: Encoding, degrees: Degrees, active: bool, hello: int, speed: Speed) -> Plan:
+def plan(encoding: Encoding, degrees: Degrees, hello: int, speed: Speed, *, active: bool) -> Plan:
     """Returns the costs of a session. `hello`: size of its parameters, in bytes."""
     k, n = degrees.neighbours, encoding.count
     up = RECORD_BYTES + k * BOX_BYTES + SIGNATURE_BYTES + encoding.bytes + k * SHARE_BYTES + 4 * _HEAD

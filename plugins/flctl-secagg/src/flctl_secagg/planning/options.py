@@ -34,4 +34,6 @@ def planned(clients: int, parameters: int, options: Mapping[str, str], speed: Sp
     aggregator.require_cohort(clients)
     encoding = aggregator.encoding(clients, {"delta": parameters, WEIGHT: 1})
     hello = _PARAMETERS + clients * (len(str(clients)) + 3)
-    return plan(encoding, aggregator.degrees(clients), aggregator.config.mode == "active", hello, speed)
+    return plan(
+        encoding, aggregator.degrees(clients), active=aggregator.config.mode == "active", hello=hello, speed=speed
+    )

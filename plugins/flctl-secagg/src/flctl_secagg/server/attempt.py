@@ -41,7 +41,7 @@ class AttemptError(ProtocolError):
     """Failure of an attempt. `left`: clients of a possible next attempt. `opened`: True if shares were opened, which
     rules out another attempt."""
 
-    def __init__(self, message: str, left: Iterable[str] = (), opened: bool = False) -> None:
+    def __init__(self, message: str, left: Iterable[str] = (), *, opened: bool = False) -> None:
         super().__init__(message, hint="The round has no result; its notes list the clients that dropped out.")
         self.left = tuple(left)
         self.opened = opened
