@@ -71,9 +71,9 @@ FLAGS = (
     ),
     SchemeFlag(
         "validation_fraction",
-        "SHARE",
+        "FRACTION",
         SPLIT,
-        "Share of each client's training rows held back to pick rounds and stop by, 0 to below 1. Default 0.",
+        "Fraction of each client's training rows held back for choosing rounds, 0 to below 1. Default 0.",
     ),
     SchemeFlag(
         "test_split", "HOW", SPLIT, "random, last, or auto (last where rows are in order of time). Default auto."

@@ -348,7 +348,7 @@ def test_a_checkpoint_whose_charge_the_ledger_lacks_is_refused(trial):
     with pytest.raises(FlctlError, match="is missing"):
         train(Run.build(longer, run.registry, trial.partition, directory.memory), directory)
     train(*trial.prepare("cohort.sampling=all", dp(noise_multiplier=2.0), "rounds=2"))  # another ledger in its place
-    with pytest.raises(IncompatibleError, match="forked"):
+    with pytest.raises(IncompatibleError, match="diverged copy"):
         train(Run.build(longer, run.registry, trial.partition, directory.memory), directory)
     file.path.write_bytes(kept)
     file.path.with_name("privacy-ledger.jsonl.head").unlink()

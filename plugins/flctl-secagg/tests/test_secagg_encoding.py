@@ -222,7 +222,7 @@ def test_a_sum_of_another_number_of_clients_is_refused():
 
 def test_a_ring_that_is_too_small_is_refused_before_the_run():
     """2^15 / 3000 is 10 levels; at least 16 are needed."""
-    with pytest.raises(IncompatibleError, match="have 10 levels for each of 3000 clients"):
+    with pytest.raises(IncompatibleError, match="have 10 levels for each of 3,000 clients"):
         coding(16, count=3000)
 
 

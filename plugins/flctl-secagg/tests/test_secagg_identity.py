@@ -163,7 +163,7 @@ def test_a_plan_refuses_what_a_run_refuses_and_aligns_names_values_and_units():
     with pytest.raises(IncompatibleError, match="needs at least 5 clients, and a round selects 3"):
         run("plan", "--clients", 3, "--parameters", 10)
     lines = run("plan", "--clients", 3, "--parameters", 10, "-o", "minimum=3").splitlines()
-    assert {line.index("  ", 15) for line in lines} == {lines[0].index("  ", 15)}
+    assert {line.index("  ", 22) for line in lines} == {lines[0].index("  ", 22)}
     assert any(re.match(r"up +[\d.]+ kB  a client sends", line) for line in lines)
     assert any(re.match(r"time +[\d.e-]+ s  ", line) for line in lines)
 

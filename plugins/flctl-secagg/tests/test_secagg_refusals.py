@@ -525,7 +525,7 @@ def test_13_a_roster_that_the_operator_did_not_sign_is_refused():
         double.check()
     key = primitives.new_key()
     with pytest.raises(IntegrityError, match="the same key for two clients"):
-        make_roster("run", {"a": bytes(32), "b": bytes(32)}, key).check()
+        make_roster("run", dict.fromkeys("ab", roster.keys["c00"]), key).check()
 
 
 def test_21_a_client_that_trained_from_another_model_sends_nothing():

@@ -272,7 +272,7 @@ def test_metrics_of_single_clients_are_not_told(trial):
     [
         (("aggregator=secagg", "cohort.sampling=fixed", "cohort.clients=4"), "needs at least 5 clients"),
         (("aggregator={name: secagg, threshold: 3}",), "aggregator.threshold is 3, expected 5 to 8"),
-        (("aggregator={name: secagg, neighbours: 4}",), "4 neighbours are too few"),
+        (("aggregator={name: secagg, neighbours: 4}",), "aggregator.neighbours is 4"),
         (("aggregator=secagg", "strategy=fedmedian"), "reads each client's update"),
     ],
 )

@@ -37,7 +37,7 @@ def key_file(directory: Path, client: str) -> Path:
     """Returns the file of a client's private key. Raises ConfigError if the id cannot be the name of a file."""
     require_ids([client])
     if client.startswith(".") or any(letter in client for letter in "/\\:"):
-        raise ConfigError(f"{client!r:.60} cannot be the name of a file", hint="Client ids name their key files.")
+        raise ConfigError(f"{client!r:.60} is not a valid file name", hint="Key files are named after client ids.")
     return directory / f"{client}.key"
 
 
