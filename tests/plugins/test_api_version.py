@@ -163,7 +163,7 @@ def test_an_installed_plugin_that_ends_the_process_harms_nobody(installed):
 @pytest.mark.parametrize(
     ("returned", "reason"),
     [
-        ("[Own()]", "flctl_strategies() gave <acme_fl.Own object"),
+        ("[Own()]", "flctl_strategies() returned <acme_fl.Own object"),
         ("[int]", "expected a class that extends flctl.Strategy"),
         ("[type('Nameless', (flctl.Strategy,), {})]", "class Nameless, which has no name"),
         ("None", "TypeError"),
