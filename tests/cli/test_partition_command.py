@@ -386,4 +386,4 @@ def test_a_narrow_terminal_breaks_lines_between_words(capsys):
     lines = [line.rstrip() for line in shown.getvalue().splitlines()]
     first = next(place for place, line in enumerate(lines) if line.startswith("training rows by client"))
     assert lines[first].endswith("0 of 4 clients")
-    assert lines[first + 1] == "have none"
+    assert lines[first + 1] == "without rows"

@@ -64,4 +64,4 @@ def test_the_examples_run(
 
 def test_there_are_examples_for_every_section() -> None:
     without = [title for title, text in SECTIONS.items() if not commands(text)]
-    assert without == ["Files from strangers"]
+    assert without == ["Untrusted files"]
