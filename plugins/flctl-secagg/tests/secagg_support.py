@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,14 +11,16 @@ import numpy as np
 from flctl_secagg.client.client import Client
 from flctl_secagg.client.ledger import Ledger
 from flctl_secagg.client.policy import Policy
-from flctl_secagg.crypto.primitives import new_key
+from flctl_secagg.crypto.primitives import SIGNATURE_BYTES, new_key, sign
 from flctl_secagg.encoding.vectors import Encoding
 from flctl_secagg.identity.keys import Keyring, identity_public
 from flctl_secagg.identity.roster import Roster, make_roster
+from flctl_secagg.protocol import frames
 from flctl_secagg.protocol.asked_work import AskedWork, work_digest
 from flctl_secagg.protocol.degrees import complete
 from flctl_secagg.protocol.parameters import Parameters
 from flctl_secagg.protocol.session import Session
+from flctl_secagg.protocol.signed_texts import masked_text
 from flctl_secagg.server.attempt import Attempt, AttemptError, Unmasked
 
 DIGEST = work_digest(None)
@@ -152,6 +155,15 @@ def cohort_of(count, **changes) -> Cohort:
     return Cohort(roster, keyring, names, **changes)
 
 
+def signed_vector(cohort: Cohort, name: str, packed: bytes) -> bytes:
+    """A client's own signature under words of its making, in the session that the cohort plays."""
+    (said,) = [reply for kind, who, reply in cohort.said if (kind, who) == (frames.KEYS, name)][-1:]
+    (heard,) = [message for kind, who, message in cohort.heard if (kind, who) == (frames.DELIVER, name)][-1:]
+    shared = hashlib.sha256(said[frames.HEAD : -SIGNATURE_BYTES]).digest()
+    text = masked_text(said[6 : frames.HEAD], name, shared, heard[frames.HEAD :], packed)
+    return sign(cohort.keyring.secret_of(name), text)
+
+
 def attempt_of(cohort: Cohort, notes=None, **changes) -> Attempt:
     found = [] if notes is None else notes
     return Attempt(
@@ -159,4 +171,14 @@ def attempt_of(cohort: Cohort, notes=None, **changes) -> Attempt:
     )
 
 
-__all__ = ["ASKED", "AttemptError", "Cohort", "attempt_of", "cohort_of", "identities", "parameters", "vectors"]
+__all__ = [
+    "ASKED",
+    "AttemptError",
+    "Cohort",
+    "attempt_of",
+    "cohort_of",
+    "identities",
+    "parameters",
+    "signed_vector",
+    "vectors",
+]

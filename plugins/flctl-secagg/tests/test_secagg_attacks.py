@@ -21,8 +21,9 @@ from flctl_secagg.encoding.packing import WIDTHS, lane, packed_bytes, reduce, un
 from flctl_secagg.encoding.vectors import Encoding
 from flctl_secagg.protocol import frames
 from flctl_secagg.protocol.degrees import _at_least, choose, least_threshold
-from flctl_secagg.protocol.derived_keys import BOX_BYTES, RECORD_BYTES, mask_seed, self_seed
+from flctl_secagg.protocol.derived_keys import PROOF_BYTES, RECORD_BYTES, mask_seed, self_seed
 from flctl_secagg.protocol.graph import ring
+from flctl_secagg.protocol.parcels import DELIVERED_BYTES
 from flctl_secagg.protocol.session import Session
 from flctl_secagg.transcripts.recording import Transcript
 from flctl_secagg.transcripts.verifier import verify
@@ -144,7 +145,7 @@ class HalfDelivered:
             self.secrets[place] = self.cohort.client(name)._recalled(self.cohort.memories[name])[0].secrets["s"]
         if kind != frames.DELIVER or place:
             return message
-        boxes = frames.read_records(memoryview(message)[HEAD:], BOX_BYTES, 99, 99)
+        boxes = frames.read_records(memoryview(message)[HEAD:], DELIVERED_BYTES, 99, 99)
         return message[:HEAD] + frames.records((at, box) for at, box in boxes.items() if at in self.bad | self.near)
 
     def recovered(self):
@@ -416,7 +417,7 @@ def test_a_transcript_of_a_session_that_nobody_would_hold_is_refused(changes, tm
         for name in session.parameters.cohort or ("c00",):
             transcript.sent(frames.HELLO, name, hello)
         for name in session.parameters.cohort:
-            record = bytes(RECORD_BYTES)
+            record = bytes(RECORD_BYTES + PROOF_BYTES)
             transcript.came(frames.ADVERTISE, name, frames.frame(frames.ADVERTISE, session.sid, record))
     with pytest.raises(IntegrityError, match="policy: "):
         verify(next(tmp_path.iterdir()))

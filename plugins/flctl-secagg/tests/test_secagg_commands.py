@@ -130,7 +130,7 @@ def test_a_plan_tells_what_a_session_costs():
     assert (told["neighbours"], told["threshold"], told["levels"], told["survives"]) == (42, 24, 1048, 18)
     assert told["level"] == pytest.approx(0.5 / 1048)
     assert told["deviation"] == pytest.approx(0.5 / 1048 / 2 / 500**0.5)
-    assert 250_000 < told["bytes_up"] < 260_000
+    assert 250_000 < told["bytes_up"] < 265_000
     assert told["client_seconds"] > 0
     for bad, said in (("bits=31", "expected one of"), ("colour=red", "aggregator.colour"), ("x", "not KEY=VALUE")):
         with pytest.raises(ConfigError, match=said):
@@ -225,6 +225,28 @@ def test_a_transcript_that_was_changed_does_not_hold(recorded, tmp_path, way, ki
         verifier.verify(written(tmp_path / "changed", entries))
 
 
+def test_a_box_that_was_rewritten_alike_where_it_came_and_where_it_went_is_found(recorded, tmp_path):
+    """The signatures under both clients' vectors cover what they sent and what they were delivered."""
+    (path, *_) = sorted((recorded / "secagg" / "transcripts").iterdir())
+    entries = list(read_entries(path))
+    came, sent = first(entries, CAME, frames.SHARES, "0"), first(entries, SENT, frames.DELIVER, "1")
+    box = entries[came].message[HEAD : HEAD + 20]  # the first of client 0's parcels is for client 1
+    at = entries[sent].message.index(box)
+    entries[came], entries[sent] = changed(entries[came], HEAD + 15), changed(entries[sent], at + 15)
+    with pytest.raises(IntegrityError, match="violates the protocol"):
+        verifier.verify(written(tmp_path / "changed", entries))
+
+
+@pytest.mark.parametrize("kind", [frames.SHARES, frames.OPENED])
+def test_shares_that_came_without_a_signature_are_told(recorded, tmp_path, kind):
+    (path, *_) = sorted((recorded / "secagg" / "transcripts").iterdir())
+    entries = list(read_entries(path))
+    place = first(entries, CAME, kind, "3")
+    entries[place] = changed(entries[place], -1)
+    assert verifier.verify(path).unsigned == ()
+    assert verifier.verify(written(tmp_path / "changed", entries)).unsigned == ("3",)
+
+
 def test_a_server_that_told_two_clients_different_lists_is_found(recorded, tmp_path):
     (path, *_) = sorted((recorded / "secagg" / "transcripts").iterdir())
     entries = list(read_entries(path))
@@ -236,11 +258,9 @@ def test_a_server_that_told_two_clients_different_lists_is_found(recorded, tmp_p
 
 def test_a_vector_that_was_not_masked_is_found(recorded, tmp_path):
     """A client whose words are small numbers in the clear, under its own signature, and no sum is published."""
-    from flctl_secagg.crypto.primitives import sign
-    from flctl_secagg.protocol.signed_texts import masked_text
     from flctl_secagg.server.attempt import AttemptError
     from flctl_secagg.transcripts.recording import Transcript
-    from secagg_support import attempt_of, cohort_of
+    from secagg_support import attempt_of, cohort_of, signed_vector
 
     layout = (("delta", 3000),)
     cohort = cohort_of(5, lost=lambda kind, name: kind == frames.UNMASK)
@@ -253,8 +273,7 @@ def test_a_vector_that_was_not_masked_is_found(recorded, tmp_path):
         count = (len(reply) - HEAD - 64) // 4
         packed = pack(np.arange(count, dtype="<u4") % 7, 32)
         assert unpack(packed, 32, count).max() == 6
-        text = masked_text(reply[6:HEAD], name, packed)
-        return reply[:HEAD] + sign(cohort.keyring.secret_of(name), text) + packed
+        return reply[:HEAD] + signed_vector(cohort, name, packed) + packed
 
     attempt = attempt_of(cohort, layout=layout)
     for bad in (False, True):
@@ -271,7 +290,7 @@ def test_a_vector_that_was_not_masked_is_found(recorded, tmp_path):
         else:
             verdict = verifier.verify(path)
             assert (verdict.masked, verdict.survivors) == (5, ())
-            assert "shares of client" in verdict.refused
+            assert "0 opened shares" in verdict.refused
 
 
 def test_transcripts_that_are_cut_off_or_none_are_refused(recorded, tmp_path):

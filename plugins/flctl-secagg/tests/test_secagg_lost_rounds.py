@@ -33,7 +33,7 @@ def test_four_of_nine_that_vanish_while_shares_are_opened_burn_the_round_and_no_
     result = trial.train("rounds=3", ACTIVE, ENGINE, registry=registry)
     assert [line["answered"] for line in lines_of(result)] == [0, 9, 9]
     (note, lost) = lines_of(result)[0]["notes"]
-    assert "shares of client" in note
+    assert "opened shares" in note
     assert "round 1 is lost, and the model is unchanged" in lost
     outcomes = Journal(result.directory / "secagg").outcomes()
     assert [(one.round, one.end) for one in outcomes] == [(1, "burnt"), (2, "summed"), (3, "summed")]

@@ -114,7 +114,7 @@ def test_losses_in_the_last_phases_cost_nothing_while_enough_answer():
 
 def test_too_few_shares_are_an_error_and_no_sum():
     cohort = cohort_of(9, lost=lambda kind, name: kind == frames.UNMASK and name in ("c03", "c04", "c05", "c08"))
-    with pytest.raises(AttemptError, match="4 shares of client 'c00' were opened, 5 are needed") as caught:
+    with pytest.raises(AttemptError, match="client 'c00' has 4 opened shares, 5 are needed") as caught:
         cohort.play(attempt_of(cohort))
     assert caught.value.opened  # so that no other attempt is made of the round
     assert isinstance(caught.value, ProtocolError)

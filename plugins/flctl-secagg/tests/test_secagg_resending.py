@@ -133,7 +133,9 @@ def test_a_session_is_over_after_its_deadlines(kind, tmp_path):
     with pytest.raises(AttemptError):
         cohort.play(attempt_of(cohort, mode="active", deadline=20.0))
     assert set(cohort.refusals) == set(cohort.names)
-    assert {error.message for error in cohort.refusals.values()} == {"the session began 101 s ago expires after 100 s"}
+    assert {error.message for error in cohort.refusals.values()} == {
+        "the session began 101 s ago and expires after 100 s"
+    }
 
 
 @pytest.mark.parametrize(

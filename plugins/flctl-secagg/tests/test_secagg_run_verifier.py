@@ -42,7 +42,7 @@ def without_last(path):
 def test_a_run_with_a_burnt_round_holds(recorded):
     verdicts = verify_run(recorded)
     assert [(one.round, len(one.survivors)) for one in verdicts] == [(1, 9), (2, 0), (3, 9)]
-    assert "shares of client" in verdicts[1].refused
+    assert "opened shares" in verdicts[1].refused
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])

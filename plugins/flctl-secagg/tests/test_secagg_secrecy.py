@@ -12,9 +12,19 @@ from flctl_secagg.crypto import shamir
 from flctl_secagg.crypto.error_correction import corrected
 from flctl_secagg.crypto.primitives import KEY_BYTES, loaded, new_key, public_of, sealed, sign
 from flctl_secagg.protocol import degrees, frames
-from flctl_secagg.protocol.derived_keys import BOX_BYTES, RECORD_BYTES, box_data, box_key
+from flctl_secagg.protocol.derived_keys import RECORD_BYTES, box_data, box_key
+from flctl_secagg.protocol.parcels import DELIVERED_BYTES
 from flctl_secagg.protocol.session import Session
-from flctl_secagg.protocol.signed_texts import agreed_text, keys_text, masked_text
+from flctl_secagg.protocol.signed_texts import (
+    abort_text,
+    agreed_text,
+    keys_text,
+    masked_text,
+    opened_text,
+    parcel_text,
+    possession_text,
+    shares_text,
+)
 from flctl_secagg.server.journal import Outcome, chained
 from secagg_support import AttemptError, attempt_of, cohort_of, identities, parameters
 
@@ -84,9 +94,10 @@ def test_own_secrets_go_when_the_vector_is_sent_and_all_else_when_shares_are_ope
 
     cohort.meddle = meddle
     cohort.play(attempt_of(cohort))
-    assert set(kept[frames.KEYS].secrets) == set(kept[frames.DELIVER].secrets) == {"b", "c", "s"}
+    assert set(kept[frames.KEYS].secrets) == {"b", "c", "s"}
+    assert set(kept[frames.DELIVER].secrets) == {"b", "s"}
     after = kept[frames.UNMASK]
-    assert (dict(after.secrets), dict(after.records), len(after.shares)) == ({}, {}, 4)
+    assert (dict(after.secrets), dict(after.keys), dict(after.peers), len(after.shares)) == ({}, {}, {}, 4)
     assert set(cohort.memories.values()) == {b""}
 
 
@@ -94,12 +105,14 @@ def test_own_secrets_go_when_the_vector_is_sent_and_all_else_when_shares_are_ope
 
 
 def test_a_box_of_shares_is_for_one_direction_of_one_pair_in_one_session():
+    """One key seals both boxes of a pair; the data that each authenticates differ."""
     roster, _, names = identities(9)
     session, other = (Session(parameters(names), roster) for _ in range(2))
     one, two = new_key(), new_key()
     there = box_key(session, loaded(one), public_of(two), 3, 7)
     assert there == box_key(session, loaded(two), public_of(one), 3, 7)
-    assert there != box_key(session, loaded(one), public_of(two), 7, 3)
+    assert there == box_key(session, loaded(two), public_of(one), 7, 3)
+    assert there != box_key(session, loaded(one), public_of(two), 3, 6)
     assert there != box_key(other, loaded(one), public_of(two), 3, 7)
     data = {box_data(*which) for which in ((session, 3, 7), (session, 7, 3), (session, 3, 6), (other, 3, 7))}
     assert len(data) == 4
@@ -107,9 +120,19 @@ def test_a_box_of_shares_is_for_one_direction_of_one_pair_in_one_session():
 
 def test_a_signed_text_is_of_one_client_and_one_purpose():
     sid, payload = new_key(), bytes(range(96))
-    texts = [made(sid, name, payload) for made in (keys_text, masked_text) for name in ("a", "b")]
+    made = [keys_text, possession_text, abort_text]
+    texts = [text(sid, name, payload) for text in made for name in ("a", "b")]
+    both = [shares_text, opened_text]
+    texts += [text(sid, name, *parts) for text in both for name in ("a", "b") for parts in orders(payload, b"heard")]
+    texts += [masked_text(sid, name, b"shared", *parts) for name in ("a", "b") for parts in orders(payload, b"heard")]
+    texts += [masked_text(sid, "a", b"other", payload, b"heard")]
+    texts += [parcel_text(sid, *parts, payload) for parts in orders("a", "b")]
     texts += [agreed_text(sid, payload), agreed_text(sid, payload[::-1])]
-    assert len(set(texts)) == 6
+    assert len(set(texts)) == len(texts) == 6 + 8 + 5 + 2 + 2
+
+
+def orders(one, other):
+    return (one, other), (other, one)
 
 
 def replayed(mode="hbc"):
@@ -124,7 +147,7 @@ def test_keys_that_were_signed_in_another_session_are_refused():
 
     def change(message):
         records = frames.read_records(memoryview(message)[HEAD:], RECORD_BYTES, 99, 99)
-        return message[:HEAD] + frames.records({**records, 4: said[frames.HELLO][HEAD:]}.items())
+        return message[:HEAD] + frames.records({**records, 4: said[frames.HELLO][HEAD : HEAD + RECORD_BYTES]}.items())
 
     cohort.meddle = to_victim(frames.KEYS, change)
     assert why_refused(cohort, attempt=2) == "the keys of client 'c04' are not signed by it"
@@ -202,7 +225,7 @@ def test_a_client_deals_no_shares_to_fewer_than_the_threshold():
 
 
 def test_a_client_masks_no_vector_with_fewer_than_the_threshold():
-    cohort = cohort_of(6, meddle=to_victim(frames.DELIVER, lambda message: without(message, BOX_BYTES, 3)))
+    cohort = cohort_of(6, meddle=to_victim(frames.DELIVER, lambda message: without(message, DELIVERED_BYTES, 3)))
     assert "2 neighbours with shares, fewer than the threshold" in why_refused(cohort)
 
 
@@ -272,7 +295,13 @@ def test_a_client_s_record_survives_a_power_loss_if_it_is_synced(synced, mode, t
 def test_keys_without_its_signature_cost_their_client_and_nobody_else():
     cohort, notes = cohort_of(6), []
     at = (frames.HELLO, "c03")
-    cohort.tamper = lambda kind, name, reply: reply[:-1] + bytes((reply[-1] ^ 1,)) if (kind, name) == at else reply
+    last = HEAD + RECORD_BYTES - 1
+
+    def tamper(kind, name, reply):
+        changed = reply[:last] + bytes((reply[last] ^ 1,)) + reply[last + 1 :]
+        return changed if (kind, name) == at else reply
+
+    cohort.tamper = tamper
     assert "c03" not in cohort.play(attempt_of(cohort, notes)).survivors
     assert notes == ["client 'c03' is left out: it did not sign its keys"]
     assert cohort.refusals == {}
@@ -290,10 +319,12 @@ def test_a_client_that_is_accused_by_no_neighbour_of_its_own_stays(sparse):
     cohort = cohort_of(10)
     attempt = attempt_of(cohort, neighbours=4, threshold=3)
     stranger = next(place for place in range(10) if place not in (3, *attempt.session.neighbours(3)))
-    accusation = frames.frame(frames.ABORT, attempt.session.sid, stranger.to_bytes(4, "big"))
+    sid, body = attempt.session.sid, stranger.to_bytes(4, "big") + bytes(64)
+    signature = sign(cohort.keyring.secret_of("c03"), abort_text(sid, "c03", body))
+    accusation = frames.frame(frames.ABORT, sid, body, signature)
     at = (frames.DELIVER, "c03")
     cohort.tamper = lambda kind, name, reply: accusation if (kind, name) == at else reply
-    with pytest.raises(AttemptError, match="a client received an unreadable share") as caught:
+    with pytest.raises(AttemptError, match="a client complained about a share") as caught:
         cohort.play(attempt)
     assert set(caught.value.left) == set(cohort.names) - {"c03"}
 

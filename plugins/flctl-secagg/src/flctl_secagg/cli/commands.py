@@ -198,6 +198,7 @@ def _verdict_lines(verdicts: Sequence[Verdict], *, chain: bool, pinned: bool) ->
     lines = []
     for one in verdicts:
         short = f", {one.short} too short to test" if one.short else ""
+        short += f", not signed by {', '.join(one.unsigned)}" if one.unsigned else ""
         summed = (
             f"correct, {len(one.survivors)} of {counted(one.asked, 'client')}, {counted(one.masked, 'vector')} "
             f"masked{short}"

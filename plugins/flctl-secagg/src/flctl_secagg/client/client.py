@@ -8,11 +8,10 @@ replayed, and a message of another session, phase or length claims no step. A re
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from flctl import Arrays, ProtocolError
 from flctl.errors import counted
@@ -26,11 +25,13 @@ from flctl_secagg.crypto.masks import Stream, add_masks
 from flctl_secagg.crypto.primitives import (
     KEY_BYTES,
     SIGNATURE_BYTES,
+    Signer,
     commitment,
     derive,
     is_signed,
     loaded,
     new_key,
+    private_of,
     public_of,
     sealed,
     sign,
@@ -41,10 +42,20 @@ from flctl_secagg.identity.keys import Keyring
 from flctl_secagg.identity.roster import Roster
 from flctl_secagg.protocol import frames
 from flctl_secagg.protocol.asked_work import AskedWork
-from flctl_secagg.protocol.derived_keys import BOX_BYTES, PAIR, RECORD_BYTES, box_data, box_key, mask_seed, self_seed
+from flctl_secagg.protocol.derived_keys import RECORD_BYTES, box_key, mask_seed, self_seed
 from flctl_secagg.protocol.parameters import Parameters
+from flctl_secagg.protocol.parcels import DELIVERED_BYTES, Shares, is_dealt, key_tag, opened_shares, sealed_shares
 from flctl_secagg.protocol.session import Session
-from flctl_secagg.protocol.signed_texts import agreed_text, keys_text, masked_text
+from flctl_secagg.protocol.signed_texts import (
+    abort_text,
+    agreed_text,
+    keys_text,
+    masked_text,
+    opened_text,
+    parcel_text,
+    possession_text,
+    shares_text,
+)
 
 __all__ = ["EXCHANGES", "Client"]
 
@@ -141,11 +152,13 @@ class Client:
         frames.opened(message, frames.HELLO, session.sid, 2, frames.MOST_HELLO)
         self.ledger.claim(self.me, session.sid, frames.HELLO)
         self.outbox.forget(self.clock() - self.policy.session_seconds)
-        secrets = {name: new_key() for name in ("c", "s", "b")}
+        seeds = {name: new_key() for name in ("c", "s")}
+        secrets = {name: private_of(seed) for name, seed in seeds.items()} | {"b": new_key()}
         record = public_of(secrets["c"]) + public_of(secrets["s"]) + commitment(secrets["b"], session.sid, self.me)
+        proofs = [sign(seed, possession_text(session.sid, self.me, record)) for seed in seeds.values()]
         record += sign(self.keyring.secret_of(self.me), keys_text(session.sid, self.me, record))
         memory = Memory(frames.ADVERTISE, body, self.clock(), secrets, {self._place(session): record})
-        return self._remembered(memory), frames.frame(frames.ADVERTISE, session.sid, record)
+        return self._remembered(memory), frames.frame(frames.ADVERTISE, session.sid, record, *proofs)
 
     def _share(self, kept: Memory, session: Session, message: bytes) -> tuple[bytes, bytes]:
         """R1: checks the signatures of the neighbours' keys; sends each neighbour encrypted shares of b and s."""
@@ -157,14 +170,29 @@ class Client:
         neighbours = session.neighbours(me)
         self._check_records(kept, session, records, neighbours)
         self.ledger.claim(self.me, session.sid, frames.KEYS)
-        shares = self._split(kept, session, neighbours)
-        private, boxes = loaded(kept.secrets["c"]), []
-        for at, peer in enumerate(neighbours):
-            if peer in records:
-                key = box_key(session, private, records[peer][:KEY_BYTES], me, peer)
-                boxes.append(sealed(key, shares[at], box_data(session, me, peer)))
-        memory = dataclasses.replace(kept, phase=frames.SHARES, records=records)
-        return self._remembered(memory), frames.frame(frames.SHARES, session.sid, b"".join(boxes))
+        shares = dict(zip(neighbours, self._split(kept, session, neighbours), strict=True))
+        present = [peer for peer in neighbours if peer in records]
+        private, signer = loaded(kept.secrets["c"]), Signer(self.keyring.secret_of(self.me))
+        keys = {peer: box_key(session, private, records[peer][:KEY_BYTES], me, peer) for peer in present}
+        parcels = b"".join(self._parcel(session, signer, keys[peer], peer, shares[peer]) for peer in present)
+        memory = Memory(
+            frames.SHARES,
+            kept.parameters,
+            kept.started,
+            {name: kept.secrets[name] for name in ("s", "b")},  # c is not needed any more
+            keys=keys,
+            peers={peer: records[peer][KEY_BYTES : 2 * KEY_BYTES] for peer in present},
+            shared=hashlib.sha256(parcels).digest(),
+        )
+        signature = signer.sign(shares_text(session.sid, self.me, body, parcels))
+        return self._remembered(memory), frames.frame(frames.SHARES, session.sid, parcels, signature)
+
+    def _parcel(self, session: Session, signer: Signer, key: bytes, peer: int, shares: Shares) -> bytes:
+        """Returns the shares for a neighbour: sealed, committed to and signed; and a commitment to the pair's key."""
+        me = self._place(session)
+        goods = sealed_shares(session, key, me, peer, shares)
+        text = parcel_text(session.sid, self.me, session.parameters.cohort[peer], goods)
+        return goods + signer.sign(text) + key_tag(session, key, me, peer)
 
     def _check_records(
         self, kept: Memory, session: Session, records: Mapping[int, bytes], neighbours: tuple[int, ...]
@@ -185,17 +213,16 @@ class Client:
         if len(set(keys)) != len(keys):
             raise ProtocolError("two keys of the session are equal")
 
-    def _split(self, kept: Memory, session: Session, neighbours: tuple[int, ...]) -> list[bytes]:
-        """Packs, for each neighbour, its x-coordinate on the polynomials, its share of b and its share of s."""
+    def _split(self, kept: Memory, session: Session, neighbours: tuple[int, ...]) -> list[Shares]:
+        """Returns, for each neighbour, its shares of b and of s."""
         count, threshold = len(neighbours), session.parameters.threshold
         of_b, of_s = (shamir.split(kept.secrets[name], threshold, count) for name in ("b", "s"))
-        pairs = zip(of_b, of_s, strict=True)
-        return [PAIR.pack(x, shamir.written(b), shamir.written(s)) for x, (b, s) in enumerate(pairs, 1)]
+        return list(zip(of_b, of_s, strict=True))
 
     def _mask(
         self, kept: Memory, session: Session, message: bytes, vector: Arrays | None, asked: AskedWork
     ) -> tuple[bytes, bytes]:
-        """R2: sends the masked vector. All boxes of shares are decrypted first; an invalid one aborts the attempt."""
+        """R2: sends the masked vector. All parcels are opened first; one with invalid shares aborts the attempt."""
         me, degree = self._place(session), session.parameters.neighbours
         _expect(kept, frames.SHARES)
         if vector is None:
@@ -206,39 +233,33 @@ class Client:
         require_hidden_in_a_sum(
             vector, session.parameters.max_weight, accept_zeros=asked.rests or self.policy.accept_zeros
         )
-        body = frames.opened(message, frames.DELIVER, session.sid, 0, degree * (BOX_BYTES + 4))
-        boxes = frames.read_records(body, BOX_BYTES, degree, session.count)
-        if not boxes.keys() <= kept.records.keys() - {me} or len(boxes) < session.parameters.threshold:
+        body = frames.opened(message, frames.DELIVER, session.sid, 0, degree * (DELIVERED_BYTES + 4))
+        parcels = frames.read_records(body, DELIVERED_BYTES, degree, session.count)
+        if not parcels.keys() <= kept.keys.keys() or len(parcels) < session.parameters.threshold:
             raise ProtocolError(
-                f"found {counted(len(boxes), 'neighbour')} with shares, fewer than the threshold, or unknown clients"
+                f"found {counted(len(parcels), 'neighbour')} with shares, fewer than the threshold, or unknown clients"
             )
         self.ledger.claim(self.me, session.sid, frames.DELIVER)
         shares: dict[int, bytes] = {}
-        private = loaded(kept.secrets["c"])
-        for peer, box in boxes.items():
-            pair = self._unboxed(private, kept.records[peer][:KEY_BYTES], session, peer, box)
+        for peer, parcel in parcels.items():
+            pair = opened_shares(session, kept.keys[peer], peer, me, parcel)
             if pair is None:
-                return b"", frames.frame(frames.ABORT, session.sid, peer.to_bytes(4, "big"))
+                return b"", self._complaint(kept, session, peer, parcel, body)
             shares[peer] = pair
-        packed = self._masked(kept, session, vector, sorted(boxes))
-        signature = sign(self.keyring.secret_of(self.me), masked_text(session.sid, self.me, packed))
+        packed = self._masked(kept, session, vector, sorted(parcels))
+        signature = sign(self.keyring.secret_of(self.me), masked_text(session.sid, self.me, kept.shared, body, packed))
         # Own keys and b are not needed any more: only the neighbours' shares are kept.
         memory = Memory(frames.MASKED, kept.parameters, kept.started, shares=shares)
         return self._remembered(memory), frames.frame(frames.MASKED, session.sid, signature, packed)
 
-    def _unboxed(
-        self, private: X25519PrivateKey, public: bytes, session: Session, peer: int, box: bytes
-    ) -> bytes | None:
-        """Decrypts the two shares that a peer sealed for this client; None if the box or a share is invalid."""
-        me = self._place(session)
-        key = box_key(session, private, public, peer, me)
-        plain = unsealed(key, box, box_data(session, peer, me))
-        if plain is None:
-            return None
-        x, of_b, of_s = PAIR.unpack(plain)
-        fits = x == session.neighbours(peer).index(me) + 1
-        readable = shamir.read_share(of_b) is not None and shamir.read_share(of_s) is not None
-        return of_b + of_s if fits and readable else None
+    def _complaint(self, kept: Memory, session: Session, peer: int, parcel: bytes, body: memoryview) -> bytes:
+        """Returns the message that accuses a dealer of invalid shares. It names the pair's key, which proves them
+        invalid, only if the dealer signed them: else a server that damages parcels would collect shares by the keys."""
+        dealt = is_dealt(session, parcel, peer, self._place(session))
+        key = kept.keys[peer] if dealt else bytes(KEY_BYTES)
+        complaint = peer.to_bytes(4, "big") + hashlib.sha256(body).digest() + key
+        signature = sign(self.keyring.secret_of(self.me), abort_text(session.sid, self.me, complaint))
+        return frames.frame(frames.ABORT, session.sid, complaint, signature)
 
     def _masked(self, kept: Memory, session: Session, vector: Arrays, peers: list[int]) -> bytes | bytearray:
         """Returns y_u = x_u + PRG(b_u) + sum over peers of +-PRG(s_uv), modulo 2^w, packed."""
@@ -248,8 +269,7 @@ class Client:
         streams: list[Stream] = [(self_seed(session, kept.secrets["b"]), True)]
         private = loaded(kept.secrets["s"])
         for peer in peers:
-            public = kept.records[peer][KEY_BYTES : 2 * KEY_BYTES]
-            streams.append((mask_seed(session, private, public, me, peer), me < peer))
+            streams.append((mask_seed(session, private, kept.peers[peer], me, peer), me < peer))
         add_masks(words, streams)
         return pack(reduce(words, bits), bits)
 
@@ -296,7 +316,8 @@ class Client:
         alive = frames.members(survivors, session.count)
         half = shamir.SHARE_BYTES
         answer = b"".join(pair[:half] if peer in alive else pair[half:] for peer, pair in sorted(kept.shares.items()))
-        return b"", frames.frame(frames.OPENED, session.sid, answer)
+        signature = sign(self.keyring.secret_of(self.me), opened_text(session.sid, self.me, body, answer))
+        return b"", frames.frame(frames.OPENED, session.sid, answer, signature)
 
     def _check_agreement(self, session: Session, survivors: bytes, body: memoryview) -> None:
         """Raises ProtocolError unless t or more neighbours signed this list. No second list has t signers: an honest

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 
 __all__ = ["Memory"]
 
+_BY_PLACE = ("records", "keys", "peers", "shares")
+
 
 @dataclass(frozen=True, repr=False)
 class Memory:
     """State of a client between phases, encrypted (sealed) before it leaves the process, and left out of `repr`.
 
-    `started` is the time of the session's first message by the client's own clock, in seconds.
+    `started` is the time of the session's first message by the client's own clock, in seconds. `keys` are the keys that
+    seal shares, and `peers` the public keys of s, both by neighbour. `shared` is the SHA-256 of the parcels sent.
     """
 
     phase: int
@@ -21,7 +24,10 @@ class Memory:
     started: float = 0.0
     secrets: Mapping[str, bytes] = field(default_factory=dict)
     records: Mapping[int, bytes] = field(default_factory=dict)
+    keys: Mapping[int, bytes] = field(default_factory=dict)
+    peers: Mapping[int, bytes] = field(default_factory=dict)
     shares: Mapping[int, bytes] = field(default_factory=dict)
+    shared: bytes = b""
     survivors: bytes = b""
 
     def written(self) -> bytes:
@@ -31,8 +37,8 @@ class Memory:
             "started": self.started,
             "parameters": self.parameters.decode(),
             "secrets": {name: value.hex() for name, value in self.secrets.items()},
-            "records": {str(place): value.hex() for place, value in self.records.items()},
-            "shares": {str(place): value.hex() for place, value in self.shares.items()},
+            **{name: _hexed(getattr(self, name)) for name in _BY_PLACE},
+            "shared": self.shared.hex(),
             "survivors": self.survivors.hex(),
         }
         return json.dumps(values, separators=(",", ":")).encode()
@@ -46,7 +52,11 @@ class Memory:
             started=values["started"],
             parameters=values["parameters"].encode(),
             secrets={name: bytes.fromhex(value) for name, value in values["secrets"].items()},
-            records={int(place): bytes.fromhex(value) for place, value in values["records"].items()},
-            shares={int(place): bytes.fromhex(value) for place, value in values["shares"].items()},
+            **{name: {int(place): bytes.fromhex(one) for place, one in values[name].items()} for name in _BY_PLACE},
+            shared=bytes.fromhex(values["shared"]),
             survivors=bytes.fromhex(values["survivors"]),
         )
+
+
+def _hexed(values: Mapping[int, bytes]) -> dict[str, str]:
+    return {str(place): value.hex() for place, value in values.items()}

@@ -19,6 +19,7 @@ __all__ = [
     "KEY_BYTES",
     "PROTOCOL",
     "SIGNATURE_BYTES",
+    "Signer",
     "agree",
     "bound",
     "commitment",
@@ -28,6 +29,8 @@ __all__ = [
     "is_usable",
     "loaded",
     "new_key",
+    "possesses",
+    "private_of",
     "public_of",
     "sealed",
     "sign",
@@ -109,9 +112,37 @@ def is_identity(public: bytes) -> bool:
     return len(public) == KEY_BYTES and y < _P and y not in _LOW_Y
 
 
+class Signer:
+    """Loaded Ed25519 key for many signatures: loading it takes as long as a signature."""
+
+    def __init__(self, private: bytes) -> None:
+        self._key = Ed25519PrivateKey.from_private_bytes(private)
+
+    def sign(self, message: bytes) -> bytes:
+        """Returns the Ed25519 signature, 64 bytes (RFC 8032)."""
+        return self._key.sign(message)
+
+
 def sign(private: bytes, message: bytes) -> bytes:
     """Returns the Ed25519 signature, 64 bytes (RFC 8032)."""
-    return Ed25519PrivateKey.from_private_bytes(private).sign(message)
+    return Signer(private).sign(message)
+
+
+def private_of(seed: bytes) -> bytes:
+    """The X25519 private key of a session: the scalar of the Ed25519 key with this seed (RFC 8032, 5.1.5), so that the
+    key can sign as well as agree."""
+    return hashlib.sha512(seed).digest()[:KEY_BYTES]
+
+
+def possesses(public: bytes, signature: bytes, message: bytes) -> bool:
+    """True if the signature was made with the seed of this X25519 public key. Edwards y is (u - 1) / (u + 1), and the
+    sign of x, which u does not give, is tried both ways."""
+    u = int.from_bytes(public, "little")
+    if not is_usable(public):
+        return False
+    y = (u - 1) * pow(u + 1, -1, _P) % _P
+    points = (y.to_bytes(KEY_BYTES, "little"), (y | 1 << 255).to_bytes(KEY_BYTES, "little"))
+    return any(is_signed(point, signature, message) for point in points)
 
 
 def is_signed(public: bytes, signature: bytes, message: bytes) -> bool:

@@ -11,10 +11,12 @@ from flctl_secagg.crypto.primitives import KEY_BYTES, SIGNATURE_BYTES, agree, bo
 from flctl_secagg.crypto.shamir import SHARE_BYTES
 from flctl_secagg.protocol.session import Session
 
-__all__ = ["BOX_BYTES", "PAIR", "RECORD_BYTES", "box_data", "box_key", "mask_seed", "self_seed"]
+__all__ = ["BOX_BYTES", "PAIR", "PROOF_BYTES", "RECORD_BYTES", "box_data", "box_key", "mask_seed", "self_seed"]
 
 RECORD_BYTES = 3 * KEY_BYTES + SIGNATURE_BYTES
 """Size of a key record: public keys of c and s, commitment to b, signature."""
+PROOF_BYTES = 2 * SIGNATURE_BYTES
+"""Size of the proofs of possession of c and s, which follow the record and are not forwarded."""
 PAIR = struct.Struct(f">H{SHARE_BYTES}s{SHARE_BYTES}s")
 BOX_BYTES = 12 + PAIR.size + 16
 """Size of an encrypted pair of shares: nonce; x-coordinate and shares of b and s; tag."""
@@ -31,8 +33,9 @@ def mask_seed(session: Session, private: X25519PrivateKey, public: bytes, one: i
     return derive(agree(private, public), session.sid, info, seed_bytes(session.parameters.cipher))
 
 
-def box_key(session: Session, private: X25519PrivateKey, public: bytes, sender: int, receiver: int) -> bytes:
-    return derive(agree(private, public), session.sid, bound(b"shares", sender, receiver))
+def box_key(session: Session, private: X25519PrivateKey, public: bytes, one: int, other: int) -> bytes:
+    """Returns the key that seals the shares of a pair, in both directions; both clients derive the same."""
+    return derive(agree(private, public), session.sid, bound(b"shares", min(one, other), max(one, other)))
 
 
 def box_data(session: Session, sender: int, receiver: int) -> bytes:

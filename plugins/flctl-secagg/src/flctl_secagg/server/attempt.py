@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,9 +26,11 @@ from flctl_secagg.crypto.primitives import (
 from flctl_secagg.encoding.packing import Words, lane, reduce, unpack
 from flctl_secagg.encoding.vectors import Decoded
 from flctl_secagg.protocol import frames
-from flctl_secagg.protocol.derived_keys import BOX_BYTES, RECORD_BYTES, mask_seed, self_seed
+from flctl_secagg.protocol.derived_keys import PROOF_BYTES, RECORD_BYTES, mask_seed, self_seed
+from flctl_secagg.protocol.parcels import DELIVERED_BYTES, PARCEL_BYTES
 from flctl_secagg.protocol.session import Session
 from flctl_secagg.protocol.signed_texts import agreed_text, keys_text, masked_text
+from flctl_secagg.server.disputes import COMPLAINT_BYTES, Evidence, holds_its_keys
 from flctl_secagg.server.recovery import Opened, recover
 
 __all__ = ["Attempt", "AttemptError", "Recorder", "Unmasked", "decoded_sum"]
@@ -79,8 +82,15 @@ class Attempt:
     shared: frozenset[int] = frozenset()
     survivors: tuple[str, ...] = ()
     """Clients whose masked vectors are in the sum, once their list is fixed."""
+    evidence: Evidence = field(init=False, repr=False)
     _blamed: set[int] = field(default_factory=set)
-    _keys: set[bytes] = field(default_factory=set, repr=False)
+    _complained: set[int] = field(default_factory=set)
+    _advertised: dict[int, bytes] = field(default_factory=dict, repr=False)
+    _holders: dict[bytes, int] = field(default_factory=dict, repr=False)
+    """Session key -> the client that advertised it first."""
+
+    def __post_init__(self) -> None:
+        self.evidence = Evidence(self.session)
 
     def run(self) -> Generator[Phase, Replies, Unmasked]:
         """Yields each phase, receives its replies, and returns the sum. Raises AttemptError if the session fails."""
@@ -104,8 +114,11 @@ class Attempt:
         """R0: proposes the parameters, and collects key records."""
         body = self.session.parameters.canonical()
         hello = dict.fromkeys(range(self.session.count), body)
-        replies = yield from self._ask(frames.HELLO, hello, frames.ADVERTISE, lambda place: RECORD_BYTES)
-        return self._enough(dict(replies), self.session.parameters.minimum, "advertised keys")
+        size = RECORD_BYTES + PROOF_BYTES
+        for place, found in (yield from self._ask(frames.HELLO, hello, frames.ADVERTISE, lambda place: size)):
+            self._take_keys(place, found)
+        records = {place: found[:RECORD_BYTES] for place, found in self._advertised.items()}
+        return self._enough(records, self.session.parameters.minimum, "advertised keys")
 
     def _share(self) -> Exchange:
         """R1: sends each client the keys of its neighbours, and collects its encrypted shares for them."""
@@ -115,8 +128,19 @@ class Attempt:
             place: frames.records((peer, self.records[peer]) for peer in (*near, place))
             for place, near in asked.items()
         }
-        replies = yield from self._ask(frames.KEYS, keys, frames.SHARES, lambda place: len(asked[place]) * BOX_BYTES)
-        boxes = self._enough(dict(replies), self.session.parameters.minimum, "shared their secrets")
+        replies = yield from self._ask(
+            frames.KEYS, keys, frames.SHARES, lambda place: len(asked[place]) * PARCEL_BYTES + SIGNATURE_BYTES
+        )
+        self.evidence.keys, self.evidence.said = keys, dict(replies)
+        for place, said in self.evidence.said.items():
+            self.evidence.deal(place, asked[place], said)
+        shared = dict(self.evidence.said)
+        for pair in self.evidence.contradictions():
+            one, other = (self._client(place) for place in pair)
+            self.note(f"clients '{one}' and '{other}' are left out: one of them lies about the key of the pair")
+            for place in pair:
+                del shared[place]
+        boxes = self._enough(shared, self.session.parameters.minimum, "shared their secrets")
         self.shared = frozenset(boxes)
         return boxes
 
@@ -127,12 +151,13 @@ class Attempt:
     def _sum(self, boxes: dict[int, bytes]) -> Generator[Phase, Replies, tuple[Words, frozenset[int]]]:
         """R2: forwards the encrypted shares; adds masked vectors to the sum as they arrive, without keeping them."""
         letters: dict[int, list[tuple[int, bytes]]] = {place: [] for place in boxes}
-        for sender, sent in boxes.items():
-            for at, receiver in enumerate(self._near(sender, self.records)):
+        for sender in boxes:
+            for receiver, parcel in self.evidence.parcels[sender].items():
                 if receiver in letters:
-                    letters[receiver].append((sender, sent[at * BOX_BYTES : (at + 1) * BOX_BYTES]))
+                    letters[receiver].append((sender, parcel[:DELIVERED_BYTES]))
         ready = {place: found for place, found in letters.items() if len(found) >= self.session.parameters.threshold}
         bodies = {place: frames.records(found) for place, found in ready.items()}
+        self.evidence.delivered = bodies
         encoding, bits = self.session.encoding, self.session.parameters.bits
         total, alive = np.zeros(encoding.words, lane(bits)), set()
         size = SIGNATURE_BYTES + encoding.bytes
@@ -153,7 +178,8 @@ class Attempt:
     def _checked_words(self, place: int, body: bytes) -> Words | None:
         """Unpacks a masked vector; None, with a note, if its signature is invalid or it is malformed."""
         signature, packed = body[:SIGNATURE_BYTES], memoryview(body)[SIGNATURE_BYTES:]
-        text = masked_text(self.session.sid, self._client(place), packed)
+        shared = hashlib.sha256(memoryview(self.evidence.said[place])[:-SIGNATURE_BYTES]).digest()
+        text = masked_text(self.session.sid, self._client(place), shared, self.evidence.delivered[place], packed)
         if not is_signed(self.session.key_of(place), signature, text):
             self.note(f"client '{self._client(place)}' is left out: it did not sign its masked vector")
             return None
@@ -184,9 +210,13 @@ class Attempt:
         }
         self._require_openers(alive, frozenset(bodies))
         held = {place: self._near(place, self.shared) for place in bodies}
-        opened = Opened(threshold)
-        size = shamir.SHARE_BYTES
-        for place, body in (yield from self._ask(frames.UNMASK, bodies, frames.OPENED, lambda p: len(held[p]) * size)):
+        opened = Opened(threshold, partial(self._fits, alive))
+        size, self.evidence.asked = shamir.SHARE_BYTES, bodies
+        replies = yield from self._ask(
+            frames.UNMASK, bodies, frames.OPENED, lambda p: len(held[p]) * size + SIGNATURE_BYTES
+        )
+        for place, body in replies:
+            self.evidence.answers[place] = body
             for at, owner in enumerate(held[place]):
                 share = shamir.read_share(body[at * size : (at + 1) * size])
                 if share is not None:
@@ -211,15 +241,20 @@ class Attempt:
         except ProtocolError as error:
             raise AttemptError(error.message, opened=True) from error
         finally:
-            if opened.liars:
-                named = ", ".join(f"'{self._client(place)}'" for place in sorted(opened.liars))
-                self.note(f"wrong shares arrived from {named}; other shares were used")
-            for owner, senders in opened.doubts.items():
-                named = ", ".join(f"'{self._client(place)}'" for place in senders)
-                self.note(
-                    f"shares of client '{self._client(owner)}' are inconsistent: it dealt wrong shares, or {named} "
-                    "sent wrong shares"
-                )
+            self._note_wrong_shares(opened)
+
+    def _note_wrong_shares(self, opened: Opened) -> None:
+        for place in sorted(opened.liars):
+            signed = self.evidence.signed_opening(place)
+            why = "signed shares that it was not dealt" if signed else "did not sign the shares that came from it"
+            self.note(f"client '{self._client(place)}' {why}; others were used")
+        for place in sorted(opened.dealers):
+            signed = self.evidence.signed_shares(place)
+            why = "signed and dealt wrong shares" if signed else "did not sign the shares that it dealt"
+            self.note(f"client '{self._client(place)}' {why}")
+
+    def _fits(self, alive: frozenset[int], owner: int, sender: int, share: int) -> bool:
+        return self.evidence.fits(owner, sender, int(owner not in alive), shamir.written(share))
 
     def _masks(self, alive: frozenset[int], opened: Opened) -> Iterator[Stream]:
         for place in sorted(alive):
@@ -273,41 +308,52 @@ class Attempt:
         sid = self.session.sid
         try:
             if kind == frames.DELIVER and frames.phase_of(message) == frames.ABORT:
-                accused = int.from_bytes(frames.opened(message, frames.ABORT, sid, 4, 4), "big")
-                self._blame(place, accused)
+                complaint = frames.opened(message, frames.ABORT, sid, COMPLAINT_BYTES, COMPLAINT_BYTES)
+                self._rule(place, bytes(complaint))
                 return None
             body = bytes(frames.opened(message, answer, sid, size, size))
         except ProtocolError as error:
             self.note(f"client '{self._client(place)}' is left out: {error.message}")
             return None
-        return body if answer != frames.ADVERTISE or self._are_good_keys(place, body) else None
+        return body
 
-    def _are_good_keys(self, place: int, record: bytes) -> bool:
-        """True if a client signed its keys, both are usable, and neither equals another key of the session."""
-        client, keys = self._client(place), {record[:KEY_BYTES], record[KEY_BYTES : 2 * KEY_BYTES]}
-        text = keys_text(self.session.sid, client, record)
-        if not is_signed(self.session.key_of(place), record[3 * KEY_BYTES :], text):
+    def _take_keys(self, place: int, body: bytes) -> None:
+        """Keeps a client's record if it is signed, and its keys are usable and no other client's. Of two clients with
+        one key, the one that proves possession stays: a client that copies the keys of another has no such proof."""
+        client, keys = self._client(place), {body[:KEY_BYTES], body[KEY_BYTES : 2 * KEY_BYTES]}
+        text = keys_text(self.session.sid, client, body)
+        if not is_signed(self.session.key_of(place), body[3 * KEY_BYTES : RECORD_BYTES], text):
             self.note(f"client '{client}' is left out: it did not sign its keys")
-        elif len(keys) < 2 or keys & self._keys or not all(is_usable(key) for key in keys):
-            self.note(f"client '{client}' is left out: its keys are of low order, or of another client")
-        else:
-            self._keys |= keys
-            return True
-        return False
+            return
+        if len(keys) < 2 or not all(is_usable(key) for key in keys):
+            self.note(f"client '{client}' is left out: its keys are of low order, or the same")
+            return
+        others = {self._holders[key] for key in keys if key in self._holders}
+        if others and not holds_its_keys(self.session, place, body):
+            self.note(f"client '{client}' is left out: it advertised keys of another client")
+            return
+        for other in others:
+            if holds_its_keys(self.session, other, self._advertised[other]):
+                self.note(f"client '{client}' is left out: it has keys in common with client '{self._client(other)}'")
+                return
+        for other in others:
+            self.note(f"client '{self._client(other)}' is left out: it advertised keys of another client")
+            del self._advertised[other]
+            self._holders = {key: holder for key, holder in self._holders.items() if holder != other}
+        self._holders |= dict.fromkeys(keys, place)
+        self._advertised[place] = body
 
-    def _blame(self, accuser: int, accused: int) -> None:
-        """Excludes accuser and accused from further attempts of the round: one of them lies, and which is unknown. An
-        accuser of a client that is not its neighbour is excluded alone."""
-        if accused in self.session.neighbours(accuser):
-            self.note(f"client '{self._client(accuser)}' cannot read a share of client '{self._client(accused)}'")
-            self._blamed |= {accuser, accused}
-        else:
-            self._blamed.add(accuser)
+    def _rule(self, accuser: int, complaint: bytes) -> None:
+        """Decides a complaint about shares. The attempt is over; the guilty client is left out of the next one."""
+        ruling = self.evidence.rule(accuser, complaint)
+        self.note(ruling.reason)
+        self._complained.add(accuser)
+        self._blamed |= set() if ruling.guilty is None else {ruling.guilty}
 
     def _give_up_if_blamed(self, alive: Iterable[int]) -> None:
-        if self._blamed:
-            left = [self._client(place) for place in sorted(set(alive) - self._blamed)]
-            raise AttemptError("a client received an unreadable share", left)
+        if self._complained:
+            left = [self._client(place) for place in sorted({*alive, *self._complained} - self._blamed)]
+            raise AttemptError("a client complained about a share", left)
 
     def _enough(self, found: dict[int, bytes], least: int, did: str) -> dict[int, bytes]:
         """Returns `found` if it has at least `least` entries. Raises AttemptError if it has fewer."""

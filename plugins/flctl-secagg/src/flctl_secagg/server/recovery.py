@@ -1,4 +1,4 @@
-"""Reconstruction of secrets from shares in R4; detects wrong shares and identifies their senders."""
+"""Reconstruction of secrets from shares in R4; tells clients that changed a share from owners that dealt wrong ones."""
 
 from __future__ import annotations
 
@@ -21,63 +21,71 @@ _MOST_TRIES = 2000
 class Opened:
     """Shares that neighbours opened.
 
-    `shares`: owner -> (x-coordinate on the owner's polynomial -> share). `senders`: (owner, x-coordinate) -> sender.
-    `wrong`: sender -> owners of its wrong shares. A single owner is no proof against the sender: it may have dealt the
-    wrong share itself.
+    `fits(owner, sender, share)`: True if a share is the one that its owner committed to. `shares`: owner ->
+    (x-coordinate on the owner's polynomial -> share). `senders`: (owner, x-coordinate) -> sender. `liars`: senders of
+    shares that do not fit. `dealers`: owners whose shares fit, and do not give the secret.
     """
 
     threshold: int
+    fits: Callable[[int, int, int], bool] = lambda owner, sender, share: True
     shares: dict[int, dict[int, int]] = field(default_factory=dict, repr=False)
     senders: dict[tuple[int, int], int] = field(default_factory=dict, repr=False)
-    wrong: dict[int, set[int]] = field(default_factory=dict)
-
-    @property
-    def liars(self) -> set[int]:
-        """Senders of wrong shares of at least two owners. A single owner may have dealt the wrong share itself."""
-        return {sender for sender, owners in self.wrong.items() if len(owners) > 1}
-
-    @property
-    def doubts(self) -> dict[int, list[int]]:
-        """Owner -> senders of its wrong shares that are not `liars`: the owner dealt these, or a sender changed one."""
-        found: dict[int, list[int]] = {}
-        for sender in sorted(self.wrong.keys() - self.liars):
-            for owner in self.wrong[sender]:
-                found.setdefault(owner, []).append(sender)
-        return found
+    liars: set[int] = field(default_factory=set)
+    dealers: set[int] = field(default_factory=set)
 
     def add(self, owner: int, place: int, sender: int, share: int) -> None:
         """Adds one share of an owner's secret."""
         self.shares.setdefault(owner, {})[place] = share
         self.senders[owner, place] = sender
 
-    def usable(self, owner: int) -> list[tuple[int, int]]:
-        """Returns an owner's (x-coordinate, share) pairs, sorted, without those of `liars`."""
-        found, liars = sorted(self.shares.get(owner, {}).items()), self.liars
-        return [(place, share) for place, share in found if self.senders[owner, place] not in liars]
+    def fitting(self, owner: int) -> list[tuple[int, int]]:
+        """Returns an owner's (x-coordinate, share) pairs that fit its commitments; adds other senders to `liars`."""
+        found = []
+        for place, share in sorted(self.shares.get(owner, {}).items()):
+            sender = self.senders[owner, place]
+            if self.fits(owner, sender, share):
+                found.append((place, share))
+            else:
+                self.liars.add(sender)
+        return found
 
 
 def recover(opened: Opened, owner: int, client: str, is_right: Callable[[bytes], bool]) -> bytes:
-    """Reconstructs an owner's secret, recognised by `is_right`, and adds senders of wrong shares to `opened.wrong`.
+    """Reconstructs an owner's secret, recognised by `is_right`.
 
-    Corrects up to (n - t) / 2 wrong shares of n always, and more if one of a limited number of subsets gives the
-    secret. Raises ProtocolError if fewer than t shares were opened, or if no secret that was found is right.
+    Shares are held against their commitments only if the first t of them do not give the secret. If those that fit do
+    not give it either, their owner dealt them wrong: up to (n - t) / 2 wrong ones of n are corrected, and more if one
+    of a limited number of subsets gives the secret. Raises ProtocolError if fewer than t shares are left, or no secret
+    that was found is right.
     """
-    shares = opened.usable(owner)
+    shares = sorted(opened.shares.get(owner, {}).items())
+    _require(opened, shares, client)
+    secret = _combined(shares[: opened.threshold], is_right)
+    if secret is not None:
+        return secret
+    shares = opened.fitting(owner)
+    _require(opened, shares, client)
+    secret = _combined(shares[: opened.threshold], is_right)
+    if secret is not None:
+        return secret
+    opened.dealers.add(owner)
+    for basis in _bases(shares, opened.threshold):
+        secret = _combined(basis, is_right)
+        if secret is not None:
+            return secret
+    raise ProtocolError(f"the shares of client '{client}' do not match the secret that it committed to")
+
+
+def _require(opened: Opened, shares: Sequence[tuple[int, int]], client: str) -> None:
     if len(shares) < opened.threshold:
         raise ProtocolError(
             f"client '{client}' has {counted(len(shares), 'opened share')}, {opened.threshold} are needed"
         )
-    for basis in _bases(shares, opened.threshold):
-        places, values = _columns(basis)
-        secret = shamir.combine(places, values)
-        if secret is None or not is_right(secret):
-            continue
-        if basis != shares[: opened.threshold]:  # else the first t are right, and wrong ones after them change nothing
-            for place, share in shares:
-                if shamir.evaluate(places, values, place) != share:
-                    opened.wrong.setdefault(opened.senders[owner, place], set()).add(owner)
-        return secret
-    raise ProtocolError(f"the shares of client '{client}' do not match the secret that it committed to")
+
+
+def _combined(shares: Sequence[tuple[int, int]], is_right: Callable[[bytes], bool]) -> bytes | None:
+    secret = shamir.combine(*_columns(shares))
+    return secret if secret is not None and is_right(secret) else None
 
 
 def _columns(shares: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], list[int]]:
@@ -85,12 +93,11 @@ def _columns(shares: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], list[i
 
 
 def _bases(shares: Sequence[tuple[int, int]], threshold: int) -> Iterator[Sequence[tuple[int, int]]]:
-    """Yields candidate sets of t points: the first t shares, t points of the corrected polynomial, other subsets."""
-    yield shares[:threshold]
+    """Yields candidate sets of t points: t points of the corrected polynomial, then subsets but the first."""
     polynomial = corrected(*_columns(shares), threshold)
     if polynomial is not None:
         yield [(place, shamir.value_at(polynomial, place)) for place, _ in shares[:threshold]]
-    yield from islice(_subsets(shares, threshold), 1, _MOST_TRIES - 1)
+    yield from islice(_subsets(shares, threshold), 1, _MOST_TRIES - 2)
 
 
 def _subsets(shares: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[tuple[int, int]]]:

@@ -32,7 +32,8 @@ class Verdict:
     """Result of verifying a transcript.
 
     `refused` is the reason if the session gave no sum; `survivors` is empty then. `masked` counts vectors whose bytes
-    pass a test of uniformity, `short` those too short for the test.
+    pass a test of uniformity, `short` those too short for the test. `unsigned` are clients that did not sign the shares
+    that they dealt or opened; the server checks these signatures only if shares are disputed.
     """
 
     file: str
@@ -47,6 +48,7 @@ class Verdict:
     masked: int
     short: int
     refused: str | None
+    unsigned: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -70,7 +72,10 @@ def _verify(path: Path, operator: bytes | None, *, cut: bool) -> Verdict:
     published = [entry for entry in entries if entry.kind == PUBLISHED]
     session = _session(path, entries, operator)
     notes: list[str] = []
-    played = _played(path, session, [e for e in entries if e.kind not in (ROSTER, PUBLISHED)], notes, cut=cut)
+    unsigned: list[str] = []
+    played = _played(
+        path, session, [e for e in entries if e.kind not in (ROSTER, PUBLISHED)], (notes, unsigned), cut=cut
+    )
     if cut and isinstance(played, Unmasked) and not published:
         played = "the server was stopped before it published the sum"
     if (isinstance(played, Unmasked), len(published)) not in ((True, 1), (False, 0)):
@@ -94,6 +99,7 @@ def _verify(path: Path, operator: bytes | None, *, cut: bool) -> Verdict:
         masked=masked,
         short=short,
         refused=None if isinstance(played, Unmasked) else played,
+        unsigned=tuple(unsigned),
         notes=tuple(notes),
     )
 
@@ -108,9 +114,20 @@ def _session(path: Path, entries: list[Entry], operator: bytes | None) -> Sessio
     return session
 
 
-def _played(path: Path, session: Session, entries: list[Entry], notes: list[str], *, cut: bool) -> Unmasked | str:
-    """Replays the session with the recorded replies. Returns its sum, or the reason why it gave no sum."""
-    protocol = Attempt(session, notes.append).run()
+def _played(
+    path: Path, session: Session, entries: list[Entry], found: tuple[list[str], list[str]], *, cut: bool
+) -> Unmasked | str:
+    """Replays the session with the recorded replies. Returns its sum, or the reason why it gave no sum; adds to `found`
+    the notes, and the clients with unsigned messages."""
+    notes, unsigned = found
+    attempt = Attempt(session, notes.append)
+    played = _answered(path, attempt, entries, cut=cut)
+    unsigned += [session.parameters.cohort[place] for place in attempt.evidence.unsigned()]
+    return played
+
+
+def _answered(path: Path, attempt: Attempt, entries: list[Entry], *, cut: bool) -> Unmasked | str:
+    protocol, session = attempt.run(), attempt.session
     left = iter(_phases(entries))
     replies: Iterator[tuple[str, bytes]] | None = None
     try:
