@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from flctl.algorithms.transform import Transform
     from flctl.config.config import CohortConfig, Config
     from flctl.models.parts import ParameterSplit
-    from flctl.partition.store import Partition
+    from flctl.partition.view import PartitionView
 
 __all__ = ["RunInfo"]
 
@@ -39,7 +39,7 @@ class RunInfo(Protocol):
         """The checked configuration."""
 
     @property
-    def partition(self) -> Partition:
+    def partition(self) -> PartitionView:
         """The assignment of rows to clients: ids, counts, task, shape and classes."""
 
     @property

@@ -69,8 +69,8 @@ class ChunkReplies:
     def _blocks(self, client_indices: IntArray) -> list[IntArray]:
         """Returns the chunk in blocks that fit the cache, or the memory. They depend on the clients alone, so that sums
         are made in the same order in every process."""
-        bounds, most = self.run.partition.bounds[client_indices], self.local.at_once
-        blocks = (client_indices[positions] for positions in self.run.execution.blocks(bounds[:, 1] - bounds[:, 0]))
+        sizes, most = self.run.partition.train_sizes(client_indices), self.local.at_once
+        blocks = (client_indices[positions] for positions in self.run.execution.blocks(sizes))
         return [block[start : start + most] for block in blocks for start in range(0, len(block), most)]
 
     def _block_reply(

@@ -46,14 +46,14 @@ class RoundShape:
 def round_shape(run: Run, round_number: int = 1) -> RoundShape:
     """Returns round `round_number`, or the first round after it with a client (poisson and trace may leave rounds
     empty)."""
-    counts, bounds, config = run.partition.counts[:, 0], run.partition.bounds, run.config
+    counts, config = run.partition.counts[:, 0], run.config
     eligible = np.flatnonzero(counts)
     for candidate in range(round_number, round_number + MAX_EMPTY_ROUNDS):
         clients = cohorts.select(run.devices.cohort, eligible, run.partition.client_ids, candidate, config.seed)
         if len(clients):
             round_number = candidate
             break
-    sizes = bounds[clients, 1] - bounds[clients, 0]
+    sizes = counts[clients]
     return RoundShape(round_number, sizes, tuple(run.execution.chunks(sizes)))
 
 

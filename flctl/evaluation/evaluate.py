@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from flctl.models.flat_model import FlatModel
     from flctl.models.tasks import Task
-    from flctl.partition.store import Partition
+    from flctl.partition.view import PartitionView
     from flctl.types import Arrays
 
 __all__ = [
@@ -170,7 +170,7 @@ def central(
 
 
 def clients(
-    model: FlatModel, partition: Partition, task: Task, batch_size: int = BATCH, positive: int = 1
+    model: FlatModel, partition: PartitionView, task: Task, batch_size: int = BATCH, positive: int = 1
 ) -> ClientScores:
     """Each client's metrics on its own test rows, one pass over all of them; `fairness.spread` sums them up."""
     x, y, offsets = partition.test_bounds()
@@ -179,7 +179,7 @@ def clients(
 
 def evaluate(
     model: FlatModel,
-    partition: Partition,
+    partition: PartitionView,
     task: Task,
     batch_size: int = BATCH,
     decision: Decision = MORE_PROBABLE,
@@ -196,7 +196,7 @@ def evaluate(
 def evaluate_own_models(
     model: FlatModel,
     models: Iterable[Arrays],
-    partition: Partition,
+    partition: PartitionView,
     task: Task,
     batch_size: int = BATCH,
     decision: Decision = MORE_PROBABLE,
@@ -209,7 +209,7 @@ def evaluate_own_models(
 
 
 def _evaluation(
-    partition: Partition,
+    partition: PartitionView,
     task: Task,
     middle: ClassificationOutcomes | RegressionOutcomes,
     own: tuple[ClassificationOutcomes | RegressionOutcomes, IntArray],
@@ -235,7 +235,7 @@ def _class_counts(outcomes: ClassificationOutcomes | RegressionOutcomes, classes
 
 
 def spread_over_clients(
-    model: FlatModel, partition: Partition, task: Task, batch_size: int = BATCH, measured: Measured = NOTHING_MORE
+    model: FlatModel, partition: PartitionView, task: Task, batch_size: int = BATCH, measured: Measured = NOTHING_MORE
 ) -> dict[str, float]:
     """Metrics over clients: the task's usual one and those of `measured` that clients have, as `accuracy_mean`,
     `accuracy_worst_decile` and `accuracy_best_decile`."""
@@ -245,7 +245,7 @@ def spread_over_clients(
 def spread_of_own_models(
     model: FlatModel,
     models: Iterable[Arrays],
-    partition: Partition,
+    partition: PartitionView,
     task: Task,
     batch_size: int = BATCH,
     measured: Measured = NOTHING_MORE,
@@ -256,7 +256,7 @@ def spread_of_own_models(
 
 
 def _run_own(
-    model: FlatModel, models: Iterable[Arrays], partition: Partition, task: Task, batch_size: int
+    model: FlatModel, models: Iterable[Arrays], partition: PartitionView, task: Task, batch_size: int
 ) -> tuple[ClassificationOutcomes | RegressionOutcomes, IntArray]:
     """Evaluates each client's own model on its test rows; returns the outcomes and the clients' offsets [K + 1]."""
     x, y, offsets = partition.test_bounds()
@@ -280,7 +280,7 @@ def _spread(scores: ClientScores, task: Task, measured: Measured) -> dict[str, f
 
 
 def _client_scores(
-    partition: Partition,
+    partition: PartitionView,
     outcomes: ClassificationOutcomes | RegressionOutcomes,
     offsets: IntArray,
     positive: int = 1,

@@ -203,8 +203,7 @@ class _Candidates:
         self.chain, self.head = chain_of(model.module), head_for(task)
         self.stages = run.strategy.stages(run.config.local.amount())
         self.local = max((stage.local for stage in self.stages), key=lambda local: (local.epochs, local.steps or 0))
-        bounds = run.partition.bounds
-        self.largest = int((bounds[:, 1] - bounds[:, 0]).max(initial=0))
+        self.largest = int(run.partition.counts[:, 0].max(initial=0))
         self.others: dict[str, str] = {}
 
     def execution(self, name: str, why: str) -> Execution:

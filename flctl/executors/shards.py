@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flctl.executors.batches import Arrangement, arrange
-from flctl.partition.store import Partition
+from flctl.partition.view import PartitionView
 from flctl.seeds import Keys
 from flctl.types import Batch, FloatArray, IntArray, LocalWork
 
@@ -44,7 +44,7 @@ class Shards:
     entered while rows are read. `limits` [K]: largest number of steps of each. `class_weights` [K, classes]: factor of
     a row's loss by its class."""
 
-    partition: Partition
+    partition: PartitionView
     clients: IntArray
     keys: Keys
     loading: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -54,8 +54,7 @@ class Shards:
     @cached_property
     def sizes(self) -> IntArray:
         """Training rows [K]."""
-        bounds = self.partition.bounds[self.clients]
-        return bounds[:, 1] - bounds[:, 0]
+        return self.partition.train_sizes(self.clients)
 
     def one(self, position: int) -> Batch:
         """Returns the rows (x, y) of one client."""
@@ -87,7 +86,7 @@ class Shards:
 
     def _stack(self, local: LocalWork) -> Stack:
         arranged = arrange(self.sizes, local, self.keys, self.limits)
-        starts = self.partition.bounds[self.clients[arranged.clients], 0]
+        starts = self.partition.train_starts(self.clients[arranged.clients])
         rows = (starts[:, None] + arranged.positions).reshape(-1)
         x, y = (torch.empty((len(rows), *shape), dtype=dtype) for shape, dtype in self._columns)
         self.partition.take(rows, (x.numpy(), y.numpy()))

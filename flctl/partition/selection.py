@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.partition.store import Partition
+from flctl.partition.view import PartitionView
 from flctl.types import Batch, IntArray
 
 __all__ = ["ValidationPartition", "for_selection"]
@@ -45,6 +46,8 @@ class ValidationPartition(Partition):
         raise TypeError("validation rows are scored by the server alone")
 
 
-def for_selection(partition: Partition) -> Partition:
+def for_selection(partition: PartitionView) -> PartitionView:
     """Returns the partition as a training evaluates its rounds: with validation rows for test rows if it has any."""
-    return ValidationPartition(partition) if partition.selection == "validation" else partition
+    if partition.selection == "validation" and isinstance(partition, Partition):
+        return ValidationPartition(partition)
+    return partition

@@ -8,83 +8,40 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from flctl.errors import DataError, IntegrityError, suggest
+from flctl.errors import DataError, IntegrityError
 from flctl.partition.manifest import MANIFEST, MAX_BYTES, Manifest, digest_of, parse
 from flctl.partition.npy import StoredColumn, file_digest, open_column
 from flctl.partition.preprocess import Standardiser
-from flctl.types import Batch, IntArray, SelectionSplit, TaskKind
+from flctl.partition.view import PartitionView
+from flctl.types import Batch, IntArray
 
-__all__ = ["ClientIds", "Manifest", "Partition"]
+__all__ = ["Manifest", "Partition"]
 
 CHUNK_BYTES = 8 << 20
-SUGGEST_AMONG = 10_000
 SURROGATES = 0xD800
 
 
-class ClientIds(Sequence[str]):
-    """The ids in client order; made into strings one by one as they are asked for."""
-
-    def __init__(self, array: npt.NDArray[np.str_]) -> None:
-        self._array = array
-        self._order: IntArray | None = None
-
-    def __len__(self) -> int:
-        return len(self._array)
-
-    @overload
-    def __getitem__(self, item: int) -> str: ...
-    @overload
-    def __getitem__(self, item: slice) -> Sequence[str]: ...
-    def __getitem__(self, item: int | slice) -> str | Sequence[str]:
-        found = self._array[item]
-        return found.tolist() if isinstance(item, slice) else str(found)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._array.tolist())
-
-    def __contains__(self, client_id: object) -> bool:
-        return isinstance(client_id, str) and self.find(client_id) is not None
-
-    def take(self, numbers: IntArray) -> npt.NDArray[np.str_]:
-        """The ids [K] of the clients with these numbers [K], as an array."""
-        return self._array[numbers]
-
-    def find(self, client_id: str) -> int | None:
-        """The client's number, or None. Ids "0".."K-1" need no search; others are sorted once."""
-        number = int(client_id) if client_id.isdecimal() and len(client_id) < 19 else len(self)
-        if number < len(self) and self._array[number] == client_id:
-            return number
-        if self._order is None:
-            self._order = np.argsort(self._array, kind="stable")
-        place = int(np.searchsorted(self._array, client_id, sorter=self._order))
-        if place < len(self) and self._array[self._order[place]] == client_id:
-            return int(self._order[place])
-        return None
-
-
-class Partition:
+class Partition(PartitionView):
     """The rows of a partition by client, read from disk. Made by `Partition.open`.
 
     x is float32 as models take it (int64 codes [n, window] for next character); y is int64 codes, float32
     standardised targets, or int64 codes with -1 padding.
     """
 
+    here = True
+
     def __init__(self, path: Path, manifest: Manifest, digest: str, columns: dict[str, StoredColumn]) -> None:
-        self.path = path
-        self.manifest = manifest
-        self.digest = digest
+        super().__init__(path, manifest, digest, columns["client_ids"].array)
         self._columns = columns
         self._x, self._y = columns["x"], columns["y"]
         self._bounds = columns["bounds"].array
         self._standardiser = Standardiser(manifest.preprocess, self.shape)
-        self.client_ids: ClientIds = ClientIds(columns["client_ids"].array)
 
     @classmethod
     def open(cls, path: Path | str) -> Partition:
@@ -107,7 +64,6 @@ class Partition:
         return (Partition.open, (self.path,))
 
     def verify_digests(self) -> None:
-        """Reads every file. Raises IntegrityError naming those whose SHA-256 is not the manifest's."""
         wrong = [
             column.file
             for column in self.manifest.columns.values()
@@ -120,80 +76,39 @@ class Partition:
             )
 
     @property
-    def clients(self) -> int:
-        """Number of clients; they are numbered from 0."""
-        return self.manifest.clients
-
-    @property
-    def task(self) -> TaskKind:
-        """Task of the data set."""
-        return self.manifest.dataset.task
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """One example's shape."""
-        return self.manifest.dataset.shape
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes (or characters) in code order."""
-        return self.manifest.dataset.classes
-
-    @property
-    def outputs(self) -> int:
-        """Number of outputs that a model needs: classes or characters; 1 for binary and regression."""
-        return 1 if self.task in ("binary", "regression") else len(self.classes)
-
-    @property
-    def target_scale(self) -> tuple[float, float]:
-        """(shift, scale) of regression targets in the data's units; (0, 1) where nothing was standardised."""
-        target = self.manifest.preprocess.target
-        return (0.0, 1.0) if target is None else (target.shift, target.scale)
-
-    @property
     def counts(self) -> IntArray:
-        """Rows [K, 2] of each client: for training, for testing."""
         return np.diff(self._bounds, axis=1)
+
+    def train_sizes(self, clients: IntArray) -> IntArray:
+        bounds = self._bounds[clients]
+        sizes: IntArray = bounds[:, 1] - bounds[:, 0]
+        return sizes
 
     @property
     def bounds(self) -> IntArray:
-        """[K, 3]: where a client's rows start, its training rows end, and its rows end. Read-only."""
         return self._bounds
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """The raw memory-mapped column `name`, read-only: rows as they were in the source.
-
-        Raises IntegrityError where it holds codes that stand for no class.
-        """
         return self._sound(name, self._columns[name].array)
 
     def read_raw(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
-        """A copy of the stored rows `start:stop` of the column `name`, as they were in the source.
-
-        Raises IntegrityError where they hold codes that stand for no class.
-        """
         return self._sound(name, self._columns[name].read(start, stop))
 
-    def index(self, client_id: str) -> int:
-        """Returns the index of the client `client_id`. Raises DataError for an unknown client."""
-        found = self.client_ids.find(client_id)
-        if found is None:
-            close = suggest(client_id, self.client_ids) if self.clients <= SUGGEST_AMONG else None
-            hint = close or f"The first clients are {', '.join(self.client_ids[:5])}."
-            raise DataError(f"partition {self.path.name} has no client '{client_id}'", hint=hint)
-        return found
-
     def train(self, index: int) -> Batch:
-        """The training rows (x, y) of client number `index`; may be empty."""
         return self._slice(self._bounds[self._checked(index), :2])
 
+    def train_labels(self, index: int) -> npt.NDArray[Any]:
+        start, stop = self._bounds[self._checked(index), :2].tolist()
+        return self.read_raw("y", start, stop)
+
     def empty(self) -> Batch:
-        """No rows (x, y), of the shapes and dtypes that others have."""
         return self._converted(self._x.read(0, 0), self._y.read(0, 0))
 
+    def train_starts(self, clients: IntArray) -> IntArray:
+        starts: IntArray = self._bounds[clients, 0]
+        return starts
+
     def take(self, rows: IntArray, into: Batch) -> None:
-        """Writes the stored rows (x, y) with these numbers [n], in this order, into arrays like `empty`; `bounds` says
-        whose they are."""
         x = self._sound("x", self._x.take(rows, into[0] if self._x.array.dtype == into[0].dtype else None))
         y = self._sound("y", self._y.take(rows))
         if self.task != "next-character":
@@ -203,19 +118,15 @@ class Partition:
         into[1][:] = self._standardiser.target(y) if self.task == "regression" else y
 
     def test(self, index: int) -> Batch:
-        """The test rows (x, y) of client number `index`; may be empty."""
         return self._slice(self._bounds[self._checked(index), 1:])
 
     def central_test(self) -> Batch:
-        """The central test rows (x, y): the source's own test part, else all clients' test rows together."""
         if self.manifest.central_test == "clients":
             return self.test_bounds()[:2]
         x, y = self._columns["test_x"], self._columns["test_y"]
         return self._gather(x, y, np.arange(y.rows))
 
     def test_bounds(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], IntArray]:
-        """(x, y, offsets [K + 1]): all clients' test rows in client order; client k's are
-        `offsets[k]:offsets[k + 1]`."""
         starts, sizes = self._bounds[:, 1], self.counts[:, 1]
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
         rows = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], sizes)
@@ -223,13 +134,11 @@ class Partition:
 
     @property
     def validation_counts(self) -> IntArray:
-        """Validation rows [K] that each client holds back from training."""
         if not self.manifest.has_validation:
             return np.zeros(self.clients, np.int64)
         return np.diff(self._columns["validation_bounds"].array)
 
     def validation(self, index: int) -> Batch:
-        """The validation rows (x, y) of client number `index`; may be empty."""
         index = self._checked(index)
         if not self.manifest.has_validation:
             return self.empty()
@@ -237,12 +146,10 @@ class Partition:
         return self._validation(start, stop)
 
     def central_validation(self) -> Batch:
-        """The central validation rows (x, y): the source's own, else those of all clients together; may be empty."""
         held, own = self.manifest.rows.validation, self.manifest.own_validation
         return self._validation(held if own else 0, held + own)
 
     def validation_bounds(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], IntArray]:
-        """(x, y, offsets [K + 1]): all clients' validation rows in client order, laid out as in `test_bounds`."""
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.validation_counts)])
         return (*self._validation(0, int(offsets[-1])), offsets)
 
@@ -250,20 +157,6 @@ class Partition:
         if start == stop:
             return self.empty()
         return self._gather(self._columns["validation_x"], self._columns["validation_y"], np.arange(start, stop))
-
-    @property
-    def selection(self) -> SelectionSplit | None:
-        """Split by whose rows a training picks its best round and stops: validation if there are such rows, else test.
-
-        None without either.
-        """
-        rows = self.manifest.rows
-        return "validation" if rows.central_validation else "test" if rows.central_test else None
-
-    def _checked(self, index: int) -> int:
-        if not 0 <= index < self.clients:
-            raise DataError(f"client number {index} is outside 0..{self.clients - 1}")
-        return index
 
     def _slice(self, bounds: IntArray) -> Batch:
         start, stop = bounds.tolist()

@@ -76,7 +76,7 @@ class HandWrittenLoop:
         clients = cohorts.select(config.cohort, eligible, run.partition.client_ids, self._round, config.seed)
         sizes = run.partition.counts[clients, 0]
         keys = local_keys(config.seed, self._round, run.partition.client_ids.take(clients))
-        order = orders(keys, sizes, epoch=0) + run.partition.bounds[clients, :1]
+        order = orders(keys, sizes, epoch=0) + run.partition.train_starts(clients)[:, None]
         shares = sizes / sizes.sum()
         return [(torch.from_numpy(rows[:n]), w) for rows, n, w in zip(order, sizes, shares.tolist(), strict=True)]
 

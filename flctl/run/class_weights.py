@@ -14,7 +14,7 @@ from flctl.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from flctl.algorithms.run_info import RunInfo
-    from flctl.partition.store import Partition
+    from flctl.partition.view import PartitionView
 
 __all__ = ["ClassWeights", "balanced", "check_class_weights", "class_weights_of"]
 
@@ -34,7 +34,7 @@ def balanced(counts: npt.NDArray[np.int64]) -> FloatArray:
 class ClassWeights:
     """Weights of a run's classes, for each client."""
 
-    def __init__(self, partition: Partition, setting: str | Mapping[str, float]) -> None:
+    def __init__(self, partition: PartitionView, setting: str | Mapping[str, float]) -> None:
         self._partition, self._setting = partition, setting
 
     def of(self, clients: IntArray) -> FloatArray:
@@ -52,12 +52,7 @@ class ClassWeights:
         return balanced(sum(every, np.zeros(len(classes), np.int64)))
 
     def _counts(self, client: int) -> npt.NDArray[np.int64]:
-        start, stop = self._partition.bounds[client, :2].tolist()
-        return np.bincount(self._labels[start:stop], minlength=len(self._partition.classes))
-
-    @cached_property
-    def _labels(self) -> npt.NDArray[np.int64]:
-        return self._partition.column("y")
+        return np.bincount(self._partition.train_labels(client), minlength=len(self._partition.classes))
 
 
 def class_weights_of(run: RunInfo) -> ClassWeights | None:

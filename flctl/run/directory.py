@@ -26,7 +26,7 @@ from flctl.data.preprocessing import FittedPreprocessing, parse_preprocessing
 from flctl.errors import ConfigError, IncompatibleError, IntegrityError, StorageError, counted
 from flctl.kinds import file_of
 from flctl.partition.manifest import preprocessing_of
-from flctl.partition.store import Partition
+from flctl.partition.view import PartitionView
 from flctl.run.checkpoint import Checkpoints
 from flctl.types import RoundReport
 from flctl.version import __version__
@@ -69,7 +69,7 @@ class RunDirectory:
         self.config_file = path / CONFIG
 
     @classmethod
-    def create(cls, path: Path, loaded: Loaded, partition: Partition) -> RunDirectory:
+    def create(cls, path: Path, loaded: Loaded, partition: PartitionView) -> RunDirectory:
         """A new run directory. Raises ConfigError when `path` exists."""
         preprocessing = preprocessing_of(partition.manifest).serialise()
         facts = {

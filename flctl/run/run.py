@@ -23,10 +23,11 @@ from flctl.metrics import Headline, headline, metrics_of, positive_code
 from flctl.models.model import DataSpec, Described
 from flctl.models.parts import ParameterSplit
 from flctl.partition.selection import for_selection
-from flctl.partition.store import Partition
+from flctl.partition.view import PartitionView
 from flctl.run import cohort as cohorts
 from flctl.run.batch_checks import check_batches
 from flctl.run.class_weights import ClassWeights, check_class_weights, class_weights_of
+from flctl.run.remote_checks import check_remote
 from flctl.simulation.attacks import Adversary
 from flctl.simulation.devices import Devices
 from flctl.types import QUICK, Layout, SelectionSplit, measured_as
@@ -65,7 +66,7 @@ class Run:
 
     config: Config
     registry: Catalogue
-    partition: Partition
+    partition: PartitionView
     memory_directory: Path
     division: ParameterSplit
     strategy: Strategy
@@ -75,7 +76,7 @@ class Run:
     replays: bool = False
 
     @classmethod
-    def build(cls, config: Config, registry: Catalogue, partition: Partition, memory_directory: Path) -> Run:
+    def build(cls, config: Config, registry: Catalogue, partition: PartitionView, memory_directory: Path) -> Run:
         """The run's objects, checked. Raises ConfigError, PluginError or IncompatibleError."""
         strategy = _component(registry, "strategy", config.strategy)
         model = build_model(config, partition, registry)
@@ -200,7 +201,7 @@ class Run:
         return next((name for name, transform in self.transforms.items() if transform.makes_steps), None)
 
     @cached_property
-    def scored(self) -> Partition:
+    def scored(self) -> PartitionView:
         """The partition whose test rows are those by which rounds are evaluated: the validation rows if there are
         any."""
         return for_selection(self.partition)
@@ -219,7 +220,7 @@ class Run:
     def headline(self) -> Headline:
         """The metric of the best round if none is named, by the classes of the rows that rounds are evaluated on."""
         partition = self.partition
-        if not partition.classes or partition.task == "next-character":
+        if not partition.classes or partition.task == "next-character" or partition.selection is None:
             return headline(partition.task)
         return headline(partition.task, partition.classes, _scored_classes(partition))
 
@@ -264,6 +265,7 @@ def check(run: Run) -> None:
     """Raises IncompatibleError or ConfigError for a combination that cannot do what it says."""
     if run.aggregator.hides:
         _check_hidden(run)
+    check_remote(run)
     run.pipeline.check()
     _check_steps(run)
     for transform in run.transforms.values():
@@ -351,7 +353,7 @@ def _check_hidden(run: Run) -> None:
             )
 
 
-def _scored_classes(partition: Partition) -> list[int]:
+def _scored_classes(partition: PartitionView) -> list[int]:
     """Returns the rows of each class among the central rows that rounds are evaluated on."""
     if partition.selection == "validation":
         own = partition.manifest.own_validation

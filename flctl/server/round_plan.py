@@ -61,8 +61,8 @@ class RoundPlanner:
 
     def _chunks(self, participation: Participation) -> list[IntArray]:
         """Returns, for each chunk, the positions of its clients in the cohort."""
-        bounds, chunks = self.run.partition.bounds[participation.client_indices], self.run.execution.chunks
-        sizes, counted = bounds[:, 1] - bounds[:, 0], participation.counted
+        sizes, chunks = self.run.partition.train_sizes(participation.client_indices), self.run.execution.chunks
+        counted = participation.counted
         if counted is None:
             return chunks(sizes)
         return [counted[positions] for positions in chunks(sizes[counted], participation.steps)]

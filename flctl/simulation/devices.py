@@ -143,11 +143,9 @@ class Devices:
 
     def _full(self, available: IntArray) -> IntArray:
         """Returns the steps [n] of clients that complete their work."""
-        bounds = self._run.partition.bounds[available]
+        sizes = self._run.partition.train_sizes(available)
         stages = self._run.strategy.stages(self._run.config.local.amount())
-        return sum(
-            (step_counts(bounds[:, 1] - bounds[:, 0], s.local)[0] for s in stages), np.zeros(len(available), np.int64)
-        )
+        return sum((step_counts(sizes, s.local)[0] for s in stages), np.zeros(len(available), np.int64))
 
     def _straggling_steps(self, round_number: int, available: IntArray, full: IntArray) -> IntArray:
         """Returns the steps of a cohort with stragglers. A straggler stops after a whole number of epochs, drawn

@@ -10,6 +10,8 @@ from flctl.client.memory_store import MemoryStore
 from flctl.client.runtime import ClientRuntime
 from flctl.config.config import digest
 from flctl.engines.engine import Engine
+from flctl.partition.federated import FederatedData, SiteData
+from flctl.run.run import Run
 from flctl.server.training import Training
 
 ALONE = ("engine.alone=true", "rounds=2", "cohort.clients=6", "local.batch_size=8")
@@ -17,6 +19,7 @@ PATHS = {
     "weighted sum": ("model=mlp",),
     "single updates": ("strategy=fedmedian",),
     "client memory": ("strategy=scaffold",),
+    "class weights": ("local.class_weights=balanced-per-client",),
     "compressed updates": ("transforms.quantise.bits=4",),
 }
 
@@ -73,6 +76,35 @@ def test_a_checkpoint_of_clients_together_is_of_another_configuration(toy, tmp_p
     together, _ = make_run(toy, tmp_path / "together")
     alone, _ = make_run(toy, tmp_path / "alone", "engine.alone=true")
     assert digest(together.config) != digest(alone.config)
+
+
+class SitesWithRows(Sites):
+    """Sites that have their own rows alone; the server has none."""
+
+    name = "sites-with-rows"
+
+    def __init__(self, partition):
+        super().__init__()
+        self.partition = partition
+
+    def exchange(self, requests, deadline=None):
+        for client in requests:
+            if client not in self._runtimes:
+                own = SiteData(self._run.partition, self.partition, client)
+                config, registry = self._run.config, self._run.registry
+                self._runtimes[client] = ClientRuntime(Run.build(config, registry, own, self._run.memory_directory))
+        yield from super().exchange(requests, deadline)
+
+
+@pytest.mark.parametrize("settings", PATHS.values(), ids=list(PATHS))
+def test_a_server_without_rows_and_sites_with_their_own_give_the_same_models(settings, toy, tmp_path):
+    settings = (*ALONE, "eval.every=0", *settings)
+    train_run(toy, tmp_path / "here", *settings)
+    run, directory = make_run(FederatedData.of(toy), tmp_path / "sites", *settings)
+    engine = SitesWithRows(toy)
+    with directory.locked(), engine.open(run):
+        Training(run, directory, engine, lambda: False).finish()
+    assert checkpoint_digests(tmp_path / "sites") == checkpoint_digests(tmp_path / "here")
 
 
 class SitesWithMemory(Sites):

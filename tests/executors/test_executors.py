@@ -45,6 +45,12 @@ class Rows:
     y: np.ndarray
     bounds: np.ndarray
 
+    def train_sizes(self, clients):
+        return self.bounds[clients, 1] - self.bounds[clients, 0]
+
+    def train_starts(self, clients):
+        return self.bounds[clients, 0]
+
     def train(self, client):
         start, stop, _ = self.bounds[client]
         return self.x[start:stop], self.y[start:stop]

@@ -11,6 +11,7 @@ import numpy as np
 from flctl import seeds
 from flctl.errors import ConfigError, IncompatibleError, counted
 from flctl.partition.store import Partition
+from flctl.partition.view import PartitionView
 from flctl.simulation.attacks.attack import Attack
 from flctl.simulation.attacks.on_rows import Backdoor, LabelFlip, Poisoned
 from flctl.simulation.attacks.on_updates import Alie, Gaussian, Ipm, MinMax, SignFlip
@@ -41,7 +42,7 @@ class Adversary:
     `trusted` are never malicious."""
 
     def __init__(
-        self, config: AttackConfig, seed: int, partition: Partition, trusted: Collection[ClientId] = ()
+        self, config: AttackConfig, seed: int, partition: PartitionView, trusted: Collection[ClientId] = ()
     ) -> None:
         self.config, self.seed, self._partition, self._trusted = config, seed, partition, trusted
         self.attack = _BY_NAME[config.name](config, seed, len(partition.classes))
@@ -87,12 +88,14 @@ class Adversary:
             return NO_CLIENTS
         return np.intersect1d(cohort, self.malicious)
 
-    def rows(self, round_number: int) -> Partition:
+    def rows(self, round_number: int) -> PartitionView:
         """Returns the partition as clients see it in a round."""
         return self._poisoned if self.attack.on_rows and round_number >= self.config.since else self._partition
 
     @cached_property
-    def _poisoned(self) -> Partition:
+    def _poisoned(self) -> PartitionView:
+        if not isinstance(self._partition, Partition):  # `check_remote` refuses such runs
+            raise IncompatibleError(f"attack '{self.config.name}' changes rows that are not here")
         return Poisoned(self._partition, self.attack, self.malicious)
 
     def facts(self) -> dict[str, Any]:

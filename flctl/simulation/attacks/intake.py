@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from flctl.algorithms.aggregators.accumulators import SumAccumulator, UpdateCollector, UpdateIntake
 from flctl.algorithms.pipeline import Pipeline
-from flctl.partition.store import ClientIds
+from flctl.partition.client_ids import ClientIds
 from flctl.simulation.attacks.adversary import Adversary
 from flctl.simulation.attacks.attack import Attack, Known, Matrix
 from flctl.types import Aggregate, ClientId, ClientUpdate, Gathered, RoundPlan
