@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,11 @@ from uuid import uuid4
 
 import pytest
 
+from flctl.engines import worker_process
 from flctl.report import curves
+
+sys.path.insert(0, str(Path(__file__).parent / "tests"))
+from support import prefork
 
 _draw = curves.curves
 
@@ -45,3 +51,19 @@ def _state_of_test(_state_of_fixtures: Path, monkeypatch: pytest.MonkeyPatch) ->
 def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has runs draw curves.png, as they do for users."""
     monkeypatch.setattr(curves, "curves", _draw)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forked_workers() -> Iterator[None]:
+    """Has pools fork their workers from a process that has imported torch, which saves seconds of CPU time each."""
+    with pytest.MonkeyPatch.context() as patch:
+        if prefork.AVAILABLE:
+            patch.setattr(worker_process, "subprocess", prefork.as_subprocess())
+        yield
+        prefork.stop_server()
+
+
+@pytest.fixture
+def started_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has pools start their workers as they do for users: a new interpreter each."""
+    monkeypatch.setattr(worker_process, "subprocess", subprocess)

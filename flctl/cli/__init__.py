@@ -103,7 +103,7 @@ def _invoke(arguments: list[str], words: list[str]) -> int:
     from flctl.cli.arguments import take_disabled
 
     disabled, rest = take_disabled(arguments)
-    command = typer.main.get_command(build(disabled))
+    command = typer.main.get_command(_reduced(build(disabled), rest))
     if COMPLETION in os.environ:
         command.main(args=rest, prog_name="flctl", standalone_mode=False)
         return 0
@@ -128,6 +128,21 @@ def _reserve_stdout(command: Any) -> None:
     built_in = str(getattr(command.callback, "__module__", "")).startswith("flctl.")
     if built_in and not hasattr(command, "commands"):
         command.callback = reserved_stdout()(command.callback)
+
+
+def _reduced(app: typer.Typer, arguments: Sequence[str]) -> typer.Typer:
+    """The application with the one command that is called, if the first of the arguments names one: reading the
+    parameters of the others takes most of the time in which a command starts."""
+    name = arguments[0] if arguments else ""
+    commands = [one for one in app.registered_commands if _name_of(one) == name]
+    groups = [one for one in app.registered_groups if one.name == name]
+    if (commands or groups) and COMPLETION not in os.environ:
+        app.registered_commands, app.registered_groups = commands, groups
+    return app
+
+
+def _name_of(command: Any) -> str:
+    return command.name or typer.main.get_command_name(command.callback.__name__)
 
 
 def _command_words(command: Any, arguments: Sequence[str]) -> list[str]:

@@ -243,6 +243,18 @@ def test_disabling_a_plugin_that_is_not_there_is_an_error():
     assert "there is no plugin 'no-such-plugin' to disable" in done.stderr
 
 
+def test_a_command_starts_without_reading_the_parameters_of_the_others(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    read, real = [], typer.main.get_params_from_function
+    monkeypatch.setattr(typer.main, "get_params_from_function", lambda f: read.append(f.__name__) or real(f))
+    assert flctl.cli.run(["config", "schema"]) == 0
+    assert "schema" in read
+    assert {"with_signature", "evaluate", "list_runs", "audit"}.isdisjoint(read)
+    read.clear()
+    assert flctl.cli.run(["--help"]) == 0
+    assert {"with_signature", "evaluate"} <= set(read)
+
+
 # --- whole processes -----------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import checkpoint_digests, flctl, slow_but, train_run, untimed_lines
+from support import checkpoint_digests, flctl, prefork, slow_but, train_run, untimed_lines
 
 from flctl.cli import demo
 from flctl.cli import run as cli
@@ -280,7 +280,8 @@ def test_a_moved_run_and_partition_go_on(tmp_path):
 def test_a_signal_ends_the_run_after_its_round(toy, tmp_path, number, code):
     command = [sys.executable, "-c", "from flctl.cli import main; main()", "train", str(toy.path), "--model", "logreg"]
     command += ["--rounds", "100000", "-o", "eval.every=0", "--out", "x"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    start = prefork.start if number == signal.SIGINT else subprocess.Popen
+    process = start(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "x" / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
         time.sleep(0.05)
@@ -317,7 +318,7 @@ def test_a_full_disk_is_an_error_and_the_run_goes_on_afterwards(toy, tmp_path):
         "--out",
         "x",
     ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = prefork.run(command, cwd=tmp_path, timeout=120)
     assert done.returncode == 1
     assert "error:" in done.stderr
     assert "Traceback" not in done.stderr

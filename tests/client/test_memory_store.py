@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from support import memory_driver
+from support import memory_driver, prefork
 
 from flctl.client import memory_files
 from flctl.client.memory_store import MemoryStore
@@ -536,7 +536,7 @@ def same_as_never_killed(folder: Path, number: int) -> None:
 def test_a_process_that_is_killed_anywhere_leaves_what_its_checkpoint_rests_on(tmp_path, rounds, fewest):
     dice, started = random.Random(5), 0
     while memory_driver.checkpoint(tmp_path) < rounds:
-        process = subprocess.Popen([*DRIVER, "train", str(tmp_path), "60"], stdout=subprocess.PIPE, text=True)
+        process = prefork.start([*DRIVER, "train", str(tmp_path), "60"], stdout=subprocess.PIPE, text=True)
         for _ in range(dice.randint(4, 9)):
             process.stdout.readline()
         time.sleep(dice.uniform(0, 0.002))
@@ -549,7 +549,7 @@ def test_a_process_that_is_killed_anywhere_leaves_what_its_checkpoint_rests_on(t
         MemoryStore(copy / "memory", memory_driver.CLIENTS, memory_driver.LAYOUT).forget_after(done)
         same_as_never_killed(copy, done)
     assert started >= fewest
-    subprocess.run([*DRIVER, "train", str(tmp_path), "60"], check=True, capture_output=True, timeout=100)
+    prefork.run([*DRIVER, "train", str(tmp_path), "60"], check=True, timeout=100)
     same_as_never_killed(tmp_path, 60)
 
 
@@ -557,7 +557,7 @@ def test_processes_that_write_neighbouring_clients_at_once_do_not_disturb_each_o
     """They also race for making the files."""
     commands = [[*DRIVER, "share", str(tmp_path), "30", str(part), "3"] for part in range(3)]
     processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for command in commands
+        prefork.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for command in commands
     ]
     for process in processes:
         process.stdout.readline()

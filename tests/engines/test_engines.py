@@ -62,13 +62,22 @@ def victim(toy) -> str:
     return str(toy.client_ids[int(index)])
 
 
+SETTINGS = ("model=mlp", "cohort.clients=7", "local.epochs=2", "strategy=fedadam")
+
+
 @pytest.mark.slow
+def test_the_same_bits_in_this_process_and_in_workers_that_start_as_they_do_for_users(toy, tmp_path, started_workers):
+    train_run(toy, tmp_path / "here", *SETTINGS)
+    train_run(toy, tmp_path / "pool", *SETTINGS, "engine.name=pool", "engine.workers=2")
+    assert checkpoint_digests(tmp_path / "pool") == checkpoint_digests(tmp_path / "here")
+    assert untimed_lines(tmp_path / "pool") == untimed_lines(tmp_path / "here")
+
+
 def test_the_same_bits_in_this_process_and_in_one_two_and_four_workers(toy, tmp_path):
-    settings = ("model=mlp", "cohort.clients=7", "local.epochs=2", "strategy=fedadam")
-    train_run(toy, tmp_path / "here", *settings)
+    train_run(toy, tmp_path / "here", *SETTINGS)
     for workers in (1, 2, 4):
         path = tmp_path / f"pool-{workers}"
-        train_run(toy, path, *settings, "engine.name=pool", f"engine.workers={workers}")
+        train_run(toy, path, *SETTINGS, "engine.name=pool", f"engine.workers={workers}")
         assert checkpoint_digests(path) == checkpoint_digests(tmp_path / "here")
         assert untimed_lines(path) == untimed_lines(tmp_path / "here")
 
@@ -107,7 +116,7 @@ def test_a_worker_that_dies_or_hangs_costs_its_client_only(toy, tmp_path, trap, 
 
 
 @pytest.mark.slow
-def test_a_client_that_prints_does_not_disturb_its_worker(toy, tmp_path, trap):
+def test_a_client_that_prints_does_not_disturb_its_worker(toy, tmp_path, trap, started_workers):
     result = train_run(
         toy, tmp_path / "run", trap, "strategy.name=trap", "strategy.way=print", "cohort.sampling=all", "rounds=1",
         "engine.workers=2",
@@ -151,7 +160,7 @@ def test_what_an_engine_promises(toy, tmp_path, engine):
 
 
 @pytest.mark.slow
-def test_workers_run_this_flctl_wherever_the_user_stands(toy, tmp_path, monkeypatch):
+def test_workers_run_this_flctl_wherever_the_user_stands(toy, tmp_path, monkeypatch, started_workers):
     (tmp_path / "flctl").mkdir()
     (tmp_path / "flctl" / "__init__.py").write_text("raise SystemExit('another flctl')")
     run, _ = make_run(toy, tmp_path / "run", "engine.workers=2")

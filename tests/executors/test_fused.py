@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from support import prefork
 from torch import nn
 
 from flctl.executors.fused import FusedStep, unsupported
@@ -264,7 +264,7 @@ def in_another_process(call):
     """What a function of this file returns there, printed."""
     program = f"import test_fused; print(test_fused.{call})"
     command, folder = [sys.executable, "-c", program], Path(__file__).parent
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    return prefork.run(command, cwd=folder, check=True).stdout.strip()
 
 
 CNN = DataSpec(task="classification", shape=(1, 28, 28), outputs=10)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import checkpoint_digests, flctl, make_run, train_run, untimed_lines
+from support import checkpoint_digests, flctl, make_run, prefork, train_run, untimed_lines
 
 from flctl.errors import IncompatibleError, IntegrityError, StorageError
 from flctl.run.directory import RunDirectory
@@ -33,7 +33,6 @@ def same_end(one: Path, other: Path) -> None:
 @pytest.mark.parametrize(
     ("strategy", "stride"),
     [
-        ("remembering", 7),
         ("scaffold", 25),
         ("feddyn", 25),
         ("ditto", 40),
@@ -44,7 +43,7 @@ def same_end(one: Path, other: Path) -> None:
 def test_killed_at_each_durable_operation(toy, tmp_path, strategy, stride):
     """Every fsync, rename, unlink, mkdir and file opened for writing is once the last thing that a run does."""
     command = [sys.executable, "-m", "support.kill_driver", str(toy.path), str(tmp_path), strategy, str(stride)]
-    done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, timeout=280, check=False)
+    done = prefork.run(command, cwd=TESTS, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     kills = json.loads(done.stdout.splitlines()[-1])
     assert len(kills) > 70 // stride
@@ -63,7 +62,7 @@ def test_killed_at_random_times_with_a_pool_of_workers(toy, tmp_path):
     command = [sys.executable, "-c", "from flctl.cli import main; main()", "train"]
     while not (path / "summary.json").exists() and kills < 12:
         arguments = ["--resume", str(path)] if path.exists() else [str(toy.path), *flags, "--out", str(path)]
-        process = subprocess.Popen([*command, *arguments], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = prefork.start([*command, *arguments], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         time.sleep(whole * dice.uniform(0.4, 1.1))
         process.send_signal(signal.SIGKILL)
         process.wait()

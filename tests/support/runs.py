@@ -29,6 +29,7 @@ from flctl.server.rounds import Rounds
 from flctl.server.state import State
 from flctl.server.training import TrainingResult, train
 from flctl.types import ClientId, Failure, Reply, Request
+from support import prefork
 
 
 class Given(Partitioner):
@@ -92,9 +93,9 @@ def untimed_lines(path: Path) -> list[dict[str, Any]]:
 def flctl(
     *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own."""
+    """The command line in a process of its own, forked from one that has imported torch."""
     command = [sys.executable, "-c", "from flctl.cli import main; main()", *arguments]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=240, check=False)
+    return prefork.run(command, cwd=cwd, env=env, timeout=240)
 
 
 def slow_but(values: Iterable[Any], *quick: Any) -> list[Any]:

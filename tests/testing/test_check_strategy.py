@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ConfigDict, Field, field_validator
-from support import slow_but
+from support import prefork, slow_but
 from support.conformance import COMMON, caught, only, unmutated
 
 from flctl import IncompatibleError, Options, Strategy
@@ -546,7 +546,7 @@ def test_failures_read_well_without_pytest():
         "class S(flctl.Partitioner):\n    name = 's'\n    def assign(self, rows, clients, rng):\n        return 3\n"
         "check_partitioner(S)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = prefork.run([sys.executable, "-c", program])
     assert done.returncode == 1
     assert "ConformanceError: partitioner 's' (class S of __main__) fails" in done.stderr
     assert "the class has no docstring" in done.stderr

@@ -28,6 +28,7 @@ from flctl_secagg.protocol.session import Session
 from flctl_secagg.transcripts.recording import Transcript
 from flctl_secagg.transcripts.verifier import verify
 from secagg_support import ASKED, Cohort, attempt_of, cohort_of, identities, parameters, vectors
+from support import prefork
 
 from flctl import IncompatibleError, IntegrityError, ProtocolError
 
@@ -258,7 +259,7 @@ def test_of_processes_that_race_for_a_round_one_wins(tmp_path):
     )
     path = str(tmp_path / "ledger.sqlite")
     started = [
-        subprocess.Popen(
+        prefork.start(
             [sys.executable, "-c", program, path, str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         for n in range(4)

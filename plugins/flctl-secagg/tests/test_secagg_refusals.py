@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import subprocess
 import sys
 
 import numpy as np
@@ -27,6 +26,7 @@ from flctl_secagg.server import recovery
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from secagg_support import ASKED, AttemptError, attempt_of, cohort_of, identities, parameters, signed_vector
+from support import prefork
 
 from flctl import FlctlError, IntegrityError, ProtocolError
 
@@ -105,7 +105,7 @@ def test_01_a_new_process_knows_what_the_old_one_answered(tmp_path):
         "except ProtocolError as error: print(error.message)"
     )
     path = str(tmp_path / "ledger.sqlite")
-    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+    done = prefork.run([sys.executable, "-c", program, path], check=True)
     assert done.stdout.strip() == "this step of the session was already taken"
     assert (tmp_path / "ledger.sqlite").stat().st_mode & 0o077 == 0
 

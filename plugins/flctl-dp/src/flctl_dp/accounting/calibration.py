@@ -63,8 +63,9 @@ def calibrate(
         )
     low, high = LOWEST, HIGHEST
     if accountant == _BY_DISTRIBUTION:
-        for quicker in (quickly, coarsely):
-            low, high = _closer(quicker, cost, target, low, high)
+        low, high = _closer(quickly, coarsely, target, low, high)
+        low, high = _closer(coarsely, cost, target, low, high)
+        low, high = low if cost(low) > target else LOWEST, high if cost(high) <= target else HIGHEST
     return low if cost(low) <= target else _narrow(cost, target, low, high)[1]
 
 
@@ -102,8 +103,8 @@ Cost = Callable[[float], float]
 
 
 def _closer(quick: Cost, cost: Cost, target: float, low: float, high: float) -> tuple[float, float]:
-    """Bounds of the noise that meets the target, close to where a quicker accountant, which says a little more, finds
-    it; `high` fits, and `low` does not unless it is the lowest."""
+    """Bounds of the noise that meets the target by `cost`, close to where a quicker accountant, which says a little
+    more, finds it. Those returned as they were given are not checked."""
     if quick(high) > target or quick(low) <= target:
         return low, high
     _, guess = _narrow(quick, target, low, high)
