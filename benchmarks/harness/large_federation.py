@@ -20,7 +20,7 @@ import numpy as np
 
 from flctl.data.dataset import Dataset, Split
 from flctl.partition.store import Partition
-from flctl.partition.writer import write_partition
+from flctl.partition.writer import PartitionSpec, write_partition
 from harness.flctl_rounds import build_run, executor_of, opened
 from harness.floor import memory_folder
 from harness.measurement import family, peak_bytes, resident
@@ -43,7 +43,7 @@ def make(path: Path, clients: int, rows: int) -> None:
     names = tuple(f"f{number}" for number in range(FEATURES[0]))
     dataset = Dataset("gaussians", "classification", table, y, tuple("0123456789"), names, test=test)
     sizes = np.full(clients, rows, np.int64)
-    write_partition(path, dataset, Dealt(sizes), clients=clients, test_fraction=0.0, seed=SEED)
+    write_partition(path, dataset, Dealt(sizes), PartitionSpec(clients=clients, test_fraction=0.0, seed=SEED))
     path.with_suffix(".npy").unlink()
 
 

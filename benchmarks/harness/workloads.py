@@ -13,7 +13,7 @@ from flctl.data.dataset import Dataset, Split
 from flctl.data.readers.idx import IdxReader
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.store import Partition
-from flctl.partition.writer import write_partition
+from flctl.partition.writer import PartitionSpec, write_partition
 
 __all__ = ["QUIET", "W1", "W2", "W3", "Workload", "make_partition", "ragged_sizes"]
 
@@ -98,7 +98,9 @@ def make_partition(workload: Workload, path: Path, *, real: bool) -> Partition:
     sizes = workload.sizes()
     rows = int(sizes.sum())
     dataset = _images(rows, real=real) if workload.shape == IMAGE else _table(rows)
-    return write_partition(path, dataset, Dealt(sizes), clients=workload.clients, test_fraction=0.0, seed=SEED)
+    return write_partition(
+        path, dataset, Dealt(sizes), PartitionSpec(clients=workload.clients, test_fraction=0.0, seed=SEED)
+    )
 
 
 def _images(rows: int, *, real: bool) -> Dataset:

@@ -17,7 +17,7 @@ from flctl.data.sources import find_reader, open_source
 from flctl.errors import ConfigError, counted, plain_words, suggest
 from flctl.partition.partitioner import Partitioner
 from flctl.partition.store import Partition
-from flctl.partition.writer import PartitionOrigin, write_partition
+from flctl.partition.writer import PartitionOrigin, PartitionSpec, write_partition
 
 __all__ = ["DEFAULT_CLIENTS", "Made", "PartitionRequest", "PartitionSettings", "make", "parse"]
 
@@ -109,14 +109,16 @@ def make(request: PartitionRequest, registry: Catalogue) -> Made:
         out,
         dataset,
         partitioner,
-        clients=settings.clients or _default_clients(partitioner),
-        test_fraction=settings.test_fraction,
-        seed=settings.seed,
-        standardise=settings.standardise,
-        by=_group_names(settings.by, dataset) or None,
-        test_split=settings.test_split,
-        validation_fraction=settings.validation_fraction,
-        origin=PartitionOrigin(settings.source, {"reader": reader.name, **for_reader}),
+        PartitionSpec(
+            clients=settings.clients or _default_clients(partitioner),
+            test_fraction=settings.test_fraction,
+            seed=settings.seed,
+            standardise=settings.standardise,
+            by=_group_names(settings.by, dataset) or None,
+            test_split=settings.test_split,
+            validation_fraction=settings.validation_fraction,
+            origin=PartitionOrigin(settings.source, {"reader": reader.name, **for_reader}),
+        ),
     )
     return Made(partition, (*dataset.notes, *_notes(partition)))
 

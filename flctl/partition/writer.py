@@ -33,7 +33,7 @@ from flctl.partition.store import Partition
 from flctl.types import Batch, IntArray
 from flctl.version import __version__
 
-__all__ = ["PartitionOrigin", "dataset_digest", "rows_of", "write_partition"]
+__all__ = ["PartitionOrigin", "PartitionSpec", "dataset_digest", "rows_of", "write_partition"]
 
 CHUNK_BYTES = 4 << 20
 Y_TYPES = {"regression": ("<f4", "<f8"), "next-character": ("<i4",)}
@@ -48,6 +48,41 @@ class PartitionOrigin:
 
 
 @dataclass(frozen=True, slots=True)
+class PartitionSpec:
+    """Everything but the data set and the scheme that decides the bytes of a partition.
+
+    `by` names the groups of the data set that a natural scheme uses. `test_fraction` of each client's rows is held out
+    for testing (see `split.test_counts`): its last rows if the data set is in order of time, else random ones. A client
+    with test rows of its own in the source (`own_tests`) has exactly these. `validation_fraction` of the training rows
+    that are left is held back in the same way.
+    """
+
+    clients: int | None
+    test_fraction: float
+    seed: int
+    standardise: Standardise = "auto"
+    by: str | Sequence[str] | None = None
+    test_split: Literal["auto", "random", "last"] = "auto"
+    validation_fraction: float = 0.0
+    origin: PartitionOrigin = PartitionOrigin()
+
+    @property
+    def names(self) -> list[str]:
+        """The groups that `by` names."""
+        return [self.by] if isinstance(self.by, str) else list(self.by or ())
+
+    def choice(self, dataset: Dataset) -> Drawn:
+        """Returns the choice of held-out rows, with "auto" resolved for a data set."""
+        if self.test_split != "auto":
+            return self.test_split
+        return "last" if dataset.time_ordered else "random"
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        """Returns the random numbers for a step: assign, test or validation."""
+        return seeds.rng(self.seed, "partition", purpose)
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """Stored rows that follow each other: values, and for each its client and whether it is for training."""
 
@@ -57,88 +92,61 @@ class Chunk:
     train: npt.NDArray[np.bool_]
 
 
-def write_partition(
-    out: Path,
-    dataset: Dataset,
-    partitioner: Partitioner,
-    *,
-    clients: int | None,
-    test_fraction: float,
-    seed: int,
-    standardise: Standardise = "auto",
-    by: str | Sequence[str] | None = None,
-    test_split: Literal["auto", "random", "last"] = "auto",
-    validation_fraction: float = 0.0,
-    origin: PartitionOrigin | None = None,
-) -> Partition:
-    """Partitions `dataset` by `partitioner` into the new directory `out`, and opens it.
+def write_partition(out: Path, dataset: Dataset, partitioner: Partitioner, spec: PartitionSpec) -> Partition:
+    """Partitions `dataset` by `partitioner` into the new directory `out`, and opens it. Equal arguments give equal
+    bytes.
 
-    `by` names the groups of the data set that a natural scheme goes by. A fraction of each client's rows is held out
-    for testing (see `split.test_counts`): its last rows if the data set is in order of time, else random ones. A client
-    that has test rows of its own in the source (`own_tests`) has exactly these. `validation_fraction` of the training
-    rows left are held back in the same way. Equal arguments give equal bytes.
-    Raises ConfigError for arguments that cannot be (an `out` that exists, too), DataError for an impossible request,
-    StorageError if `out` cannot be written; then nothing is left there.
+    Raises ConfigError for invalid arguments or an `out` that exists, DataError for an impossible request, StorageError
+    if `out` cannot be written; then nothing is left there.
     """
-    _check_request(out, dataset, clients, test_fraction, validation_fraction)
-    kind = kind_of(dataset, standardise)
-    asked: Drawn = test_split if test_split != "auto" else "last" if dataset.time_ordered else "random"
-    assignment = partitioner.assign(rows_of(dataset, by), clients, seeds.rng(seed, "partition", "assign"))
-    fractions = (test_fraction, validation_fraction)
-    described, (dataset, mode, planned) = dataset, _planned(dataset, assignment, _names(by), fractions, asked, seed)
+    _check_request(out, dataset, spec)
+    kind = kind_of(dataset, spec.standardise)
+    assignment = partitioner.assign(rows_of(dataset, spec.by), spec.clients, spec.rng("assign"))
+    described, (dataset, mode, planned) = dataset, _planned(dataset, assignment, spec)
     with atomic.new_directory(out) as directory:
         statistics = Statistics(dataset, kind)
-        columns = _write_columns(directory, dataset, planned, partitioner, seed, statistics)
+        columns = _write_columns(directory, dataset, planned, partitioner, spec.seed, statistics)
         manifest = Manifest(
             format=manifests.FORMAT,
             flctl=__version__,
-            dataset=_describe(described, origin or PartitionOrigin()),
-            scheme=_scheme(partitioner, by),
-            seed=seed,
+            dataset=_describe(described, spec.origin),
+            scheme=_scheme(partitioner, spec.by),
+            seed=spec.seed,
             clients=assignment.clients,
-            test_fraction=test_fraction,
+            test_fraction=spec.test_fraction,
             test_split=mode,
             rows=_row_counts(dataset, planned),
             preprocess=statistics.result(),
             central_test="clients" if dataset.test is None else "own",
             columns=columns,
             inputs=_inputs(dataset),
-            validation_fraction=validation_fraction,
+            validation_fraction=spec.validation_fraction,
         )
         (directory / manifests.MANIFEST).write_bytes(manifests.serialise(manifest))
     return Partition.open(out)
 
 
-def _planned(
-    dataset: Dataset, assignment: Assignment, by: Sequence[str], fractions: tuple[float, float], asked: Drawn, seed: int
-) -> tuple[Dataset, Mode, SplitPlan]:
-    """The data set with its clients' own test rows, if it has any, the choice of test rows, and the stored order.
-
-    `fractions` are those of test rows and of validation rows.
-    """
-    test, validation = (seeds.rng(seed, "partition", name) for name in ("test", "validation"))
-    own = own_tests(dataset, assignment, by)
+def _planned(dataset: Dataset, assignment: Assignment, spec: PartitionSpec) -> tuple[Dataset, Mode, SplitPlan]:
+    """Returns the data set with its clients' own test rows, if it has any, the choice of test rows, and the stored
+    order."""
+    choice = spec.choice(dataset)
+    own = own_tests(dataset, assignment, spec.names)
     if own is not None:
         dataset, planned = own.dataset, plan_own(own.assignment, len(own.dataset), own.trained)
     else:
-        planned = plan(assignment, len(dataset), fractions[0], asked, test)
-    if fractions[1]:
-        planned = hold_back(planned, fractions[1], asked, validation)
-    return dataset, "own" if own else asked, planned
+        planned = plan(assignment, len(dataset), spec.test_fraction, choice, spec.rng("test"))
+    if spec.validation_fraction:
+        planned = hold_back(planned, spec.validation_fraction, choice, spec.rng("validation"))
+    return dataset, "own" if own else choice, planned
 
 
-def _names(by: str | Sequence[str] | None) -> list[str]:
-    return [by] if isinstance(by, str) else list(by or ())
-
-
-def _check_request(
-    out: Path, dataset: Dataset, clients: int | None, test_fraction: float, validation_fraction: float
-) -> None:
+def _check_request(out: Path, dataset: Dataset, spec: PartitionSpec) -> None:
     atomic.refuse_existing(out)
-    _check_validation_fraction(validation_fraction)
-    if not 0 <= test_fraction <= 1:
+    _check_validation_fraction(spec.validation_fraction)
+    clients = spec.clients
+    if not 0 <= spec.test_fraction <= 1:
         raise ConfigError(
-            f"--test-fraction is {test_fraction}; it must be between 0 and 1",
+            f"--test-fraction is {spec.test_fraction}; it must be between 0 and 1",
             hint="Use for example --test-fraction 0.2.",
         )
     if clients is not None and clients < 1:
@@ -201,7 +209,7 @@ def _check_names(dataset: Dataset) -> None:
 def rows_of(dataset: Dataset, by: str | Sequence[str] | None = None) -> Rows:
     """Input of a scheme. Without `by`, a data set with one group column offers that one."""
     labelled = dataset.task in ("classification", "binary")
-    names = _names(by)
+    names = [by] if isinstance(by, str) else list(by or ())
     return Rows(
         count=len(dataset),
         target=dataset.y,

@@ -15,7 +15,7 @@ from flctl.data.dataset import Dataset
 from flctl.errors import counted
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.store import Partition
-from flctl.partition.writer import write_partition
+from flctl.partition.writer import PartitionSpec, write_partition
 
 __all__ = ["CLASSES", "IMAGE", "SEED", "WORKLOADS", "Workload", "make_partition"]
 
@@ -87,4 +87,4 @@ def make_partition(workload: Workload, path: Path) -> Partition:
         x = centres[y] + rng.standard_normal((count, *workload.shape), np.float32)
     dataset = Dataset("seeded", "classification", x, y, tuple(map(str, range(CLASSES))))
     dealt = _Dealt(workload.clients, workload.rows)
-    return write_partition(path, dataset, dealt, clients=workload.clients, test_fraction=0.0, seed=SEED)
+    return write_partition(path, dataset, dealt, PartitionSpec(clients=workload.clients, test_fraction=0.0, seed=SEED))

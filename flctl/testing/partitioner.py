@@ -14,7 +14,7 @@ from flctl.data.dataset import Dataset
 from flctl.errors import ConfigError, DataError, PluginError, counted
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.split import check_assignment
-from flctl.partition.writer import rows_of, write_partition
+from flctl.partition.writer import PartitionSpec, rows_of, write_partition
 from flctl.testing.calls import remembered
 from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, UnaskedError, conform, said
@@ -274,7 +274,10 @@ def _add_written(checks: Checks) -> None:
         case = max(s.dealt(), key=lambda dealt: dealt[1].clients)[0]
         digests = [
             write_partition(
-                s.directory / name, case.dataset, s.make(), clients=case.clients, test_fraction=0.2, seed=5, by=case.by
+                s.directory / name,
+                case.dataset,
+                s.make(),
+                PartitionSpec(clients=case.clients, test_fraction=0.2, seed=5, by=case.by),
             ).digest
             for name in ("one", "two")
         ]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from flctl.data.dataset import Dataset
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.store import Partition
-from flctl.partition.writer import write_partition
+from flctl.partition.writer import PartitionSpec, write_partition
 from flctl.plugins.registry import Registry
 from flctl.types import FloatArray
 
@@ -75,7 +75,7 @@ class Trial:
         self.directory = directory
         self.overrides = overrides
         self.partition: Partition = write_partition(
-            directory / "parts", tiny_dataset(), _BySize(), clients=CLIENTS, test_fraction=0.2, seed=3
+            directory / "parts", tiny_dataset(), _BySize(), PartitionSpec(clients=CLIENTS, test_fraction=0.2, seed=3)
         )
         self._runs = 0
 

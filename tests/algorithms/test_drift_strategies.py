@@ -9,7 +9,7 @@ from support import played as play
 from flctl.algorithms.server_optimizer import ServerOptimizer
 from flctl.algorithms.strategy import StepContext
 from flctl.errors import IncompatibleError
-from flctl.partition.writer import write_partition
+from flctl.partition.writer import PartitionSpec, write_partition
 from flctl.plugins.registry import Registry
 from flctl.types import Aggregate, LocalWork, Trained, Work
 
@@ -186,7 +186,7 @@ def skewed(tmp_path_factory):
     owners = np.empty(len(owner), np.int64)
     owners[order] = owner
     path = tmp_path_factory.mktemp("skewed") / "parts"
-    return write_partition(path, data, Given(owners), clients=6, test_fraction=0.0, seed=3)
+    return write_partition(path, data, Given(owners), PartitionSpec(clients=6, test_fraction=0.0, seed=3))
 
 
 @pytest.mark.parametrize(

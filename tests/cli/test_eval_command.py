@@ -16,7 +16,7 @@ from support import Given, toy_dataset, toy_partition, train_run
 import flctl.cli
 from flctl.cli.eval import command
 from flctl.partition.store import Partition
-from flctl.partition.writer import write_partition
+from flctl.partition.writer import PartitionSpec, write_partition
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def home(tmp_path_factory):
     train_run(toy, root / "runs" / "two", "local.lr=0.001")
     other = toy_dataset(90, seed=9)
     owner = np.arange(90) % 5
-    write_partition(root / "parts" / "other", other, Given(owner), clients=5, test_fraction=0.3, seed=1)
+    write_partition(root / "parts" / "other", other, Given(owner), PartitionSpec(clients=5, test_fraction=0.3, seed=1))
     return root
 
 
@@ -199,7 +199,9 @@ def test_a_partition_that_does_not_fit_is_refused(refused, home):
     other = toy_dataset(40)
     foreign = type(other)("wide", other.task, np.zeros((40, 6), np.float32), other.y, other.classes, tuple("pqrstu"))
     if not (home / "parts/wide").exists():
-        write_partition(home / "parts/wide", foreign, Given(np.arange(40) % 4), clients=4, test_fraction=0.3, seed=1)
+        write_partition(
+            home / "parts/wide", foreign, Given(np.arange(40) % 4), PartitionSpec(clients=4, test_fraction=0.3, seed=1)
+        )
     code, message, _ = refused("runs/one", "--data", "parts/wide")
     assert code == 3
     assert "an example has shape [6], the model takes [4]" in message
@@ -326,7 +328,9 @@ def test_bad_arguments_are_named(refused, home, arguments, message):
 
 
 def test_a_partition_without_test_rows_is_refused(refused, home, tmp_path):
-    write_partition(tmp_path / "p", toy_dataset(40), Given(np.arange(40) % 4), clients=4, test_fraction=0.0, seed=1)
+    write_partition(
+        tmp_path / "p", toy_dataset(40), Given(np.arange(40) % 4), PartitionSpec(clients=4, test_fraction=0.0, seed=1)
+    )
     code, message, hint = refused("runs/one", "--data", tmp_path / "p")
     assert (code, "has no test rows" in message, "--test-fraction" in hint) == (2, True, True)
 

@@ -14,7 +14,7 @@ from support.runs import Given, make_run, toy_dataset
 from flctl.cli.train.notices import run_notices
 from flctl.errors import ConfigError
 from flctl.partition.store import Partition
-from flctl.partition.writer import write_partition
+from flctl.partition.writer import PartitionSpec, write_partition
 
 NORMED = """
 import torch
@@ -28,7 +28,9 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> Partition:
     """Clients of 1, 9, 17 and 30 training rows."""
     owner = np.repeat(np.arange(4), [1, 9, 17, 30])
     path = tmp_path_factory.mktemp("sizes") / "parts"
-    return write_partition(path, toy_dataset(len(owner)), Given(owner), clients=4, test_fraction=0.0, seed=0)
+    return write_partition(
+        path, toy_dataset(len(owner)), Given(owner), PartitionSpec(clients=4, test_fraction=0.0, seed=0)
+    )
 
 
 def told(partition: Partition, path: Path, *overrides: str) -> list[str]:
@@ -62,7 +64,7 @@ def test_a_last_batch_of_one_row_names_drop_last_under_batch_norm(
 
 def test_a_percentage_as_target_is_warned_of(sizes: Partition, tmp_path: Path) -> None:
     parts = write_partition(
-        tmp_path / "parts", toy_dataset(60), Given([0, 1] * 30), clients=2, test_fraction=0.2, seed=0
+        tmp_path / "parts", toy_dataset(60), Given([0, 1] * 30), PartitionSpec(clients=2, test_fraction=0.2, seed=0)
     )
     cohort = "cohort.clients=2"
     assert told(parts, tmp_path / "a", cohort, "stop.target=95") == [

@@ -17,7 +17,7 @@ from flctl.partition.export import export_client
 from flctl.partition.partitioner import Partitioner
 from flctl.partition.schemes.uniform import Iid
 from flctl.partition.store import Partition
-from flctl.partition.writer import write_partition
+from flctl.partition.writer import PartitionSpec, write_partition
 
 START = 1_700_000_000_000
 TIMES = START + 1000 * np.arange(72)
@@ -43,7 +43,7 @@ def write(path: Path, values: dict[str, np.ndarray]) -> Path:
 
 def stored(path: Path, data: Dataset) -> Partition:
     scheme: Partitioner = Iid.from_options({})
-    return write_partition(path, data, scheme, clients=2, test_fraction=0, seed=0)
+    return write_partition(path, data, scheme, PartitionSpec(clients=2, test_fraction=0, seed=0))
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "npy", "npz"])

@@ -17,7 +17,7 @@ from flctl.models.flat_model import FlatModel
 from flctl.models.tasks import task_for
 from flctl.partition.align import align
 from flctl.partition.partitioner import Assignment, Partitioner
-from flctl.partition.writer import write_partition
+from flctl.partition.writer import PartitionSpec, write_partition
 
 
 class ByThirds(Partitioner):
@@ -50,7 +50,9 @@ def dataset(task="classification", rows=60, own_test=False, seed=0):
 
 
 def partition_of(path, data, seed=0):
-    return write_partition(path, data, ByThirds.from_options({}), clients=None, test_fraction=0.25, seed=seed)
+    return write_partition(
+        path, data, ByThirds.from_options({}), PartitionSpec(clients=None, test_fraction=0.25, seed=seed)
+    )
 
 
 class Characters(torch.nn.Module):
@@ -206,7 +208,7 @@ def test_a_model_that_diverged_is_scored_nan_not_crashed_on(tmp_path):
 
 def test_a_partition_without_test_rows_is_scored_nan(tmp_path):
     partition = write_partition(
-        tmp_path / "p", dataset(), ByThirds.from_options({}), clients=None, test_fraction=0.0, seed=0
+        tmp_path / "p", dataset(), ByThirds.from_options({}), PartitionSpec(clients=None, test_fraction=0.0, seed=0)
     )
     found = evaluate(model_of(partition), partition, task_of(partition))
     assert found.central.rows == 0

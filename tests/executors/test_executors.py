@@ -25,7 +25,7 @@ from flctl.executors.shared import Rule, train_shared
 from flctl.executors.stacked import ChainGradient, train_stacked
 from flctl.models.flat_model import FlatModel
 from flctl.models.tasks import task_for
-from flctl.partition.writer import write_partition
+from flctl.partition.writer import PartitionSpec, write_partition
 from flctl.server.rounds import Rounds
 from flctl.types import LocalWork
 
@@ -272,7 +272,9 @@ CAN = {"cnn": {"fused", "vmap"}, "resnet": {"vmap"}, "char-lstm": set()}
 def test_every_shipped_model_trains_alike_by_every_executor_that_can(name, work, tmp_path):
     model, kind = MODELS[name]
     owner = [0] * 7 + [1] * 20 + [2] * 3 + [3] * 30
-    partition = write_partition(tmp_path / "p", _dataset(kind), Given(owner), clients=4, test_fraction=0.0, seed=1)
+    partition = write_partition(
+        tmp_path / "p", _dataset(kind), Given(owner), PartitionSpec(clients=4, test_fraction=0.0, seed=1)
+    )
     named = (model, *SMALL.get(name, ()), *work)
     expected, told = _round(partition, tmp_path / "oracle", *named, "engine.executor=sequential")
     can = CAN.get(name, DENSE) - ({"shared"} if work[:1] == ("local.optimizer=adam",) else set())

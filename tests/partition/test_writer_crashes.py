@@ -67,7 +67,7 @@ SLOW_WRITER = """
     import numpy as np
     from flctl.data.dataset import Dataset
     from flctl.partition.partitioner import Assignment, Partitioner
-    from flctl.partition.writer import write_partition
+    from flctl.partition.writer import PartitionSpec, write_partition
 
     class Slow(Partitioner):
         name = "slow"
@@ -81,7 +81,7 @@ SLOW_WRITER = """
 
     x = np.zeros((5000, 20), np.float32)
     data = Dataset("t", "classification", x, np.zeros(5000, np.int64), ("a",))
-    write_partition(Path(sys.argv[1]), data, Slow(), clients=50, test_fraction=0.2, seed=1)
+    write_partition(Path(sys.argv[1]), data, Slow(), PartitionSpec(clients=50, test_fraction=0.2, seed=1))
 """
 
 
@@ -147,7 +147,7 @@ def test_writing_holds_chunks_beside_the_data_not_copies_of_it(tmp_path):
         import numpy as np
         from flctl.data.dataset import Dataset
         from flctl.partition.partitioner import Assignment, Partitioner
-        from flctl.partition.writer import write_partition
+        from flctl.partition.writer import PartitionSpec, write_partition
 
         class Alternate(Partitioner):
             name = "alternate"
@@ -157,7 +157,7 @@ def test_writing_holds_chunks_beside_the_data_not_copies_of_it(tmp_path):
         x = np.ones((300_000, 250), np.float32)
         data = Dataset("t", "classification", x, np.zeros(len(x), np.int64), ("a",))
         before = peak()
-        write_partition(Path(sys.argv[1]), data, Alternate(), clients=100, test_fraction=0.2, seed=1)
+        write_partition(Path(sys.argv[1]), data, Alternate(), PartitionSpec(clients=100, test_fraction=0.2, seed=1))
         print(peak() - before)
         """
     )

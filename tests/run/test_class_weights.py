@@ -13,7 +13,7 @@ from flctl.data.dataset import Dataset
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import ConfigError, IncompatibleError
 from flctl.models.tasks import task_for
-from flctl.partition.writer import write_partition
+from flctl.partition.writer import PartitionSpec, write_partition
 from flctl.plugins.registry import Registry
 from flctl.run.class_weights import ClassWeights, balanced
 from flctl.server.rounds import Rounds
@@ -41,7 +41,9 @@ def skewed(tmp_path_factory):
     x = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
     dataset = Dataset("skewed", "binary", x, y, ("a", "b"), ("p", "q"))
     path = tmp_path_factory.mktemp("weights") / "skewed"
-    return write_partition(path, dataset, Given(np.repeat([0, 1], 4)), clients=2, test_fraction=0.0, seed=0)
+    return write_partition(
+        path, dataset, Given(np.repeat([0, 1], 4)), PartitionSpec(clients=2, test_fraction=0.0, seed=0)
+    )
 
 
 def model_after(partition, path, *overrides):

@@ -13,7 +13,7 @@ from flctl.cli.train.job import _Signals
 from flctl.config.load import load
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import ConfigError, IncompatibleError, RoundFailedError
-from flctl.partition.writer import write_partition
+from flctl.partition.writer import PartitionSpec, write_partition
 from flctl.plugins.hookspecs import hookimpl
 from flctl.plugins.registry import Registry
 from flctl.run.directory import RunDirectory
@@ -115,6 +115,8 @@ def test_a_second_signal_ends_at_once_as_what_it_is(number, error):
 
 @pytest.mark.parametrize("rule", ["stop.patience=1", "stop.target=0.5"])
 def test_a_rule_that_nothing_can_meet_is_refused(tmp_path, rule):
-    untested = write_partition(tmp_path / "p", toy_dataset(60), Given([0] * 60), clients=1, test_fraction=0.0, seed=1)
+    untested = write_partition(
+        tmp_path / "p", toy_dataset(60), Given([0] * 60), PartitionSpec(clients=1, test_fraction=0.0, seed=1)
+    )
     with pytest.raises(ConfigError, match="neither validation nor test rows"):
         make_run(untested, tmp_path / "run", "cohort.clients=1", rule)

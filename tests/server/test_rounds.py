@@ -14,7 +14,7 @@ from flctl.engines.engine import Lost
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import ConfigError, DivergenceError, FlctlError, IncompatibleError, RoundFailedError
 from flctl.executors.batches import batches, local_keys
-from flctl.partition.writer import write_partition
+from flctl.partition.writer import PartitionSpec, write_partition
 from flctl.plugins.registry import Registry
 from flctl.server.rounds import Rounds
 from flctl.server.training import train
@@ -59,7 +59,7 @@ def test_one_full_batch_step_is_the_textbook_gradient_step(toy, tmp_path):
 def test_one_client_is_plain_centralised_training(tmp_path):
     """Rounds of one client are a plain torch loop with torch.optim over the same batches."""
     dataset = toy_dataset(60)
-    one = write_partition(tmp_path / "p", dataset, Given([0] * 60), clients=1, test_fraction=0.2, seed=1)
+    one = write_partition(tmp_path / "p", dataset, Given([0] * 60), PartitionSpec(clients=1, test_fraction=0.2, seed=1))
     run, _ = make_run(
         one, tmp_path / "run", "cohort.clients=1", "local.batch_size=7", "local.epochs=2", "local.momentum=0"
     )

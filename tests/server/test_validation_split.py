@@ -15,7 +15,7 @@ from flctl.data.dataset import Dataset
 from flctl.errors import ConfigError
 from flctl.evaluation.load import from_run
 from flctl.partition.store import Partition
-from flctl.partition.writer import write_partition
+from flctl.partition.writer import PartitionSpec, write_partition
 from flctl.plugins.registry import Registry
 from flctl.run.run import Run
 from flctl.server.training import TrainingResult
@@ -26,7 +26,7 @@ SETTINGS = ("rounds=3", "cohort.clients=2", "eval.per_client=true", "stop.patien
 
 def partition(path: Path, dataset: Dataset, validation: float) -> Partition:
     return write_partition(
-        path, dataset, Given(OWNER), clients=4, test_fraction=0.3, seed=3, validation_fraction=validation
+        path, dataset, Given(OWNER), PartitionSpec(clients=4, test_fraction=0.3, seed=3, validation_fraction=validation)
     )
 
 

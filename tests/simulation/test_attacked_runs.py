@@ -19,7 +19,7 @@ from flctl.engines.footprint import footprint, round_shape
 from flctl.engines.inprocess import InProcessEngine
 from flctl.engines.pool import PoolEngine
 from flctl.errors import ConfigError, DivergenceError, IncompatibleError
-from flctl.partition.writer import write_partition
+from flctl.partition.writer import PartitionSpec, write_partition
 from flctl.plugins.hookspecs import hookimpl
 from flctl.plugins.registry import Registry
 from flctl.server.rounds import Rounds
@@ -417,7 +417,7 @@ def test_attacks_on_classes_need_classes(tmp_path, name):
     from support import Given
 
     partition = write_partition(
-        tmp_path / "parts", dataset, Given(np.repeat(range(4), 20)), clients=4, test_fraction=0.2, seed=3
+        tmp_path / "parts", dataset, Given(np.repeat(range(4), 20)), PartitionSpec(clients=4, test_fraction=0.2, seed=3)
     )
     with pytest.raises(ConfigError, match=f"{name} needs classes, and this is regression"):
         make_run(partition, tmp_path / "run", "model=linear", f"attack.name={name}", "attack.clients=1")

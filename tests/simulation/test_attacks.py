@@ -15,7 +15,7 @@ from flctl.config.sections.attack import AttackConfig
 from flctl.data.dataset import Dataset
 from flctl.errors import ConfigError
 from flctl.partition.store import Partition
-from flctl.partition.writer import write_partition
+from flctl.partition.writer import PartitionSpec, write_partition
 from flctl.simulation.attacks.adversary import _BY_NAME, Adversary
 from flctl.simulation.attacks.attack import Attack, Known
 from flctl.simulation.attacks.intake import forge_updates
@@ -204,7 +204,7 @@ def image_partition(path) -> Partition:
     x, y = rng.normal(size=(rows, 1, 4, 4)).astype(np.float32), rng.integers(0, 3, rows)
     dataset = Dataset("images", "classification", x, y.astype(np.int64), ("a", "b", "c"))
     return write_partition(
-        path, dataset, Given(np.repeat([0, 1, 2], [10, 20, 30])), clients=3, test_fraction=0.2, seed=3
+        path, dataset, Given(np.repeat([0, 1, 2], [10, 20, 30])), PartitionSpec(clients=3, test_fraction=0.2, seed=3)
     )
 
 
@@ -271,7 +271,10 @@ def test_clients_without_rows_and_trusted_ones_never_attack(toy, tmp_path):
     with pytest.raises(ConfigError, match="9 have training rows and are eligible"):
         malicious(toy, trusted=["3"], clients=9)
     sparse = write_partition(
-        tmp_path / "sparse", _rows_of(40), Given([0] * 20 + [2] * 10 + [4] * 10), clients=5, test_fraction=0.2, seed=3
+        tmp_path / "sparse",
+        _rows_of(40),
+        Given([0] * 20 + [2] * 10 + [4] * 10),
+        PartitionSpec(clients=5, test_fraction=0.2, seed=3),
     )
     assert {client for seed in range(20) for client in malicious(sparse, seed, clients=1)} == {0, 2, 4}
 

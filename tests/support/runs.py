@@ -21,7 +21,7 @@ from flctl.engines.engine import Engine
 from flctl.engines.inprocess import InProcessEngine
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.store import Partition
-from flctl.partition.writer import write_partition
+from flctl.partition.writer import PartitionSpec, write_partition
 from flctl.plugins.registry import Registry
 from flctl.run.directory import RunDirectory
 from flctl.run.run import Run
@@ -58,7 +58,7 @@ def toy_partition(path: Path, clients: int = 10) -> Partition:
     sizes = [20 + client for client in range(clients)]
     owner = np.repeat(np.arange(clients), sizes)
     dataset = toy_dataset(len(owner))
-    return write_partition(path, dataset, Given(owner), clients=clients, test_fraction=0.2, seed=3)
+    return write_partition(path, dataset, Given(owner), PartitionSpec(clients=clients, test_fraction=0.2, seed=3))
 
 
 def make_run(

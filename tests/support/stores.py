@@ -11,7 +11,7 @@ from hypothesis import settings
 from flctl.data.dataset import Dataset
 from flctl.partition.partitioner import Assignment, Partitioner
 from flctl.partition.store import Partition
-from flctl.partition.writer import write_partition
+from flctl.partition.writer import PartitionSpec, write_partition
 
 quick = settings(deadline=None, max_examples=40)
 
@@ -49,7 +49,7 @@ def store(out: Path, dataset: Dataset | None = None, scheme: Partitioner | None 
     dataset = table() if dataset is None else dataset
     scheme = Owners(np.arange(len(dataset)) % 3) if scheme is None else scheme
     given_options = {"clients": None, "test_fraction": 0.25, "seed": 1, "standardise": "none"} | options
-    return write_partition(out, dataset, scheme, **given_options)
+    return write_partition(out, dataset, scheme, PartitionSpec(**given_options))
 
 
 def files(directory: Path) -> dict[str, str]:

@@ -192,10 +192,10 @@ def _add_written(checks: Checks) -> None:
     )
     def find(s: DatasetSubject) -> Iterator[str]:
         from flctl.partition.schemes import PARTITIONERS
-        from flctl.partition.writer import write_partition
+        from flctl.partition.writer import PartitionSpec, write_partition
 
         iid = next(scheme for scheme in PARTITIONERS if scheme.name == "iid")
-        made = write_partition(s.directory / "p", s.dataset, iid(), clients=2, test_fraction=0.2, seed=1)
+        made = write_partition(s.directory / "p", s.dataset, iid(), PartitionSpec(clients=2, test_fraction=0.2, seed=1))
         if made.train(0)[0].shape[0] == 0:
             yield "the first of two clients has no rows"
 
