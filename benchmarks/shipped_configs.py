@@ -78,6 +78,7 @@ def local_only(path: Path, epochs: Sequence[int]) -> tuple[dict[int, float], flo
     from flctl.evaluation import evaluate
     from flctl.executors.batches import local_keys
     from flctl.executors.sequential import single_thread, train
+    from flctl.executors.shards import LocalJob
     from flctl.server.round_plan import local_work
 
     single_thread()
@@ -92,7 +93,7 @@ def local_only(path: Path, epochs: Sequence[int]) -> tuple[dict[int, float], flo
             continue
         model.load(start)
         for epoch in range(1, max(epochs) + 1):
-            train(model, task, x, y, local_work(run, 1), local_keys(epoch, 0, ids[index : index + 1])[0])
+            train(model, task, LocalJob(x, y, local_work(run, 1), local_keys(epoch, 0, ids[index : index + 1])[0]))
             if epoch in scores:
                 made = evaluate.run_model(model, task, test_x, test_y)
                 scores[epoch].append(float(made.correct.sum() / made.count.sum()))  # type: ignore[union-attr]

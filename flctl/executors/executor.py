@@ -118,16 +118,12 @@ class Executor:
 
     def _one(self, work: Work, shards: Shards, position: int, adjust: Adjust | None, steps: StepsOf | None) -> Trained:
         self._model.load(_own(work, position))
-        x, y = shards.one(position)
-        key, limit = shards.keys[position], shards.limit(position)
-        way = self._way_of(shards, position)
-        if way.by_rows is not None:
-            if steps is None:
-                raise ValueError(f"the executor {self.execution.executor} needs a transform's local steps")
-            return train_by_rows(
-                self._model, way.by_rows, (x, y), work.local, key, steps(position), adjust=adjust, most=limit
-            )
-        return train(self._model, way.task, x, y, work.local, key, adjust, way.fused, limit)
+        job, way = shards.job(position, work.local), self._way_of(shards, position)
+        if way.by_rows is None:
+            return train(self._model, way.task, job, adjust, fused=way.fused)
+        if steps is None:
+            raise ValueError(f"the executor {self.execution.executor} needs a transform's local steps")
+        return train_by_rows(self._model, way.by_rows, job, steps(position), adjust)
 
 
 def _params(work: Work) -> Tensor:

@@ -8,7 +8,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from flctl.algorithms.local_steps import LocalSteps
@@ -19,11 +18,12 @@ from flctl.executors.loss_heads import Head, head_for
 from flctl.executors.optimizers import optimizer_for
 from flctl.executors.per_example_gradients import ChainRows, LoopRows, RowGradients, VmapRows
 from flctl.executors.row_dependence import dependence
-from flctl.executors.sequential import CLIP_EPS, Adjust, not_finite
+from flctl.executors.sequential import Adjust, clip, not_finite
+from flctl.executors.shards import LocalJob
 from flctl.executors.stacking_trial import shares_layers, tried_rows
 from flctl.models.flat_model import FlatModel, tensor
 from flctl.models.tasks import Task
-from flctl.types import IntArray, LocalWork, Trained
+from flctl.types import IntArray, Trained
 
 if TYPE_CHECKING:
     from flctl.algorithms.run_info import RunInfo
@@ -40,7 +40,6 @@ BY_ROWS = {
 }
 """The executors of runs in which a transform makes the local steps."""
 _TOLERANCE = 1e-4
-_Rows = npt.NDArray[np.generic]
 
 
 def by_rows(run: RunInfo, model: FlatModel, task: Task, chain: Chain | None) -> str:
@@ -91,32 +90,28 @@ def _vmaps(run: RunInfo, model: FlatModel, task: Task) -> bool:
 def train_by_rows(
     model: FlatModel,
     gradients: RowGradients,
-    rows: tuple[_Rows, _Rows],
-    local: LocalWork,
-    key: np.uint64,
+    job: LocalJob,
     steps: LocalSteps,
     adjust: Adjust | None = None,
-    most: int | None = None,
 ) -> Trained:
-    """Trains the model in place on one shard by a transform's local steps; at most `most` of them. The loss is not
-    measured, and NaN.
+    """Trains the model in place on one shard by a transform's local steps. The loss is not measured, and NaN.
 
     Raises DivergenceError if the model is not finite at the end, PluginError for invalid steps.
     """
     model.module.train()
-    torch.default_generator.manual_seed(module_seed(key))
+    torch.default_generator.manual_seed(module_seed(job.key))
+    local = job.local
     before, optimizer = model.params.clone(), optimizer_for(local)
-    x, y = (tensor(part) for part in rows)
+    x, y = tensor(job.x), tensor(job.y)
     made = 0
-    for batch in islice(steps.batches(), most):
+    for batch in islice(steps.batches(), job.most):
         index = torch.from_numpy(_checked(batch, len(x)))
         # No loss is recorded beside the gradients: it would be a second release of the rows, without noise.
         total = gradients.total(x.index_select(0, index), y.index_select(0, index), steps.factors)
         grad = _gradient(steps, total)
         if adjust is not None:
             grad = adjust(grad, model.params)
-        if local.clip_norm is not None:
-            grad.mul_((local.clip_norm / (torch.linalg.vector_norm(grad) + CLIP_EPS)).clamp_(max=1.0))
+        clip(grad, local.clip_norm)
         optimizer.step(model.params, grad)
         made += 1
     delta = (model.params - before).numpy()

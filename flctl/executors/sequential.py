@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from flctl.errors import DivergenceError
 from flctl.executors.batches import batches, module_seed
 from flctl.executors.optimizers import Optimizer, optimizer_for
+from flctl.executors.shards import LocalJob
 from flctl.models.flat_model import FlatModel, tensor
 from flctl.models.tasks import Task
 from flctl.types import LocalWork, Start, Trained
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CLIP_EPS",
     "Adjust",
+    "clip",
     "is_plain",
     "measure",
     "not_finite",
@@ -55,31 +58,27 @@ def single_thread() -> None:
 def train(
     model: FlatModel,
     task: Task,
-    x: npt.NDArray[np.generic],
-    y: npt.NDArray[np.generic],
-    local: LocalWork,
-    key: np.uint64,
+    job: LocalJob,
     adjust: Adjust | None = None,
+    *,
     fused: FusedStep | None = None,
-    most: int | None = None,
 ) -> Trained:
-    """Trains the model in place on one shard, x [n, ...] and y [n] or [n, window], and returns the change.
+    """Trains the model in place on one shard, and returns the change.
 
     One step is g = gradient of the batch's mean loss; g = adjust(g, w); g scaled to a norm of at most `clip_norm`; then
     the optimiser's update. (A strategy's term is part of the loss that is minimised, so it is clipped with it.) The
-    optimiser starts fresh. `key` determines the module's own randomness (dropout) and the order of the rows in each
-    epoch (`batches.batches`). `fused` replaces autograd; `most` is the largest number of steps. An empty shard changes
-    nothing.
+    optimiser starts fresh. The job's key determines the module's own randomness (dropout) and the order of the rows in
+    each epoch (`batches.batches`). `fused` replaces autograd. An empty shard changes nothing.
 
     Raises DivergenceError as soon as the loss, or at the end the model, is not finite; the model's values are then
     undefined.
     """
     model.module.train()
-    torch.default_generator.manual_seed(module_seed(key))
+    torch.default_generator.manual_seed(module_seed(job.key))
+    local, inputs, targets = job.local, tensor(job.x), tensor(job.y)
     before, step = model.read(), _step(model, task, local, adjust, fused)
-    inputs, targets = tensor(x), tensor(y)
     total, terms, steps = 0.0, 0, 0
-    for rows in batches(len(inputs), local, key, most):
+    for rows in batches(len(inputs), local, job.key, job.most):
         index = torch.from_numpy(rows)
         target = targets.index_select(0, index)
         value, count = step(inputs.index_select(0, index), target), task.terms(target)
@@ -125,7 +124,7 @@ def _step(model: FlatModel, task: Task, local: LocalWork, adjust: Adjust | None,
     if is_plain(local, adjust):
         return partial(_plain_step, model, task, local.lr) if fused is None else partial(fused.descend, lr=local.lr)
     gradient = partial(_gradient, model, task) if fused is None else fused.gradient
-    return partial(_flat_step, model, local, optimizer_for(local), adjust, gradient)
+    return _FlatStep(model, local, optimizer_for(local), adjust, gradient)
 
 
 def _plain_step(model: FlatModel, task: Task, lr: float, x: Tensor, y: Tensor) -> float:
@@ -139,22 +138,29 @@ def _gradient(model: FlatModel, task: Task, x: Tensor, y: Tensor) -> tuple[Tenso
     return model.gradient(loss), loss.item()
 
 
-def _flat_step(
-    model: FlatModel,
-    local: LocalWork,
-    optimizer: Optimizer,
-    adjust: Adjust | None,
-    gradient: Callable[[Tensor, Tensor], tuple[Tensor, float]],
-    x: Tensor,
-    y: Tensor,
-) -> float:
-    grad, loss = gradient(x, y)
-    if adjust is not None:
-        grad = adjust(grad, model.params)
-    if local.clip_norm is not None:
-        grad.mul_((local.clip_norm / (torch.linalg.vector_norm(grad) + CLIP_EPS)).clamp_(max=1.0))
-    optimizer.step(model.params, grad)
-    return loss
+@dataclass(frozen=True, slots=True)
+class _FlatStep:
+    """A step on the flat gradient: adjusted, clipped, then applied by the optimiser."""
+
+    model: FlatModel
+    local: LocalWork
+    optimizer: Optimizer
+    adjust: Adjust | None
+    gradient: Callable[[Tensor, Tensor], tuple[Tensor, float]]
+
+    def __call__(self, x: Tensor, y: Tensor) -> float:
+        grad, loss = self.gradient(x, y)
+        if self.adjust is not None:
+            grad = self.adjust(grad, self.model.params)
+        clip(grad, self.local.clip_norm)
+        self.optimizer.step(self.model.params, grad)
+        return loss
+
+
+def clip(grad: Tensor, norm: float | None) -> None:
+    """Scales a gradient [D] to a norm of at most `norm`, in place; None leaves it as it is."""
+    if norm is not None:
+        grad.mul_((norm / (torch.linalg.vector_norm(grad) + CLIP_EPS)).clamp_(max=1.0))
 
 
 def _difference(

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,7 +17,19 @@ from flctl.partition.view import PartitionView
 from flctl.seeds import Keys
 from flctl.types import Batch, FloatArray, IntArray, LocalWork
 
-__all__ = ["Shards", "Stack"]
+__all__ = ["LocalJob", "Shards", "Stack"]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalJob:
+    """One client's local training: its rows x [n, ...] and y [n] or [n, window], the settings, the key of its batch
+    order and of its module's randomness, and the largest number of steps."""
+
+    x: npt.NDArray[np.generic]
+    y: npt.NDArray[np.generic]
+    local: LocalWork
+    key: np.uint64
+    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +74,11 @@ class Shards:
         """Returns the rows (x, y) of one client."""
         with self.loading():
             return self.partition.train(int(self.clients[position]))
+
+    def job(self, position: int, local: LocalWork) -> LocalJob:
+        """Returns the training of one client with the settings `local`."""
+        x, y = self.one(position)
+        return LocalJob(x, y, local, self.keys[position], self.limit(position))
 
     def limit(self, position: int) -> int | None:
         """Returns the largest number of steps of one client; None without a limit."""

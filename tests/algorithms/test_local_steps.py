@@ -13,6 +13,7 @@ from flctl.executors.batches import batches
 from flctl.executors.layer_chain import chain_of
 from flctl.executors.loss_heads import head_for
 from flctl.executors.per_example_steps import row_gradients
+from flctl.executors.shards import LocalJob
 from flctl.models import MODELS
 from flctl.models.flat_model import FlatModel
 from flctl.models.model import DataSpec
@@ -273,7 +274,7 @@ def test_an_empty_step_moves_by_what_the_transform_says():
     task = task_for("regression")
     way = row_gradients("rows-loop", model, task, None, None)
     rows = np.ones((4, 2), np.float32), np.ones(4, np.float32)
-    trained = train_by_rows(model, way, rows, LocalWork(lr=0.1), np.uint64(1), Nobody(None), most=2)
+    trained = train_by_rows(model, way, LocalJob(*rows, LocalWork(lr=0.1), np.uint64(1), most=2), Nobody(None))
     assert np.allclose(trained.delta["params"], -0.4)
     assert (trained.steps, trained.examples) == (2, 4)
     assert math.isnan(trained.loss)

@@ -18,6 +18,7 @@ from flctl.client.memory import ClientMemory
 from flctl.errors import IncompatibleError, RoundFailedError
 from flctl.executors.batches import batches, local_keys, stage_keys
 from flctl.executors.sequential import single_thread, train
+from flctl.executors.shards import LocalJob
 from flctl.models.flat_model import FlatModel
 from flctl.models.parts import ParameterSplit, Part
 from flctl.plugins.registry import Registry
@@ -111,7 +112,7 @@ class Alone:
         self.model.load(start)
         keys = local_keys(self.run.config.seed, number, self.run.partition.client_ids.take([client]))
         rows, local = self.run.partition.train(client), local or self.run.config.local.amount()
-        return train(self.model, self.run.task(), *rows, local, stage_keys(keys, stage)[0], adjust)
+        return train(self.model, self.run.task(), LocalJob(*rows, local, stage_keys(keys, stage)[0]), adjust)
 
 
 def close(found, expected):

@@ -20,7 +20,7 @@ from flctl.executors.layer_chain import Dense, chain_of
 from flctl.executors.loss_heads import head_for
 from flctl.executors.sequential import single_thread, train
 from flctl.executors.sgd_recurrence import recurrence
-from flctl.executors.shards import Shards
+from flctl.executors.shards import LocalJob, Shards
 from flctl.executors.shared import Rule, train_shared
 from flctl.executors.stacked import ChainGradient, train_stacked
 from flctl.models.flat_model import FlatModel
@@ -94,7 +94,7 @@ def one_by_one(module, task, data, local, adjust=None):
         model.load(start)
         try:
             limit = data.limit(place)
-            found.append(train(model, task, *data.one(place), local, data.keys[place], adjust, most=limit))
+            found.append(train(model, task, LocalJob(*data.one(place), local, data.keys[place], most=limit), adjust))
         except DivergenceError:
             reject()
     return found

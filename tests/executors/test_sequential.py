@@ -15,6 +15,7 @@ from torch.nn import functional
 from flctl.errors import ConfigError, DivergenceError, IncompatibleError
 from flctl.executors.batches import batches, local_keys, orders
 from flctl.executors.sequential import single_thread, train
+from flctl.executors.shards import LocalJob
 from flctl.models.flat_model import FlatModel
 from flctl.models.tasks import task_for
 from flctl.types import LocalWork
@@ -53,7 +54,7 @@ def test_one_full_batch_step_of_three_clients_is_gradient_descent_on_all_their_r
     start, total = model.read(), np.zeros(model.layout["params"], np.float64)
     for number, (x, y) in enumerate(shards):
         model.load(start)
-        trained = train(model, CLASSES, x, y, LocalWork(batch_size=0, lr=lr), rng(number))
+        trained = train(model, CLASSES, LocalJob(x, y, LocalWork(batch_size=0, lr=lr), rng(number)))
         assert (trained.examples, trained.steps) == (sizes[number], 1)
         total += trained.examples / sum(sizes) * trained.delta["params"]
     x, y = (torch.from_numpy(np.concatenate(part)) for part in zip(*shards, strict=True))
@@ -106,7 +107,7 @@ def test_one_client_is_plain_centralised_training(work):
     expected, model = network(), FlatModel(network())
     start = model.read()["params"]
     losses, steps = plain_torch(expected, x, y, work, rng(5))
-    trained = train(model, CLASSES, x, y, work, rng(5))
+    trained = train(model, CLASSES, LocalJob(x, y, work, rng(5)))
     after = torch.cat([p.detach().flatten() for p in expected.parameters()]).numpy()
     np.testing.assert_allclose(model.read()["params"], after, rtol=0, atol=2e-6)
     np.testing.assert_array_equal(trained.delta["params"], model.read()["params"] - start)
@@ -116,8 +117,8 @@ def test_one_client_is_plain_centralised_training(work):
 
 def test_the_step_without_a_flat_gradient_has_the_bits_of_the_step_with_one():
     (x, y), work = shard(22), LocalWork(batch_size=4, epochs=2)
-    direct = train(FlatModel(network()), CLASSES, x, y, work, rng())
-    flat = train(FlatModel(network()), CLASSES, x, y, work, rng(), adjust=lambda grad, params: grad)
+    direct = train(FlatModel(network()), CLASSES, LocalJob(x, y, work, rng()))
+    flat = train(FlatModel(network()), CLASSES, LocalJob(x, y, work, rng()), lambda grad, params: grad)
     np.testing.assert_array_equal(direct.delta["params"], flat.delta["params"])
 
 
@@ -133,7 +134,7 @@ def test_adjust_sees_the_flat_gradient_and_the_flat_parameters_before_clipping()
         return grad * 0 + 3.0
 
     work = LocalWork(batch_size=0, lr=1.0, clip_norm=0.5)
-    delta = train(model, CLASSES, x, y, work, rng(), adjust).delta["params"]
+    delta = train(model, CLASSES, LocalJob(x, y, work, rng()), adjust).delta["params"]
     assert seen == [(start.shape, True)]
     assert np.linalg.norm(delta) == pytest.approx(0.5, rel=1e-5)
     assert np.ptp(delta) < 1e-6
@@ -141,8 +142,8 @@ def test_adjust_sees_the_flat_gradient_and_the_flat_parameters_before_clipping()
 
 def test_a_gradient_within_the_bound_is_not_scaled_up():
     (x, y), work = shard(10), LocalWork(batch_size=0)
-    free = train(FlatModel(network()), CLASSES, x, y, work, rng()).delta["params"]
-    bounded = train(FlatModel(network()), CLASSES, x, y, replace(work, clip_norm=1e3), rng()).delta["params"]
+    free = train(FlatModel(network()), CLASSES, LocalJob(x, y, work, rng())).delta["params"]
+    bounded = train(FlatModel(network()), CLASSES, LocalJob(x, y, replace(work, clip_norm=1e3), rng())).delta["params"]
     np.testing.assert_array_equal(free, bounded)
 
 
@@ -184,7 +185,7 @@ def test_steps_do_not_wait_for_a_batch_that_never_comes():
 def test_a_client_that_makes_no_step_changes_nothing_and_counts_for_nothing(rows, work):
     model, (x, y) = FlatModel(network(middle=[nn.BatchNorm1d(8)])), shard(rows)
     before = model.read()
-    trained = train(model, CLASSES, x, y, work, rng())
+    trained = train(model, CLASSES, LocalJob(x, y, work, rng()))
     assert (trained.loss, trained.examples, trained.steps) == (0.0, 0, 0)
     assert {name: vector.size for name, vector in trained.delta.items()} == model.layout
     assert not any(vector.any() for vector in trained.delta.values())
@@ -206,7 +207,9 @@ def deltas(order, make):
     start, found = model.read(), {}
     for client in order:
         model.load(start)
-        found[client] = train(model, CLASSES, *shard(10 + client, client), LocalWork(batch_size=4), rng(client)).delta
+        found[client] = train(
+            model, CLASSES, LocalJob(*shard(10 + client, client), LocalWork(batch_size=4), rng(client))
+        ).delta
     return found
 
 
@@ -221,20 +224,24 @@ def test_a_client_gives_the_same_bits_whoever_trained_before(make):
 def test_dropout_is_drawn_from_the_client_generator():
     make = NETWORKS["dropout"]
     work = LocalWork(batch_size=0)
-    one, two = (train(FlatModel(make()), CLASSES, *shard(10), work, rng(seed)).delta["params"] for seed in (1, 2))
+    one, two = (
+        train(FlatModel(make()), CLASSES, LocalJob(*shard(10), work, rng(seed))).delta["params"] for seed in (1, 2)
+    )
     assert np.abs(one - two).max() > 1e-3
 
 
 def test_rows_are_the_same_bits_from_read_only_unaligned_or_narrow_memory():
     x, y = shard(12)
-    expected = train(FlatModel(network()), CLASSES, x, y, LocalWork(batch_size=4), rng()).delta["params"]
+    expected = train(FlatModel(network()), CLASSES, LocalJob(x, y, LocalWork(batch_size=4), rng())).delta["params"]
     memory = np.zeros(x.nbytes + 4, np.uint8)
     shifted = memory[4:].view(np.float32).reshape(x.shape)
     shifted[:] = x
     shifted.flags.writeable = False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = train(FlatModel(network()), CLASSES, shifted, y.astype(np.uint8), LocalWork(batch_size=4), rng())
+        found = train(
+            FlatModel(network()), CLASSES, LocalJob(shifted, y.astype(np.uint8), LocalWork(batch_size=4), rng())
+        )
     assert found.delta["params"].tobytes() == expected.tobytes()
     assert not shifted.flags.writeable
 
@@ -247,14 +254,14 @@ def test_a_rate_that_diverges_is_named_with_its_step():
     task = task_for("regression")
     model = FlatModel(nn.Linear(6, 1))
     with pytest.raises(DivergenceError, match=r"loss is (inf|nan) at local step \d+ \(.*learning rate 1e\+06\)"):
-        train(model, task, x, y.astype(np.float32), LocalWork(lr=1e6, epochs=50), rng())
+        train(model, task, LocalJob(x, y.astype(np.float32), LocalWork(lr=1e6, epochs=50), rng()))
 
 
 def test_a_model_that_overflows_in_its_last_step_is_caught():
     x, y = shard(4)
     model, task = FlatModel(nn.Linear(6, 1)), task_for("regression")
     with pytest.raises(DivergenceError, match="model is not finite at local step 1"):
-        train(model, task, x * 1e15, y * np.float32(1e15), LocalWork(lr=1e30, batch_size=0), rng())
+        train(model, task, LocalJob(x * 1e15, y * np.float32(1e15), LocalWork(lr=1e30, batch_size=0), rng()))
 
 
 # The flat model.
@@ -293,7 +300,7 @@ class Buffers(nn.Module):
 
 def test_parameters_are_views_of_one_tensor_and_survive_training():
     model = FlatModel(network())
-    train(model, CLASSES, *shard(10), LocalWork(), rng())
+    train(model, CLASSES, LocalJob(*shard(10), LocalWork(), rng()))
     model.params.fill_(0.25)
     assert all(torch.equal(p, torch.full_like(p, 0.25)) for p in model.module.parameters())
 
@@ -306,14 +313,14 @@ def test_tied_weights_are_one_vector_and_stay_tied():
     assert set(model.state_dict_arrays()) == {"encoder.weight", "alias.weight"}
     x, y = shard(8)
     plain_torch(expected, x, y, LocalWork(batch_size=0), rng())
-    train(model, CLASSES, x, y, LocalWork(batch_size=0), rng())
+    train(model, CLASSES, LocalJob(x, y, LocalWork(batch_size=0), rng()))
     assert module.alias.weight is module.encoder.weight
     torch.testing.assert_close(module.encoder.weight, expected.encoder.weight, rtol=0, atol=1e-6)
 
 
 def test_frozen_parameters_are_neither_trained_nor_sent_but_saved():
     model = FlatModel(Buffers())
-    trained = train(model, CLASSES, *shard(8), LocalWork(), rng())
+    trained = train(model, CLASSES, LocalJob(*shard(8), LocalWork(), rng()))
     assert trained.delta["params"].size == 18
     assert trained.delta["params"].any()
     np.testing.assert_array_equal(model.state_dict_arrays()["frozen"], 2 * np.eye(3))
@@ -322,7 +329,7 @@ def test_frozen_parameters_are_neither_trained_nor_sent_but_saved():
 def test_persistent_buffers_travel_as_float32_and_integers_are_rounded():
     model = FlatModel(Buffers())
     assert model.layout == {"params": 18, "buffers": 5}
-    delta = train(model, CLASSES, *shard(8), LocalWork(batch_size=2), rng()).delta["buffers"]
+    delta = train(model, CLASSES, LocalJob(*shard(8), LocalWork(batch_size=2), rng())).delta["buffers"]
     assert delta.tolist() == [2.0, 2.0, 4.0, 0.0, 0.0]
     assert delta.dtype == np.float32
     model.load({"params": np.zeros(18, np.float32), "buffers": np.array([0.5, 1.5, 8.6, 0.4, 0.6], np.float32)})
@@ -336,7 +343,7 @@ def test_batch_norm_statistics_are_those_of_plain_torch():
     expected = network(middle=[nn.BatchNorm1d(8)])
     model = FlatModel(copy.deepcopy(expected))
     plain_torch(expected, x, y, work, rng())
-    train(model, CLASSES, x, y, work, rng())
+    train(model, CLASSES, LocalJob(x, y, work, rng()))
     named = model.state_dict_arrays()
     for name, value in expected.state_dict().items():
         np.testing.assert_allclose(named[name], value.numpy(), rtol=1e-5, atol=1e-6)
@@ -347,7 +354,7 @@ def test_batch_norm_statistics_are_those_of_plain_torch():
 @pytest.mark.parametrize("make", [Tied, Buffers, *NETWORKS.values()])
 def test_named_tensors_are_what_plain_torch_loads_and_come_back(make):
     model, plain = FlatModel(make()), make()
-    train(model, CLASSES, *shard(8), LocalWork(batch_size=2), rng())
+    train(model, CLASSES, LocalJob(*shard(8), LocalWork(batch_size=2), rng()))
     plain.load_state_dict({name: torch.from_numpy(array) for name, array in model.state_dict_arrays().items()})
     back = FlatModel(make())
     back.load_state_dict_arrays({name: value.numpy() for name, value in plain.state_dict().items()})
@@ -395,7 +402,7 @@ def test_named_tensors_of_another_model_are_refused_by_name():
 def test_a_module_of_doubles_becomes_float32():
     model = FlatModel(network().double())
     assert model.read()["params"].dtype == np.float32
-    assert train(model, CLASSES, *shard(8), LocalWork(), rng()).delta["params"].dtype == np.float32
+    assert train(model, CLASSES, LocalJob(*shard(8), LocalWork(), rng())).delta["params"].dtype == np.float32
 
 
 def test_a_module_with_nothing_to_train_is_refused():
@@ -414,6 +421,6 @@ class Unused(nn.Module):
 
 def test_a_parameter_that_the_loss_does_not_meet_stays():
     for work in (LocalWork(), LocalWork(momentum=0.9)):
-        delta = train(FlatModel(Unused()), CLASSES, *shard(8), work, rng()).delta["params"]
+        delta = train(FlatModel(Unused()), CLASSES, LocalJob(*shard(8), work, rng())).delta["params"]
         assert delta[:21].any()
         assert not delta[21:].any()

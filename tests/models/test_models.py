@@ -7,6 +7,7 @@ from torch import nn
 
 from flctl.errors import ConfigError, PluginError
 from flctl.executors.sequential import single_thread, train
+from flctl.executors.shards import LocalJob
 from flctl.models import MODELS
 from flctl.models.flat_model import FlatModel
 from flctl.models.model import DataSpec
@@ -90,9 +91,9 @@ def test_a_model_learns_the_rows_it_is_shown(name, data):
     model, (x, y) = build(name, data), example_data(data)
     work = LocalWork(optimizer="adam", lr=0.01, batch_size=4, epochs=30)
     task = task_for(data.task)
-    first = train(model, task, x, y, LocalWork(batch_size=0, lr=1e-9), np.uint64(0)).loss
-    train(model, task, x, y, work, np.uint64(0))
-    last = train(model, task, x, y, LocalWork(batch_size=0, lr=1e-9), np.uint64(0)).loss
+    first = train(model, task, LocalJob(x, y, LocalWork(batch_size=0, lr=1e-9), np.uint64(0))).loss
+    train(model, task, LocalJob(x, y, work, np.uint64(0)))
+    last = train(model, task, LocalJob(x, y, LocalWork(batch_size=0, lr=1e-9), np.uint64(0))).loss
     assert last < 0.8 * first
 
 

@@ -21,6 +21,7 @@ from flctl.client.local_training import LocalTraining
 from flctl.engines.inprocess import InProcessEngine
 from flctl.executors.batches import local_keys
 from flctl.executors.sequential import single_thread, train
+from flctl.executors.shards import LocalJob
 from flctl.plugins.registry import Registry
 from flctl.run.run import Run
 from flctl.server.rounds import Rounds
@@ -54,7 +55,10 @@ def by_hand(run, plan, mu=0.0):
         model.load(start)
         anchor = model.params.clone()
         trained = train(
-            model, task, x, y, plan.work.local, key, lambda g, w, a=anchor: g.add(w - a, alpha=mu), most=int(most)
+            model,
+            task,
+            LocalJob(x, y, plan.work.local, key, most=int(most)),
+            lambda g, w, a=anchor: g.add(w - a, alpha=mu),
         )
         found.append((len(y), trained.steps, trained.delta["params"].astype(np.float64)))
     return start["params"].astype(np.float64), found

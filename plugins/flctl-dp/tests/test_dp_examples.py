@@ -8,6 +8,7 @@ import pytest
 import torch
 from flctl import ConfigError, IncompatibleError, IntegrityError, LocalWork, RoundFailedError
 from flctl.executors.per_example_steps import row_gradients, train_by_rows
+from flctl.executors.shards import LocalJob
 from flctl.models.flat_model import FlatModel
 from flctl.models.tasks import task_for
 from flctl.server.training import train
@@ -165,7 +166,10 @@ def test_an_empty_batch_makes_a_noisy_step():
     steps = PoissonSteps(9, 1, 1, 1.0, 1.0, insecure_words(3))
     steps.batches = lambda: [np.zeros(0, np.int64)]
     trained = train_by_rows(
-        model, row_gradients("rows-loop", model, task, None, None), rows, LocalWork(lr=0.1), np.uint64(1), steps
+        model,
+        row_gradients("rows-loop", model, task, None, None),
+        LocalJob(*rows, LocalWork(lr=0.1), np.uint64(1)),
+        steps,
     )
     assert trained.delta["params"].std() == pytest.approx(0.1, rel=0.15)
 
