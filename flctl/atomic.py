@@ -140,7 +140,7 @@ def _partial(path: Path) -> Iterator[Path]:
     finally:
         for parent in made:
             with suppress(OSError):
-                parent.rmdir()  # only what this call made and nobody filled
+                parent.rmdir()  # only empty folders that this call made
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def _leave_with_server(requests: IO[bytes]) -> None:
     """Ends this process once the server is gone, in the middle of a chunk too: the run may be resumed meanwhile, and
     no two processes may write what one client remembers."""
     poll = select.poll()
-    poll.register(requests, 0)  # that the other end was closed is told all the same
+    poll.register(requests, 0)  # a closed peer is still reported
     poll.poll()
     os._exit(0)
 

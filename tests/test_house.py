@@ -13,6 +13,7 @@ import tokenize
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -345,7 +346,14 @@ def test_product_code_has_no_assert_and_swallows_no_error() -> None:
 
 
 WH_OPENING = re.compile(r"(What|Who|Where|How|Whether)\b")
-RIDDLES = re.compile(r"\b(so many|is none|none of its)\b")
+RIDDLES = re.compile(
+    r"\b(so many|is none|none of its|[nN]obody|[aA]nybody|[wW]hoever|becomes? of|(is|are) told(?! apart)|"
+    r"of its own accord)\b"
+)
+UNCLEAR_HINT = re.compile(r"(Take|Give|Say|Mend|Put it back)\b")
+COUNTED_NOUNS = re.compile(
+    r" (clients|rows|rounds|updates|steps|classes|features|columns|examples|targets|survivors)\b"
+)
 
 
 def is_docstring(node: ast.AST) -> bool:
@@ -377,12 +385,77 @@ def unclear_prose() -> Iterator[str]:
     for top in ("flctl", "scripts", *(str(path.relative_to(ROOT)) for path in ROOT.glob("plugins/*/src"))):
         for path in sorted((ROOT / top).rglob("*.py")):
             for line, text, docstring in prose_of(path):
-                if RIDDLES.search(text) or (docstring and WH_OPENING.match(text)):
+                if (" " in text and RIDDLES.search(text)) or (docstring and WH_OPENING.match(text)):
                     yield f"{path.relative_to(ROOT)}:{line}: {text[:100]}"
 
 
 def test_docstrings_open_with_a_verb_or_a_noun_and_no_text_is_a_riddle() -> None:
     assert list(unclear_prose()) == []
+
+
+def documents() -> list[Path]:
+    """Pages for readers: Markdown, templates of plugins, and sample configurations with their comments."""
+    paths = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
+    patterns = ("docs/**/*.md", "plugins/*.md", "plugins/*/*.md", "sample_configs/*.yaml")
+    paths += [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+    return paths + sorted((ROOT / "flctl" / "plugins" / "template").rglob("*.tmpl"))
+
+
+def test_no_document_has_a_riddle() -> None:
+    found = []
+    for path in documents():
+        text = " ".join(path.read_text(encoding="utf-8").replace("\n# ", "\n").split())  # phrases may cross lines
+        for match in RIDDLES.finditer(text):
+            found.append(f"{path.relative_to(ROOT)}: {text[max(0, match.start() - 40) : match.end() + 40]}")
+    assert found == []
+
+
+@cache
+def product_trees() -> tuple[tuple[str, ast.Module], ...]:
+    """File and syntax tree of each module of the package and of its plugins."""
+    tops = (ROOT / "flctl", *sorted(ROOT.glob("plugins/*/src")))
+    paths = [path for top in tops for path in sorted(top.rglob("*.py"))]
+    return tuple((path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))) for path in paths)
+
+
+def test_hints_use_a_setting_and_never_take_or_give_one() -> None:
+    found = []
+    for name, tree in product_trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.keyword) and node.arg == "hint":
+                text = ast.unparse(node.value).lstrip("f").strip("'\"")
+                if UNCLEAR_HINT.match(text):
+                    found.append(f"{name}:{node.value.lineno}: {text[:80]}")
+    assert found == []
+
+
+def uncounted(value: ast.expr) -> bool:
+    """True if a value in an f-string is a bare number, which may be 1 before a noun in the plural."""
+    return not (isinstance(value, ast.Call) and getattr(value.func, "id", "") in {"counted", "size_text", "sorted"})
+
+
+PLURAL_ALWAYS = {
+    "flctl/cli/bench.py": "more than one worker",
+    "flctl/export/runtime.py": "runs without flctl",
+    "flctl/partition/export.py": "the name of a part",
+    "flctl/partition/preprocess.py": "a dtype",
+}
+"""Files whose values before a plural are never the number 1."""
+
+
+def test_counts_agree_with_their_nouns() -> None:
+    """A number before a noun goes through `counted`, so that messages say "1 client"."""
+    found = [
+        f"{name}:{value.lineno}: {{{ast.unparse(value.value)}}}{text.value[:30]}"
+        for name, tree in product_trees()
+        if name not in PLURAL_ALWAYS
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+        for value, text in pairwise(node.values)
+        if isinstance(value, ast.FormattedValue) and isinstance(text, ast.Constant)
+        if COUNTED_NOUNS.match(str(text.value)) and uncounted(value.value)
+    ]
+    assert found == []
 
 
 def test_the_architecture_page_names_every_folder_and_no_other() -> None:

@@ -80,8 +80,8 @@ class RunInfo(Protocol):
 
     @property
     def selection_split(self) -> SelectionSplit | None:
-        """Split by whose rows the best round is picked and the run stops early: validation if the partition has such
-        rows, else test; None without either."""
+        """Split that determines the best round and early stopping: validation if the partition has such rows, else
+        test; None without either."""
 
     @property
     def eligible(self) -> int:

@@ -184,7 +184,7 @@ def _print_traceback(error: BaseException) -> None:
 
 
 def _hang_up() -> int:
-    """Whoever read our output has gone; say nothing more, also not when Python flushes at its end."""
+    """Discards further output after a broken pipe, including Python's flush at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 

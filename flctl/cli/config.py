@@ -38,7 +38,7 @@ Print the JSON Schema of a configuration file, with the options of all installed
 Example: flctl config schema > flctl.schema.json
 """
 VALIDATE_HELP = """
-Check a configuration file; all its problems are told at once, each with its line and column. Exit code 2 if any.
+Check a configuration file, and report all problems at once, each with its line and column. Exit code 2 if any.
 
 Example: flctl config validate sample_configs/mnist.yaml
 """

@@ -32,7 +32,7 @@ class TerminationError(FlctlError):
 
 
 class BugError(FlctlError):
-    """An exception that nobody foresaw."""
+    """Reports an unexpected exception."""
 
 
 class Terminated(BaseException):

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.client.memory_files import ENTRY, RECORD, SLOTS, Dimensions, MemoryFiles, byte_rows
-from flctl.errors import ConfigError, FlctlError, IncompatibleError, IntegrityError
+from flctl.errors import ConfigError, FlctlError, IncompatibleError, IntegrityError, counted
 from flctl.types import IntArray, Layout
 
 __all__ = ["MemoryStore"]
@@ -82,7 +82,8 @@ class MemoryStore:
         client_indices = self._client_indices(clients)
         if len(np.unique(client_indices)) != len(client_indices) or not 0 < round_number <= LAST_ROUND:
             raise ValueError(
-                f"{len(client_indices)} clients, some of them twice, or round {round_number} of 1 to {LAST_ROUND}"
+                f"{counted(len(client_indices), 'client')}, some of them twice, or round {round_number} of 1 to "
+                f"{LAST_ROUND}"
             )
         data = byte_rows(self._packed(arrays, len(client_indices)), self.layout)
         self.create()

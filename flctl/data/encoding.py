@@ -218,7 +218,8 @@ def _places(inputs: Inputs, sheets: Sheets) -> dict[str, int]:
     if missing:
         shown = ", ".join(f"'{name}'" for name in missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
         raise IncompatibleError(
-            f"{sheets.where} lacks {len(missing)} of {len(inputs.columns)} columns that the model needs: {shown}",
+            f"{sheets.where} lacks {len(missing)} of {counted(len(inputs.columns), 'column')} that the model needs: "
+            f"{shown}",
             hint=_alike(missing, [name for name in found if name not in {c.name for c in inputs.columns}], sheets),
         )
     return found
@@ -236,7 +237,8 @@ def _names(inputs: Inputs, sheets: Sheets) -> Sequence[str]:
     raise IncompatibleError(
         f"{sheets.where} has {counted(len(sheets.names), 'column')} without names, and the training table had "
         f"{len(numbered)}",
-        hint=f"Use all {len(numbered)} columns, or the {len(without_target)} without the target, in the same order.",
+        hint=f"Use all of {counted(len(numbered), 'column')}, or the {len(without_target)} without the target, in the "
+        "same order.",
     )
 
 

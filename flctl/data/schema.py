@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from unicodedata import normalize
 
 from flctl.data.options import TabularOptions
-from flctl.errors import ConfigError, DataError, suggest
+from flctl.errors import ConfigError, DataError, counted, suggest
 
 __all__ = ["ColumnPlan", "Declared", "named_columns", "plan_columns", "refuse_duplicates", "refuse_other_groups"]
 
@@ -159,4 +159,4 @@ def _is_index(word: str) -> bool:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:12]) + (f", ... ({len(names)} columns)" if len(names) > 12 else "")
+    return ", ".join(names[:12]) + (f", ... ({counted(len(names), 'column')})" if len(names) > 12 else "")

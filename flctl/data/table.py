@@ -340,7 +340,7 @@ def _assemble(
 ) -> tuple[npt.NDArray[np.float32], tuple[InputColumn, ...], tuple[int, ...]]:
     numbers = numeric_columns.finish()
     rows, width = len(numbers), numbers.shape[1] + sum(len(b.levels) for b in blocks.values())
-    require_memory(4 * rows * width, f"{rows:,} rows of {width:,} one-hot columns")
+    require_memory(4 * rows * width, f"{counted(rows, 'row')} of {width:,} one-hot columns")
     x = np.zeros((rows, width), np.float32)
     columns: list[InputColumn] = []
     numeric: list[int] = []

@@ -116,7 +116,8 @@ def _refuse_wrong_count(count: int, task: Task, name: str) -> None:
         raise DataError(f"target '{name}' has {counted(count, 'class', 'classes')}, and binary needs 2")
     if count > MAX_CLASSES:
         raise DataError(
-            f"target '{name}' has {counted(count, 'distinct value')}, more than the limit of {MAX_CLASSES:,} classes",
+            f"target '{name}' has {counted(count, 'distinct value')}, more than the limit of "
+            f"{counted(MAX_CLASSES, 'class', 'classes')}",
             hint="If it is a quantity, use --task regression.",
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from flctl.config.config import AUTO, DEFAULT_MODELS
 from flctl.data.preprocessing import FittedPreprocessing
+from flctl.errors import counted
 from flctl.evaluation.evaluate import Evaluated
 from flctl.metrics import METRICS
 from flctl.partition.skew import SkewReport
@@ -82,8 +83,8 @@ def _data(facts: CardFacts) -> Iterator[str]:
         return
     manifest = facts.partition.manifest
     info, rows = manifest.dataset, manifest.rows
-    yield f"- `{_cell(info.name)}`: {rows.train:,} training rows of {manifest.clients:,} clients"
-    yield f"- {rows.central_test:,} test rows"
+    yield f"- `{_cell(info.name)}`: {counted(rows.train, 'training row')} of {counted(manifest.clients, 'client')}"
+    yield f"- {counted(rows.central_test, 'test row')}"
     if rows.central_validation:
         yield f"- {rows.central_validation:,} validation rows"
     yield f"- divided by the scheme `{manifest.scheme['name']}`, seed {manifest.seed}"
@@ -111,7 +112,7 @@ def _metrics(facts: CardFacts) -> Iterator[str]:
         return
     evaluation = facts.evaluated.evaluation
     kind = "the clients' own test rows together" if evaluation.pooled else "the source's test part"
-    yield f"On {evaluation.central.rows:,} test rows ({kind}); test rows were not trained on."
+    yield f"On {counted(evaluation.central.rows, 'test row')} ({kind}); test rows were not trained on."
     yield from _picked(facts)
     yield ""
     yield "| metric | value |"
@@ -148,7 +149,7 @@ def _clients(evaluated: Evaluated) -> Iterator[str]:
         yield f"| {_cell(str(scores.client_ids[index]))} | {int(scores.rows[index]):,} | {values} |"
     if len(scores.rows) > SHOWN_CLIENTS:
         yield ""
-        yield f"The first {SHOWN_CLIENTS} of {len(scores.rows):,} clients; `flctl eval --csv` writes all."
+        yield f"The first {SHOWN_CLIENTS} of {counted(len(scores.rows), 'client')}; `flctl eval --csv` writes all."
 
 
 def _privacy(facts: CardFacts) -> Iterator[str]:

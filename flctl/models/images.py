@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, PositiveInt
 
 from flctl.component import Options
-from flctl.errors import ConfigError
+from flctl.errors import ConfigError, counted
 from flctl.models.model import DataSpec, Model
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class ResNet(Model):
         depth, _, _ = _image(self.name, data, smallest=1)
         if self.config.width % self.config.groups:
             raise ConfigError(
-                f"{self.config.groups} groups do not divide {self.config.width} channels",
+                f"model.groups is {self.config.groups}, which does not divide {counted(self.config.width, 'channel')}",
                 hint="Set model.groups to a divisor of model.width.",
             )
         return residual_network(depth, data.outputs, self.config.width, self.config.blocks, self.config.groups)

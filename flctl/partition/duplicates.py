@@ -137,7 +137,7 @@ def hash_rows(column: Column, position: int = 0) -> Words:
 
     The sum over a row's 8-byte words of mix(word + place's own constant), modulo 2^64. Rows that are equal (missing
     equals missing, 0 equals -0) have equal hashes; it is not meant to withstand somebody who wants a collision,
-    and whoever uses it compares the rows as well.
+    so callers also compare the rows.
     """
     hashes = np.zeros(len(column), np.uint64)
     words = _word_count(column)

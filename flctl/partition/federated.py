@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flctl.errors import DataError, IncompatibleError
+from flctl.errors import DataError, IncompatibleError, counted
 from flctl.partition.manifest import Manifest
 from flctl.partition.store import Partition
 from flctl.partition.view import PartitionView
@@ -30,7 +30,7 @@ class FederatedData(PartitionView):
     ) -> None:
         super().__init__(path, manifest, digest, client_ids)
         if counts.shape != (len(client_ids), 2) or counts.min(initial=0) < 0:
-            raise DataError(f"{path.name} declares row counts {counts.shape} of {len(client_ids)} clients")
+            raise DataError(f"{path.name} declares row counts {counts.shape} of {counted(len(client_ids), 'client')}")
         self._counts = counts
 
     @classmethod

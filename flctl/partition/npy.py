@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 import numpy.typing as npt
 
-from flctl.errors import IntegrityError
+from flctl.errors import IntegrityError, counted
 from flctl.partition.manifest import Column
 from flctl.types import IntArray
 
@@ -68,7 +68,7 @@ class ColumnWriter:
     def column(self) -> Column:
         """The entry for the manifest."""
         if self._written != self._shape[0]:
-            raise ValueError(f"{self._path.name}: {self._written} rows written, {self._shape[0]} announced")
+            raise ValueError(f"{self._path.name}: {counted(self._written, 'row')} written, {self._shape[0]} announced")
         return Column(self._path.name, self._dtype.str, self._shape, self._digest.hexdigest())
 
     def _put(self, data: bytes | memoryview) -> None:

@@ -219,9 +219,9 @@ def report_skew(
     client_ids: Sequence[str] | None = None,
     duplicates: Duplicates | None = None,
 ) -> SkewReport:
-    """The skew of rows that belong to `client` [n] (-1: nobody), by class `labels` [n] or real-valued `target` [n].
+    """The skew of rows that belong to `client` [n] (-1: no client), by class `labels` [n] or real-valued `target` [n].
 
-    Give neither for text. `classes` is the number of classes; `bins` how many quantile bins a target has for the
+    Pass neither for text. `classes` is the number of classes; `bins` how many quantile bins a target has for the
     measures that need labels. `client_ids` name the worst clients; their numbers do without.
     """
     owned = client >= 0

@@ -132,7 +132,7 @@ def _checked_ids(client_ids: tuple[str, ...], clients: int) -> npt.NDArray[np.st
         if not client_id or len(client_id) > MAX_ID or "\0" in client_id:
             raise DataError(
                 f"a client cannot have the id {client_id[:60]!r} of {counted(len(client_id), 'character')}",
-                hint=f"Ids have 1 to {MAX_ID} characters; use another --by column.",
+                hint=f"Ids have 1 to {counted(MAX_ID, 'character')}; use another --by column.",
             )
     return np.array(client_ids, np.str_)
 

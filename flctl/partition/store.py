@@ -192,7 +192,7 @@ class Partition(PartitionView):
         classes = len(self.classes)
         if codes.size and not (int(codes.min()) >= least and int(codes.max()) < classes):
             raise IntegrityError(
-                f"partition {self.path.name}: {name} has codes outside the {classes} classes",
+                f"partition {self.path.name}: {name} has codes outside the {counted(classes, 'class', 'classes')}",
                 hint="The partition is damaged: partition the data again.",
             )
 

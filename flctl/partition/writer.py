@@ -170,7 +170,7 @@ def _check_validation_fraction(fraction: float) -> None:
 
 
 def _check_types(dataset: Dataset) -> None:
-    """A reader that breaks its contract is named here, not by whoever trains on its rows."""
+    """Raises PluginError for a reader that breaks its contract, before its rows are used."""
     x_types = ("<u1", "<i4", "<i8") if dataset.task == "next-character" else ("<u1", "<f4")
     y_types = [np.dtype(name) for name in Y_TYPES.get(dataset.task, ("<i8",))]
     parts = [Split(dataset.x, dataset.y), *filter(None, (dataset.test, dataset.validation))]
@@ -188,7 +188,9 @@ def _check_codes(dataset: Dataset, part: Split) -> None:
         return
     least, classes = -1 if dataset.task == "next-character" else 0, len(dataset.classes)
     if int(part.y.min()) < least or int(part.y.max()) >= classes:
-        raise PluginError(f"the reader of '{dataset.name}' returned y with codes outside its {classes} classes")
+        raise PluginError(
+            f"the reader of '{dataset.name}' returned y with codes outside its {counted(classes, 'class', 'classes')}"
+        )
 
 
 def _check_names(dataset: Dataset) -> None:
@@ -201,7 +203,10 @@ def _check_names(dataset: Dataset) -> None:
     if dataset.numeric and not 0 <= min(dataset.numeric) <= max(dataset.numeric) < math.prod(shape):
         raise PluginError(f"the reader of '{dataset.name}' returned numeric features that do not exist")
     if dataset.task == "binary" and len(dataset.classes) != 2:
-        raise PluginError(f"the reader of '{dataset.name}' returned {len(dataset.classes)} classes for a binary task")
+        raise PluginError(
+            f"the reader of '{dataset.name}' returned {counted(len(dataset.classes), 'class', 'classes')} for a "
+            "binary task"
+        )
     if dataset.inputs is not None and dataset.inputs.features != tuple(dataset.features):
         raise PluginError(f"the reader of '{dataset.name}' describes inputs that differ from its features")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flctl.errors import counted
 from flctl.performance.duration import seconds_text
 from flctl.performance.profile import PHASES
 from flctl.report.figure import GREY, empty, legend, new_figure, save, style
@@ -57,7 +58,7 @@ def _draw_rounds(axes: Axes, each: Sequence[Mapping[str, float]]) -> None:
         if height.any():
             axes.bar(numbers, height, _width(numbers), base, color=COLOURS[name], label=name, linewidth=0)
             base += height
-    averaged = f", each bar the mean of {len(groups[0])} rounds" if groups and len(groups[0]) > 1 else ""
+    averaged = f", each bar the mean of {counted(len(groups[0]), 'round')}" if groups and len(groups[0]) > 1 else ""
     style(axes, x=f"round{averaged}", y="milliseconds", title="A round by phase")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=False, axis="x")

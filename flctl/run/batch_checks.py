@@ -34,8 +34,9 @@ def check_batches(run: RunInfo, build: Callable[[], FlatModel]) -> None:
         held = rows[rows > 0]
         most = int(held.max())
         raise ConfigError(
-            f"no client would make a step: local.drop_last leaves out batches below {run.config.local.batch_size} "
-            f"rows, and clients have {int(held.min()):,} to {most:,} training rows",
+            f"no client would make a step: local.drop_last leaves out batches below "
+            f"{counted(run.config.local.batch_size, 'row')}, and clients have {int(held.min()):,} to "
+            f"{counted(most, 'training row')}",
             hint=f"Use --batch-size {most} or less, or -o local.drop_last=false.",
         )
     alone = _single_row_batches(rows, run.config.local.amount())

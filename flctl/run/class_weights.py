@@ -79,7 +79,7 @@ def check_class_weights(run: RunInfo) -> None:
         raise IncompatibleError(
             f"local.class_weights balanced-per-client follows the labels of a client's rows: one row would change the "
             f"gradients of all others, which transform '{run.makes_steps}' does not bound",
-            hint="Give the weights: -o 'local.class_weights={CLASS: 3}'.",
+            hint="Set the weights: -o 'local.class_weights={CLASS: 3}'.",
         )
 
 

@@ -18,7 +18,7 @@ from flctl.algorithms.strategy import Strategy
 from flctl.algorithms.transform import Transform
 from flctl.component import Catalogue
 from flctl.config.config import AUTO, DEFAULT_MODELS, CohortConfig, ComponentConfig, Config
-from flctl.errors import ConfigError, IncompatibleError, suggest
+from flctl.errors import ConfigError, IncompatibleError, counted, suggest
 from flctl.metrics import Headline, headline, metrics_of, positive_code
 from flctl.models.model import DataSpec, Described
 from flctl.models.parts import ParameterSplit
@@ -321,7 +321,7 @@ def _check_stop(run: Run) -> None:
     for name in filter(None, (run.config.metric, stop.metric)):
         if name not in measured:
             hint = suggest(name, measured) or f"Known: {', '.join(measured)}."
-            classes = f" of {len(run.partition.classes)} classes" if run.partition.classes else ""
+            classes = f" of {counted(len(run.partition.classes), 'class', 'classes')}" if run.partition.classes else ""
             rows = " over validation rows" if run.selection_split == "validation" else ""
             raise ConfigError(f"'{name}' is not a metric of {run.partition.task} models{classes}{rows}", hint=hint)
     _ = run.positive  # raises if eval.positive is not a class

@@ -11,7 +11,7 @@ import numpy as np
 from flctl.algorithms.aggregator import AggregationContext, Aggregator, Phase
 from flctl.algorithms.aggregators.accumulators import SumAccumulator, UpdateIntake
 from flctl.algorithms.transform import ClientContext
-from flctl.errors import FlctlError
+from flctl.errors import FlctlError, counted
 from flctl.testing.values import copied, difference
 from flctl.types import Aggregate, Arrays, ClientId, Layout
 
@@ -86,7 +86,7 @@ class _Round:
                 if not self._is_sound(phase):
                     return self.played
                 replies = self._answers(phase)
-            self.played.faults.append(f"the server does not end within {MOST_PHASES} phases")
+            self.played.faults.append(f"the server does not end within {counted(MOST_PHASES, 'phase')}")
         except StopIteration as finished:
             self._finish(finished.value)
         except FlctlError as error:

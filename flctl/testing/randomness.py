@@ -28,7 +28,7 @@ def threads_kept() -> Iterator[None]:
 def global_seed(seed: int) -> Iterator[None]:
     """The generators of `random`, numpy and torch as `seed` makes them; a component that asks them gives itself away
     by its result, which then depends on this seed."""
-    torch = sys.modules.get("torch")  # nobody draws from what is not loaded
+    torch = sys.modules.get("torch")  # a module that is not loaded draws nothing
     states = random.getstate(), np.random.get_state(), torch and torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed)

@@ -17,8 +17,8 @@ _DEEPEST = 12
 
 
 def copied(value: Any) -> Any:
-    """A deep copy whose arrays can be written to, so that whoever changes one in place is seen; the value itself
-    where it cannot be copied (a lock, a generator)."""
+    """A deep copy whose arrays can be written to, so that a change in place is detected; the value itself
+    if it cannot be copied (a lock, a generator)."""
     try:
         return copy.deepcopy(value)
     except TypeError:

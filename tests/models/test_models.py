@@ -130,7 +130,7 @@ def test_the_number_of_parameters(name, options, data, count):
 
 
 def test_groups_must_divide_the_width():
-    with pytest.raises(ConfigError, match="4 groups do not divide 6 channels"):
+    with pytest.raises(ConfigError, match=r"model\.groups is 4, which does not divide 6 channels"):
         MODEL["resnet"].from_options({"width": 6, "groups": 4}).build(IMAGES)
 
 

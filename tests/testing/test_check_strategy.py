@@ -356,7 +356,7 @@ MUTANTS = {
     "combine": [(Scalar, "it returned the vectors {'delta': 1}, expected {'delta': 15}")],
     "order": [(First, "in another order 'delta' differs by")],
     "dropout": [(NeedsAll, "IndexError"), (NeedsNine, "ValueError: 8 of 9")],
-    "nobody": [(Divides, "with nobody 'params' has values that are NaN")],
+    "nobody": [(Divides, "without updates 'params' has values that are NaN")],
     "weight-scale": [(SumNotMean, "with weights scaled by 8 'params' differs by")],
     "finite": [(ByDistance, "with updates of zeros 'params' has values that are NaN")],
     "buffers": [(NoBuffers, ["a model with the vectors {'params'", "buffers"])],

@@ -380,7 +380,7 @@ MUTANTS = {
     ],
     "on-server": [
         (OnlyTheSum, "expected (Aggregate, state)"),
-        (Short, "of 1 updates the aggregate has the vectors {'delta': 1}, expected {'delta': 12}"),
+        (Short, "of 1 update the aggregate has the vectors {'delta': 1}, expected {'delta': 12}"),
         (Recounts, "of 2 updates the count is 1"),
     ],
     "nobody": [(DividesByCount, "of 0 updates the aggregate has values that are NaN")],

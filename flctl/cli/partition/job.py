@@ -142,7 +142,7 @@ class Checked:
             f"digests   {counted(done.files, 'file')}, {done.bytes:,} bytes, unchanged since they were written",
             f"overlap   none: each of {counted(done.owned, 'row')} belongs to one of "
             f"{counted(self.partition.clients, 'client')}",
-            f"coverage  {done.owned:,} owned + {done.left_out:,} left out = {done.rows:,} rows of the source",
+            f"coverage  {done.owned:,} owned + {done.left_out:,} left out = {counted(done.rows, 'row')} of the source",
             *(f"copies    {line}" for line in _copies(self.duplicates)),
             f"{self.partition.path.as_posix()} is intact: {self.partition.digest}",
         )

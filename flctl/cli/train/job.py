@@ -94,7 +94,7 @@ def target_flags(text: str | None) -> dict[str, Flag]:
 
 
 def run(request: TrainRequest, profiler: Profiler | None = None, *, as_json: bool) -> Outcome:
-    """Trains, or goes on with a run; returns when it ended. `profiler` is told of it. Raises FlctlError."""
+    """Trains or resumes a run; returns when it ends. `profiler` observes it. Raises FlctlError."""
     from flctl.report.progress import observer
 
     registry, loaded, directory = _resumed(request) if request.resume else _new(request)
@@ -219,7 +219,7 @@ def open_stored(path: Path) -> tuple[Run, RunDirectory]:
 
 
 def fit_cohort(loaded: Loaded, eligible: int) -> Loaded:
-    """The configuration with no more clients per round than there are, where nobody asked for a number."""
+    """The configuration with no more clients per round than there are, if no number was set."""
     cohort = loaded.config.cohort
     asked = loaded.origins.get("cohort.clients", ValueOrigin("default", "")).source != "default"
     if asked or cohort.sampling not in ("fixed", "cyclic") or cohort.clients <= eligible:

@@ -52,7 +52,7 @@ def _idle(run: Run) -> Iterator[str]:
         batch = run.config.local.batch_size
         yield (
             f"{idle:,} of {counted(run.eligible, 'client')} make no step: local.drop_last leaves out batches below "
-            f"{batch} rows, and they have fewer. Use a smaller --batch-size, or -o local.drop_last=false"
+            f"{counted(batch, 'row')}, and they have fewer. Use a smaller --batch-size, or -o local.drop_last=false"
         )
 
 

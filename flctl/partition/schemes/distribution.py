@@ -37,8 +37,8 @@ class Distribution(Partitioner):
     holds: `class-shares` divides each class among the clients in proportion to its column and uses every row of a
     class whose column is not all 0; `client-shares` makes each row one client's label distribution, with `sizes`
     rows for each client or else as many as the data allow, the same for all; `counts` are row numbers. With
-    `preassigned` (for `class-shares`) that many rows go first to each client that has any of a class. Rows that nobody
-    claims are left out.
+    `preassigned` (for `class-shares`) each client that has rows of a class first gets this number. Rows that no client
+    requests are left out.
     """
 
     name = "distribution"

@@ -67,9 +67,9 @@ class Natural(Partitioner):
 class GroupedNatural(Partitioner):
     """Several values of the `--by` column for each client (flwr-datasets, GroupedNaturalIdPartitioner).
 
-    Give `group_size` values for each client, or a number of clients, among which the values are spread evenly. The
-    values are grouped in random order, or in their own (numeric, else text) without `shuffle`. `mode` says what
-    becomes of the last, incomplete group: `allow-smaller` keeps it, `allow-bigger` spreads it over the others,
+    Set `group_size` values for each client, or a number of clients, among which the values are spread evenly. The
+    values are grouped in random order, or in their own (numeric, else text) without `shuffle`. `mode` is the
+    treatment of the last, incomplete group: `allow-smaller` keeps it, `allow-bigger` spreads it over the others,
     `drop-remainder` leaves it out, `strict` refuses.
     """
 

@@ -23,7 +23,7 @@ class Pathological(Partitioner):
     """Rows of few classes for each client (Li et al. 2022, NIID-Bench, "quantity-based label imbalance").
 
     Each client holds `classes_per_client` classes (#C = k); a class's rows are divided evenly among the clients
-    that hold it, and a class that nobody holds is left out.
+    that hold it, and a class without a client is left out.
 
     `mode`: `first-deterministic` gives client k the class k mod C and draws the others, as the source does, so that
     no class is left out from C clients on; `deterministic` the classes k, k+1, ... mod C; `random` draws all. Only

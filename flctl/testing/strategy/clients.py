@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from flctl import arrays
+from flctl.errors import counted
 from flctl.testing.calls import purity
 from flctl.testing.conformance import Checks
 from flctl.testing.strategy.subject import StrategySubject
@@ -111,8 +112,10 @@ def _add_extremes(checks: Checks) -> None:
                 with np.errstate(all="ignore"):
                     vectors, weight, _ = s.make().report(case, work, memory)
                 bad = [name for name, vector in vectors.items() if not np.isfinite(vector).all()]
-                yield from [f"with {case.steps} steps and no change, {bad} is not finite"] if bad else []
-                yield from [] if _is_weight(weight) else [f"with {case.steps} steps the weight is {weight!r}"]
+                yield from [f"with {counted(case.steps, 'step')} and no change, {bad} is not finite"] if bad else []
+                yield from (
+                    [] if _is_weight(weight) else [f"with {counted(case.steps, 'step')} the weight is {weight!r}"]
+                )
 
 
 def _add_memory(checks: Checks) -> None:

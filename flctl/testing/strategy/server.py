@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from flctl import arrays
-from flctl.errors import FlctlError
+from flctl.errors import FlctlError, counted
 from flctl.testing.conformance import Checks
 from flctl.testing.strategy.subject import StrategySubject, replaced
 from flctl.testing.values import difference, vectors_close
@@ -140,7 +140,7 @@ def _add_fewer(checks: Checks) -> None:
     def find(s: StrategySubject) -> Iterator[str]:
         updates = s.updates()
         for left in (updates[1:], updates[::2], updates[:2], updates[:1], updates[-1:]):
-            yield from _usable(s, left, f"with {len(left)} of {len(updates)} clients")
+            yield from _usable(s, left, f"with {len(left)} of {counted(len(updates), 'client')}")
 
     @checks.add(
         "nobody",
@@ -152,7 +152,7 @@ def _add_fewer(checks: Checks) -> None:
         for call in s.of("step", 2):
             with np.errstate(all="ignore"):
                 params, state = s.step(Aggregate(arrays.zeros(s.sent), 0.0, 0), call)
-            yield from _faults(s, params, state, "with nobody")
+            yield from _faults(s, params, state, "without updates")
 
 
 def _usable(s: StrategySubject, updates: Sequence[ClientUpdate], when: str) -> Iterator[str]:

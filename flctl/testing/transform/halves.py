@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from flctl import arrays
 from flctl.algorithms.transform import Transform
+from flctl.errors import counted
 from flctl.testing.calls import purity
 from flctl.testing.conformance import Checks
 from flctl.testing.transform.codes import add_codes
@@ -186,13 +187,13 @@ def _aggregate_faults(result: Any, given: Aggregate, layout: Layout) -> Iterator
     aggregate, state = result
     wrong = arrays.misfit(aggregate.arrays, layout)
     if wrong:
-        yield f"of {given.count} updates the aggregate has {wrong}"
+        yield f"of {counted(given.count, 'update')} the aggregate has {wrong}"
     elif not arrays.is_finite(aggregate.arrays):
-        yield f"of {given.count} updates the aggregate has values that are NaN or infinite"
+        yield f"of {counted(given.count, 'update')} the aggregate has values that are NaN or infinite"
     if not math.isfinite(aggregate.weight) or aggregate.weight < 0:
-        yield f"of {given.count} updates the weight is {aggregate.weight!r}"
+        yield f"of {counted(given.count, 'update')} the weight is {aggregate.weight!r}"
     if aggregate.count != given.count:
-        yield f"of {given.count} updates the count is {aggregate.count}"
+        yield f"of {counted(given.count, 'update')} the count is {aggregate.count}"
     wrong = arrays.misfit(state)
     if wrong:
         yield f"the state has {wrong}"

@@ -438,7 +438,7 @@ CASES = [
     ({"survivors": 99}, "would end with 99"),
     ({"threshold": 2}, "the threshold is 2"),
     ({"threshold": 6}, "the threshold is 6"),
-    ({"neighbours": 4, "threshold": 3}, "4 neighbours are too few"),
+    ({"neighbours": 4, "threshold": 3}, "4 neighbours, which is too few"),
     ({"mode": "none", "threshold": 4}, "the mode is unknown"),
     ({"bits": 31}, "words of 31 bits are unknown"),
     ({"cipher": "rc4"}, "the cipher is unknown"),
@@ -508,7 +508,7 @@ def test_12_a_sparse_graph_is_refused_where_it_is_not_safe():
     safe = parameters(names, run=roster.run, neighbours=14, threshold=8)
     policy.check(dataclasses.replace(safe, neighbours=58, threshold=40), "c00", roster)
     for degree, threshold in ((4, 3), (13, 8), (58, 3)):
-        with pytest.raises(ProtocolError, match=r"neighbours are too few|the threshold is"):
+        with pytest.raises(ProtocolError, match=r"which is too few|the threshold is"):
             policy.check(dataclasses.replace(safe, neighbours=degree, threshold=threshold), "c00", roster)
     active = dataclasses.replace(safe, mode="active", neighbours=58, threshold=40)
     with pytest.raises(ProtocolError, match="needs the complete graph"):

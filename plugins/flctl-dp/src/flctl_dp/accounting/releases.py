@@ -73,14 +73,16 @@ class Release:
         if self.sampling == "poisson" and not 0 < self.rate <= 1:
             raise ConfigError(f"the sampling rate is {self.rate}, expected a probability above 0")
         if self.sampling == "fixed" and not 0 < self.cohort <= self.population:
-            raise ConfigError(f"{self.cohort} of {self.population} clients cannot be drawn without replacement")
+            raise ConfigError(
+                f"{self.cohort} of {counted(self.population, 'client')} cannot be drawn without replacement"
+            )
         if self.max_cohort and not (self.sampling == "poisson" and 0 < self.max_cohort <= self.population):
             raise ConfigError(
-                f"{self.sampling} sampling cannot be cut to {self.max_cohort} of {self.population} clients"
+                f"{self.sampling} sampling cannot be cut to {self.max_cohort} of {counted(self.population, 'client')}"
             )
         if self.sampling == "cyclic" and not (0 < self.bands <= self.separation and 0 <= self.place <= self.bands):
             raise ConfigError(
-                f"{self.bands} bands are correlated, and a client may take part again after "
+                f"{counted(self.bands, 'band')} are correlated, and a client may take part again after "
                 f"{counted(self.separation, 'round')}",
                 hint="Use at most {self.separation} bands, or smaller cohorts.",
             )
@@ -164,7 +166,7 @@ class Release:
             cut = f" cut to {self.max_cohort} of {self.population}" if self.max_cohort else ""
             return f"Poisson q={self.rate:.4g}{cut}"
         if self.sampling == "cyclic":
-            return f"DP-FTRL of {self.bands} bands, separation {self.separation}"
+            return f"DP-FTRL of {counted(self.bands, 'band')}, separation {self.separation}"
         if self.local:
             return "noise of each client"
         return f"fixed {self.cohort} of {self.population}" if self.sampling == "fixed" else self.sampling

@@ -50,7 +50,8 @@ class SummedRelease(Release):
             raise ConfigError(f"the mechanism is {self.mechanism!r}, expected one of {', '.join(MECHANISMS)}")
         if not (0 <= self.colluding < self.survivors <= self.cohort and self.dimension > 0 and 2 <= self.bits <= 64):
             raise ConfigError(
-                f"{self.survivors} of {self.cohort} clients survive, {self.colluding} of them reveal their noise to "
+                f"{self.survivors} of {counted(self.cohort, 'client')} survive, {self.colluding} of them reveal their "
+                "noise to "
                 f"the server, and sums are {self.dimension} words of {self.bits} bits",
                 hint="At least one survivor must keep its noise secret.",
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flctl import ConfigError, IncompatibleError
+from flctl.errors import counted
 
 from flctl_dp.accounting.releases import Relation, Release, Sampling
 
@@ -111,8 +112,10 @@ def refuse_visible_aborts(mine: str, run: Any, terms: Terms) -> None:
     enough = binom.isf(_NEGLIGIBLE / run.config.rounds, others, 1 - terms.rate)
     possible = max(0, others - int(enough))
     raise IncompatibleError(
-        f"aggregator '{run.aggregator.name}' aborts rounds of fewer than {least} clients, and '{mine}' accounts for "
-        f"Poisson cohorts of any size: with cohort.rate {terms.rate:g} and {terms.population} clients, a round aborts "
+        f"aggregator '{run.aggregator.name}' aborts rounds of fewer than {counted(least, 'client')}, and '{mine}' "
+        "accounts for "
+        f"Poisson cohorts of any size: with cohort.rate {terms.rate:g} and {counted(terms.population, 'client')}, a "
+        "round aborts "
         f"with probability {abort:.2g}, which reveals the number of sampled clients",
         hint=f"Use --sampling fixed, a larger --sampling-rate, or -o aggregator.minimum={possible} if that is enough.",
     )

@@ -30,7 +30,7 @@ class DistributedQuestion(Question):
     def check(self) -> None:
         Question.check(self)
         if self.parameters < 1:
-            raise ConfigError("--survivors needs the size of the model", hint="Give --parameters.")
+            raise ConfigError("--survivors needs the size of the model", hint="Use --parameters.")
         require_known(("--mechanism", self.mechanism, MECHANISMS))
 
     def release(self, cohort: float, noise: float) -> SummedRelease:

@@ -2,7 +2,7 @@
 
 A data set that is partitioned again has another partition, and so another default ledger, in which earlier runs do not
 count. The registry finds such ledgers by the digest of the rows as they were read. It catches honest mistakes, on one
-machine: whoever edits the rows or the registry escapes it.
+machine: edits of the rows or of the registry evade it.
 """
 
 from __future__ import annotations

@@ -91,6 +91,7 @@ class AdaptiveDP(CentralDP):
             raise IncompatibleError(
                 f"with {counted(expected, 'client')} per round the noise multiplier of the votes on the clipping norm "
                 f"is {votes:.3g}, above the noise multiplier {noise:.3g} of the run",
-                hint=f"Use more than {math.ceil(noise * _SHARE / 2)} clients per round, less noise, or 'dp'.",
+                hint=f"Use more than {counted(math.ceil(noise * _SHARE / 2), 'client')} per round, less noise, or "
+                "'dp'.",
             )
         return float((noise**-2 - votes**-2) ** -0.5)

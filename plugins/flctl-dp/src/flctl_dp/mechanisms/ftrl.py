@@ -50,7 +50,7 @@ class CorrelatedDP(CentralDP):
         return False
 
     def terms(self, run: RunInfo) -> Terms:
-        """Cohorts in turn, whose order anybody may know."""
+        """Cyclic cohorts, whose order may be public."""
         terms = Terms.of(run, self.config)
         separation = _separation(run)
         bands = bands_of(self.config.bands, separation)

@@ -89,7 +89,7 @@ def discrete_gaussian_table(s: int, bits: int = 15) -> AliasTable:
     """
     reach = (1 << bits) // 2 - 1
     if s < 1 or reach < 14 * s or bits > 16:
-        raise ValueError(f"a table of 2^{bits} columns is too small for the standard deviation {s}")
+        raise ValueError(f"a table of 2^{bits} entries is too small for the standard deviation {s}")
     return alias_table(masses(s, reach), bits)
 
 

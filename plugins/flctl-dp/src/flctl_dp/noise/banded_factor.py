@@ -46,6 +46,6 @@ def bands_of(wanted: int | None, separation: int) -> int:
         raise IncompatibleError(
             f"bands is {wanted}, and a client may take part again after {counted(separation, 'round')}: its rounds "
             "would overlap",
-            hint=f"Use at most {separation} bands, or fewer clients per round.",
+            hint=f"Use at most {counted(separation, 'band')}, or fewer clients per round.",
         )
     return wanted

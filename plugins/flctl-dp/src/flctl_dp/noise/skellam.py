@@ -37,6 +37,6 @@ def skellam_table(s: int, bits: int = 15) -> AliasTable:
     """
     reach = (1 << bits) // 2 - 1
     if s < 1 or reach < 14 * s or bits > 16:
-        raise ValueError(f"a table of 2^{bits} columns is too small for the standard deviation {s}")
+        raise ValueError(f"a table of 2^{bits} entries is too small for the standard deviation {s}")
     used = min(reach, 40 * s + 400)
     return alias_table([*skellam_masses(s * s, used), *[0] * (reach - used)], bits)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl import RING, Arrays, ProtocolError
+from flctl.errors import counted
 from flctl_secagg.encoding.vectors import FEW, WEIGHT
 
 __all__ = ["MOST_ALIKE", "most_common_magnitude", "require_hidden_in_a_sum", "require_unclipped"]
@@ -56,7 +57,8 @@ def require_unclipped(clipped: Mapping[str, int], layout: Sequence[tuple[str, in
     for name, length in layout:
         if length > FEW and clipped.get(name, 0) > share * length:
             raise ProtocolError(
-                f"{clipped[name]} of {length} values of '{name}' exceed the clip, at most {share:.0%} may: a clipped "
+                f"{clipped[name]} of {counted(length, 'value')} of '{name}' exceed the clip, at most {share:.0%} may: "
+                "a clipped "
                 "value reveals only its sign",
                 hint="Raise aggregator.clip, or lower local.lr.",
             )

@@ -152,7 +152,8 @@ class Policy:
             raise ProtocolError(f"policy: {error.message}") from error
         complete = degree == count - 1
         _demand(
-            complete or (least.neighbours <= degree < count and degree % 2 == 0), f"{degree} neighbours are too few"
+            complete or (least.neighbours <= degree < count and degree % 2 == 0),
+            f"{counted(degree, 'neighbour')}, which is too few",
         )
         _demand(complete or found.mode == "hbc" or count > COMPLETE_UP_TO, "active mode needs the complete graph")
         safe = least_threshold(count, degree, found.mode, self.corrupt)

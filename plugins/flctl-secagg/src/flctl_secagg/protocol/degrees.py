@@ -101,8 +101,9 @@ def require_survivable(count: int, degrees: Degrees, dropped: float) -> None:
     spare = degrees.neighbours - degrees.threshold
     if degrees.neighbours == count - 1 and absent > spare:
         raise IncompatibleError(
-            f"aggregator.dropped expects {absent} of {count} clients to drop out, and a session bears {spare}: "
-            f"{degrees.threshold} of {degrees.neighbours} neighbours have to open shares",
+            f"aggregator.dropped expects {absent} of {counted(count, 'client')} to drop out, and a session bears "
+            f"{spare}: "
+            f"{degrees.threshold} of {counted(degrees.neighbours, 'neighbour')} have to open shares",
             hint="Expect fewer dropouts or fewer corrupt clients (aggregator.dropped, aggregator.corrupt).",
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from flctl import ProtocolError
+from flctl.errors import counted
 
 __all__ = [
     "ABORT",
@@ -94,7 +95,9 @@ def read_records(body: memoryview, size: int, most: int, count: int) -> dict[int
     ascending and below `count`."""
     whole = _INDEX + size
     if len(body) % whole or len(body) > most * whole:
-        raise ProtocolError(f"a list of {len(body)} bytes is not a list of at most {most} records of {whole} bytes")
+        raise ProtocolError(
+            f"a list of {len(body)} bytes is not a list of at most {counted(most, 'record')} of {whole} bytes"
+        )
     found: dict[int, bytes] = {}
     last = -1
     for start in range(0, len(body), whole):
