@@ -134,7 +134,8 @@ class RoundPlan:
 
     `numbers` [n] are the cohort's indices in the partition. `chunks` are the positions in the cohort of the clients
     that train together; they fix the order in which sums are made. `devices` counts the outcomes of simulated devices.
-    A client that is in no chunk does not train in this round.
+    A client that is in no chunk does not train in this round. `away` are the clients that were drawn and could not be
+    asked, because their engine cannot reach them.
     """
 
     round: int
@@ -143,6 +144,17 @@ class RoundPlan:
     numbers: IntArray
     chunks: tuple[IntArray, ...]
     devices: Mapping[str, float] = field(default_factory=dict)
+    away: tuple[ClientId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingRound:
+    """A round that cannot start: `present` clients of its cohort are available, it needs `needed`, `away` are not."""
+
+    round: int
+    away: tuple[ClientId, ...]
+    present: int
+    needed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +178,23 @@ class Reply:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-FailureKind = Literal["exception", "non-finite", "layout", "worker-died", "deadline", "protocol", "refused", "memory"]
-"""`protocol`: the client sent a message that is not valid in the protocol; `refused`: it declined the request."""
+FailureKind = Literal[
+    "exception",
+    "non-finite",
+    "layout",
+    "worker-died",
+    "deadline",
+    "protocol",
+    "refused",
+    "memory",
+    "away",
+    "denied",
+    "version",
+    "stalled",
+]
+"""`protocol`: the client sent a message that is not valid in the protocol; `refused`: it declined the request. Of
+clients on other machines: `away`: it could not be reached; `denied`: its policy does not allow the request; `version`:
+it runs other versions than the server; `stalled`: it answered polls, and its work did not advance."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self
@@ -41,6 +41,10 @@ class Engine(Component):
     def clients(self) -> Sequence[ClientId]:
         """All clients that can be asked, in the partition's order."""
         raise NotImplementedError
+
+    def available(self) -> Collection[ClientId] | None:
+        """Returns the clients that can be asked now; None if that is all of them, always."""
+        return None
 
     def exchange(
         self, requests: Mapping[ClientId, Request], deadline: float | None = None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from flctl.engines.engine import Engine
     from flctl.models.model import Model
     from flctl.partition.partitioner import Partitioner
-    from flctl.types import RoundReport
+    from flctl.types import RoundReport, WaitingRound
 
 __all__ = ["PROJECT", "hookimpl"]
 
@@ -66,12 +66,17 @@ def flctl_commands(app: Any) -> None:
 
 @hookspec
 def flctl_run_started(run: Any) -> None:
-    """A run begins or resumes; `run` is read-only. Results of this hook and the two below are ignored."""
+    """A run begins or resumes; `run` is read-only. Results of this hook and the three below are ignored."""
 
 
 @hookspec
 def flctl_round_finished(report: RoundReport) -> None:
     """A round is over and its line is in metrics.jsonl."""
+
+
+@hookspec
+def flctl_round_waits(waiting: WaitingRound) -> None:
+    """A round waits for clients that are away; called again when other clients are."""
 
 
 @hookspec

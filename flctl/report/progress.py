@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flctl.errors import counted
@@ -12,7 +13,7 @@ from flctl.run.directory import report_line
 
 if TYPE_CHECKING:
     from flctl.server.training import Started
-    from flctl.types import RoundReport
+    from flctl.types import RoundReport, WaitingRound
 
 __all__ = ["JsonEvents", "LiveProgress", "PlainLines", "observer", "round_text", "warnings_of"]
 
@@ -42,8 +43,21 @@ def warnings_of(report: RoundReport) -> list[str]:
     """A sentence for each client that failed, and for what went wrong and was mended."""
     failed = (f"client '{client}' failed ({f.kind}): {f.message}" for client, f in report.failed.items())
     texts = (f"round {report.round}: {text}" for text in (*failed, *report.notes))
-    # Ids come from data, messages from clients: neither may act on the terminal.
-    return ["".join(letter if letter.isprintable() else " " for letter in text) for text in texts]
+    return [_printable(text) for text in texts]
+
+
+def _printable(text: str) -> str:
+    """Returns the text without control characters: ids come from data, messages from clients, and neither may act on
+    the terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def waiting_text(waiting: WaitingRound) -> str:
+    """A round that cannot start, in one line: the clients that are away, and how many it needs."""
+    away = ", ".join(waiting.away[:3]) + (f" and {len(waiting.away) - 3} more" if len(waiting.away) > 3 else "")
+    return _printable(
+        f"round {waiting.round} waits for {away}: it needs {waiting.needed} of its clients, {waiting.present} available"
+    )
 
 
 def opening(started: Started) -> str:
@@ -78,6 +92,10 @@ class PlainLines(Watching):
         print(opening(run), file=sys.stderr, flush=True)
 
     @hookimpl
+    def flctl_round_waits(self, waiting: WaitingRound) -> None:
+        print(waiting_text(waiting), file=sys.stderr, flush=True)
+
+    @hookimpl
     def flctl_round_finished(self, report: RoundReport) -> None:
         for text in warnings_of(report):
             print(f"warning: {text}", file=sys.stderr)
@@ -106,6 +124,10 @@ class LiveProgress(Watching):
         self._live.start()
 
     @hookimpl
+    def flctl_round_waits(self, waiting: WaitingRound) -> None:
+        self._console.print(waiting_text(waiting), markup=False)
+
+    @hookimpl
     def flctl_round_finished(self, report: RoundReport) -> None:
         from rich.console import Group
         from rich.text import Text
@@ -127,6 +149,10 @@ class JsonEvents(Watching):
     @hookimpl
     def flctl_run_started(self, run: Started) -> None:
         self._write("started", run=str(run.directory.path), after_round=run.after_round, rounds=run.rounds)
+
+    @hookimpl
+    def flctl_round_waits(self, waiting: WaitingRound) -> None:
+        self._write("waiting", **asdict(waiting))
 
     @hookimpl
     def flctl_round_finished(self, report: RoundReport) -> None:

@@ -17,7 +17,16 @@ from flctl.timing import PhaseTimer
 from flctl.types import ClientId, Failure, Gathered, IntArray, Reply, RoundPlan
 from flctl.wire.replies import failed_chunk, merged
 
-__all__ = ["RoundTraffic", "chunk_replies", "disclosures", "in_order", "refusals", "timed_wait", "with_refusals"]
+__all__ = [
+    "RoundTraffic",
+    "absences",
+    "chunk_replies",
+    "disclosures",
+    "in_order",
+    "refusals",
+    "timed_wait",
+    "with_refusals",
+]
 
 Item = TypeVar("Item")
 
@@ -85,6 +94,14 @@ class _ChunkRequests:
         by_half = dict(self.gather(halves))
         replies = [self.recovered(half, by_half[half_index]) for half_index, half in enumerate(halves)]
         return merged(replies, keep_individual=self.keep_individual)
+
+
+def absences(plan: RoundPlan) -> list[str]:
+    """A note on the clients of a cohort that were not asked, because they were away when the round started."""
+    if not plan.away:
+        return []
+    others = f" and {counted(len(plan.away) - 3, 'other')}" if len(plan.away) > 3 else ""
+    return [f"not asked, because they were away: {', '.join(plan.away[:3])}{others}"]
 
 
 def disclosures(run: Run, metrics: Mapping[str, float]) -> list[str]:

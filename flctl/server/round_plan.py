@@ -9,6 +9,7 @@ import numpy as np
 from flctl import arrays
 from flctl.run import cohort as cohorts
 from flctl.run.run import Run
+from flctl.server.availability import Availability
 from flctl.server.lr_schedule import LrSchedule
 from flctl.server.state import State
 from flctl.simulation.devices import Participation
@@ -20,21 +21,25 @@ __all__ = ["RoundPlanner", "local_work"]
 class RoundPlanner:
     """Plans the rounds of a run. `eligible` are the indices of the clients that have training rows."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, availability: Availability) -> None:
+        self.run, self.availability = run, availability
         self.ids = run.partition.client_ids
         self.eligible: IntArray = np.flatnonzero(run.partition.counts[:, 0])
         self._trusted: IntArray = np.array([run.partition.index(client) for client in run.strategy.trusted], np.int64)
 
     def plan(self, state: State) -> RoundPlan:
         """Returns the plan of the round after `state`; the same state gives the same plan, unless the cohort is
-        secret."""
+        secret or clients are away.
+
+        Raises RoundFailedError if too few clients are available, WaitInterruptedError if the run is stopped meanwhile.
+        """
         run, round_number = self.run, state.round + 1
         drawn = cohorts.select(
             run.cohort, self.eligible, self.ids, round_number, run.config.seed, secret=run.secret_cohort
         )
         # The clients that a strategy trusts take part in every round, drawn or not.
-        asked = np.union1d(drawn, self._trusted) if len(self._trusted) else drawn
+        wanted = np.union1d(drawn, self._trusted) if len(self._trusted) else drawn
+        asked = self.availability.present(round_number, wanted)
         participation = run.devices.participation(round_number, asked)
         return RoundPlan(
             round=round_number,
@@ -43,6 +48,7 @@ class RoundPlanner:
             numbers=participation.client_indices,
             chunks=tuple(self._chunks(participation)),
             devices=participation.outcomes,
+            away=tuple(self.ids.take(np.setdiff1d(wanted, asked)).tolist()) if len(asked) < len(wanted) else (),
         )
 
     def _work(self, state: State, participation: Participation) -> Work:

@@ -14,7 +14,8 @@ from flctl.evaluation.backdoor import backdoor_success
 from flctl.executors.sequential import single_thread
 from flctl.run.run import Run
 from flctl.server.aggregation import Aggregation, update_intake
-from flctl.server.collect import RoundTraffic, disclosures
+from flctl.server.availability import Availability, never
+from flctl.server.collect import RoundTraffic, absences, disclosures
 from flctl.server.round_plan import RoundPlanner
 from flctl.server.state import State
 from flctl.server.step import server_step
@@ -30,14 +31,14 @@ KEPT_BYTES = 1 << 27
 class Rounds:
     """Runs the rounds of a run over an open engine. All that one round hands to the next is in `State`."""
 
-    def __init__(self, run: Run, engine: Engine) -> None:
+    def __init__(self, run: Run, engine: Engine, interrupted: Callable[[], bool] = never) -> None:
         single_thread()
         self.run = run
         self.engine = engine
         self.model = run.build_model()
         self.task = run.task()
         self.memory = engine.client_memory(run)
-        self._planner = RoundPlanner(run)
+        self._planner = RoundPlanner(run, Availability(run, engine, interrupted))
         self._kept_rows: Batch | None = None
 
     def initial(self) -> State:
@@ -61,7 +62,7 @@ class Rounds:
         timer = PhaseTimer()
         with timer.phase("select"):
             plan = self.plan(state)
-        traffic = RoundTraffic(update_intake(self.run, plan))
+        traffic = RoundTraffic(update_intake(self.run, plan), notes=absences(plan))
         aggregate = Aggregation(self.run, self.engine, plan, traffic, timer).aggregate()
         self._retract(plan, traffic, lost=aggregate is None)
         with timer.phase("aggregate"):

@@ -22,6 +22,7 @@ from flctl.errors import FlctlError, IncompatibleError, IntegrityError, PrivacyB
 from flctl.metrics import higher_is_better
 from flctl.run.directory import RunDirectory, finite, report_line, versions
 from flctl.run.run import Run
+from flctl.server.availability import WaitInterruptedError
 from flctl.server.rounds import Rounds
 from flctl.server.state import State
 from flctl.types import Arrays, Checkpoint, RoundReport
@@ -151,7 +152,7 @@ class Training:
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
-        self.rounds = Rounds(self.run, self.engine)
+        self.rounds = Rounds(self.run, self.engine, self.interrupted)
         self.memory = self.rounds.memory
         self.metric = self.run.metric
         self.higher = higher_is_better(self.metric)
@@ -172,6 +173,9 @@ class Training:
                 state = self._round(state)
             except PrivacyBudgetError as refused:
                 self._refused, self.progress = refused, replace(self.progress, status="budget")
+                self._save(state)
+            except WaitInterruptedError:
+                self.progress = replace(self.progress, status="interrupted")
                 self._save(state)
         return self._end(state)
 

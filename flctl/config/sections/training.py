@@ -265,6 +265,12 @@ class EngineConfig(Section):
     deadline: float | None = Field(
         default=None, gt=0, description="Seconds after which a client's reply no longer counts."
     )
+    minimum: int = Field(
+        default=1, ge=1, description="Clients of a cohort that must be available before a round starts."
+    )
+    wait: float | None = Field(
+        default=None, gt=0, description="Seconds to wait for `minimum` clients; null: until they are available."
+    )
     executor: Literal["auto", "shared", "stacked", "fused", "vmap", "sequential"] = Field(
         default="auto",
         description="How clients are trained; `flctl train --explain` shows the choice of auto, and the reasons.",
