@@ -24,6 +24,7 @@ from flctl_secagg.protocol.degrees import _at_least, choose, least_threshold
 from flctl_secagg.protocol.derived_keys import PROOF_BYTES, RECORD_BYTES, mask_seed, self_seed
 from flctl_secagg.protocol.graph import ring
 from flctl_secagg.protocol.parcels import DELIVERED_BYTES
+from flctl_secagg.protocol.past import HEAD_BYTES
 from flctl_secagg.protocol.session import Session
 from flctl_secagg.transcripts.recording import Transcript
 from flctl_secagg.transcripts.verifier import verify
@@ -418,7 +419,7 @@ def test_a_transcript_of_a_session_that_nobody_would_hold_is_refused(changes, tm
         for name in session.parameters.cohort or ("c00",):
             transcript.sent(frames.HELLO, name, hello)
         for name in session.parameters.cohort:
-            record = bytes(RECORD_BYTES + PROOF_BYTES)
+            record = bytes(RECORD_BYTES + HEAD_BYTES + PROOF_BYTES)
             transcript.came(frames.ADVERTISE, name, frames.frame(frames.ADVERTISE, session.sid, record))
     with pytest.raises(IntegrityError, match="policy: "):
         verify(next(tmp_path.iterdir()))

@@ -239,10 +239,10 @@ def test_a_copy_of_advertised_keys_is_refused_and_their_owner_stays():
 def test_possession_is_shown_by_the_owner_of_a_key_for_one_session_and_client():
     seed = primitives.new_key()
     public = primitives.public_of(primitives.private_of(seed))
-    proof = sign(seed, possession_text(b"sid", "c05", bytes(96)))
-    assert primitives.possesses(public, proof, possession_text(b"sid", "c05", bytes(96)))
-    for sid, name in ((b"other", "c05"), (b"sid", "c00")):
-        assert not primitives.possesses(public, proof, possession_text(sid, name, bytes(96)))
+    proof = sign(seed, possession_text(b"sid", "c05", bytes(96), b"head"))
+    assert primitives.possesses(public, proof, possession_text(b"sid", "c05", bytes(96), b"head"))
+    for sid, name, head in ((b"other", "c05", b"head"), (b"sid", "c00", b"head"), (b"sid", "c05", b"other")):
+        assert not primitives.possesses(public, proof, possession_text(sid, name, bytes(96), head))
     assert not primitives.possesses((2**255 - 20).to_bytes(32, "little"), proof, b"")
 
 

@@ -212,9 +212,9 @@ def test_05_each_session_has_new_keys():
 
 def with_record(message, place, change):
     """A KEYS message in which one record is another."""
-    records = frames.read_records(memoryview(message)[HEAD:], RECORD_BYTES, 99, 99)
+    records = frames.read_records(memoryview(message)[HEAD + 4 :], RECORD_BYTES, 99, 99)
     records[place] = change(records[place])
-    return message[:HEAD] + frames.records(records.items())
+    return message[: HEAD + 4] + frames.records(records.items())
 
 
 @pytest.mark.parametrize("at", [0, 40, 70, 120])
@@ -242,9 +242,9 @@ def test_07_a_record_twice_or_for_another_client_is_refused():
         return message + message[-(RECORD_BYTES + 4) :]
 
     def renamed(message):
-        records = frames.read_records(memoryview(message)[HEAD:], RECORD_BYTES, 99, 99)
+        records = frames.read_records(memoryview(message)[HEAD + 4 :], RECORD_BYTES, 99, 99)
         records[3] = records[4]
-        return message[:HEAD] + frames.records(records.items())
+        return message[: HEAD + 4] + frames.records(records.items())
 
     assert refusal(meddle=meddling(frames.KEYS, twice)) is not None
     assert refusal(meddle=meddling(frames.KEYS, renamed)) == "the keys of client 'c03' are not signed by it"
@@ -628,7 +628,7 @@ def test_25_messages_are_measured_before_they_are_read(monkeypatch):
 @pytest.mark.parametrize("kind", [frames.KEYS, frames.DELIVER, frames.SURVIVORS, frames.UNMASK])
 def test_25_lists_longer_than_the_neighbours_are_refused(kind):
     found = refusal(meddle=meddling(kind, lambda message: message + bytes(4000)))
-    assert "a message has" in found
+    assert "a message has" in found or "is not a list of at most" in found
 
 
 @settings(deadline=None, max_examples=60)

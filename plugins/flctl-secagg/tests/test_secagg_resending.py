@@ -101,11 +101,11 @@ def test_another_message_of_a_phase_is_not_answered(tmp_path):
     cohort.meddle = meddle
     cohort.play(attempt_of(cohort))
     memory, message = seen[0]
-    records = frames.read_records(memoryview(message)[HEAD:], 160, 99, 99)
+    records = frames.read_records(memoryview(message)[HEAD + 4 :], 160, 99, 99)
     records.pop(5)
     with pytest.raises(ProtocolError, match="was already taken"):
         cohort.client(VICTIM).step(
-            memory, message[:HEAD] + frames.records(records.items()), None, cohort.request(VICTIM)
+            memory, message[: HEAD + 4] + frames.records(records.items()), None, cohort.request(VICTIM)
         )
 
 

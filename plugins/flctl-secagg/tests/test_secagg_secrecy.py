@@ -120,15 +120,15 @@ def test_a_box_of_shares_is_for_one_direction_of_one_pair_in_one_session():
 
 def test_a_signed_text_is_of_one_client_and_one_purpose():
     sid, payload = new_key(), bytes(range(96))
-    made = [keys_text, possession_text, abort_text]
+    made = [keys_text, abort_text]
     texts = [text(sid, name, payload) for text in made for name in ("a", "b")]
-    both = [shares_text, opened_text]
+    both = [shares_text, opened_text, possession_text]
     texts += [text(sid, name, *parts) for text in both for name in ("a", "b") for parts in orders(payload, b"heard")]
     texts += [masked_text(sid, name, b"shared", *parts) for name in ("a", "b") for parts in orders(payload, b"heard")]
     texts += [masked_text(sid, "a", b"other", payload, b"heard")]
     texts += [parcel_text(sid, *parts, payload) for parts in orders("a", "b")]
     texts += [agreed_text(sid, payload), agreed_text(sid, payload[::-1])]
-    assert len(set(texts)) == len(texts) == 6 + 8 + 5 + 2 + 2
+    assert len(set(texts)) == len(texts) == 4 + 12 + 5 + 2 + 2
 
 
 def orders(one, other):
@@ -146,8 +146,10 @@ def test_keys_that_were_signed_in_another_session_are_refused():
     cohort, said = replayed()
 
     def change(message):
-        records = frames.read_records(memoryview(message)[HEAD:], RECORD_BYTES, 99, 99)
-        return message[:HEAD] + frames.records({**records, 4: said[frames.HELLO][HEAD : HEAD + RECORD_BYTES]}.items())
+        records = frames.read_records(memoryview(message)[HEAD + 4 :], RECORD_BYTES, 99, 99)
+        return message[: HEAD + 4] + frames.records(
+            {**records, 4: said[frames.HELLO][HEAD : HEAD + RECORD_BYTES]}.items()
+        )
 
     cohort.meddle = to_victim(frames.KEYS, change)
     assert why_refused(cohort, attempt=2) == "the keys of client 'c04' are not signed by it"
@@ -236,9 +238,9 @@ def test_a_client_shares_its_secrets_with_no_neighbour_that_the_graph_does_not_g
     stranger = next(place for place in range(10) if place not in (2, *near))
 
     def change(message):
-        records = frames.read_records(memoryview(message)[HEAD:], RECORD_BYTES, 99, 99)
+        records = frames.read_records(memoryview(message)[HEAD + 4 :], RECORD_BYTES, 99, 99)
         records.pop(near[0])
-        return message[:HEAD] + frames.records({**records, stranger: attempt.records[stranger]}.items())
+        return message[: HEAD + 4] + frames.records({**records, stranger: attempt.records[stranger]}.items())
 
     cohort.meddle = to_victim(frames.KEYS, change)
     with contextlib.suppress(AttemptError):

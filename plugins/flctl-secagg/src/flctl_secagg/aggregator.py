@@ -221,8 +221,10 @@ class SecureAggregation(flctl.Aggregator):
         """Runs one session. Returns its sum or its error; either is in the journal when this returns."""
         parameters = session.parameters
         outcome = Outcome(parameters.round, session.sid.hex(), "ended")
+        self._journal.begin(parameters.round, session.sid)
         with self._transcript(session) as transcript:
-            attempt = Attempt(session, ctx.note, transcript, partial(self._objection, parameters))
+            past = self._journal.past()
+            attempt = Attempt(session, ctx.note, transcript, partial(self._objection, parameters), past=past)
             try:
                 unmasked = yield from attempt.run()
                 decoded = decoded_sum(session, unmasked)
@@ -261,7 +263,15 @@ class SecureAggregation(flctl.Aggregator):
     def client(self, memory: bytes, message: bytes, vector: Arrays | None, ctx: ClientContext) -> tuple[bytes, bytes]:
         home = self._home
         roster = home.roster()
-        me = Client(ctx.client_id, home.keyring(), roster, self._policy(roster), home.ledger(), home.outbox())
+        me = Client(
+            ctx.client_id,
+            home.keyring(),
+            roster,
+            self._policy(roster),
+            home.ledger(),
+            home.outbox(),
+            history=home.history(),
+        )
         return me.step(memory, message, vector, AskedWork.of(ctx.round, ctx.work))
 
     def _policy(self, roster: Roster) -> Policy:
@@ -359,7 +369,7 @@ class SecureAggregation(flctl.Aggregator):
         directory = self._home.directory
         if not self.config.transcript or directory is None:
             return nullcontext()
-        return Transcript.new(directory / "transcripts", session)
+        return Transcript.new(directory / "transcripts", session, self._journal.past())
 
     def _published(
         self, ctx: AggregationContext, session: Session, survivors: tuple[str, ...], decoded: Decoded

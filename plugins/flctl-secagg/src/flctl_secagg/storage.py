@@ -45,6 +45,10 @@ class Home:
         """Store of clients' last replies, to resend lost ones. A simulation loses no reply, so that nothing is kept."""
         return Outbox()
 
+    def history(self) -> Ledger | None:
+        """Record of the past that clients remember of each run; None if it is not kept between sessions."""
+        return self.ledger()
+
     def policy(self) -> Policy | None:
         """Clients' own policy; None in a simulation, which takes the run's options as the policy."""
         return None
@@ -147,6 +151,9 @@ class NoHome(Home):
 
     def ledger(self) -> Ledger:
         return Ledger()
+
+    def history(self) -> None:
+        return None
 
 
 class _ShortLived:

@@ -165,6 +165,9 @@ def verify(
     operator: Annotated[
         Path | None, typer.Option("--operator", help="The operator's public key, which must match the signature.")
     ] = None,
+    keys: Annotated[
+        Path | None, typer.Option("--keys", help="Directory of a client's keys, whose memory of the past has to agree.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Replay recorded sessions: check all signatures and ids, that vectors were masked, and that each sum follows.
@@ -173,12 +176,14 @@ def verify(
     run with aggregator.transcript=true. Exit code 6 if anything does not hold.
     """
     from flctl import ConfigError
-    from flctl_secagg.storage import pinned_operator
+    from flctl_secagg.storage import LEDGER, pinned_operator
     from flctl_secagg.transcripts.run_verifier import verify_run
     from flctl_secagg.transcripts.verifier import verify as verdict_on
 
     pinned = None if operator is None else pinned_operator(operator)
-    verdicts = [verdict_on(run, pinned)] if run.is_file() else verify_run(run, pinned)
+    verdicts = (
+        [verdict_on(run, pinned)] if run.is_file() else verify_run(run, pinned, None if keys is None else keys / LEDGER)
+    )
     if not verdicts:
         raise ConfigError(f"{run} has no transcripts", hint="Train with -o aggregator.transcript=true.")
     data = {

@@ -45,6 +45,7 @@ from flctl_secagg.protocol.asked_work import AskedWork
 from flctl_secagg.protocol.derived_keys import RECORD_BYTES, box_key, mask_seed, self_seed
 from flctl_secagg.protocol.parameters import Parameters
 from flctl_secagg.protocol.parcels import DELIVERED_BYTES, Shares, is_dealt, key_tag, opened_shares, sealed_shares
+from flctl_secagg.protocol.past import FIRST, LINK_BYTES, MOST_LINKS
 from flctl_secagg.protocol.session import Session
 from flctl_secagg.protocol.signed_texts import (
     abort_text,
@@ -79,6 +80,8 @@ class Client:
     ledger: Ledger
     outbox: Outbox = field(default_factory=Outbox)
     clock: Callable[[], float] = time.time
+    history: Ledger | None = None
+    """Record of the past that the client remembers of each run; None if it remembers none."""
 
     def step(self, memory: bytes, message: bytes, vector: Arrays | None, asked: AskedWork) -> tuple[bytes, bytes]:
         """Answers one message: returns the sealed state for the next phase, and the reply.
@@ -155,20 +158,25 @@ class Client:
         seeds = {name: new_key() for name in ("c", "s")}
         secrets = {name: private_of(seed) for name, seed in seeds.items()} | {"b": new_key()}
         record = public_of(secrets["c"]) + public_of(secrets["s"]) + commitment(secrets["b"], session.sid, self.me)
-        proofs = [sign(seed, possession_text(session.sid, self.me, record)) for seed in seeds.values()]
+        head = FIRST if self.history is None else self.history.head(self.me, parameters.run)
+        proofs = [sign(seed, possession_text(session.sid, self.me, record, head)) for seed in seeds.values()]
         record += sign(self.keyring.secret_of(self.me), keys_text(session.sid, self.me, record))
         memory = Memory(frames.ADVERTISE, body, self.clock(), secrets, {self._place(session): record})
-        return self._remembered(memory), frames.frame(frames.ADVERTISE, session.sid, record, *proofs)
+        return self._remembered(memory), frames.frame(frames.ADVERTISE, session.sid, record, head, *proofs)
 
     def _share(self, kept: Memory, session: Session, message: bytes) -> tuple[bytes, bytes]:
         """R1: checks the signatures of the neighbours' keys; sends each neighbour encrypted shares of b and s."""
         me, degree = self._place(session), session.parameters.neighbours
         _expect(kept, frames.ADVERTISE)
-        size = (degree + 1) * (RECORD_BYTES + 4)
-        body = frames.opened(message, frames.KEYS, session.sid, 0, size)
-        records = frames.read_records(body, RECORD_BYTES, degree + 1, session.count)
+        size = (degree + 1) * (RECORD_BYTES + 4) + 4 + MOST_LINKS * LINK_BYTES
+        body = frames.opened(message, frames.KEYS, session.sid, 4, size)
+        links, rest = frames.read_links(body, LINK_BYTES, MOST_LINKS)
+        records = frames.read_records(rest, RECORD_BYTES, degree + 1, session.count)
         neighbours = session.neighbours(me)
         self._check_records(kept, session, records, neighbours)
+        if self.history is not None:
+            head = bytes.fromhex(session.parameters.previous)
+            self.history.follow(self.me, session.parameters.run, head, session.sid, links)
         self.ledger.claim(self.me, session.sid, frames.KEYS)
         shares = dict(zip(neighbours, self._split(kept, session, neighbours), strict=True))
         present = [peer for peer in neighbours if peer in records]

@@ -17,6 +17,7 @@ from flctl import ProtocolError, StorageError
 from flctl.errors import counted
 from flctl_secagg.client.differences import exposed
 from flctl_secagg.protocol.parameters import Parameters
+from flctl_secagg.protocol.past import FIRST, heads
 
 __all__ = ["Ledger", "Opening"]
 
@@ -25,6 +26,7 @@ CREATE TABLE IF NOT EXISTS steps (client TEXT, sid BLOB, phase INTEGER, PRIMARY 
 CREATE TABLE IF NOT EXISTS openings (
     client TEXT, run TEXT, round INTEGER, work TEXT, survivors TEXT, number INTEGER PRIMARY KEY,
     UNIQUE (client, run, round));
+CREATE TABLE IF NOT EXISTS heads (client TEXT, run TEXT, head BLOB, sid BLOB, PRIMARY KEY (client, run)) WITHOUT ROWID;
 """
 _SECONDS = 30.0
 """Seconds to wait for another process that holds the record locked."""
@@ -91,6 +93,41 @@ class Ledger:
             refused = _conflict(opening, self._openings(connection, client, opening.run), apart=apart)
         if refused is not None:
             raise refused
+
+    def head(self, client: str, run: str) -> bytes:
+        """Head of the past that the client remembers of a run."""
+        with self._locked() as connection:
+            return self._head(connection, client, run)[0]
+
+    def heads(self) -> list[tuple[str, str, bytes, bytes]]:
+        """Lists (client, run, head, id of the session that followed) for all clients of this record."""
+        with self._locked() as connection:
+            return connection.execute("SELECT client, run, head, sid FROM heads ORDER BY client, run").fetchall()
+
+    def follow(self, client: str, run: str, head: bytes, sid: bytes, links: bytes) -> None:
+        """Replaces the client's head by that of a new session, in one transaction.
+
+        Raises ProtocolError unless the links lead from the head that the client remembers to the new one, and the first
+        of them is that of the session which the client took part in there.
+        """
+        with self._locked() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            known, last = self._head(connection, client, run)
+            *_, reached = heads(known, links)
+            if reached == head and (not last or links[: len(last)] == last or (not links and last == sid)):
+                values = (client, run, head, sid)
+                connection.execute("INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?)", values)
+                return
+        raise ProtocolError(
+            f"the server's record of run '{run}' is not the one that this client remembers",
+            hint="A session was deleted or rewritten, or others were told another past. See the server's transcripts: "
+            "flctl secagg verify RUN --keys DIR, with this client's directory.",
+        )
+
+    @staticmethod
+    def _head(connection: sqlite3.Connection, client: str, run: str) -> tuple[bytes, bytes]:
+        query = "SELECT head, sid FROM heads WHERE client = ? AND run = ?"
+        return connection.execute(query, (client, run)).fetchone() or (FIRST, b"")
 
     def openings(self, client: str, run: str) -> list[Opening]:
         """All openings of a client in a run, oldest first."""

@@ -18,6 +18,7 @@ from flctl_secagg.encoding.vectors import WEIGHT, Encoding
 from flctl_secagg.protocol.degrees import Degrees
 from flctl_secagg.protocol.derived_keys import PROOF_BYTES, RECORD_BYTES
 from flctl_secagg.protocol.parcels import DELIVERED_BYTES, PARCEL_BYTES
+from flctl_secagg.protocol.past import HEAD_BYTES
 
 __all__ = ["Plan", "Speed", "measure", "plan", "plan_lines"]
 
@@ -65,9 +66,11 @@ class Plan:
 def plan(encoding: Encoding, degrees: Degrees, hello: int, speed: Speed, *, active: bool) -> Plan:
     """Returns the costs of a session. `hello`: size of its parameters, in bytes."""
     k, n = degrees.neighbours, encoding.count
-    up = RECORD_BYTES + PROOF_BYTES + k * PARCEL_BYTES + encoding.bytes + k * SHARE_BYTES
+    up = RECORD_BYTES + HEAD_BYTES + PROOF_BYTES + k * PARCEL_BYTES + encoding.bytes + k * SHARE_BYTES
     up += 3 * SIGNATURE_BYTES + 4 * _HEAD
-    down = hello + (k + 1) * (RECORD_BYTES + _PLACE) + k * (DELIVERED_BYTES + _PLACE) + (n + 7) // 8 + 4 * _HEAD
+    down = (
+        hello + _PLACE + (k + 1) * (RECORD_BYTES + _PLACE) + k * (DELIVERED_BYTES + _PLACE) + (n + 7) // 8 + 4 * _HEAD
+    )
     if active:
         up += _HEAD + SIGNATURE_BYTES
         down += _HEAD + (n + 7) // 8 + k * (SIGNATURE_BYTES + _PLACE)

@@ -16,7 +16,8 @@ __all__ = ["BOX_BYTES", "PAIR", "PROOF_BYTES", "RECORD_BYTES", "box_data", "box_
 RECORD_BYTES = 3 * KEY_BYTES + SIGNATURE_BYTES
 """Size of a key record: public keys of c and s, commitment to b, signature."""
 PROOF_BYTES = 2 * SIGNATURE_BYTES
-"""Size of the proofs of possession of c and s, which follow the record and are not forwarded."""
+"""Size of the proofs of possession of c and s. They follow the record and the head of the past, and also sign the
+head; neither is forwarded."""
 PAIR = struct.Struct(f">H{SHARE_BYTES}s{SHARE_BYTES}s")
 BOX_BYTES = 12 + PAIR.size + 16
 """Size of an encrypted pair of shares: nonce; x-coordinate and shares of b and s; tag."""

@@ -23,9 +23,11 @@ __all__ = [
     "UNMASK",
     "bitmap",
     "frame",
+    "links_first",
     "members",
     "opened",
     "phase_of",
+    "read_links",
     "read_records",
     "records",
     "sid_of",
@@ -109,6 +111,20 @@ def read_records(body: memoryview, size: int, most: int, count: int) -> dict[int
         found[place] = bytes(body[start + _INDEX : start + whole])
         last = place
     return found
+
+
+def links_first(links: bytes, body: bytes) -> bytes:
+    """Encodes links of the past, with their length before them, and the rest of a body."""
+    return len(links).to_bytes(_INDEX, "big") + links + body
+
+
+def read_links(body: memoryview, size: int, most: int) -> tuple[bytes, memoryview]:
+    """Parses what `links_first` returned: the links and the rest. Raises ProtocolError if the links are not whole ones
+    of `size` bytes, or more than `most`."""
+    length = int.from_bytes(body[:_INDEX], "big")
+    if length % size or length > min(most * size, len(body) - _INDEX):
+        raise ProtocolError(f"{length} bytes are not up to {most} links of {size} bytes")
+    return bytes(body[_INDEX : _INDEX + length]), body[_INDEX + length :]
 
 
 def bitmap(places: Iterable[int], count: int) -> bytes:

@@ -29,9 +29,10 @@ def keys_text(sid: bytes, client: str, record: bytes) -> bytes:
     return bound(b"keys", sid, client.encode(), record[: 3 * KEY_BYTES])
 
 
-def possession_text(sid: bytes, client: str, record: bytes) -> bytes:
-    """Text that a client signs with each session key, to prove that the key is its own and no copy (R0)."""
-    return bound(b"possession", sid, client.encode(), record[: 3 * KEY_BYTES])
+def possession_text(sid: bytes, client: str, record: bytes, head: bytes) -> bytes:
+    """Text that a client signs with each session key, to prove that the key is its own and no copy (R0). `head` is that
+    of the past that it remembers."""
+    return bound(b"possession", sid, client.encode(), record[: 3 * KEY_BYTES], head)
 
 
 def parcel_text(sid: bytes, dealer: str, receiver: str, goods: Body) -> bytes:

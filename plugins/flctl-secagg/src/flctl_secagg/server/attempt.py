@@ -28,6 +28,7 @@ from flctl_secagg.encoding.vectors import Decoded
 from flctl_secagg.protocol import frames
 from flctl_secagg.protocol.derived_keys import PROOF_BYTES, RECORD_BYTES, mask_seed, self_seed
 from flctl_secagg.protocol.parcels import DELIVERED_BYTES, PARCEL_BYTES
+from flctl_secagg.protocol.past import HEAD_BYTES, Past
 from flctl_secagg.protocol.session import Session
 from flctl_secagg.protocol.signed_texts import agreed_text, keys_text, masked_text
 from flctl_secagg.server.disputes import COMPLAINT_BYTES, Evidence, holds_its_keys
@@ -82,6 +83,8 @@ class Attempt:
     shared: frozenset[int] = frozenset()
     survivors: tuple[str, ...] = ()
     """Clients whose masked vectors are in the sum, once their list is fixed."""
+    past: Past = field(default_factory=Past, repr=False)
+    """Links of the sessions before; their head is the session's `previous`."""
     evidence: Evidence = field(init=False, repr=False)
     _blamed: set[int] = field(default_factory=set)
     _complained: set[int] = field(default_factory=set)
@@ -114,7 +117,7 @@ class Attempt:
         """R0: proposes the parameters, and collects key records."""
         body = self.session.parameters.canonical()
         hello = dict.fromkeys(range(self.session.count), body)
-        size = RECORD_BYTES + PROOF_BYTES
+        size = RECORD_BYTES + HEAD_BYTES + PROOF_BYTES
         for place, found in (yield from self._ask(frames.HELLO, hello, frames.ADVERTISE, lambda place: size)):
             self._take_keys(place, found)
         records = {place: found[:RECORD_BYTES] for place, found in self._advertised.items()}
@@ -124,9 +127,13 @@ class Attempt:
         """R1: sends each client the keys of its neighbours, and collects its encrypted shares for them."""
         asked = {place: self._near(place, self.records) for place in self.records}
         asked = {place: near for place, near in asked.items() if len(near) >= self.session.parameters.threshold}
+        links = {place: self._links(place) for place in asked}
         keys = {
-            place: frames.records((peer, self.records[peer]) for peer in (*near, place))
-            for place, near in asked.items()
+            place: frames.links_first(
+                found, frames.records((peer, self.records[peer]) for peer in (*asked[place], place))
+            )
+            for place, found in links.items()
+            if found is not None
         }
         replies = yield from self._ask(
             frames.KEYS, keys, frames.SHARES, lambda place: len(asked[place]) * PARCEL_BYTES + SIGNATURE_BYTES
@@ -143,6 +150,17 @@ class Attempt:
         boxes = self._enough(shared, self.session.parameters.minimum, "shared their secrets")
         self.shared = frozenset(boxes)
         return boxes
+
+    def _records_for(self, place: int, near: Iterable[int]) -> bytes:
+        return frames.records((peer, self.records[peer]) for peer in (*near, place))
+
+    def _links(self, place: int) -> bytes | None:
+        """Returns the links that lead from the past that a client remembers to this session; None, with a note, if it
+        remembers another past."""
+        found = self.past.after(self._advertised[place][RECORD_BYTES : RECORD_BYTES + HEAD_BYTES])
+        if found is None:
+            self.note(f"client '{self._client(place)}' is left out: it remembers another past of the run")
+        return found
 
     def _near(self, place: int, among: Iterable[int]) -> list[int]:
         present = among if isinstance(among, frozenset | dict) else frozenset(among)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from flctl_secagg.crypto.primitives import KEY_BYTES, SIGNATURE_BYTES, is_signed, possesses
 from flctl_secagg.protocol.derived_keys import RECORD_BYTES
 from flctl_secagg.protocol.parcels import PARCEL_BYTES, fits, is_dealt, key_tag, opened_shares, tag_of
+from flctl_secagg.protocol.past import HEAD_BYTES
 from flctl_secagg.protocol.session import Session
 from flctl_secagg.protocol.signed_texts import abort_text, opened_text, possession_text, shares_text
 
@@ -119,7 +120,8 @@ class Evidence:
 
 def holds_its_keys(session: Session, place: int, body: bytes) -> bool:
     """True if a client proved that it has the private keys of the record that it advertised."""
-    text = possession_text(session.sid, session.parameters.cohort[place], body)
+    start = RECORD_BYTES + HEAD_BYTES
+    text = possession_text(session.sid, session.parameters.cohort[place], body, body[RECORD_BYTES:start])
     keys = (body[:KEY_BYTES], body[KEY_BYTES : 2 * KEY_BYTES])
-    proofs = (body[RECORD_BYTES : RECORD_BYTES + SIGNATURE_BYTES], body[RECORD_BYTES + SIGNATURE_BYTES :])
+    proofs = (body[start : start + SIGNATURE_BYTES], body[start + SIGNATURE_BYTES :])
     return all(possesses(key, proof, text) for key, proof in zip(keys, proofs, strict=True))

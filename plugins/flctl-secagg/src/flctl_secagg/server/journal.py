@@ -16,10 +16,11 @@ import numpy as np
 from flctl import IntegrityError, StorageError
 from flctl_secagg.encoding.packing import Words, lane
 from flctl_secagg.protocol.parameters import GENESIS, Parameters
+from flctl_secagg.protocol.past import Past, heads, link
 
 __all__ = ["JOURNAL", "Journal", "Outcome", "Sum", "chained"]
 
-JOURNAL, SUMS, TRANSCRIPTS = "sessions.jsonl", "sums", "transcripts"
+JOURNAL, OPEN, SUMS, TRANSCRIPTS = "sessions.jsonl", "session.open", "sums", "transcripts"
 End = Literal["summed", "burnt", "ended", "cut"]
 _KEPT = 2
 """Number of newest rounds whose sums are kept. A checkpoint follows each round, so older rounds never run again."""
@@ -41,6 +42,11 @@ class Outcome:
     sum: str | None = None
     transcript: str | None = None
 
+    @property
+    def link(self) -> bytes:
+        """Link of the session in the hash chain."""
+        return link(bytes.fromhex(self.sid), self.line())
+
     def line(self) -> bytes:
         """Returns the outcome as a line of the journal."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True).encode() + b"\n"
@@ -57,10 +63,12 @@ class Sum:
 
 def chained(outcomes: Iterable[Outcome]) -> Iterator[tuple[str, Outcome]]:
     """Yields each outcome with the hash-chain digest of all before it (hex SHA-256), which its session id binds."""
-    head = GENESIS
+    head, before = bytes.fromhex(GENESIS), None
     for outcome in outcomes:
-        yield head, outcome
-        head = hashlib.sha256(bytes.fromhex(head) + outcome.line()).hexdigest()
+        if before is not None:
+            *_, head = heads(head, before.link)
+        yield head.hex(), outcome
+        before = outcome
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,28 @@ class Journal:
         found = self.outcomes()
         *_, (head, _) = chained([*found, Outcome(0, "", "ended")])
         return head
+
+    def past(self) -> Past:
+        """Returns the links of all outcomes."""
+        return Past(b"".join(one.link for one in self.outcomes()))
+
+    def begin(self, number: int, sid: bytes) -> None:
+        """Records that a session begins, flushed to disk when this returns: clients remember its id, so that it has to
+        have an outcome even if the server is stopped during it."""
+        if self.path is not None:
+            _write(self.path / OPEN, json.dumps({"round": number, "sid": sid.hex()}).encode())
+
+    def begun(self) -> Outcome | None:
+        """Returns the outcome `cut` of a session that began and has no outcome; None if there is no such session."""
+        path = None if self.path is None else self.path / OPEN
+        if path is None or not path.is_file():
+            return None
+        try:
+            values = json.loads(path.read_bytes())
+            found = Outcome(int(values["round"]), str(values["sid"]), "cut")
+        except (ValueError, TypeError, KeyError) as error:
+            raise IntegrityError(f"{path} is not a record of a session", hint="Restore it from a backup.") from error
+        return None if any(one.sid == found.sid for one in self.outcomes()) else found
 
     def publish(self, outcome: Outcome, found: Sum) -> None:
         """Writes a sum and its outcome, flushed to disk when this returns; removes the sums of old rounds."""

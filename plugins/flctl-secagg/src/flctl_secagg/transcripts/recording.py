@@ -15,6 +15,7 @@ from flctl_secagg.encoding.packing import pack
 from flctl_secagg.identity.roster import roster_of
 from flctl_secagg.protocol import frames
 from flctl_secagg.protocol.parameters import Parameters
+from flctl_secagg.protocol.past import Past
 from flctl_secagg.protocol.session import Session
 from flctl_secagg.server.attempt import Unmasked
 from flctl_secagg.server.journal import TRANSCRIPTS, Journal, Outcome
@@ -22,7 +23,7 @@ from flctl_secagg.server.journal import TRANSCRIPTS, Journal, Outcome
 __all__ = ["Entry", "Transcript", "read_entries", "record_cut", "session_of"]
 
 MAGIC = b"flctl-secagg-transcript/1\n"
-ROSTER, PUBLISHED = 200, 201
+ROSTER, PUBLISHED, PAST = 200, 201, 202
 SENT, CAME = 0, 1
 SHOWN = 12
 """Hex digits of a session's id in its file's name."""
@@ -47,7 +48,7 @@ class Transcript:
         self._file, self._digest = file, hashlib.sha256(MAGIC)
 
     @classmethod
-    def new(cls, directory: Path, session: Session) -> Self:
+    def new(cls, directory: Path, session: Session, past: Past | None = None) -> Self:
         """Creates the transcript of a session, in a new file named by round and session id."""
         name = f"round-{session.parameters.round:05d}-{session.sid.hex()[:SHOWN]}.transcript"
         try:
@@ -58,6 +59,7 @@ class Transcript:
         transcript = cls(os.fdopen(handle, "wb"))
         transcript._file.write(MAGIC)
         transcript._write(SENT, ROSTER, "", session.roster.text().encode())
+        transcript._write(SENT, PAST, "", (past or Past()).links)
         return transcript
 
     def __enter__(self) -> Self:
@@ -131,7 +133,14 @@ def session_of(entries: Iterable[Entry], path: Path) -> Session:
 
 
 def record_cut(journal: Journal) -> None:
-    """Records sessions with a transcript and no outcome as `cut`: the server was stopped during them."""
+    """Records sessions that began and have no outcome as `cut`: the server was stopped during them."""
+    _record_cut_transcripts(journal)
+    begun = journal.begun()
+    if begun is not None:
+        journal.record(begun)
+
+
+def _record_cut_transcripts(journal: Journal) -> None:
     folder = None if journal.path is None else journal.path / TRANSCRIPTS
     if folder is None or not folder.is_dir():
         return

@@ -21,8 +21,9 @@ SERVER = "\0server"
 """Client id of the server's own rows in the ledger; no client id contains a NUL."""
 
 
-def verify_run(run: Path, operator: bytes | None = None) -> list[Verdict]:
-    """Verifies all recorded sessions of a run; returns their verdicts, in order.
+def verify_run(run: Path, operator: bytes | None = None, remembered: Path | None = None) -> list[Verdict]:
+    """Verifies all recorded sessions of a run; returns their verdicts, in order. `remembered`: clients' own record (the
+    ledger in their directory of keys), whose heads of the past have to be this run's.
 
     Raises IntegrityError if a session is missing, duplicated or out of order, if it contradicts the journal, the
     metrics, the checkpoints or the ledger, or if `verify` raises it.
@@ -43,6 +44,8 @@ def verify_run(run: Path, operator: bytes | None = None) -> list[Verdict]:
     verdicts += _unfinished(list(left.values()), head, operator)
     if len({one.sid for one in verdicts}) != len(verdicts) or len({one.operator for one in verdicts}) > 1:
         raise IntegrityError(f"{folder}: a session is duplicated, or rosters have different operators")
+    if remembered is not None and verdicts:
+        _check_remembered(remembered, verdicts)
     _check_rounds(run, outcomes)
     _check_ledger(home, outcomes)
     return verdicts
@@ -107,6 +110,14 @@ def _lines(path: Path) -> Iterator[tuple[int, int]]:
             yield int(line["round"]), int(line["answered"])
         except (ValueError, KeyError, TypeError) as error:
             raise IntegrityError(f"{path} has a line that is not a round's metrics") from error
+
+
+def _check_remembered(path: Path, verdicts: Sequence[Verdict]) -> None:
+    """Raises IntegrityError if a client remembers a session that the transcripts do not have, or after another past."""
+    known = {(bytes.fromhex(one.previous), bytes.fromhex(one.sid)) for one in verdicts}
+    for client, run, head, sid in Ledger(path).heads():
+        if run == verdicts[0].run and (head, sid) not in known:
+            raise IntegrityError(f"client '{client}' remembers another past of run '{run}' than the transcripts have")
 
 
 def _check_ledger(home: Path, outcomes: Sequence[Outcome]) -> None:

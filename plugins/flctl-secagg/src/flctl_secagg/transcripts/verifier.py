@@ -14,9 +14,10 @@ from flctl_secagg.client.policy import Policy
 from flctl_secagg.crypto.primitives import SIGNATURE_BYTES
 from flctl_secagg.encoding.packing import pack
 from flctl_secagg.protocol import frames
+from flctl_secagg.protocol.past import Past
 from flctl_secagg.protocol.session import Session
 from flctl_secagg.server.attempt import Attempt, AttemptError, Unmasked, decoded_sum
-from flctl_secagg.transcripts.recording import CAME, PUBLISHED, ROSTER, SENT, Entry, read_entries, session_of
+from flctl_secagg.transcripts.recording import CAME, PAST, PUBLISHED, ROSTER, SENT, Entry, read_entries, session_of
 
 __all__ = ["Verdict", "verify"]
 
@@ -37,6 +38,7 @@ class Verdict:
     """
 
     file: str
+    run: str
     round: int
     attempt: int
     mode: str
@@ -71,10 +73,11 @@ def _verify(path: Path, operator: bytes | None, *, cut: bool) -> Verdict:
     entries = list(read_entries(path, cut=cut))
     published = [entry for entry in entries if entry.kind == PUBLISHED]
     session = _session(path, entries, operator)
+    past = _past(path, entries, session)
     notes: list[str] = []
     unsigned: list[str] = []
     played = _played(
-        path, session, [e for e in entries if e.kind not in (ROSTER, PUBLISHED)], (notes, unsigned), cut=cut
+        path, session, past, [e for e in entries if e.kind not in (ROSTER, PUBLISHED, PAST)], (notes, unsigned), cut=cut
     )
     if cut and isinstance(played, Unmasked) and not published:
         played = "the server was stopped before it published the sum"
@@ -88,6 +91,7 @@ def _verify(path: Path, operator: bytes | None, *, cut: bool) -> Verdict:
     parameters = session.parameters
     return Verdict(
         file=path.name,
+        run=parameters.run,
         round=parameters.round,
         attempt=parameters.attempt,
         mode=parameters.mode,
@@ -104,6 +108,14 @@ def _verify(path: Path, operator: bytes | None, *, cut: bool) -> Verdict:
     )
 
 
+def _past(path: Path, entries: list[Entry], session: Session) -> Past:
+    """Returns the recorded past of a session. Raises IntegrityError if the session's id binds another one."""
+    found = [Past(entry.message) for entry in entries if entry.kind == PAST]
+    if len(found) != 1 or found[0].head.hex() != session.parameters.previous:
+        raise IntegrityError(f"{path.name} does not have the past that its session binds")
+    return found[0]
+
+
 def _session(path: Path, entries: list[Entry], operator: bytes | None) -> Session:
     """Returns the recorded session, with its roster checked. Raises ProtocolError if every policy refuses it."""
     session = session_of(entries, path)
@@ -115,12 +127,12 @@ def _session(path: Path, entries: list[Entry], operator: bytes | None) -> Sessio
 
 
 def _played(
-    path: Path, session: Session, entries: list[Entry], found: tuple[list[str], list[str]], *, cut: bool
+    path: Path, session: Session, past: Past, entries: list[Entry], found: tuple[list[str], list[str]], *, cut: bool
 ) -> Unmasked | str:
     """Replays the session with the recorded replies. Returns its sum, or the reason why it gave no sum; adds to `found`
     the notes, and the clients with unsigned messages."""
     notes, unsigned = found
-    attempt = Attempt(session, notes.append)
+    attempt = Attempt(session, notes.append, past=past)
     played = _answered(path, attempt, entries, cut=cut)
     unsigned += [session.parameters.cohort[place] for place in attempt.evidence.unsigned()]
     return played
