@@ -19,13 +19,14 @@ class Kind:
     """A kind of component.
 
     `noun` is its name in messages: the word of the option that chooses it. `hook` is the plugin hook that offers its
-    classes, `home` the `module:class` that they extend. `from_file`: a configuration may name a class of the user's own
-    as `./mine.py:Name`.
+    classes, `home` the `module:class` that they extend. `example` describes the component that `flctl plugins new`
+    writes. `from_file`: a configuration may name a class of the user's own as `./mine.py:Name`.
     """
 
     noun: str
     hook: str
     home: str
+    example: str
     from_file: bool = False
 
     @property
@@ -36,14 +37,53 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
-    "strategy": Kind("strategy", "flctl_strategies", "flctl.algorithms.strategy:Strategy", from_file=True),
-    "transform": Kind("transform", "flctl_transforms", "flctl.algorithms.transform:Transform", from_file=True),
-    "aggregator": Kind("aggregator", "flctl_aggregators", "flctl.algorithms.aggregator:Aggregator", from_file=True),
-    "engine": Kind("engine", "flctl_engines", "flctl.engines.engine:Engine", from_file=True),
+    "strategy": Kind(
+        "strategy",
+        "flctl_strategies",
+        "flctl.algorithms.strategy:Strategy",
+        "A strategy for flctl that weights clients by a power of their number of examples.",
+        from_file=True,
+    ),
+    "transform": Kind(
+        "transform",
+        "flctl_transforms",
+        "flctl.algorithms.transform:Transform",
+        "A transform for flctl that sends a random share of each update's values.",
+        from_file=True,
+    ),
+    "aggregator": Kind(
+        "aggregator",
+        "flctl_aggregators",
+        "flctl.algorithms.aggregator:Aggregator",
+        "An aggregator for flctl that checks which clients are present before they train.",
+        from_file=True,
+    ),
+    "engine": Kind(
+        "engine",
+        "flctl_engines",
+        "flctl.engines.engine:Engine",
+        "An engine for flctl that retries failed clients once.",
+        from_file=True,
+    ),
     # A model in a file is a function, which `flctl.plugins.custom_model` wraps.
-    "model": Kind("model", "flctl_models", "flctl.models.model:Model"),
-    "dataset": Kind("reader", "flctl_datasets", "flctl.data.dataset:DatasetReader"),
-    "partitioner": Kind("scheme", "flctl_partitioners", "flctl.partition.partitioner:Partitioner"),
+    "model": Kind(
+        "model",
+        "flctl_models",
+        "flctl.models.model:Model",
+        "A model for flctl with one hidden layer, normalised over its units.",
+    ),
+    "dataset": Kind(
+        "reader",
+        "flctl_datasets",
+        "flctl.data.dataset:DatasetReader",
+        "A reader for flctl of files in the svmlight format.",
+    ),
+    "partitioner": Kind(
+        "scheme",
+        "flctl_partitioners",
+        "flctl.partition.partitioner:Partitioner",
+        "A partition scheme for flctl whose clients' sizes are in equal ratios.",
+    ),
 }
 
 

@@ -210,9 +210,9 @@ class Gathered:
     """One reply for a chunk of K' clients, of which K succeeded.
 
     `vectors`: their sum, premultiplied by the weights, [L] each; or, if the server takes single updates, one row for
-    each of `numbers`, [K, L]. `weights` [K] and `numbers` [K] (client indices) are in the order requested. `loss` [K],
-    `examples` [K] and `steps` [K] are metrics; `failed` has the other clients by index. `seconds` are by phase: load,
-    train, transform. `bytes_up` is the size of the messages that K separate clients would have sent.
+    each of `numbers`, [K, L]. `numbers` [K] are the client indices, which need not be in the order requested;
+    `weights`, `loss`, `examples` and `steps` [K] follow them. `failed` has the other clients by index. `seconds` are by
+    phase: load, train, transform. `bytes_up` is the size of the messages that K separate clients would have sent.
     """
 
     vectors: Arrays

@@ -17,10 +17,12 @@ MODULES = {
     "flctl.algorithms.run_info": "RunInfo",
     "flctl.algorithms.strategy": "Strategy",
     "flctl.algorithms.transform": "Transform",
+    "flctl.client.runtime": "ClientRuntime",
     "flctl.data.dataset": "DatasetReader",
     "flctl.engines.engine": "Engine",
     "flctl.models.model": "Model",
     "flctl.partition.partitioner": "Partitioner",
+    "flctl.partition.store": "Partition",
 }
 
 

@@ -20,6 +20,19 @@ class ClientRuntime:
     """The model and each component's client half, ready to answer for any client of a run.
 
     Keeps nothing from one call to the next but buffers that each call overwrites.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from flctl.simulation.message_sizes import first_work
+    >>> from flctl.testing.trial import Trial
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> run, _ = Trial(Path(folder.name)).prepare()  # logistic regression on nine clients
+    >>> runtime = ClientRuntime(run)
+    >>> gathered = runtime.gather(np.array([0, 2]), first_work(run), keep_individual=True)
+    >>> gathered.numbers.tolist(), gathered.examples.tolist(), gathered.vectors["delta"].shape
+    ([2, 0], [10.0, 6.0], (2, 15))
+    >>> folder.cleanup()
     """
 
     def __init__(self, run: Run) -> None:

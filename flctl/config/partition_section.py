@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from flctl.config.validation import Complaint, complaints, did_you_mean
 from flctl.errors import FlctlError
+from flctl.kinds import KINDS
 from flctl.partition.request import PartitionSettings
 
 if TYPE_CHECKING:
@@ -18,20 +19,21 @@ if TYPE_CHECKING:
 __all__ = ["SECTION", "check"]
 
 SECTION = "partition"
-KINDS = {"scheme": "partitioner", "reader": "dataset"}
+PARTS = {KINDS[kind].noun: kind for kind in ("partitioner", "dataset")}
+"""Key of the section -> kind of the component that it chooses."""
 
 
 def check(section: Mapping[str, Any], registry: Catalogue) -> Iterator[Complaint]:
     """Yields the problems of the section. A required key may be missing: flags can still give it."""
     given = {key.replace("-", "_"): key for key, value in section.items() if value is not None}
     named: dict[str, type[BaseModel]] = {}
-    for part, kind in KINDS.items():
+    for part, kind in PARTS.items():
         try:
             named |= _named(section.get(part), part, kind, registry)
         except FlctlError as error:
             yield Complaint((SECTION, part), error.message, error.hint)
             return
-    options = {name for part in KINDS for model in _models(part, named, registry) for name in model.model_fields}
+    options = {name for part in PARTS for model in _models(part, named, registry) for name in model.model_fields}
     known = {*PartitionSettings.model_fields, *options}
     for key, written in given.items():
         if key not in known:
@@ -56,7 +58,7 @@ def _models(part: str, named: Mapping[str, type[BaseModel]], registry: Catalogue
     """Returns the options of the named component, or of all components if the choice depends on the source."""
     if part in named:
         return [named[part]]
-    return [offer.component.Config for offer in registry.offers(KINDS[part]).values()]
+    return [offer.component.Config for offer in registry.offers(PARTS[part]).values()]
 
 
 def _refused(model: type[BaseModel], values: Mapping[str, Any], at: tuple[str, ...]) -> Iterator[Complaint]:

@@ -11,13 +11,14 @@ from typing import Any
 import numpy.typing as npt
 
 from flctl.errors import DataError, IntegrityError
+from flctl.run.checkpoint import PICKLES
 
 __all__ = ["MAX_HEADER", "load_weights", "read_weights", "unprefixed"]
 
 MAX_HEADER = 100 << 20
 """Bytes that the header may have; the format's own limit."""
 WRAPPERS = ("module.", "_orig_mod.", "model.")
-PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
 _HINT = "Save the weights with safetensors.torch.save_file(module.state_dict(), ...); flctl never unpickles."
 
 

@@ -30,6 +30,19 @@ SURROGATES = 0xD800
 class Partition(PartitionView):
     """The rows of a partition by client, read from disk. Made by `Partition.open`.
 
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from flctl.testing.trial import Trial
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> written = Trial(Path(folder.name)).partition.path  # nine clients; a fifth of each one's rows is for testing
+    >>> partition = Partition.open(written)
+    >>> partition.clients, partition.counts[:2].tolist()
+    (9, [[6, 2], [8, 2]])
+    >>> x, y = partition.train(0)
+    >>> x.shape, y.shape
+    ((6, 4), (6,))
+    >>> folder.cleanup()
+
     x is float32 as models take it (int64 codes [n, window] for next character); y is int64 codes, float32
     standardised targets, or int64 codes with -1 padding.
     """

@@ -37,16 +37,6 @@ TAKEN_CLASSES = frozenset(
     ("Field", "Generator", "Iterable", "Iterator", "Mapping", "Path", "Replies", "Run", "Sequence")
 )
 """Names that the templates import."""
-SUMMARIES: Mapping[str, str] = {
-    "strategy": "A strategy for flctl that weights clients by a power of their number of examples.",
-    "transform": "A transform for flctl that sends a random share of each update's values.",
-    "aggregator": "An aggregator for flctl that checks which clients are present before they train.",
-    "engine": "An engine for flctl that retries failed clients once.",
-    "dataset": "A reader for flctl of files in the svmlight format.",
-    "model": "A model for flctl with one hidden layer, normalised over its units.",
-    "partitioner": "A partition scheme for flctl whose clients' sizes are in equal ratios.",
-}
-"""Summary of the written component, by kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +99,7 @@ def render(names: Names, kind: str) -> dict[str, str]:
         "kind": kind,
         "hook": KINDS[kind].hook,
         "base": KINDS[kind].base.__name__,
-        "summary": SUMMARIES[kind],
+        "summary": KINDS[kind].example,
         "api": API_VERSION,
         "flctl": ".".join(__version__.split(".")[:2]),
     }

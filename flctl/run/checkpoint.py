@@ -32,6 +32,10 @@ MAX_MANIFEST = 1 << 20
 _NAME = re.compile(r"round-(\d{5,})$")
 
 
+PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""First bytes of the files that `torch.save` and `pickle` write."""
+
+
 def read_tensors(data: bytes, name: str) -> dict[str, np.ndarray[Any, Any]]:
     """The tensors in the bytes of a safetensors file. Raises IntegrityError for anything else, a pickle included."""
     from safetensors import SafetensorError
@@ -40,8 +44,7 @@ def read_tensors(data: bytes, name: str) -> dict[str, np.ndarray[Any, Any]]:
     try:
         return dict(load(data))
     except (SafetensorError, KeyError, ValueError) as error:
-        pickled = data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-        found = "a pickle or a zip archive" if pickled else f"damaged: {error}"
+        found = "a pickle or a zip archive" if data.startswith(PICKLES) else f"damaged: {error}"
         hint = "Save the weights with safetensors; flctl never unpickles."
         raise IntegrityError(f"{name} is not a safetensors file ({found})", hint=hint) from error
 

@@ -359,7 +359,7 @@ def test_the_command_line_shows_global_and_own_models_side_by_side(toy, tmp_path
     data = json.loads(capsys.readouterr().out)["data"]
     whole, own = data["runs"]
     assert [whole["personal"], own["personal"]] == [False, True]
-    assert own["run"] == f"{path} (own models)"
+    assert own["run"] == f"{path} (personal models)"
     assert own["federated"]["accuracy"]["mean"] == pytest.approx(final["personal_accuracy_mean"])
     assert whole["federated"]["accuracy"]["mean"] == pytest.approx(final["accuracy_mean"])
     (difference,) = data["differences"]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flctl.algorithms.strategies.local_sgd import require_sgd
 from flctl.algorithms.strategy import StepContext, Strategy
-from flctl.errors import IncompatibleError
 from flctl.types import Aggregate, Arrays, Layout, LocalWork, Work
 
 if TYPE_CHECKING:
@@ -30,12 +30,8 @@ class FedNova(Strategy):
     scale_vector = "tau"
 
     def check(self, run: RunInfo) -> None:
-        optimizer = run.config.local.optimizer
-        if optimizer != "sgd":
-            raise IncompatibleError(
-                f"fednova needs local steps that are sums of gradients, and `local.optimizer` is {optimizer}",
-                hint="Set local.optimizer=sgd; local.momentum is allowed.",
-            )
+        hint = "Set local.optimizer=sgd; local.momentum is allowed."
+        require_sgd(run, "fednova needs local steps that are sums of gradients", hint=hint, momentum=True)
 
     def sends(self, layout: Layout) -> Layout:
         return {**super().sends(layout), "tau": 1}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from flctl.algorithms.strategies.local_sgd import require_sgd
 from flctl.algorithms.strategy import Measured, StepContext, Strategy
-from flctl.errors import IncompatibleError
 from flctl.types import Aggregate, Arrays, Layout, Work
 
 if TYPE_CHECKING:
@@ -33,13 +33,8 @@ class MimeLite(Strategy):
         momentum: float = Field(0.9, ge=0, lt=1, description="The server's momentum beta; 0 is FedAvg.")
 
     def check(self, run: RunInfo) -> None:
-        local = run.config.local
-        if local.optimizer != "sgd" or local.momentum:
-            raise IncompatibleError(
-                f"mime-lite uses the server's momentum in local sgd, and `local` has the optimizer {local.optimizer} "
-                f"with the momentum {local.momentum:g}",
-                hint="Set local.optimizer=sgd and leave local.momentum out; strategy.momentum is the server's.",
-            )
+        hint = "Set local.optimizer=sgd and leave local.momentum out; strategy.momentum is the server's."
+        require_sgd(run, "mime-lite uses the server's momentum in local sgd", hint=hint, momentum=False)
 
     def init(self, params: Arrays) -> Arrays:
         return {"momentum": np.zeros_like(params["params"])}

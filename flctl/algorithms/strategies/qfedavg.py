@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from flctl import arrays
+from flctl.algorithms.strategies.local_sgd import require_sgd
 from flctl.algorithms.strategy import Measured, StepContext, Strategy
-from flctl.errors import IncompatibleError
 from flctl.types import Aggregate, Arrays, Layout, Work
 
 if TYPE_CHECKING:
@@ -42,12 +42,8 @@ class QFedAvg(Strategy):
         )
 
     def check(self, run: RunInfo) -> None:
-        optimizer = run.config.local.optimizer
-        if optimizer != "sgd":
-            raise IncompatibleError(
-                f"qfedavg needs the learning rate of local sgd, and `local.optimizer` is {optimizer}",
-                hint="Set local.optimizer=sgd.",
-            )
+        reason = "qfedavg needs the learning rate of local sgd"
+        require_sgd(run, reason, hint="Set local.optimizer=sgd.", momentum=True)
 
     def sends(self, layout: Layout) -> Layout:
         return {**super().sends(layout), "h": 1}

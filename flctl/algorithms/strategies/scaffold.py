@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
+from flctl.algorithms.strategies.local_sgd import require_sgd
 from flctl.algorithms.strategy import StepContext, Strategy
 from flctl.errors import IncompatibleError
 from flctl.types import Aggregate, Arrays, Layout, Work
@@ -36,13 +37,8 @@ class Scaffold(Strategy):
         weighted: bool = Field(True, description="Weight clients by their rows, as in fedavg; off: equal weights.")
 
     def check(self, run: RunInfo) -> None:
-        local = run.config.local
-        if local.optimizer != "sgd" or local.momentum:
-            raise IncompatibleError(
-                f"scaffold computes gradients from the delta of plain sgd, and `local` has the optimizer "
-                f"{local.optimizer} with the momentum {local.momentum:g}",
-                hint="Set local.optimizer=sgd and leave local.momentum out; a momentum in `server:` is allowed.",
-            )
+        hint = "Set local.optimizer=sgd and leave local.momentum out; a momentum in `server:` is allowed."
+        require_sgd(run, "scaffold computes gradients from the delta of plain sgd", hint=hint, momentum=False)
         if self.config.weighted and run.aggregator.weights_equal:
             raise IncompatibleError(
                 f"scaffold weights clients by their rows, and aggregator '{run.aggregator.name}' counts each client "
