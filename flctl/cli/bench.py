@@ -43,7 +43,7 @@ def bench(
     ] = 1,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare rounds of flctl, by each executor, with a loop written by hand in torch; takes about half a minute."""
+    """Compare rounds of flctl, with each executor, to a hand-written torch loop; takes about half a minute."""
     from flctl import machine
     from flctl.errors import ConfigError
     from flctl.performance.benchmark import contest

@@ -24,7 +24,7 @@ Override = Annotated[
 ]
 
 SHOW_HELP = """
-Print the effective configuration, with a comment on each key that says where its value comes from.
+Print the effective configuration, with the origin of each value as a comment.
 
 Examples:
 

@@ -42,7 +42,7 @@ LOW_SPACE = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class InstallationCheck:
-    """One thing looked at: `fail` means that flctl cannot work, `warn` that a part of it cannot."""
+    """Result of one check: `fail` if flctl cannot work, `warn` if a part of it cannot."""
 
     subject: str
     status: Literal["ok", "warn", "fail"]
@@ -55,7 +55,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(as_json: JsonFlag = False) -> None:
-    """Check the installation: versions, optional packages, plugins, disk space. Exit code 1 if it cannot work."""
+    """Check the installation: versions, optional packages, plugins, disk space. Exit code 1 if a part is missing."""
     findings = [*_packages(), *_plugins(), *_machine()]
     data = {"findings": [asdict(finding) for finding in findings]}
     output.emit("doctor", data, as_json=as_json, render=lambda console: _render(console, findings))

@@ -18,7 +18,7 @@ SHOWN = "Output"
 AXIS_HELP = "round, bytes, bytes-up, seconds or simulated-seconds (default: round)."
 
 HELP = """
-Draw a metric of one or several runs by round, by bytes sent or by time, with the numbers as CSV beside the picture.
+Draw a metric of one or several runs by round, by bytes sent or by time, with a CSV of the numbers.
 
 Examples:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,10 +46,11 @@ class CellError(Exception):
 
     def advice(self, name: str, cell: str | None = None) -> str:
         """Hint for the column `name` and the cell as it is written, if that is known."""
-        missing = [f"--na {cell} if it means missing"] if cell is not None else []
+        column = shlex.quote(name)
+        missing = [f"--na {shlex.quote(cell)} if it means missing"] if cell is not None else []
         if self.of_target:
             return ", ".join([*missing, "--task classification if these are labels, else another --target."])
-        return ", ".join([*missing, f"--categorical {name} if it is a category, else --drop {name}."])
+        return ", ".join([*missing, f"--categorical {column} if it is a category, else --drop {column}."])
 
 
 class Growing:
@@ -250,7 +252,7 @@ def refuse_too_many(levels: Levels, name: str) -> None:
     if levels.overflowed:
         raise DataError(
             f"--categorical column '{name}' has more than {levels.limit:,} distinct values",
-            hint="If it is an identifier, leave it out: --drop {shlex.quote(name)}",
+            hint=f"If it is an identifier, leave it out: --drop {shlex.quote(name)}",
         )
 
 

@@ -14,7 +14,7 @@ from typing import Literal, TextIO
 
 from flctl.data.columns import is_number
 from flctl.data.packed import PACKED, opened
-from flctl.errors import ConfigError, DataError
+from flctl.errors import ConfigError, DataError, command_line
 
 __all__ = ["DELIMITERS", "Dialect", "Record", "numbers_rows", "open_text", "records", "sniff"]
 
@@ -118,7 +118,7 @@ def refuse_undecoded(record: Record, names: tuple[str, ...], where: str) -> None
             column = f"column '{names[index]}'" if index < len(names) else f"column {index}"
             raise DataError(
                 f"{where}, line {record.line}, {column}: byte 0x{ord(found[0]) - 0xDC00:02x} is not UTF-8 text",
-                hint=f"Convert it first: iconv -f latin1 -t utf-8 {where}",
+                hint=f"Convert it first: {command_line('iconv', '-f', 'latin1', '-t', 'utf-8', where)}",
             )
 
 
@@ -196,7 +196,10 @@ def _first_line(path: Path, before: int = 0) -> str:
         while line and not line.strip():
             line = stream.readline(LONGEST_LINE)
     if line.startswith(("\udcff\udcfe", "\udcfe\udcff")):
-        raise DataError(f"{path.name} is UTF-16 text", hint=f"Convert it first: iconv -f utf-16 -t utf-8 {path.name}")
+        raise DataError(
+            f"{path.name} is UTF-16 text",
+            hint=f"Convert it first: {command_line('iconv', '-f', 'utf-16', '-t', 'utf-8', path)}",
+        )
     return line
 
 

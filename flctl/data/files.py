@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from flctl.errors import DataError, IntegrityError, counted, suggest
+from flctl.errors import DataError, IntegrityError, command_line, counted, suggest
 
 __all__ = [
     "DEFLATE_RATIO",
@@ -135,7 +135,7 @@ def read_utf8(path: Path) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{path.name}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8 text",
-            hint=f"Convert it first: iconv -f latin1 -t utf-8 {path.name}",
+            hint=f"Convert it first: {command_line('iconv', '-f', 'latin1', '-t', 'utf-8', path)}",
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -375,5 +376,6 @@ def _as_groups(levels: Levels) -> npt.NDArray[Any]:
 
 def _all_missing(where: str, column: str, rows: int) -> DataError:
     return DataError(
-        f"{where}: column '{column}' has no value in any of {counted(rows, 'row')}", hint=f"--drop {column}"
+        f"{where}: column '{column}' has no value in any of {counted(rows, 'row')}",
+        hint=f"--drop {shlex.quote(column)}",
     )

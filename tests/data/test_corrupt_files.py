@@ -153,6 +153,17 @@ def test_a_category_that_is_an_identifier_is_refused(tmp_path: Path) -> None:
         read("csv", tmp_path / "a.csv", target="y", categorical="id")
 
 
+def test_hints_quote_names_with_blanks_for_the_shell(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("patient id,y\n" + "".join(f"k{i},{i % 2}\n" for i in range(5000)))
+    with pytest.raises(DataError) as refused:
+        read("csv", tmp_path / "a.csv", target="y", categorical="patient id")
+    assert "--drop 'patient id'" in str(refused.value.hint)
+    (tmp_path / "latin 1.csv").write_bytes(b"v,y\n\xe9,1\n")
+    with pytest.raises(FlctlError) as refused:
+        read("csv", tmp_path / "latin 1.csv", target="y")
+    assert "utf-8 '" in str(refused.value.hint)
+
+
 def test_files_of_another_schema_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("v,y\n1,a\n")
     (tmp_path / "b.csv").write_text("v,z\n1,a\n")

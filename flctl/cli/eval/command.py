@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-WHAT, SHOWN, ELSEWHERE = "What", "Output", "A model from a file"
+WHAT, SHOWN, ELSEWHERE = "Evaluation", "Output", "A model from a file"
 
 HELP = """
-Evaluate models on test rows: centrally, over all clients, and per client. Several are shown side by side, with
-their differences from the first.
+Evaluate models on test rows: centrally, over all clients, and per client. Several models are shown side by side,
+with their differences from the first.
 
 Examples:
 

@@ -22,16 +22,16 @@ OUTPUT, MORE = "Output", "Settings from a file"
 CONFIG_HELP = "A YAML file with a `partition:` section; flags win over it."
 OVERRIDE_HELP = "Any key of that section, also an option of a plugin's scheme or reader."
 HELP = """
-Divide a data set among clients, and keep it as a partition to train on.
+Divide a data set among clients, and store it as a partition for training.
 
 SOURCE is a built-in data set (digits, breast_cancer, wine, iris, diabetes,
 synthetic), a file (CSV, Parquet, .npz, IDX, text, LEAF JSON ...) or a folder
 of images. Several tables of the same columns are read as one. The result is a
-new directory with each client's training and test rows, and a report on how
-unequal the clients are.
+new directory with each client's training and test rows, and a report on the
+skew between clients.
 
-`flctl partition inspect|verify|export DIR` look at a partition, check it, and
-write a client's rows as a file of their own.
+`flctl partition inspect|verify|export DIR` show a partition, verify it, and
+export a client's rows to a file.
 
 Examples:
 

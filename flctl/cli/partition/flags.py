@@ -57,7 +57,7 @@ FLAGS = (
     SchemeFlag("shards_per_client", "N", SCHEME, "shard: number of shards per client. Default 2."),
     SchemeFlag("shard_size", "ROWS", SCHEME, "shard: rows per shard."),
     SchemeFlag("sizes", "N,N,...", SCHEME, "sizes: rows of each client, or fractions of all rows."),
-    SchemeFlag("matrix", "FILE", SCHEME, "distribution: .csv or .npy matrix [clients, classes]."),
+    SchemeFlag("matrix", "FILE", SCHEME, "distribution: .csv or .npy, a row per client, a column per class."),
     SchemeFlag("strictness", "NUMBER", SCHEME, "continuous: 0 is iid, 1 is sorted by the feature."),
     SchemeFlag("group_size", "N", SCHEME, "grouped-natural: number of --by values per client."),
     SchemeFlag("top", "N", SCHEME, "natural: keep this many values of --by, those with the most rows."),

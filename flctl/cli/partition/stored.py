@@ -17,10 +17,10 @@ __all__ = ["register"]
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A partition.", autocompletion=complete_partitions)]
 
 EXPORT_HELP = """
-Write one client's rows as a file of its own, as its site would have it.
+Write one client's rows to a file, as the client's site would have them.
 
-The ending of --out decides the format: .npz (training, validation and test rows apart), .csv and .parquet (tables),
-.txt (text). Values are as the source had them; `flctl partition` reads the file back.
+The file name's ending selects the format: .npz (training, validation and test rows apart), .csv and .parquet (tables),
+.txt (text). Values are those of the source; `flctl partition` can read the file.
 
 Examples:
 
@@ -66,7 +66,7 @@ def inspect(
     duplicates: Annotated[bool, typer.Option(help="Search for exact duplicate rows across clients.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show who has how much of what in a partition."""
+    """Show rows by client and label, and the skew of a partition."""
     from flctl import atomic
     from flctl.cli.partition import job
     from flctl.partition.store import Partition
@@ -85,7 +85,7 @@ def verify(
     duplicates: Annotated[bool, typer.Option(help="Also count exact duplicate rows.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
-    """Check a partition's digests, that no row is owned twice, and that every row is accounted for."""
+    """Check a partition's digests, that no row has two owners, and that every row is owned or left out."""
     from flctl.cli.partition import job
     from flctl.partition.store import Partition
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 NEW_HELP = """
-Write a plugin package: a component that works, its entry point, its README, and tests that hold it to its contract.
+Write a plugin package: a working component, its entry point, its README, and tests of its contract.
 
 Examples:
 
@@ -28,7 +28,7 @@ Examples:
     flctl plugins new my-reader --kind dataset --out plugins/my-reader
 """
 DOCTOR_HELP = """
-Load every plugin and say what is wrong: broken imports, other API versions, hooks, clashes. Exit code 1 if anything.
+Load every plugin and report problems: broken imports, other API versions, hooks, clashes. Exit code 1 if any.
 
 Examples:
 
@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_plugins(kind: Kind = None, as_json: JsonFlag = False) -> None:
-    """List every component by kind with its origin, and every plugin with its version and health."""
+    """List every component by kind with its origin, and every plugin with its version and status."""
     from flctl.cli.plugins import facts
 
     registry = current_registry()
@@ -67,7 +67,7 @@ def show(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show a component: what it is, where it comes from, its options with types and defaults. Or a plugin's."""
+    """Show a component with its description, origin and options, or a plugin with its components."""
     from flctl.cli.plugins import facts
 
     data = facts.details(current_registry(), name, facts.kinds(kind))

@@ -58,7 +58,7 @@ def list_runs(
 
 
 def show(run: RunArgument, as_json: JsonFlag = False) -> None:
-    """Show a run: its config, how far it is, its rounds and its checkpoints."""
+    """Show a run: its configuration, progress, rounds and checkpoints."""
     from flctl.run.directory import RunDirectory
 
     directory = RunDirectory(run)

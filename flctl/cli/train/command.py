@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-SETUP, LOCAL, COHORT, STOP, WHERE = "What", "Local training", "Cohort", "Stopping", "Execution"
+SETUP, LOCAL, COHORT, STOP, WHERE = "Setup", "Local training", "Cohort", "Stopping", "Execution"
 TELL = "Output"
 
 HELP = """

@@ -25,7 +25,7 @@ TargetEpsilons = Annotated[
 ]
 
 PLAN = """
-Compute the epsilon of rounds, or the noise for an epsilon, before any is trained. Options with several values make a
+Compute the epsilon of rounds, or the noise for an epsilon, before training. Options with several values make a
 table.
 
 Examples:
@@ -49,8 +49,8 @@ Examples:
 """
 
 STATUS = """
-Show the releases of a population and its epsilon, over all runs and for each, and the same for the rows of its clients.
-Delta and target epsilon are those of the last charge, unless given.
+Show the releases of a population and its epsilon, over all runs and by run, and the same for the rows of its clients.
+Default delta and target epsilon: those of the last charge.
 
 Examples:
 
@@ -211,7 +211,7 @@ def audit(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Attack the mechanism of a run with canaries, and print a lower bound of epsilon beside the claim.
+    """Attack the mechanism of a run with canaries, and print a lower bound of epsilon and the claim.
 
     Covers clipping, noise and composition of dp, dp-adaptive and dp-ftrl. With --end-to-end, `flctl train` itself
     trains on canaries: executors, cohorts, aggregator and accounting of the configuration, for all six transforms.

@@ -42,7 +42,7 @@ def init(
     operator: Annotated[bool, typer.Option("--operator", help="Also create the operator's key.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make private keys, readable by their owner alone; an existing one is never overwritten."""
+    """Create private keys, readable only by their owner; existing keys are never overwritten."""
     from flctl import ConfigError
     from flctl_secagg.identity.ids import key_file, require_ids
     from flctl_secagg.identity.keys import identity_public, write_private, write_public
@@ -226,7 +226,7 @@ def bench(
     streams: Annotated[int, typer.Option("--streams", min=1, help="Number of masks to add.")] = 10,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print the rate at which masks are added, beside this machine's bare AES rate, on one core."""
+    """Print the rate of adding masks and this machine's AES rate, on one core."""
     from flctl_secagg.planning.costs import measure
 
     speed = measure(length, streams)
