@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self
@@ -38,7 +39,8 @@ class AggregationContext:
 
     `layout` is that of each client's vectors, the weight included. `work` holds the instructions of the phase that
     trains. `note` adds a sentence to the round's report. `deadline` is in seconds: a client that answers later counts
-    as dropped out.
+    as dropped out. `fresh(n)` returns n random bytes, such as a session's nonce: an aggregator draws them here and
+    nowhere else, so that a run that records them sends the same messages when it repeats a round after a crash.
     """
 
     round: int
@@ -48,6 +50,7 @@ class AggregationContext:
     work: Work | None = None
     note: Callable[[str], None] = _unheard
     deadline: float | None = None
+    fresh: Callable[[int], bytes] = os.urandom
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,12 @@ import numpy as np
 from flctl.errors import ProtocolError
 from flctl.types import Arrays
 
-__all__ = ["MAX_HEADER", "PREFIX", "Frame", "kind_of", "lengths", "pack", "pack_parts", "size", "unpack"]
+__all__ = ["MAX_BODY", "MAX_HEADER", "PREFIX", "Frame", "kind_of", "lengths", "pack", "pack_parts", "size", "unpack"]
 
 MAGIC, VERSION = b"FLCW", 1
 PREFIX = struct.Struct("<4sBIQ")
 MAX_HEADER = 1 << 20
+MAX_BODY = 1 << 40
 ALIGNMENT = 16
 """Alignment in bytes of the first array: arithmetic on values that straddle words is several times slower."""
 DTYPES = frozenset({"<f4", "<f8", "<f2", "<i2", "<i4", "<i8", "|i1", "|u1", "<u2", "<u4", "<u8"})
@@ -64,8 +65,12 @@ def size(kind: str, *, meta: Mapping[str, Any] | None = None, arrays: Arrays | N
     return PREFIX.size + len(_header(kind, meta or {}, arrays)) + sum(array.nbytes for array in arrays.values())
 
 
-def lengths(prefix: bytes) -> tuple[int, int]:
-    """(header length, body length) that a frame's first bytes declare. Raises ProtocolError for anything else."""
+def lengths(prefix: bytes, most: int = MAX_BODY) -> tuple[int, int]:
+    """(header length, body length) that a frame's first bytes declare.
+
+    Raises ProtocolError for anything else, and for a body of more than `most` bytes: from another machine, that is the
+    size known from the layout.
+    """
     if len(prefix) != PREFIX.size:
         raise ProtocolError(f"a message of {len(prefix)} bytes is shorter than a frame's prefix of {PREFIX.size}")
     magic, version, header, body = PREFIX.unpack(prefix)
@@ -75,6 +80,8 @@ def lengths(prefix: bytes) -> tuple[int, int]:
         raise ProtocolError(f"a message has version {version}; this program needs version {VERSION}")
     if header > MAX_HEADER:
         raise ProtocolError(f"a message declares a header of {header} bytes; at most {MAX_HEADER} are read")
+    if body > most:
+        raise ProtocolError(f"a message declares a body of {body} bytes; at most {most} are read")
     return header, body
 
 
@@ -102,7 +109,7 @@ def _open(message: bytes) -> tuple[dict[str, Any], int]:
 
 def _parse_header(text: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(text)
+        header = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ProtocolError("a message's header is not JSON") from error
     well_formed = (
@@ -114,6 +121,19 @@ def _parse_header(text: bytes) -> dict[str, Any]:
     if not well_formed:
         raise ProtocolError("a message's header lacks kind, meta or arrays")
     return header  # type: ignore[no-any-return]
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the object. Raises ValueError for a repeated key, of which two readers may take different values."""
+    read = dict(pairs)
+    if len(read) != len(pairs):
+        raise ValueError("a key is repeated")
+    return read
+
+
+def _refuse_constant(name: str) -> float:
+    """Raises ValueError: NaN and Infinity are not JSON."""
+    raise ValueError(f"{name} is not JSON")
 
 
 def _arrays(declared: list[Any], body: memoryview) -> Arrays:

@@ -67,6 +67,8 @@ def declared(header: bytes, body: bytes = b"", version: int = 1) -> bytes:
     [
         (declared(b"{}"), "lacks kind"),
         (declared(b"[" * 100_000), "not JSON"),
+        (declared(b'{"kind":"vector","meta":{},"meta":{"n":1},"arrays":[]}'), "not JSON"),
+        (declared(b'{"kind":"vector","meta":{"n":NaN},"arrays":[]}'), "not JSON"),
         (declared(b'{"kind":"vector","meta":{},"arrays":[["a","<f4",4611686018427387904]]}'), "longer than its body"),
         (declared(b'{"kind":"vector","meta":{},"arrays":[["a","<f4",-1]]}'), "bad name, dtype or length"),
         (declared(b'{"kind":"vector","meta":{},"arrays":[["a",["<f4"],1]]}', b"1234"), "bad name, dtype or length"),
@@ -82,6 +84,15 @@ def declared(header: bytes, body: bytes = b"", version: int = 1) -> bytes:
 def test_a_malformed_frame_is_refused_with_a_reason(message, says):
     with pytest.raises(ProtocolError, match=says):
         wire.unpack(message, "vector")
+
+
+def test_a_body_beyond_the_known_size_is_refused_before_it_is_read():
+    prefix = wire.pack("vector", arrays={"a": np.zeros(10, np.float32)})[: frames.PREFIX.size]
+    assert frames.lengths(prefix, most=40)[1] == 40
+    with pytest.raises(ProtocolError, match="a body of 40 bytes; at most 39"):
+        frames.lengths(prefix, most=39)
+    with pytest.raises(ProtocolError, match="a body of 1152921504606846976 bytes"):
+        frames.lengths(frames.PREFIX.pack(b"FLCW", 1, 2, 1 << 60))
 
 
 def test_work_comes_back_as_it_was_packed():

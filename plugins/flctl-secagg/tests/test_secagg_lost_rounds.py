@@ -1,6 +1,7 @@
 """No client ends a run: rounds that fail after shares were opened are burnt, and published sums are in the journal."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ from flctl_secagg.server.journal import JOURNAL, Journal, Outcome, chained
 from test_secagg_runs import ENGINE, faulty, notes_of
 
 from flctl import IntegrityError, ProtocolError
+from flctl.algorithms.aggregator import AggregationContext
+from flctl.engines.inprocess import InProcessEngine
 from flctl.server.rounds import Rounds
 from flctl.testing.trial import Trial
+from flctl.types import WEIGHT
 
 ACTIVE = "aggregator={name: secagg, mode: active, differing: allow}"
 
@@ -146,3 +150,19 @@ def test_a_journal_survives_a_kill_in_the_middle_of_a_line(tmp_path):
     (tmp_path / JOURNAL).write_bytes(b"[]\n")
     with pytest.raises(IntegrityError, match="not the outcome of a session"):
         journal.outcomes()
+
+
+def test_the_server_draws_nothing_but_what_the_round_gives_it(trial):
+    """A run that records the round's fresh bytes sends the same first messages when it repeats the round."""
+    run, _ = trial.prepare("aggregator=secagg")
+    with InProcessEngine().open(run) as engine:
+        rounds = Rounds(run, engine)
+        plan = rounds.plan(rounds.initial())
+
+    def opening(fresh):
+        ctx = AggregationContext(1, plan.cohort, {**run.update_layout, WEIGHT: 1}, lambda: None, plan.work, fresh=fresh)
+        return dict(next(run.aggregator.server(ctx)).messages)
+
+    assert opening(bytes) == opening(bytes)
+    assert opening(bytes) != opening(os.urandom)
+    assert opening(os.urandom) != opening(os.urandom)

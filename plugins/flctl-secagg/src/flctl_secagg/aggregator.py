@@ -29,7 +29,7 @@ from flctl_secagg.client.differences import exposed
 from flctl_secagg.client.ledger import Opening
 from flctl_secagg.client.local_bounds import LocalBounds
 from flctl_secagg.client.policy import Differing, Policy
-from flctl_secagg.crypto.primitives import new_key
+from flctl_secagg.crypto.primitives import KEY_BYTES
 from flctl_secagg.encoding.vectors import WEIGHT, Decoded, Encoding
 from flctl_secagg.identity.ids import require_ids
 from flctl_secagg.identity.roster import Roster
@@ -194,7 +194,7 @@ class SecureAggregation(flctl.Aggregator):
         cohort = sorted(set(ctx.cohort))
         self._home.prepare(cohort)
         roster = self._home.roster()
-        run = roster.run or new_key().hex()
+        run = roster.run or ctx.fresh(KEY_BYTES).hex()
         kept = self._journal.sum_of(run, ctx.round, work_digest(ctx.work)) if self._repeats else None
         if kept is not None:
             ctx.note("the sum was published before the run was stopped, and is read from the journal")
@@ -359,7 +359,7 @@ class SecureAggregation(flctl.Aggregator):
             cipher=self.config.cipher,
             cohort=tuple(cohort),
             deadline=ctx.deadline or 0.0,
-            nonce=new_key().hex(),
+            nonce=ctx.fresh(KEY_BYTES).hex(),
             previous=self._journal.head(),
             words=encoding.words,
             levels=encoding.levels,
