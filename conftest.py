@@ -11,24 +11,30 @@ from uuid import uuid4
 
 import pytest
 
+from flctl.cli.partition import job
 from flctl.engines import worker_process
 from flctl.report import curves
 
 sys.path.insert(0, str(Path(__file__).parent / "tests"))
 from support import prefork
 
-_draw = curves.curves
+_draw, _draw_heatmap = curves.curves, job.draw
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_pictures() -> Iterator[None]:
-    """Ends runs without curves.png: drawing it takes four fifths of a short run's CPU time."""
+    """Ends runs without curves.png, and reports of partitions without heatmaps, unless these are asked for by name:
+    drawing takes four fifths of the CPU time of a short run or a small partition."""
 
     def skip(rows: Any, out: Path, metric: str | None = None) -> Path:
         return out
 
+    def draw(heatmap: Any, out: Path) -> Path:
+        return out if out.stem == "heatmap" else _draw_heatmap(heatmap, out)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curves, "curves", skip)
+        patch.setattr(job, "draw", draw)
         yield
 
 
@@ -49,8 +55,9 @@ def _state_of_test(_state_of_fixtures: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has runs draw curves.png, as they do for users."""
+    """Has runs draw curves.png, and partitions their heatmaps, as they do for users."""
     monkeypatch.setattr(curves, "curves", _draw)
+    monkeypatch.setattr(job, "draw", _draw_heatmap)
 
 
 @pytest.fixture(scope="session", autouse=True)

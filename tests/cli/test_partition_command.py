@@ -48,6 +48,7 @@ CENSUS = "age,work,income\n" + "".join(
 # The main job
 
 
+@pytest.mark.usefixtures("pictures")
 def test_the_issues_own_command(capsys):
     words = "digits --scheme dirichlet --alpha 0.3 --clients 20 --test-fraction 0.2 --seed 7 --out parts/x"
     made, data = make(capsys, *words.split(), report=True)
@@ -162,6 +163,7 @@ def test_no_absolute_path_is_recorded(capsys, here):
         assert str(here) not in file.read_text()
 
 
+@pytest.mark.usefixtures("pictures")
 def test_pictures_and_numbers_elsewhere(capsys):
     make(capsys, "iris", "--out", "x", "--picture", "a.png", "--picture", "b.svg", "--csv", "c.csv", report=True)
     assert Path("a.png").read_bytes() == Path("x/report/heatmap.png").read_bytes()

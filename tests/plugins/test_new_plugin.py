@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support import slow_but, sysconfig_paths
+from support import prefork, slow_but, sysconfig_paths
 
 import flctl
 from flctl import testing
@@ -212,44 +213,71 @@ def test_what_is_written_keeps_its_contract_and_works_from_its_file(here, genera
         assert Partition.open(here / "parts/x").clients == 4
 
 
+def own_of_each_kind(folder):
+    """Writes a package of each kind, with a name of its own; kind -> its folder."""
+    for kind in KINDS:
+        new_plugin.write(folder / f"own-{kind}", new_plugin.render(new_plugin.names_of(f"own-{kind}"), kind))
+    return {kind: folder / f"own-{kind}" for kind in KINDS}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_tests_that_are_written_would_fail_without_the_component(here, generated, kind):
-    """All but the call of the kit, which is made above, are plain functions here."""
-    generated(kind)
-    text = (here / "pkg/tests/test_my_own.py").read_text()
-    names = [node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
-    assert sum(name.startswith("test_") for name in names) >= 2
-    assert f"check_{kind}(MyOwn" in text
-    deselect = next(name for name in names if name.startswith("test_it_keeps_the_contract"))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", f"not {deselect}", "pkg"]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here / "pkg/src"), str(ROOT)])}
-    sound = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+def test_the_tests_that_are_written_would_fail_without_the_component(here):
+    """All but the call of the kit, which is made above, are plain functions here. Those of all kinds run together."""
+    packages = own_of_each_kind(here)
+    for kind, folder in packages.items():
+        text = (folder / f"tests/test_own_{kind}.py").read_text()
+        names = [node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+        assert sum(name.startswith("test_") for name in names) >= 2
+        assert f"check_{kind}(Own{kind.title()}" in text
+        assert any(name.startswith("test_it_keeps_the_contract") for name in names)
+    options = ["-q", "-rA", "-p", "no:cacheprovider", "-k", "not test_it_keeps_the_contract"]
+    command = [sys.executable, "-m", "pytest", *options, *packages.values()]
+    sources = [str(folder / "src") for folder in packages.values()]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([*sources, str(ROOT)])}
+    sound = prefork.run(command, env=env)
     assert sound.returncode == 0, sound.stdout
-    (here / f"pkg/src/my_own/{kind}.py").write_text("class MyOwn:\n    pass\n")
-    broken = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    for kind in KINDS:
+        assert f"/test_own_{kind}.py::" in sound.stdout
+        (packages[kind] / f"src/own_{kind}/{kind}.py").write_text(f"class Own{kind.title()}:\n    pass\n")
+    broken = prefork.run(command, env=env)
     assert broken.returncode == 1, broken.stdout
+    assert [kind for kind in KINDS if not re.search(rf"FAILED .*/test_own_{kind}\.py::", broken.stdout)] == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_package_installs_passes_its_tests_is_listed_works_and_goes(here, toy, kind):
+@pytest.mark.timeout(600)
+def test_packages_of_every_kind_install_pass_their_tests_are_listed_work_and_go(here, toy):
+    packages = own_of_each_kind(here)
     environment = Environment(here / "venv")
-    environment.flctl("plugins", "new", "my-own", "--kind", kind)
-    environment.pip("install", "--no-deps", "--no-build-isolation", "./my-own")
-    tests = environment.python("-m", "pytest", "-q", "-p", "no:cacheprovider", "my-own")
-    assert "passed" in tests
-    rows = environment.flctl("plugins", "list", "--kind", kind, "--json")["components"]
-    (row,) = [row for row in rows if row["name"] == "my-own"]
-    assert (row["origin"], row["distribution"], row["version"]) == ("my-own 0.1.0", "my-own", "0.1.0")
-    shown = environment.flctl("plugins", "show", "my-own", "--json")
-    assert shown["plugins"][0]["health"] == "ok"
-    environment.flctl("plugins", "doctor", "my-own", "--json")
-    environment.works(kind, toy)
-    environment.pip("uninstall", "--yes", "my-own")
-    rows = environment.flctl("plugins", "list", "--kind", kind, "--json")["components"]
-    assert rows
-    assert "my-own" not in [row["name"] for row in rows]
+    environment.pip("install", "--no-deps", "--no-build-isolation", *packages.values())
+    tests = environment.python("-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", *packages.values())
+    listed, *looked_at = environment.flctl(
+        ("plugins", "list"),
+        *(("plugins", verb, f"own-{kind}") for kind in KINDS for verb in ("show", "doctor")),
+        *environment.commands(toy),
+    )
+    for place, kind in enumerate(KINDS):
+        assert re.search(rf"PASSED .*/test_own_{kind}\.py::test_it_keeps_the_contract", tests)
+        (row,) = [row for row in listed["components"] if row["name"] == f"own-{kind}"]
+        assert (row["kind"], row["origin"]) == (kind, f"own-{kind} 0.1.0")
+        assert (row["distribution"], row["version"]) == (f"own-{kind}", "0.1.0")
+        assert looked_at[2 * place]["plugins"][0]["health"] == "ok"
+    partitioned, dealt, trained = looked_at[-3:]
+    assert (partitioned["dataset"]["name"], dealt["scheme"]["name"], trained["rounds"]) == ("a", "own-partitioner", 2)
+    environment.pip("uninstall", "--yes", *(f"own-{kind}" for kind in KINDS))
+    (listed,) = environment.flctl(("plugins", "list"))
+    assert listed["components"]
+    assert [row for row in listed["components"] if row["name"].startswith("own-")] == []
+
+
+SEVERAL = """
+import json, sys
+from flctl.cli import run
+for words in json.loads(sys.argv[1]):
+    code = run([*words, "--json"])
+    if code:
+        sys.exit(f"{words} ended with code {code}")
+"""
 
 
 class Environment:
@@ -286,28 +314,21 @@ class Environment:
         """pip of the outer environment, which this one sees."""
         return self.python("-m", "pip", "--disable-pip-version-check", "--no-input", *arguments)
 
-    def flctl(self, *arguments):
-        """The data of a command's envelope, where it prints one."""
-        out = self.python("-c", "from flctl.cli import main; main()", *arguments)
-        return json.loads(out.splitlines()[-1])["data"] if "--json" in arguments else out
+    def flctl(self, *commands):
+        """The data in the envelopes of commands that one process runs."""
+        out = self.python("-c", SEVERAL, json.dumps(commands))
+        return [json.loads(line)["data"] for line in out.splitlines()]
 
-    def works(self, kind, toy):
-        """Trains with the component, or partitions."""
+    def commands(self, toy):
+        """Commands that partition with the components, and that train with all others of them, in worker processes."""
         (self.path.parent / "a.svmlight").write_text(SVMLIGHT)
-        if kind == "dataset":
-            made = self.flctl("partition", "a.svmlight", "--clients", "4", "--out", "parts", "--json")
-            assert made["dataset"]["name"] == "a"
-        elif kind == "partitioner":
-            scheme = ("--scheme", "my-own", "-o", "ratio=0.5")
-            made = self.flctl("partition", "iris", *scheme, "--clients", "4", "--out", "parts", "--json")
-            assert made["scheme"]["name"] == "my-own"
-        else:
-            quick = ("--rounds", "2", "--clients-per-round", "4", "--workers", "2", "--out", "run", "--json")
-            chosen = TRAINED[kind] if kind != "engine" else [*TRAINED[kind], "-o", "engine.inner=pool"]
-            made = self.flctl(
-                "train", str(toy.path), *quick, *([] if kind == "model" else ["--model", "logreg"]), *chosen
-            )
-            assert made["rounds"] == 2
+        chosen = [word.replace("my-own", f"own-{kind}") for kind, words in TRAINED.items() for word in words]
+        quick = ["--rounds", "2", "--clients-per-round", "4", "--workers", "2", "-o", "engine.inner=pool"]
+        return (
+            ["partition", "a.svmlight", "--clients", "4", "--out", "read"],
+            ["partition", "iris", "--scheme", "own-partitioner", "-o", "ratio=0.5", "--clients", "4", "--out", "dealt"],
+            ["train", str(toy.path), *quick, *chosen, "--out", "run"],
+        )
 
 
 def test_the_templates_are_in_a_built_wheel(tmp_path):

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from support import slow_but
 from support.aggregators import RollCall
 from support.conformance import caught, unmutated
 
@@ -18,7 +19,7 @@ from flctl.testing.aggregator.subject import AggregatorSubject
 from flctl.testing.trial import Trial
 
 
-@pytest.mark.parametrize("name", sorted(Registry().offers("aggregator")))
+@pytest.mark.parametrize("name", slow_but(sorted(Registry().offers("aggregator")), "plain"))
 def test_every_aggregator_of_ours_keeps_the_contract(name):
     assert check_aggregator(Registry().get("aggregator", name), processes=False).checks == AGGREGATOR.ids
 
