@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from flctl.cli import bench, config, demo, doctor, plot
+from flctl.cli.baselines import command as baselines_command
 from flctl.cli.eval import command as eval_command
 from flctl.cli.export import command as export_command
 from flctl.cli.partition import command as partition_command
@@ -22,6 +23,7 @@ def register(app: typer.Typer) -> None:
         partition_command,
         train_command,
         eval_command,
+        baselines_command,
         predict_command,
         export_command,
         plot,

@@ -53,6 +53,7 @@ class Partition(PartitionView):
         super().__init__(path, manifest, digest, columns["client_ids"].array)
         self._columns = columns
         self._x, self._y = columns["x"], columns["y"]
+        self._x_dtype = np.dtype(manifest.columns["x"].dtype)
         self._bounds = columns["bounds"].array
         self._standardiser = Standardiser(manifest.preprocess, self.shape)
 
@@ -122,7 +123,7 @@ class Partition(PartitionView):
         return starts
 
     def take(self, rows: IntArray, into: Batch) -> None:
-        x = self._sound("x", self._x.take(rows, into[0] if self._x.array.dtype == into[0].dtype else None))
+        x = self._sound("x", self._x.take(rows, into[0] if self._x_dtype == into[0].dtype else None))
         y = self._sound("y", self._y.take(rows))
         if self.task != "next-character":
             self._standardiser.x_into(x, into[0])

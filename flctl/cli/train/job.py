@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from flctl.cli import output
-from flctl.cli.failures import Terminated
 from flctl.cli.session import current_registry
+from flctl.cli.signals import StopSignals, receiving
 from flctl.cli.train.notices import run_notices
 from flctl.config.config import ENGINE_INFLUENCE, Config, Flag, differences, digest, without_influence
 from flctl.config.load import Loaded, ValueOrigin, load
@@ -107,8 +105,8 @@ def run(request: TrainRequest, profiler: Profiler | None = None, *, as_json: boo
     if profiler is not None:
         registry.observe(profiler)
         profiler.opening()
-    signals = _Signals()
-    with _receiving(signals), closing(watching):
+    signals = StopSignals()
+    with receiving(signals), closing(watching):
         result = train(prepared, directory, interrupted=lambda: bool(signals.seen))
     exit_code = result.refused.exit_code if result.refused is not None else 0
     exit_code = 128 + signals.seen[0] if result.status == "interrupted" else exit_code
@@ -280,27 +278,3 @@ def _free_name(partition: str, strategy: str) -> Path:
     while os.path.lexists(base if number == 1 else Path(f"{base}-{number}")):
         number += 1
     return base if number == 1 else Path(f"{base}-{number}")
-
-
-@dataclass(slots=True)
-class _Signals:
-    """Counts requests to stop: the first waits for the round's end, the second does not."""
-
-    seen: list[int] = field(default_factory=list)
-
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        self.seen.append(number)
-        if len(self.seen) > 1:
-            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
-        output.note("finishing the round; press Ctrl-C again to stop at once (a resume repeats the round)")
-
-
-@contextmanager
-def _receiving(signals: _Signals) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run after the round in progress."""
-    former = {number: signal.signal(number, signals.receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""`flctl baselines`."""
