@@ -69,7 +69,7 @@ def test_a_tiny_clip_gives_every_weight_and_every_sign_to_a_server_whose_clients
     ("policy", "said"),
     [
         ({}, "policy: the clip is 1e-09, expected 0.001 to 1000"),
-        ({"clip_floor": 0.0}, "3000 of 3000 values of 'delta' exceed the clip, at most 5% may"),
+        ({"clip_floor": 0.0}, "3,000 of 3,000 values of 'delta' exceed the clip, at most 5% may"),
     ],
 )
 @pytest.mark.parametrize("mode", ["hbc", "active"])

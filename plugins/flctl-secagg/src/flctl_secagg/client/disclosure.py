@@ -57,9 +57,8 @@ def require_unclipped(clipped: Mapping[str, int], layout: Sequence[tuple[str, in
     for name, length in layout:
         if length > FEW and clipped.get(name, 0) > share * length:
             raise ProtocolError(
-                f"{clipped[name]} of {counted(length, 'value')} of '{name}' exceed the clip, at most {share:.0%} may: "
-                "a clipped "
-                "value reveals only its sign",
+                f"{clipped[name]:,} of {counted(length, 'value')} of '{name}' exceed the clip, "
+                f"at most {share:.0%} may: a clipped value reveals only its sign",
                 hint="Raise aggregator.clip, or lower local.lr.",
             )
 
