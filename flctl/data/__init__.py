@@ -20,6 +20,7 @@ _HOMES = {
     "flctl.data.readers.synthetic": ["Synthetic"],
     "flctl.data.readers.idx": ["IdxReader"],
     "flctl.data.readers.cifar": ["CifarReader"],
+    "flctl.data.readers.json_tables": ["JsonReader"],
     "flctl.data.readers.leaf": ["LeafReader"],
     "flctl.data.readers.numpy_files": ["NpzReader", "NpyReader"],
     "flctl.data.readers.arff": ["ArffReader"],

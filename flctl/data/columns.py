@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.data.extras import optional
-from flctl.data.options import Task
+from flctl.data.options import Task, as_option
 from flctl.data.precision import merges, middle
 from flctl.data.targets import AUTO_CLASSES, MAX_CLASSES, Target, from_levels, from_numbers
 from flctl.errors import DataError
@@ -27,6 +27,7 @@ __all__ = [
     "is_missing",
     "is_number",
     "refuse_too_many",
+    "trimmed",
 ]
 
 MISSING = -1
@@ -46,11 +47,11 @@ class CellError(Exception):
 
     def advice(self, name: str, cell: str | None = None) -> str:
         """Hint for the column `name` and the cell as it is written, if that is known."""
-        column = shlex.quote(name)
-        missing = [f"--na {shlex.quote(cell)} if it means missing"] if cell is not None else []
+        missing = [f"--na {as_option([cell])} if it means missing"] if cell else []
         if self.of_target:
             return ", ".join([*missing, "--task classification if these are labels, else another --target."])
-        return ", ".join([*missing, f"--categorical {column} if it is a category, else --drop {column}."])
+        option = as_option([name])
+        return ", ".join([*missing, f"--categorical {option} if it is a category, else --drop {option}."])
 
 
 class Growing:
@@ -77,14 +78,18 @@ class Growing:
         self._array.resize((rows, *self._array.shape[1:]), refcheck=False)
 
 
-def as_numbers(array: Array, missing: Sequence[str]) -> tuple[FloatArray, npt.NDArray[np.bool_] | None]:
-    """A pyarrow array as float64 [n], and where cells are missing (None: nowhere). Text is trimmed and parsed.
+def as_numbers(
+    array: Array, missing: Sequence[str], *, booleans: bool = True
+) -> tuple[FloatArray, npt.NDArray[np.bool_] | None]:
+    """A pyarrow array as float64 [n], and where cells are missing (None: nowhere). Text is trimmed and parsed; with
+    `booleans`, True is 1 and False is 0.
 
     Raises CellError (column 0) for the first cell of text that is no number.
     """
     pa, pc = _arrow()
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-        array = _trimmed(array, missing)
+        array = trimmed(array, missing)
+        array = _with_booleans_as_numbers(array) if booleans else array
         if not _parses(array):
             raise CellError(0, _first_unparsed(array), NOT_A_NUMBER)
     array = pc.cast(array, pa.float64(), safe=False)
@@ -209,7 +214,7 @@ class TargetColumn:
 
     def _add_numbers(self, numbers: Growing, array: Array, rows: IntArray) -> None:
         try:
-            values, absent = as_numbers(array, self._missing)
+            values, absent = as_numbers(array, self._missing, booleans=False)
             _count_absent(self.column, values, absent)
         except CellError as fault:
             self._numbers = None
@@ -231,7 +236,18 @@ class TargetColumn:
         """True if the numbers are labels with leading zeros: 01 and 1 would be merged as numbers."""
         names = [] if self._levels.overflowed or task == "regression" else self._levels.names
         few = len(names) <= AUTO_CLASSES or task != "auto"
-        return few and any(map(CODE.fullmatch, names)) and all("." not in name for name in names)
+        if few and any(map(CODE.fullmatch, names)) and all("." not in name for name in names):
+            return True
+        # 1.1 and 1.10 are two versions; 1 and 1.0 are one whole number, which some files write either way.
+        return task in ("classification", "binary") and any(not float(s[0]).is_integer() for s in self.spellings())
+
+    def spellings(self) -> list[list[str]]:
+        """Labels that are one number and are written in several ways."""
+        found: dict[float, list[str]] = {}
+        for name in () if self._levels.overflowed else self._levels.names:
+            if is_number(name):
+                found.setdefault(float(name), []).append(name)
+        return [names for names in found.values() if len(names) > 1]
 
     def _mostly_numbers(self) -> bool:
         # 0, 1 and NA are not three classes: a token for a missing cell was forgotten.
@@ -243,7 +259,7 @@ def is_missing(array: Array, missing: Sequence[str]) -> npt.NDArray[np.bool_]:
     """Which cells [n] hold nothing: null, blank or one of the words that `--na` named."""
     pa, _ = _arrow()
     text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
-    absent = (_trimmed(array, missing) if text else array).is_null().to_numpy(zero_copy_only=False)
+    absent = (trimmed(array, missing) if text else array).is_null().to_numpy(zero_copy_only=False)
     return np.asarray(absent, np.bool_)
 
 
@@ -268,7 +284,8 @@ def _arrow() -> tuple[Any, Any]:
     return optional("pyarrow", "pyarrow", "tables"), optional("pyarrow.compute", "pyarrow", "tables")
 
 
-def _trimmed(array: Array, missing: Sequence[str]) -> Array:
+def trimmed(array: Array, missing: Sequence[str]) -> Array:
+    """Text without blanks around it, null if it is empty or one of the words `missing`."""
     pa, pc = _arrow()
     array = pc.utf8_trim_whitespace(array)
     absent = pc.is_in(array, value_set=pa.array(["", *missing], array.type))
@@ -278,6 +295,16 @@ def _trimmed(array: Array, missing: Sequence[str]) -> Array:
 def _encoded(array: Array) -> Array:
     pa, pc = _arrow()
     return array if pa.types.is_dictionary(array.type) else pc.dictionary_encode(array)
+
+
+def _with_booleans_as_numbers(array: Array) -> Array:
+    """Text with 1 for True and 0 for False, in any case, if every other cell is 0 or 1."""
+    _, pc = _arrow()
+    words = pc.utf8_lower(array)
+    if not pc.any(pc.equal(words, "true")).as_py() and not pc.any(pc.equal(words, "false")).as_py():
+        return array
+    words = pc.replace_substring_regex(pc.replace_substring_regex(words, "^true$", "1"), "^false$", "0")
+    return words if pc.all(pc.match_substring_regex(words, r"^[01](\.0*)?$")).as_py() else array
 
 
 def _parses(array: Array) -> bool:

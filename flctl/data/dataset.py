@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy.typing as npt
 
@@ -37,6 +37,7 @@ class Dataset:
     own validation part. `notes` are
     facts the user should hear (rows dropped for a missing target, cells missing by column). `inputs` are the columns
     of a table and how they became `features`; without it, features are taken to be columns of numbers.
+    `impute`: missing numbers take the mean or median of training rows, found when rows are divided.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Dataset:
     validation: Split | None = None
     notes: tuple[str, ...] = ()
     inputs: Inputs | None = None
+    impute: Literal["mean", "median"] | None = None
 
     def __len__(self) -> int:
         return len(self.y)

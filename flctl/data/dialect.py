@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from flctl.data.columns import is_number
+from flctl.data.dates import looks_like_date
 from flctl.data.packed import PACKED, opened
 from flctl.errors import ConfigError, DataError, command_line
 
@@ -33,6 +34,8 @@ BLANKS = "blanks"
 _DECLARED = re.compile(r"sep=(.)", re.IGNORECASE)
 _BETWEEN_BLANKS = re.compile(r'"([^"]*)"|(\S+)')
 _INDEX_NAME = re.compile(r"Unnamed: \d+|__index_level_\d+__")
+_QUOTED = re.compile('"[^"]*"')
+_COMMENTS = ("#", "%", "//")
 LONGEST_LINE = 1 << 26
 
 
@@ -127,22 +130,31 @@ def sniff(path: Path, delimiter: str | None, header: Literal["auto", "yes", "no"
 
     Raises DataError for an empty file, bytes that are not UTF-8, and a first row that may be names or data.
     """
-    before, declared = _leading_lines(path)
-    found = _delimiter_of(path, delimiter or declared, before)
+    before = _leading_lines(path)
+    found = _delimiter_of(path, delimiter or before.delimiter, before.count)
     rewrite = commas_for_blanks if found == BLANKS else None
     found = "," if rewrite else found
-    bare = Dialect(path, (), found, header=False, skip=before, rewrite=rewrite)
+    bare = Dialect(path, (), found, header=False, skip=before.count, rewrite=rewrite)
     first = list(itertools.islice(records(bare), 2))
     if not first:
         raise DataError(f"{path.name} is empty")
     for record in first:
         refuse_undecoded(record, (), path.name)
-    cells = [cell.strip() for cell in first[0].cells]
-    named = header == "yes" or (header == "auto" and _is_header(cells, first[1:], mentioned, path.name))
+    commented = _commented_header(before.comment, bare, len(first[0].cells), mentioned) if header != "no" else None
+    cells = commented or [cell.strip() for cell in first[0].cells]
+    named = bool(commented) or header == "yes"
+    named = named or (header == "auto" and _is_header(cells, first[1:], mentioned, path.name))
+    widest = max(len(record.cells) for record in first)
+    if named and not commented and widest == len(cells) + 1:
+        if first[1].cells[-1].strip():
+            cells = ["", *cells]  # R writes the rows' names without a name for their column
+        elif rewrite is None:
+            rewrite = _WithoutLastDelimiter(found, len(cells))
     names = tuple(cell or f"c{i}" for i, cell in enumerate(cells)) if named else _numbered(len(cells))
     width = sum(len(cell) + 1 for cell in cells)
     indices = frozenset(i for i, cell in enumerate(cells) if named and numbers_rows(cell))
-    return Dialect(path, names, found, named, first[0].line - 1, width=width, indices=indices, rewrite=rewrite)
+    skip = first[0].line - 1
+    return Dialect(path, names, found, named and not commented, skip, width=width, indices=indices, rewrite=rewrite)
 
 
 def numbers_rows(name: str) -> bool:
@@ -150,17 +162,52 @@ def numbers_rows(name: str) -> bool:
     return not name or _INDEX_NAME.fullmatch(name) is not None
 
 
-def _leading_lines(path: Path) -> tuple[int, str | None]:
-    """The number of lines before the table, comments with `#` and Excel's `sep=;`, and the delimiter they declare."""
-    count, delimiter = 0, None
+@dataclass(frozen=True, slots=True)
+class _LeadingLines:
+    """Number of lines before the table, the delimiter that they declare, and the last comment among them."""
+
+    count: int
+    delimiter: str | None
+    comment: str
+
+
+def _leading_lines(path: Path) -> _LeadingLines:
+    """Finds comments (`#`, `%`, `//`) and Excel's `sep=;` before the table."""
+    count, delimiter, comment = 0, None, ""
     with open_text(path) as stream:
         while line := stream.readline(LONGEST_LINE):
             if declared := _DECLARED.fullmatch(line.strip().strip('"')):
                 delimiter = declared[1]
-            elif not line.startswith("#"):
+            elif line.startswith(_COMMENTS):
+                comment = line.lstrip("#%/").strip()
+            else:
                 break
             count += 1
-    return count, delimiter
+    return _LeadingLines(count, delimiter, comment)
+
+
+def _commented_header(comment: str, bare: Dialect, cells: int, mentioned: set[str]) -> list[str] | None:
+    """The columns' names in the comment before the first row, as NumPy writes them; None if it has none.
+
+    It has as many cells as the first row, and an option mentions one of them.
+    """
+    line = bare.rewrite(comment) if bare.rewrite else comment
+    names = [cell.strip() for cell in next(csv.reader([line], delimiter=bare.delimiter, skipinitialspace=True), [])]
+    return names if len(names) == cells and mentioned.intersection(names) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _WithoutLastDelimiter:
+    """Rewrites lines that end with one delimiter more than the header has."""
+
+    delimiter: str
+    columns: int
+
+    def __call__(self, line: str) -> str:
+        text = line.rstrip("\r\n")
+        if not text.endswith(self.delimiter) or _QUOTED.sub("", text).count(self.delimiter) < self.columns:
+            return line
+        return text[:-1] + "\n"
 
 
 def commas_for_blanks(line: str) -> str:
@@ -180,35 +227,38 @@ def _delimiter_of(path: Path, asked: str | None, before: int) -> str:
     name = path.name.lower()
     if any(name.endswith((f".tsv{packed}", f".tab{packed}")) for packed in PACKED):
         return "\t"
-    unquoted = re.sub('"[^"]*"', "q", _first_line(path, before))
+    first, second = _first_lines(path, before)
+    unquoted = _QUOTED.sub("q", first)
     most = max(DELIMITERS, key=unquoted.count)
     words = unquoted.split()
     # A tab may stand before the last, quoted cell of a line of blanks (auto-mpg).
     numbers = sum(map(is_number, words))
+    following = _QUOTED.sub("q", second).split()
+    if not unquoted.count(most) and 1 < len(words) == len(following) and any(map(is_number, following)):
+        return BLANKS
     return BLANKS if numbers > 1 and unquoted.count(most) + 1 < len(words) and most in ",\t" else most
 
 
-def _first_line(path: Path, before: int = 0) -> str:
+def _first_lines(path: Path, before: int) -> tuple[str, str]:
+    """The first two lines after `before` others that are not blank; "" for one that is not there."""
     with open_text(path) as stream:
-        for _ in range(before):
-            stream.readline(LONGEST_LINE)
-        line = stream.readline(LONGEST_LINE)
-        while line and not line.strip():
-            line = stream.readline(LONGEST_LINE)
-    if line.startswith(("\udcff\udcfe", "\udcfe\udcff")):
+        lines = iter(lambda: stream.readline(LONGEST_LINE), "")
+        found = list(itertools.islice((line for line in itertools.islice(lines, before, None) if line.strip()), 2))
+    first, second = [*found, "", ""][:2]
+    if first.startswith(("\udcff\udcfe", "\udcfe\udcff")):
         raise DataError(
             f"{path.name} is UTF-16 text",
             hint=f"Convert it first: {command_line('iconv', '-f', 'utf-16', '-t', 'utf-8', path)}",
         )
-    return line
+    return first, second
 
 
 def _is_header(cells: list[str], second: list[Record], mentioned: set[str], where: str) -> bool:
     if mentioned.intersection(cells):
         return True
-    if any(_looks_like_number(cell) for cell in cells):
+    if any(_looks_like_data(cell) for cell in cells):
         return False
-    if second and not any(_looks_like_number(cell.strip()) for cell in second[0].cells):
+    if second and not any(_looks_like_data(cell.strip()) for cell in second[0].cells):
         raise DataError(
             f"{where}: neither of the first two rows has a number, so the first may be names or data",
             hint="Use --header yes or --no-header.",
@@ -216,8 +266,8 @@ def _is_header(cells: list[str], second: list[Record], mentioned: set[str], wher
     return True
 
 
-def _looks_like_number(cell: str) -> bool:
-    return is_number(cell) or is_number(cell.replace(",", "."))
+def _looks_like_data(cell: str) -> bool:
+    return is_number(cell) or is_number(cell.replace(",", ".")) or looks_like_date([cell])
 
 
 def _numbered(count: int) -> tuple[str, ...]:

@@ -9,12 +9,15 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from flctl.data.columns import CellError, as_numbers, is_missing
+from flctl.data.columns import CellError, as_numbers, is_missing, trimmed
+from flctl.data.dates import date_numbers
 from flctl.data.extras import optional
 from flctl.data.preprocessing import ABSENT, InputColumn, Inputs
 from flctl.data.schema import ColumnPlan
-from flctl.data.table import Columns, Sheets
+from flctl.data.sheets import Sheets
+from flctl.data.table import Columns
 from flctl.errors import DataError, IncompatibleError, closest, counted
+from flctl.types import FloatArray
 
 __all__ = ["CHARACTERS", "EncodedRows", "TableEncoder", "Tally", "Unseen"]
 
@@ -101,7 +104,8 @@ class TableEncoder:
         self._words = {name: _place_of(name, sheets) for name in words}
         features = tuple(places[column.name] for column in inputs.columns)
         categories = [places[column.name] for column in inputs.columns if column.kind == "category"]
-        by = tuple(self._words.values())
+        dates = {places[column.name] for column in inputs.columns if column.kind == "date"}
+        by = tuple(dict.fromkeys((*self._words.values(), *sorted(dates))))
         self.plan = ColumnPlan(tuple(sheets.names), None, features, tuple(categories), by)
         self._missing = (*inputs.missing, *sheets.missing)
         self._levels = {c.name: _Codes(c, unseen) for c in inputs.columns if c.kind == "category"}
@@ -130,8 +134,8 @@ class TableEncoder:
         x = np.zeros((rows, len(self.inputs.features)), np.float32)
         start = 0
         for place, column in zip(self.plan.features, self.inputs.columns, strict=True):
-            if column.kind == "number":
-                x[:, start] = self._numbers(batch[place], place, column)
+            if column.kind != "category":
+                self._fill_numbers(x[:, start : start + len(column.features)], batch[place], place, column)
             else:
                 codes = self._codes(batch[place], place, column)
                 row = np.flatnonzero(codes != NO_LEVEL)
@@ -140,11 +144,29 @@ class TableEncoder:
         self.tally.rows += rows
         return EncodedRows(first, x, {name: self._text(batch[place]) for name, place in self._words.items()})
 
+    def _fill_numbers(self, into: npt.NDArray[np.float32], array: Any, place: int, column: InputColumn) -> None:
+        """Writes a number's features [n, 1 or 2]."""
+        values = self._numbers(array, place, column)
+        absent = np.isnan(values)
+        into[:, 0] = values if column.fill is None else np.where(absent, np.float32(column.fill), values)
+        if column.indicator:
+            into[:, 1] = absent
+
+    def _dates(self, array: Any, place: int, column: InputColumn) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+        values, wrong = date_numbers(trimmed(array, self._missing), column.part, column.format)
+        if wrong is not None:
+            raise CellError(place, self.tally.rows + wrong, f"not a date in the format {column.format}")
+        return values, np.isnan(values)
+
     def _numbers(self, array: Any, place: int, column: InputColumn) -> npt.NDArray[np.float32]:
-        try:
-            values, absent = as_numbers(array, self._missing)
-        except CellError as fault:
-            raise CellError(place, self.tally.rows + fault.row, fault.reason) from fault
+        absent: npt.NDArray[np.bool_] | None
+        if column.kind == "date":
+            values, absent = self._dates(array, place, column)
+        else:
+            try:
+                values, absent = as_numbers(array, self._missing)
+            except CellError as fault:
+                raise CellError(place, self.tally.rows + fault.row, fault.reason) from fault
         with np.errstate(over="ignore", invalid="ignore"):
             result = (values - column.offset).astype(np.float32)
         allowed = np.isfinite(result) if absent is None else np.isfinite(result) | absent

@@ -13,6 +13,7 @@ Decimal = Literal[".", ","]
 _SIGNS = r"[\s\x{00a0}\x{202f}\x{2009}'’€$£¥₹%]"
 _WRITTEN = {",": r"^[-+]?[\d.]*\d(,\d*)?([eE][-+]?\d+)?$|^[-+]?,\d+$", ".": r"^[-+]?[\d,]*\d(\.\d*)?([eE][-+]?\d+)?$"}
 _COMMA = re.compile(r"[-+]?\d[\d.]*,\d+|[-+]?\d{1,3}(\.\d{3}){2,}")
+_EITHER = re.compile(r"[-+]?\d{1,3}(,\d{3})+")
 _SIGNED = re.compile(r"[-+]?[€$£¥₹]?\s*[-+]?\d[\d, ]*(\.\d+)?\s*[€$£¥₹%]?")
 
 
@@ -27,6 +28,9 @@ def plain_numbers(array: Any, decimal: Decimal) -> Any:
 
 def advice_for(cell: str) -> str | None:
     """The option that reads a cell as a number; None if none does."""
+    if _EITHER.fullmatch(cell):
+        plain = cell.replace(",", "")
+        return f"--decimal . if it is {plain}, --decimal , if its comma is a decimal one"
     if _COMMA.fullmatch(cell):
         return "--decimal , if it is a number with a decimal comma"
     return "--decimal . if it is a number with separators or signs" if _SIGNED.fullmatch(cell) else None

@@ -41,22 +41,38 @@ class InputColumn:
 
     A number is one feature: float32(value - offset), subtracted in float64; a missing one is NaN and becomes 0 after
     standardisation, the mean. A category is one feature for each of `levels`, in that order, 1 at the row's level and
-    else 0; `(missing)` is the last level if training rows had missing cells.
+    else 0; `(missing)` is the last level if training rows had missing cells. A date is one feature as a number is: its
+    `part`, parsed by `format` (see `dates`). `fill` takes the place of a missing number, counted from the offset; with
+    `indicator` there is a second feature, 1 if the number is missing and else 0.
 
     >>> InputColumn("sex", "category", ("f", "m")).features
     ('sex=f', 'sex=m')
+    >>> InputColumn("age", "number", indicator=True).features
+    ('age', 'age (missing)')
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     name: str
-    kind: Literal["number", "category"]
+    kind: Literal["number", "category", "date"]
     levels: tuple[str, ...] = ()
     offset: float = 0.0
+    part: str = ""
+    format: str = ""
+    fill: float | None = None
+    indicator: bool = False
 
     @property
     def features(self) -> tuple[str, ...]:
         """Names of the features, as `Dataset.features` has them."""
-        return (self.name,) if self.kind == "number" else tuple(f"{self.name}={level}" for level in self.levels)
+        if self.kind == "category":
+            return tuple(f"{self.name}={level}" for level in self.levels)
+        name = f"{self.name}:{self.part}" if self.kind == "date" else self.name
+        return (name, f"{name} {ABSENT}") if self.indicator else (name,)
+
+    @property
+    def offsets(self) -> tuple[float, ...]:
+        """Numbers that are subtracted from the features, in their order."""
+        return (self.offset, *(0.0 for _ in self.features[1:]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from unicodedata import normalize
 
-from flctl.data.options import TabularOptions
+from flctl.data.options import Impute, TabularOptions
 from flctl.errors import ConfigError, DataError, counted, suggest
 
-__all__ = ["ColumnPlan", "Declared", "named_columns", "plan_columns", "refuse_duplicates", "refuse_other_groups"]
+__all__ = [
+    "ColumnPlan",
+    "Declared",
+    "find_column",
+    "named_columns",
+    "plan_columns",
+    "refuse_duplicates",
+    "refuse_other_groups",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +30,7 @@ class ColumnPlan:
     categorical: tuple[int, ...]
     by: tuple[int, ...]
     notes: tuple[str, ...] = ()
+    impute: Impute | None = None
 
     @property
     def numeric(self) -> tuple[int, ...]:
@@ -45,12 +54,18 @@ class ColumnPlan:
 @dataclass(frozen=True, slots=True)
 class Declared:
     """Columns as the file declares them: `nominal` ones, with their `levels` if it lists these, and those that are
-    `indices` of rows and not data. The last `paths` columns stand in no file: they are parts of its path."""
+    `indices` of rows and not data. The last `paths` columns stand in no file: they are parts of its path.
+
+    `hidden` columns are no features: others are made of them. `parts` are names that stand for several columns: a date
+    and its parts, a list and its elements. `formats` are those of columns of dates."""
 
     nominal: frozenset[int] = frozenset()
     indices: frozenset[int] = frozenset()
     levels: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     paths: int = 0
+    hidden: frozenset[int] = frozenset()
+    parts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    formats: Mapping[int, str] = field(default_factory=dict)
 
 
 def plan_columns(
@@ -60,21 +75,26 @@ def plan_columns(
 
     Raises DataError for a column that is not there, ConfigError if the roles contradict each other.
     """
-    table = _Names(names, where, advice)
+    table = _Names(names, where, advice, declared.parts)
     if options.target is None:
         raise ConfigError(f"{where}: which column is to be predicted?", hint=f"--target, one of {_listed(names)}")
     target, by = table.find(options.target, "target"), table.find_all(options.by, "by")
     dropped = {target, *by, *table.find_all(options.drop, "drop")}
     asked = table.find_all(options.categorical, "categorical")
     indices = sorted(declared.indices.difference(dropped, asked))
-    left = (i for i in range(len(names) - declared.paths) if i not in dropped and i not in indices)
+    left = (i for i in range(len(names) - declared.paths) if i not in {*dropped, *indices, *declared.hidden})
     features = table.find_all(options.features, "features") or tuple(left)
     categorical = tuple(i for i in features if i in asked or i in declared.nominal)
     grouped = [names[i] for i in asked if i in by and i not in features]
     notes = [*map(_no_feature, grouped), *([] if options.features else _index_notes(names, indices))]
-    plan = ColumnPlan(tuple(names), target, features, categorical, by, tuple(notes))
+    plan = ColumnPlan(tuple(names), target, features, categorical, by, tuple(notes), options.impute)
     _refuse_contradictions(plan, asked, where, len(names) - declared.paths)
     return plan
+
+
+def find_column(names: Sequence[str], word: str, flag: str, where: str) -> int:
+    """Returns the index of the column that `word` names or counts. Raises DataError if it is unknown."""
+    return _Names(names, where, "", {}).find(word, flag)
 
 
 def refuse_duplicates(names: Sequence[str], where: str) -> None:
@@ -108,6 +128,7 @@ class _Names:
     names: Sequence[str]
     where: str
     advice: str
+    parts: Mapping[str, tuple[int, ...]]
 
     def find(self, word: str, flag: str) -> int:
         if word in self.names:
@@ -116,13 +137,31 @@ class _Names:
         alike = [i for i, name in enumerate(self.names) if normalize("NFC", name) == normalize("NFC", word)]
         if len(alike) == 1:
             return alike[0]
+        bare = _without_blanks(word)
+        spaced = [i for i, name in enumerate(self.names) if "," in name and _without_blanks(name) == bare]
+        if len(spaced) == 1:
+            return spaced[0]
         if _is_index(word) and -len(self.names) <= int(word) < len(self.names):
             return int(word) % len(self.names)
         hint = suggest(word, self.names) or self.advice or f"It has {_listed(self.names)}."
         raise DataError(f"{self.where} has no column '{word}' (--{flag})", hint=hint)
 
-    def find_all(self, words: Iterable[str], flag: str) -> tuple[int, ...]:
-        return tuple(dict.fromkeys(self.find(word, flag) for word in words))
+    def find_all(self, words: Sequence[str], flag: str) -> tuple[int, ...]:
+        found: dict[int, None] = {}
+        start = 0
+        while start < len(words):
+            stop = self._end_of_name(words, start)
+            word = ",".join(words[start:stop])
+            several = self.parts.get(word, ()) if flag in ("features", "drop") else ()
+            found |= dict.fromkeys(several or (self.find(word, flag),))
+            start = stop
+        return tuple(found)
+
+    def _end_of_name(self, words: Sequence[str], start: int) -> int:
+        """The end of the words that make one name: it may hold commas, and the longest such name wins."""
+        bare = {_without_blanks(name) for name in self.names if "," in name}
+        ends = range(len(words), start + 1, -1) if bare else ()
+        return next((stop for stop in ends if _without_blanks(",".join(words[start:stop])) in bare), start + 1)
 
 
 def _refuse_contradictions(plan: ColumnPlan, asked: Sequence[int], where: str, in_files: int) -> None:
@@ -152,6 +191,10 @@ def _index_notes(names: Sequence[str], indices: Sequence[int]) -> list[str]:
         return []
     listed = ", ".join(f"'{names[i]}'" for i in indices)
     return [f"not used as a feature, because it numbers the rows or has no name: {listed}; --features adds it"]
+
+
+def _without_blanks(name: str) -> str:
+    return ",".join(part.strip() for part in name.split(","))
 
 
 def _is_index(word: str) -> bool:

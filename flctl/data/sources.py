@@ -16,8 +16,8 @@ from flctl.errors import ConfigError, DataError, FlctlError, counted, plain_word
 __all__ = ["find_reader", "open_source"]
 
 UNDERSTOOD = (
-    ".csv, .tsv and .data (plain or .gz), .arff, .parquet, .arrow and .feather, .npz, .npy, IDX, CIFAR .bin, "
-    "LEAF .json, .txt with a NAME: line before each speech, and folders of pictures"
+    ".csv, .tsv and .data (plain or packed), .arff, .jsonl, .parquet, .arrow and .feather, .npz, .npy, IDX, "
+    "CIFAR .bin, LEAF .json, .txt with a NAME: line before each speech, and folders of pictures"
 )
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,58 +23,26 @@ from flctl.data.columns import (
 from flctl.data.dataset import Dataset, DatasetReader, Split
 from flctl.data.extras import optional
 from flctl.data.files import expand, require_memory, short_name
-from flctl.data.options import TabularOptions, Task
+from flctl.data.made_columns import counting_note, made_columns, row_numbers
+from flctl.data.options import TabularOptions, Task, as_option
 from flctl.data.precision import offset_note
 from flctl.data.preprocessing import ABSENT, InputColumn, Inputs
-from flctl.data.schema import ColumnPlan, Declared, plan_columns
-from flctl.data.table_files import PATH_COLUMNS, TableFile, table_files, unique_names
+from flctl.data.schema import ColumnPlan, plan_columns
+from flctl.data.sheets import Located, Sheets
+from flctl.data.table_files import table_files
+from flctl.data.targets import Target
 from flctl.data.text_columns import TextColumns
 from flctl.errors import ConfigError, DataError, FlctlError, counted
 from flctl.types import IntArray
 
-__all__ = ["MAX_LEVELS", "Batch", "Sheets", "TableReader", "read_table"]
+__all__ = ["MAX_LEVELS", "Columns", "TableReader", "read_table"]
 
 MAX_LEVELS = 4096
 """A category with more levels than this is an identifier; one-hot columns of it would not fit."""
 Columns = Mapping[int, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Rows of one file, by its position: planned columns as pyarrow arrays of equal length."""
-
-    columns: Mapping[int, Any]
-    file: int = 0
-
-
-class Sheets(Protocol):
-    """An opened table: one file or several of one schema."""
-
-    @property
-    def where(self) -> str:
-        """The table's name in messages."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The columns' names."""
-
-    @property
-    def declared(self) -> Declared:
-        """Categories and indices that the file itself declares."""
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """The words, besides the empty cell, that mean a missing one."""
-
-    @property
-    def advice(self) -> str:
-        """Hint for a column that is not found."""
-
-    def batches(self, plan: ColumnPlan, *, as_text: bool) -> Iterator[Batch]:
-        """The planned columns, file by file; with `as_text` numbers come as they are written."""
-
-    def explain(self, fault: CellError) -> FlctlError:
-        """The sentence for a cell that cannot be used."""
+_FILLS: Mapping[str | None, Literal["mean", "median"] | None]
+_FILLS = {None: None, "mean": "mean", "median": "median", "indicator": "mean"}
+"""Option -> what takes the place of a missing number."""
 
 
 class UnparsedCellError(Exception):
@@ -92,7 +59,7 @@ class TableReader(DatasetReader):
         """The opened files, of which only the schemas are read."""
         raise NotImplementedError
 
-    def open_new(self, source: str) -> Sheets:
+    def open_new(self, source: str) -> Located:
         """The opened table of new rows: all files of `source` as one, with the columns that their paths add."""
         files = table_files((source,), (), "none", self.extensions).train
         return Located.of(self.open([file.path for file in files]), files, ())
@@ -108,72 +75,23 @@ class TableReader(DatasetReader):
         parts = table_files((source, *options.more), options.test, options.splits, self.extensions)
         files = (*parts.train, *parts.test)
         sheets = Located.of(self.open([file.path for file in files]), files, options.by)
+        sheets = replace(sheets, computed=made_columns(sheets, options))
         plan = plan_columns(sheets.names, options, sheets.declared, sheets.where, sheets.advice)
-        dataset = read_table(sheets, plan, options.task, short_name(source))
+        dataset = self.read_planned(sheets, plan, short_name(source))
         return replace(dataset, notes=(*parts.notes, *dataset.notes))
 
-
-@dataclass(frozen=True, slots=True)
-class Located:
-    """Sheets with columns that are parts of their files' paths: `key=value` folders, and `file` and `folder`."""
-
-    sheets: Sheets
-    files: tuple[TableFile, ...]
-    added: tuple[tuple[str, tuple[str, ...]], ...]
-    paths: int
-
-    @classmethod
-    def of(cls, sheets: Sheets, files: tuple[TableFile, ...], by: Sequence[str]) -> Located:
-        """The sheets with `key=value` columns, and with `file` and `folder` if `by` names them."""
-        keys = dict.fromkeys(key for file in files for key in file.keys if key not in sheets.names)
-        columns = {key: tuple(file.keys.get(key, "") for file in files) for key in keys}
-        found = {"file": unique_names(files), "folder": [file.folder for file in files]}
-        wanted = [name for name in PATH_COLUMNS if name in by and name not in (*sheets.names, *keys)]
-        columns |= {name: tuple(found[name]) for name in wanted}
-        return cls(sheets, files, tuple(columns.items()), len(wanted))
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The columns' names."""
-        return (*self.sheets.names, *(name for name, _ in self.added))
-
-    @property
-    def where(self) -> str:
-        """The table's name in messages."""
-        return self.sheets.where
-
-    @property
-    def declared(self) -> Declared:
-        """Categories and indices that the file itself declares."""
-        return replace(self.sheets.declared, paths=self.paths)
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """The words, besides the empty cell, that mean a missing one."""
-        return self.sheets.missing
-
-    @property
-    def advice(self) -> str:
-        """Hint for a column that is not found."""
-        return self.sheets.advice
-
-    def batches(self, plan: ColumnPlan, *, as_text: bool) -> Iterator[Batch]:
-        """The planned columns, training files first."""
-        pa, count = optional("pyarrow", "pyarrow", "tables"), len(self.sheets.names)
-        planned = {*plan.features, *plan.texts}
-        constants = {i: values for i, (_, values) in enumerate(self.added, count) if i in planned}
-        for batch in self.sheets.batches(plan.within(count), as_text=as_text):
-            rows = len(next(iter(batch.columns.values())))
-            added = {i: pa.repeat(pa.scalar(values[batch.file]), rows) for i, values in constants.items()}
-            yield Batch({**batch.columns, **added}, batch.file)
-
-    def explain(self, fault: CellError) -> FlctlError:
-        """The sentence for a cell that cannot be used."""
-        count = len(self.sheets.names)
-        if fault.column < count:
-            return self.sheets.explain(fault)
-        name = self.names[fault.column]
-        return DataError(f"{self.where}: column '{name}' of its path is {fault.reason}", hint=fault.advice(name))
+    def read_planned(self, sheets: Located, plan: ColumnPlan, name: str) -> Dataset:
+        """The data set of the planned columns; a column that numbers the rows is left out unless options name it."""
+        options = self.config
+        dataset = read_table(sheets, plan, options.task, name)
+        indices, counting = ([], []) if options.features else row_numbers(dataset)
+        notes = [counting_note(counting)] if counting else []
+        if indices and len(indices) < len(plan.features):
+            found = frozenset(map(list(sheets.names).index, indices))
+            declared = replace(sheets.declared, indices=sheets.declared.indices | found)
+            plan = plan_columns(sheets.names, options, declared, sheets.where, sheets.advice)
+            dataset = read_table(sheets, plan, options.task, name)
+        return replace(dataset, notes=(*dataset.notes, *notes))
 
 
 def read_table(sheets: Located, plan: ColumnPlan, task: Task, name: str) -> Dataset:
@@ -222,8 +140,8 @@ def _filled(builder: _Builder, sheets: Located, *, as_text: bool) -> _Builder:
 
 
 class _Builder:
-    def __init__(self, plan: ColumnPlan, sheets: Sheets, offsets: Mapping[int, float]) -> None:
-        self.plan = plan
+    def __init__(self, plan: ColumnPlan, sheets: Located, offsets: Mapping[int, float]) -> None:
+        self.plan, self.sheets = plan, sheets
         if plan.target is None:
             raise ConfigError("no column is to be predicted", hint="Name it with --target.")
         missing, levels = sheets.missing, sheets.declared.levels
@@ -281,8 +199,9 @@ class _Builder:
             numeric,
             groups={name: words[:end] for name, words in groups.items()},
             test=Split(x[end:], target.y[end:], of_test) if end < self.kept else None,
-            notes=self._notes(),
+            notes=self._notes(target),
             inputs=inputs,
+            impute=_FILLS[self.plan.impute],
         )
 
     def _refuse_all_missing(self, where: str) -> None:
@@ -294,14 +213,18 @@ class _Builder:
                 raise _all_missing(where, self.plan.names[column], self.kept)
 
     def _features(self) -> tuple[npt.NDArray[np.float32], tuple[InputColumn, ...], tuple[int, ...] | None]:
-        names = self.plan.names
-        if not self.categories:
-            columns = (InputColumn(names[c], "number", offset=self.numbers.offsets[c]) for c in self.plan.features)
-            return self.numbers.finish(), tuple(columns), None
+        columns = {c: self._input_column(c) for c in self.plan.numeric}
+        if not self.categories and not any(column.indicator for column in columns.values()):
+            return self.numbers.finish(), tuple(columns.values()), None
         blocks = {c: _OneHot.of(levels) for c, levels in self.categories.items()}
-        return _assemble(self.plan, self.numbers, blocks)
+        return _assemble(self.plan, self.numbers, blocks, columns)
 
-    def _notes(self) -> tuple[str, ...]:
+    def _input_column(self, column: int) -> InputColumn:
+        absent = dict(zip(self.numbers.columns, self.numbers.absent, strict=True))[column] > 0
+        indicator = self.plan.impute == "indicator" and bool(absent)
+        return replace(self.sheets.input_column(column), offset=self.numbers.offsets[column], indicator=indicator)
+
+    def _notes(self, target: Target) -> tuple[str, ...]:
         names, notes = self.plan.names, list(self.plan.notes)
         if self.seen > self.kept:
             notes.append(f"{counted(self.seen - self.kept, 'row')} without '{names[self.target.column]}' left out")
@@ -309,6 +232,9 @@ class _Builder:
         if counts:
             notes.append("missing cells: " + ", ".join(f"{name} {count:,}" for name, count in counts))
         notes += _precision_notes(names, self.numbers)
+        for spellings in self.target.spellings() if target.classes else ():
+            if not set(spellings) <= set(target.classes):
+                notes.append(f"labels that are one number are one class: {', '.join(map(repr, spellings))}")
         for column, levels in self.groups.items():
             if absent := int((levels.codes == MISSING).sum()):
                 notes.append(f"{counted(absent, 'row')} without '{names[column]}' made the group '{ABSENT}'")
@@ -337,10 +263,11 @@ class _OneHot:
 
 
 def _assemble(
-    plan: ColumnPlan, numeric_columns: Numbers, blocks: Mapping[int, _OneHot]
+    plan: ColumnPlan, numeric_columns: Numbers, blocks: Mapping[int, _OneHot], described: Mapping[int, InputColumn]
 ) -> tuple[npt.NDArray[np.float32], tuple[InputColumn, ...], tuple[int, ...]]:
     numbers = numeric_columns.finish()
-    rows, width = len(numbers), numbers.shape[1] + sum(len(b.levels) for b in blocks.values())
+    rows = len(numbers)
+    width = sum(len(b.levels) for b in blocks.values()) + sum(len(c.features) for c in described.values())
     require_memory(4 * rows * width, f"{counted(rows, 'row')} of {width:,} one-hot columns")
     x = np.zeros((rows, width), np.float32)
     columns: list[InputColumn] = []
@@ -353,7 +280,9 @@ def _assemble(
         else:
             x[:, start] = numbers[:, len(numeric)]
             numeric.append(start)
-            columns.append(InputColumn(plan.names[column], "number", offset=numeric_columns.offsets[column]))
+            columns.append(described[column])
+            if columns[-1].indicator:
+                x[:, start + 1] = np.isnan(x[:, start])
         start += len(columns[-1].features)
     return x, tuple(columns), tuple(numeric)
 
@@ -377,5 +306,5 @@ def _as_groups(levels: Levels) -> npt.NDArray[Any]:
 def _all_missing(where: str, column: str, rows: int) -> DataError:
     return DataError(
         f"{where}: column '{column}' has no value in any of {counted(rows, 'row')}",
-        hint=f"--drop {shlex.quote(column)}",
+        hint=f"--drop {as_option([column])}",
     )

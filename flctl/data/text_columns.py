@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flctl.data.columns import CellError, as_numbers
+from flctl.data.dates import looks_like_date
 from flctl.data.extras import optional
+from flctl.data.options import as_option
 
 __all__ = ["TextColumns"]
 
@@ -45,6 +46,8 @@ class TextColumns:
     def options(self, names: Sequence[str]) -> str:
         """`--categorical a,b --drop c`, quoted for a shell: identifiers are dropped, other text is a category."""
         many = [c for c in self.found if len(self._values[c]) >= min(MANY, max(2, self._rows // 2 + 1))]
-        parts = {"--categorical": [c for c in self.found if c not in many], "--drop": many}
-        flags = [f"{flag} {shlex.quote(','.join(names[c] for c in part))}" for flag, part in parts.items() if part]
+        dates = [c for c in self.found if looks_like_date([word for word in self._values[c] if word != "None"])]
+        categories = [c for c in self.found if c not in (*many, *dates)]
+        parts = {"--date": dates, "--categorical": categories, "--drop": [c for c in many if c not in dates]}
+        flags = [f"{flag} {as_option(names[c] for c in part)}" for flag, part in parts.items() if part]
         return " ".join(flags)

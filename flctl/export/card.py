@@ -63,7 +63,8 @@ def _inputs(facts: CardFacts) -> Iterator[str]:
         yield "| column | kind | categories |"
         yield "|---|---|---|"
         for column in fitted.inputs.columns:
-            yield f"| {_cell(column.name)} | {column.kind} | {_some(column.levels)} |"
+            kind = f"{column.kind} ({column.part}, {_cell(column.format)})" if column.part else column.kind
+            yield f"| {_cell(column.name)} | {kind} | {_some(column.levels)} |"
     yield ""
     yield _outputs(fitted)
 

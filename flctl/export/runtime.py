@@ -17,6 +17,7 @@ import json
 import math
 import os
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,20 @@ import torch
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 ABSENT = "(missing)"
 BATCH = 1000
+EPOCH = datetime(1970, 1, 1)
+PARTS = {
+    "time": lambda date: (date - EPOCH).total_seconds(),
+    "year": lambda date: date.year,
+    "quarter": lambda date: (date.month + 2) // 3,
+    "month": lambda date: date.month,
+    "week": lambda date: date.isocalendar()[1],
+    "day": lambda date: date.day,
+    "weekday": lambda date: date.weekday(),
+    "yearday": lambda date: date.timetuple().tm_yday,
+    "hour": lambda date: date.hour,
+    "minute": lambda date: date.minute,
+    "second": lambda date: date.second,
+}
 DTYPES = {"F32": np.float32, "F64": np.float64, "I64": np.int64, "I32": np.int32, "U8": np.uint8, "BOOL": np.bool_}
 
 
@@ -86,7 +101,7 @@ class ExportedModel:
         if list(x.shape[1:]) != list(self.fitted["shape"]):
             raise ValueError(f"rows have shape {list(x.shape[1:])}, expected {list(self.fitted['shape'])}")
         if isinstance(rows, np.ndarray) and self.columns:
-            x = x - np.array([column["offset"] for column in self.columns for _ in _features(column)])
+            x = self._filled(x)
         done = self.fitted["standardisation"]
         result = x.astype(np.float32)
         if done["kind"] != "none":
@@ -109,6 +124,17 @@ class ExportedModel:
         with open(path, encoding="utf-8-sig", newline="") as file:
             return list(csv.DictReader(file, delimiter=delimiter, skipinitialspace=True))
 
+    def _filled(self, x: np.ndarray) -> np.ndarray:
+        """Returns rows as arrays with each number's offset subtracted and its fill in place of NaN."""
+        x, start = x.astype(np.float64), 0
+        for column in self.columns:
+            if column["kind"] != "category":
+                x[:, start] -= column["offset"]
+                if column["fill"] is not None:
+                    x[np.isnan(x[:, start]), start] = column["fill"]
+            start += len(_features(column))
+        return x
+
     def _table(self, rows: list[dict[str, Any]]) -> np.ndarray:
         if not self.columns:
             raise ValueError("this model takes arrays, not rows with named columns")
@@ -126,8 +152,11 @@ class ExportedModel:
         word = (
             None if cell is None or str(cell).strip() in ("", *self.fitted["inputs"]["missing"]) else str(cell).strip()
         )
-        if column["kind"] == "number":
-            row[start] = self._number(word, column, place)
+        if column["kind"] != "category":
+            value = self._number(word, column, place)
+            row[start] = column["fill"] if math.isnan(value) and column["fill"] is not None else value
+            if column["indicator"]:
+                row[start + 1] = math.isnan(value)
             return
         level = ABSENT if word is None else word
         if level in column["levels"] and (word is None or word != ABSENT):
@@ -136,11 +165,15 @@ class ExportedModel:
             self.unseen += 1
 
     def _number(self, word: str | None, column: dict[str, Any], place: int) -> float:
+        if word is None:
+            return math.nan
+        booleans = {"true": "1", "false": "0"}
         try:
-            value = math.nan if word is None else float(word) - column["offset"]
+            raw = _date(word, column) if column["kind"] == "date" else float(booleans.get(word.lower(), word))
+            value = float(raw - column["offset"])
         except ValueError:
-            raise ValueError(f"row {place}, column '{column['name']}': '{word}' is not a number") from None
-        if word is not None and not math.isfinite(value):
+            raise ValueError(f"row {place}, column '{column['name']}': '{word}' is not a {column['kind']}") from None
+        if not math.isfinite(value):
             raise ValueError(f"row {place}, column '{column['name']}': {word} is not a finite number")
         return value
 
@@ -157,7 +190,25 @@ class ExportedModel:
 
 
 def _features(column: dict[str, Any]) -> list[str]:
-    return [column["name"]] if column["kind"] == "number" else column["levels"]
+    if column["kind"] == "category":
+        return list(column["levels"])
+    return [column["name"], "missing"] if column["indicator"] else [column["name"]]
+
+
+def _date(word: str, column: dict[str, Any]) -> float:
+    """Returns the column's part of a date; dates with an offset are taken in UTC."""
+    date, form = None, column["format"]
+    try:
+        if form == "unix":
+            seconds = float(word)
+            date = datetime.fromtimestamp(seconds / (1000 if abs(seconds) > 1e11 else 1), UTC)
+        elif form != "iso":
+            date = datetime.strptime(word, form)
+    except ValueError:
+        pass
+    date = date or datetime.fromisoformat(word)
+    date = date if date.tzinfo is None else date.astimezone(UTC).replace(tzinfo=None)
+    return float(PARTS[column["part"]](date))
 
 
 def main() -> None:

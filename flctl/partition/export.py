@@ -145,7 +145,7 @@ def _raw(partition: Partition, name: str, index: int, sizes: tuple[int, int, int
 def _with_offsets(partition: Partition, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Values as the source had them: float64 if some were stored as differences from an offset."""
     inputs = partition.manifest.inputs
-    features = [] if inputs is None else [column.offset for column in inputs.columns for _ in column.features]
+    features = [] if inputs is None else [offset for column in inputs.columns for offset in column.offsets]
     return x.astype(np.float64) + np.array(features) if any(features) else x
 
 

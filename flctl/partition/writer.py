@@ -23,6 +23,7 @@ from flctl.data.dataset import Dataset, Split
 from flctl.data.preprocessing import InputColumn, Inputs
 from flctl.errors import ConfigError, DataError, PluginError, counted
 from flctl.partition import manifest as manifests
+from flctl.partition.impute import imputed
 from flctl.partition.manifest import Column, DatasetInfo, Manifest, RowCounts
 from flctl.partition.npy import ColumnWriter, write_column
 from flctl.partition.own_tests import group_of, incomplete, own_tests
@@ -102,14 +103,14 @@ def write_partition(out: Path, dataset: Dataset, partitioner: Partitioner, spec:
     _check_request(out, dataset, spec)
     kind = kind_of(dataset, spec.standardise)
     assignment = partitioner.assign(rows_of(dataset, spec.by), spec.clients, spec.rng("assign"))
-    described, (dataset, mode, planned) = dataset, _planned(dataset, assignment, spec)
+    given, (dataset, mode, planned) = dataset, _planned(dataset, assignment, spec)
     with atomic.new_directory(out) as directory:
         statistics = Statistics(dataset, kind)
         columns = _write_columns(directory, dataset, planned, partitioner, spec.seed, statistics)
         manifest = Manifest(
             format=manifests.FORMAT,
             flctl=__version__,
-            dataset=_describe(described, spec.origin),
+            dataset=_describe(given if mode == "own" else dataset, spec.origin),
             scheme=_scheme(partitioner, spec.by),
             seed=spec.seed,
             clients=assignment.clients,
@@ -137,7 +138,7 @@ def _planned(dataset: Dataset, assignment: Assignment, spec: PartitionSpec) -> t
         planned = plan(assignment, len(dataset), spec.test_fraction, choice, spec.rng("test"))
     if spec.validation_fraction:
         planned = hold_back(planned, spec.validation_fraction, choice, spec.rng("validation"))
-    return dataset, "own" if own else choice, planned
+    return imputed(dataset, planned), "own" if own else choice, planned
 
 
 def _check_request(out: Path, dataset: Dataset, spec: PartitionSpec) -> None:

@@ -16,6 +16,7 @@ from flctl.data.columns import is_number
 from flctl.data.dataset import Dataset
 from flctl.data.encoding import TableEncoder
 from flctl.data.files import short_name
+from flctl.data.made_columns import one_hot_target
 from flctl.data.preprocessing import ABSENT, FittedPreprocessing
 from flctl.data.table import TableReader
 from flctl.errors import DataError, IncompatibleError, counted
@@ -27,7 +28,7 @@ from flctl.partition.manifest import Column, DatasetInfo, Manifest, RowCounts
 from flctl.partition.store import Partition
 from flctl.partition.writer import dataset_digest
 from flctl.prediction.predictor import load_predictor, require_inputs
-from flctl.prediction.rows import RowOptions, reader_for
+from flctl.prediction.rows import RowOptions, is_table, reader_for
 from flctl.version import __version__
 
 __all__ = ["LabelledRows", "TrainedRows", "from_rows"]
@@ -146,7 +147,7 @@ def _read(
 ) -> tuple[Dataset, npt.NDArray[np.str_]]:
     """The rows with their targets, and each one's group."""
     reader = reader_for(source, fitted, options, registry)
-    if isinstance(reader, TableReader):
+    if is_table(reader, fitted):
         return _read_table(source, reader, fitted, options)
     dataset = reader.read(source, 0)
     if dataset.task != fitted.task or dataset.x.shape[1:] != fitted.shape:
@@ -160,6 +161,8 @@ def _read_table(
 ) -> tuple[Dataset, npt.NDArray[np.str_]]:
     require_inputs(fitted, source)
     inputs, sheets = fitted.inputs, reader.open_new(source)
+    if one_hot := one_hot_target(sheets, None if inputs is None else inputs.target):
+        sheets = replace(sheets, computed=(one_hot,))
     if inputs is None or inputs.target is None or inputs.target not in sheets.names:
         target = None if inputs is None else inputs.target
         raise DataError(

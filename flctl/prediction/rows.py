@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from flctl.data.table import TableReader
 from flctl.errors import ConfigError, DataError, IncompatibleError
 from flctl.prediction.predictor import require_inputs
 
-__all__ = ["NewRows", "RowBlock", "RowOptions", "new_rows", "reader_for", "spooled"]
+__all__ = ["NewRows", "RowBlock", "RowOptions", "is_table", "new_rows", "reader_for", "spooled"]
 
 PIPE = "-"
 VALUES = 1 << 22
@@ -33,6 +33,8 @@ MAGIC = {b"PAR1": ".parquet", b"ARROW1": ".arrow", b"\x1f\x8b": ".csv.gz", b"PK\
 PICTURES = (".png", ".jpg", ".jpeg")
 _OF_TRAINING = frozenset(TabularOptions.model_fields)
 """Options that describe the training table's columns; the fitted preprocessing says what became of them."""
+_OF_FILES = frozenset({"more", "test", "splits", "by"})
+"""Options that name further files or columns of the training source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def new_rows(source: str, fitted: FittedPreprocessing, options: RowOptions, regi
     Raises IncompatibleError if the rows do not fit the model, DataError for a source that cannot be read.
     """
     reader = reader_for(source, fitted, options, registry)
-    if isinstance(reader, TableReader):
+    if is_table(reader, fitted):
         encoder = TableEncoder(_named(fitted, source), reader.open_new(source), options.unseen, options.keep)
         blocks = (RowBlock(part.first, part.x, part.words) for part in encoder.blocks())
         return NewRows(options.keep, blocks, encoder.tally)
@@ -80,6 +82,11 @@ def new_rows(source: str, fitted: FittedPreprocessing, options: RowOptions, regi
     _refuse_other(examples.x, fitted, source)
     tally = Tally()
     return NewRows(("file",) if examples.names else (), _slices(examples, tally), tally)
+
+
+def is_table(reader: DatasetReader, fitted: FittedPreprocessing) -> TypeGuard[TableReader]:
+    """True if the rows are a table for the model, and not pictures in one."""
+    return isinstance(reader, TableReader) and (fitted.is_table or fitted.inputs is not None)
 
 
 def _named(fitted: FittedPreprocessing, source: str) -> Any:
@@ -94,7 +101,8 @@ def reader_for(source: str, fitted: FittedPreprocessing, options: RowOptions, re
         name = fitted.reader
     kind = find_reader(source, name, registry)
     own = fitted.options if kind.name == fitted.reader else {}
-    known = {key: value for key, value in own.items() if key not in _OF_TRAINING and key in kind.Config.model_fields}
+    dropped = _OF_TRAINING if fitted.is_table else _OF_FILES
+    known = {key: value for key, value in own.items() if key not in dropped and key in kind.Config.model_fields}
     given: dict[str, Any] = {**known, **options.reader_options}
     if issubclass(kind, TableReader) and fitted.inputs is not None:
         given["features"] = [column.name for column in fitted.inputs.columns]

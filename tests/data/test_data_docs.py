@@ -16,9 +16,9 @@ from flctl.partition.store import Partition
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 TITLES = {
-    "csv": "CSV and TSV", "arff": "ARFF", "parquet": "Parquet and Arrow", "arrow": "Parquet and Arrow", "npz": "npz",
-    "npy": "npy", "idx": "IDX: MNIST and its family", "cifar": "CIFAR", "image-folder": "Folders of pictures",
-    "text": "Text with speakers", "leaf": "LEAF", "synthetic": "synthetic",
+    "csv": "CSV and TSV", "arff": "ARFF", "parquet": "Parquet and Arrow", "arrow": "Parquet and Arrow", "json": "JSON",
+    "npz": "npz", "npy": "npy", "idx": "IDX: MNIST and its family", "cifar": "CIFAR",
+    "image-folder": "Folders of pictures", "text": "Text with speakers", "leaf": "LEAF", "synthetic": "synthetic",
 }  # fmt: skip
 
 
@@ -64,4 +64,4 @@ def test_the_examples_run(
 
 def test_there_are_examples_for_every_section() -> None:
     without = [title for title, text in SECTIONS.items() if not commands(text)]
-    assert without == ["Untrusted files"]
+    assert without == ["What is read", "Untrusted files"]

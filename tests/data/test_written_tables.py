@@ -121,7 +121,7 @@ def test_all_columns_of_text_of_a_typed_table_are_named(tmp_path: Path) -> None:
     pa.parquet.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(DataError) as caught:
         read("parquet", tmp_path / "a.parquet", target="label")
-    assert "2 such columns: --categorical a,b" in str(caught.value.hint)
+    assert "Columns with text: 'a', 'b'" in str(caught.value.hint)
 
 
 def test_a_column_is_found_in_either_unicode_form(tmp_path: Path) -> None:

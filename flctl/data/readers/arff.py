@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flctl.data.dates import java_format
 from flctl.data.dialect import LONGEST_LINE, Dialect, open_text
 from flctl.data.extras import optional
-from flctl.data.options import Tokens
+from flctl.data.options import Tokens, as_option
 from flctl.data.packed import PACKED
 from flctl.data.readers.delimited import TextSheets, refuse_other_schema
 from flctl.data.schema import Declared, refuse_duplicates
-from flctl.data.table import Sheets, TableReader
+from flctl.data.sheets import Sheets
+from flctl.data.table import TableReader
 from flctl.errors import DataError, counted
 
 __all__ = ["ArffReader"]
@@ -23,6 +25,7 @@ _ATTRIBUTE = re.compile(rf"@attribute\s+({_QUOTED}|[^\s{{]+)\s*(.*)", re.IGNOREC
 _CELL = re.compile(rf"\s*(?:({_QUOTED})|([^,]*?))\s*(,|$)")
 _LEVEL = re.compile(rf"\s*(?:({_QUOTED})|([^,}}]*?))\s*(,|}}|$)")
 _SPARSE = re.compile(rf"\s*(\d+)\s+(?:({_QUOTED})|([^,}}]*?))\s*(,|}})")
+_DATE = re.compile(rf"date(?:\s+({_QUOTED}|\S+))?", re.IGNORECASE)
 _ESCAPE = re.compile(r"\\(.)")
 _CONTROL = {"n": "\n", "t": "\t", "r": "\r"}
 _SPECIAL = re.compile(r'[",\n\r]|^\s|\s$')
@@ -48,13 +51,15 @@ class ArffReader(TableReader):
         refuse_duplicates(files[0].names, files[0].where)
         refuse_other_schema(files)
         levels = {i: column.levels for i, column in enumerate(headers[0].columns) if column.levels}
-        return TextSheets(files, Declared(frozenset(levels), levels=levels), ("?", *self.config.na))
+        formats = {i: column.format for i, column in enumerate(headers[0].columns) if column.format}
+        return TextSheets(files, Declared(frozenset(levels), levels=levels, formats=formats), ("?", *self.config.na))
 
 
 @dataclass(frozen=True, slots=True)
 class _Attribute:
     name: str
     levels: tuple[str, ...] = ()
+    format: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +142,21 @@ def _attribute(line: str, where: str, number: int) -> _Attribute:
     quoted = match[1] if match[1][0] in "'\"" and len(match[1]) > 1 else None
     # The type may be absent: some writers leave it out, and a column's use decides it.
     kind = match[2].lstrip()
-    return _Attribute(_plain(quoted, match[1]).strip(), _levels(kind[1:]) if kind.startswith("{") else ())
+    name = _plain(quoted, match[1]).strip()
+    if date := _DATE.fullmatch(kind.rstrip()):
+        return _Attribute(name, format=_date_format(date[1], name, where, number))
+    return _Attribute(name, _levels(kind[1:]) if kind.startswith("{") else ())
+
+
+def _date_format(pattern: str | None, name: str, where: str, number: int) -> str:
+    bare = "" if pattern is None else _plain(pattern if pattern[0] in "'\"" else None, pattern)
+    form = java_format(bare)
+    if form is None:
+        raise DataError(
+            f"{where}, line {number}: the date format '{bare[:MAX_SHOWN]}' of '{name}' is not understood",
+            hint=f"Read it as text: replace `date` by `string`, and --date {as_option([name])} --date-format FORMAT.",
+        )
+    return form
 
 
 def _levels(text: str) -> tuple[str, ...]:

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flctl.data.columns import CellError, is_number
+from flctl.data.columns import CellError, is_number, trimmed
+from flctl.data.dates import date_numbers, looks_like_date
 from flctl.data.dialect import DELIMITERS, Dialect, Record, records, refuse_undecoded, sniff
 from flctl.data.extras import optional
 from flctl.data.numerals import Decimal, advice_for, plain_numbers
-from flctl.data.options import Header, Tokens
+from flctl.data.options import Header, Tokens, as_option
 from flctl.data.packed import PACKED, opened
 from flctl.data.schema import ColumnPlan, Declared, named_columns, refuse_duplicates
-from flctl.data.table import Batch, Sheets, TableReader, UnparsedCellError
+from flctl.data.sheets import Batch, Sheets
+from flctl.data.table import TableReader, UnparsedCellError
 from flctl.data.table_files import other_schema
 from flctl.errors import DataError, FlctlError, IntegrityError, counted
 
@@ -58,16 +60,24 @@ class CsvReader(TableReader):
 
 
 def _is_table(path: Path) -> bool:
-    """True if a file without an ending of its own is a table: two lines of numbers, or with equally many delimiters."""
-    if path.suffix.lower() not in ("", ".txt", ".dat", ".test"):
+    """True if a file without an ending of its own, or a packed one, is a table.
+
+    Its first two lines have equally many delimiters, or equally many words between blanks, one of them a number.
+    """
+    bare = Path(path.stem) if path.suffix.lower() in PACKED[1:] else path
+    if bare.suffix.lower() not in ("", ".txt", ".dat", ".test"):
         return False
-    with path.open("rb") as stream:
-        start = stream.read(4096)
-    lines = [line for line in start.decode("utf-8", "replace").splitlines() if line.strip() and line[0] != "#"][:2]
-    if b"\0" in start or len(lines) < 2:
+    try:
+        with opened(path) as stream:
+            start = stream.read(4096)
+    except FlctlError:
         return False
-    numbers = all(len(line.split()) > 1 and all(map(is_number, line.split())) for line in lines)
-    return numbers or any(0 < lines[0].count(mark) == lines[1].count(mark) for mark in DELIMITERS)
+    lines = [line for line in start.decode("utf-8", "replace").splitlines() if line.strip() and line[0] not in "#%"][:2]
+    if b"\0" in start.rstrip(b"\0") or len(lines) < 2:
+        return False
+    first, second = (line.split() for line in lines)
+    blanks = 1 < len(first) == len(second) and any(map(is_number, second))
+    return blanks or any(0 < lines[0].count(mark) == lines[1].rstrip(mark).count(mark) for mark in DELIMITERS)
 
 
 def refuse_other_schema(files: Sequence[Dialect]) -> None:
@@ -112,23 +122,32 @@ class TextSheets:
     def batches(self, plan: ColumnPlan, *, as_text: bool) -> Iterator[Batch]:
         """The planned columns, block by block."""
         as_text = as_text or self.decimal is not None
-        numeric = frozenset(() if as_text else plan.numeric) - {*plan.texts}
+        numeric = frozenset(() if as_text else plan.numeric) - {*plan.texts, *self.declared.formats}
         written = {*plan.numeric, *(() if plan.target is None else (plan.target,))}
         columns = sorted({*plan.features, *plan.texts})
         for position, file in enumerate(self.files):
             for found in _read_file(file, columns, numeric, self.missing):
+                for column in self.declared.formats.keys() & {*plan.features} - {*plan.texts}:
+                    found[column] = self._seconds(found[column], column)
                 if self.decimal:
                     found |= {c: plain_numbers(found[c], self.decimal) for c in written}
                 yield Batch(found, position)
+
+    def _seconds(self, array: Any, column: int) -> Any:
+        """Dates of the declared format as seconds since 1970; cells that are none stay as they are, to be named."""
+        words = trimmed(array, self.missing)
+        values, wrong = date_numbers(words, "time", self.declared.formats[column])
+        return words if wrong is not None else optional("pyarrow", "pyarrow", "tables").array(values, from_pandas=True)
 
     def explain(self, fault: CellError) -> FlctlError:
         """The sentence for a cell, with its file, line, column and text."""
         file, record = self._locate(fault.row)
         name, cell = self.names[fault.column], record.cells[fault.column].strip()
         written = None if self.decimal else advice_for(cell)
+        date = f"--date {as_option([name])} if it is a date" if looks_like_date([cell]) else None
         return DataError(
             f"{file.where}, line {record.line}, column '{name}': '{cell}' is {fault.reason}",
-            hint=", ".join(filter(None, [written, fault.advice(name, cell)])),
+            hint=", ".join(filter(None, [date, written, fault.advice(name, None if date else cell)])),
         )
 
     def _locate(self, row: int) -> tuple[Dialect, Record]:
@@ -168,7 +187,7 @@ class _Watched:
         self._quote = file.quote.encode()
         pieces = _without_nuls_at_the_end(_after_lines(stream, file.skip))
         pieces = _uncommented(pieces, file.comment) if file.comment else pieces
-        self._pieces = _rewritten(pieces, file.rewrite) if file.rewrite else pieces
+        self._pieces = _rewritten(pieces, file.rewrite) if file.rewrite else _with_closed_up_quotes(pieces, file)
         self._ready = b""
 
     def read(self, size: int = -1) -> bytes:
@@ -216,6 +235,21 @@ def _uncommented(pieces: Iterator[bytes], comment: str) -> Iterator[bytes]:
         yield kept
 
 
+def _with_closed_up_quotes(pieces: Iterator[bytes], file: Dialect) -> Iterator[bytes]:
+    """The pieces without the blanks between a delimiter and a quote, which pyarrow would take for text."""
+    mark, quote = re.escape(file.delimiter.encode()), file.quote.encode()
+    blanks = re.compile(
+        rb"(^|" + mark + rb")[ \t]+" + quote + rb"(?!" + quote + rb"[^\r\n" + mark + rb"])", re.MULTILINE
+    )
+    tail = b""
+    for piece in pieces:
+        whole, tail = _whole_lines(tail + piece)
+        if whole:
+            yield blanks.sub(rb"\1" + quote, whole) if b" " + quote in whole or b"\t" + quote in whole else whole
+    if tail:
+        yield blanks.sub(rb"\1" + quote, tail)
+
+
 def _rewritten(pieces: Iterator[bytes], rewrite: Callable[[str], str]) -> Iterator[bytes]:
     """The pieces with each line rewritten, in pieces that are not empty."""
     tail = b""
@@ -234,7 +268,7 @@ def _rewritten_lines(data: bytes, rewrite: Callable[[str], str]) -> bytes:
 
 def _whole_lines(data: bytes) -> tuple[bytes, bytes]:
     """The lines that are complete, and the beginning of the next."""
-    end = data.rfind(b"\n") + 1
+    end = data.rfind(b"\n") + 1 or data.rfind(b"\r") + 1
     return data[:end], data[end:]
 
 

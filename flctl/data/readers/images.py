@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,34 +15,22 @@ from pydantic import Field
 from flctl.component import Options
 from flctl.data.dataset import Dataset, DatasetReader, Examples, Split
 from flctl.data.extras import optional
-from flctl.data.files import existing, require_memory, short_name
+from flctl.data.files import existing, short_name
 from flctl.data.options import Columns, Pixels
+from flctl.data.pictures import ImageForm, common_form, decode, header_of, pixels_text
 from flctl.data.preprocessing import FittedPreprocessing
 from flctl.data.schema import refuse_other_groups
 from flctl.data.splits import Parts, arrange, split_of_word
 from flctl.data.targets import encode_labels
-from flctl.errors import DataError, IntegrityError, counted
+from flctl.errors import DataError
 
 __all__ = ["ImageFolderReader"]
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 _OTHERS = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".svg", ".dcm", ".nii", ".nii.gz", ".raw", ".cr2", ".nef", ".psd",
            ".ico", ".jxl", ".exr", ".hdr", ".npy")  # fmt: skip
 """Pictures that are not read, and are named in a note."""
-_GREY, _COLOUR = (
-    ("1", "L", "I;16", "I;16L", "I;16B", "I"),
-    ("LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr"),
-)
-_DEEP = ("I;16", "I;16L", "I;16B", "I")
-_CLEAR = ("LA", "La", "PA", "RGBA", "RGBa")
-_ORIENTATION = 0x0112
-_TURNED = (5, 6, 7, 8)
-"""EXIF orientations that exchange height and width."""
-MAX_PIXELS = 64 << 20
-"""More pixels in one picture than this is a decompression bomb, or a scan to be cut up first."""
 MAX_DEPTH = 8
-DEEPEST = 65535
 
 
 class ImageFolderReader(DatasetReader):
@@ -78,12 +64,12 @@ class ImageFolderReader(DatasetReader):
         train, test = list(parts.train), list(parts.test)
         level = self.config.class_level or len(train[0].folders)
         words = np.array([p.folder(level) for p in (*train, *test)])
-        form, notes = self._form((*train, *test))
+        form, notes = common_form((*train, *test), self.config.image_size, self.config.channels, "--image-size")
         target = encode_labels(words, folder.name)
         count = len(train)
-        split = Split(_decode(test, form), target.y[count:]) if test else None
+        split = Split(decode(test, form), target.y[count:]) if test else None
         groups = self._groups(train, level)
-        x = _decode(train, form)
+        x = decode(train, form)
         return Dataset(
             short_name(source),
             "classification",
@@ -102,33 +88,19 @@ class ImageFolderReader(DatasetReader):
         pictures = list(_walk(path, 0)) if path.is_dir() else [_Picture(path, ())]
         if not pictures:
             raise DataError(f"{path.name} has no PNG or JPEG pictures")
-        form = _ImageForm(*fitted.shape)
+        form = ImageForm(*fitted.shape)
         for picture in pictures:
-            if (size := _header(picture).size) != (form.height, form.width) and self.config.image_size is None:
+            if (size := header_of(picture).size) != (form.height, form.width) and self.config.image_size is None:
                 raise DataError(
-                    f"{picture.shown} is {_times(size)}, and training pictures were {form.height}x{form.width}",
+                    f"{picture.shown} is {pixels_text(size)}, and training pictures were {form.height}x{form.width}",
                     hint=f"--reader-option image_size={form.height}x{form.width} resizes all.",
                 )
-        return Examples(_decode(pictures, form), tuple(picture.shown for picture in pictures))
+        return Examples(decode(pictures, form), tuple(picture.shown for picture in pictures))
 
     def _groups(self, pictures: Sequence[_Picture], level: int) -> dict[str, npt.NDArray[Any]]:
         levels = [i for i in range(1, len(pictures[0].folders) + 1) if i != level]
         refuse_other_groups(self.config.by, [f"folder{i}" for i in levels], "this folder")
         return {f"folder{i}": np.array([p.folder(i) for p in pictures]) for i in levels}
-
-    def _form(self, pictures: Sequence[_Picture]) -> tuple[_ImageForm, list[str]]:
-        headers = [_header(picture) for picture in pictures]
-        size = self.config.image_size or headers[0].size
-        for picture, header in zip(pictures, headers, strict=True):
-            if header.size != size and self.config.image_size is None:
-                found, first = _times(header.size), _times(size)
-                raise DataError(
-                    f"{picture.shown} is {found} and {pictures[0].shown} is {first}: sizes differ",
-                    hint=f"--image-size {first} resizes all.",
-                )
-        colour = any(header.mode in _COLOUR for header in headers)
-        channels = int(self.config.channels) if self.config.channels != "auto" else 3 if colour else 1
-        return _ImageForm(channels, *size), _form_notes(headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +112,10 @@ class _Picture:
     def shown(self) -> str:
         return "/".join((*self.folders, self.path.name))
 
+    def open(self) -> IO[bytes]:
+        """The file's bytes."""
+        return self.path.open("rb")
+
     def folder(self, level: int) -> str:
         if level > len(self.folders):
             raise DataError(
@@ -147,22 +123,6 @@ class _Picture:
                 hint="Put all pictures at the same folder depth.",
             )
         return self.folders[level - 1]
-
-
-@dataclass(frozen=True, slots=True)
-class _ImageHeader:
-    """Height and width as the picture is seen, the type of its pixels, and whether it is `clear` in parts."""
-
-    size: tuple[int, int]
-    mode: str
-    clear: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _ImageForm:
-    channels: int
-    height: int
-    width: int
 
 
 def _walk(folder: Path, least: int) -> Iterator[_Picture]:
@@ -210,85 +170,3 @@ def _left_out(folder: Path) -> list[str]:
                 count[ending] = count.get(ending, 0) + 1
     listed = ", ".join(f"{number:,} {ending}" for ending, number in sorted(count.items()))
     return [f"files left out, as this reader does not read them: {listed}"] if count else []
-
-
-def _form_notes(headers: Sequence[_ImageHeader]) -> list[str]:
-    clear = sum(header.clear for header in headers)
-    deep = sum(header.mode in _DEEP for header in headers)
-    return [
-        *([f"{counted(clear, 'picture')} with transparency placed on a white background"] if clear else []),
-        *([f"{counted(deep, 'picture')} of 16 bits scaled to 8 bits (65535 becomes 255)"] if deep else []),
-    ]
-
-
-@contextmanager
-def _opened(picture: _Picture) -> Iterator[Any]:
-    """The picture, its header read. Raises IntegrityError for what does not decode or would unpack into a bomb."""
-    image = optional("PIL.Image", "Pillow", "pictures")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", image.DecompressionBombWarning)
-            with image.open(picture.path, formats=_FORMATS) as opened:
-                yield opened
-    except (image.DecompressionBombError, image.DecompressionBombWarning) as error:
-        raise _bomb(picture, str(error)) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise IntegrityError(
-            f"{picture.shown} is truncated or not a picture: {error}", hint="Fetch it again."
-        ) from error
-
-
-def _header(picture: _Picture) -> _ImageHeader:
-    with _opened(picture) as opened:
-        width, height = opened.size
-        if width * height > MAX_PIXELS:
-            raise _bomb(picture, f"{height:,} x {width:,}")
-        if opened.mode not in (*_GREY, *_COLOUR):
-            raise DataError(
-                f"{picture.shown} has pixels of type {opened.mode}; expected 8 bits a channel",
-                hint="Convert it first.",
-            )
-        if opened.getexif().get(_ORIENTATION) in _TURNED:
-            height, width = width, height
-        clear = opened.mode in _CLEAR or "transparency" in opened.info
-        return _ImageHeader((height, width), str(opened.mode), clear)
-
-
-def _bomb(picture: _Picture, found: str) -> IntegrityError:
-    return IntegrityError(
-        f"{picture.shown} declares too many pixels ({found}; at most {MAX_PIXELS:,} are read)",
-        hint="Cut or shrink it first.",
-    )
-
-
-def _decode(pictures: Sequence[_Picture], form: _ImageForm) -> npt.NDArray[np.uint8]:
-    shape = (len(pictures), form.channels, form.height, form.width)
-    require_memory(int(np.prod(shape, dtype=object)), f"{counted(len(pictures), 'picture')}")
-    x = np.empty(shape, np.uint8)
-    for row, picture in enumerate(pictures):
-        with _opened(picture) as opened:
-            pixels = _upright(opened).convert("L" if form.channels == 1 else "RGB")
-            if pixels.size != (form.width, form.height):
-                bilinear = optional("PIL.Image", "Pillow", "pictures").Resampling.BILINEAR
-                pixels = pixels.resize((form.width, form.height), bilinear)
-            x[row] = np.asarray(pixels).reshape(form.height, form.width, form.channels).transpose(2, 0, 1)
-    return x
-
-
-def _upright(opened: Any) -> Any:
-    """The picture as viewers show it: turned as its EXIF says, transparent parts on white, 8 bits a channel."""
-    image = optional("PIL.Image", "Pillow", "pictures")
-    picture = optional("PIL.ImageOps", "Pillow", "pictures").exif_transpose(opened)
-    if picture.mode in _DEEP:
-        values = np.asarray(picture).astype(np.int64).clip(0, DEEPEST)
-        return image.fromarray(((values * 255 + DEEPEST // 2) // DEEPEST).astype(np.uint8))
-    if picture.mode in _CLEAR or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        return image.alpha_composite(image.new("RGBA", picture.size, "white"), picture)
-    return picture
-
-
-def _times(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
