@@ -83,6 +83,7 @@ STRICT = {
     "differing": "refuse",
     "session_seconds": 60.0,
     "run": "trial-1",
+    "server": "ab" * 32,
     "local": LocalBounds((0.01, 0.1), (8, 64), (1, 2), (1, 9), 0.1, drop_last=False),
 }
 LAX = Policy(simulation=True, accept_zeros=True, local=LocalBounds(drop_last=True))
@@ -163,6 +164,9 @@ def test_a_run_within_the_policy_is_trained_and_one_with_simulated_stragglers_is
     run("policy", "init", keys)
     chosen = (f"aggregator={{name: secagg, keys: {keys}}}", "engine.max_failures=9")
     trial.train(*chosen)
+    with pytest.raises(ProtocolError, match="is not the one that this client remembers"):
+        trial.train(*chosen)  # a second run under one roster would be a second past of its run
+    run("roster", "sign", keys, "--run", "trial-2")
     with pytest.raises(ProtocolError, match="0 of 9 clients sent a masked vector"):
         trial.train(*chosen, "devices.stragglers=0.4", "strategy=fedprox", "rounds=2", "local.epochs=3")
 

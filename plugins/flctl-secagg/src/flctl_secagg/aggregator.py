@@ -29,12 +29,13 @@ from flctl_secagg.client.differences import exposed
 from flctl_secagg.client.ledger import Opening
 from flctl_secagg.client.local_bounds import LocalBounds
 from flctl_secagg.client.policy import Differing, Policy
-from flctl_secagg.crypto.primitives import KEY_BYTES
+from flctl_secagg.crypto.primitives import KEY_BYTES, Signer
 from flctl_secagg.encoding.vectors import WEIGHT, Decoded, Encoding
 from flctl_secagg.identity.ids import require_ids
+from flctl_secagg.identity.keys import identity_public
 from flctl_secagg.identity.roster import Roster
 from flctl_secagg.options import Options
-from flctl_secagg.protocol.asked_work import AskedWork, work_digest
+from flctl_secagg.protocol.asked_work import AskedWork, config_digest, work_digest
 from flctl_secagg.protocol.degrees import (
     COMPLETE_UP_TO,
     Degrees,
@@ -50,6 +51,7 @@ from flctl_secagg.run_limits import (
     most_clients,
     require_allowed,
     require_few_cohorts,
+    require_minimum,
     require_varied,
 )
 from flctl_secagg.server.attempt import Attempt, AttemptError, decoded_sum
@@ -89,6 +91,7 @@ class SecureAggregation(flctl.Aggregator):
     _max_weight: float = _NO_RUN_WEIGHT
     _accept_zeros = False
     _rounds = 1_000_000
+    _config = ""
     _repeats = True
     """False if clients keep state between rounds: a sum from the journal would skip the training that updates it."""
     _local = LocalBounds(lr=(0.0, math.inf), drop_last=True)
@@ -120,6 +123,7 @@ class SecureAggregation(flctl.Aggregator):
         placed._repeats = not run.memory_layout
         placed._accept_zeros = any(transform.bounds_clients for transform in run.transforms.values())
         placed._rounds = run.config.rounds
+        placed._config = config_digest(run.config)
         placed._local = LocalBounds.of(run.config.local.amount())
         return placed
 
@@ -202,7 +206,7 @@ class SecureAggregation(flctl.Aggregator):
             return Aggregate(decoded.arrays, decoded.weight, len(kept.survivors))
         record_cut(self._journal)
         for number in range(1, self.config.attempts + 1):
-            self._require(cohort, ctx.round)
+            require_minimum(cohort, self.config.minimum, ctx.round)
             session = Session(self._parameters(ctx, cohort, number, run), roster)
             error = yield from self._attempt(ctx, session)
             if isinstance(error, Aggregate):
@@ -223,8 +227,7 @@ class SecureAggregation(flctl.Aggregator):
         outcome = Outcome(parameters.round, session.sid.hex(), "ended")
         self._journal.begin(parameters.round, session.sid)
         with self._transcript(session) as transcript:
-            past = self._journal.past()
-            attempt = Attempt(session, ctx.note, transcript, partial(self._objection, parameters), past=past)
+            attempt = self._server_side(ctx, session, transcript)
             try:
                 unmasked = yield from attempt.run()
                 decoded = decoded_sum(session, unmasked)
@@ -243,6 +246,17 @@ class SecureAggregation(flctl.Aggregator):
         outcome = replace(outcome, end="summed", survivors=unmasked.survivors)
         self._journal.publish(outcome, Sum(parameters, unmasked.survivors, unmasked.words))
         return self._published(ctx, session, unmasked.survivors, decoded)
+
+    def _server_side(self, ctx: AggregationContext, session: Session, transcript: Transcript | None) -> Attempt:
+        key = self._home.server_key()
+        return Attempt(
+            session,
+            ctx.note,
+            transcript,
+            partial(self._objection, session.parameters),
+            past=self._journal.past(),
+            sign=None if key is None else Signer(key).sign,
+        )
 
     def _lost(self, number: int, error: AttemptError) -> ProtocolError:
         """Returns the error of a round that gave no sum after shares were opened. Clients open no shares for a second
@@ -272,7 +286,7 @@ class SecureAggregation(flctl.Aggregator):
             home.outbox(),
             history=home.history(),
         )
-        return me.step(memory, message, vector, AskedWork.of(ctx.round, ctx.work))
+        return me.step(memory, message, vector, AskedWork.of(ctx.round, ctx.work, self._config))
 
     def _policy(self, roster: Roster) -> Policy:
         """Returns the client's own policy, tightened by the run's options; in a simulation, the options alone."""
@@ -332,16 +346,9 @@ class SecureAggregation(flctl.Aggregator):
                 return chosen
         return clients
 
-    def _require(self, cohort: Sequence[str], number: int) -> None:
-        if len(cohort) < self.config.minimum:
-            raise ProtocolError(
-                f"round {number}: the cohort has {counted(len(cohort), 'client')}, and aggregator.minimum is "
-                f"{self.config.minimum}",
-                hint="Select more clients per round; a random cohort can be small.",
-            )
-
     def _parameters(self, ctx: AggregationContext, cohort: Sequence[str], number: int, run: str) -> Parameters:
         degrees, encoding = self.degrees(len(cohort)), self.encoding(len(cohort), ctx.layout)
+        key = self._home.server_key()
         return Parameters(
             run=run,
             round=ctx.round,
@@ -361,6 +368,8 @@ class SecureAggregation(flctl.Aggregator):
             deadline=ctx.deadline or 0.0,
             nonce=ctx.fresh(KEY_BYTES).hex(),
             previous=self._journal.head(),
+            config=self._config,
+            server="" if key is None else identity_public(key).hex(),
             words=encoding.words,
             levels=encoding.levels,
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flctl import IncompatibleError
+from flctl import IncompatibleError, ProtocolError
 from flctl.errors import counted
 
 if TYPE_CHECKING:
@@ -15,7 +16,14 @@ if TYPE_CHECKING:
     from flctl_secagg.client.policy import Policy
     from flctl_secagg.storage import KeysHome
 
-__all__ = ["largest_weight", "most_clients", "require_allowed", "require_few_cohorts", "require_varied"]
+__all__ = [
+    "largest_weight",
+    "most_clients",
+    "require_allowed",
+    "require_few_cohorts",
+    "require_minimum",
+    "require_varied",
+]
 
 
 def require_varied(run: RunInfo) -> None:
@@ -34,6 +42,15 @@ def require_varied(run: RunInfo) -> None:
             f"each client makes one step of '{local.optimizer}', with values of one magnitude, and weights differ: "
             "the sum of a few clients' signs can be separated",
             hint=f"{hint} Or use more steps (local.steps, local.batch_size).",
+        )
+
+
+def require_minimum(cohort: Sequence[str], minimum: int, number: int) -> None:
+    """Raises ProtocolError if a round asks fewer clients than the minimum."""
+    if len(cohort) < minimum:
+        raise ProtocolError(
+            f"round {number}: the cohort has {counted(len(cohort), 'client')}, and aggregator.minimum is {minimum}",
+            hint="Select more clients per round; a random cohort can be small.",
         )
 
 

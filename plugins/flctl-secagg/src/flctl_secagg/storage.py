@@ -17,8 +17,9 @@ from flctl_secagg.crypto.primitives import new_key
 from flctl_secagg.identity.keys import Keyring, identity_public, read_private, write_private, write_public
 from flctl_secagg.identity.roster import ROSTER, Roster, make_roster, read_roster
 
-__all__ = ["CLIENTS", "LEDGER", "OPERATOR", "Home", "KeysHome", "NoHome", "SimulatedHome"]
+__all__ = ["CLIENTS", "LEDGER", "OPERATOR", "SERVER", "Home", "KeysHome", "NoHome", "SimulatedHome"]
 
+SERVER = "server.key"
 OPERATOR, CLIENTS, LEDGER, SECRET = "operator.pub", "clients", "ledger.sqlite", "simulation.key"
 
 
@@ -44,6 +45,10 @@ class Home:
     def outbox(self) -> Outbox:
         """Store of clients' last replies, to resend lost ones. A simulation loses no reply, so that nothing is kept."""
         return Outbox()
+
+    def server_key(self) -> bytes | None:
+        """Private key that signs the server's messages; None if they are not signed."""
+        return None
 
     def history(self) -> Ledger | None:
         """Record of the past that clients remember of each run; None if it is not kept between sessions."""
@@ -109,6 +114,11 @@ class KeysHome(Home):
 
     def outbox(self) -> Outbox:
         return Outbox(self.path / "outbox")
+
+    def server_key(self) -> bytes | None:
+        """Key in `server.key`, which only the server's directory has."""
+        path = self.path / SERVER
+        return read_private(path) if path.exists() else None
 
     def policy(self) -> Policy:
         """Policy in `policy.toml`, in the directory of the keys: a client that finds its key finds its policy."""

@@ -40,17 +40,18 @@ def init(
     directory: Directory,
     clients: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Clients to create keys for.")] = None,
     operator: Annotated[bool, typer.Option("--operator", help="Also create the operator's key.")] = False,
+    server: Annotated[bool, typer.Option("--server", help="Create the key that signs the server's messages.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Create private keys, readable only by their owner; existing keys are never overwritten."""
     from flctl import ConfigError
     from flctl_secagg.identity.ids import key_file, require_ids
     from flctl_secagg.identity.keys import identity_public, write_private, write_public
-    from flctl_secagg.storage import CLIENTS, OPERATOR
+    from flctl_secagg.storage import CLIENTS, OPERATOR, SERVER
 
     wanted = list(clients or [])
-    if not wanted and not operator:
-        raise ConfigError("no client was named", hint="Name clients, or use --operator.")
+    if not wanted and not operator and not server:
+        raise ConfigError("no client was named", hint="Name clients, or use --operator or --server.")
     require_ids(wanted)
     made = {}
     for client in wanted:
@@ -58,6 +59,8 @@ def init(
     if operator:
         made["operator"] = identity_public(write_private(directory / "operator.key")).hex()
         write_public(directory / OPERATOR, made["operator"] + "\n")
+    if server:
+        made["server"] = identity_public(write_private(directory / SERVER)).hex()
     _tell("secagg keys init", {"directory": str(directory), "public": made}, _lines(made), as_json=as_json)
 
 

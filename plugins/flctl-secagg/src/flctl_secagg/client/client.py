@@ -55,6 +55,7 @@ from flctl_secagg.protocol.signed_texts import (
     opened_text,
     parcel_text,
     possession_text,
+    server_text,
     shares_text,
 )
 
@@ -97,9 +98,10 @@ class Client:
         return sent
 
     def _answer(self, memory: bytes, message: bytes, vector: Arrays | None, asked: AskedWork) -> tuple[bytes, bytes]:
+        message, signature = frames.without_signature(message)
         kind = frames.phase_of(message)
         if kind == frames.HELLO:
-            return self._advertise(message, asked)
+            return self._advertise(message, signature, asked)
         steps = {
             frames.KEYS: self._share,
             frames.SURVIVORS: self._agree,
@@ -108,6 +110,7 @@ class Client:
         if kind not in (*steps, frames.DELIVER):
             raise ProtocolError(f"a message of kind {kind} is not a server message")
         kept, session = self._recalled(memory)
+        self._require_server(session.parameters, message, signature)
         _require_round(session.parameters, asked)
         if kind == frames.DELIVER:
             return self._mask(kept, session, message, vector, asked)
@@ -145,11 +148,23 @@ class Client:
     def _place(self, session: Session) -> int:
         return session.parameters.cohort.index(self.me)
 
-    def _advertise(self, message: bytes, asked: AskedWork) -> tuple[bytes, bytes]:
+    def _require_server(self, parameters: Parameters, message: bytes, signature: bytes | None) -> None:
+        """Raises ProtocolError unless the key that the session names signed the message, if it names one."""
+        key = bytes.fromhex(parameters.server)
+        if key and not is_signed(key, signature or b"", server_text(self.me, message)):
+            raise ProtocolError("the message is not signed by the server of the session")
+
+    def _advertise(self, message: bytes, signature: bytes | None, asked: AskedWork) -> tuple[bytes, bytes]:
         """R0: checks the parameters against the policy; sends two new public keys, and a commitment to a new b."""
         body = bytes(frames.opened(message, frames.HELLO, None, 2, frames.MOST_HELLO))
         parameters = Parameters.read(body)
+        self._require_server(parameters, message, signature)
         _require_round(parameters, asked)
+        if parameters.config != asked.config:
+            raise ProtocolError(
+                "the session is for another configuration than the one that this client was started with",
+                hint="The server has to start all clients with one configuration.",
+            )
         self.policy.check(parameters, self.me, self.roster)
         session = Session(parameters, self.roster)
         frames.opened(message, frames.HELLO, session.sid, 2, frames.MOST_HELLO)

@@ -120,8 +120,8 @@ class Ledger:
                 return
         raise ProtocolError(
             f"the server's record of run '{run}' is not the one that this client remembers",
-            hint="A session was deleted or rewritten, or others were told another past. See the server's transcripts: "
-            "flctl secagg verify RUN --keys DIR, with this client's directory.",
+            hint="A session was deleted or rewritten, or others were told another past (flctl secagg verify RUN --keys "
+            "DIR). A new run needs a roster of its own: flctl secagg roster sign --run NAME.",
         )
 
     @staticmethod

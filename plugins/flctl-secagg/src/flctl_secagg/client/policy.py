@@ -45,6 +45,7 @@ class Policy:
       client or a combination of two.
     - `session_seconds`: the longest duration of a session, in seconds.
     - `run`: the name of the only accepted run; None accepts any.
+    - `server`: the public key, in hex digits, that has to sign the server's messages; empty accepts any, and none.
     - `local`: bounds on local training.
     - `accept_zeros`: sends updates of zero. Under differential privacy, a client whose training diverges sends zeros;
       a refusal would reveal which client that was.
@@ -67,6 +68,7 @@ class Policy:
     differing: Differing = "warn"
     session_seconds: float = 86_400.0
     run: str | None = None
+    server: str = ""
     local: LocalBounds = field(default_factory=LocalBounds)
     simulation: bool = False
     accept_zeros: bool = False
@@ -122,6 +124,7 @@ class Policy:
             mode=max(self.mode, other.mode, key=("hbc", "active").index),
             differing=max(self.differing, other.differing, key=DIFFERING.index),
             run=self.run or other.run,
+            server=self.server or other.server,
             local=self.local.tightened(other.local),
             simulation=self.simulation and other.simulation,
             accept_zeros=self.accept_zeros and other.accept_zeros,
@@ -130,6 +133,7 @@ class Policy:
     def _check_cohort(self, found: Parameters, me: str, roster: Roster) -> None:
         cohort, least = found.cohort, max(self.minimum, FLOOR)
         _demand(found.run == self.run or self.run is None, "the session belongs to another run")
+        _demand(self.server in ("", found.server), "the session is not signed by the server that is pinned")
         _demand(found.round <= self.rounds, f"round {found.round} is above {self.rounds}, the last one")
         _demand(list(cohort) == sorted(set(cohort)), "the cohort names a client twice, or is not sorted")
         _demand(me in cohort, "this client is not in the cohort")

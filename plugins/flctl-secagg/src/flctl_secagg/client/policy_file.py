@@ -74,6 +74,7 @@ class _File(_Section):
     session_seconds: float = Field(86_400.0, gt=0, description="Seconds after which a session expires.")
     run: str = Field("", description="Name of the run that the roster is for; empty: any run.")
     operator: Hex | Literal[""] = Field("", description="Operator's public key; empty: the key in operator.pub.")
+    server: Hex | Literal[""] = Field("", description="Public key that signs the server's messages; empty: any.")
     accept_zeros: bool = Field(
         False, description="Allow an update of zero: under differential privacy, a diverged client sends zeros."
     )

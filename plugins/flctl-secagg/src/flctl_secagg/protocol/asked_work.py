@@ -10,14 +10,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from flctl import LocalWork, ProtocolError, Work
 
-__all__ = ["AskedWork", "work_digest"]
+__all__ = ["AskedWork", "config_digest", "work_digest"]
 
 _UNBOUND = frozenset({"allowance"})
 """Fields of work that the digest leaves out, as they differ between clients: the steps that a simulated device makes.
 Clients refuse it outside of a simulation: if all but one made no step, the sum would be that one's update."""
+
+
+_BOUND_SECTIONS = {
+    "seed", "model", "strategy", "transforms", "aggregator", "local", "server", "cohort", "attack", "devices"
+}  # fmt: skip
+_OWN_OPTIONS = frozenset({"keys", "transcript", "attempts", "burnt"})
+"""Options of the aggregator that only the server acts by, or that are paths of one machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +33,15 @@ class AskedWork:
     """Facts of the request that carries a message.
 
     `digest` is `work_digest` of its work. `local` is the requested local training; None in phases that do not train.
-    `limited` is True if simulated devices may make fewer steps than requested.
+    `limited` is True if simulated devices may make fewer steps than requested. `config` is `config_digest` of the
+    configuration that the client was started with; empty without a run.
     """
 
     round: int
     digest: str
     local: LocalWork | None = None
     limited: bool = False
+    config: str = ""
 
     @property
     def rests(self) -> bool:
@@ -39,13 +49,23 @@ class AskedWork:
         return self.local is not None and self.local.lr == 0
 
     @classmethod
-    def of(cls, round_number: int, work: Work | None) -> AskedWork:
+    def of(cls, round_number: int, work: Work | None, config: str = "") -> AskedWork:
         """Reads a request. Raises ProtocolError if its work is of another round, or has no canonical form."""
         if work is None:
-            return cls(round_number, work_digest(None))
+            return cls(round_number, work_digest(None), config=config)
         if work.round != round_number:
             raise ProtocolError(f"a request of round {round_number} has the work of round {work.round}")
-        return cls(round_number, work_digest(work), work.local, work.allowance is not None)
+        return cls(round_number, work_digest(work), work.local, work.allowance is not None, config)
+
+
+def config_digest(config: BaseModel) -> str:
+    """Returns the hex SHA-256, in canonical form, of the configuration that clients act by and that no work carries:
+    model, strategy, transforms, aggregator, cohorts, attacks, devices and seed. A server that started one client with
+    another noise or another bound would tell that client's update from the others'."""
+    values = config.model_dump(mode="json", include=_BOUND_SECTIONS)
+    values["aggregator"] = {key: one for key, one in values["aggregator"].items() if key not in _OWN_OPTIONS}
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(b"flctl-secagg config/1" + text.encode()).hexdigest()
 
 
 def work_digest(work: Work | None) -> str:

@@ -32,6 +32,8 @@ __all__ = [
     "records",
     "sid_of",
     "version_error",
+    "with_signature",
+    "without_signature",
 ]
 
 _NAME, _VERSION = b"FLSA", 1
@@ -39,6 +41,7 @@ MAGIC = _NAME + bytes((_VERSION,))
 HELLO, KEYS, DELIVER, SURVIVORS, UNMASK = 1, 2, 3, 4, 5
 ADVERTISE, SHARES, MASKED, AGREED, OPENED, ABORT = 17, 18, 19, 20, 21, 31
 _SID = 32
+_SIGNED, _SIGNATURE = 0x40, 64
 HEAD = len(MAGIC) + 1 + _SID
 """Size of the header in bytes: magic, kind, session id."""
 _INDEX = 4
@@ -57,6 +60,21 @@ def version_error(mine: str, other: str) -> ProtocolError:
         f"this side speaks version {mine} of secure aggregation, and the other side version {other}",
         hint="Upgrade flctl-secagg where the version is lower.",
     )
+
+
+def with_signature(message: bytes, signature: bytes) -> bytes:
+    """Returns a message of the server with its signature, and the flag that says so."""
+    at = len(MAGIC)
+    return message[:at] + bytes((message[at] | _SIGNED,)) + message[at + 1 :] + signature
+
+
+def without_signature(message: bytes) -> tuple[bytes, bytes | None]:
+    """Returns a message as it was signed, and its signature; None if it has none."""
+    at = len(MAGIC)
+    if len(message) < HEAD + _SIGNATURE or not message[at] & _SIGNED:
+        return message, None
+    plain = message[:at] + bytes((message[at] & ~_SIGNED,)) + message[at + 1 : -_SIGNATURE]
+    return plain, bytes(message[-_SIGNATURE:])
 
 
 def phase_of(message: bytes) -> int:

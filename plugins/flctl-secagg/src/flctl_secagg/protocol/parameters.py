@@ -29,7 +29,8 @@ class Parameters:
 
     `work` is `work_digest`. `minimum` and `survivors` are the fewest clients at the start and at the end. `cohort` is
     sorted. `deadline` is in seconds; 0 means no deadline. `nonce` is 64 hex digits. `previous` is the digest of the
-    outcomes of all earlier sessions (the server's journal).
+    outcomes of all earlier sessions (the server's journal). `config` is `config_digest`. `server` is the public key, in
+    hex digits, that signs all messages of the server; empty if they are not signed.
     """
 
     run: str
@@ -52,6 +53,8 @@ class Parameters:
     words: int
     levels: int
     previous: str = GENESIS
+    config: str = ""
+    server: str = ""
     version: str = PROTOCOL.decode()
 
     def canonical(self) -> bytes:
@@ -81,6 +84,7 @@ class Parameters:
     def check_types(self) -> None:
         """Raises TypeError or ValueError if a value has the wrong type, or is out of range."""
         texts = (self.run, self.work, self.mode, self.cipher, self.nonce, self.previous, self.version, *self.cohort)
+        texts += (self.config, self.server)
         numbers: tuple[int, ...] = (self.round, self.attempt, self.bits, self.minimum, self.survivors, self.neighbours)
         numbers += (self.threshold, self.words, self.levels, *(length for _, length in self.layout))
         if any(type(text) is not str for text in (*texts, *(name for name, _ in self.layout))):
@@ -89,6 +93,8 @@ class Parameters:
             raise TypeError("a count is not an int from 0 to 2^63 - 1")
         if any(type(number) is not float or number < 0 for number in (self.clip, self.max_weight, self.deadline)):
             raise TypeError("a number is not a float of at least 0")
+        if any(text and len(bytes.fromhex(text)) != 32 for text in (self.config, self.server)):
+            raise ValueError("a digest or a key is no such thing")
         if len(bytes.fromhex(self.previous)) != 32 or len(self.previous) != 64:
             raise ValueError("the digest of earlier sessions is invalid")
         if len(bytes.fromhex(self.nonce)) != 32 or len(self.nonce) != 64 or len(dict(self.layout)) != len(self.layout):

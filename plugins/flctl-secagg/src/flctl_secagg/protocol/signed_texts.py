@@ -18,10 +18,16 @@ __all__ = [
     "opened_text",
     "parcel_text",
     "possession_text",
+    "server_text",
     "shares_text",
 ]
 
 Body = bytes | bytearray | memoryview
+
+
+def server_text(client: str, message: Body) -> bytes:
+    """Text that the server signs for each message to a client. The message has the session id and its kind."""
+    return bound(b"server", client.encode(), _digest(message))
 
 
 def keys_text(sid: bytes, client: str, record: bytes) -> bytes:

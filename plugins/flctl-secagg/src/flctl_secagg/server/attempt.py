@@ -30,7 +30,7 @@ from flctl_secagg.protocol.derived_keys import PROOF_BYTES, RECORD_BYTES, mask_s
 from flctl_secagg.protocol.parcels import DELIVERED_BYTES, PARCEL_BYTES
 from flctl_secagg.protocol.past import HEAD_BYTES, Past
 from flctl_secagg.protocol.session import Session
-from flctl_secagg.protocol.signed_texts import agreed_text, keys_text, masked_text
+from flctl_secagg.protocol.signed_texts import agreed_text, keys_text, masked_text, server_text
 from flctl_secagg.server.disputes import COMPLAINT_BYTES, Evidence, holds_its_keys
 from flctl_secagg.server.recovery import Opened, recover
 
@@ -85,6 +85,8 @@ class Attempt:
     """Clients whose masked vectors are in the sum, once their list is fixed."""
     past: Past = field(default_factory=Past, repr=False)
     """Links of the sessions before; their head is the session's `previous`."""
+    sign: Callable[[bytes], bytes] | None = field(default=None, repr=False)
+    """Signs messages with the server's key; None if the session names no such key."""
     evidence: Evidence = field(init=False, repr=False)
     _blamed: set[int] = field(default_factory=set)
     _complained: set[int] = field(default_factory=set)
@@ -301,6 +303,11 @@ class Attempt:
         """Runs one phase: sends a message to each client, and returns each one's first reply, if it is valid."""
         sid, cohort = self.session.sid, self.session.parameters.cohort
         messages = {cohort[place]: frames.frame(kind, sid, body) for place, body in bodies.items()}
+        if self.sign is not None:
+            messages = {
+                client: frames.with_signature(message, self.sign(server_text(client, message)))
+                for client, message in messages.items()
+            }
         for client, message in messages.items() if self.recorder else ():
             self.recorder.sent(kind, client, message)  # type: ignore[union-attr]
         replies = yield Phase(messages, trains=kind == frames.DELIVER)

@@ -129,7 +129,7 @@ def session_of(entries: Iterable[Entry], path: Path) -> Session:
     if len(rosters) != 1 or not hellos:
         raise IntegrityError(f"{path.name} has no roster, or no session")
     roster = roster_of(rosters[0].decode("utf-8", "replace"), path)
-    return Session(Parameters.read(hellos[0][frames.HEAD :]), roster)
+    return Session(Parameters.read(frames.without_signature(hellos[0])[0][frames.HEAD :]), roster)
 
 
 def record_cut(journal: Journal) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 from flctl import FlctlError, IntegrityError, Phase
 from flctl.errors import counted
 from flctl_secagg.client.policy import Policy
-from flctl_secagg.crypto.primitives import SIGNATURE_BYTES
+from flctl_secagg.crypto.primitives import SIGNATURE_BYTES, is_signed
 from flctl_secagg.encoding.packing import pack
 from flctl_secagg.protocol import frames
 from flctl_secagg.protocol.past import Past
 from flctl_secagg.protocol.session import Session
+from flctl_secagg.protocol.signed_texts import server_text
 from flctl_secagg.server.attempt import Attempt, AttemptError, Unmasked, decoded_sum
 from flctl_secagg.transcripts.recording import CAME, PAST, PUBLISHED, ROSTER, SENT, Entry, read_entries, session_of
 
@@ -148,7 +149,7 @@ def _answered(path: Path, attempt: Attempt, entries: list[Entry], *, cut: bool) 
             sent, came = next(left, ([], []))
             if cut and not sent:
                 return "the server was stopped before the session's end"
-            _check_sent(path, phase, sent)
+            _check_sent(path, phase, [_unsigned(path, session, entry) for entry in sent])
             replies = iter([(entry.client, entry.message) for entry in came])
     except StopIteration as finished:
         found: Unmasked | str = _possible(session, finished.value)
@@ -179,6 +180,15 @@ def _phases(entries: list[Entry]) -> Iterator[tuple[list[Entry], list[Entry]]]:
         (came if entry.way == CAME else sent).append(entry)
     if sent or came:
         yield sent, came
+
+
+def _unsigned(path: Path, session: Session, entry: Entry) -> Entry:
+    """Returns a message of the server without its signature. Raises IntegrityError if the signature is invalid."""
+    key = bytes.fromhex(session.parameters.server)
+    plain, signature = frames.without_signature(entry.message)
+    if key and not is_signed(key, signature or b"", server_text(entry.client, plain)):
+        raise IntegrityError(f"{path.name}: the server did not sign a message to client '{entry.client}'")
+    return Entry(entry.way, entry.kind, entry.client, plain) if key else entry
 
 
 def _check_sent(path: Path, phase: Phase, sent: list[Entry]) -> None:
