@@ -18,6 +18,7 @@ from flctl.config.config import Config, Flag
 from flctl.config.load import load
 from flctl.errors import ConfigError, DataError, FlctlError, IncompatibleError, counted
 from flctl.evaluation.evaluate import Evaluated, evaluate, evaluate_own_models
+from flctl.evaluation.trained_rows import seen_test_rows, treat_seen_rows
 from flctl.evaluation.weights import load_weights
 from flctl.models.tasks import task_for
 from flctl.partition.align import align
@@ -77,11 +78,14 @@ def open_partition(path: Path) -> Partition:
     return partition
 
 
-def from_run(path: Path, checkpoint: str, data: Path | None, registry: Catalogue) -> LoadedModel:
+def from_run(
+    path: Path, checkpoint: str, data: Path | None, registry: Catalogue, trained_rows: str = "refuse"
+) -> LoadedModel:
     """The model of a run's checkpoint: a round's number, "best" or "last"; on the run's own partition, or `data`.
 
-    Raises ConfigError for what is no run or a checkpoint that it does not have, IncompatibleError where the
-    partition is not the one of the run or `data` does not fit the model, IntegrityError for damaged files.
+    `trained_rows` (refuse, leave-out, keep) decides about test rows of `data` that the model was trained on. Raises
+    ConfigError for what is no run or a checkpoint that it does not have, IncompatibleError where the partition is not
+    the one of the run or `data` does not fit the model, IntegrityError for damaged files.
     """
     directory = RunDirectory(path)
     config = load(registry, file=directory.config_file).config
@@ -91,7 +95,7 @@ def from_run(path: Path, checkpoint: str, data: Path | None, registry: Catalogue
             f"the partition that {path} was made on is not at {config.data} or {directory.facts['partition']}",
             hint="Restore it, or name a partition with --data.",
         )
-    partition, notes = _chosen(own, data)
+    partition, notes = _chosen(own, data, trained_rows)
     model = runs.build_model(config, own or partition, registry)
     round_number = load_checkpoint(directory, checkpoint, model)
     if partition.selection == "test" and partition.digest == directory.facts["partition_digest"]:
@@ -240,7 +244,7 @@ def own_partition(config: Config, directory: RunDirectory) -> Partition | None:
     return None
 
 
-def _chosen(own: Partition | None, data: Path | None) -> tuple[Partition, tuple[str, ...]]:
+def _chosen(own: Partition | None, data: Path | None, trained_rows: str) -> tuple[Partition, tuple[str, ...]]:
     """The partition to evaluate on, and what the reader must know about it."""
     if own is None or data is None:
         partition = own or open_partition(Path(str(data)))
@@ -250,7 +254,9 @@ def _chosen(own: Partition | None, data: Path | None) -> tuple[Partition, tuple[
     if partition.digest == own.digest:
         return partition, ()
     note = f"{data} is not the training partition; its rows are standardised by the statistics of training"
-    return align(partition, own.manifest), (note,)
+    aligned = align(partition, own.manifest)  # refuses what does not fit before rows are compared
+    fewer, found = treat_seen_rows(partition, seen_test_rows(own, partition), trained_rows, str(data))
+    return (aligned if fewer is partition else align(fewer, own.manifest)), (note, *found)
 
 
 def load_own_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from flctl.partition.manifest import RowCounts, digest_of
+from flctl.partition.manifest import Manifest, RowCounts, digest_of
 from flctl.partition.store import Partition
 from flctl.types import IntArray
 
-__all__ = ["Kind", "PickedColumn", "ReassignedPartition", "Reassignment", "reassign"]
+__all__ = ["Kind", "PickedColumn", "ReassignedPartition", "Reassignment", "reassign", "without_test_rows"]
 
 Kind = Literal["pooled", "alone", "left-out"]
 POOLED_ID = "0"
@@ -98,6 +99,40 @@ def reassign(source: Partition, reassignment: Reassignment) -> Partition:
     training on them is that on a partition of these rows alone.
     """
     return ReassignedPartition(source, reassignment)
+
+
+class _FewerTests(Partition):
+    """A partition without some of its clients' test rows. Made by `without_test_rows`."""
+
+    def __init__(self, source: Partition, seen: npt.NDArray[np.bool_]) -> None:
+        start, train_end, end = source.bounds.T
+        kept = np.ones(int(end[-1]), bool)
+        client = np.repeat(np.arange(source.clients), end - start)
+        kept[np.flatnonzero(np.arange(len(kept)) >= train_end[client])[seen]] = False
+        tests = np.bincount(client[kept], minlength=source.clients) - (train_end - start)
+        ends = np.cumsum(train_end - start + tests)
+        bounds = np.stack([ends - tests - (train_end - start), ends - tests, ends], axis=1)
+        columns: Any = dict(source._columns)
+        columns |= {name: PickedColumn(columns[name], np.flatnonzero(kept)) for name in ("x", "y", "source_row")}
+        columns["bounds"] = PickedColumn(_Rows(bounds), np.arange(source.clients))
+        super().__init__(source.path, _fewer(source, kept, int(tests.sum())), source.digest, columns)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a partition without some test rows is not sent to other processes")
+
+
+def _fewer(source: Partition, kept: npt.NDArray[np.bool_], tests: int) -> Manifest:
+    """The manifest, with a bounds column that names the rows: models are paired by its digest."""
+    manifest = source.manifest
+    central = tests if manifest.central_test == "clients" else manifest.rows.central_test
+    named = hashlib.sha256(manifest.columns["bounds"].sha256.encode() + np.packbits(kept).tobytes()).hexdigest()
+    columns = {**manifest.columns, "bounds": replace(manifest.columns["bounds"], sha256=named)}
+    return replace(manifest, columns=columns, rows=replace(manifest.rows, test=tests, central_test=central))
+
+
+def without_test_rows(partition: Partition, seen: npt.NDArray[np.bool_]) -> Partition:
+    """Returns the partition without those of its clients' test rows [n], in client order, that are `seen`."""
+    return _FewerTests(partition, seen)
 
 
 def _reopened(path: Path, reassignment: Reassignment) -> Partition:

@@ -23,7 +23,7 @@ from flctl.evaluation.load import from_run
 from flctl.evaluation.outcomes import outcomes_of
 from flctl.partition.reassigned import Reassignment, reassign
 from flctl.partition.store import Partition
-from flctl.partition.writer import write_partition
+from flctl.partition.writer import PartitionSpec, write_partition
 from flctl.plugins.registry import Registry
 from flctl.report.baselines import ComparedClient, compare_clients, write_client_table
 from flctl.report.baselines_picture import draw_baselines
@@ -32,6 +32,7 @@ from flctl.run.run import Run
 from flctl.server.training import train
 
 OWNER = np.tile(np.arange(4), 30)
+SPEC = PartitionSpec(clients=4, test_fraction=0.3, seed=3)
 LOCAL = ("rounds=3", "local.epochs=2", "local.batch_size=8", "local.momentum=0.5", "cohort.clients=2")
 
 
@@ -49,9 +50,8 @@ def registry():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("baselines")
-    made = write_partition(
-        folder / "part", toy_dataset(120), Given(OWNER), clients=4, test_fraction=0.3, seed=3, validation_fraction=0.2
-    )
+    spec = PartitionSpec(clients=4, test_fraction=0.3, seed=3, validation_fraction=0.2)
+    made = write_partition(folder / "part", toy_dataset(120), Given(OWNER), spec)
     return train_run(made, folder / "run", *LOCAL).directory.path
 
 
@@ -75,10 +75,10 @@ def trained_as(partition: Partition, path: Path, kind: str, index: int = 0) -> d
 def test_a_baseline_is_flctl_train_on_a_partition_of_one_client_bit_for_bit(tmp_path, kind):
     dataset = toy_dataset(120)
     options = {"test_fraction": 0.0, "seed": 3, "standardise": "none"}
-    parts = write_partition(tmp_path / "parts", dataset, Given(OWNER), clients=4, **options)
+    parts = write_partition(tmp_path / "parts", dataset, Given(OWNER), PartitionSpec(clients=4, **options))
     kept = np.arange(120) if kind == "pooled" else np.flatnonzero(OWNER == 0)
     alone = replace(dataset, x=dataset.x[kept], y=dataset.y[kept])
-    one = write_partition(tmp_path / "one", alone, Given(np.zeros(len(kept), int)), clients=1, **options)
+    one = write_partition(tmp_path / "one", alone, Given(np.zeros(len(kept), int)), PartitionSpec(clients=1, **options))
     # A client of four takes part in half of 3 rounds: 1.5, to the nearest even number 2.
     settings = ("rounds=2", *LOCAL[1:4], "cohort.sampling=all")
     expected = checkpoint_digests(train_run(one, tmp_path / "run", *settings).directory.path)
@@ -141,7 +141,9 @@ def test_a_damaged_file_of_outcomes_is_made_again(run, found):
 
 
 def test_baselines_that_were_cut_off_go_on_and_give_the_same(tmp_path):
-    made = write_partition(tmp_path / "part", toy_dataset(120), Given(OWNER), clients=4, test_fraction=0.3, seed=3)
+    made = write_partition(
+        tmp_path / "part", toy_dataset(120), Given(OWNER), PartitionSpec(clients=4, test_fraction=0.3, seed=3)
+    )
     path = train_run(made, tmp_path / "run", *LOCAL).directory.path
     run, _ = job._opened(asked(path))
     baselines = plan(run, budget_of(run, 3), ["pooled"], range(4))
@@ -156,7 +158,9 @@ def test_baselines_that_were_cut_off_go_on_and_give_the_same(tmp_path):
 
 
 def test_another_partition_than_that_of_the_run_is_refused(tmp_path, run):
-    other = write_partition(tmp_path / "other", toy_dataset(120), Given(OWNER), clients=4, test_fraction=0.2, seed=4)
+    other = write_partition(
+        tmp_path / "other", toy_dataset(120), Given(OWNER), PartitionSpec(clients=4, test_fraction=0.2, seed=4)
+    )
     with pytest.raises(IncompatibleError, match="is not the partition that"):
         job.run(asked(run, data=other.path))
 
@@ -164,7 +168,9 @@ def test_another_partition_than_that_of_the_run_is_refused(tmp_path, run):
 def test_baselines_of_a_run_that_hides_clients_need_a_word(tmp_path):
     registry = Registry()
     registry.add(type("Plugin", (), {"flctl_aggregators": staticmethod(lambda: [Hidden])}), "hidden")
-    made = write_partition(tmp_path / "part", toy_dataset(120), Given(OWNER), clients=4, test_fraction=0.3, seed=3)
+    made = write_partition(
+        tmp_path / "part", toy_dataset(120), Given(OWNER), PartitionSpec(clients=4, test_fraction=0.3, seed=3)
+    )
     run, _ = make_run(made, tmp_path / "run", *LOCAL, "aggregator=hidden", registry=registry)
     with pytest.raises(IncompatibleError, match="not private") as refused:
         job._privacy(run, asked(tmp_path / "run"))
@@ -184,7 +190,7 @@ def test_of_many_clients_some_are_chosen_evenly_by_size_and_that_is_said(run, fo
 def test_clients_without_test_rows_are_compared_on_the_central_ones(tmp_path):
     dataset = toy_dataset(120)
     own = replace(dataset, test=Split(dataset.x[:20] + 0.1, dataset.y[:20]))
-    made = write_partition(tmp_path / "part", own, Given(OWNER), clients=4, test_fraction=0.0, seed=3)
+    made = write_partition(tmp_path / "part", own, Given(OWNER), PartitionSpec(clients=4, test_fraction=0.0, seed=3))
     path = train_run(made, tmp_path / "run", *LOCAL).directory.path
     found = job.run(asked(path, kinds=("pooled", "alone"), clients="0,1"))
     assert (found.own_rows, found.compared.test_rows) == (False, [20, 20])

@@ -80,7 +80,7 @@ DataOption = Annotated[
 ]
 TrainedRowsOption = Annotated[
     TrainedRowsChoice,
-    option("--trained-rows", help="Rows of FILE that were trained on: refuse, leave-out, keep.", panel=WHAT),
+    option("--trained-rows", help="Rows of --data that were trained on: refuse, leave-out, keep.", panel=WHAT),
 ]
 
 
@@ -275,7 +275,8 @@ def _subjects(request: EvalRequest) -> list[LoadedModel]:
     if request.data is not None and _is_raw(request.data):
         subjects = [_on_rows(path, request.data, request) for path in request.runs]
     else:
-        subjects = [from_run(path, request.checkpoint, request.data, registry) for path in request.runs]
+        asked = (request.checkpoint, request.data, registry, request.trained_rows.value)
+        subjects = [from_run(path, *asked) for path in request.runs]
     if request.model_file is not None:
         flags = {"model.name": Flag("--model", request.model)} if request.model else {}
         data = request.data or subjects[0].partition.path
