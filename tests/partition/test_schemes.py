@@ -336,7 +336,7 @@ class TestShard:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"shards_per_client": 101}, "1010 shards"),
+            ({"shards_per_client": 101}, "1,010 shards"),
             ({"shards_per_client": 2, "shard_size": 60}, "10 x 2 shards of 60"),
             ({"shard_size": 200}, "make 5 shards"),
         ],
@@ -474,7 +474,7 @@ class TestContinuous:
         ("rows", "options", "message"),
         [
             (rows_of(), {}, "not real-valued"),
-            (rows_of(), {"feature": 16}, "there are 16"),
+            (rows_of(), {"feature": 16}, "found 16"),
             (rows_of(x=None), {"feature": 0}, "no features"),
             (rows_of(x=np.full((ROWS, 2), np.nan)), {"feature": 0}, f"in {ROWS} of {ROWS}"),
             (regression([2.0] * 10), {}, "the same value"),
@@ -542,7 +542,7 @@ class TestNatural:
 
     def test_a_number_of_clients_must_be_the_number_of_values(self):
         assert assign("natural", self.rows(), 3).clients == 3
-        with pytest.raises(DataError, match="3 values") as caught:
+        with pytest.raises(DataError, match="3 usable values") as caught:
             assign("natural", self.rows(), 2)
         assert "--top" in caught.value.hint
 
@@ -574,7 +574,7 @@ class TestGroupedNatural:
 
     def test_strict_refuses_an_incomplete_group(self):
         assert self.members(group_size=7, mode="strict") == [7]
-        with pytest.raises(DataError, match="1 are left"):
+        with pytest.raises(DataError, match="the remainder is 1"):
             self.members(group_size=3, mode="strict")
 
     def test_values_are_spread_evenly_over_clients(self):

@@ -74,7 +74,7 @@ def test_machine_facts_name_neither_the_machine_nor_its_folders():
 
 def test_an_unknown_workload_is_refused(capsys):
     code, error = said(capsys, "--workload", "gpt")
-    assert (code, error["hint"]) == (2, "There are softmax, 2nn, cnn.")
+    assert (code, error["hint"]) == (2, "Known: softmax, 2nn, cnn.")
 
 
 def make_run(workload, path):

@@ -126,7 +126,7 @@ def size_array(sizes: Sequence[float], rows: int) -> IntArray:
         result = np.diff(np.rint(np.cumsum(sizes) * rows).astype(np.int64), prepend=0)
     if result.sum() > rows:
         raise DataError(
-            f"the sizes sum to {counted(int(result.sum()), 'row')}; there are {rows}",
+            f"the sizes sum to {counted(int(result.sum()), 'row')}; there are {rows:,}",
             hint="Use smaller sizes, or fractions such as 0.5,0.3,0.2.",
         )
     return result

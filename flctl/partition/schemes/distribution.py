@@ -136,7 +136,7 @@ def _refuse_excess(counts: IntArray, totals: IntArray, classes: tuple[str, ...])
         code = int(np.argmax(claimed - totals))
         name = f" ('{classes[code]}')" if code < len(classes) else ""
         raise DataError(
-            f"the matrix needs {counted(int(claimed[code]), 'row')} of class {code}{name}; there are {totals[code]}",
+            f"the matrix needs {counted(int(claimed[code]), 'row')} of class {code}{name}; there are {totals[code]:,}",
             hint="Lower that column, or the sizes.",
         )
 

@@ -139,7 +139,7 @@ class LogNormalSizes(_Weighted):
 def _too_many(drawn: float, rows: int, clients: int, sigma: float) -> DataError:
     fits = math.log(rows / clients) - sigma**2 / 2
     return DataError(
-        f"the drawn sizes sum to {counted(drawn, 'row')}; there are {rows}",
+        f"the drawn sizes sum to {counted(drawn, 'row')}; there are {rows:,}",
         hint=f"A --mean of about {math.floor(fits * 10) / 10:g} fits on average; without it sizes are scaled to fit.",
     )
 

@@ -73,7 +73,7 @@ class Shard(Partitioner):
 def _refuse_few(rows: int, needed: int, what: str) -> None:
     if needed > rows:
         raise DataError(
-            f"{what} need {counted(needed, 'row')}; there are {rows}",
+            f"{what} need {counted(needed, 'row')}; there are {rows:,}",
             hint="Lower --clients, --shards-per-client or --shard-size.",
         )
 
