@@ -194,7 +194,7 @@ def _charge_often(path, run):
 
 
 def test_processes_take_turns(file):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
     others = [context.Process(target=_charge_often, args=(file.path, run)) for run in ("aa", "bb")]
     for process in others:
         process.start()

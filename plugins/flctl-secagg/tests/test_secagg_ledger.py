@@ -26,7 +26,7 @@ def _claim(folder, me, barrier, refusals):
 
 
 def test_processes_that_open_a_new_record_at_once_are_all_served(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
     barrier, refusals = context.Barrier(PROCESSES), context.Queue()
     started = [
         context.Process(target=_claim, args=(tmp_path, me, barrier, refusals), daemon=True) for me in range(PROCESSES)
