@@ -3,13 +3,13 @@
 import json
 import random
 import signal
+import subprocess
 import sys
 import time
 
 import pytest
 from flctl.server.training import train
 from flctl.testing.trial import Trial
-from support import prefork
 
 from flctl_dp.ledgers.ledger import LedgerFile
 from flctl_dp.noise.lattice import Lattice
@@ -75,7 +75,7 @@ def test_kill_minus_nine_at_any_point_leaves_no_release_uncharged(tmp_path, mech
     file, pick = LedgerFile(trial.partition.path / "privacy-ledger.jsonl"), random.Random(5)
     charged, killed = 0, 0
     while killed < 4:
-        process = prefork.start([sys.executable, str(tmp_path / "driver.py"), str(directory.path)])
+        process = subprocess.Popen([sys.executable, str(tmp_path / "driver.py"), str(directory.path)])
         before, deadline = len(directory.lines()), time.monotonic() + 120
         while process.poll() is None and len(directory.lines()) <= before and time.monotonic() < deadline:
             time.sleep(0.01)

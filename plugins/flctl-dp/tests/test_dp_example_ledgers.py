@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import subprocess
 import sys
 import time
 
@@ -11,7 +12,6 @@ from flctl import IncompatibleError, IntegrityError, RoundFailedError
 from flctl.cli import run as run_cli
 from flctl.server.training import train
 from flctl.testing.trial import Trial
-from support import prefork
 
 from flctl_dp.accounting.accountants import epsilon
 from flctl_dp.accounting.releases import Release
@@ -79,7 +79,7 @@ def test_kill_minus_nine_at_any_point_leaves_no_client_uncharged(tmp_path):
     (tmp_path / "driver.py").write_text(DRIVER)
     pick, killed, lines = random.Random(5), 0, 0
     while killed < 3:
-        process = prefork.start([sys.executable, str(tmp_path / "driver.py"), str(directory.path)])
+        process = subprocess.Popen([sys.executable, str(tmp_path / "driver.py"), str(directory.path)])
         deadline = time.monotonic() + 180
         before = sum(len(one.charges) for one in ledgers_of(trial).all().values())
         while process.poll() is None and time.monotonic() < deadline:
