@@ -14,6 +14,7 @@ from flctl.errors import counted
 from flctl.testing.conformance import UnaskedError
 from flctl.testing.protocol import HONEST, Played, Script, play
 from flctl.testing.runs import chosen
+from flctl.testing.trained_subject import TrainedSubject
 from flctl.testing.trial import CLIENTS, Trial, TrialResult
 from flctl.testing.values import gap
 from flctl.types import WEIGHT, Aggregate, Arrays, ClientId, Layout
@@ -24,7 +25,7 @@ COHORT = tuple(str(client) for client in range(CLIENTS))
 LAYOUT: Layout = {"delta": 40, "buffers": 6, WEIGHT: 1}
 
 
-class AggregatorSubject:
+class AggregatorSubject(TrainedSubject[Aggregator]):
     """An aggregator class with its options; runs are made when a check first asks for them."""
 
     def __init__(
@@ -36,16 +37,8 @@ class AggregatorSubject:
         *,
         processes: bool,
     ) -> None:
-        self.component = component
-        self.options = options
-        self.trial = trial
-        self.processes = processes
+        super().__init__(component, options, trial, processes=processes)
         self.tolerance = tolerance
-        self.notes: list[str] = []
-
-    def make(self) -> Aggregator:
-        """A new object with the options."""
-        return self.component.from_options(dict(self.options))
 
     @cached_property
     def named(self) -> str:

@@ -11,13 +11,23 @@ import numpy as np
 
 from flctl import arrays
 from flctl.errors import counted
-from flctl.testing.calls import purity
 from flctl.testing.conformance import Checks
 from flctl.testing.strategy.subject import StrategySubject
+from flctl.testing.trained_subject import PurityTexts, add_purity
 from flctl.testing.values import difference, gap
 
 __all__ = ["add_clients"]
 
+_PURITY = PurityTexts(
+    inputs="No method changes its arguments (adjust may work on its gradient).",
+    inputs_why="The global model, the state and a client's memory are used again: by the next client, a repeated "
+    "round, and the checkpoint.",
+    inputs_todo="Return new arrays: `x = x + y`, not `x += y`; copy a mapping before you add a name to it.",
+    self_todo="Keep server state in `state` (init, step), client state in `memory` (report).",
+    deterministic="Equal arguments give equal results, bit for bit, on any object and under any global random state.",
+    deterministic_todo='Draw from flctl.rng(ctx.seed, "round", ctx.round, self.name); use no clock and no global '
+    "generator.",
+)
 _LAYOUTS: tuple[dict[str, int], ...] = ({"params": 1}, {"params": 7}, {"params": 7, "buffers": 2})
 
 
@@ -29,7 +39,7 @@ def add_clients(checks: Checks) -> None:
     _add_extremes(checks)
     _add_memory(checks)
     _add_adjust(checks)
-    _add_purity(checks)
+    add_purity(checks, _PURITY)
 
 
 def _add_trains(checks: Checks) -> None:
@@ -205,38 +215,6 @@ def _stacked(s: StrategySubject, grad: Any, params: Any, work: Any, memory: Mapp
         scale = max(float(alone.abs().max()), 1e-6)
         if gap(alone.numpy(), together[row].numpy()) > 1e-5 * scale:
             yield f"row {row} of [{len(factors)}, {grad.numel()}] differs from that client alone"
-
-
-def _add_purity(checks: Checks) -> None:
-    @checks.add(
-        "inputs",
-        "No method changes its arguments (adjust may work on its gradient).",
-        why="The global model, the state and a client's memory are used again: by the next client, a repeated round, "
-        "and the checkpoint.",
-        todo="Return new arrays: `x = x + y`, not `x += y`; copy a mapping before you add a name to it.",
-    )
-    def find_inputs(s: StrategySubject) -> Iterator[str]:
-        yield from purity(s.replays)[0]
-
-    @checks.add(
-        "self",
-        "No method keeps state on the object.",
-        why="One object serves all clients, and each worker process has its own object: state on it differs between "
-        "processes, and is lost after a kill.",
-        todo="Keep server state in `state` (init, step), client state in `memory` (report).",
-    )
-    def find_self(s: StrategySubject) -> Iterator[str]:
-        yield from purity(s.replays)[1]
-
-    @checks.add(
-        "deterministic",
-        "Equal arguments give equal results, bit for bit, on any object and under any global random state.",
-        why="Runs are reproducible on any engine and after any kill only if results depend on arguments and seed "
-        "alone.",
-        todo='Draw from flctl.rng(ctx.seed, "round", ctx.round, self.name); use no clock and no global generator.',
-    )
-    def find_deterministic(s: StrategySubject) -> Iterator[str]:
-        yield from purity(s.replays)[2]
 
 
 def _faults(what: str, wrong: str | None) -> Iterator[str]:

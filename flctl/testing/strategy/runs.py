@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from flctl.errors import FlctlError
 from flctl.testing import parts
 from flctl.testing.conformance import Checks
-from flctl.testing.runs import POOL, close, finite, in_processes, same_bits
+from flctl.testing.runs import close, finite
 from flctl.testing.strategy.subject import StrategySubject
+from flctl.testing.trained_subject import add_reproducible
 
 __all__ = ["add_runs"]
 
@@ -18,7 +19,12 @@ def add_runs(checks: Checks) -> None:
     _add_buffers(checks)
     _add_lost(checks)
     _add_hidden(checks)
-    _add_same(checks)
+    add_reproducible(
+        checks,
+        resume_todo="Keep server state in `state`, and client state in `memory`.",
+        processes_todo="Keep no state on the object or in a module, and draw random numbers by name: "
+        "flctl.rng(seed, ...).",
+    )
 
 
 def _add_buffers(checks: Checks) -> None:
@@ -64,25 +70,3 @@ def _add_hidden(checks: Checks) -> None:
         if not s.make().reads_each:
             hidden = s.trial.train(s.named, f"aggregator={parts.here('Hiding')}", "engine=inprocess")
             yield from close(hidden, s.plain, "under an aggregator that hides")
-
-
-def _add_same(checks: Checks) -> None:
-    @checks.add(
-        "resume",
-        "A run that is interrupted and resumed equals an uninterrupted run, bit for bit.",
-        why="A resume promises this; state on the object, in a module or in a class is lost.",
-        todo="Keep server state in `state`, and client state in `memory`.",
-    )
-    def find(s: StrategySubject) -> Iterator[str]:
-        yield from same_bits(s.plain, s.trial.train_in_two(s.named, "engine=inprocess"), "after a resume")
-
-    @checks.add(
-        "processes",
-        "Two worker processes and one process give the same results, bit for bit.",
-        why="Results of a run must not depend on the process that trains a client.",
-        todo="Keep no state on the object or in a module, and draw random numbers by name: flctl.rng(seed, ...).",
-    )
-    def find_processes(s: StrategySubject) -> Iterator[str]:
-        if in_processes(s.component, wanted=s.processes, notes=s.notes):
-            pooled = s.trial.train(s.named, POOL)
-            yield from same_bits(s.plain, pooled, "in two worker processes")

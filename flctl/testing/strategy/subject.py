@@ -14,6 +14,7 @@ from flctl.algorithms.strategy import Strategy
 from flctl.testing.calls import Call, Replay, recorder, replay
 from flctl.testing.conformance import UnaskedError
 from flctl.testing.runs import chosen
+from flctl.testing.trained_subject import TrainedSubject
 from flctl.testing.trial import Trial, TrialResult
 from flctl.types import Aggregate, Arrays, ClientUpdate, Layout
 
@@ -25,21 +26,13 @@ MAY_CHANGE = {"adjust": (0,)}
 """`adjust` may work in place on the gradient."""
 
 
-class StrategySubject:
+class StrategySubject(TrainedSubject[Strategy]):
     """A strategy class with its options; runs are made when a check first asks for them."""
 
     def __init__(self, component: type[Strategy], options: Mapping[str, Any], trial: Trial, *, processes: bool) -> None:
-        self.component = component
-        self.options = options
-        self.trial = trial
-        self.processes = processes
-        self.notes: list[str] = []
+        super().__init__(component, options, trial, processes=processes)
         self.failure: BaseException | None = None
         self._layout: Layout = {}
-
-    def make(self) -> Strategy:
-        """A new object with the options."""
-        return self.component.from_options(dict(self.options))
 
     @cached_property
     def named(self) -> str:

@@ -13,14 +13,23 @@ import numpy.typing as npt
 from flctl import arrays
 from flctl.algorithms.transform import Transform
 from flctl.errors import counted
-from flctl.testing.calls import purity
 from flctl.testing.conformance import Checks
+from flctl.testing.trained_subject import PurityTexts, add_purity
 from flctl.testing.transform.codes import add_codes
 from flctl.testing.transform.subject import LAYOUTS, TransformSubject, samples
 from flctl.testing.values import difference, vectors_close
 from flctl.types import Aggregate, ClientUpdate, Layout
 
 __all__ = ["add_halves"]
+
+_PURITY = PurityTexts(
+    inputs="No method changes its arguments.",
+    inputs_why="The client uses the update again, and a repeated round uses the state again.",
+    inputs_todo="Return new arrays: `x = x * factor`, not `x *= factor`; copy a mapping before you add a name to it.",
+    self_todo="Keep server state in the state (init, on_server); send it to clients with broadcast.",
+    deterministic="Equal arguments give equal results, bit for bit, under any global random state.",
+    deterministic_todo="Draw from ctx.rng. Privacy mechanisms draw from flctl.secure_rng(), and skip this check.",
+)
 
 _DRAWS = 32
 _SIGMAS = 6.0
@@ -37,7 +46,7 @@ def add_halves(checks: Checks) -> None:
     _add_state(checks)
     add_codes(checks)
     _add_equal(checks)
-    _add_purity(checks)
+    add_purity(checks, _PURITY)
 
 
 def _add_sends(checks: Checks) -> None:
@@ -272,34 +281,3 @@ def _apart(name: str, alone: list[npt.NDArray[Any]], together: list[npt.NDArray[
     apart = np.abs(one.mean(axis=0) - four.mean(axis=0))
     if (apart > allowed).any():
         yield f"'{name}' of four equal updates differs from that of one by up to {apart.max():.3g}"
-
-
-def _add_purity(checks: Checks) -> None:
-    @checks.add(
-        "inputs",
-        "No method changes its arguments.",
-        why="The client uses the update again, and a repeated round uses the state again.",
-        todo="Return new arrays: `x = x * factor`, not `x *= factor`; copy a mapping before you add a name to it.",
-    )
-    def find_inputs(s: TransformSubject) -> Iterator[str]:
-        yield from purity(s.replays)[0]
-
-    @checks.add(
-        "self",
-        "No method keeps state on the object.",
-        why="One object serves all clients, and each worker process has its own object: state on it differs between "
-        "processes, and is lost after a kill.",
-        todo="Keep server state in the state (init, on_server); send it to clients with broadcast.",
-    )
-    def find_self(s: TransformSubject) -> Iterator[str]:
-        yield from purity(s.replays)[1]
-
-    @checks.add(
-        "deterministic",
-        "Equal arguments give equal results, bit for bit, under any global random state.",
-        why="Runs are reproducible on any engine and after any kill only if results depend on arguments and seed "
-        "alone.",
-        todo="Draw from ctx.rng. Privacy mechanisms draw from flctl.secure_rng(), and skip this check.",
-    )
-    def find_deterministic(s: TransformSubject) -> Iterator[str]:
-        yield from purity(s.replays)[2]

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from flctl.testing import parts
 from flctl.testing.conformance import Checks
-from flctl.testing.runs import POOL, close, finite, in_processes, same_bits
+from flctl.testing.runs import close, finite
+from flctl.testing.trained_subject import add_reproducible
 from flctl.testing.transform.subject import TransformSubject
 
 __all__ = ["add_runs"]
@@ -16,7 +17,11 @@ def add_runs(checks: Checks) -> None:
     """Adds the checks that train."""
     _add_trains(checks)
     _add_lost(checks)
-    _add_same(checks)
+    add_reproducible(
+        checks,
+        resume_todo="Keep server state in the state that on_server returns.",
+        processes_todo="Keep no state on the object or in a module, and draw from ctx.rng.",
+    )
 
 
 def _add_trains(checks: Checks) -> None:
@@ -56,25 +61,3 @@ def _add_lost(checks: Checks) -> None:
         engine = f"engine={{name: '{parts.here('Losing')}', max_failures: 9, lost: ['%s'], since: 2}}"
         for lost in ("0', '3", "*") if s.plain else ():
             yield from finite(s.trial.train(s.named, engine % lost))
-
-
-def _add_same(checks: Checks) -> None:
-    @checks.add(
-        "resume",
-        "A run that is interrupted and resumed equals an uninterrupted run, bit for bit.",
-        why="A resume promises this; state on the object, in a module or in a class is lost.",
-        todo="Keep server state in the state that on_server returns.",
-    )
-    def find(s: TransformSubject) -> Iterator[str]:
-        yield from same_bits(s.plain, s.trial.train_in_two(s.named, "engine=inprocess"), "after a resume")
-
-    @checks.add(
-        "processes",
-        "Two worker processes and one process give the same results, bit for bit.",
-        why="Results of a run must not depend on the process that trains a client.",
-        todo="Keep no state on the object or in a module, and draw from ctx.rng.",
-    )
-    def find_processes(s: TransformSubject) -> Iterator[str]:
-        plain = s.plain
-        if in_processes(s.component, wanted=s.processes, notes=s.notes):
-            yield from same_bits(plain, s.trial.train(s.named, POOL), "in two worker processes")

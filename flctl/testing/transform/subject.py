@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,8 @@ from flctl.algorithms.transform import ClientContext, ServerContext, SharedConte
 from flctl.testing.calls import Call, Replay, replay
 from flctl.testing.conformance import UnaskedError
 from flctl.testing.runs import chosen
-from flctl.testing.trial import Trial, TrialResult
+from flctl.testing.trained_subject import TrainedSubject
+from flctl.testing.trial import TrialResult
 from flctl.types import Aggregate, Arrays, ClientUpdate, Layout, LocalWork, Work
 
 __all__ = ["LAYOUTS", "TransformSubject", "samples"]
@@ -24,21 +24,12 @@ _NAME, _SEED = "subject", 7
 _ROUND = 1
 
 
-class TransformSubject:
+class TransformSubject(TrainedSubject[Transform]):
     """A transform class with its options; runs are made when a check first asks for them."""
 
-    def __init__(
-        self, component: type[Transform], options: Mapping[str, Any], trial: Trial, *, processes: bool
-    ) -> None:
-        self.component = component
-        self.options = options
-        self.trial = trial
-        self.processes = processes
-        self.notes: list[str] = []
-
     def make(self) -> Transform:
-        """A new object with the options, for a model of which nothing is known."""
-        return self.component.from_options(dict(self.options)).shaped({})
+        """Returns a new object with the options, for a model of which nothing is known."""
+        return super().make().shaped({})
 
     @cached_property
     def named(self) -> str:
