@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Divergence",
     "SkewReport",
+    "Targets",
     "effective_classes",
     "gini",
     "hellinger",
@@ -182,13 +183,16 @@ def skew_of(partition: Partition, *, duplicates: bool = True, bins: int = 10) ->
     """The skew of a stored partition's training rows; `duplicates` reads every row's features as well."""
     client, is_test = row_clients(partition)
     y = partition.column("y")
+    targets = Targets(
+        labels=y if partition.task in ("classification", "binary") else None,
+        classes=len(partition.classes),
+        values=y if partition.task == "regression" else None,
+        bins=bins,
+    )
     return report_skew(
         np.where(is_test, -1, client),
         partition.clients,
-        labels=y if partition.task in ("classification", "binary") else None,
-        classes=len(partition.classes),
-        target=y if partition.task == "regression" else None,
-        bins=bins,
+        targets,
         client_ids=partition.client_ids,
         duplicates=_duplicates(partition, client, is_test) if duplicates else None,
     )
@@ -208,25 +212,40 @@ def _duplicates(partition: Partition, client: IntArray, is_test: npt.NDArray[np.
     return count_duplicates(table, client, is_test, central)
 
 
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Targets by which skew is measured: class `labels` [n] of `classes` classes, or real `values` [n], which count in
+    `bins` quantile bins in the measures that need labels; neither for text."""
+
+    labels: IntArray | None = None
+    classes: int = 0
+    values: npt.NDArray[np.floating] | None = None
+    bins: int = 10
+
+    def codes(self) -> tuple[Kind, IntArray | None, int]:
+        """Returns the kind of the label measures, each row's code [n], and the number of codes."""
+        if self.labels is not None:
+            return "classes", self.labels, max(self.classes, int(self.labels.max(initial=-1)) + 1)
+        if self.values is None or not len(self.values):
+            return "none", None, 0
+        codes, found = quantile_codes(self.values, self.bins)
+        return "bins", codes, found
+
+
 def report_skew(
     client: IntArray,
     clients: int,
+    targets: Targets,
     *,
-    labels: IntArray | None = None,
-    classes: int = 0,
-    target: npt.NDArray[np.floating] | None = None,
-    bins: int = 10,
     client_ids: Sequence[str] | None = None,
     duplicates: Duplicates | None = None,
 ) -> SkewReport:
-    """The skew of rows that belong to `client` [n] (-1: no client), by class `labels` [n] or real-valued `target` [n].
-
-    Pass neither for text. `classes` is the number of classes; `bins` how many quantile bins a target has for the
-    measures that need labels. `client_ids` name the worst clients; their numbers do without.
-    """
+    """Returns the skew of rows that belong to `client` [n] (-1: no client), by their targets. `client_ids` name the
+    worst clients; without them their indices do."""
     owned = client >= 0
     sizes = np.bincount(client[owned], minlength=clients)
-    kind, codes, found = _codes(labels, classes, target, bins)
+    kind, codes, found = targets.codes()
+    target = targets.values
     measures: dict[str, npt.NDArray[Any]] = {}
     overall: float | None = None
     if codes is not None:
@@ -255,18 +274,6 @@ def report_skew(
         duplicates=duplicates,
         per_client={"rows": sizes, **measures},
     )
-
-
-def _codes(
-    labels: IntArray | None, classes: int, target: npt.NDArray[np.floating] | None, bins: int
-) -> tuple[Kind, IntArray | None, int]:
-    """Kind of the label measures, each row's code, and the number of codes."""
-    if labels is not None:
-        return "classes", labels, max(classes, int(labels.max(initial=-1)) + 1)
-    if target is None or not len(target):
-        return "none", None, 0
-    codes, found = quantile_codes(target, bins)
-    return "bins", codes, found
 
 
 def _label_measures(counts: IntArray) -> dict[str, FloatArray]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -71,16 +71,17 @@ def estimate_duration(
     seconds = {count: _round_seconds(run, times, count) for count in sorted({workers, *range(1, useful + 1)})}
     if not issubclass(engine, (InProcessEngine, PoolEngine)):
         return DurationEstimate(seconds, workers, cores, "the engine of a plugin decides where clients run")
-    return DurationEstimate(seconds, workers, cores, _advice(run, seconds, workers, useful, cores, rounds, found))
+    estimate = DurationEstimate(seconds, workers, cores, _enough(workers, useful, cores))
+    return replace(estimate, advice=_faster(run, estimate, rounds, found) or estimate.advice)
 
 
-def _advice(
-    run: Run, seconds: Mapping[int, float], workers: int, useful: int, cores: int, rounds: int, found: Footprint
-) -> str:
+def _faster(run: Run, estimate: DurationEstimate, rounds: int, found: Footprint) -> str | None:
+    """Returns the advice to use another number of workers; None if the gain is too small."""
+    seconds, workers = estimate.seconds, estimate.workers
     best = min(seconds, key=lambda count: _total(seconds, count, rounds))
     now, then = _total(seconds, workers, rounds), _total(seconds, best, rounds)
     if best == workers or then > WORTH_SHARE * now or now - then < WORTH_SAVING:
-        return _enough(workers, useful, cores)
+        return None
     how = f"--workers {best}" if run.config.engine.name != "inprocess" else f"--engine pool --workers {best}"
     times = f"about {seconds_text(seconds[best])} a round in place of {seconds_text(seconds[workers])}"
     gain = f"{how} would be faster: {times}, {seconds_text(now - then)} over {counted(rounds, 'round')}"

@@ -1,4 +1,4 @@
-"""What strategies, transforms and aggregators under test have in common: options, trial runs, and checks of both."""
+"""The common base of strategies, transforms and aggregators under test, and the checks that they share."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from support.stores import Owners, store, table
 from flctl.data.dataset import Dataset, Split
 from flctl.partition.duplicates import Duplicates
 from flctl.partition.skew import (
+    Targets,
     effective_classes,
     gini,
     hellinger,
@@ -92,7 +93,7 @@ def test_wasserstein_is_the_area_between_the_distribution_functions(rows, offset
 
 
 def report(client, labels, clients, **options):
-    return report_skew(np.array(client), clients, labels=np.array(labels), **options)
+    return report_skew(np.array(client), clients, Targets(labels=np.array(labels)), **options)
 
 
 def test_a_report_by_hand():
@@ -118,14 +119,14 @@ def test_iid_clients_have_no_skew():
 
 def test_a_real_valued_target_is_measured_in_its_units():
     values = np.repeat(np.arange(10.0), 10)
-    found = report_skew(np.repeat([0, 1], 50), 2, target=values * 1000)
+    found = report_skew(np.repeat([0, 1], 50), 2, Targets(values=values * 1000))
     assert (found.kind, found.labels) == ("bins", 10)
     assert found.earth_mover.mean == pytest.approx(2500)
     assert found.effective_classes == pytest.approx(5)
 
 
 def test_text_has_sizes_only():
-    found = report_skew(np.array([0, 0, 1]), 2)
+    found = report_skew(np.array([0, 0, 1]), 2, Targets())
     assert (found.kind, found.jensen_shannon, found.effective_classes) == ("none", None, None)
     assert found.size_gini == pytest.approx(1 / 6)
 
@@ -133,7 +134,7 @@ def test_text_has_sizes_only():
 @pytest.mark.parametrize("target", [None, np.zeros(5)])
 def test_no_row_has_an_owner(target):
     labels = np.arange(5) if target is None else None
-    found = report_skew(np.full(5, -1), 3, labels=labels, target=target)
+    found = report_skew(np.full(5, -1), 3, Targets(labels=labels, values=target))
     assert (found.rows, found.empty_clients, found.jensen_shannon) == (0, 3, None)
     json.dumps(found.to_json(), allow_nan=False)
 
