@@ -46,15 +46,25 @@ class Mutant:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Mutation test of a plugin's critical lines.")
-    parser.add_argument("plugin", help="A folder in plugins/ that has a table in benchmarks/mutants/.")
+    known = sorted(path.stem for path in (ROOT / "benchmarks" / "mutants").glob("*.toml"))
+    parser.add_argument("plugins", nargs="*", metavar="PLUGIN", help=f"Any of {', '.join(known)} (default: all).")
     parser.add_argument("--only", default="", help="Only mutants whose file or reason has this text.")
     parser.add_argument("--skip", type=int, default=0, help="Leave out the first mutants of the table.")
+    parser.add_argument("--quick", action="store_true", help="Only check that each fault fits its source.")
     given = parser.parse_args()
-    source = ROOT / "plugins" / given.plugin
-    found = [one for one in mutants(given.plugin)[given.skip :] if given.only in f"{one.file} {one.why}"]
+    return max([test(plugin, given) for plugin in given.plugins or known])
+
+
+def test(plugin: str, given: argparse.Namespace) -> int:
+    """Tests the mutants of one plugin; returns the exit code."""
+    source = ROOT / "plugins" / plugin
+    found = [one for one in mutants(plugin)[given.skip :] if given.only in f"{one.file} {one.why}"]
     unfit = [one for one in found if not fits(source, one)]
     for one in unfit:
         print(f"does not fit  {one.file}: {one.old!r} does not occur exactly once")
+    if given.quick:
+        print(f"{plugin}: {len(found) - len(unfit)} mutants, {len(unfit)} do not fit")
+        return 1 if unfit else 0
     preload()
     verdicts: Counter[str] = Counter()
     passing: dict[tuple[tuple[str, ...], str], bool] = {}
@@ -69,7 +79,7 @@ def main() -> int:
         seconds = time.monotonic() - started
         print(f"{number:3d}/{len(found)} {verdict:9s} {seconds:5.1f} s  {one.file}: {one.why}", flush=True)
     killed, survived, failing = verdicts["killed"] + verdicts["killed *"], verdicts[SURVIVED], verdicts[FAILING]
-    print(f"{killed} killed, {survived} survived, {len(unfit)} do not fit, {failing} without tests that pass")
+    print(f"{plugin}: {killed} killed, {survived} survived, {len(unfit)} do not fit, {failing} without tests that pass")
     return 1 if survived or unfit or failing else 0
 
 
@@ -99,9 +109,9 @@ def preload() -> None:
     import flctl.testing.trial
 
     modules = (dp_accounting, hypothesis, numpy, pytest, scipy, torch, flctl)
-    plugins = [name for name in sys.modules if name.startswith("flctl_")]
-    if not modules or plugins:
-        raise SystemExit(f"{', '.join(plugins)} were imported before any mutant was made")
+    imported = [name for name in sys.modules if name.startswith("flctl_")]
+    if not modules or imported:
+        raise SystemExit(f"{', '.join(imported)} were imported before any mutant was made")
 
 
 def judge(source: Path, mutant: Mutant) -> str:

@@ -21,7 +21,7 @@ from flctl_dp.accounting.releases import Release
 from flctl_dp.mechanisms.central import CentralDP
 from flctl_dp.noise.banded_factor import coefficients
 
-__all__ = ["SHARES", "Audit", "audit", "guessed", "lower_bound", "p_value"]
+__all__ = ["SHARES", "Audit", "audit", "guessed", "insiders", "lower_bound", "p_value"]
 
 _LOUD = 1e6
 """The norm of a canary's update before it is clipped, in clipping norms."""
@@ -113,6 +113,12 @@ def guessed(score: Floats, inside: npt.NDArray[np.bool_], share: float) -> tuple
     count = max(1, int(share * len(score) / 2))
     order = np.argsort(score, kind="stable")
     return 2 * count, int(inside[order[-count:]].sum() + (~inside[order[:count]]).sum())
+
+
+def insiders(score: Floats, inside: npt.NDArray[np.bool_], share: float) -> tuple[int, int]:
+    """(guesses, right ones): the highest scores are taken for insiders, and nothing is said of the others."""
+    count = max(1, int(share * len(score) / 2))
+    return count, int(inside[np.argsort(score, kind="stable")[-count:]].sum())
 
 
 def _turns(canaries: int, release: Release) -> npt.NDArray[np.int64]:
