@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -34,6 +34,8 @@ __all__ = [
 ]
 
 ENVELOPE = 1
+GAP = 3
+"""Width between two columns of a table."""
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON envelope on stdout.", rich_help_panel="Output")]
 
 
@@ -112,16 +114,54 @@ def table(
 ) -> None:
     """A plain table; all columns but the first `left` are right-aligned.
 
-    Cells and headings may come from data: neither markup nor control characters of theirs reach the terminal.
+    No number breaks: columns that do not fit beside each other follow below, with the first `left` columns again. Cells
+    and headings may come from data: neither markup nor control characters of theirs reach the terminal.
     """
+    heads, cells = [plain(head) for head in columns], [[plain(str(cell)) for cell in row] for row in rows]
+    for part in _side_by_side(console.width, heads, cells, left):
+        shown = [*range(left), *part]
+        _print_table(console, [heads[i] for i in shown], [[row[i] for i in shown] for row in cells], left, title)
+        title = None
+
+
+def _side_by_side(
+    width: int, heads: Sequence[str], cells: Sequence[Sequence[str]], left: int
+) -> Iterator[Sequence[int]]:
+    """Yields the columns after the first `left` in groups that fit the width; a single column may exceed it."""
+    from rich.cells import cell_len
+
+    def narrowest(column: int) -> int:
+        words = [*heads[column].split(), *(row[column] for row in cells)]
+        return max((cell_len(word) for word in words), default=0) + GAP
+
+    free = width - 1 - sum(min(narrowest(column), width // 2) for column in range(left))
+    group: list[int] = []
+    for column in range(left, len(heads)):
+        if group and sum(map(narrowest, [*group, column])) > free:
+            yield group
+            group = []
+        group.append(column)
+    yield group
+
+
+def _print_table(
+    console: Console, heads: Sequence[str], cells: Sequence[Sequence[str]], left: int, title: str | None
+) -> None:
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
 
     grid = Table(title=title and _inert(title), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for index, column in enumerate(columns):
-        grid.add_column(_inert(column), justify="left" if index < left else "right", overflow="fold")
-    for row in rows:
-        grid.add_row(*(_inert(str(cell)) for cell in row))
+    columns = [[head, *(row[index] for row in cells)] for index, head in enumerate(heads)]
+    crowded = sum(max(map(cell_len, column)) + GAP for column in columns) > console.width
+    for index, (head, *column) in enumerate(columns):
+        # Headings break between words if they must; the words of cells, which numbers are, never do.
+        least = max(map(cell_len, [*head.split(), *column]), default=1)
+        side: Literal["left", "right"] = "left" if index < left else "right"
+        width = least if crowded and index >= left else None
+        grid.add_column(_inert(head), justify=side, overflow="fold", width=width)
+    for row in cells:
+        grid.add_row(*map(_inert, row))
     console.print(grid)
 
 

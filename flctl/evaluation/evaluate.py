@@ -21,9 +21,11 @@ import numpy.typing as npt
 
 from flctl.evaluation.binary import Decision, decided
 from flctl.evaluation.client_metrics import client_scores
+from flctl.evaluation.intervals import Interval
 from flctl.evaluation.metrics import Scores, quick_score, score
 from flctl.evaluation.outcomes import ClassificationOutcomes, RegressionOutcomes, concatenate, outcomes_of
 from flctl.evaluation.spread import PARTS, spread
+from flctl.evaluation.thresholds import ChosenThreshold
 from flctl.machine import cores
 from flctl.metrics import METRICS, Headline, headline
 from flctl.types import PADDING, Batch, FloatArray, IntArray
@@ -333,3 +335,6 @@ class Evaluated:
     notes: tuple[str, ...] = ()
     personal: bool = False
     withheld: bool = False
+    threshold: ChosenThreshold | None = None
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    """Metric -> interval, of the central test rows."""

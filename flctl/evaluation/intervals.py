@@ -23,7 +23,7 @@ from flctl.evaluation.outcomes import ClassificationOutcomes, RegressionOutcomes
 from flctl.evaluation.ranking import Ranking, logit
 from flctl.types import PADDING, FloatArray, IntArray
 
-__all__ = ["Interval", "intervals", "paired_intervals"]
+__all__ = ["Interval", "intervals", "paired_intervals", "wilson"]
 
 FEWEST = 200
 """Draws of rankings of the largest test sets."""
@@ -51,6 +51,7 @@ class Interval:
 
 def intervals(outcomes: Outcomes, classes: int, positive: int = 1, seed: int = 0) -> dict[str, Interval]:
     """Metric -> interval, for those that rows define: means over rows, F1 and its kin, AUROC, AUPRC, R2, RMSE.
+    Shares of rows of two classes (accuracy, recall and so on) have Wilson's.
 
     `classes` is the number of classes (0: regression), `positive` the code of the positive one of two. KS and
     calibration error have none: their draws are biased upwards. Empty for fewer than two rows, or for outputs that are
@@ -61,9 +62,9 @@ def intervals(outcomes: Outcomes, classes: int, positive: int = 1, seed: int = 0
     >>> intervals(rows, 0)["mae"]
     Interval(low=1.0, high=1.0)
     """
-    return {
-        name: found for name, values in _drawn([outcomes], classes, positive, seed) if (found := _bounds(values[0]))
-    }
+    drawn = _drawn([outcomes], classes, positive, seed)
+    found = {name: bounds for name, (values,) in drawn if (bounds := _bounds(values))}
+    return found | (_proportions(outcomes, positive) if found and classes == 2 else {})
 
 
 def paired_intervals(
@@ -77,6 +78,32 @@ def paired_intervals(
         raise ValueError("the two models were not evaluated on the same rows")
     drawn = _drawn([first, second], classes, positive, seed)
     return {name: found for name, (a, b) in drawn if (found := _bounds(b - a))}
+
+
+def wilson(rate: FloatArray, n: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Returns bounds of proportions of n rows (Wilson 1927); they have a width where every row is right, too.
+
+    >>> [float(round(bound, 2)) for bound in wilson(np.array(1.0), np.array(39.0))]
+    [0.91, 1.0]
+    """
+    z = 1.959964
+    middle = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    return np.asarray(middle - half), np.asarray(np.minimum(middle + half, 1.0))
+
+
+def _proportions(outcomes: Outcomes, positive: int) -> dict[str, Interval]:
+    """Intervals of the metrics of two classes that are a share of rows."""
+    if not isinstance(outcomes, ClassificationOutcomes) or outcomes.truth.ndim > 1:
+        return {}
+    tp, fn, fp, tn = (float(cell.sum()) for cell in cells(outcomes, positive).values())
+    shares = {"recall": (tp, fn), "specificity": (tn, fp), "precision": (tp, fp), "npv": (tn, fn)}
+    shares["accuracy"] = (tp + tn, fp + fn)
+    return {
+        name: Interval(*map(float, wilson(np.array(right / (right + wrong)), np.array(right + wrong))))
+        for name, (right, wrong) in shares.items()
+        if right + wrong
+    }
 
 
 def _products(weights: FloatArray, columns: FloatArray) -> FloatArray:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from flctl.client.memory import ClientMemory, work_after
 from flctl.client.memory_store import MemoryStore
@@ -17,9 +18,12 @@ from flctl.component import Catalogue
 from flctl.config.config import Config, Flag
 from flctl.config.load import load
 from flctl.errors import ConfigError, DataError, FlctlError, IncompatibleError, counted
+from flctl.evaluation.binary import Decision
 from flctl.evaluation.evaluate import Evaluated, evaluate, evaluate_own_models
+from flctl.evaluation.thresholds import ChosenThreshold
 from flctl.evaluation.trained_rows import seen_test_rows, treat_seen_rows
 from flctl.evaluation.weights import load_weights
+from flctl.metrics import positive_code
 from flctl.models.tasks import task_for
 from flctl.partition.align import align
 from flctl.partition.store import Partition
@@ -69,6 +73,12 @@ class LoadedModel:
     own_models: OwnModels | None = None
     hidden_by: str | None = None
     """Name of the run's aggregator if it hides clients."""
+    positive: str | None = None
+    """Name of the positive one of two classes; None for the second."""
+    own: Partition | None = None
+    """The partition that the model was trained on, if it is there."""
+    words: Mapping[str, npt.NDArray[np.str_]] = field(default_factory=dict)
+    """Columns of the central test rows, as text, by which subgroups are compared."""
 
 
 def open_partition(path: Path) -> Partition:
@@ -105,8 +115,18 @@ def from_run(
     if strategy.personalises:
         clients = _own_models(directory, config, registry, partition if own is partition else None, round_number)
     aggregator = registry.get("aggregator", config.aggregator.name)
-    hidden_by = aggregator.name if aggregator.hides else None
-    return LoadedModel(str(path), round_number, model, partition, config.eval.batch_size, notes, clients, hidden_by)
+    return LoadedModel(
+        name=str(path),
+        round=round_number,
+        model=model,
+        partition=partition,
+        batch_size=config.eval.batch_size,
+        notes=notes,
+        own_models=clients,
+        hidden_by=aggregator.name if aggregator.hides else None,
+        positive=config.eval.positive,
+        own=own,
+    )
 
 
 def picked_by_test_rows(directory: RunDirectory, checkpoint: str) -> tuple[str, ...]:
@@ -142,11 +162,13 @@ def from_weights(
     model.load_state_dict_arrays(tensors)
     notes: tuple[str, ...] = (f"rows are standardised by the statistics of {data}",)
     notes += () if prefix is None else (f"the prefix '{prefix}' was removed from the tensors' names",)
-    return LoadedModel(str(path), None, model, partition, chosen.eval.batch_size, notes)
+    loaded = LoadedModel(str(path), None, model, partition, chosen.eval.batch_size, notes, own=partition)
+    return replace(loaded, positive=chosen.eval.positive)
 
 
-def assess(loaded: LoadedModel, batch_size: int | None = None) -> Evaluated:
+def assess(loaded: LoadedModel, batch_size: int | None = None, threshold: ChosenThreshold | None = None) -> Evaluated:
     """The subject's evaluation; `batch_size` defaults to the run's own, with which it evaluated in training.
+    `threshold` decides between two classes; None: the more probable one.
 
     Raises DataError for a partition without test rows.
     """
@@ -163,13 +185,18 @@ def assess(loaded: LoadedModel, batch_size: int | None = None) -> Evaluated:
         partition_digest=partition.digest,
         rows_digest=_rows_digest(partition),
         classes=partition.classes,
-        evaluation=evaluate(loaded.model, partition, task, batch_size or loaded.batch_size),
+        evaluation=evaluate(
+            loaded.model, partition, task, batch_size or loaded.batch_size, _decision(loaded, threshold)
+        ),
+        threshold=threshold,
         notes=(*loaded.notes, left_out) if loaded.hidden_by else loaded.notes,
         withheld=loaded.hidden_by is not None,
     )
 
 
-def assess_own_models(loaded: LoadedModel, batch_size: int | None = None) -> Evaluated | None:
+def assess_own_models(
+    loaded: LoadedModel, batch_size: int | None = None, threshold: ChosenThreshold | None = None
+) -> Evaluated | None:
     """The evaluation of the clients' own models, each on its client's test rows; None where there are none."""
     partition, own = loaded.partition, loaded.own_models
     if own is None or own.gone or loaded.hidden_by or not partition.manifest.rows.test:
@@ -183,7 +210,8 @@ def assess_own_models(loaded: LoadedModel, batch_size: int | None = None) -> Eva
         partition_digest=partition.digest,
         rows_digest=_rows_digest(partition) if rows else f"clients of {partition.digest}",
         classes=partition.classes,
-        evaluation=evaluate_own_models(loaded.model, own.models(), partition, task, size),
+        evaluation=evaluate_own_models(loaded.model, own.models(), partition, task, size, _decision(loaded, threshold)),
+        threshold=threshold,
         notes=own.notes,
         personal=True,
     )
@@ -215,6 +243,11 @@ def _own_models(
     )
     notes = (absent,) if without_record else ()
     return OwnModels(lambda: client_memory.models(work), notes)
+
+
+def _decision(loaded: LoadedModel, threshold: ChosenThreshold | None) -> Decision:
+    positive = positive_code(loaded.partition.classes, loaded.positive)
+    return Decision(positive, None if threshold is None else threshold.value)
 
 
 def _shown(path: Path) -> Path:

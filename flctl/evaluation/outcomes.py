@@ -16,7 +16,15 @@ import numpy.typing as npt
 
 from flctl.types import PADDING, FloatArray, IntArray, TaskKind
 
-__all__ = ["ClassificationOutcomes", "Outcomes", "RegressionOutcomes", "concatenate", "outcomes_of", "segment_sums"]
+__all__ = [
+    "ClassificationOutcomes",
+    "Outcomes",
+    "RegressionOutcomes",
+    "concatenate",
+    "outcomes_of",
+    "segment_sums",
+    "taken",
+]
 
 CHUNK = 1 << 21
 """Logits that are widened to float64 at once: 16 MiB."""
@@ -89,6 +97,13 @@ def concatenate(parts: Sequence[Kind]) -> Kind:
     first = parts[0]
     columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(first)}
     return type(first)(**{name: _joined(column) for name, column in columns.items()})
+
+
+def taken(outcomes: Kind, rows: IntArray) -> Kind:
+    """Returns the outcomes of some rows."""
+    columns = {field.name: getattr(outcomes, field.name) for field in fields(outcomes)}
+    chosen: dict[str, Any] = {name: None if column is None else column[rows] for name, column in columns.items()}
+    return type(outcomes)(**chosen)
 
 
 def _joined(column: Sequence[Any]) -> Any:

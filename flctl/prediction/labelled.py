@@ -21,6 +21,7 @@ from flctl.data.preprocessing import ABSENT, FittedPreprocessing
 from flctl.data.table import TableReader
 from flctl.errors import DataError, IncompatibleError, counted
 from flctl.evaluation.load import LoadedModel, own_partition
+from flctl.evaluation.subgroups import text_groups
 from flctl.partition import manifest as manifests
 from flctl.partition.align import align
 from flctl.partition.duplicates import find_copies
@@ -134,7 +135,18 @@ def from_rows(
     rows: Partition = LabelledRows(str(source), dataset, predictor.fitted, group)
     if dataset.classes != predictor.fitted.classes:
         rows = align(rows, _as_trained(predictor.fitted, rows.manifest))
-    return LoadedModel(predictor.name, predictor.round, predictor.model, rows, predictor.batch_size, notes)
+    order = rows.column("source_row")
+    return LoadedModel(
+        name=predictor.name,
+        round=predictor.round,
+        model=predictor.model,
+        partition=rows,
+        batch_size=predictor.batch_size,
+        notes=notes,
+        positive=predictor.config.eval.positive,
+        own=own,
+        words={name: text_groups(words[order]) for name, words in dataset.groups.items()},
+    )
 
 
 def _as_trained(fitted: FittedPreprocessing, manifest: Manifest) -> Manifest:
@@ -170,12 +182,13 @@ def _read_table(
             hint="Use `flctl predict` for rows without a target.",
         )
     by = tuple(name for name in _groups(fitted) if name in sheets.names)
-    encoder = TableEncoder(inputs, sheets, options.unseen, (inputs.target, *by))
+    named = tuple(dict.fromkeys((inputs.target, *by, *options.keep)))
+    encoder = TableEncoder(inputs, sheets, options.unseen, named)
     blocks = list(encoder.blocks())
     if not blocks:
         raise DataError(f"{sheets.where} has no rows")
     x = np.concatenate([block.x for block in blocks])
-    words = {name: [word for block in blocks for word in block.words[name]] for name in (inputs.target, *by)}
+    words = {name: [word for block in blocks for word in block.words[name]] for name in named}
     kept = np.array([word is not None for word in words[inputs.target]], bool)
     y = _targets([word for word in words[inputs.target] if word is not None], fitted, inputs.target)
     group = _joined([words[name] for name in by], len(x), short_name(source))[kept]
@@ -183,7 +196,9 @@ def _read_table(
     if not kept.all():
         notes += (f"{counted(int((~kept).sum()), 'row')} without '{inputs.target}' left out",)
     name = short_name(source)
-    return Dataset(name, fitted.task, x[kept], y, fitted.classes, fitted.features, notes=notes), group
+    columns = {column: np.array([word or ABSENT for word in words[column]], np.str_)[kept] for column in options.keep}
+    made = Dataset(name, fitted.task, x[kept], y, fitted.classes, fitted.features, groups=columns, notes=notes)
+    return made, group
 
 
 def _groups(fitted: FittedPreprocessing) -> tuple[str, ...]:
@@ -259,7 +274,9 @@ def _decided(
         if seen.all():
             raise DataError(f"{source}: all of {counted(count, 'row')} {found}", hint="Evaluate on other rows.")
         kept = ~seen
-        return replace(dataset, x=dataset.x[kept], y=dataset.y[kept]), group[kept], f"{sentence}; they are left out"
+        columns = {name: words[kept] for name, words in dataset.groups.items()}
+        left = replace(dataset, x=dataset.x[kept], y=dataset.y[kept], groups=columns)
+        return left, group[kept], f"{sentence}; they are left out"
     if trained == "refuse" and (same or count > MOST_COPIES * len(seen)):
         raise IncompatibleError(
             f"{source}: {sentence}, and metrics on them would be too optimistic",

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.data.preprocessing import FittedPreprocessing
+from flctl.evaluation.binary import Decision
 
 __all__ = ["UNKNOWN", "Predictions", "Summary", "predictions_of", "probabilities"]
 
@@ -26,9 +27,11 @@ class Predictions:
     values: npt.NDArray[np.float64] | None = None
 
 
-def predictions_of(outputs: npt.NDArray[Any], fitted: FittedPreprocessing) -> Predictions:
+def predictions_of(
+    outputs: npt.NDArray[Any], fitted: FittedPreprocessing, decision: Decision | None = None
+) -> Predictions:
     """Predictions of n rows: outputs are logits [n, classes], the logit of class 1 [n, 1] for binary tasks, or the
-    standardised target [n, 1]."""
+    standardised target [n, 1]. `decision` chooses between two classes; None: the more probable one."""
     if fitted.task == "regression":
         shift, scale = fitted.target_scale
         values = outputs.reshape(len(outputs)).astype(np.float64) * scale + shift
@@ -36,7 +39,10 @@ def predictions_of(outputs: npt.NDArray[Any], fitted: FittedPreprocessing) -> Pr
     logits = outputs.reshape(len(outputs), -1)
     if fitted.task == "binary":
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
-    return Predictions(*probabilities(logits))
+    codes, probability = probabilities(logits)
+    if decision is not None:
+        codes = np.where(codes == UNKNOWN, UNKNOWN, decision.codes(probability[:, decision.positive]))
+    return Predictions(codes, probability)
 
 
 def probabilities(logits: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:

@@ -3,46 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flctl.evaluation.evaluate import ClientScores
 from flctl.metrics import METRICS
-from flctl.report.figure import GREY, PALETTE, empty, legend, new_figure, save, style
+from flctl.report.figure import GREY, PALETTE, empty, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_clients"]
+__all__ = ["draw_order", "draw_sizes"]
 
 FEW = 60
 
 
-def draw_clients(runs: Mapping[str, ClientScores], metric: str, out: Path) -> Path:
-    """A PNG or SVG of a metric's spread, a colour for each run, with each run's mean over clients dotted.
-
-    Raises ConfigError where `out` exists."""
-    figure = new_figure(11, 4.2)
-    order, size = figure.subplots(1, 2, width_ratios=(3, 2))
+def draw_order(axes: Axes, runs: Mapping[str, ClientScores], metric: str) -> None:
+    """Draws a metric of clients from worst to best, a colour for each run, with each run's mean over clients dotted."""
     for index, (name, scores) in enumerate(runs.items()):
-        colour = PALETTE[index % len(PALETTE)]
-        _draw_order(order, scores, metric, name, colour)
-        _draw_size(size, scores, metric, colour)
+        _draw_order(axes, scores, metric, name, PALETTE[index % len(PALETTE)])
     label = METRICS[metric].label
-    style(
-        order,
-        x="clients, from worst to best (%)",
-        y=label,
-        title=f"{label[:1].upper()}{label[1:]} by client (dotted: mean)",
-    )
-    style(size, x="rows of the client (training and test)", y=label, title="By size")
-    _mark_worst(order)
-    if not order.get_lines():
-        empty(order, "no client has a value of this metric")
-    legend(figure, order)
-    return save(figure, out, replace=False)
+    style(axes, x="clients, from worst to best (%)", y=label, title="By client (dotted: mean)")
+    _mark_worst(axes)
+    if not axes.get_lines():
+        empty(axes, "no client has a value of this metric")
+
+
+def draw_sizes(axes: Axes, runs: Mapping[str, ClientScores], metric: str) -> None:
+    """Draws a metric of clients against their number of rows, a colour for each run."""
+    for index, scores in enumerate(runs.values()):
+        _draw_size(axes, scores, metric, PALETTE[index % len(PALETTE)])
+    style(axes, x="rows of the client", y=METRICS[metric].label, title="By size of the client")
 
 
 def _draw_order(axes: Axes, scores: ClientScores, metric: str, name: str, colour: str) -> None:
@@ -76,4 +68,14 @@ def _draw_size(axes: Axes, scores: ClientScores, metric: str, colour: str) -> No
     alpha = float(np.clip(60 / len(values), 0.05, 0.8))
     axes.scatter(sizes, values, s=14, color=colour, alpha=alpha, linewidths=0, rasterized=len(values) > 5000)
     if sizes.min() > 0 and sizes.max() / sizes.min() > 20:
-        axes.set_xscale("log")
+        _logarithmic(axes)
+
+
+def _logarithmic(axes: Axes) -> None:
+    """A logarithmic scale of rows, with few labels, so that they do not overlap within one decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.xaxis.set_minor_formatter(NullFormatter())

@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flctl.evaluation.evaluate import ClientScores, Evaluated
+from flctl.evaluation.metrics import class_report
 from flctl.evaluation.spread import SizeGroup, Spread, by_size, spread
+from flctl.evaluation.subgroups import Subgroup
 from flctl.metrics import METRICS
 from flctl.report.comparison import Difference, client_difference, differences
 
-__all__ = ["Comparison", "as_data", "client_metrics", "client_rows", "compare", "size_groups", "spreads"]
+__all__ = ["Comparison", "Grouped", "as_data", "client_metrics", "client_rows", "compare", "size_groups", "spreads"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,14 @@ class Comparison:
     paired: bool
     central: Mapping[str, Difference]
     clients: Mapping[str, Difference]
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """Subgroups of the test rows by the column `by`, for each model's name."""
+
+    by: str
+    of: Mapping[str, Sequence[Subgroup]]
 
 
 def client_metrics(scores: ClientScores) -> list[str]:
@@ -61,12 +71,27 @@ def compare(first: Evaluated, second: Evaluated, seed: int = 0) -> Comparison:
 
 
 def as_data(
-    models: Sequence[Evaluated], comparisons: Sequence[Comparison], metric: str, *, per_client: bool, confusion: bool
+    models: Sequence[Evaluated],
+    comparisons: Sequence[Comparison],
+    metric: str,
+    *,
+    per_client: bool,
+    confusion: bool,
+    per_class: bool = False,
+    groups: Grouped | None = None,
 ) -> dict[str, Any]:
     """Returns the data of the `--json` envelope: {"metric", "runs": [...], "differences": [...]}."""
+    runs = [_model_data(model, metric, per_client=per_client, confusion=confusion) for model in models]
+    for model, run in zip(models, runs, strict=True):
+        if per_class and model.evaluation.central.confusion is not None:
+            report = class_report(model.evaluation.central.confusion)
+            run["per_class"] = [{"class": name, **row} for name, row in zip(model.classes, report, strict=True)]
+        if groups is not None and model.name in groups.of:
+            run["subgroups"] = {"by": groups.by, "groups": [asdict(group) for group in groups.of[model.name]]}
     return {
         "metric": metric,
-        "runs": [_model_data(model, metric, per_client=per_client, confusion=confusion) for model in models],
+        "why": models[0].evaluation.headline.why if metric == models[0].evaluation.headline.metric else None,
+        "runs": runs,
         "differences": [asdict(comparison) for comparison in comparisons],
     }
 
@@ -88,6 +113,9 @@ def _model_data(model: Evaluated, metric: str, *, per_client: bool, confusion: b
             **central.values,
         },
         "central_rows": "clients" if evaluation.pooled else "own",
+        "intervals": {name: asdict(interval) for name, interval in model.intervals.items()},
+        "positive": model.classes[evaluation.decision.positive] if _binary(model) else None,
+        "threshold": None if model.threshold is None else asdict(model.threshold),
         "undefined": dict(central.notes),
         "federated": {} if model.withheld else {name: _spread_data(one) for name, one in spreads(scores).items()},
         "clients": len(scores.rows),
@@ -99,6 +127,10 @@ def _model_data(model: Evaluated, metric: str, *, per_client: bool, confusion: b
     if per_client:
         data["per_client"] = list(client_rows(scores))
     return data
+
+
+def _binary(model: Evaluated) -> bool:
+    return len(model.classes) == 2 and "recall" in model.evaluation.central.values
 
 
 def _spread_data(spread: Spread) -> dict[str, Any]:

@@ -250,7 +250,8 @@ def test_a_picture_of_the_clients(run, tmp_path):
     code, _, _ = run("runs/one", "runs/two", "--plot", tmp_path / "c.svg", "--metric", "log_loss")
     drawn = (tmp_path / "c.svg").read_text(encoding="utf-8")
     assert code == 0
-    assert "Log loss (nats) by client" in drawn
+    assert "By client (dotted: mean)" in drawn
+    assert "log loss (nats)" in drawn
 
 
 @pytest.mark.parametrize("flag", ["--predictions", "--csv", "--plot"])

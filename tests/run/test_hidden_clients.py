@@ -11,7 +11,7 @@ from support import Hidden, make_run, train_run, untimed_lines
 
 import flctl
 from flctl.cli import plot, session
-from flctl.cli.eval import command
+from flctl.cli.eval import arguments, job
 from flctl.cli.runs import replay
 from flctl.client.memory_store import MemoryStore
 from flctl.errors import IncompatibleError
@@ -93,14 +93,14 @@ def test_a_replay_of_one_client_is_refused_or_says_that_it_discloses(toy, tmp_pa
 def test_an_evaluation_withholds_numbers_over_clients_unless_they_are_disclosed(toy, tmp_path, registry):
     result = train_run(toy, tmp_path / "run", "aggregator=hidden", "rounds=1", registry=registry)
     subject = from_run(result.directory.path, "last", None, registry)
-    request = command.EvalRequest(
-        (), "last", None, None, None, None, None, None, (), None, None, None, command.TrainedRowsChoice.refuse
+    request = arguments.EvalRequest(
+        (), "last", None, None, None, None, None, None, (), None, None, None, arguments.TrainedRowsChoice.refuse
     )
     with pytest.raises(IncompatibleError, match=r"numbers of single clients of .*: its aggregator 'hidden' hides"):
-        command._disclosed(subject, request, per_client=True, disclose=False)
+        job.disclosed(subject, request, per_client=True, disclose=False)
     shown = {}
     for disclose in (False, True):
-        model = assess(command._disclosed(subject, request, per_client=False, disclose=disclose))
+        model = assess(job.disclosed(subject, request, per_client=False, disclose=disclose))
         (shown[disclose],) = as_data([model], [], "accuracy", per_client=False, confusion=False)["runs"]
     assert (shown[False]["federated"], shown[False]["by_size"]) == ({}, [])
     assert shown[False]["central"] == shown[True]["central"]

@@ -11,10 +11,13 @@ import numpy as np
 from flctl.cli.output import table
 from flctl.errors import counted
 from flctl.evaluation.evaluate import Evaluated
+from flctl.evaluation.intervals import Interval
+from flctl.evaluation.metrics import class_report
 from flctl.evaluation.spread import Spread
+from flctl.evaluation.subgroups import FLOOR
 from flctl.metrics import METRICS
 from flctl.report.comparison import Difference
-from flctl.report.evaluation import Comparison, client_metrics, size_groups, spreads
+from flctl.report.evaluation import Comparison, Grouped, client_metrics, size_groups, spreads
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +30,10 @@ SHOWN_CLIENTS = 40
 SHOWN_EACH_END = 10
 SHOWN_CLASSES = 26
 SHOWN_NAMES = 8
+IN_FULL = frozenset({"macro_f1", "precision", "npv", "ks"})
+"""Metrics over clients that only --json, --csv and --per-client have."""
+GROUPED = ("recall", "specificity", "precision", "auroc", "accuracy", "mae", "r2")
+"""Metrics of subgroups, beside the first."""
 
 
 def render(
@@ -37,11 +44,16 @@ def render(
     *,
     per_client: bool,
     confusion: bool,
+    per_class: bool = False,
+    groups: Grouped | None = None,
 ) -> None:
     """Prints everything as tables: central, over clients, by size, and on request per client and confusions."""
     for model in models:
         _render_head(console, model)
-    _render_central(console, models, comparisons)
+    first = models[0].evaluation.headline
+    if first.why is not None and first.metric == metric:
+        console.print(f"  {first.why}", markup=False)
+    _render_central(console, models, comparisons, metric)
     shown = not any(model.withheld for model in models)
     if shown and len(models) == 1:
         _render_spreads(console, models[0])
@@ -51,6 +63,10 @@ def render(
         _render_sizes(console, group, metric)
         if per_client:
             _render_clients(console, group, metric)
+    for model in models:
+        _render_groups(console, model, groups, metric)
+    for model in models if per_class else ():
+        _render_classes(console, model)
     for model in models if confusion else ():
         _render_confusion(console, model)
 
@@ -79,8 +95,27 @@ def _render_head(console: Console, model: Evaluated) -> None:
             f"  {len(scores.without_rows)} of {counted(len(scores.rows), 'client')} without test rows: {named}",
             markup=False,
         )
-    for sentence in (*model.notes, *_reasons(central.notes)):
+    for sentence in (*_decision(model), *model.notes, *_reasons(central.notes)):
         console.print(f"  {sentence}", markup=False)
+
+
+def _decision(model: Evaluated) -> Iterator[str]:
+    """Yields the positive class of two, and the threshold with the rates on the rows that chose it."""
+    decision, found = model.evaluation.decision, model.threshold
+    if len(model.classes) == 2 and "recall" in model.evaluation.central.values:
+        name, other = model.classes[decision.positive], model.classes[1 - decision.positive]
+        yield f"positive class: {name} (the other is {other})"
+    if found is None:
+        return
+    where = ""
+    if found.split is not None and found.rates is not None:
+        there = ", ".join(f"{METRICS[name].label} {number(found.rates[name])}" for name in ("recall", "specificity"))
+        where = f", chosen by {found.rule} on {counted(found.rows, str(found.split) + ' row')}: {there}"
+    yield f"threshold {found.value}{where}"
+
+
+def _interval(found: Interval | None) -> str:
+    return "-" if found is None else f"{number(found.low)} to {number(found.high)}"
 
 
 def _reasons(notes: Mapping[str, str]) -> Iterator[str]:
@@ -90,14 +125,19 @@ def _reasons(notes: Mapping[str, str]) -> Iterator[str]:
         yield f"{', '.join(about)}: {reason}"
 
 
-def _render_central(console: Console, models: Sequence[Evaluated], comparisons: Sequence[Comparison]) -> None:
+def _render_central(
+    console: Console, models: Sequence[Evaluated], comparisons: Sequence[Comparison], metric: str
+) -> None:
     names = [name for name in _shared(models) if name != "test_loss" or "log_loss" not in _shared(models)]
+    names.sort(key=lambda name: name != metric)  # the metric that stands first; the others keep their order
     columns = ["metric", *(model.name for model in models)]
     columns += [f"{c.second} - {c.first}" if len(models) > 2 else "difference" for c in comparisons]
+    columns += ["95 % interval"] if len(models) == 1 else []
     rows = []
     for name in names:
         cells = [number(model.evaluation.central.values[name]) for model in models]
         cells += [_change(comparison.central.get(name)) for comparison in comparisons]
+        cells += [_interval(models[0].intervals.get(name))] if len(models) == 1 else []
         rows.append([METRICS[name].label, *cells])
     table(console, columns, rows, title="Central test set")
     if any(not comparison.paired for comparison in comparisons):
@@ -134,7 +174,7 @@ def _statistics(spread: Spread, *, higher: bool) -> tuple[float, ...]:
 
 def _render_spreads(console: Console, model: Evaluated) -> None:
     """One model: every metric has a column."""
-    found = spreads(model.evaluation.clients)
+    found = {name: one for name, one in spreads(model.evaluation.clients).items() if name not in IN_FULL}
     columns = [_statistics(spread, higher=METRICS[name].higher_is_better) for name, spread in found.items()]
     rows = ([name, *map(number, values)] for name, *values in zip(STATISTICS, *columns, strict=True))
     clients = len(model.evaluation.clients.rows) - len(model.evaluation.clients.without_rows)
@@ -209,6 +249,33 @@ def _worst_first(scores: ClientScores, metric: str) -> np.ndarray[Any, np.dtype[
 def _client_cells(scores: ClientScores, index: int, columns: Sequence[np.ndarray[Any, Any]]) -> list[str]:
     sizes = (f"{int(scores.sizes[index]):,}", f"{int(scores.rows[index]):,}")
     return [str(scores.client_ids[index]), *sizes, *(number(float(column[index])) for column in columns)]
+
+
+def _render_groups(console: Console, model: Evaluated, groups: Grouped | None, metric: str) -> None:
+    found = None if groups is None else groups.of.get(model.name)
+    if groups is None or found is None:
+        return
+    names = [name for name in GROUPED if name in model.evaluation.central.values and name != metric]
+    heads = [groups.by, "rows", METRICS[metric].label, "95 % interval", *(METRICS[name].label for name in names)]
+    rows = []
+    for one in found:
+        cells = [number(one.values.get(name, math.nan)) for name in (metric, *names)]
+        rows.append([_visible(one.name), f"{one.rows:,}", cells[0], _interval(one.intervals.get(metric)), *cells[1:]])
+    table(console, heads, rows, title=f"Test rows by {groups.by}, {model.name}")
+    few = sum(not one.values for one in found)
+    if few:
+        console.print(f"{few} with fewer than {FLOOR} test rows: no figures", markup=False)
+
+
+def _render_classes(console: Console, model: Evaluated) -> None:
+    confusion = model.evaluation.central.confusion
+    if confusion is None:
+        return
+    rows = (
+        [_visible(name), *(number(row[part]) for part in ("precision", "recall", "f1")), f"{int(row['support']):,}"]
+        for name, row in zip(model.classes, class_report(confusion), strict=True)
+    )
+    table(console, ("class", "precision", "recall", "F1", "rows"), rows, title=f"By class, {model.name}")
 
 
 def _render_confusion(console: Console, model: Evaluated) -> None:

@@ -33,6 +33,8 @@ Examples:
 
     zcat new.csv.gz | flctl predict runs/census - | head
 
+    flctl predict runs/breast new.csv --threshold 0.31 --out p.csv
+
     flctl predict runs/plays line.txt --characters 40
 """
 
@@ -43,6 +45,18 @@ class UnseenChoice(StrEnum):
     zeros = "zeros"
     other = "other"
     refuse = "refuse"
+
+
+ThresholdOption = Annotated[
+    float | None,
+    option(
+        "--threshold", min=0, max=1, help="Two classes: probability from which to predict the positive.", panel=MODEL
+    ),
+]
+PositiveOption = Annotated[
+    str | None,
+    option("--positive", metavar="CLASS", help="Class of --threshold. Default: the run's, or the second.", panel=MODEL),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -68,6 +82,8 @@ def predict(
     client: Annotated[
         str | None, option("--client", metavar="ID", help="Use this client's personal model.", panel=MODEL)
     ] = None,
+    threshold: ThresholdOption = None,
+    positive: PositiveOption = None,
     unseen: Annotated[
         UnseenChoice,
         option(
@@ -91,7 +107,7 @@ def predict(
 
     named = tuple(word.strip() for word in (keep or "").split(",") if word.strip())
     options = RowOptions(reader, output.parse_pairs(reader_option or ()), unseen.value, named)
-    request = job.PredictRequest(run, rows, out, checkpoint, client, options, characters)
+    request = job.PredictRequest(run, rows, out, checkpoint, client, options, characters, threshold, positive)
     done = job.run(request, as_json=as_json)
     if out == "-":
         done.note()

@@ -14,6 +14,8 @@ from flctl.cli import output
 from flctl.cli.session import current_registry
 from flctl.data.encoding import Tally
 from flctl.errors import ConfigError, DataError, counted
+from flctl.evaluation.binary import Decision
+from flctl.metrics import positive_code
 from flctl.prediction.characters import continued, read_prompts
 from flctl.prediction.outputs import Summary, predictions_of
 from flctl.prediction.predictor import Predictor, load_predictor
@@ -39,6 +41,8 @@ class PredictRequest:
     client: str | None
     options: RowOptions
     characters: int | None
+    threshold: float | None = None
+    positive: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class Predicted:
             "client": self.predictor.client,
             "rows": self.tally.rows,
             "path": self.request.out,
+            "threshold": self.request.threshold,
             "task": fitted.task,
             "unseen": {name: {"rows": n, "examples": tally.examples[name]} for name, n in tally.unseen.items()},
             "missing": tally.missing,
@@ -120,6 +125,7 @@ def run(request: PredictRequest, *, as_json: bool) -> Predicted:
     check_out(request.out)
     predictor = load_predictor(request.run, request.checkpoint, request.client, current_registry())
     text = predictor.fitted.task == "next-character"
+    _decision(request, predictor)
     if request.characters is not None and not text:
         raise ConfigError(f"--characters is for text, and the task is {predictor.fitted.task}", hint="Leave it out.")
     with spooled(request.rows) as source:
@@ -129,7 +135,24 @@ def run(request: PredictRequest, *, as_json: bool) -> Predicted:
     return done
 
 
+def _decision(request: PredictRequest, predictor: Predictor) -> Decision | None:
+    """The rule of --threshold. Raises ConfigError if the model does not predict one of two classes."""
+    fitted = predictor.fitted
+    if request.threshold is None:
+        if request.positive is not None:
+            raise ConfigError(
+                "--positive names the class of --threshold, which is not given", hint="Add --threshold T."
+            )
+        return None
+    if len(fitted.classes) != 2 or fitted.task not in ("binary", "classification"):
+        found = counted(len(fitted.classes), "class", "classes") if fitted.classes else fitted.task
+        raise ConfigError(f"--threshold needs two classes, and the model has {found}", hint="Leave it out.")
+    name = request.positive or predictor.config.eval.positive
+    return Decision(positive_code(fitted.classes, name), request.threshold)
+
+
 def _predict(request: PredictRequest, predictor: Predictor, source: str) -> Predicted:
+    decision = _decision(request, predictor)
     rows = new_rows(source, predictor.fitted, request.options, current_registry())
     summary = Summary(predictor.fitted)
     blocks = iter(rows.blocks)
@@ -138,7 +161,7 @@ def _predict(request: PredictRequest, predictor: Predictor, source: str) -> Pred
         raise DataError(f"{request.rows} has no rows")
     with opened_sink(request.out, Columns.of(predictor.fitted, rows.columns)) as sink, _progress(rows.tally) as advance:
         for block in _chained(first, blocks):
-            found = predictions_of(predictor.outputs(block.x), predictor.fitted)
+            found = predictions_of(predictor.outputs(block.x), predictor.fitted, decision)
             sink.write(table_of(found, block.first, block.words, predictor.fitted))
             summary.add(found)
             advance()
