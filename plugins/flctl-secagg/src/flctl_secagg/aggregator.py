@@ -276,16 +276,9 @@ class SecureAggregation(flctl.Aggregator):
 
     def client(self, memory: bytes, message: bytes, vector: Arrays | None, ctx: ClientContext) -> tuple[bytes, bytes]:
         home = self._home
-        roster = home.roster()
-        me = Client(
-            ctx.client_id,
-            home.keyring(),
-            roster,
-            self._policy(roster),
-            home.ledger(),
-            home.outbox(),
-            history=home.history(),
-        )
+        roster, stores = home.roster(), (home.ledger(), home.outbox())
+        me = Client(ctx.client_id, home.keyring(), roster, self._policy(roster), *stores)
+        me = replace(me, keys=home.session_keys(), history=home.history())
         return me.step(memory, message, vector, AskedWork.of(ctx.round, ctx.work, self._config))
 
     def _policy(self, roster: Roster) -> Policy:

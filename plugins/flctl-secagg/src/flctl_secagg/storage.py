@@ -13,6 +13,7 @@ from flctl_secagg.client.ledger import Ledger
 from flctl_secagg.client.outbox import Outbox
 from flctl_secagg.client.policy import Policy
 from flctl_secagg.client.policy_file import POLICY, read_policy
+from flctl_secagg.client.session_keys import SessionKeys
 from flctl_secagg.crypto.primitives import new_key
 from flctl_secagg.identity.keys import Keyring, identity_public, read_private, write_private, write_public
 from flctl_secagg.identity.roster import ROSTER, Roster, make_roster, read_roster
@@ -45,6 +46,10 @@ class Home:
     def outbox(self) -> Outbox:
         """Store of clients' last replies, to resend lost ones. A simulation loses no reply, so that nothing is kept."""
         return Outbox()
+
+    def session_keys(self) -> SessionKeys | None:
+        """Keys that seal clients' state; None in a simulation, whose owner has all keys anyway."""
+        return None
 
     def server_key(self) -> bytes | None:
         """Private key that signs the server's messages; None if they are not signed."""
@@ -114,6 +119,9 @@ class KeysHome(Home):
 
     def outbox(self) -> Outbox:
         return Outbox(self.path / "outbox")
+
+    def session_keys(self) -> SessionKeys:
+        return SessionKeys(self.path / "sessions")
 
     def server_key(self) -> bytes | None:
         """Key in `server.key`, which only the server's directory has."""

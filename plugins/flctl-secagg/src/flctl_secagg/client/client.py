@@ -20,6 +20,7 @@ from flctl_secagg.client.ledger import Ledger, Opening
 from flctl_secagg.client.memory import Memory
 from flctl_secagg.client.outbox import Outbox
 from flctl_secagg.client.policy import Policy
+from flctl_secagg.client.session_keys import SessionKeys
 from flctl_secagg.crypto import shamir
 from flctl_secagg.crypto.masks import Stream, add_masks
 from flctl_secagg.crypto.primitives import (
@@ -81,6 +82,8 @@ class Client:
     ledger: Ledger
     outbox: Outbox = field(default_factory=Outbox)
     clock: Callable[[], float] = time.time
+    keys: SessionKeys | None = None
+    """Keys that seal the state, one for each phase; None derives one from the identity key, as in a simulation."""
     history: Ledger | None = None
     """Record of the past that the client remembers of each run; None if it remembers none."""
 
@@ -109,16 +112,17 @@ class Client:
         }
         if kind not in (*steps, frames.DELIVER):
             raise ProtocolError(f"a message of kind {kind} is not a server message")
-        kept, session = self._recalled(memory)
+        kept, session = self._recalled(memory, frames.sid_of(message))
         self._require_server(session.parameters, message, signature)
         _require_round(session.parameters, asked)
         if kind == frames.DELIVER:
             return self._mask(kept, session, message, vector, asked)
         return steps[kind](kept, session, message)
 
-    def _recalled(self, memory: bytes) -> tuple[Memory, Session]:
+    def _recalled(self, memory: bytes, sid: bytes = b"") -> tuple[Memory, Session]:
         """Unseals the client's state of a session. Raises ProtocolError if it is missing, or the session is over."""
-        plain = unsealed(self._memory_key(), memory, self.me.encode()) if memory else None
+        key = self._memory_key() if self.keys is None else self.keys.current(self.me, sid)
+        plain = unsealed(key, memory, self.me.encode()) if memory and key else None
         if plain is None:
             raise ProtocolError("this client has no such session")
         kept = Memory.read(plain)
@@ -142,8 +146,15 @@ class Client:
     def _memory_key(self) -> bytes:
         return derive(self.keyring.secret_of(self.me), b"flctl-secagg memory", self.me.encode())
 
-    def _remembered(self, memory: Memory) -> bytes:
-        return sealed(self._memory_key(), memory.written(), self.me.encode())
+    def _remembered(self, memory: Memory, sid: bytes) -> bytes:
+        key = self._memory_key() if self.keys is None else self.keys.renew(self.me, sid)
+        return sealed(key, memory.written(), self.me.encode())
+
+    def _forget(self, sid: bytes) -> bytes:
+        """Ends a session: returns no state, and erases the key of the last one."""
+        if self.keys is not None:
+            self.keys.erase(self.me, sid)
+        return b""
 
     def _place(self, session: Session) -> int:
         return session.parameters.cohort.index(self.me)
@@ -170,6 +181,8 @@ class Client:
         frames.opened(message, frames.HELLO, session.sid, 2, frames.MOST_HELLO)
         self.ledger.claim(self.me, session.sid, frames.HELLO)
         self.outbox.forget(self.clock() - self.policy.session_seconds)
+        if self.keys is not None:
+            self.keys.forget(self.clock() - self.policy.session_seconds)
         seeds = {name: new_key() for name in ("c", "s")}
         secrets = {name: private_of(seed) for name, seed in seeds.items()} | {"b": new_key()}
         record = public_of(secrets["c"]) + public_of(secrets["s"]) + commitment(secrets["b"], session.sid, self.me)
@@ -177,7 +190,7 @@ class Client:
         proofs = [sign(seed, possession_text(session.sid, self.me, record, head)) for seed in seeds.values()]
         record += sign(self.keyring.secret_of(self.me), keys_text(session.sid, self.me, record))
         memory = Memory(frames.ADVERTISE, body, self.clock(), secrets, {self._place(session): record})
-        return self._remembered(memory), frames.frame(frames.ADVERTISE, session.sid, record, head, *proofs)
+        return self._remembered(memory, session.sid), frames.frame(frames.ADVERTISE, session.sid, record, head, *proofs)
 
     def _share(self, kept: Memory, session: Session, message: bytes) -> tuple[bytes, bytes]:
         """R1: checks the signatures of the neighbours' keys; sends each neighbour encrypted shares of b and s."""
@@ -208,7 +221,7 @@ class Client:
             shared=hashlib.sha256(parcels).digest(),
         )
         signature = signer.sign(shares_text(session.sid, self.me, body, parcels))
-        return self._remembered(memory), frames.frame(frames.SHARES, session.sid, parcels, signature)
+        return self._remembered(memory, session.sid), frames.frame(frames.SHARES, session.sid, parcels, signature)
 
     def _parcel(self, session: Session, signer: Signer, key: bytes, peer: int, shares: Shares) -> bytes:
         """Returns the shares for a neighbour: sealed, committed to and signed; and a commitment to the pair's key."""
@@ -267,13 +280,13 @@ class Client:
         for peer, parcel in parcels.items():
             pair = opened_shares(session, kept.keys[peer], peer, me, parcel)
             if pair is None:
-                return b"", self._complaint(kept, session, peer, parcel, body)
+                return self._forget(session.sid), self._complaint(kept, session, peer, parcel, body)
             shares[peer] = pair
         packed = self._masked(kept, session, vector, sorted(parcels))
         signature = sign(self.keyring.secret_of(self.me), masked_text(session.sid, self.me, kept.shared, body, packed))
         # Own keys and b are not needed any more: only the neighbours' shares are kept.
         memory = Memory(frames.MASKED, kept.parameters, kept.started, shares=shares)
-        return self._remembered(memory), frames.frame(frames.MASKED, session.sid, signature, packed)
+        return self._remembered(memory, session.sid), frames.frame(frames.MASKED, session.sid, signature, packed)
 
     def _complaint(self, kept: Memory, session: Session, peer: int, parcel: bytes, body: memoryview) -> bytes:
         """Returns the message that accuses a dealer of invalid shares. It names the pair's key, which proves them
@@ -308,7 +321,7 @@ class Client:
         self.ledger.claim(self.me, session.sid, frames.SURVIVORS)
         signature = sign(self.keyring.secret_of(self.me), agreed_text(session.sid, survivors))
         memory = dataclasses.replace(kept, phase=frames.AGREED, survivors=survivors)
-        return self._remembered(memory), frames.frame(frames.AGREED, session.sid, signature)
+        return self._remembered(memory, session.sid), frames.frame(frames.AGREED, session.sid, signature)
 
     def _check_survivors(self, kept: Memory, session: Session, survivors: bytes) -> None:
         me, parameters = self._place(session), session.parameters
@@ -340,7 +353,7 @@ class Client:
         half = shamir.SHARE_BYTES
         answer = b"".join(pair[:half] if peer in alive else pair[half:] for peer, pair in sorted(kept.shares.items()))
         signature = sign(self.keyring.secret_of(self.me), opened_text(session.sid, self.me, body, answer))
-        return b"", frames.frame(frames.OPENED, session.sid, answer, signature)
+        return self._forget(session.sid), frames.frame(frames.OPENED, session.sid, answer, signature)
 
     def _check_agreement(self, session: Session, survivors: bytes, body: memoryview) -> None:
         """Raises ProtocolError unless t or more neighbours signed this list. No second list has t signers: an honest
