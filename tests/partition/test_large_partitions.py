@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import prefork
 
 from flctl.partition.store import Partition
 from flctl.partition.verify import verify
@@ -55,25 +54,25 @@ def test_five_million_rows_go_to_100_000_clients_within_4_gib(tmp_path):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_command_stopped_at_any_moment_leaves_a_whole_partition_or_none(tmp_path, how):
-    save_table(tmp_path / "table.npy", 100_000)
+    save_table(tmp_path / "table.npy", 400_000)
     (tmp_path / "parts").mkdir()
     started = time.monotonic()
-    prefork.run(command(tmp_path / "table.npy", 500, tmp_path / "parts" / "whole"), check=True)
+    subprocess.run(command(tmp_path / "table.npy", 2000, tmp_path / "parts" / "whole"), check=True, capture_output=True)
     length = time.monotonic() - started
     moments = np.random.default_rng(how).uniform(0, length, 8)
     for number, moment in enumerate(moments):
         out = tmp_path / "parts" / f"p{number}"
-        process = prefork.start(
-            command(tmp_path / "table.npy", 500, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        process = subprocess.Popen(
+            command(tmp_path / "table.npy", 2000, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         time.sleep(moment)
         process.send_signal(how)
         process.wait()
         if out.exists():
-            assert verify(Partition.open(out)).owned == 100_000
+            assert verify(Partition.open(out)).owned == 400_000
         hidden = [name for name in os.listdir(tmp_path / "parts") if name.startswith(".")]
         assert how == signal.SIGKILL or hidden == []
-    prefork.run(command(tmp_path / "table.npy", 500, tmp_path / "parts" / "last"), check=True)
+    subprocess.run(command(tmp_path / "table.npy", 2000, tmp_path / "parts" / "last"), check=True, capture_output=True)
     left = [name for name in os.listdir(tmp_path / "parts") if name.startswith(".")]
     assert all(name.endswith(".flctl-lock") for name in left), "only a lock of the last minute may be left"
     whole, last = (Partition.open(tmp_path / "parts" / name) for name in ("whole", "last"))
