@@ -184,7 +184,7 @@ def test_a_profile_of_nothing_is_refused(toy, capsys):
 def test_a_rounds_shape_is_the_first_round_that_asks_anybody(toy, tmp_path):
     run, _ = make_run(toy, tmp_path / "x", "cohort.sampling=poisson", "cohort.rate=0.02", "rounds=200")
     shape = round_shape(run)
-    assert shape.number > 1
+    assert shape.round_number > 1
     assert len(shape.sizes) > 0
     assert sorted(np.concatenate(shape.chunks).tolist()) == list(range(len(shape.sizes)))
 
