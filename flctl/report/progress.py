@@ -7,11 +7,13 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from flctl.config.config import AUTO, DEFAULT_MODELS
 from flctl.errors import counted
 from flctl.plugins.hookspecs import hookimpl
 from flctl.run.directory import report_line
 
 if TYPE_CHECKING:
+    from flctl.run.run import Run
     from flctl.server.training import Started
     from flctl.types import RoundReport, WaitingRound
 
@@ -60,6 +62,12 @@ def waiting_text(waiting: WaitingRound) -> str:
     )
 
 
+def _model(run: Run) -> str:
+    """The model's name, and for `auto` the one that it stands for."""
+    name = run.config.model.name
+    return f"{DEFAULT_MODELS[run.partition.task]} (auto)" if name == AUTO else name
+
+
 def opening(started: Started) -> str:
     """Returns one line that describes the run to be trained."""
     run = started.run
@@ -70,7 +78,7 @@ def opening(started: Started) -> str:
     )
     return (
         f"{run.strategy.name}{layers} over {counted(run.partition.clients, 'client')}{malicious}, model "
-        f"{run.config.model.name} "
+        f"{_model(run)} "
         f"({run.division.layout['params']:,} parameters), {counted(started.rounds, 'round')}{goes_on} -> "
         f"{started.directory.path}"
     )

@@ -141,6 +141,10 @@ def refuse_foreign(run: Run, directory: RunDirectory, checkpoint: Checkpoint) ->
             raise IncompatibleError(f"{where} was written by {name} {made.get(name)}, found {here[name]}", hint=hint)
 
 
+DIVERGED = 1000.0
+"""Factor between the first round's loss (at least 1) and that of a run that diverges."""
+
+
 @dataclass
 class Training:
     """One training in progress."""
@@ -162,6 +166,7 @@ class Training:
         self._best: tuple[State, Progress] | None = None
         self._good: tuple[State, Progress] | None = None
         self._refused: PrivacyBudgetError | None = None
+        self._first_loss: float | None = None
 
     def finish(self) -> TrainingResult:
         """Plays the rounds that are left."""
@@ -224,7 +229,8 @@ class Training:
             return number >= self.run.config.rounds or self._out_of_time(self.progress.seconds + seconds)
 
         state, report = self.rounds.play(state, last=last)
-        report = replace(report, seconds={**report.seconds, "checkpoint": self._saving})
+        notes = (*report.notes, *self._divergence(report.loss))
+        report = replace(report, seconds={**report.seconds, "checkpoint": self._saving}, notes=notes)
         self._saving = 0.0
         seconds = self.progress.seconds + time.monotonic() - started
         self.progress = self._judge(state.round, replace(self.progress, seconds=seconds), report.metrics)
@@ -235,6 +241,17 @@ class Training:
             self._save(state)
         self._announce("flctl_round_finished", report=report)
         return state
+
+    def _divergence(self, loss: float | None) -> list[str]:
+        """A note, once, if the clients' loss is many times that of the first round played here."""
+        if loss is None or self._first_loss == math.inf:
+            return []
+        if self._first_loss is None:
+            self._first_loss = max(loss, 1.0)
+        if loss <= DIVERGED * self._first_loss:
+            return []
+        self._first_loss = math.inf
+        return [f"the loss is {loss:.3g}: training diverges; lower local.lr, or set local.clip_norm"]
 
     def _judge(self, number: int, progress: Progress, metrics: Mapping[str, float]) -> Progress:
         """The progress after a round's metrics, with the status that ends the run, if one does."""

@@ -78,6 +78,19 @@ def test_rows_without_the_target_or_of_unknown_classes_are_refused(evaluated, ho
     assert (code, error["message"]) == (3, "target 'income' has classes that training never had: 'rich'")
 
 
+def test_the_reader_and_unseen_categories_are_chosen_as_in_predict(evaluated, home):
+    text = census.write(home / "pilots.csv", 19, 4, occupations=("pilot",)).read_text()
+    (home / "rows.weird").write_text(text.replace(",", ";"))
+    code, found = evaluated("--data", "rows.weird", "--reader", "csv", "--reader-option", "delimiter=;")
+    assert (code, found["central"]["rows"]) == (0, 19)
+    code, error = evaluated("--data", "rows.weird", "--reader", "csv", "--unseen", "refuse")
+    assert code == 2
+    assert "a category that training never had" in error["message"]
+    code, error = evaluated("--unseen", "refuse")
+    assert code == 2
+    assert "for the rows of a file" in error["message"]
+
+
 @pytest.mark.slow
 def test_new_rows_of_the_real_census_are_predicted_and_scored(data_root, tmp_path, capsys):
     """A file of a few rows has fewer categories than the training table: 67 one-hot columns and not 99."""

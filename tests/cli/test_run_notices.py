@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.runs import Given, make_run, toy_dataset
+from support.runs import Given, make_run, toy_dataset, train_run
 
 from flctl.cli.train.notices import run_notices
 from flctl.errors import ConfigError
 from flctl.partition.store import Partition
 from flctl.partition.writer import PartitionSpec, write_partition
+from flctl.report.progress import opening
+from flctl.server.training import Started
 
 NORMED = """
 import torch
@@ -105,3 +107,17 @@ def test_pictures_are_drawn_without_a_word_on_a_home_that_cannot_be_written() ->
     environment = {**os.environ, "HOME": os.devnull, "XDG_CONFIG_HOME": "", "XDG_CACHE_HOME": "", "MPLCONFIGDIR": ""}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_the_line_before_a_run_names_the_model_that_auto_stands_for(sizes: Partition, tmp_path: Path) -> None:
+    run, directory = make_run(sizes, tmp_path / "run", "model=auto")
+    assert "model logreg (auto) (" in opening(Started(run, directory, 0, 4, 0.0))
+
+
+def test_a_diverging_loss_is_noted_once(sizes: Partition, tmp_path: Path) -> None:
+    directory = train_run(sizes, tmp_path / "run", "local.lr=1e6", "rounds=3").directory
+    notes = [note for line in directory.lines() for note in line["notes"] if "diverges" in note]
+    assert len(notes) == 1
+    assert "lower local.lr" in notes[0]
+    calm = train_run(sizes, tmp_path / "calm", "rounds=2").directory
+    assert not any(line["notes"] for line in calm.lines())

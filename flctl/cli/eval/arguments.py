@@ -12,6 +12,7 @@ import typer
 
 from flctl.cli.complete import complete_models, complete_partitions, complete_runs
 from flctl.cli.flags import option
+from flctl.cli.predict.command import UnseenChoice
 
 __all__ = [
     "DECISION",
@@ -19,6 +20,7 @@ __all__ = [
     "SHOWN",
     "WHAT",
     "EvalRequest",
+    "Reading",
     "Shown",
     "SplitChoice",
     "TrainedRowsChoice",
@@ -45,6 +47,15 @@ class TrainedRowsChoice(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """Arguments for reading the rows of a file."""
+
+    unseen: UnseenChoice = UnseenChoice.zeros
+    reader: str | None = None
+    options: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class EvalRequest:
     """The arguments of `flctl eval`."""
 
@@ -66,6 +77,7 @@ class EvalRequest:
     positive: str | None = None
     by: str | None = None
     panels: str | None = None
+    reading: Reading = Reading()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +138,16 @@ PanelsOption = Annotated[
 TrainedRowsOption = Annotated[
     TrainedRowsChoice,
     option("--trained-rows", help="Rows of --data that were trained on: refuse, leave-out, keep.", panel=WHAT),
+]
+UnseenOption = Annotated[
+    UnseenChoice, option("--unseen", help="FILE: a category that training never had, as in predict.", panel=WHAT)
+]
+ReaderOption = Annotated[
+    str | None, option("--reader", metavar="NAME", help="FILE: reader. Default: detected.", panel=WHAT)
+]
+ReaderOptions = Annotated[
+    list[str] | None,
+    option("--reader-option", metavar="KEY=VALUE", help="FILE: reader option; may be repeated.", panel=WHAT),
 ]
 RunsArgument = Annotated[
     list[Path] | None, typer.Argument(metavar="RUN", help="Run directories.", autocompletion=complete_runs)

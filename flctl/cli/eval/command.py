@@ -26,14 +26,19 @@ from flctl.cli.eval.arguments import (
     PlotOption,
     PositiveOption,
     PredictionsOption,
+    ReaderOption,
+    ReaderOptions,
+    Reading,
     RunsArgument,
     Shown,
     ThresholdOnOption,
     ThresholdOption,
     TrainedRowsChoice,
     TrainedRowsOption,
+    UnseenOption,
 )
 from flctl.cli.output import JsonFlag
+from flctl.cli.predict.command import UnseenChoice
 
 __all__ = ["register"]
 
@@ -67,6 +72,9 @@ def evaluate(
     checkpoint: CheckpointOption = "last",
     data: DataOption = None,
     trained_rows: TrainedRowsOption = TrainedRowsChoice.refuse,
+    unseen: UnseenOption = UnseenChoice.zeros,
+    reader: ReaderOption = None,
+    reader_option: ReaderOptions = None,
     batch_size: BatchSizeOption = None,
     metric: MetricOption = None,
     threshold: ThresholdOption = None,
@@ -93,5 +101,6 @@ def evaluate(
     asked = (runs or (), checkpoint, data, batch_size, metric)
     request = EvalRequest(*asked, model_file, model, config, override or (), predictions, csv, plot, trained_rows)
     request = replace(request, threshold=threshold, threshold_on=threshold_on, positive=positive, by=by, panels=panels)
+    request = replace(request, reading=Reading(unseen, reader, reader_option or ()))
     shown = Shown(per_client=per_client, per_class=per_class, confusion=confusion)
     job.run(request, shown, as_json=as_json, disclose=disclose)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flctl.cli import output
-from flctl.cli.eval.arguments import EvalRequest, Shown
+from flctl.cli.eval.arguments import EvalRequest, Reading, Shown
 from flctl.cli.session import current_registry
 
 if TYPE_CHECKING:
@@ -182,6 +182,11 @@ def _contradictions(request: EvalRequest) -> Iterator[tuple[bool, str, str]]:
         "--model, --config and -o describe the model of --model-file, which is not given",
         "Leave them out: a run records its model.",
     )
+    yield (
+        request.reading != Reading() and (request.data is None or not _is_raw(request.data)),
+        "--unseen, --reader and --reader-option are for the rows of a file",
+        "Name the file with --data, or leave them out.",
+    )
     yield elsewhere and not described, "--model-file needs --model NAME", "Name the model whose tensors the file holds."
     yield (
         elsewhere and not request.runs and request.data is None,
@@ -249,14 +254,14 @@ def _on_rows(run: Path, data: Path, request: EvalRequest) -> LoadedModel:
     from flctl.prediction.labelled import from_rows
     from flctl.prediction.rows import RowOptions
 
-    return from_rows(
-        run,
-        request.checkpoint,
-        data,
-        RowOptions(keep=() if request.by is None else (request.by,)),
-        request.trained_rows.value,
-        current_registry(),
+    reading = request.reading
+    options = RowOptions(
+        reader=reading.reader,
+        reader_options=output.parse_pairs(reading.options),
+        unseen=reading.unseen.value,
+        keep=() if request.by is None else (request.by,),
     )
+    return from_rows(run, request.checkpoint, data, options, request.trained_rows.value, current_registry())
 
 
 def _refuse_mixed(subjects: Sequence[LoadedModel]) -> None:
