@@ -9,7 +9,7 @@ import pytest
 from support import Given, checkpoint_digests, make_run, toy_dataset, train_run, untimed_lines
 
 from flctl.cli.failures import Terminated
-from flctl.cli.train.job import _Signals
+from flctl.cli.signals import StopSignals
 from flctl.config.load import load
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import ConfigError, IncompatibleError, RoundFailedError
@@ -107,7 +107,7 @@ def test_a_run_is_not_resumed_by_another_executor(toy, tmp_path):
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
 def test_a_second_signal_ends_at_once_as_what_it_is(number, error):
-    signals = _Signals()
+    signals = StopSignals()
     signals.receive(number, None)
     with pytest.raises(error):
         signals.receive(number, None)

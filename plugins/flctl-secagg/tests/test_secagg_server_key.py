@@ -43,7 +43,11 @@ def test_clients_answer_the_server_whose_key_they_pin():
     assert cohort.refusals == {}
 
 
-@pytest.mark.parametrize(("key", "named"), [(None, ""), (new_key(), None), (None, PUBLIC), (new_key(), PUBLIC)])
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [(None, ""), (new_key(), None), (None, PUBLIC), (new_key(), PUBLIC)],
+    ids=["unsigned", "foreign", "unsigned as the pinned one", "foreign as the pinned one"],
+)
 def test_clients_refuse_every_other_server(key, named):
     cohort = cohort_of(6, policy=PINNED)
     assert held(cohort, key, identity_public(key).hex() if named is None else named) == ()
