@@ -13,7 +13,7 @@ from flctl.component import Component, Options
 from flctl.data.preprocessing import FittedPreprocessing, Inputs
 from flctl.types import TaskKind
 
-__all__ = ["Dataset", "DatasetReader", "Examples", "Split"]
+__all__ = ["Dataset", "DatasetReader", "Examples", "Split", "divided"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,19 @@ class Split:
     groups: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
+def divided(rows: Split, train: int, test: int) -> tuple[Split, Split | None, Split | None]:
+    """The training, test and validation part of rows in this order, given the sizes of the first two.
+
+    The test and validation parts are None if they are empty.
+    """
+    bounds = (slice(train), slice(train, train + test), slice(train + test, None))
+    first, *others = (
+        Split(rows.x[part], rows.y[part], {name: words[part] for name, words in rows.groups.items()}) for part in bounds
+    )
+    held_out, validation = (part if len(part.y) else None for part in others)
+    return first, held_out, validation
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """A data set as it was read: raw values, nothing standardised, nothing shuffled.
@@ -34,10 +47,9 @@ class Dataset:
     where -1 pads. `groups` holds the columns that `--by` asked for, as strings [n]. `numeric` are the indices of
     features to standardise (None: all; one-hot columns are left as they are). `time_ordered`: within a group rows
     are in order of time, so a test part is taken from the end. `test` is the source's own test part, `validation` its
-    own validation part. `notes` are
-    facts the user should hear (rows dropped for a missing target, cells missing by column). `inputs` are the columns
-    of a table and how they became `features`; without it, features are taken to be columns of numbers.
-    `impute`: missing numbers take the mean or median of training rows, found when rows are divided.
+    own validation part. `notes` are facts for the user (rows dropped for a missing target, cells missing by column).
+    `inputs` are the columns of a table and how they became `features`; without it, features are taken to be columns of
+    numbers. `impute`: missing numbers take the mean or median of training rows, found when rows are divided.
     """
 
     name: str

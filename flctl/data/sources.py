@@ -102,5 +102,6 @@ def _check(dataset: Dataset, reader: str) -> None:
     for name, group in dataset.groups.items():
         if len(group) != rows:
             raise DataError(f"the {reader} reader gave {counted(rows, 'row')} and a group '{name}' of {len(group):,}")
-    if dataset.test is not None and len(dataset.test.x) != len(dataset.test.y):
-        raise DataError(f"the {reader} reader gave a test part with unequal numbers of examples and targets")
+    for name, part in (("test", dataset.test), ("validation", dataset.validation)):
+        if part is not None and len(part.x) != len(part.y):
+            raise DataError(f"the {reader} reader gave a {name} part with unequal numbers of examples and targets")

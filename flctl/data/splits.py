@@ -29,6 +29,7 @@ class Parts(Generic[Item]):
 
     train: tuple[Item, ...]
     test: tuple[Item, ...] = ()
+    validation: tuple[Item, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -52,25 +53,26 @@ def split_of(path: Path) -> SplitName | None:
 def arrange(items: Sequence[Item], name_of: Callable[[Item], Path], override: str = "") -> Parts[Item]:
     """Sorts items into parts by their names; all are for training if their names do not tell them apart.
 
-    Validation rows are the test part of a source without one, and are left out otherwise, with a note. `override`
-    is the option that reads everything as one table, for the note.
+    Validation rows are the test part of a source without one, with a note. `override` is the option that reads
+    everything as one table, for the note.
     """
     splits = [split_of(name_of(item)) for item in items]
     if len({split or "train" for split in splits}) < 2:
         return Parts(tuple(items))
     train, test, validation = (_chosen(items, splits, part) for part in SPLITS)
     if not train:
-        return Parts(
-            validation, test, (f"{_named(validation, name_of)}: used as training rows, because of their names",)
-        )
-    notes = []
-    if validation and not test:
-        notes.append(f"{_named(validation, name_of)}: validation rows, used as the source's test rows")
-    elif test:
-        notes.append(f"{_named(test, name_of)}: used as the source's test rows, because of their names{override}")
-        if validation:
-            notes.append(f"{_named(validation, name_of)}: validation rows, left out{override}")
-    return Parts(train, test or validation, tuple(notes))
+        note = f"{_named(validation, name_of)}: used as training rows, because of their names"
+        return Parts(validation, test, notes=(note,))
+    if not test:
+        note = f"{_named(validation, name_of)}: validation rows, used as the source's test rows"
+        return Parts(train, validation, notes=(note,))
+    found = (("test rows", test), ("validation rows", validation))
+    notes = (
+        f"{_named(files, name_of)}: used as the source's {rows}, because of their names{override}"
+        for rows, files in found
+        if files
+    )
+    return Parts(train, test, validation, tuple(notes))
 
 
 def _chosen(items: Sequence[Item], splits: Sequence[SplitName | None], part: SplitName) -> tuple[Item, ...]:

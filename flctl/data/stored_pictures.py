@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.data.columns import MISSING, CellError, Levels, TargetColumn, is_missing
-from flctl.data.dataset import Dataset, Split
+from flctl.data.dataset import Dataset, Split, divided
 from flctl.data.extras import optional
 from flctl.data.pictures import ImageForm, common_form, decode, header_of, pixels_text
 from flctl.data.preprocessing import ABSENT, FittedPreprocessing
 from flctl.data.schema import ColumnPlan
 from flctl.data.sheets import Located
+from flctl.data.splits import SplitName
 from flctl.data.targets import Target
 from flctl.data.typed import TypedSheets
 from flctl.errors import DataError
@@ -50,13 +51,13 @@ def read_pictures(sheets: Located, plan: ColumnPlan, picture: int, name: str, op
     target = TargetColumn(plan.target or 0, sheets.missing)
     groups = {c: Levels(c, sheets.missing) for c in plan.by}
     pictures: list[StoredPicture] = []
-    tests: list[bool] = []
+    parts: list[SplitName] = []
     used = replace(plan, features=(picture,), categorical=())
     for batch in sheets.batches(used, as_text=False):
         labels = batch.columns[target.column]
         kept = ~is_missing(labels, sheets.missing)
         keep = optional("pyarrow", "pyarrow", "tables").array(kept)
-        rows = np.flatnonzero(kept) + len(tests)
+        rows = np.flatnonzero(kept) + len(parts)
         try:
             target.add(labels.filter(keep), rows)
         except CellError as fault:
@@ -64,7 +65,7 @@ def read_pictures(sheets: Located, plan: ColumnPlan, picture: int, name: str, op
         for column, levels in groups.items():
             levels.add(batch.columns[column].filter(keep))
         pictures += _pictures(sheets, picture, batch.columns[picture].filter(keep), len(pictures))
-        tests += [sheets.files[batch.file].test] * int(kept.sum())
+        parts += [sheets.files[batch.file].part] * int(kept.sum())
     if not pictures:
         raise DataError(f"{sheets.where} has no pictures with a target")
     form, notes = common_form(pictures, options.image_size, options.channels, "--image-size")
@@ -73,7 +74,20 @@ def read_pictures(sheets: Located, plan: ColumnPlan, picture: int, name: str, op
     words = {plan.names[c]: _words(levels) for c, levels in groups.items()}
     others = [plan.names[c] for c in plan.features if c != picture]
     left_out = [f"beside pictures, columns are left out: {', '.join(others)}"] if others else []
-    return _split(name, found, decode(pictures, form), words, np.array(tests), (*plan.notes, *notes, *left_out))
+    train, test, validation = divided(
+        Split(decode(pictures, form), found.y, words), parts.count("train"), parts.count("test")
+    )
+    return Dataset(
+        name,
+        found.task,
+        train.x,
+        train.y,
+        found.classes,
+        groups=train.groups,
+        test=test,
+        validation=validation,
+        notes=(*plan.notes, *notes, *left_out),
+    )
 
 
 def new_pictures(sheets: Located, picture: int, fitted: FittedPreprocessing, *, resize: bool) -> npt.NDArray[np.uint8]:
@@ -100,23 +114,6 @@ def _pictures(sheets: Located, column: int, array: Any, first: int) -> list[Stor
         if content is None:
             raise DataError(f"{shown} {row} has no bytes", hint="Store the pictures in the table, not paths of files.")
     return [StoredPicture(f"{shown} {row}", content) for row, content in enumerate(contents, first)]
-
-
-def _split(
-    name: str, target: Target, x: npt.NDArray[np.uint8], words: dict[str, Any], tests: npt.NDArray[np.bool_], notes: Any
-) -> Dataset:
-    kept = ~tests
-    held_out = {group: values[tests] for group, values in words.items()}
-    return Dataset(
-        name,
-        target.task,
-        x[kept],
-        target.y[kept],
-        target.classes,
-        groups={group: values[kept] for group, values in words.items()},
-        test=Split(x[tests], target.y[tests], held_out) if tests.any() else None,
-        notes=notes,
-    )
 
 
 def _words(levels: Levels) -> npt.NDArray[np.str_]:

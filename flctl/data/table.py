@@ -20,7 +20,7 @@ from flctl.data.columns import (
     is_missing,
     refuse_too_many,
 )
-from flctl.data.dataset import Dataset, DatasetReader, Split
+from flctl.data.dataset import Dataset, DatasetReader, Split, divided
 from flctl.data.extras import optional
 from flctl.data.files import expand, require_memory, short_name
 from flctl.data.made_columns import counting_note, made_columns, row_numbers
@@ -29,6 +29,7 @@ from flctl.data.precision import offset_note
 from flctl.data.preprocessing import ABSENT, InputColumn, Inputs
 from flctl.data.schema import ColumnPlan, plan_columns
 from flctl.data.sheets import Located, Sheets
+from flctl.data.splits import SplitName
 from flctl.data.table_files import table_files
 from flctl.data.targets import Target
 from flctl.data.text_columns import TextColumns
@@ -73,7 +74,7 @@ class TableReader(DatasetReader):
         """x float32 [n, features], categories one-hot, missing numbers NaN; rows without a target are left out."""
         options = self.config
         parts = table_files((source, *options.more), options.test, options.splits, self.extensions)
-        files = (*parts.train, *parts.test)
+        files = (*parts.train, *parts.test, *parts.validation)
         sheets = Located.of(self.open([file.path for file in files]), files, options.by)
         sheets = replace(sheets, computed=made_columns(sheets, options))
         plan = plan_columns(sheets.names, options, sheets.declared, sheets.where, sheets.advice)
@@ -135,7 +136,7 @@ def _read(sheets: Located, plan: ColumnPlan, task: Task, name: str, *, as_text: 
 
 def _filled(builder: _Builder, sheets: Located, *, as_text: bool) -> _Builder:
     for batch in sheets.batches(builder.plan, as_text=as_text):
-        builder.add(batch.columns, test=sheets.files[batch.file].test)
+        builder.add(batch.columns, sheets.files[batch.file].part)
     return builder
 
 
@@ -150,9 +151,10 @@ class _Builder:
         self.categories = {c: Levels(c, missing, MAX_LEVELS, levels.get(c, ())) for c in plan.categorical}
         self.groups = {c: Levels(c, missing) for c in plan.by}
         self.missing = missing
-        self.seen = self.kept = self.trained = 0
+        self.seen = self.kept = 0
+        self.sizes: dict[SplitName, int] = {"train": 0, "test": 0, "validation": 0}
 
-    def add(self, batch: Columns, *, test: bool) -> None:
+    def add(self, batch: Columns, part: SplitName) -> None:
         """Takes a batch, less its rows without a target. Raises CellError with the row number in the source."""
         batch, rows = self._with_target(batch)
         try:
@@ -167,7 +169,7 @@ class _Builder:
                 raise CellError(fault.column, int(rows[fault.row]), fault.reason) from fault
             refuse_too_many(levels, self.plan.names[column])
         self.kept += len(rows)
-        self.trained += 0 if test else len(rows)
+        self.sizes[part] += len(rows)
 
     def _with_target(self, batch: Columns) -> tuple[Columns, IntArray]:
         absent = is_missing(batch[self.target.column], self.missing)
@@ -180,25 +182,25 @@ class _Builder:
 
     def finish(self, task: Task, name: str, where: str) -> Dataset:
         """The data set."""
-        if not self.trained:
+        if not self.sizes["train"]:
             raise DataError(f"{where} has no rows" + (" with a target" if self.seen else ""))
         target = self.target.finish(task, self.plan.names[self.target.column])
         self._refuse_all_missing(where)
         x, columns, numeric = self._features()
         inputs = Inputs(columns, self.plan.names[self.target.column], self.plan.names, self.missing)
-        end = self.trained
         groups = {self.plan.names[c]: _as_groups(levels) for c, levels in self.groups.items()}
-        of_test = {name: words[end:] for name, words in groups.items()}
+        train, test, validation = divided(Split(x, target.y, groups), self.sizes["train"], self.sizes["test"])
         return Dataset(
             name,
             target.task,
-            x[:end],
-            target.y[:end],
+            train.x,
+            train.y,
             target.classes,
             inputs.features,
             numeric,
-            groups={name: words[:end] for name, words in groups.items()},
-            test=Split(x[end:], target.y[end:], of_test) if end < self.kept else None,
+            groups=train.groups,
+            test=test,
+            validation=validation,
             notes=self._notes(target),
             inputs=inputs,
             impute=_FILLS[self.plan.impute],

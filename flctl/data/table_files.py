@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from flctl.data.files import existing, files_of, short_name
-from flctl.data.splits import Parts, arrange
+from flctl.data.splits import Parts, SplitName, arrange
 from flctl.errors import DataError
 
 __all__ = ["PATH_COLUMNS", "TableFile", "other_schema", "table_files", "unique_names"]
@@ -21,11 +21,11 @@ PATH_COLUMNS = ("file", "folder")
 
 @dataclass(frozen=True, slots=True)
 class TableFile:
-    """One file of a table. `place` is its path below the source; `test` marks the source's own test rows."""
+    """One file of a table. `place` is its path below the source; `part` is the part of its rows."""
 
     path: Path
     place: Path
-    test: bool = False
+    part: SplitName = "train"
 
     @property
     def keys(self) -> dict[str, str]:
@@ -54,8 +54,9 @@ def table_files(
     else:
         override = "; --splits none reads all files as one table"
         parts = arrange(found, lambda file: file.place, override)
-    test = tuple(TableFile(file.path, file.place, test=True) for file in parts.test)
-    return Parts(parts.train, test, parts.notes)
+    test = tuple(TableFile(file.path, file.place, "test") for file in parts.test)
+    validation = tuple(TableFile(file.path, file.place, "validation") for file in parts.validation)
+    return Parts(parts.train, test, validation, parts.notes)
 
 
 def other_schema(message: str) -> DataError:

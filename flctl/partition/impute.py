@@ -22,16 +22,19 @@ def imputed(dataset: Dataset, planned: SplitPlan) -> Dataset:
     training = np.concatenate([np.zeros(0, np.int64), *parts])
     average = np.median if dataset.impute == "median" else np.mean
     x, columns, place = dataset.x.copy(), list(dataset.inputs.columns), 0
-    test = None if dataset.test is None else replace(dataset.test, x=dataset.test.x.copy())
+    test, validation = (
+        None if part is None else replace(part, x=part.x.copy()) for part in (dataset.test, dataset.validation)
+    )
     for index, column in enumerate(dataset.inputs.columns):
         if column.kind != "category":
             known = _known(x[training, place])
             fill = float(np.float32(average(known.astype(np.float64)))) if known.size else 0.0
-            for part in (x, *([test.x] if test is not None else [])):
-                part[np.isnan(part[:, place]), place] = fill
+            for values in (x, *(part.x for part in (test, validation) if part is not None)):
+                values[np.isnan(values[:, place]), place] = fill
             columns[index] = replace(column, fill=fill)
         place += len(column.features)
-    return replace(dataset, x=x, test=test, inputs=replace(dataset.inputs, columns=tuple(columns)))
+    inputs = replace(dataset.inputs, columns=tuple(columns))
+    return replace(dataset, x=x, test=test, validation=validation, inputs=inputs)
 
 
 def _known(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -76,3 +76,10 @@ def test_a_validation_folder_is_no_client_and_no_class(tmp_path: Path) -> None:
     assert dict(data.groups) == {}
     assert (len(data), data.test and len(data.test.y)) == (6, 4)
     assert "validation rows, used as the source's test rows" in data.notes[0]
+    save(tmp_path / "test" / "dog" / "0.png", grey(9))
+    data = read("image-folder", tmp_path)
+    assert data.test is not None
+    assert (len(data), data.test.y.tolist(), int(data.test.x.max())) == (6, [1], 9)
+    assert data.validation is not None
+    assert (data.validation.y.tolist(), data.validation.x[:, 0, 0, 0].tolist()) == ([0, 0, 1, 1], [0, 1, 0, 1])
+    assert "val/*: used as the source's validation rows" in data.notes[0]

@@ -118,3 +118,10 @@ def test_one_hot_targets_are_labels_and_validation_arrays_are_no_training_rows(t
     assert data.test is not None
     assert data.test.y.tolist() == [0, 1]
     assert data.notes == ("x_val: validation rows, used as the source's test rows",)
+    np.savez(tmp_path / "b.npz", x_train=x, y_train=y, x_val=x[:2], y_val=y[:2], x_test=x[5:], y_test=y[5:])
+    data = read("npz", tmp_path / "b.npz")
+    assert data.test is not None
+    assert data.validation is not None
+    assert (data.test.y.tolist(), data.validation.y.tolist()) == ([2], [0, 1])
+    assert data.validation.x.tolist() == x[:2].tolist()
+    assert data.notes == ("x_val: used as the source's validation rows",)

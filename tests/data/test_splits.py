@@ -62,7 +62,7 @@ def test_files_named_test_are_the_sources_own_test_rows(tmp_path: Path, reader: 
     assert data.y.tolist() == [0, 1, 0]
     assert data.test is not None
     assert (data.test.x.ravel().tolist(), data.test.y.tolist()) == ([4, 5], [1, 0])
-    assert any("own test rows" in note for note in data.notes)
+    assert any("used as the source's test rows" in note for note in data.notes)
 
 
 def test_validation_files_are_test_rows_only_if_there_are_no_others(tmp_path: Path) -> None:
@@ -76,7 +76,31 @@ def test_validation_files_are_test_rows_only_if_there_are_no_others(tmp_path: Pa
     assert both.test is not None
     assert len(both.test.y) == 1
     assert len(both) == 3
-    assert "val.csv: validation rows, left out" in both.notes[1]
+    assert both.validation is not None
+    assert both.validation.x.ravel().tolist() == [4, 5]
+    assert "val.csv: used as the source's validation rows" in both.notes[1]
+
+
+def test_validation_files_become_the_partitions_own_validation_rows(tmp_path: Path) -> None:
+    for part, table in (("train", TRAIN), ("test", TEST.slice(0, 1)), ("dev", TEST)):
+        write(tmp_path / "d" / f"{part}.csv", table)
+    words = ["--target", "label", "--clients", "1", "--scheme", "iid", "--standardise", "none", "--no-report"]
+    assert run(["partition", str(tmp_path / "d"), *words, "--out", str(tmp_path / "p")]) == 0
+    partition = Partition.open(tmp_path / "p")
+    assert partition.selection == "validation"
+    assert partition.central_validation()[0].ravel().tolist() == [4, 5]
+    assert partition.manifest.rows.central_test == 1
+    verify(partition)
+
+
+def test_missing_numbers_of_validation_rows_take_the_mean_of_training_rows(tmp_path: Path) -> None:
+    for part, cell in (("train", "1"), ("test", "4"), ("val", "")):
+        (tmp_path / "d").mkdir(exist_ok=True)
+        (tmp_path / "d" / f"{part}.csv").write_text(f"age,w,label\n{cell},1,a\n3,2,b\n")
+    words = ["--target", "label", "--clients", "1", "--scheme", "iid", "--standardise", "none", "--impute", "mean"]
+    words += ["--test-fraction", "0", "--no-report", "--out", str(tmp_path / "p")]
+    assert run(["partition", str(tmp_path / "d"), *words]) == 0
+    assert Partition.open(tmp_path / "p").central_validation()[0].tolist() == [[2, 1], [3, 2]]
 
 
 def test_splits_none_and_files_of_one_split_are_one_table(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from flctl.component import Options
-from flctl.data.dataset import Dataset, DatasetReader, Examples, Split
+from flctl.data.dataset import Dataset, DatasetReader, Examples, Split, divided
 from flctl.data.extras import optional
 from flctl.data.files import existing, short_name
 from flctl.data.options import Columns, Pixels
@@ -61,23 +61,23 @@ class ImageFolderReader(DatasetReader):
         folder = existing(source)
         optional("PIL.Image", "Pillow", "pictures")
         parts = _parts(folder)
-        train, test = list(parts.train), list(parts.test)
-        level = self.config.class_level or len(train[0].folders)
-        words = np.array([p.folder(level) for p in (*train, *test)])
-        form, notes = common_form((*train, *test), self.config.image_size, self.config.channels, "--image-size")
+        pictures = (*parts.train, *parts.test, *parts.validation)
+        level = self.config.class_level or len(pictures[0].folders)
+        words = np.array([picture.folder(level) for picture in pictures])
+        form, notes = common_form(pictures, self.config.image_size, self.config.channels, "--image-size")
         target = encode_labels(words, folder.name)
-        count = len(train)
-        split = Split(decode(test, form), target.y[count:]) if test else None
-        groups = self._groups(train, level)
-        x = decode(train, form)
+        groups = self._groups(parts.train, level)
+        rows = Split(decode(pictures, form), target.y)
+        train, test, validation = divided(rows, len(parts.train), len(parts.test))
         return Dataset(
             short_name(source),
             "classification",
-            x,
-            target.y[:count],
+            train.x,
+            train.y,
             target.classes,
             groups=groups,
-            test=split,
+            test=test,
+            validation=validation,
             notes=(*parts.notes, *notes, *_left_out(folder)),
         )
 
@@ -144,14 +144,17 @@ def _parts(folder: Path) -> Parts[_Picture]:
     named = [inner for inner in sorted(folder.iterdir()) if inner.is_dir() and split_of_word(inner.name)]
     found = arrange(named, lambda inner: Path(inner.name, "*"))
     if found.test and any(split_of_word(inner.name) == "train" for inner in named):
-        train, test = ([p for inner in inners for p in _walk(inner, 1)] for inners in (found.train, found.test))
-        parts = Parts(tuple(train), tuple(test), tuple(note for note in found.notes if "validation" in note))
+        train, test, validation = (
+            tuple(picture for inner in inners for picture in _walk(inner, 1))
+            for inners in (found.train, found.test, found.validation)
+        )
+        parts = Parts(train, test, validation, tuple(note for note in found.notes if "validation" in note))
     else:
         parts = Parts(tuple(_walk(folder, 1)))
     if not parts.train:
         raise DataError(f"{folder.name} has no pictures in folders, one per class")
     first = parts.train[0]
-    for picture in (*parts.train, *parts.test):
+    for picture in (*parts.train, *parts.test, *parts.validation):
         if len(picture.folders) != len(first.folders):
             raise DataError(
                 f"{picture.shown} and {first.shown} are at different folder depths",

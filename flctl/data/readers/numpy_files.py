@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ CLASS_NAMES = ("class_names", "classes", "target_names", "label_names")
 
 
 class NpzReader(DatasetReader):
-    """.npz archives with an array of examples and one of targets, and a test part where there is one (NEP 1)."""
+    """.npz archives with an array of examples and one of targets, and test and validation parts, if any (NEP 1)."""
 
     name = "npz"
     extensions = (".npz",)
@@ -65,14 +66,14 @@ class NpzReader(DatasetReader):
             offsets = column_offsets(raw)
             train = self._examples(members, raw, y_name, x_name, offsets)
             del raw
-            test, notes = self._test_part(members, x_name, y_name, train, offsets)
+            held, notes = self._held_out(members, x_name, y_name, train, offsets)
             groups = {name: members.group(name, len(train.y)) for name in self.config.by}
-            target = self._target(members, y_name, train, test)
-        held_out = Split(test.x, target.y[len(train.y) :]) if test else None
-        y = target.y[: len(train.y)]
-        data = Dataset(
-            short_name(source), target.task, train.x, y, target.classes, groups=groups, test=held_out, notes=notes
-        )
+            target = self._target(members, y_name, (train, *held))
+        bounds = np.cumsum([len(part.y) for part in (train, *held)])
+        y, *others = np.split(target.y, bounds[:-1])
+        parts = [Split(part.x, codes) for part, codes in zip(held, others, strict=True)]
+        data = Dataset(short_name(source), target.task, train.x, y, target.classes, groups=groups, notes=notes)
+        data = replace(data, test=next(iter(parts), None), validation=parts[1] if len(parts) > 1 else None)
         return with_offsets(data, offsets)
 
     def read_examples(self, source: str, fitted: FittedPreprocessing) -> Examples:
@@ -97,34 +98,30 @@ class NpzReader(DatasetReader):
         same_count(len(x), len(y), members.where)
         return Split(x, y)
 
-    def _test_part(
+    def _held_out(
         self, members: _Members, x_name: str, y_name: str, train: Split, offsets: FloatArray | None
-    ) -> tuple[Split | None, tuple[str, ...]]:
-        """The test rows, with notes on the validation rows, which take their place if there are no others."""
-        tests = [_named_part(name, members.names, "test") for name in (x_name, y_name)]
-        validations = [
-            next(filter(None, (_named_part(name, members.names, word) for word in VALIDATION)), None)
-            for name in (x_name, y_name)
-        ]
-        x_test, y_test = tests if all(tests) else validations
-        notes: tuple[str, ...] = ()
-        if x_test is None or y_test is None:
-            return None, ()
-        if all(validations):
-            fate = "left out" if all(tests) else "used as the source's test rows"
-            notes = (f"{validations[0]}: validation rows, {fate}",)
-        test = self._examples(members, members.read(x_test), y_test, x_test, offsets)
-        if test.x.shape[1:] != train.x.shape[1:] or test.x.dtype != train.x.dtype:
-            raise DataError(
-                f"{members.where}: {x_test} is {test.x.dtype} {test.x.shape[1:]} a row and {x_name} "
-                f"{train.x.dtype} {train.x.shape[1:]}"
-            )
-        return test, notes
+    ) -> tuple[list[Split], tuple[str, ...]]:
+        """The test and validation part, with a note on validation rows. Without test rows they are the test part."""
+        found = (
+            _pair_of_part(members.names, x_name, y_name, ("test",)),
+            _pair_of_part(members.names, x_name, y_name, VALIDATION),
+        )
+        pairs = [pair for pair in found if pair]
+        use = "used as the source's validation rows" if found[0] else "validation rows, used as the source's test rows"
+        notes = (f"{found[1][0]}: {use}",) if found[1] else ()
+        parts = [self._examples(members, members.read(x), y, x, offsets) for x, y in pairs]
+        for part, (name, _) in zip(parts, pairs, strict=True):
+            if part.x.shape[1:] != train.x.shape[1:] or part.x.dtype != train.x.dtype:
+                raise DataError(
+                    f"{members.where}: {name} is {part.x.dtype} {part.x.shape[1:]} a row and {x_name} "
+                    f"{train.x.dtype} {train.x.shape[1:]}"
+                )
+        return parts, notes
 
-    def _target(self, members: _Members, y_name: str, train: Split, test: Split | None) -> Target:
-        values = np.concatenate([train.y, test.y]) if test else train.y
+    def _target(self, members: _Members, y_name: str, parts: Sequence[Split]) -> Target:
+        values = np.concatenate([part.y for part in parts])
         # Whole numbers beside pictures are labels, however many there are.
-        pictures = train.x.ndim == 4 and values.dtype.kind in "iu" and self.config.task == "auto"
+        pictures = parts[0].x.ndim == 4 and values.dtype.kind in "iu" and self.config.task == "auto"
         target = encode(values, "classification" if pictures else self.config.task, y_name)
         return _renamed(target, values, members)
 
@@ -257,6 +254,12 @@ def _pair(names: tuple[str, ...], x: str | None, y: str | None, where: str) -> t
         f"{where} has the arrays {', '.join(names[:12])}, and none of the usual names for examples and targets",
         hint="Name them: --x NAME --y NAME.",
     )
+
+
+def _pair_of_part(names: tuple[str, ...], x: str, y: str, words: Sequence[str]) -> tuple[str, str] | None:
+    """The names of the arrays of a part that goes by one of several words; None unless both arrays are there."""
+    found = [next(filter(None, (_named_part(name, names, word) for word in words)), None) for name in (x, y)]
+    return (found[0], found[1]) if found[0] and found[1] else None
 
 
 def _named_part(name: str, names: tuple[str, ...], part: str) -> str | None:
