@@ -1,6 +1,7 @@
 """`flctl plugins list | show | doctor`: versions, health, options with their types, and what is broken."""
 
 import importlib
+import io
 import json
 import sys
 
@@ -78,6 +79,28 @@ def test_plugins_are_listed_with_version_api_and_health(installed, capsys):
     shown = capsys.readouterr().out
     assert "acme-good" in shown
     assert "broken" in shown
+
+
+def test_the_list_has_one_whole_line_a_component_and_details_on_request(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    components = data(capsys, "list", "--kind", "strategy")["components"]
+    assert cli(["plugins", "list", "--kind", "strategy"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[: len(components)]] == [["strategy", c["name"]] for c in components]
+    assert all(line.endswith(c["summary"]) for line, c in zip(lines, components, strict=False))
+    assert cli(["plugins", "list", "--kind", "strategy", "--details"]) == 0
+    detailed = capsys.readouterr().out
+    assert all(f"{c['name']} ({c['origin']}, {c['class']})" in detailed for c in components)
+
+
+def test_a_terminal_shows_a_line_a_component_as_far_as_it_fits():
+    from rich.console import Console
+
+    from flctl.cli.plugins import command
+
+    console = Console(width=20, force_terminal=True, color_system=None, record=True, file=io.StringIO())
+    command._print_lines(console, [("model", "mlp", "A perceptron of several layers.")])
+    assert console.export_text() == "model  mlp  A perce\u2026\n"
 
 
 def test_options_are_shown_with_types_bounds_and_defaults(installed, capsys):

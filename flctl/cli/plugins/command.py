@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,13 +51,20 @@ def register(app: typer.Typer) -> None:
     app.add_typer(plugins, name="plugins")
 
 
-def list_plugins(kind: Kind = None, as_json: JsonFlag = False) -> None:
-    """List every component by kind with its origin, and every plugin with its version and status."""
+def list_plugins(
+    kind: Kind = None,
+    with_details: Annotated[
+        bool, typer.Option("--details", help="Add each component's origin and class, and its whole first sentence.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """List every component by kind, one a line, and every plugin with its version and status."""
     from flctl.cli.plugins import facts
 
     registry = current_registry()
     data = facts.listing(registry, facts.kinds(kind))
-    output.emit("plugins list", data, as_json=as_json, render=lambda console: _render_list(console, data))
+    render = _render_details if with_details else _render_list
+    output.emit("plugins list", data, as_json=as_json, render=lambda console: render(console, data))
 
 
 def show(
@@ -130,13 +137,36 @@ def doctor(
 
 
 def _render_list(console: Console, data: Mapping[str, Any]) -> None:
-    cells = ((row["kind"], row["name"], row["origin"], row["summary"]) for row in data["components"])
-    output.table(console, ("kind", "name", "from", "what"), cells, left=4)
-    plugins = (
+    _print_lines(console, [(row["kind"], row["name"], row["summary"]) for row in data["components"]])
+    _render_plugins(console, data)
+    console.print("\nMore on one of them: flctl plugins show NAME", markup=False)
+
+
+def _render_details(console: Console, data: Mapping[str, Any]) -> None:
+    for row in data["components"]:
+        console.print(f"{row['kind']} {row['name']} ({row['origin']}, {row['class']})", markup=False)
+        console.print(f"    {output.plain(row['summary'])}", markup=False)
+    _render_plugins(console, data)
+
+
+def _render_plugins(console: Console, data: Mapping[str, Any]) -> None:
+    plugins = [
         (row["plugin"], row["distribution"] or row["origin"], row["version"] or "", row["api"] or "", row["health"])
         for row in data["plugins"]
-    )
-    output.table(console, ("plugin", "from", "version", "API", "health"), plugins, left=5)
+    ]
+    console.print()
+    _print_lines(console, [("plugin", "from", "version", "API", "health"), *plugins])
+
+
+def _print_lines(console: Console, rows: Sequence[Sequence[str]]) -> None:
+    """Prints each row on one line, which ends at a terminal's right edge; elsewhere it is whole."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(output.plain(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        if console.is_terminal:
+            console.print(line, markup=False, no_wrap=True, overflow="ellipsis")
+        else:
+            console.print(line, markup=False, soft_wrap=True)
 
 
 def _render_show(console: Console, data: Mapping[str, Any]) -> None:
