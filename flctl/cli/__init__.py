@@ -22,6 +22,7 @@ __all__ = ["build", "main", "run"]
 
 COMPLETION = "_FLCTL_COMPLETE"
 DEBUG = "FLCTL_DEBUG"
+INTERRUPTED = 130
 ORDER = (
     *("partition", "train", "eval", "predict", "export", "plot", "runs"),
     *("demo", "config", "plugins", "doctor", "bench"),
@@ -67,9 +68,16 @@ def build(disable: Sequence[str] = ()) -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with the exit code of conventions: 0, 1..6, 130, 143."""
-    signal.signal(signal.SIGTERM, _terminate)
-    _open_streams()
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    try:
+        signal.signal(signal.SIGTERM, _terminate)
+        _open_streams()
+        code = run(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:  # the second one, while the first was reported
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        # A third Ctrl-C would print the traceback of whatever the interpreter does at its exit.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def _open_streams() -> None:
@@ -100,7 +108,7 @@ def run(arguments: list[str]) -> int:
 
 def _invoke(arguments: list[str], words: list[str]) -> int:
     """Runs the command; `words` receives its name ("config show") for the JSON envelope of an error."""
-    from flctl.cli.arguments import take_disabled
+    from flctl.cli.arguments import refuse_empty_paths, take_disabled
 
     disabled, rest = take_disabled(arguments)
     command = typer.main.get_command(_reduced(build(disabled), rest))
@@ -108,6 +116,7 @@ def _invoke(arguments: list[str], words: list[str]) -> int:
         command.main(args=rest, prog_name="flctl", standalone_mode=False)
         return 0
     words += _command_words(command, rest)
+    refuse_empty_paths(rest)
     _reserve_stdout(command)
     try:
         with command.make_context("flctl", rest or ["--help"]) as context:

@@ -1,4 +1,4 @@
-"""Arguments that must be known before the subcommands are: which plugins to leave out."""
+"""Arguments that are read before the subcommands read theirs: plugins to leave out, and options without a path."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from flctl.errors import ConfigError
 
-__all__ = ["DISABLE", "take_disabled"]
+__all__ = ["DISABLE", "refuse_empty_paths", "take_disabled"]
 
 DISABLE = "--disable-plugin"
+PATHS = ("--out", "--csv", "--plot", "--resume")
+"""Options that take a path in every command that has them."""
 
 
 def take_disabled(arguments: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
@@ -31,3 +33,12 @@ def take_disabled(arguments: Sequence[str]) -> tuple[tuple[str, ...], list[str]]
             raise ConfigError(f"{DISABLE} needs a name", hint="`flctl plugins list` shows the names.")
         names.append(name)
     return tuple(names), rest
+
+
+def refuse_empty_paths(arguments: Sequence[str]) -> None:
+    """Raises ConfigError for `--out ''` and its like: an empty path would be the current folder."""
+    named = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    for position, word in enumerate(named):
+        flag, sign, value = word.partition("=")
+        if flag in PATHS and not (value if sign else named[position + 1] if position + 1 < len(named) else flag):
+            raise ConfigError(f"{flag} is empty; expected a path", hint=f"Write {flag} PATH, or leave {flag} out.")

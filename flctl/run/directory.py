@@ -54,6 +54,8 @@ class RunDirectory:
     """One run on disk; `create` makes a new one, `RunDirectory(path)` opens one that exists."""
 
     def __init__(self, path: Path) -> None:
+        if path.is_file():
+            raise ConfigError(f"{path} is a file, not the directory of a run", hint="`flctl runs list` shows the runs.")
         if not (path / RUN).is_file():
             raise ConfigError(f"{path} is not a run: it has no {RUN}", hint="`flctl runs list` shows the runs.")
         self.path = path

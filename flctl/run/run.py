@@ -345,11 +345,15 @@ def _check_hidden(run: Run) -> None:
         )
     parts = [("strategy", run.strategy.name, run.strategy.reads_each)]
     parts += [("transform", name, transform.reads_each) for name, transform in run.transforms.items()]
+    instead = {
+        "strategy": "Use a strategy that needs only the sum (fedavg, fedprox, fedadam ...), or --aggregator plain.",
+        "transform": "Leave this transform out, or use --aggregator plain.",
+    }
     for kind, name, reads_each in parts:
         if reads_each:
             raise IncompatibleError(
                 f"{kind} '{name}' reads each client's update, and aggregator '{run.aggregator.name}' hides them",
-                hint="Use a strategy that needs only the sum (fedavg, fedprox, fedadam ...), or --aggregator plain.",
+                hint=instead[kind],
             )
 
 

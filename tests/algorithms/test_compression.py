@@ -602,8 +602,9 @@ def test_randomk_adds_up_where_the_server_sees_only_a_sum(toy, tmp_path):
 
 @pytest.mark.parametrize("chosen", sorted(set(OPTIONS) - set(LINEAR)))
 def test_codes_that_do_not_add_up_are_refused_where_the_server_sees_only_a_sum(chosen, toy, tmp_path):
-    with pytest.raises(IncompatibleError, match=f"transform '{chosen}' .* aggregator 'hidden' hides"):
+    with pytest.raises(IncompatibleError, match=f"transform '{chosen}' .* aggregator 'hidden' hides") as refused:
         make_run(toy, tmp_path / "run", chosen_transform(chosen), "aggregator=hidden", registry=registry())
+    assert refused.value.hint == "Leave this transform out, or use --aggregator plain."
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,8 @@ def test_the_envelope_names_the_subcommand(run):
         (["raise", "x", "y"], "unexpected extra argument", "`flctl raise --help` shows how to call it."),
         (["add", "1", "--local-epochs"], "'--local-epochs' requires an argument", None),
         (["--disable-plugin"], "--disable-plugin needs a name", "`flctl plugins list` shows the names."),
+        (["add", "1", "--out", ""], "--out is empty; expected a path", "Write --out PATH, or leave --out out."),
+        (["add", "1", "--csv="], "--csv is empty; expected a path", "Write --csv PATH, or leave --csv out."),
     ],
 )
 def test_a_command_line_that_cannot_be_parsed_exits_with_2(run, arguments, message, hint):
@@ -290,6 +292,31 @@ def test_a_signal_ends_a_command_with_its_exit_code(number, code, word):
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (code, f"error: {word}\n")
+
+
+SECOND = """
+import signal, flctl.cli
+def interrupted(*arguments):
+    raise KeyboardInterrupt
+flctl.cli._invoke = flctl.cli._tell = interrupted
+flctl.cli.main()
+"""
+DURING_IMPORT = """
+import sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+from flctl.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("program", [SECOND, DURING_IMPORT], ids=["second", "during-import"])
+def test_ctrl_c_prints_no_traceback_while_flctl_is_imported_or_reports_the_first(program):
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 PRINTING = """

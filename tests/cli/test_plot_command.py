@@ -67,6 +67,7 @@ def test_other_axes_and_metrics(x, tmp_path):
         (["plain", "--metric", "auroc"], 2, "no run has a value of 'auroc'"),
         (["plain", "--out", "c.jpg"], 2, "does not end in .png or .svg"),
         (["nowhere"], 2, "nowhere is not a run"),
+        ([__file__], 2, "is a file, not the directory of a run"),
         (["clocked", "plain", "--x", "simulated-seconds"], 2, "plain has no simulated seconds"),
     ],
 )
