@@ -369,7 +369,7 @@ def test_the_command_line_shows_global_and_own_models_side_by_side(toy, tmp_path
     assert len(own["per_client"]) == toy.clients
     assert command(["eval", str(path), "--per-client"]) == 0
     shown = capsys.readouterr().out
-    assert "(own models)" in shown
+    assert "(personal models)" in shown
     assert "never took part" in shown or "2 clients" not in shown
 
 
