@@ -423,7 +423,7 @@ def test_more_workers_are_not_advised_for_a_short_run(busy):
 
 def test_workers_beyond_cores_or_chunks_are_advised_against(busy, toy, tmp_path):
     found = advised(busy("engine.workers=8"), PoolEngine, 2, 10)
-    assert (found.workers, found.advice) == (8, "--workers 2 would be as fast: there are 2 cores")
+    assert (found.workers, found.advice) == (8, "--workers 2 would be as fast: the machine has 2 cores")
     run, _ = make_run(toy, tmp_path / "x", "engine.workers=2")
     assert advised(run, PoolEngine, 4, 10).advice == "--workers 1 would be as fast: a round is one chunk"
     assert advised(busy("engine.workers=2"), PoolEngine, 2, 10).advice == "all cores are used"

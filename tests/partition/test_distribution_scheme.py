@@ -107,7 +107,7 @@ def test_a_wrong_matrix(matrix, message):
 
 
 def test_the_number_of_clients_must_be_that_of_the_rows():
-    with pytest.raises(DataError, match="2 rows; 3 clients"):
+    with pytest.raises(DataError, match="the matrix has 2 rows, and --clients is 3"):
         dealt(3, matrix=[[1, 1, 1], [1, 1, 1]])
 
 

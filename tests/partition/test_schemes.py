@@ -431,7 +431,7 @@ class TestQuantity:
     @pytest.mark.parametrize("mean", [10, 40])
     def test_log_normal_sizes_that_do_not_fit(self, mean):
         labels = np.zeros(1000, np.int64)
-        with pytest.raises(DataError, match="there are 1000") as caught:
+        with pytest.raises(DataError, match="there are 1,000") as caught:
             assign("log-normal", Rows(1000, labels, labels), 10, mean=mean, sigma=0)
         assert "--mean of about 4.6" in caught.value.hint
 

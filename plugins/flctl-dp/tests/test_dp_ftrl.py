@@ -373,7 +373,7 @@ def test_other_samplings_are_refused(tmp_path):
     trial = Trial(tmp_path)
     with pytest.raises(IncompatibleError, match="is 'poisson'"):
         trial.prepare(ftrl(), "cohort.sampling=poisson", "cohort.rate=0.5")
-    with pytest.raises(IncompatibleError, match="again after 1 rounds"):
+    with pytest.raises(IncompatibleError, match="again after 1 round:"):
         trial.prepare(ftrl(bands=2))
 
 
@@ -413,7 +413,7 @@ def test_a_trace_whose_clients_have_turns_is_accounted_by_them(tmp_path):
 
 def test_devices_that_are_asked_beyond_the_cohort_come_again_sooner(trial):
     """Nine clients by three, of whom half as many more are asked: five a round, so that each may come every round."""
-    with pytest.raises(IncompatibleError, match="again after 1 rounds"):
+    with pytest.raises(IncompatibleError, match="again after 1 round:"):
         trial.prepare(ftrl(bands=2), "devices.over_selection=0.5", "devices.speed=100")
 
 

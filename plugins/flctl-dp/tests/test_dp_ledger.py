@@ -128,7 +128,7 @@ def test_a_release_that_cannot_be_is_refused_though_its_seal_is_right(file):
 
 def test_two_relations_do_not_share_a_ledger(file):
     charged(file, RELEASE)
-    with pytest.raises(IncompatibleError, match="do not add up") as raised, file.locked():
+    with pytest.raises(IncompatibleError, match="the two cannot be composed") as raised, file.locked():
         file.open("people", "replace-one")
     assert "zero-out" in raised.value.hint
     for sampling in get_args(Sampling):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -152,17 +153,17 @@ def test_a_journal_survives_a_kill_in_the_middle_of_a_line(tmp_path):
         journal.outcomes()
 
 
-def test_the_server_draws_nothing_but_what_the_round_gives_it(trial):
-    """A run that records the round's fresh bytes sends the same first messages when it repeats the round."""
+def test_the_server_draws_its_nonce_from_the_round(trial):
+    """A run that records the round's fresh bytes repeats the session when it repeats the round."""
     run, _ = trial.prepare("aggregator=secagg")
     with InProcessEngine().open(run) as engine:
         rounds = Rounds(run, engine)
         plan = rounds.plan(rounds.initial())
 
-    def opening(fresh):
+    def nonces(fresh):
         ctx = AggregationContext(1, plan.cohort, {**run.update_layout, WEIGHT: 1}, lambda: None, plan.work, fresh=fresh)
-        return dict(next(run.aggregator.server(ctx)).messages)
+        opening = next(run.aggregator.server(ctx)).messages
+        return {re.search(rb'"nonce":"(\w+)"', message).group(1) for message in opening.values()}
 
-    assert opening(bytes) == opening(bytes)
-    assert opening(bytes) != opening(os.urandom)
-    assert opening(os.urandom) != opening(os.urandom)
+    assert nonces(bytes) == nonces(bytes) == {b"00" * 32}
+    assert nonces(os.urandom) != nonces(os.urandom)

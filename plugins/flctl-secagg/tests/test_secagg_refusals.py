@@ -683,7 +683,7 @@ def test_26_every_attempt_has_another_id():
     sids = {Session(one, roster).sid for one in (first, parameters(names))}
     for field in dataclasses.fields(Parameters):
         value = getattr(first, field.name)
-        other = value + 1 if isinstance(value, int | float) else value[1:]
+        other = value + 1 if isinstance(value, int | float) else value[1:] or primitives.new_key().hex()
         sids.add(dataclasses.replace(first, **{field.name: other}).sid(roster))
     sids.add(first.sid(identities(6)[0]))
     assert len(sids) == 3 + len(dataclasses.fields(Parameters))
