@@ -30,36 +30,44 @@ class Duplicates:
 
     `rows_across_clients`: rows, train or test, with a copy at another client; `groups_across_clients`: how many
     different rows these are. `test_rows_in_train`: test rows, the clients' and the central ones, that have a copy
-    among the training rows of any client: what leaks into the evaluation.
+    among the training rows of any client: what leaks into the evaluation. `validation_rows_in_train`: the same of
+    validation rows, which choose the best round.
     """
 
     rows_across_clients: int
     groups_across_clients: int
     test_rows_in_train: int
+    validation_rows_in_train: int = 0
 
 
 def count_duplicates(
-    table: Table, client: IntArray, is_test: npt.NDArray[np.bool_], central_test: Table | None = None
+    table: Table,
+    client: IntArray,
+    is_test: npt.NDArray[np.bool_],
+    central_test: Table | None = None,
+    validation: Table | None = None,
 ) -> Duplicates:
-    """Counts exact copies among rows whose client [n] and part [n] are given, and a separate central test set.
+    """Counts exact copies among rows whose client [n] and part [n] are given, and separate central test rows and
+    validation rows.
 
     Time and memory: one 64-bit hash a row, sorted; every pair with equal hashes is compared byte by byte, in
     chunks, so the columns may be memory maps.
     """
-    tables = [table] if central_test is None else [table, central_test]
-    members, group = find_copies(tables)
+    members, group = find_copies([table, *(held for held in (central_test, validation) if held is not None)])
     rows = len(client)
     at_client = members < rows
-    is_central = np.ones(max(0, int(members.max(initial=-1)) + 1 - rows), np.bool_)
-    test = np.concatenate([is_test, is_central])[members]
+    central, held_back = (0 if held is None else len(held[0]) for held in (central_test, validation))
+    test = np.concatenate([is_test, np.ones(central, np.bool_), np.zeros(held_back, np.bool_)])[members]
+    is_validation = members >= rows + central
     groups = int(group.max(initial=-1)) + 1
     across = _spans_clients(group[at_client], client[members[at_client]], groups)
     has_train = np.zeros(groups, np.bool_)
-    has_train[group[~test]] = True
+    has_train[group[~test & ~is_validation]] = True
     return Duplicates(
         rows_across_clients=int(np.count_nonzero(across[group[at_client]])),
         groups_across_clients=int(np.count_nonzero(across)),
         test_rows_in_train=int(np.count_nonzero(has_train[group] & test)),
+        validation_rows_in_train=int(np.count_nonzero(has_train[group] & is_validation)),
     )
 
 

@@ -209,7 +209,9 @@ def _duplicates(partition: Partition, client: IntArray, is_test: npt.NDArray[np.
     table = [partition.column("x"), partition.column("y")]
     own = partition.manifest.central_test == "own"
     central = [partition.column("test_x"), partition.column("test_y")] if own else None
-    return count_duplicates(table, client, is_test, central)
+    held_back = partition.manifest.has_validation
+    validation = [partition.column("validation_x"), partition.column("validation_y")] if held_back else None
+    return count_duplicates(table, client, is_test, central, validation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,12 @@ def test_duplicates_across_clients_and_into_the_test_rows_are_reported(capsys):
     dataset = replace(table(8, y=np.zeros(8, np.int64), test=own), x=x)
     store(Path("x"), dataset, Owners([0, 0, 1, 1, 1, 1, 1, 1]), test_fraction=0)
     found = command(capsys, "inspect", "x")["skew"]["duplicates"]
-    assert found == {"rows_across_clients": 2, "groups_across_clients": 1, "test_rows_in_train": 1}
+    assert found == {
+        "rows_across_clients": 2,
+        "groups_across_clients": 1,
+        "test_rows_in_train": 1,
+        "validation_rows_in_train": 0,
+    }
     assert command(capsys, "verify", "x")["duplicates"] == found
 
 

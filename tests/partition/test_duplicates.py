@@ -44,6 +44,14 @@ def test_rows_of_a_central_test_set():
     assert found == Duplicates(0, 0, 2)
 
 
+def test_validation_rows_with_a_copy_in_training_are_counted_apart():
+    table = [np.array([[1], [2], [3]], np.float32), np.zeros(3, int)]
+    held = [np.array([[1], [3], [4], [5]], np.float32), np.zeros(4, int)]
+    central = [np.array([[5], [2]], np.float32), np.zeros(2, int)]
+    found = count_duplicates(table, np.zeros(3, int), np.array([False, False, True]), central, held)
+    assert found == Duplicates(0, 0, test_rows_in_train=1, validation_rows_in_train=1)
+
+
 def test_nothing_at_all():
     assert count(np.zeros((0, 3)), np.zeros(0, int), np.zeros(0, int)) == Duplicates(0, 0, 0)
 

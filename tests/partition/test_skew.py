@@ -153,7 +153,12 @@ def test_blocks_of_clients_change_nothing(monkeypatch):
 def test_json_is_plain_and_without_clients():
     found = report([0, 1, 1], [0, 1, 0], 2, duplicates=Duplicates(1, 2, 3)).to_json()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert found["duplicates"] == {"rows_across_clients": 1, "groups_across_clients": 2, "test_rows_in_train": 3}
+    assert found["duplicates"] == {
+        "rows_across_clients": 1,
+        "groups_across_clients": 2,
+        "test_rows_in_train": 3,
+        "validation_rows_in_train": 0,
+    }
     assert "per_client" not in found
 
 

@@ -261,7 +261,10 @@ def _copies(found: Duplicates | None) -> list[str]:
     if found is None:
         return []
     across, leaked = found.rows_across_clients, found.test_rows_in_train
+    repeated = found.validation_rows_in_train
+    lines = [f"{counted(repeated, 'validation row')} duplicated in training rows"] if repeated else []
     return [
         f"{counted(across, 'duplicate row')} across clients" if across else "No duplicate rows across clients",
         f"{counted(leaked, 'test row')} duplicated in training rows" if leaked else "No test rows among training rows",
+        *lines,
     ]
