@@ -143,11 +143,11 @@ def _calls(run: Run, sizes: IntArray) -> int:
 
 
 def _products(run: Run) -> int:
-    """Returns the multiplications of one row's forward pass; the number of parameters if layers are unknown."""
+    """Returns the multiplications of one row's forward pass; the number of parameters if it cannot be run."""
     chain = run.execution.chain
     shapes = chain.shapes(run.partition.shape) if chain else None
     if not chain or not shapes:
-        return run.execution.parameters
+        return _counted_products(run) or run.execution.parameters
     total = 0
     for layer, after in zip(chain.layers, shapes, strict=True):
         if isinstance(layer, Dense):
@@ -155,6 +155,17 @@ def _products(run: Run) -> int:
         elif isinstance(layer, Convolution):
             total += math.prod(after) * layer.inputs * math.prod(layer.kernel)
     return total
+
+
+def _counted_products(run: Run) -> int:
+    """Returns the multiplications that a forward pass of the module makes; 0 if the pass fails."""
+    from flctl.executors.multiplications import multiplications
+    from flctl.executors.stacking_trial import tried_rows
+
+    try:
+        return multiplications(run.build_model().module, tried_rows(run)[0][0][:1])
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return 0  # as training, which reports it
 
 
 def seconds_text(seconds: float) -> str:
