@@ -6,11 +6,13 @@ import itertools
 import numpy as np
 import pytest
 from flctl_secagg.client import client as client_module
+from flctl_secagg.client import disclosure
 from flctl_secagg.client.disclosure import MOST_ALIKE, most_common_magnitude
 from flctl_secagg.client.policy import Policy
+from flctl_secagg.protocol.asked_work import AskedWork, work_digest
 from secagg_support import AttemptError, attempt_of, cohort_of
 
-from flctl import IncompatibleError, ProtocolError
+from flctl import IncompatibleError, LocalWork, ProtocolError
 from flctl.testing.trial import Trial
 
 LENGTH = 3000
@@ -170,10 +172,45 @@ def test_few_values_say_nothing_of_how_they_vary():
     assert most_common_magnitude(np.ones(100)) == 1
 
 
-@pytest.mark.parametrize("chosen", ["local.steps=1", "local.batch_size=0"])
-def test_a_single_step_of_adam_is_refused_before_the_run(trial, chosen):
-    adam = ("aggregator=secagg", "local.optimizer=adam", chosen)
-    with pytest.raises(IncompatibleError, match="makes one step of 'adam'"):
+def decayed_signs(optimizer):
+    """Five sites after one step of AdamW with weight decay 1: a multiple of the known model and signs of one magnitude,
+    which the decay spreads."""
+    rng, local = np.random.default_rng(3), LocalWork(optimizer=optimizer, lr=0.01, weight_decay=1.0)
+    model = rng.normal(scale=2.0, size=LENGTH).astype(np.float32)
+    cohort = cohort_of(5, policy=OPEN)
+    cohort.asked = lambda name: AskedWork(1, work_digest(None), local, params={"params": model})
+    signs = rng.choice([-1, 1], (LENGTH, 5))
+    for place, (name, weight) in enumerate(zip(cohort.names, ROWS, strict=True)):
+        update = local.lr * (signs[:, place] - model)
+        cohort.vectors[name] = {"delta": (weight * update).astype(np.float32), "weight": np.array([weight])}
+    return cohort, signs, model
+
+
+def test_signs_of_adamw_are_read_off_the_sum_less_the_decay_if_clients_do_not_look(monkeypatch):
+    """With varied magnitudes, which pass the check of values of one magnitude."""
+    monkeypatch.setattr(disclosure, "SIGN_LIKE", ())
+    cohort, signs, model = decayed_signs("adamw")
+    found = decoded(cohort, attempt_of(cohort, max_weight=2000.0, clip=0.25, layout=LAYOUT))
+    sums = found.arrays["delta"] / 0.01 + sum(ROWS) * model
+    patterns = np.array(list(itertools.product((-1, 1), repeat=5)))
+    read = patterns[np.abs((patterns @ np.array(ROWS))[None, :] - sums[:, None]).argmin(1)]
+    assert (read == signs).mean() > 0.99
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_a_client_sends_no_steps_of_adam_while_weights_differ(optimizer):
+    cohort, _, _ = decayed_signs(optimizer)
+    with pytest.raises(AttemptError, match="0 of 5 clients sent a masked vector"):
+        cohort.play(attempt_of(cohort, max_weight=2000.0, layout=LAYOUT))
+    assert f"steps of '{optimizer}' are almost signs, and weights go up to 2000" in cohort.refusals["c00"].message
+    cohort, _, _ = decayed_signs(optimizer)
+    assert len(cohort.play(attempt_of(cohort, max_weight=1.0, layout=LAYOUT)).survivors) == 5
+
+
+@pytest.mark.parametrize("chosen", ["local.steps=1", "local.batch_size=5000", "local.steps=9"])
+def test_adam_under_unequal_weights_is_refused_before_the_run(trial, chosen):
+    adam = ("aggregator=secagg", "local.optimizer=adamw", "local.weight_decay=1", chosen)
+    with pytest.raises(IncompatibleError, match="steps of 'adamw' are almost signs"):
         trial.prepare(*adam)
     trial.prepare(*adam, "aggregator.max_weight=1")
 
@@ -184,6 +221,6 @@ def test_codes_under_unequal_weights_are_refused_before_the_run(trial):
     trial.prepare("aggregator=secagg", "transforms={quantise: {bits: 8}}", "aggregator.max_weight=1")
 
 
-def test_several_steps_of_adam_and_one_of_sgd_are_summed(trial):
-    for chosen in (("local.optimizer=adam", "local.steps=4", "local.batch_size=4"), ("local.steps=1",)):
+def test_adam_with_equal_weights_and_one_step_of_sgd_are_summed(trial):
+    for chosen in (("local.optimizer=adam", "aggregator.max_weight=1"), ("local.steps=1",)):
         trial.train("aggregator=secagg", "engine=inprocess", *chosen)

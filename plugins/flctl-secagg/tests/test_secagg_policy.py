@@ -5,7 +5,7 @@ import json
 
 import pytest
 from flctl_secagg.cli import commands
-from flctl_secagg.client.local_bounds import LocalBounds
+from flctl_secagg.client.local_bounds import LocalBounds, class_ratio
 from flctl_secagg.client.policy import Policy
 from flctl_secagg.client.policy_file import POLICY, policy_text, read_policy
 from flctl_secagg.identity.keys import identity_public, new_key
@@ -55,6 +55,7 @@ def test_a_new_file_has_every_key_and_means_the_defaults(tmp_path):
         ("operator = 'xyz'", "operator"),
         ("[local]\nsteps = [0, 5]", "steps begin at 0, expected at least 1 step"),
         ("[local]\nlr = [0.2, 0.1]", "lr is [0.2, 0.1], expected the smaller value first"),
+        ("[local]\nclass_weights = 11", "class_weights: Input should be less than or equal to 10"),
         ("max_weight = nan", "max_weight: Input should be a finite number"),
     ],
 )
@@ -84,7 +85,7 @@ STRICT = {
     "session_seconds": 60.0,
     "run": "trial-1",
     "server": "ab" * 32,
-    "local": LocalBounds((0.01, 0.1), (8, 64), (1, 2), (1, 9), 0.1, drop_last=False),
+    "local": LocalBounds((0.01, 0.1), (8, 64), (1, 2), (1, 9), 0.1, drop_last=False, class_weights=2.0),
 }
 LAX = Policy(simulation=True, accept_zeros=True, local=LocalBounds(drop_last=True))
 
@@ -127,13 +128,23 @@ def test_local_work_outside_of_the_bounds_is_refused(local, said):
     LocalBounds().check(LocalWork())
 
 
+@pytest.mark.parametrize("setting", [{"c": 3.0}, "balanced-per-client"])
+def test_a_policy_may_forbid_class_weights(setting):
+    ratio, policy = class_ratio(setting), LocalBounds(class_weights=1.0)
+    LocalBounds().check(LocalWork(), ratio)
+    with pytest.raises(ProtocolError, match=r"class_weights has weights with the ratio (3|10), expected at most 1"):
+        policy.check(LocalWork(), ratio)
+    assert policy.objections(LocalBounds.of(LocalWork(), ratio))
+    assert not policy.objections(LocalBounds.of(LocalWork(), class_ratio("none")))
+
+
 def test_the_policy_is_read_where_the_keys_are_and_the_run_cannot_loosen_it(trial, keys):
     """The run's options say three clients and no collusion; the clients' file says more, and is what counts."""
     (keys / POLICY).write_text("minimum = 6\nclip_floor = 0.1\n[local]\nlr = [0.01, 1.0]\n")
     built, _ = trial.prepare(f"aggregator={{name: secagg, keys: {keys}, minimum: 6, bits: 20}}")
     found = built.aggregator._policy(built.aggregator._home.roster())
     assert (found.minimum, found.bits, found.run, found.simulation) == (6, (20,), "trial-1", False)
-    assert found.local == LocalBounds((0.01, 0.1), (32, 32), (1, 1), (1, 1_000_000), 0.0)
+    assert found.local == LocalBounds((0.01, 0.1), (32, 32), (1, 1), (1, 1_000_000), 0.0, class_weights=1.0)
     lying = type(built.aggregator)(built.aggregator.config.model_copy(update={"minimum": 3, "clip": 1e-9}))
     lying._home = built.aggregator._home  # as a worker that gets its config from the server
     found = lying._policy(lying._home.roster())

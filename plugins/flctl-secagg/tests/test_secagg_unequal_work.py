@@ -10,14 +10,15 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from flctl_secagg import aggregator
 from flctl_secagg.client.local_bounds import LocalBounds
 from flctl_secagg.client.policy import Policy
 from flctl_secagg.protocol import frames
 from flctl_secagg.protocol.asked_work import AskedWork, work_digest
-from secagg_support import AttemptError, attempt_of, cohort_of
+from secagg_support import AttemptError, attempt_of, cohort_of, vectors
 
 import flctl
-from flctl import LocalWork, ProtocolError, Work
+from flctl import IncompatibleError, LocalWork, ProtocolError, Work
 from flctl.engines.inprocess import InProcessEngine
 from flctl.testing.trial import Quiet, Trial
 from flctl.types import Allowance
@@ -107,6 +108,83 @@ def test_a_client_whose_update_is_zero_does_not_count_either():
     cohort = cohort_of(6)
     cohort.vectors["c02"] |= {name: np.zeros_like(cohort.vectors["c02"][name]) for name in ("delta", "buffers")}
     assert "c02" not in cohort.play(attempt_of(cohort)).survivors
+
+
+def rare_class(ratio, **asked):
+    """Six clients of which only c02 has rows of the class with the largest weight: the others' gradients are `ratio`
+    times smaller."""
+    cohort = cohort_of(6, asked=lambda name: AskedWork(1, work_digest(None), LocalWork(), class_ratio=ratio, **asked))
+    for name in set(cohort.names) - {"c02"}:
+        cohort.vectors[name]["delta"] /= np.float32(ratio)
+    return cohort, cohort.vectors["c02"]["delta"]
+
+
+def test_tiny_class_weights_isolate_the_only_client_with_a_class_among_clients_that_do_not_look(monkeypatch):
+    """The attack that the next tests refuse: equal work for all."""
+    monkeypatch.setattr(LocalBounds, "check", lambda *given: None)
+    cohort, victim = rare_class(1e5)
+    attempt = attempt_of(cohort, mode="active")
+    found = attempt.session.encoding.decode(cohort.play(attempt).words, 6).arrays["delta"]
+    assert np.linalg.norm(found - victim) < 1e-3 * np.linalg.norm(victim)
+
+
+def test_clients_refuse_class_weights_of_different_magnitudes():
+    cohort, _ = rare_class(1e5)
+    with pytest.raises(AttemptError, match="0 of 6 clients sent a masked vector"):
+        cohort.play(attempt_of(cohort, mode="active"))
+    said = "policy: local.class_weights has weights with the ratio 100000, expected at most 10"
+    assert {error.message for error in cohort.refusals.values()} == {said}
+
+
+EXTREME = ["{a: 1e-5, b: 1e-5}", "{a: 0, b: 0}", "{a: 1e-5, b: 1e-5, c: 1e-5}", "{a: 0.2, c: 3}", "{c: 11}"]
+
+
+@pytest.mark.parametrize("weights", EXTREME)
+def test_class_weights_of_different_magnitudes_are_refused_before_the_run(trial, weights):
+    with pytest.raises(IncompatibleError, match=r"local\.class_weights has weights with the ratio"):
+        trial.prepare("aggregator={name: secagg, mode: active}", f"local.class_weights={weights}")
+
+
+def test_class_weights_within_the_ratio_are_prepared(trial):
+    for weights in ("{a: 0.5, c: 5}", "balanced-per-client"):
+        trial.prepare("aggregator={name: secagg, mode: active}", f"local.class_weights={weights}")
+
+
+def test_clients_of_a_server_that_does_not_check_class_weights_send_nothing(trial, monkeypatch):
+    monkeypatch.setattr(aggregator, "require_even_classes", lambda run: None)
+    chosen = ("aggregator={name: secagg, mode: active}", "engine={name: inprocess, max_failures: 9}")
+    with pytest.raises(ProtocolError, match="0 of 9 clients sent a masked vector"):
+        trial.train(*chosen, "local.class_weights={a: 1e-5, b: 1e-5}")
+
+
+def test_class_weights_are_bound_into_the_session(trial):
+    built = [trial.prepare("aggregator=secagg", f"local.class_weights={{c: {weight}}}")[0] for weight in (2, 3)]
+    assert len({run.aggregator._config for run in built}) == 2
+
+
+def test_an_update_of_zero_with_a_count_of_steps_does_not_count_either():
+    """As fednova sends it without a gradient: the count is not zero."""
+    layout = (("delta", 40), ("tau", 1))
+    cohort = cohort_of(6)
+    cohort.vectors = vectors(cohort.names, layout=layout)
+    cohort.vectors["c02"]["delta"][:] = 0
+    assert "c02" not in cohort.play(attempt_of(cohort, layout=layout)).survivors
+    assert "this client's update is zero" in cohort.refusals["c02"].message
+
+
+@pytest.mark.parametrize("decay", [1e-3, 0.5])
+def test_an_update_of_weight_decay_alone_does_not_count_either(decay):
+    """A client without a gradient sends a multiple of the model, which the server knows and subtracts."""
+    local, model = LocalWork(weight_decay=decay), np.random.default_rng(1).normal(size=40).astype(np.float32)
+    asked = AskedWork(1, work_digest(None), local, params={"params": model})
+    cohort = cohort_of(6, asked=lambda name: asked)
+    left = model
+    for _ in range(3):
+        left = left * np.float32(1 - local.lr * decay)
+    vector = cohort.vectors["c02"]
+    vector["delta"] = (left - model) * np.float32(vector["weight"][0])
+    assert len(cohort.play(attempt_of(cohort)).survivors) == 5
+    assert "this client's update is weight decay alone" in cohort.refusals["c02"].message
 
 
 def test_a_learning_rate_of_zero_for_all_isolates_nobody():

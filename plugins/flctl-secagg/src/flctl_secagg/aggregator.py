@@ -27,7 +27,7 @@ from flctl.errors import counted
 from flctl_secagg.client.client import Client
 from flctl_secagg.client.differences import exposed
 from flctl_secagg.client.ledger import Opening
-from flctl_secagg.client.local_bounds import LocalBounds
+from flctl_secagg.client.local_bounds import LocalBounds, class_ratio
 from flctl_secagg.client.policy import Differing, Policy
 from flctl_secagg.crypto.primitives import KEY_BYTES, Signer
 from flctl_secagg.encoding.vectors import WEIGHT, Decoded, Encoding
@@ -50,6 +50,7 @@ from flctl_secagg.run_limits import (
     largest_weight,
     most_clients,
     require_allowed,
+    require_even_classes,
     require_few_cohorts,
     require_minimum,
     require_varied,
@@ -92,6 +93,7 @@ class SecureAggregation(flctl.Aggregator):
     _accept_zeros = False
     _rounds = 1_000_000
     _config = ""
+    _class_ratio = 1.0
     _repeats = True
     """False if clients keep state between rounds: a sum from the journal would skip the training that updates it."""
     _local = LocalBounds(lr=(0.0, math.inf), drop_last=True)
@@ -124,13 +126,15 @@ class SecureAggregation(flctl.Aggregator):
         placed._accept_zeros = any(transform.bounds_clients for transform in run.transforms.values())
         placed._rounds = run.config.rounds
         placed._config = config_digest(run.config)
-        placed._local = LocalBounds.of(run.config.local.amount())
+        placed._class_ratio = class_ratio(run.config.local.class_weights)
+        placed._local = LocalBounds.of(run.config.local.amount(), placed._class_ratio)
         return placed
 
     def check(self, run: RunInfo) -> None:
         expected = run.cohort_size
         require_ids(run.partition.client_ids)
         self.require_cohort(expected)
+        require_even_classes(run)
         if self._weight > 1:
             require_varied(run)
         if self._differing == "refuse":
@@ -279,7 +283,7 @@ class SecureAggregation(flctl.Aggregator):
         roster, stores = home.roster(), (home.ledger(), home.outbox())
         me = Client(ctx.client_id, home.keyring(), roster, self._policy(roster), *stores)
         me = replace(me, keys=home.session_keys(), history=home.history())
-        return me.step(memory, message, vector, AskedWork.of(ctx.round, ctx.work, self._config))
+        return me.step(memory, message, vector, AskedWork.of(ctx.round, ctx.work, self._config, self._class_ratio))
 
     def _policy(self, roster: Roster) -> Policy:
         """Returns the client's own policy, tightened by the run's options; in a simulation, the options alone."""

@@ -10,6 +10,8 @@ import numpy as np
 
 from flctl import IncompatibleError, ProtocolError
 from flctl.errors import counted
+from flctl_secagg.client.disclosure import SIGN_LIKE
+from flctl_secagg.client.local_bounds import MOST_CLASS_RATIO, class_ratio
 
 if TYPE_CHECKING:
     from flctl import RunInfo
@@ -20,6 +22,7 @@ __all__ = [
     "largest_weight",
     "most_clients",
     "require_allowed",
+    "require_even_classes",
     "require_few_cohorts",
     "require_minimum",
     "require_varied",
@@ -36,12 +39,22 @@ def require_varied(run: RunInfo) -> None:
                 "separated",
                 hint=hint,
             )
-    one = local.steps == 1 if local.steps is not None else local.epochs == 1 and local.batch_size == 0
-    if one and local.optimizer in ("adam", "adamw"):
+    if local.optimizer in SIGN_LIKE:
         raise IncompatibleError(
-            f"each client makes one step of '{local.optimizer}', with values of one magnitude, and weights differ: "
-            "the sum of a few clients' signs can be separated",
-            hint=f"{hint} Or use more steps (local.steps, local.batch_size).",
+            f"steps of '{local.optimizer}' are almost signs, and weights differ: the sum of a few clients' signs can "
+            "be separated",
+            hint=f"{hint} Or use local.optimizer=sgd.",
+        )
+
+
+def require_even_classes(run: RunInfo) -> None:
+    """Raises IncompatibleError if class weights would leave clients without some class almost without an update."""
+    ratio = class_ratio(run.config.local.class_weights)
+    if ratio > MOST_CLASS_RATIO:
+        raise IncompatibleError(
+            f"local.class_weights has weights with the ratio {ratio:g} (other classes: 1), expected at most "
+            f"{MOST_CLASS_RATIO:g}: the sum would be almost the update of the clients with the largest weight",
+            hint=f"Keep the ratio at most {MOST_CLASS_RATIO:g}, or use local.class_weights=balanced-per-client.",
         )
 
 

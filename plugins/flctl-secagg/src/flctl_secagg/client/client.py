@@ -267,7 +267,7 @@ class Client:
             raise ProtocolError("the work differs from the work of the session")
         self.policy.check_work(asked)
         require_hidden_in_a_sum(
-            vector, session.parameters.max_weight, accept_zeros=asked.rests or self.policy.accept_zeros
+            vector, session.parameters.max_weight, asked, accept_zeros=asked.rests or self.policy.accept_zeros
         )
         body = frames.opened(message, frames.DELIVER, session.sid, 0, degree * (DELIVERED_BYTES + 4))
         parcels = frames.read_records(body, DELIVERED_BYTES, degree, session.count)

@@ -91,7 +91,7 @@ class Policy:
         """Raises ProtocolError if this policy does not allow the local training."""
         _demand(self.simulation or not asked.limited, "the work allows some clients fewer steps than others")
         if asked.local is not None:
-            self.local.check(asked.local)
+            self.local.check(asked.local, asked.class_ratio)
 
     def objections(self, run: Policy) -> list[str]:
         """Lists the options of a run, given as a policy, under which this policy refuses every session."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flctl import ConfigError
-from flctl_secagg.client.local_bounds import LocalBounds
+from flctl_secagg.client.local_bounds import MOST_CLASS_RATIO, LocalBounds
 from flctl_secagg.client.policy import FLOOR, Differing, Policy
 from flctl_secagg.crypto.masks import Ciphers
 from flctl_secagg.encoding.packing import WIDTHS
@@ -44,6 +44,9 @@ class _Local(_Section):
     steps: Range = Field((1, 1_000_000), description="Smallest and largest number of steps, if `steps` is set.")
     weight_decay: float = Field(1.0, ge=0, description="Largest weight decay.")
     drop_last: bool = Field(False, description="Allow `drop_last`, which leaves out incomplete batches.")
+    class_weights: float = Field(
+        MOST_CLASS_RATIO, ge=1, le=MOST_CLASS_RATIO, description="Largest ratio of two class weights; 1: no weights."
+    )
 
     @model_validator(mode="after")
     def _check_steps(self) -> Self:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from flctl import LocalWork, ProtocolError, Work
+from flctl import Arrays, LocalWork, ProtocolError, Work
 
 __all__ = ["AskedWork", "config_digest", "work_digest"]
 
@@ -34,7 +34,8 @@ class AskedWork:
 
     `digest` is `work_digest` of its work. `local` is the requested local training; None in phases that do not train.
     `limited` is True if simulated devices may make fewer steps than requested. `config` is `config_digest` of the
-    configuration that the client was started with; empty without a run.
+    configuration that the client was started with; empty without a run. `class_ratio` is the largest ratio of two
+    class weights in that configuration. `params` is the global model, flat; None without work.
     """
 
     round: int
@@ -42,6 +43,8 @@ class AskedWork:
     local: LocalWork | None = None
     limited: bool = False
     config: str = ""
+    class_ratio: float = 1.0
+    params: Arrays | None = None
 
     @property
     def rests(self) -> bool:
@@ -49,13 +52,14 @@ class AskedWork:
         return self.local is not None and self.local.lr == 0
 
     @classmethod
-    def of(cls, round_number: int, work: Work | None, config: str = "") -> AskedWork:
+    def of(cls, round_number: int, work: Work | None, config: str = "", class_ratio: float = 1.0) -> AskedWork:
         """Reads a request. Raises ProtocolError if its work is of another round, or has no canonical form."""
         if work is None:
-            return cls(round_number, work_digest(None), config=config)
+            return cls(round_number, work_digest(None), config=config, class_ratio=class_ratio)
         if work.round != round_number:
             raise ProtocolError(f"a request of round {round_number} has the work of round {work.round}")
-        return cls(round_number, work_digest(work), work.local, work.allowance is not None, config)
+        limited = work.allowance is not None
+        return cls(round_number, work_digest(work), work.local, limited, config, class_ratio, work.params)
 
 
 def config_digest(config: BaseModel) -> str:
