@@ -9,8 +9,12 @@ from flctl.errors import IncompatibleError
 
 if TYPE_CHECKING:
     from flctl.algorithms.aggregator import Aggregator
+    from flctl.component import Catalogue
+    from flctl.prediction.predictor import Predictor
 
-__all__ = ["refuse_hidden"]
+__all__ = ["DISCLOSED", "refuse_hidden", "refuse_personal"]
+
+DISCLOSED = "which the run's aggregator hides"
 
 
 def refuse_hidden(path: Path, aggregator: Aggregator | type[Aggregator], shows: str, *, disclose: bool) -> bool:
@@ -21,3 +25,13 @@ def refuse_hidden(path: Path, aggregator: Aggregator | type[Aggregator], shows: 
             hint="Add --disclose if you may see them; the output then states it.",
         )
     return aggregator.hides
+
+
+def refuse_personal(predictor: Predictor, registry: Catalogue, *, disclose: bool) -> bool:
+    """True if the model is one client's and the run's aggregator hides clients. Raises IncompatibleError then, unless
+    `disclose`."""
+    if predictor.client is None:
+        return False
+    aggregator = registry.get("aggregator", predictor.config.aggregator.name)
+    shows = f"the personal model of client '{predictor.client}' is one client's"
+    return refuse_hidden(predictor.directory.path, aggregator, shows, disclose=disclose)

@@ -157,16 +157,7 @@ def _privacy(facts: CardFacts) -> Iterator[str]:
     config = facts.predictor.config
     yield "## Privacy"
     yield ""
-    names = [transform.name for transform in config.transforms]
-    private = {name: values for name, values in _statements(facts).items() if "epsilon" in values}
-    if private:
-        for name, values in private.items():
-            said = ", ".join(f"{key} {_number(value)}" for key, value in values.items())
-            yield f"- differential privacy by `{name}`, as recorded in the run's last round: {said}"
-    elif any(name.startswith("dp") for name in names):
-        yield f"- differential privacy by {', '.join(f'`{name}`' for name in names)}; the run's ledger has its epsilon"
-    else:
-        yield "- no differential privacy: the weights may reveal rows that the model was trained on"
+    yield from _guarantees(facts)
     yield f"- updates were summed by the aggregator `{config.aggregator.name}`"
     yield "- this folder has no rows. Names of columns, categories, classes and clients come from the source, and each"
     yield "  feature's mean and deviation from all clients' training rows: read them before you share this folder"
@@ -174,9 +165,44 @@ def _privacy(facts: CardFacts) -> Iterator[str]:
         yield "- the model is personal: it was trained on its client's rows more than on others'"
 
 
-def _statements(facts: CardFacts) -> dict[str, Mapping[str, Any]]:
-    lines = facts.predictor.directory.lines()[: facts.predictor.round]
-    return dict(lines[-1].get("transforms") or {}) if lines else {}
+def _guarantees(facts: CardFacts) -> Iterator[str]:
+    """The statements of the whole run, also for the weights of an earlier round: the choice of that round used all."""
+    transforms = {one.name: None for one in facts.predictor.config.transforms if one.name.startswith("dp")}
+    recorded, rounds = _summarised(facts)
+    private = transforms | {name: values for name, values in recorded.items() if "epsilon" in values}
+    if not private:
+        yield "- no differential privacy: the weights may reveal rows that the model was trained on"
+        return
+    shown = []
+    for name, values in private.items():
+        if values is None:
+            yield f"- differential privacy by `{name}`: the run has no summary of all its rounds, so its epsilon, and"
+            yield "  what it covers, are not stated here"
+        elif facts.predictor.client and values.get("unit") != "example":
+            yield f"- the differential privacy of `{name}` does not cover this personal model: its noise is on updates"
+            yield "  alone, and the client's own weights have none of it"
+        else:
+            shown.append(f"- `{name}`: {_guarantee(values)}")
+    yield from shown
+    if shown:
+        yield f"- this is the guarantee of the whole run ({counted(rounds, 'round')}), for weights of any round;"
+        yield "  evaluation and the choice of a round, on validation or test rows, are not covered"
+
+
+def _guarantee(values: Mapping[str, Any]) -> str:
+    """The transform's own statement, which rounds epsilon up; without one, its figures in full."""
+    if "statement" in values:
+        return _cell(str(values["statement"]))
+    return ", ".join(f"{key} {_cell(str(value))}" for key, value in values.items())
+
+
+def _summarised(facts: CardFacts) -> tuple[dict[str, Mapping[str, Any]], int]:
+    """The transforms' entries in the run's summary, and its rounds; nothing if the run went on after the summary."""
+    directory = facts.predictor.directory
+    summary, lines = directory.summary() or {}, directory.lines()
+    if not lines or summary.get("rounds") != lines[-1]["round"]:
+        return {}, 0
+    return dict(summary.get("transforms") or {}), len(lines)
 
 
 def _origin(facts: CardFacts) -> Iterator[str]:

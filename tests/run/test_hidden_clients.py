@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,16 @@ from support import Hidden, make_run, train_run, untimed_lines
 import flctl
 from flctl.cli import plot, session
 from flctl.cli.eval import arguments, job
+from flctl.cli.export import job as export
+from flctl.cli.hidden import refuse_personal
+from flctl.cli.predict import job as predict
 from flctl.cli.runs import replay
 from flctl.client.memory_store import MemoryStore
 from flctl.errors import IncompatibleError
 from flctl.evaluation.load import assess, from_run
 from flctl.plugins.registry import Registry
+from flctl.prediction.predictor import load_predictor
+from flctl.prediction.rows import RowOptions
 from flctl.report.evaluation import as_data
 
 
@@ -109,3 +115,23 @@ def test_an_evaluation_withholds_numbers_over_clients_unless_they_are_disclosed(
     assert (
         shown[True]["notes"][-1] == "--disclose: the output has metrics over clients, which aggregator 'hidden' hides"
     )
+
+
+def test_a_personal_model_is_one_client_s_and_refused_unless_disclosed(toy, tmp_path, registry, monkeypatch):
+    result = train_run(toy, tmp_path / "run", "aggregator=hidden", "strategy=ditto", "rounds=1", registry=registry)
+    path, rows, out = result.directory.path, tmp_path / "x.npy", tmp_path / "out"
+    np.save(rows, toy.read_raw("x", 0, 3))
+    assert not refuse_personal(load_predictor(path, "last", None, registry), registry, disclose=False)
+    for job_of in (export, predict):
+        monkeypatch.setattr(job_of, "current_registry", lambda: registry)
+    plain = export.ExportRequest(path, out, "torch", "last", "3")
+    asked = predict.PredictRequest(path, str(rows), str(tmp_path / "p.csv"), "last", "3", RowOptions(), None)
+    with pytest.raises(
+        IncompatibleError, match="personal model of client '3' is one client's, and aggregator 'hidden'"
+    ):
+        export.run(plain)
+    with pytest.raises(IncompatibleError, match="personal model of client '3'"):
+        predict.run(asked, as_json=False)
+    assert not out.exists()
+    assert export.run(replace(plain, disclose=True)).data()["disclosed"] is True
+    assert "--disclose: a model of one client" in predict.run(replace(asked, disclose=True), as_json=False).notes[-1]

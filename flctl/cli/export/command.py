@@ -58,10 +58,14 @@ def export(
             "--client", metavar="ID", help="Use this client's personal model, if the strategy keeps one.", panel=MODEL
         ),
     ] = None,
+    disclose: Annotated[
+        bool,
+        option("--disclose", help="Allow --client even if the run's aggregator hides clients.", panel=MODEL),
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """See HELP."""
     from flctl.cli.export import job
 
-    done = job.run(run, out, form.value, checkpoint, client)
+    done = job.run(job.ExportRequest(run, out, form.value, checkpoint, client, disclose))
     output.emit("export", done.data(), as_json=as_json, render=done.render)

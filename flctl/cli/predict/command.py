@@ -58,6 +58,10 @@ PositiveOption = Annotated[
     option("--positive", metavar="CLASS", help="Class of --threshold. Default: the run's, or the second.", panel=MODEL),
 ]
 
+DiscloseOption = Annotated[
+    bool, option("--disclose", help="Allow --client even if the run's aggregator hides clients.", panel=MODEL)
+]
+
 
 def register(app: typer.Typer) -> None:
     """Adds `predict` to the application."""
@@ -99,6 +103,7 @@ def predict(
         list[str] | None,
         option("--reader-option", metavar="KEY=VALUE", help="Reader option; may be repeated.", panel=ROWS),
     ] = None,
+    disclose: DiscloseOption = False,
     as_json: JsonFlag = False,
 ) -> None:
     """See HELP."""
@@ -107,7 +112,7 @@ def predict(
 
     named = tuple(word.strip() for word in (keep or "").split(",") if word.strip())
     options = RowOptions(reader, output.parse_pairs(reader_option or ()), unseen.value, named)
-    request = job.PredictRequest(run, rows, out, checkpoint, client, options, characters, threshold, positive)
+    request = job.PredictRequest(run, rows, out, checkpoint, client, options, characters, threshold, positive, disclose)
     done = job.run(request, as_json=as_json)
     if out == "-":
         done.note()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flctl.cli import output
+from flctl.cli.hidden import DISCLOSED, refuse_personal
 from flctl.cli.session import current_registry
 from flctl.data.encoding import Tally
 from flctl.errors import ConfigError, DataError, counted
@@ -43,6 +44,7 @@ class PredictRequest:
     characters: int | None
     threshold: float | None = None
     positive: str | None = None
+    disclose: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,8 @@ def run(request: PredictRequest, *, as_json: bool) -> Predicted:
         raise ConfigError("--json and predictions both go to stdout", hint="Add --out FILE.")
     check_out(request.out)
     predictor = load_predictor(request.run, request.checkpoint, request.client, current_registry())
+    if refuse_personal(predictor, current_registry(), disclose=request.disclose):
+        predictor = replace(predictor, notes=(*predictor.notes, f"--disclose: a model of one client, {DISCLOSED}"))
     text = predictor.fitted.task == "next-character"
     _decision(request, predictor)
     if request.characters is not None and not text:

@@ -94,3 +94,16 @@ def test_a_later_run_without_a_target_keeps_to_the_recorded_one(tmp_path):
     assert train(*trial.prepare(f"transforms.dp={json.dumps(options)}")).status == "finished"
     result = train(*trial.prepare('transforms.dp={"noise_multiplier": 4.0}'))
     assert (result.status, result.rounds) == ("budget", 1)
+
+
+def test_a_larger_delta_does_not_evade_the_recorded_target(tmp_path, capsys):
+    trial = Trial(tmp_path, "rounds=2")
+    most = epsilon({Release("all", 4.0): 3}, 1e-5, "add-remove")
+    options = {"noise_multiplier": 4.0, "target_epsilon": most}
+    assert train(*trial.prepare(f"transforms.dp={json.dumps(options)}")).status == "finished"
+    result = train(*trial.prepare('transforms.dp={"noise_multiplier": 4.0, "target_delta": 0.01}'))
+    assert (result.status, result.rounds) == ("budget", 1)
+    for extra, delta in ([], 1e-5), (["--delta", "0.01"], 0.01):
+        assert run_cli(["dp", "status", str(trial.partition.path), "--json", *extra]) == 0
+        data = json.loads(capsys.readouterr().out)["data"]
+        assert (data["delta"], data["target_delta"], data["rounds_left"]) == (delta, 1e-5, 0)

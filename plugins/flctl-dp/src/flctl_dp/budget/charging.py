@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from flctl import IncompatibleError, IntegrityError, PrivacyBudgetError
@@ -42,8 +42,8 @@ def charge(asked: Asked) -> tuple[float, str]:
     """Charges the round and returns its noise multiplier and the ledger's new head, which is on disk by then.
 
     Every refusal comes before the charge. Raises PrivacyBudgetError if the round would exceed the target, which is that
-    of the run, or else the last one that the ledger records; IncompatibleError or IntegrityError if the ledger is not
-    the one that the run was charged to; and what `asked.check` raises.
+    of the run, or else the last that the ledger records, at the delta recorded with it; IncompatibleError or
+    IntegrityError if the ledger is not the one that the run was charged to; and what `asked.check` raises.
     """
     file = LedgerFile(asked.terms.ledger)
     with file.locked():
@@ -61,9 +61,7 @@ def charge(asked: Asked) -> tuple[float, str]:
         noise = asked.noise if asked.noise is not None else _calibrated(asked, ledger)
         release = _released(asked, ledger, noise)
         _refuse_unaccountable(ledger, release, asked.terms)
-        target = asked.target if asked.target is not None else ledger.promise.target
-        if target is not None:
-            _refuse_excess(asked, ledger, release, target)
+        _refuse_excess(_budgeted(asked, ledger), ledger, release)
         asked.check(noise)
         promise = Promise(asked.delta, asked.target, asked.terms.population)
         return noise, file.charge(ledger, asked.run, asked.round, release, promise=promise).digest
@@ -103,9 +101,17 @@ def _refuse_unaccountable(ledger: Ledger, release: Release, terms: Terms) -> Non
         )
 
 
-def _refuse_excess(asked: Asked, ledger: Ledger, release: Release, target: float) -> None:
-    spent, relation = ledger.releases(), asked.terms.relation
-    if _fits(asked, spent, release, target):
+def _budgeted(asked: Asked, ledger: Ledger) -> Asked:
+    """The round with the ledger's target and delta, as a pair, if its run has no target."""
+    recorded = ledger.promise
+    if asked.target is not None or recorded.target is None:
+        return asked
+    return replace(asked, target=recorded.target, delta=recorded.delta or asked.delta)
+
+
+def _refuse_excess(asked: Asked, ledger: Ledger, release: Release) -> None:
+    spent, relation, target = ledger.releases(), asked.terms.relation, asked.target
+    if target is None or _fits(asked, spent, release, target):
         return
     so_far = epsilon(spent, asked.delta, relation)
     raise PrivacyBudgetError(

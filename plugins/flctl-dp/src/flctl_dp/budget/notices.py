@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flctl import Notice
@@ -15,7 +15,7 @@ from flctl_dp.accounting.calibration import affordable, calibrate, together
 from flctl_dp.accounting.figures import ABOVE_WHICH_WEAK, rounded_up, weak
 from flctl_dp.accounting.releases import Releases
 from flctl_dp.budget.terms import Terms, delta_warning
-from flctl_dp.ledgers.ledger import LedgerFile
+from flctl_dp.ledgers.ledger import Ledger, LedgerFile, Promise
 from flctl_dp.ledgers.registry import other_ledgers
 
 __all__ = ["Planned", "more_noise", "notices", "same_rows"]
@@ -48,11 +48,18 @@ def notices(planned: Planned) -> Iterator[Notice]:
     yield from same_rows(planned.name, planned.rows, planned.terms.ledger)
     if ledger is not None and ledger.relation != planned.terms.relation:
         return  # refused when the run starts, with the reason
-    target = planned.target if planned.target is not None or ledger is None else ledger.promise.target
     if planned.noise is None:
         yield from _calibrated(planned, spent)
     else:
-        yield from _given(planned, planned.noise, spent, target)
+        yield from _given(_budgeted(planned, ledger), planned.noise, spent)
+
+
+def _budgeted(planned: Planned, ledger: Ledger | None) -> Planned:
+    """The run with the ledger's target and delta, as a pair, if it has no target."""
+    recorded = ledger.promise if ledger is not None else Promise()
+    if planned.target is not None or recorded.target is None:
+        return planned
+    return replace(planned, target=recorded.target, delta=recorded.delta or planned.delta)
 
 
 def _calibrated(planned: Planned, spent: Releases) -> Iterator[Notice]:
@@ -77,8 +84,8 @@ def more_noise(spent: str, first: float, now: float, signal: str) -> Notice:
     )
 
 
-def _given(planned: Planned, noise: float, spent: Releases, target: float | None) -> Iterator[Notice]:
-    terms, delta = planned.terms, planned.delta
+def _given(planned: Planned, noise: float, spent: Releases) -> Iterator[Notice]:
+    terms, delta, target = planned.terms, planned.delta, planned.target
     release = terms.release(noise)
     planning = together(spent, release, planned.rounds)
     if not any(supports(planning, terms.relation, accountant) for accountant in ("pld", "rdp")):

@@ -33,6 +33,7 @@ def report(terms: Terms, delta: float, target: float | None, run: str, *, finish
             "epsilon": epsilon(own, delta, relation),
             "population_epsilon": epsilon(everything, delta, relation),
             "delta": delta,
+            "unit": "client",
             "statement": statement(own, delta, relation),
             "population": statement(everything, delta, relation),
         }

@@ -77,11 +77,13 @@ def read_ledger(file: LedgerFile) -> Ledger:
 def spent(file: LedgerFile, delta: float | None, target: float | None) -> dict[str, Any]:
     """The epsilon of a ledger, for the population and for each run, and the rounds left of `target`.
 
-    `delta` and `target` default to those of the last charge. Raises ConfigError for a delta of 1 / clients or more.
+    `target` defaults to the last recorded, which holds at the delta recorded with it; `delta` to that delta, or to that
+    of the last charge. Raises ConfigError for a delta of 1 / clients or more.
     """
     ledger = read_ledger(file)
     promise = ledger.promise
-    delta, target = delta or promise.delta or _DELTA, target or promise.target
+    delta = delta or promise.delta or _DELTA
+    budget = (target, delta) if target else (promise.target, promise.delta or delta)
     refuse_delta("--delta", delta, promise.units)
     releases, relation = ledger.releases(), ledger.relation
     runs = list(dict.fromkeys(charge.run for charge in ledger.charges))
@@ -98,12 +100,17 @@ def spent(file: LedgerFile, delta: float | None, target: float | None) -> dict[s
         "statement": statement(releases, delta, relation),
         "warnings": [text for text in (delta_warning(delta, promise.units), weak(epsilon)) if text],
     }
-    if target is not None and ledger.charges:
-        last = ledger.charges[-1]
-        release = last.release
-        left = affordable(releases, release, 1 << 20, target, delta, relation, first=last.round + 1)
-        data |= {"target_epsilon": target, "rounds_left": left, "like": str(release)}
-    return data
+    return {**data, **_left(ledger, *budget)}
+
+
+def _left(ledger: Ledger, target: float | None, delta: float) -> dict[str, Any]:
+    """The rounds like the last that are left of a target, at its delta."""
+    if target is None or not ledger.charges:
+        return {}
+    last = ledger.charges[-1]
+    asked = last.release, 1 << 20, target, delta, ledger.relation
+    left = affordable(ledger.releases(), *asked, first=last.round + 1)
+    return {"target_epsilon": target, "target_delta": delta, "rounds_left": left, "like": str(last.release)}
 
 
 def _of_run(ledger: Ledger, run: str, delta: float, relation: Relation) -> dict[str, Any]:
@@ -120,8 +127,8 @@ def render_spent(console: Console, data: Mapping[str, Any]) -> None:
         said = f"  run {run['run'][:12]}: {counted(run['charges'], 'release')}, eps={rounded_up(run['epsilon'])}"
         console.print(said, markup=False)
     if "rounds_left" in data:
-        left, target = data["rounds_left"], data["target_epsilon"]
+        left, budget = data["rounds_left"], f"eps={data['target_epsilon']:g}, delta={data['target_delta']:g}"
         rounds = "1 more round" if left == 1 else f"{left} more rounds"
-        console.print(f"{rounds} like the last ({data['like']}) possible within eps={target:g}", markup=False)
+        console.print(f"{rounds} like the last ({data['like']}) possible within {budget}", markup=False)
     for warning in data["warnings"]:
         console.print(f"warning: {warning}", markup=False)

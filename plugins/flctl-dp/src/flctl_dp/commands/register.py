@@ -175,7 +175,10 @@ def status(
 
 
 def verify(ledger: Where, as_json: JsonFlag = False) -> None:
-    """Verify the hash chain of a ledger, and those of clients. Exit code 6 if a line was changed, moved or lost."""
+    """Verify the hash chain of a ledger, and those of clients. Exit code 6 if a line was changed, moved or lost.
+
+    The chain has no key: it does not show edits after which all digests were computed again.
+    """
     from flctl_dp.commands import client_status, ledger_status, output
     from flctl_dp.ledgers.client_ledgers import ClientLedgers
 
@@ -190,6 +193,7 @@ def verify(ledger: Where, as_json: JsonFlag = False) -> None:
     if clients:
         data["clients"] = client_status.verified(clients)
         said += ["{ledgers}: {charges} charges in the unbroken chains of {clients} clients".format(**data["clients"])]
+    said += ["the chains have no key: edits after which all digests were computed again are not detected"]
     output.emit("dp verify", data, as_json=as_json, render=lambda console: console.print("\n".join(said), markup=False))
 
 

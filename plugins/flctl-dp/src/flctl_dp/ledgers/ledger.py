@@ -91,10 +91,11 @@ class Ledger:
 
     @property
     def promise(self) -> Promise:
-        """The terms of the last charge, with the last target that any run set."""
+        """The terms of the last charge; the target is the last that any run set, with the delta that it was set for."""
         last = self.charges[-1].promise if self.charges else Promise()
-        targets = (charge.promise.target for charge in reversed(self.charges))
-        return replace(last, target=next((target for target in targets if target is not None), None))
+        promises = (charge.promise for charge in reversed(self.charges))
+        budget = next((promise for promise in promises if promise.target is not None), last)
+        return replace(last, target=budget.target, delta=budget.delta)
 
     def releases(self, run: str | None = None) -> Releases:
         """The releases of all runs, or of one."""

@@ -135,6 +135,7 @@ class ExampleDP(flctl.Transform):
         said["delta"] = delta
         if finished:
             said |= {"statement": described(own, delta, relation), "all_runs": described(whole, delta, relation)}
+            said["unit"] = "example"
         return said
 
     def _noise(self, run: RunInfo, terms: ExampleTerms, ledgers: Mapping[int, Ledger]) -> npt.NDArray[np.float64]:
