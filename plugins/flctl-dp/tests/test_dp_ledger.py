@@ -7,9 +7,10 @@ from typing import get_args
 
 import pytest
 from flctl import IncompatibleError, IntegrityError, StorageError
+from flctl.cli import run as run_cli
 
 from flctl_dp.accounting.releases import _RELATIONS, Release, Sampling
-from flctl_dp.ledgers.ledger import LedgerFile
+from flctl_dp.ledgers.ledger import LedgerFile, Promise
 
 RELEASE = Release("poisson", 1.1, rate=0.01)
 OTHER = Release("all", 3.0)
@@ -213,3 +214,19 @@ def test_a_ledger_that_cannot_be_written_names_the_option(tmp_path):
     ):
         raise AssertionError
     assert "transforms.dp.ledger=PATH" in str(caught.value.hint)
+
+
+def test_verify_says_that_the_chain_has_no_key(file, capsys):
+    charged(file, RELEASE)
+    assert run_cli(["dp", "verify", str(file.path)]) == 0
+    assert "edits after which all digests were computed again are not detected" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_the_delta_of_a_ledger_is_that_of_its_last_target(file):
+    promises = Promise(1e-5, 1.0, 40), Promise(0.02, None, 41)
+    with file.locked():
+        for number, promise in enumerate(promises, 1):
+            file.charge(file.open("people", "add-remove"), "aa", number, RELEASE, promise=promise)
+    assert file.read().promise == Promise(1e-5, 1.0, 41)
