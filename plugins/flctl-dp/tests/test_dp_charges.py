@@ -1,6 +1,7 @@
 """What is charged is released, and what is refused or replayed is not charged."""
 
 import json
+import re
 
 import pytest
 from flctl import IncompatibleError
@@ -73,8 +74,9 @@ def test_poisson_cohorts_that_secure_aggregation_may_abort_are_refused(trial, ra
     if not refused:
         trial.prepare(*chosen)
         return
-    with pytest.raises(IncompatibleError, match=r"a round aborts with probability|a round selects"):
+    with pytest.raises(IncompatibleError, match=r"a round aborts with probability|a round selects") as caught:
         trial.prepare(*chosen)
+    assert not re.search(r"aggregator\.minimum=[012]\b", caught.value.hint)
 
 
 @pytest.mark.parametrize("strategy", ["qfedavg", "fednova"])

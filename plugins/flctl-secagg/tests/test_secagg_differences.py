@@ -7,10 +7,13 @@ import pytest
 from flctl_secagg.client.differences import exposed
 from flctl_secagg.client.ledger import Ledger, Opening
 from flctl_secagg.client.policy import Policy
+from flctl_secagg.crypto.primitives import new_key
+from flctl_secagg.identity.keys import Keyring, identity_public
+from flctl_secagg.identity.roster import make_roster
 from flctl_secagg.protocol import frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from secagg_support import AttemptError, attempt_of, cohort_of
+from secagg_support import AttemptError, Cohort, attempt_of, cohort_of, vectors
 
 from flctl import ProtocolError
 
@@ -88,6 +91,57 @@ def test_one_work_is_answered_for_one_list(tmp_path):
     with pytest.raises(ProtocolError, match="in round 7, shares were opened for other survivors before"):
         ledger.answer("a", Opening("run", 8, "seven", names[:3]))
     ledger.answer("a", Opening("run", 8, "seven", names))
+
+
+class Runs:
+    """Runs of the same nine clients, with one record, and a roster each that the operator signs."""
+
+    def __init__(self, path):
+        self.operator, self.ring, self.ledger = new_key(), Keyring.derived(new_key()), Ledger(path)
+        self.names = tuple(f"c{place:02d}" for place in range(9))
+        self.vectors = vectors(self.names)
+        self.last = None
+
+    def play(self, run, work, out=()):
+        keys = {name: identity_public(self.ring.secret_of(name)) for name in self.names}
+        roster = make_roster(run, keys, self.operator)
+        self.last = Cohort(roster, self.ring, self.names, self.vectors, policy=STRICT, ledger=self.ledger)
+        self.last.lost = lambda kind, name: kind == frames.DELIVER and name in out
+        self.last.work = work
+        return self.last.play(attempt_of(self.last, mode="active", work=work)).survivors
+
+
+@pytest.mark.parametrize(
+    ("work", "out", "said"),
+    [
+        ("work", ("c04",), "in round 1 of run 'trial-1', shares of the same work were opened for other survivors"),
+        ("a copy", ("c04",), "earlier rounds and runs, the sum over these 8 survivors would reveal the update of"),
+    ],
+)
+def test_a_second_run_does_not_give_the_update_of_a_victim_that_is_lost_there(tmp_path, work, out, said):
+    runs = Runs(tmp_path / "ledger.sqlite")
+    assert len(runs.play("trial-1", "work")) == 9
+    with pytest.raises(AttemptError, match="0 of 9 clients signed") as caught:
+        runs.play("trial-2", work, out)
+    assert not caught.value.opened
+    refused = {name: error for name, error in runs.last.refusals.items() if name not in out}
+    assert len(refused) == 9 - len(out)
+    assert all(said in error.message for error in refused.values())
+    assert ("--seed" in refused["c00"].hint) == (work == "work")
+
+
+def test_a_second_run_of_all_clients_is_answered_with_the_same_work_or_another(tmp_path):
+    runs = Runs(tmp_path / "ledger.sqlite")
+    assert [len(runs.play(*one)) for one in (("one", "work"), ("two", "work"), ("three", "another model"))] == [9] * 3
+
+
+def test_a_client_with_another_name_in_the_second_run_is_compared_by_its_key(tmp_path):
+    ledger, keys = Ledger(tmp_path / "ledger.sqlite"), tuple("123456")
+    ledger.answer("a", Opening("one", 1, "work", tuple("abcdef"), keys), apart=True)
+    ledger.answer("a", Opening("two", 1, "work", tuple("aBCDEF"), keys), apart=True)
+    with pytest.raises(ProtocolError, match=r"the update of client '[fF]'"):
+        ledger.answer("a", Opening("three", 1, "other", tuple("aBCDE"), keys[:5]), apart=True)
+    ledger.answer("a", Opening("four", 1, "work", tuple("abcde"), tuple("uvwxy")), apart=True)  # all keys are new
 
 
 def test_two_halves_and_the_whole_without_one_give_that_one():

@@ -94,7 +94,7 @@ LAX = Policy(simulation=True, accept_zeros=True, local=LocalBounds(drop_last=Tru
 def test_of_two_policies_the_stricter_value_counts_whichever_side_has_it(order):
     one, other = (LAX, Policy(**STRICT))[::order]
     assert one.tightened(other) == Policy(**STRICT)
-    assert {field.name for field in dataclasses.fields(Policy)} == {*STRICT, "simulation", "accept_zeros"}
+    assert {field.name for field in dataclasses.fields(Policy)} == {*STRICT, "simulation", "accept_zeros", "bounded"}
 
 
 def test_what_contradicts_itself_accepts_nothing():

@@ -75,6 +75,16 @@ def test_a_last_round_that_was_deleted_is_missed_by_metrics_checkpoints_and_ledg
         verify_run(recorded)
 
 
+def test_a_last_round_that_only_the_summary_still_counts_is_missed(recorded):
+    transcripts(recorded)[2].unlink()
+    without_last(recorded / "secagg" / JOURNAL)
+    without_last(recorded / "metrics.jsonl")
+    shutil.rmtree(recorded / "checkpoints" / "round-00003")
+    (recorded / "secagg" / "ledger.sqlite").unlink()
+    with pytest.raises(IntegrityError, match=r"summary.json counts 3 rounds, and the journal ends in round 2"):
+        verify_run(recorded)
+
+
 def test_a_transcript_that_is_there_twice_or_changed_is_found(recorded):
     first, *_ = transcripts(recorded)
     copy = first.with_name("round-00001-ffffffffffff.transcript")
@@ -111,6 +121,7 @@ def test_a_session_that_a_stop_cut_off_is_part_of_the_chain(recorded):
     without_last(recorded / "secagg" / JOURNAL)
     without_last(recorded / "metrics.jsonl")
     shutil.rmtree(recorded / "checkpoints" / "round-00003")
+    (recorded / "summary.json").unlink()  # a run that was stopped has none
     ledger = Ledger(recorded / "secagg" / "ledger.sqlite", synced=False)
     with ledger._locked() as connection:
         connection.execute("DELETE FROM openings WHERE client = ? AND round = 3", (SERVER,))

@@ -7,6 +7,7 @@ into the session (Pasquini et al. 2022 do it with models, these with the rest of
 import dataclasses
 import json
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from flctl_secagg.client.local_bounds import LocalBounds
 from flctl_secagg.client.policy import Policy
 from flctl_secagg.protocol import frames
 from flctl_secagg.protocol.asked_work import AskedWork, work_digest
+from flctl_secagg.run_limits import require_coarse_clip
 from secagg_support import AttemptError, attempt_of, cohort_of, vectors
 
 import flctl
@@ -185,6 +187,34 @@ def test_an_update_of_weight_decay_alone_does_not_count_either(decay):
     vector["delta"] = (left - model) * np.float32(vector["weight"][0])
     assert len(cohort.play(attempt_of(cohort)).survivors) == 5
     assert "this client's update is weight decay alone" in cohort.refusals["c02"].message
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_a_bounded_client_is_not_told_from_the_others_by_its_clipped_values(bounded):
+    """Under differential privacy, a refusal or a count of clipped values would depend on one client's data."""
+    cohort = cohort_of(6, policy=Policy(minimum=3, corrupt=0.0, dropped=0.0, bounded=bounded))
+    for name in cohort.names:
+        cohort.vectors[name]["weight"] = np.ones(1)
+        cohort.vectors[name]["delta"] = np.full(40, 9.0 if name == "c02" else 0.1, np.float32)
+    attempt = attempt_of(cohort, max_weight=1.0)
+    unmasked = cohort.play(attempt)
+    assert ("c02" in unmasked.survivors) == bounded
+    assert attempt.session.encoding.decode(unmasked.words, len(unmasked.survivors)).clipped == 0
+    assert list(cohort.refusals) == ([] if bounded else ["c02"])
+
+
+def bounding(**changes):
+    transform = SimpleNamespace(**{"bounds_clients": True, "whole": False, **changes})
+    transform.config = SimpleNamespace(clipping_norm=1.0)
+    return SimpleNamespace(transforms={"dp": transform})
+
+
+def test_a_clip_below_the_norm_of_bounded_clients_is_refused():
+    with pytest.raises(IncompatibleError, match=r"0\.06, below transforms\.dp\.clipping_norm") as caught:
+        require_coarse_clip(bounding(), 0.06)
+    assert "-o aggregator.clip=1" in caught.value.hint
+    require_coarse_clip(bounding(), 1.0)
+    require_coarse_clip(bounding(whole=True), 0.06)
 
 
 def test_a_learning_rate_of_zero_for_all_isolates_nobody():

@@ -50,6 +50,7 @@ from flctl_secagg.run_limits import (
     largest_weight,
     most_clients,
     require_allowed,
+    require_coarse_clip,
     require_even_classes,
     require_few_cohorts,
     require_minimum,
@@ -90,7 +91,7 @@ class SecureAggregation(flctl.Aggregator):
 
     _home: Home = NoHome()
     _max_weight: float = _NO_RUN_WEIGHT
-    _accept_zeros = False
+    _bounded = False
     _rounds = 1_000_000
     _config = ""
     _class_ratio = 1.0
@@ -123,7 +124,7 @@ class SecureAggregation(flctl.Aggregator):
             placed._home = KeysHome(Path(self.config.keys), directory)
         placed._max_weight = largest_weight(run)
         placed._repeats = not run.memory_layout
-        placed._accept_zeros = any(transform.bounds_clients for transform in run.transforms.values())
+        placed._bounded = any(transform.bounds_clients for transform in run.transforms.values())
         placed._rounds = run.config.rounds
         placed._config = config_digest(run.config)
         placed._class_ratio = class_ratio(run.config.local.class_weights)
@@ -139,6 +140,7 @@ class SecureAggregation(flctl.Aggregator):
             require_varied(run)
         if self._differing == "refuse":
             require_few_cohorts(run)
+        require_coarse_clip(run, float(self.config.clip))
         count = math.ceil(expected)
         self.encoding(count, {**run.update_layout, WEIGHT: 1})
         if isinstance(self._home, KeysHome):
@@ -220,7 +222,7 @@ class SecureAggregation(flctl.Aggregator):
                 raise self._lost(ctx.round, error)
             if number == self.config.attempts or len(error.left) < self.config.minimum:
                 raise ProtocolError(f"round {ctx.round}: {error.message}", hint=error.hint)
-            cohort = self._apart(session.parameters, error.left)
+            cohort = self._apart(session, error.left)
         raise ProtocolError(f"round {ctx.round}: no attempt was made")
 
     def _attempt(
@@ -241,7 +243,7 @@ class SecureAggregation(flctl.Aggregator):
                 if error.opened:
                     outcome = replace(outcome, end="burnt", survivors=attempt.survivors)
                     with suppress(ProtocolError):  # shares may have been opened for other survivors before a restart
-                        self._home.ledger().answer(_SERVER, Opening.of(parameters, attempt.survivors))
+                        self._home.ledger().answer(_SERVER, Opening.of(session, attempt.survivors))
                 self._journal.record(outcome)
                 return error
             if transcript is not None:
@@ -257,7 +259,7 @@ class SecureAggregation(flctl.Aggregator):
             session,
             ctx.note,
             transcript,
-            partial(self._objection, session.parameters),
+            partial(self._objection, session),
             past=self._journal.past(),
             sign=None if key is None else Signer(key).sign,
         )
@@ -308,7 +310,8 @@ class SecureAggregation(flctl.Aggregator):
             local=self._local,
             rounds=self._rounds,
             simulation=not isinstance(self._home, KeysHome),
-            accept_zeros=self._accept_zeros,
+            accept_zeros=self._bounded,
+            bounded=self._bounded,
         )
 
     @property
@@ -316,30 +319,30 @@ class SecureAggregation(flctl.Aggregator):
         chosen: Differing | None = self.config.differing
         return chosen or ("refuse" if self.config.mode == "active" else "warn")
 
-    def _objection(self, parameters: Parameters, survivors: Sequence[str]) -> str | None:
+    def _objection(self, session: Session, survivors: Sequence[str]) -> str | None:
         """Reason for which clients would refuse to open shares for these survivors, given the lists opened before; None
         if they would open them. Checked before the list is fixed, so that the round can be retried."""
         if self._differing != "refuse":
             return None
-        known = [frozenset(other.survivors) for other in self._home.ledger().openings(_SERVER, parameters.run)]
-        if frozenset(survivors) in known:
+        opening, known = Opening.of(session, survivors), self._home.ledger().openings(_SERVER)
+        if any(other.members.keys() == opening.members.keys() for other in known):
             return None
-        for client in survivors:
-            found = exposed([survivors, *(one for one in known if client in one)])
+        for client in opening.members:
+            found = opening.exposes([other for other in known if client in other.members])
             if found:
                 return (
                     f"with the sums of earlier rounds, this sum would reveal the update, or a combination, of {found}"
                 )
         return None
 
-    def _apart(self, parameters: Parameters, left: Iterable[str]) -> list[str]:
+    def _apart(self, session: Session, left: Iterable[str]) -> list[str]:
         """Returns the cohort of the next attempt: the clients in `left`, without up to two of them if the sum over all,
         combined with earlier sums, would give one client's update."""
         clients = sorted(left)
         fewer = chain.from_iterable(combinations(clients, more) for more in (0, 1, 2))
         for out in islice(fewer, _MOST_CHOICES):
             chosen = [client for client in clients if client not in out]
-            if len(chosen) < self.config.minimum or self._objection(parameters, chosen) is None:
+            if len(chosen) < self.config.minimum or self._objection(session, chosen) is None:
                 return chosen
         return clients
 
@@ -386,7 +389,7 @@ class SecureAggregation(flctl.Aggregator):
                 f"{decoded.clipped} of {counted(len(survivors), 'client')} clipped values or their weight "
                 "(aggregator.clip)"
             )
-        opening, ledger = Opening.of(session.parameters, survivors), self._home.ledger()
+        opening, ledger = Opening.of(session, survivors), self._home.ledger()
         if self._differing == "warn":
             before = [other.survivors for other in ledger.openings(_SERVER, opening.run)]
             found = () if exposed(before) else exposed([*before, survivors])

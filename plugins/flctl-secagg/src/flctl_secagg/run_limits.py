@@ -22,6 +22,7 @@ __all__ = [
     "largest_weight",
     "most_clients",
     "require_allowed",
+    "require_coarse_clip",
     "require_even_classes",
     "require_few_cohorts",
     "require_minimum",
@@ -56,6 +57,18 @@ def require_even_classes(run: RunInfo) -> None:
             f"{MOST_CLASS_RATIO:g}: the sum would be almost the update of the clients with the largest weight",
             hint=f"Keep the ratio at most {MOST_CLASS_RATIO:g}, or use local.class_weights=balanced-per-client.",
         )
+
+
+def require_coarse_clip(run: RunInfo, clip: float) -> None:
+    """Raises IncompatibleError if a transform bounds clients and `clip` is below its norm. At or above the norm, no
+    coordinate reaches the clip; below it, clipping depends on one client's data, and no noise hides it."""
+    for name, transform in run.transforms.items():
+        norm = getattr(transform.config, "clipping_norm", None)
+        if transform.bounds_clients and not transform.whole and norm is not None and clip < norm:
+            raise IncompatibleError(
+                f"aggregator.clip is {clip:g}, below transforms.{name}.clipping_norm, which is {norm:g}",
+                hint=f"-o aggregator.clip={norm:g}, or more; or a lower transforms.{name}.clipping_norm.",
+            )
 
 
 def require_minimum(cohort: Sequence[str], minimum: int, number: int) -> None:

@@ -94,6 +94,15 @@ def delta_warning(delta: float, units: int, unit: str = "client") -> str | None:
     )
 
 
+def _larger_cohorts(options: Any, possible: int) -> str:
+    """Returns the hint against visible aborts; it names a minimum only if the aggregator allows that value."""
+    field = type(options).model_fields.get("minimum")
+    bounds = () if field is None else field.metadata
+    if field is None or any(possible < getattr(bound, "ge", possible) for bound in bounds):
+        return "Use --sampling fixed, or a larger --sampling-rate."
+    return f"Use --sampling fixed, a larger --sampling-rate, or -o aggregator.minimum={possible} if that is enough."
+
+
 def refuse_visible_aborts(mine: str, run: Any, terms: Terms) -> None:
     """Raises IncompatibleError if the aggregator may refuse a Poisson cohort for being too small.
 
@@ -117,7 +126,7 @@ def refuse_visible_aborts(mine: str, run: Any, terms: Terms) -> None:
         f"Poisson cohorts of any size: with cohort.rate {terms.rate:g} and {counted(terms.population, 'client')}, a "
         "round aborts "
         f"with probability {abort:.2g}, which reveals the number of sampled clients",
-        hint=f"Use --sampling fixed, a larger --sampling-rate, or -o aggregator.minimum={possible} if that is enough.",
+        hint=_larger_cohorts(run.aggregator.config, possible),
     )
 
 

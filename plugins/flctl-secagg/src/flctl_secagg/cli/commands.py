@@ -175,8 +175,9 @@ def verify(
 ) -> None:
     """Replay recorded sessions: check all signatures and ids, that vectors were masked, and that each sum follows.
 
-    The transcripts of a run are one hash chain, compared with its journal, metrics, checkpoints and ledger. Needs a
-    run with aggregator.transcript=true. Exit code 6 if anything does not hold.
+    The transcripts of a run are one hash chain, compared with its journal, metrics, summary, checkpoints and
+    ledger; only --keys shows a last session that was removed from all of them. Needs a run with
+    aggregator.transcript=true. Exit code 6 if anything does not hold.
     """
     from flctl import ConfigError
     from flctl_secagg.storage import LEDGER, pinned_operator

@@ -16,8 +16,8 @@ from threading import Lock
 from flctl import ProtocolError, StorageError
 from flctl.errors import counted
 from flctl_secagg.client.differences import exposed
-from flctl_secagg.protocol.parameters import Parameters
 from flctl_secagg.protocol.past import FIRST, heads
+from flctl_secagg.protocol.session import Session
 
 __all__ = ["Ledger", "Opening"]
 
@@ -26,27 +26,49 @@ CREATE TABLE IF NOT EXISTS steps (client TEXT, sid BLOB, phase INTEGER, PRIMARY 
 CREATE TABLE IF NOT EXISTS openings (
     client TEXT, run TEXT, round INTEGER, work TEXT, survivors TEXT, number INTEGER PRIMARY KEY,
     UNIQUE (client, run, round));
+CREATE TABLE IF NOT EXISTS members (
+    client TEXT, run TEXT, round INTEGER, keys TEXT, PRIMARY KEY (client, run, round)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS heads (client TEXT, run TEXT, head BLOB, sid BLOB, PRIMARY KEY (client, run)) WITHOUT ROWID;
 """
 _SECONDS = 30.0
 """Seconds to wait for another process that holds the record locked."""
 _PAUSE = 0.01
+_SHOWN = 32
+"""Hex digits of an identity key that the record keeps: 128 bits."""
 _lock = Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Opening of shares for the survivors of one round of a run; `work` is the digest of the round's work."""
+    """Opening of shares for the survivors of one round of a run; `work` is the digest of the round's work.
+
+    `keys` has the survivors' identity keys, abbreviated: a client may have another name on the roster of another run.
+    """
 
     run: str
     round: int
     work: str
     survivors: tuple[str, ...]
+    keys: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, parameters: Parameters, survivors: Sequence[str]) -> Opening:
+    def of(cls, session: Session, survivors: Sequence[str]) -> Opening:
         """The opening of a session's shares for its survivors."""
-        return cls(parameters.run, parameters.round, parameters.work, tuple(survivors))
+        asked, keys = session.parameters, session.roster.keys
+        abbreviated = tuple(keys[name].hex()[:_SHOWN] for name in survivors)
+        return cls(asked.run, asked.round, asked.work, tuple(survivors), abbreviated)
+
+    @property
+    def members(self) -> dict[str, str]:
+        """Names of the survivors by key; by name if no keys were recorded."""
+        return dict(zip(self.keys or self.survivors, self.survivors, strict=True))
+
+    def exposes(self, earlier: Sequence[Opening]) -> tuple[str, ...]:
+        """Returns one client whose update the sum gives together with earlier ones, or two if they give a combination
+        of them; else empty."""
+        lists = [self, *_linked(self, earlier)]
+        named = {key: name for one in reversed(lists) for key, name in one.members.items()}
+        return tuple(named[key] for key in exposed([one.members for one in lists]))
 
 
 @dataclass(frozen=True)
@@ -70,27 +92,30 @@ class Ledger:
     def answer(self, client: str, opening: Opening, *, apart: bool = False) -> None:
         """Records that a client is about to open shares for the survivors of a round.
 
-        Raises ProtocolError if the client opened shares for other survivors in that round or for that work, or opened
-        shares in a later round. With `apart`, also if the sum over these survivors, combined with the sums of other
-        rounds, gives one client's update or a combination of two. The check and the insertion are one transaction: of
-        two processes with conflicting openings, only one succeeds.
+        Raises ProtocolError if the client opened shares for other survivors in that round, or for that work in any
+        run, or opened shares in a later round. With `apart`, also if the sum over these survivors, combined with the
+        sums of other rounds of all runs, gives one client's update or a combination of two. The check and the
+        insertion are one transaction: of two processes with conflicting openings, only one succeeds.
         """
         with self._locked() as connection:
             connection.execute("BEGIN IMMEDIATE")
-            refused = _conflict(opening, self._openings(connection, client, opening.run), apart=apart)
+            refused = _conflict(opening, self._openings(connection, client), apart=apart)
             if refused is None:
                 statement = (
                     "INSERT OR IGNORE INTO openings (client, run, round, work, survivors) VALUES (?, ?, ?, ?, ?)"
                 )
                 values = (client, opening.run, opening.round, opening.work, json.dumps(list(opening.survivors)))
                 connection.execute(statement, values)
+                if opening.keys:
+                    members = (client, opening.run, opening.round, json.dumps(list(opening.keys)))
+                    connection.execute("INSERT OR IGNORE INTO members VALUES (?, ?, ?, ?)", members)
         if refused is not None:
             raise refused
 
     def check(self, client: str, opening: Opening, *, apart: bool = False) -> None:
         """Raises the ProtocolError that `answer` would raise; records nothing."""
         with self._locked() as connection:
-            refused = _conflict(opening, self._openings(connection, client, opening.run), apart=apart)
+            refused = _conflict(opening, self._openings(connection, client), apart=apart)
         if refused is not None:
             raise refused
 
@@ -129,10 +154,10 @@ class Ledger:
         query = "SELECT head, sid FROM heads WHERE client = ? AND run = ?"
         return connection.execute(query, (client, run)).fetchone() or (FIRST, b"")
 
-    def openings(self, client: str, run: str) -> list[Opening]:
-        """All openings of a client in a run, oldest first."""
+    def openings(self, client: str, run: str | None = None) -> list[Opening]:
+        """All openings of a client in a run, or in all runs, oldest first."""
         with self._locked() as connection:
-            return self._openings(connection, client, run)
+            return [one for one in self._openings(connection, client) if run in (None, one.run)]
 
     def runs(self, client: str) -> list[str]:
         """Names of the runs in which a client opened shares."""
@@ -141,10 +166,16 @@ class Ledger:
         return [str(run) for (run,) in rows]
 
     @staticmethod
-    def _openings(connection: sqlite3.Connection, client: str, run: str) -> list[Opening]:
-        query = "SELECT round, work, survivors FROM openings WHERE client = ? AND run = ? ORDER BY number"
-        rows = connection.execute(query, (client, run)).fetchall()
-        return [Opening(run, number, work, tuple(json.loads(text))) for number, work, text in rows]
+    def _openings(connection: sqlite3.Connection, client: str) -> list[Opening]:
+        query = (
+            "SELECT run, round, work, survivors, COALESCE(keys, '[]') FROM openings "
+            "LEFT JOIN members USING (client, run, round) WHERE client = ? ORDER BY number"
+        )
+        rows = connection.execute(query, (client,)).fetchall()
+        return [
+            Opening(run, number, work, tuple(json.loads(names)), tuple(json.loads(keys)))
+            for run, number, work, names, keys in rows
+        ]
 
     def _insert(self, statement: str, values: tuple[object, ...]) -> bool:
         with self._locked() as connection:
@@ -178,15 +209,14 @@ def _is_busy(error: sqlite3.Error) -> bool:
 
 def _conflict(opening: Opening, earlier: Sequence[Opening], *, apart: bool) -> ProtocolError | None:
     """Error that forbids an opening, given the earlier ones; None if it is allowed."""
-    same_list = [other for other in earlier if set(other.survivors) == set(opening.survivors)]
+    members = opening.members.keys()
+    same_list = [other for other in earlier if other.members.keys() == members]
     for other in earlier:
-        if (other.round == opening.round or other.work == opening.work) and other not in same_list:
-            return ProtocolError(
-                f"in round {other.round}, shares were opened for other survivors before",
-                hint="A client opens shares for one list of survivors per round. Continue with the next round.",
-            )
-    latest = max((other.round for other in earlier), default=0)
-    if opening.round < latest and not any(other.round == opening.round for other in same_list):
+        if other not in same_list and _is_repeated(opening, other):
+            return _repeated(opening, other)
+    here = [other for other in earlier if other.run == opening.run]
+    latest = max((other.round for other in here), default=0)
+    if opening.round < latest and not any(other.round == opening.round for other in here if other in same_list):
         return ProtocolError(
             f"shares of round {opening.round} were requested, and shares were already opened in round {latest}",
             hint="Resume from a later checkpoint.",
@@ -196,14 +226,44 @@ def _conflict(opening: Opening, earlier: Sequence[Opening], *, apart: bool) -> P
     return _exposure(opening, earlier)
 
 
+def _linked(opening: Opening, earlier: Sequence[Opening]) -> list[Opening]:
+    """Earlier openings that share clients with this one, directly or through others: no other sum combines with it."""
+    members, left, found = set(opening.members), list(earlier), list[Opening]()
+    while near := [one for one in left if not members.isdisjoint(one.members)]:
+        found += near
+        left = [one for one in left if members.isdisjoint(one.members)]
+        members.update(*(one.members for one in near))
+    return found
+
+
+def _is_repeated(opening: Opening, other: Opening) -> bool:
+    """True if an earlier opening was of the same round of the run, or of the same work, with some of the clients."""
+    if opening.run == other.run and opening.round == other.round:
+        return True
+    return opening.work == other.work and not opening.members.keys().isdisjoint(other.members)
+
+
+def _repeated(opening: Opening, other: Opening) -> ProtocolError:
+    if opening.run == other.run:
+        return ProtocolError(
+            f"in round {other.round}, shares were opened for other survivors before",
+            hint="A client opens shares for one list of survivors per round. Continue with the next round.",
+        )
+    return ProtocolError(
+        f"in round {other.round} of run '{other.run}', shares of the same work were opened for other survivors",
+        hint="A client opens shares of equal work for one list of survivors. Train with another seed: --seed N.",
+    )
+
+
 def _exposure(opening: Opening, earlier: Sequence[Opening]) -> ProtocolError | None:
-    found = exposed([opening.survivors, *(other.survivors for other in earlier)])
+    found = opening.exposes(earlier)
     if not found:
         return None
     whose = f"the update of client '{found[0]}'" if len(found) == 1 else f"a combination of two updates, {found}"
+    others = "" if all(one.run == opening.run for one in _linked(opening, earlier)) else " and runs"
     return ProtocolError(
-        f"with the sums of earlier rounds, the sum over these {counted(len(opening.survivors), 'survivor')} would "
-        f"reveal {whose}",
+        f"with the sums of earlier rounds{others}, the sum over these "
+        f"{counted(len(opening.survivors), 'survivor')} would reveal {whose}",
         hint="Exclude more clients from the round; or set aggregator.differing=warn, and rely on differential privacy.",
     )
 

@@ -49,6 +49,8 @@ class Policy:
     - `local`: bounds on local training.
     - `accept_zeros`: sends updates of zero. Under differential privacy, a client whose training diverges sends zeros;
       a refusal would reveal which client that was.
+    - `bounded`: a transform bounds each client's update, as under differential privacy: a client neither refuses
+      because of clipped values (if weights are equal) nor counts them.
     - `simulation`: accepts simulated devices, some of which make fewer steps than others.
     """
 
@@ -72,6 +74,7 @@ class Policy:
     local: LocalBounds = field(default_factory=LocalBounds)
     simulation: bool = False
     accept_zeros: bool = False
+    bounded: bool = False
 
     @classmethod
     def laxest(cls, run: str | None) -> Policy:
@@ -128,6 +131,7 @@ class Policy:
             local=self.local.tightened(other.local),
             simulation=self.simulation and other.simulation,
             accept_zeros=self.accept_zeros and other.accept_zeros,
+            bounded=self.bounded or other.bounded,
         )
 
     def _check_cohort(self, found: Parameters, me: str, roster: Roster) -> None:

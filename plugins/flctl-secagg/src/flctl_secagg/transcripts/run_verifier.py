@@ -48,6 +48,7 @@ def verify_run(run: Path, operator: bytes | None = None, remembered: Path | None
         _check_remembered(remembered, verdicts)
     _check_rounds(run, outcomes)
     _check_ledger(home, outcomes)
+    _check_summary(run / "summary.json", max((one.round for one in outcomes), default=0))
     return verdicts
 
 
@@ -99,6 +100,18 @@ def _check_rounds(run: Path, outcomes: Sequence[Outcome]) -> None:
         number = int(path.name.removeprefix("round-"))
         if number and number not in ends:
             raise IntegrityError(f"{path.name} is a checkpoint of a round without a recorded session")
+
+
+def _check_summary(path: Path, last: int) -> None:
+    """Raises IntegrityError if the run's summary, where there is one, counts more rounds than the journal."""
+    if not path.is_file():
+        return  # the run has not finished
+    try:
+        rounds = int(json.loads(path.read_bytes())["rounds"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{path} is not the summary of a run") from error
+    if rounds > last:
+        raise IntegrityError(f"{path.name} counts {counted(rounds, 'round')}, and the journal ends in round {last}")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int]]:
