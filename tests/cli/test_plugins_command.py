@@ -236,6 +236,6 @@ def test_built_in_components_are_checked_only_when_asked_for(installed, capsys):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_all_that_flctl_brings_along_is_well(capsys):
+def test_all_that_flctl_brings_along_is_well(started_workers, capsys):
     found = findings(capsys, "builtin", "--check")
     assert {subject for subject, status in found if status == "ok"} > {"strategy fedavg", "engine pool", "dataset iris"}
