@@ -68,11 +68,13 @@ class Availability:
 
     def _waiting(self, round_number: int, drawn: IntArray, present: IntArray, needed: int) -> WaitingRound:
         ids = self.run.partition.client_ids
-        away = ids.take(np.setdiff1d(drawn, present)).tolist()
+        # Privacy by sampling rests on a cohort that is secret: its clients are not named.
+        away = [] if self.run.secret_cohort else ids.take(np.setdiff1d(drawn, present)).tolist()
         return WaitingRound(round_number, tuple(away), len(present), needed)
 
     def _too_few(self, waiting: WaitingRound, seconds: float) -> RoundFailedError:
-        away = ", ".join(waiting.away[:5]) + (f" and {len(waiting.away) - 5} more" if len(waiting.away) > 5 else "")
+        away = ", ".join(waiting.away[:5]) or "clients of a secret cohort"
+        away += f" and {len(waiting.away) - 5} more" if len(waiting.away) > 5 else ""
         resume = command_line("flctl", "train", "--resume", self.run.directory)
         return RoundFailedError(
             f"round {waiting.round}: {waiting.present} of the {counted(waiting.needed, 'client')} that it needs "

@@ -96,10 +96,15 @@ class _ChunkRequests:
         return merged(replies, keep_individual=self.keep_individual)
 
 
-def absences(plan: RoundPlan) -> list[str]:
-    """A note on the clients of a cohort that were not asked, because they were away when the round started."""
+def absences(plan: RoundPlan, *, secret: bool) -> list[str]:
+    """A note on the clients of a cohort that were not asked, because they were away when the round started.
+
+    A `secret` cohort is counted, not named: privacy by sampling rests on it.
+    """
     if not plan.away:
         return []
+    if secret:
+        return [f"not asked, because they were away: {counted(len(plan.away), 'client')} of the secret cohort"]
     others = f" and {counted(len(plan.away) - 3, 'other')}" if len(plan.away) > 3 else ""
     return [f"not asked, because they were away: {', '.join(plan.away[:3])}{others}"]
 

@@ -62,7 +62,7 @@ class Rounds:
         timer = PhaseTimer()
         with timer.phase("select"):
             plan = self.plan(state)
-        traffic = RoundTraffic(update_intake(self.run, plan), notes=absences(plan))
+        traffic = RoundTraffic(update_intake(self.run, plan), notes=absences(plan, secret=self.run.secret_cohort))
         aggregate = Aggregation(self.run, self.engine, plan, traffic, timer).aggregate()
         self._retract(plan, traffic, lost=aggregate is None)
         with timer.phase("aggregate"):

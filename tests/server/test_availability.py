@@ -8,6 +8,7 @@ from support import checkpoint_digests, make_run, train_run, untimed_lines
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import RoundFailedError
 from flctl.plugins.hookspecs import hookimpl
+from flctl.run.run import Run
 from flctl.server import availability
 from flctl.server.training import Training
 
@@ -101,3 +102,12 @@ def test_a_run_that_is_interrupted_while_it_waits_ends_with_a_checkpoint(toy, tm
     result, _ = train(toy, tmp_path / "run", looks, interrupted=interrupted)
     assert (result.status, result.rounds) == ("interrupted", 1)
     assert result.directory.checkpoints.rounds()[-1] == 1
+
+
+def test_clients_of_a_secret_cohort_are_counted_and_never_named(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "secret_cohort", True)
+    _, waits = train(toy, tmp_path / "run", [ALL - {"3"}, ALL - {"3"}, ALL - {"7"}, ALL], "engine.minimum=10")
+    assert [(one.away, one.present) for one in waits] == [((), 9)]
+    train(toy, tmp_path / "other", [ALL - {"3", "7"}, ALL])
+    first, _ = untimed_lines(tmp_path / "other")
+    assert first["notes"] == ["not asked, because they were away: 2 clients of the secret cohort"]

@@ -68,7 +68,7 @@ class Opening:
         of them; else empty."""
         lists = [self, *_linked(self, earlier)]
         named = {key: name for one in reversed(lists) for key, name in one.members.items()}
-        return tuple(named[key] for key in exposed([one.members for one in lists]))
+        return tuple(sorted(named[key] for key in exposed([one.members for one in lists])))
 
 
 @dataclass(frozen=True)
