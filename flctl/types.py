@@ -149,12 +149,20 @@ class RoundPlan:
 
 @dataclass(frozen=True, slots=True)
 class WaitingRound:
-    """A round that cannot start: `present` clients of its cohort are available, it needs `needed`, `away` are not."""
+    """A round that cannot start: `present` clients of its cohort are available, it needs `needed`, `away` are not.
+
+    `away` is empty if the cohort is secret.
+    """
 
     round: int
     away: tuple[ClientId, ...]
     present: int
     needed: int
+
+    def named(self, most: int) -> str:
+        """Returns the clients that are away, in words: the first `most` of them, and the number of the others."""
+        others = f" and {len(self.away) - most} more" if len(self.away) > most else ""
+        return (", ".join(self.away[:most]) or "clients of a secret cohort") + others
 
 
 @dataclass(frozen=True, slots=True)

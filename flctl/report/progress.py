@@ -56,10 +56,9 @@ def _printable(text: str) -> str:
 
 def waiting_text(waiting: WaitingRound) -> str:
     """A round that cannot start, in one line: the clients that are away, and how many it needs."""
-    away = ", ".join(waiting.away[:3]) or "clients of a secret cohort"
-    away += f" and {len(waiting.away) - 3} more" if len(waiting.away) > 3 else ""
     return _printable(
-        f"round {waiting.round} waits for {away}: it needs {waiting.needed} of its clients, {waiting.present} available"
+        f"round {waiting.round} waits for {waiting.named(3)}: it needs {waiting.needed} of its clients, "
+        f"{waiting.present} available"
     )
 
 

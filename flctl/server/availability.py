@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -36,7 +36,6 @@ class Availability:
     run: Run
     engine: Engine
     interrupted: Callable[[], bool] = never
-    sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
 
     def present(self, round_number: int, drawn: IntArray) -> IntArray:
         """Returns those of the drawn clients, by index, that are available.
@@ -57,7 +56,7 @@ class Availability:
             if waiting != announced:
                 self.run.registry.hook.flctl_round_waits(waiting=waiting)
                 announced = waiting
-            self.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def _available(self, drawn: IntArray) -> IntArray:
         available = self.engine.available()
@@ -73,11 +72,9 @@ class Availability:
         return WaitingRound(round_number, tuple(away), len(present), needed)
 
     def _too_few(self, waiting: WaitingRound, seconds: float) -> RoundFailedError:
-        away = ", ".join(waiting.away[:5]) or "clients of a secret cohort"
-        away += f" and {len(waiting.away) - 5} more" if len(waiting.away) > 5 else ""
         resume = command_line("flctl", "train", "--resume", self.run.directory)
         return RoundFailedError(
             f"round {waiting.round}: {waiting.present} of the {counted(waiting.needed, 'client')} that it needs "
-            f"{'is' if waiting.present == 1 else 'are'} available after {seconds:g} s; away: {away}",
+            f"{'is' if waiting.present == 1 else 'are'} available after {seconds:g} s; away: {waiting.named(5)}",
             hint=f"Go on when they are back: {resume}, or lower engine.minimum.",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 
 from flctl.algorithms.pipeline import begin_round, transform_statements
 from flctl.client.memory import ClientMemory, work_after
@@ -107,11 +108,15 @@ class Rounds:
         if chosen.per_client:
             metrics |= evaluate.spread_over_clients(self.model, partition, self.task, chosen.batch_size, measured)
         if chosen.per_client and self.run.strategy.personalises:
-            store = MemoryStore(self.run.memory_directory, partition.clients, self.run.memory_layout)
-            memory = ClientMemory(self.run, store, self.run.division.private_of(state.params))
+            memory = ClientMemory(self.run, self._records, self.run.division.private_of(state.params))
             own = memory.models(work_after(self.run, state.round, state.params, state.strategy))
             metrics |= evaluate.spread_of_own_models(self.model, own, partition, self.task, chosen.batch_size, measured)
         return metrics
+
+    @cached_property
+    def _records(self) -> MemoryStore:
+        """Clients' records in the run's directory, from which their own models are evaluated."""
+        return MemoryStore(self.run.memory_directory, self.run.partition.clients, self.run.memory_layout)
 
     def _central_rows(self) -> Batch:
         """Returns the central rows to score; up to KEPT_BYTES of them stay in memory between evaluations."""
