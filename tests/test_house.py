@@ -27,7 +27,7 @@ TREE = tuple(
     """
     types errors version component kinds metrics seeds machine timing results arrays atomic
     wire data models partition config algorithms executors simulation run client engines evaluation prediction
-    export server baselines plugins performance testing report cli
+    export server federation baselines plugins performance testing report cli
     builtins worker __main__
     """.split()  # noqa: SIM905
 )

@@ -1,0 +1,1 @@
+"""The plan of a run at real sites: one digest over everything that decides what runs."""
