@@ -70,6 +70,7 @@ class Process:
             *(_stream(number, wanted) for number, wanted in enumerate((stdin, stdout, stderr))), strict=True
         )
         asked = {"args": self.args[1:], "cwd": str(cwd or Path.cwd()), "env": dict(os.environ if env is None else env)}
+        self._one_waits = threading.Lock()
         self._status = socket.socket(socket.AF_UNIX)
         self._status.connect(os.environ[ADDRESS])
         packed = json.dumps(asked).encode()
@@ -95,18 +96,27 @@ class Process:
         return code
 
     def _ended(self, timeout: float | None) -> int | None:
-        if self.returncode is None:
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._status, selectors.EVENT_READ)
-                if selector.select(timeout):
-                    self.returncode = struct.unpack("<i", _read(self._status, 4))[0]
-                    self._status.close()
+        # One thread at a time: a second one would wait forever on a socket that the first has read and closed.
+        if self.returncode is None and self._one_waits.acquire(timeout=-1 if timeout is None else timeout):
+            try:
+                if self.returncode is None:
+                    self._receive_code(timeout)
+            finally:
+                self._one_waits.release()
         return self.returncode
+
+    def _receive_code(self, timeout: float | None) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._status, selectors.EVENT_READ)
+            if selector.select(timeout):
+                self.returncode = struct.unpack("<i", _read(self._status, 4))[0]
+                self._status.close()
 
     def send_signal(self, number: int) -> None:
         """Sends the signal, unless it has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # the server knows that it has ended, and is about to tell
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """Ends the process at once."""
@@ -250,21 +260,31 @@ def _report(asking: dict[int, socket.socket]) -> None:
 
 def _fork(listening: socket.socket, asking: dict[int, socket.socket]) -> None:
     status, _ = listening.accept()
-    head, streams, _, _ = socket.recv_fds(status, _LENGTH.size, 3)
-    asked = json.loads(_read(status, _LENGTH.unpack(head)[0]))
+    streams: list[int] = []
+    try:
+        head, streams, _, _ = socket.recv_fds(status, _LENGTH.size, 3)
+        asked = json.loads(_read(status, _LENGTH.unpack(head)[0]))
+    except (OSError, EOFError, struct.error):  # it was killed before it had asked
+        status.close()
+    else:
+        asking[_forked(asked, streams, (listening, status, *asking.values()))] = status
+    for stream in streams:
+        os.close(stream)
+
+
+def _forked(asked: Mapping[str, Any], streams: Sequence[int], sockets: Sequence[socket.socket]) -> int:
+    """Forks the process that was asked for, sends its number on the second of `sockets`, and returns it."""
     pid = os.fork()
     if not pid:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.default_int_handler)
-        for other in (listening, status, *asking.values()):
+        for other in sockets:
             other.close()
         os._exit(_be(asked, streams))
-    for stream in streams:
-        os.close(stream)
-    asking[pid] = status
     with contextlib.suppress(OSError):
-        status.sendall(_LENGTH.pack(pid))
+        sockets[1].sendall(_LENGTH.pack(pid))
+    return pid
 
 
 def _be(asked: Mapping[str, Any], streams: Sequence[int]) -> int:
