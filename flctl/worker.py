@@ -7,10 +7,10 @@ import select
 import signal
 import sys
 import threading
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from flctl import wire
+from flctl.engines.opening import Opening
 from flctl.engines.worker_process import read_frame, write_parts
 from flctl.errors import IntegrityError, ProtocolError, StorageError
 from flctl.types import Request, Work
@@ -49,8 +49,8 @@ def _leave_with_server(requests: IO[bytes]) -> None:
 
 def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
     """Answers requests until the stream ends."""
-    opening = wire.unpack(read_frame(requests), "open").meta
-    sys.path[:] = opening["path"]
+    opening = Opening.read(read_frame(requests))
+    sys.path[:] = opening.path
     try:
         runtime = _open(opening)
     except Exception as error:
@@ -92,17 +92,15 @@ def _reply(runtime: ClientRuntime, attached: AttachedMemory, message: bytes, wor
         return wire.pack_parts("lost", meta={"message": "not enough memory for these clients at once"})
 
 
-def _open(opening: Any) -> Any:
+def _open(opening: Opening) -> ClientRuntime:
     from flctl.client.runtime import ClientRuntime
     from flctl.config.config import Config
-    from flctl.partition.store import Partition
     from flctl.plugins.registry import Registry
     from flctl.run.run import Run
 
-    registry = Registry(disable=opening["disabled"], files=[Path(file) for file in opening["files"]])
-    config = Config.model_validate(opening["config"])
-    partition = Partition.open(Path(opening["partition"]))
-    return ClientRuntime(Run.build(config, registry, partition, Path(opening["memory"])))
+    registry = Registry(disable=opening.disabled, files=opening.files)
+    config = Config.model_validate(opening.config)
+    return ClientRuntime(Run.build(config, registry, opening.partition_view(), opening.memory))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flctl.engines.engine import Engine, Lost
 from flctl.engines.grouping import groups
+from flctl.engines.opening import Opening
 from flctl.engines.worker_process import WorkerProcess
 from flctl.errors import ProtocolError
 from flctl.types import ClientId, Failure, Gathered, IntArray, Reply, Request, Work
@@ -59,7 +60,7 @@ class PoolEngine(Engine):
         self._run, self._memories, self._round, self._closing = run, {}, 0, False
         self._sent_work: tuple[Work, bytes] | None = None
         self._shared_memory = SharedMemoryPool()
-        self._seats = [Seat(WorkerProcess(run)) for _ in range(run.config.engine.workers)]
+        self._seats = [Seat(WorkerProcess(Opening.of(run))) for _ in range(run.config.engine.workers)]
         try:
             for seat in self._seats:
                 seat.process.wait_until_open()
@@ -211,7 +212,7 @@ class PoolEngine(Engine):
         seat.busy_since = None  # the deadline is the client's, not the start of the next process
         seat.process.end()
         if not self._closing:
-            seat.process = WorkerProcess(self._run)
+            seat.process = WorkerProcess(Opening.of(self._run))
             seat.process.wait_until_open()
 
 

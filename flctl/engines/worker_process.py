@@ -6,24 +6,23 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 
-from flctl.config.config import effective
+from flctl.engines.opening import Opening
 from flctl.errors import FlctlError, IntegrityError, StorageError
 from flctl.types import ClientId, Failure, Gathered, IntArray, Reply, Request
 from flctl.wire import frames, messages
 from flctl.wire.shared_memory import Bytes, SharedBlock
-
-if TYPE_CHECKING:
-    from flctl.run.run import Run
 
 __all__ = ["WorkerProcess", "read_frame", "write_parts"]
 
 
 _PIPE_BYTES = 1 << 20
 _KEPT = str(1 << 30)
+_REPORT_BYTES = 1 << 20
+"""Largest body of a worker's report that it has opened the run."""
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -34,10 +33,13 @@ _ENVIRONMENT = {
 }
 
 
-def read_frame(stream: IO[bytes]) -> bytes:
-    """The next whole frame. Raises EOFError at the end of the stream, ProtocolError for bytes that are no frame."""
+def read_frame(stream: IO[bytes], most: int = frames.MAX_BODY) -> bytes:
+    """Returns the next whole frame.
+
+    Raises EOFError at the end of the stream, ProtocolError for bytes that are no frame or declare more than `most`.
+    """
     prefix = _read(stream, frames.PREFIX.size)
-    header, body = frames.lengths(prefix)
+    header, body = frames.lengths(prefix, most)
     return prefix + _read(stream, header + body)
 
 
@@ -56,27 +58,21 @@ def _read(stream: IO[bytes], size: int) -> bytes:
 
 
 class WorkerProcess:
-    """One `python -m flctl.worker`, told to open the run; `ask` is one client's turn."""
+    """One `python -m flctl.worker`, told to open a run; `ask` is one client's turn."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, opening: Opening) -> None:
         # -P: a folder named flctl where the user happens to stand is not this flctl.
-        command = [sys.executable, "-P", "-m", "flctl.worker"]
-        environment = {**os.environ, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        command = [*opening.prefix, sys.executable, "-P", "-m", "flctl.worker"]
+        inherited = os.environ if opening.environment is None else opening.environment
+        environment = {**inherited, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, opening.path))}
         self._process = subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )
         self._sent: bytes | None = None
         for stream in (self._stdin, self._stdout):
             _widen(stream)
-        opening = {
-            "config": effective(run.config),
-            "partition": str(run.partition.path.resolve()),
-            "memory": str(run.memory_directory.resolve()),
-            "files": [str(file.resolve()) for file in run.registry.files],
-            "disabled": list(run.registry.disabled),
-            "path": sys.path,
-        }
-        write_parts(self._stdin, frames.pack_parts("open", meta=opening))
+        self._reply_bytes = opening.reply_bytes
+        write_parts(self._stdin, opening.message())
 
     @property
     def _stdin(self) -> IO[bytes]:
@@ -89,7 +85,7 @@ class WorkerProcess:
     def wait_until_open(self) -> None:
         """Returns when the worker can take clients. Raises FlctlError with its reason when it cannot."""
         try:
-            frame = frames.unpack(read_frame(self._stdout), "opened")
+            frame = frames.unpack(read_frame(self._stdout, _REPORT_BYTES), "opened")
         except EOFError as error:
             raise FlctlError(f"a worker process ended with code {self.exit_code()} before it was ready") from error
         if frame.meta["error"]:
@@ -124,8 +120,12 @@ class WorkerProcess:
         block, memory = shared_block or (None, None)
         meta = {"each": keep_individual, "slab": block and block.address}
         write_parts(self._stdin, frames.pack_parts("gather", meta=meta, arrays={"numbers": client_indices}))
-        answer = read_frame(self._stdout)
+        answer = self._answer(len(client_indices))
         return _lost(answer) or messages.unpack_gathered(answer, memory)
+
+    def _answer(self, clients: int) -> bytes:
+        """Returns the worker's next frame, which has a reply for each client, or their sum, and no more."""
+        return read_frame(self._stdout, min(frames.MAX_BODY, (clients + 1) * self._reply_bytes))
 
     def _send(self, work: bytes | None) -> None:
         if work is not None and work is not self._sent:

@@ -1,0 +1,153 @@
+"""The description of a run that a worker process opens, complete without the run's own objects.
+
+Nothing here imports torch: at a site, the process that writes the description holds keys and runs no model.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from flctl.config.config import effective
+from flctl.errors import ProtocolError
+from flctl.partition.federated import FederatedData, SiteData
+from flctl.partition.manifest import parse, serialise
+from flctl.partition.store import Partition
+from flctl.wire import frames
+from flctl.wire.frames import MAX_BODY
+
+if TYPE_CHECKING:
+    from flctl.partition.view import PartitionView
+    from flctl.run.run import Run
+
+__all__ = ["Opening", "SiteFacts", "most_reply_bytes"]
+
+_WIDEST = 8
+"""Bytes of the widest value of an update."""
+_IN_HEADER = ("client", "digest", "clients", "counts")
+_SLACK = 1 << 16
+"""Bytes of a client's reply beside its vectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFacts:
+    """A federation as a site's worker reads it: `client` is the site's own name, whose rows the partition has.
+
+    `manifest` is the federation's, as `manifest.json`; `digest` that of its data; `clients` its ids in order, with the
+    rows that each declares for training and for testing in `counts`.
+    """
+
+    client: str
+    manifest: str
+    digest: str
+    clients: tuple[str, ...]
+    counts: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, federation: FederatedData, client: str) -> Self:
+        """Returns the facts of a federation for the site `client`."""
+        declared = tuple((train, test) for train, test in federation.counts.tolist())
+        ids = tuple(federation.client_ids.take(np.arange(federation.clients)).tolist())
+        return cls(client, serialise(federation.manifest).decode(), federation.digest, ids, declared)
+
+    def view(self, own: Partition) -> SiteData:
+        """Returns the federation with the site's own rows. Raises IncompatibleError for rows of another data set."""
+        manifest, counts = parse(self.manifest.encode()), np.array(self.counts, np.int64).reshape(-1, 2)
+        federation = FederatedData(own.path, manifest, self.digest, np.array(self.clients, np.str_), counts)
+        return SiteData(federation, own, self.client)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The description of a run for a worker process, and how that process starts.
+
+    `config` holds the effective settings; `partition` is the folder with the rows, `memory` that of client memory;
+    `files` are plugin files, `disabled` the names of plugins to leave out, `path` the import path. `site`: the rows are
+    those of one client of a federation. `prefix` stands before the process's command, as a confining program does;
+    `environment` is the process's, None for this one's. `reply_bytes` bounds what is read of one client's reply.
+    """
+
+    config: Mapping[str, Any]
+    partition: Path
+    memory: Path
+    files: tuple[Path, ...] = ()
+    disabled: tuple[str, ...] = ()
+    path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
+    site: SiteFacts | None = None
+    prefix: tuple[str, ...] = ()
+    environment: Mapping[str, str] | None = None
+    reply_bytes: int = MAX_BODY
+
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        """Returns the description of a run whose rows are on this machine."""
+        return cls(
+            config=effective(run.config),
+            partition=run.partition.path.resolve(),
+            memory=run.memory_directory.resolve(),
+            files=tuple(file.resolve() for file in run.registry.files),
+            disabled=tuple(run.registry.disabled),
+            path=tuple(sys.path),
+            reply_bytes=most_reply_bytes(run.update_layout),
+        )
+
+    def message(self) -> list[Any]:
+        """Returns the message that tells a worker to open the run, as buffers."""
+        facts, arrays = self.site, {}
+        if facts is not None:
+            # A manifest names every feature, and a header is short: it travels as an array.
+            arrays = {"manifest": np.frombuffer(facts.manifest.encode(), np.uint8)}
+        meta = {
+            "config": dict(self.config),
+            "partition": str(self.partition),
+            "memory": str(self.memory),
+            "files": [str(file) for file in self.files],
+            "disabled": list(self.disabled),
+            "path": list(self.path),
+            "site": None if facts is None else {name: getattr(facts, name) for name in _IN_HEADER},
+        }
+        return frames.pack_parts("open", meta=meta, arrays=arrays)
+
+    @classmethod
+    def read(cls, message: bytes) -> Self:
+        """Returns the description in a message. Raises ProtocolError for other messages."""
+        frame = frames.unpack(message, "open")
+        try:
+            meta = frame.meta
+            return cls(
+                config=meta["config"],
+                partition=Path(meta["partition"]),
+                memory=Path(meta["memory"]),
+                files=tuple(Path(file) for file in meta["files"]),
+                disabled=tuple(meta["disabled"]),
+                path=tuple(meta["path"]),
+                site=None if meta["site"] is None else _site_facts(frame),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProtocolError("a message to open a run lacks a part of its description") from error
+
+    def partition_view(self) -> PartitionView:
+        """Opens the partition: all rows of the folder, or those of one client of a federation."""
+        own = Partition.open(self.partition)
+        return own if self.site is None else self.site.view(own)
+
+
+def _site_facts(frame: frames.Frame) -> SiteFacts:
+    facts = frame.meta["site"]
+    counts = tuple((int(train), int(test)) for train, test in facts["counts"])
+    manifest = frame.arrays["manifest"].tobytes().decode()
+    return SiteFacts(facts["client"], manifest, facts["digest"], tuple(facts["clients"]), counts)
+
+
+def most_reply_bytes(layout: Mapping[str, int]) -> int:
+    """Returns the most bytes of one client's reply with vectors of this layout.
+
+    >>> most_reply_bytes({"delta": 1000})
+    73536
+    """
+    return _WIDEST * sum(layout.values()) + _SLACK
