@@ -1,0 +1,1 @@
+"""Identities of operator, hub, sites and coordinators: keys, signed statements, roster, invites, certificates."""
