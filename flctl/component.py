@@ -6,12 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 __all__ = [
+    "CODE",
+    "PATH",
     "Component",
     "Options",
 ]
+
+CODE: dict[str, JsonValue] = {"place": "code"}
+"""Mark of an option that names code: `Field(json_schema_extra=CODE)`. Real sites accept approved code alone there."""
+PATH: dict[str, JsonValue] = {"place": "path"}
+"""Mark of an option that names a file or a folder. Real sites set such an option themselves, never from a plan."""
 
 
 class Options(BaseModel):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from flctl.component import Options
+from flctl.component import CODE, PATH, Options
 from flctl.config import yaml_writer
 from flctl.config.sections.training import (
     AUTO,
@@ -107,13 +107,15 @@ class Config(Options):
         default=0, ge=0, description="Seed of all random numbers of the run, except those that privacy rests on."
     )
     rounds: int = Field(default=10, ge=1, description="Number of rounds to train.")
-    data: str | None = Field(default=None, min_length=1, description="The partition directory.")
-    plugins: tuple[str, ...] = Field(default=(), description="Python files to load as plugins.")
+    data: str | None = Field(default=None, min_length=1, description="The partition directory.", json_schema_extra=PATH)
+    plugins: tuple[str, ...] = Field(default=(), description="Python files to load as plugins.", json_schema_extra=CODE)
     metric: str | None = Field(
         default=None, min_length=1, description="Metric by which the best checkpoint is chosen; null: by task."
     )
     partition: dict[str, Any] | None = Field(
-        default=None, description="Settings of `flctl partition --config`; not read by training."
+        default=None,
+        description="Settings of `flctl partition --config`; not read by training.",
+        json_schema_extra=PATH,
     )
     model: Named = Field(default=_default("model"), description="The model; auto: by task.")
     strategy: Named = Field(default=_default("strategy"), description="The algorithm.")

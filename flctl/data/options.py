@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from flctl.component import Options
+from flctl.component import PATH, Options
 from flctl.data.dates import PARTS
 
 __all__ = [
@@ -128,8 +128,8 @@ class TabularOptions(Options):
     categorical: Columns = ()
     by: Columns = ()
     task: Task = "auto"
-    more: Sources = ()
-    test: Sources = ()
+    more: Sources = Field((), json_schema_extra=PATH)
+    test: Sources = Field((), json_schema_extra=PATH)
     splits: Literal["auto", "none"] = "auto"
     date: Dates = ()
     date_format: str | None = None

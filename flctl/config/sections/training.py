@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from flctl.component import Options
+from flctl.component import CODE, PATH, Options
 from flctl.config.sections.attack import AttackConfig
 from flctl.config.sections.devices import DevicesConfig
 from flctl.config.sections.section import IDLE_ERROR, KEY_ERROR, Reasons, Section, about, without
@@ -52,7 +52,7 @@ ClassWeights = Annotated[
 class ComponentConfig(Options):
     """A component by name, with its options as plain values (numbers, text, lists, mappings)."""
 
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, json_schema_extra=CODE)
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -153,7 +153,10 @@ class CohortConfig(Section):
         default=None, ge=1, description="Largest cohort; a larger one is cut to a random subset of this size (poisson)."
     )
     trace: str | None = Field(
-        default=None, min_length=1, description="File that lists the available clients of each round (trace)."
+        default=None,
+        min_length=1,
+        description="File that lists the available clients of each round (trace).",
+        json_schema_extra=PATH,
     )
     separation: int | None = Field(
         default=None, ge=1, description="Select each client in at most one of this many consecutive rounds (trace)."
@@ -259,6 +262,7 @@ class EngineConfig(Section):
         default=DEFAULT_COMPONENTS["engine"],
         min_length=1,
         description="auto (pool if workers is above 1), inprocess, pool, or a plugin's.",
+        json_schema_extra=CODE,
     )
     workers: int = Field(default=1, ge=1, description="Worker processes; results do not depend on their number.")
     max_failures: int = Field(default=0, ge=0, description="Clients that may fail in a round before the run stops.")

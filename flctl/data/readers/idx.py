@@ -10,8 +10,9 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from flctl.component import Options
+from flctl.component import PATH, Options
 from flctl.data.dataset import Dataset, DatasetReader, Examples, Split
 from flctl.data.examples import as_examples, checked_size, same_count
 from flctl.data.files import (
@@ -43,7 +44,7 @@ class IdxReader(DatasetReader):
     class Config(Options):
         """`labels`: the labels file of an images file, where it does not lie beside it under the usual name."""
 
-        labels: str | None = None
+        labels: str | None = Field(None, json_schema_extra=PATH)
 
     @classmethod
     def reads(cls, source: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field, field_serializer
 
-from flctl.component import Options
+from flctl.component import PATH, Options
 from flctl.errors import ConfigError, DataError, counted
 from flctl.partition.partitioner import Assignment, Partitioner, Rows
 from flctl.partition.schemes.deal import by_class, class_codes, deal_by_class, round_rows, size_array
@@ -45,7 +45,7 @@ class Distribution(Partitioner):
     sets_clients: ClassVar[bool] = True
 
     class Config(Options):
-        matrix: Annotated[Matrix, Field(description="[clients, classes]: inline, .csv or .npy")]
+        matrix: Annotated[Matrix, Field(description="[clients, classes]: inline, .csv or .npy", json_schema_extra=PATH)]
         values: Annotated[
             Literal["class-shares", "client-shares", "counts"], Field(description="Kind of values in the matrix")
         ] = "class-shares"

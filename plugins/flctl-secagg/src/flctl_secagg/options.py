@@ -45,7 +45,11 @@ class Options(flctl.Aggregator.Config):
         description="When sums over rounds' survivors together give one client's update, or a combination of two: "
         "allow, warn or refuse. Default: refuse in active mode, else warn.",
     )
-    keys: str | None = Field(None, description="A directory of keys and a roster; without it, the run makes them.")
+    keys: str | None = Field(
+        None,
+        description="A directory of keys and a roster; without it, the run makes them.",
+        json_schema_extra={"place": "path"},
+    )
     transcript: bool = Field(False, description="Record what passes through the server, for flctl secagg verify.")
 
     @model_validator(mode="after")

@@ -50,7 +50,10 @@ class CentralDP(flctl.Transform):
             None, description="Neighbouring relation; null: the common one of the sampling."
         )
         ledger: str | None = Field(
-            None, min_length=1, description="Ledger of the population; null: privacy-ledger.jsonl in the partition."
+            None,
+            min_length=1,
+            description="Ledger of the population; null: privacy-ledger.jsonl in the partition.",
+            json_schema_extra={"place": "path"},
         )
         insecure_seed: int | None = Field(
             None,

@@ -49,6 +49,7 @@ class ExampleDP(flctl.Transform):
             None,
             min_length=1,
             description="Folder of the clients' ledgers; null: privacy-ledgers in the partition.",
+            json_schema_extra={"place": "path"},
         )
 
     def check(self, run: RunInfo) -> None:
