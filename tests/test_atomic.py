@@ -175,7 +175,7 @@ WRITER = """
     with atomic.new_directory(Path(sys.argv[1])) as partial:
         (partial / "a").write_bytes(bytes(1000))
         print("ready", flush=True)
-        time.sleep(60)
+        time.sleep(600)
 """
 
 

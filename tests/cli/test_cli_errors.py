@@ -263,14 +263,14 @@ def test_a_command_starts_without_reading_the_parameters_of_the_others(monkeypat
 def flctl_process(*arguments, **options):
     code = "from flctl.cli import main; main()"
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
 WAITING = """
 import time, typer, flctl.cli
 def nap(as_json: bool = typer.Option(False, "--json")):
     print("ready", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 def build(disabled):
     app = typer.Typer()
     app.callback()(lambda: None)
@@ -290,7 +290,7 @@ def test_a_signal_ends_a_command_with_its_exit_code(number, code, word):
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate()
     assert (process.returncode, err) == (code, f"error: {word}\n")
 
 
@@ -315,7 +315,7 @@ main()
 
 @pytest.mark.parametrize("program", [SECOND, DURING_IMPORT], ids=["second", "during-import"])
 def test_ctrl_c_prints_no_traceback_while_flctl_is_imported_or_reports_the_first(program):
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "")
 
 
@@ -339,7 +339,7 @@ def test_a_reader_that_goes_away_ends_the_command_quietly():
     process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == b""
-    assert process.wait(timeout=30) == 1
+    assert process.wait() == 1
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
@@ -351,7 +351,6 @@ def test_output_that_cannot_be_written_is_a_failure():
             stderr=subprocess.PIPE,
             text=True,
             check=False,
-            timeout=60,
         )
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
@@ -366,7 +365,7 @@ print(code, [name for name in ("torch", "numpy", "pydantic", "yaml", "sklearn", 
 
 
 def test_help_imports_nothing_heavy_and_lists_the_commands():
-    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert done.stdout.splitlines()[-1] == "0 []"
     listed = re.findall(r"^\W? ([a-z]+)  ", done.stdout, re.MULTILINE)

@@ -286,7 +286,7 @@ def test_a_signal_ends_the_run_after_its_round(toy, tmp_path, number, code):
     while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
         time.sleep(0.05)
     process.send_signal(number)
-    said_last = process.communicate(timeout=60)[1]
+    said_last = process.communicate()[1]
     assert process.returncode == code
     assert "finishing the round" in said_last
     summary = json.loads((tmp_path / "x" / "summary.json").read_text())
@@ -318,7 +318,7 @@ def test_a_full_disk_is_an_error_and_the_run_goes_on_afterwards(toy, tmp_path):
         "--out",
         "x",
     ]
-    done = prefork.run(command, cwd=tmp_path, timeout=120)
+    done = prefork.run(command, cwd=tmp_path)
     assert done.returncode == 1
     assert "error:" in done.stderr
     assert "Traceback" not in done.stderr

@@ -549,7 +549,7 @@ def test_a_process_that_is_killed_anywhere_leaves_what_its_checkpoint_rests_on(t
         MemoryStore(copy / "memory", memory_driver.CLIENTS, memory_driver.LAYOUT).forget_after(done)
         same_as_never_killed(copy, done)
     assert started >= fewest
-    prefork.run([*DRIVER, "train", str(tmp_path), "60"], check=True, timeout=100)
+    prefork.run([*DRIVER, "train", str(tmp_path), "60"], check=True)
     same_as_never_killed(tmp_path, 60)
 
 
@@ -565,7 +565,7 @@ def test_processes_that_write_neighbouring_clients_at_once_do_not_disturb_each_o
         process.stdin.write("go\n")
         process.stdin.flush()
     for process in processes:
-        process.communicate(timeout=100)
+        process.communicate()
     assert [process.returncode for process in processes] == [0, 0, 0]
     same_as_never_killed(tmp_path, 30)
 
@@ -575,7 +575,7 @@ def test_processes_that_write_neighbouring_clients_at_once_do_not_disturb_each_o
 def test_memory_does_not_grow_with_what_was_read_and_written(tmp_path):
     """20,000 clients with 10,000 floats: 2.4 GB in three slots, of which 0.6 GB are written; a cohort has 8 MB."""
     command = [*DRIVER, "measure", str(tmp_path), "20000", "10000", "200", "80"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     grown = int(done.stdout) // (1 if sys.platform == "linux" else 1024)
     assert grown < 64 << 10, f"{grown} KiB"
     assert sum(path.stat().st_size for path in (tmp_path / "memory").iterdir()) > 2_400_000_000

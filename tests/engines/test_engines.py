@@ -191,6 +191,6 @@ def test_a_worker_in_the_middle_of_a_chunk_goes_with_its_server():
             assert process.stdout.read(1) == b"!"
             assert process.poll() is None
             process.stdin.close()
-            assert process.wait(timeout=60) == 0
+            assert process.wait() == 0
         finally:
             process.kill()

@@ -76,7 +76,7 @@ SLOW_WRITER = """
         def alter(self, x, y, client, clients, rng):
             if client == 10:
                 print("midway", flush=True)
-                time.sleep(60)
+                time.sleep(600)
             return x, y
 
     x = np.zeros((5000, 20), np.float32)

@@ -245,7 +245,7 @@ def test_the_tests_that_are_written_would_fail_without_the_component(here):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_packages_of_every_kind_install_pass_their_tests_are_listed_work_and_go(here, toy):
     packages = own_of_each_kind(here)
     environment = Environment(here / "venv")

@@ -95,7 +95,7 @@ def flctl(
 ) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own, forked from one that has imported torch."""
     command = [sys.executable, "-c", "from flctl.cli import main; main()", *arguments]
-    return prefork.run(command, cwd=cwd, env=env, timeout=240)
+    return prefork.run(command, cwd=cwd, env=env)
 
 
 def slow_but(values: Iterable[Any], *quick: Any) -> list[Any]:

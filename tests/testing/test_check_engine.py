@@ -28,6 +28,7 @@ def test_the_engine_in_one_process_keeps_the_contract():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_pool_keeps_the_contract(started_workers):
     prefork.start_server()  # a process that appears in the middle of a check would count as left behind
     assert check_engine(PoolEngine).checks == ENGINE.ids

@@ -68,6 +68,7 @@ train(Run.build(config, registry, Partition.open(Path(config.data)), directory.m
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mechanism", [("cohort.sampling=all", DP), FTRL])
+@pytest.mark.timeout(900)
 def test_kill_minus_nine_at_any_point_leaves_no_release_uncharged(tmp_path, mechanism):
     trial = Trial(tmp_path, "rounds=400", "checkpoint.every=3", "checkpoint.seconds=0", "eval.every=0")
     _, directory = trial.prepare(*mechanism)

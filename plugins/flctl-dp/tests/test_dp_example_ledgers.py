@@ -73,6 +73,7 @@ def test_a_client_that_breaks_down_is_charged_all_the_same(trial, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_kill_minus_nine_at_any_point_leaves_no_client_uncharged(tmp_path):
     trial = Trial(tmp_path, "rounds=400", "checkpoint.every=3", "checkpoint.seconds=0", "eval.every=0")
     _, directory = trial.prepare(DP, "local.batch_size=0", "engine={name: pool, workers: 2}")

@@ -23,7 +23,7 @@ def parts(tmp_path_factory):
 
 
 def flctl(*words):
-    subprocess.run([*FLCTL, *words], check=True, capture_output=True, timeout=280)
+    subprocess.run([*FLCTL, *words], check=True, capture_output=True)
 
 
 def accuracy(parts, name, *words):

@@ -296,7 +296,6 @@ def test_a_failed_secure_sum_ends_the_command_with_exit_code_3(trial, tmp_path):
         [*command, *chosen, "--model", "logreg", "--out", str(tmp_path / "run")],
         capture_output=True,
         text=True,
-        timeout=200,
     )
     assert "aggregator.minimum is" in done.stderr, done.stderr
     assert done.returncode == 3
