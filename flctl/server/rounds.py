@@ -18,7 +18,7 @@ from flctl.server.aggregation import Aggregation, update_intake
 from flctl.server.availability import Availability, never
 from flctl.server.collect import RoundTraffic, absences, disclosures
 from flctl.server.round_plan import RoundPlanner
-from flctl.server.state import State
+from flctl.server.state import State, initial_state
 from flctl.server.step import server_step
 from flctl.timing import PhaseTimer
 from flctl.types import Aggregate, Batch, RoundPlan, RoundReport, measured_as
@@ -44,13 +44,7 @@ class Rounds:
 
     def initial(self) -> State:
         """Returns the state before the first round."""
-        params = self.model.read()
-        return State(
-            round=0,
-            params=params,
-            strategy=self.run.strategy.init(self.run.division.public_of(params)),
-            transforms={name: t.init(self.run.pipeline.layouts[name]) for name, t in self.run.transforms.items()},
-        )
+        return initial_state(self.run, self.model.read())
 
     def play(self, state: State, *, last: Callable[[float], bool]) -> tuple[State, RoundReport]:
         """Runs the round after `state`; returns the state after it and its report.

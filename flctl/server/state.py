@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from flctl import arrays
 from flctl.types import Arrays
 
-__all__ = ["State"]
+if TYPE_CHECKING:
+    from flctl.run.run import Run
+
+__all__ = ["State", "initial_state"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +31,13 @@ class State:
         """Returns the state with read-only vectors, so that a round that fails cannot have changed it."""
         transforms = {name: arrays.frozen(vectors) for name, vectors in self.transforms.items()}
         return State(self.round, arrays.frozen(self.params), arrays.frozen(self.strategy), transforms)
+
+
+def initial_state(run: Run, params: Arrays) -> State:
+    """Returns the state before the first round, with `params` as the model's initial weights."""
+    return State(
+        round=0,
+        params=params,
+        strategy=run.strategy.init(run.division.public_of(params)),
+        transforms={name: t.init(run.pipeline.layouts[name]) for name, t in run.transforms.items()},
+    )

@@ -1,5 +1,6 @@
 """The verifier of a run: a record with a session deleted, doubled, rewritten or cut off is no honest record."""
 
+import contextvars
 import json
 import shutil
 
@@ -8,12 +9,14 @@ from flctl_secagg.cli import commands
 from flctl_secagg.client.ledger import Ledger
 from flctl_secagg.protocol import frames
 from flctl_secagg.server.journal import JOURNAL, Journal
+from flctl_secagg.transcripts.models import verify_models
 from flctl_secagg.transcripts.recording import record_cut
 from flctl_secagg.transcripts.run_verifier import SERVER, verify_run
 from test_secagg_runs import ENGINE, faulty
 from typer.testing import CliRunner
 
 from flctl import IntegrityError
+from flctl.cli.session import use_registry
 from flctl.testing.trial import Trial
 
 
@@ -43,6 +46,14 @@ def test_a_run_with_a_burnt_round_holds(recorded):
     verdicts = verify_run(recorded)
     assert [(one.round, len(one.survivors)) for one in verdicts] == [(1, 9), (2, 0), (3, 9)]
     assert "opened shares" in verdicts[1].refused
+
+
+def test_the_models_around_a_burnt_round_follow_from_the_sums(recorded):
+    def models():
+        use_registry(faulty({}))
+        return verify_models(recorded, verify_run(recorded))
+
+    assert 3 in contextvars.copy_context().run(models).recomputed
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
@@ -132,10 +143,10 @@ def test_a_session_that_a_stop_cut_off_is_part_of_the_chain(recorded):
 
 
 def test_without_a_pinned_operator_the_verifier_says_that_nothing_vouches_for_the_roster(recorded, tmp_path):
-    said = CliRunner().invoke(commands.app, ["verify", str(recorded)]).output
+    said = CliRunner().invoke(commands.app, ["verify", str(recorded), "--sessions-only"]).output
     assert said.splitlines()[-1].startswith("the roster's signature was not checked")
     (tmp_path / "operator.pub").write_text(verify_run(recorded)[0].operator)
-    pinned = ["verify", str(recorded), "--operator", str(tmp_path / "operator.pub")]
+    pinned = ["verify", str(recorded), "--sessions-only", "--operator", str(tmp_path / "operator.pub")]
     assert "vouches" not in CliRunner().invoke(commands.app, pinned).output
     alone = CliRunner().invoke(commands.app, ["verify", str(transcripts(recorded)[0])]).output
     assert "name the run to check that no transcript is missing" in alone

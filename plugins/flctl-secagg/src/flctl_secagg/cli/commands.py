@@ -10,11 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flctl.errors import counted
-
 if TYPE_CHECKING:
     from flctl_secagg.identity.roster import Roster
-    from flctl_secagg.transcripts.verifier import Verdict
 
 __all__ = ["register"]
 
@@ -171,16 +168,22 @@ def verify(
     keys: Annotated[
         Path | None, typer.Option("--keys", help="Directory of a client's keys, whose memory of the past has to agree.")
     ] = None,
+    sessions_only: Annotated[
+        bool, typer.Option("--sessions-only", help="Do not compare models with sums; works without the partition.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Replay recorded sessions: check all signatures and ids, that vectors were masked, and that each sum follows.
+    """Replay recorded sessions: check signatures and ids, that vectors were masked, and that sums and models follow.
 
-    The transcripts of a run are one hash chain, compared with its journal, metrics, summary, checkpoints and
-    ledger; only --keys shows a last session that was removed from all of them. Needs a run with
-    aggregator.transcript=true. Exit code 6 if anything does not hold.
+    The transcripts of a run are one hash chain, compared with its journal, metrics, summary, checkpoints and ledger;
+    only --keys shows a last session that was removed from all of them. The model of each checkpoint is computed again
+    from the sums, which needs the run's partition. Needs a run with aggregator.transcript=true. Exit code 6 if
+    anything does not hold.
     """
     from flctl import ConfigError
+    from flctl_secagg.cli.verdicts import model_lines, session_lines, unchecked_lines
     from flctl_secagg.storage import LEDGER, pinned_operator
+    from flctl_secagg.transcripts.models import verify_models
     from flctl_secagg.transcripts.run_verifier import verify_run
     from flctl_secagg.transcripts.verifier import verify as verdict_on
 
@@ -190,38 +193,16 @@ def verify(
     )
     if not verdicts:
         raise ConfigError(f"{run} has no transcripts", hint="Train with -o aggregator.transcript=true.")
+    models = None if run.is_file() or sessions_only else verify_models(run, verdicts)
     data = {
         "sessions": [dataclasses.asdict(v) for v in verdicts],
         "chain": not run.is_file(),
+        "models": None if models is None else dataclasses.asdict(models),
         "operator_pinned": pinned is not None,
     }
-    _tell(
-        "secagg verify",
-        data,
-        _verdict_lines(verdicts, chain=not run.is_file(), pinned=pinned is not None),
-        as_json=as_json,
-    )
-
-
-def _verdict_lines(verdicts: Sequence[Verdict], *, chain: bool, pinned: bool) -> list[str]:
-    lines = []
-    for one in verdicts:
-        short = f", {one.short} too short to test" if one.short else ""
-        short += f", not signed by {', '.join(one.unsigned)}" if one.unsigned else ""
-        summed = (
-            f"correct, {len(one.survivors)} of {counted(one.asked, 'client')}, {counted(one.masked, 'vector')} "
-            f"masked{short}"
-        )
-        lines.append(
-            f"round {one.round}, attempt {one.attempt}: {f'refused: {one.refused}' if one.refused else summed}"
-        )
-    if not chain:
-        lines.append("only one transcript: name the run to check that no transcript is missing")
-    if not pinned:
-        lines.append(
-            "the roster's signature was not checked against a known key: use --operator with the operator's public key"
-        )
-    return lines
+    lines = [*session_lines(verdicts), *([] if models is None else model_lines(models))]
+    lines += unchecked_lines(chain=not run.is_file(), models=models is not None, pinned=pinned is not None)
+    _tell("secagg verify", data, lines, as_json=as_json)
 
 
 @app.command("bench")
