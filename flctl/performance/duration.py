@@ -1,7 +1,8 @@
 """Estimated duration of a round's training, and advice on the number of workers.
 
-Estimates follow from shapes alone, by rates measured on one x86_64 core with AVX2. Another machine may be several times
-faster or slower, which hardly changes the advice. Evaluation and checkpoints are left out.
+Estimates follow from shapes alone, by rates measured on one x86_64 core with AVX2: those of `costs` for clients that
+share a step, those below for the others. Another machine may be several times faster or slower, which hardly changes
+the advice. Evaluation and checkpoints are left out.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from flctl.engines.inprocess import InProcessEngine
 from flctl.engines.pool import PoolEngine
 from flctl.errors import counted
 from flctl.executors.choice import TOGETHER
+from flctl.executors.costs import COPY, Amounts
 from flctl.executors.layer_chain import Convolution, Dense
+from flctl.executors.per_example_gradients import ROW_GRADIENT_BYTES
+from flctl.executors.per_example_steps import BY_ROWS
 from flctl.run.run import Run
 from flctl.types import FloatArray, IntArray
 
@@ -29,16 +33,18 @@ ROUND = 2e-3
 """Seconds per round: sampling the cohort, adding up, the server's step."""
 ROW = 0.2e-6
 """Seconds to read one row for stacked clients."""
-CHUNK_STEP = {"shared": 0.25e-3, "stacked": 0.25e-3, "vmap": 1.5e-3}
+CHUNK_STEP = {"shared": 0.35e-3, "stacked": 0.35e-3, "vmap": 2e-3}
 """Seconds of one step of a chunk beside its arithmetic."""
 CLIENT = 0.35e-3
 """Seconds for one client that trains alone: reading its rows, its order, its report."""
-STEP = {"fused": 0.12e-3, "sequential": 0.19e-3, "rows-chain": 0.4e-3, "rows-vmap": 4e-3, "rows-loop": 8e-3}
+STEP = {"fused": 0.2e-3, "sequential": 0.3e-3, "rows-chain": 0.7e-3, "rows-vmap": 5e-3, "rows-loop": 8e-3}
 """Seconds of one step of such a client beside its arithmetic."""
 COPIED = 3e-9
 """Seconds to copy, compare, check and add one parameter of such a client."""
-RATE = 50e9
-"""Floating point operations per second of such a step."""
+NOISE = 40e-9
+"""Seconds to draw and add one parameter's noise, in each step that a transform makes."""
+RATE = {"fused": 50e9, "sequential": 50e9, "rows-chain": 50e9, "rows-vmap": 12e9, "rows-loop": 25e9, "vmap": 35e9}
+"""Floating point operations per second of a step."""
 PIPE = 1e9
 """Bytes per second between the server and its workers."""
 WORKER_START = 3.0
@@ -123,17 +129,27 @@ def _round_seconds(run: Run, times: FloatArray, workers: int) -> float:
 
 def _chunk_seconds(run: Run, shape: RoundShape) -> FloatArray:
     """Returns the seconds of each chunk's training in one process."""
-    execution = run.execution
-    amounts = execution.amounts(shape.sizes)
-    if execution.executor in TOGETHER:
-        own, call = execution.cost(amounts)[0] + ROW * amounts.rows, CHUNK_STEP[execution.executor]
-        times = [own[places].sum() + call * _calls(run, shape.sizes[places]) for places in shape.chunks]
-    else:
-        arithmetic = 6.0 * amounts.rows * _products(run) / RATE
-        fixed = CLIENT + COPIED * execution.parameters
-        own = fixed + STEP[execution.executor] * amounts.steps + arithmetic
-        times = [own[places].sum() for places in shape.chunks]
-    return np.array(times, np.float64)
+    executor, amounts = run.execution.executor, run.execution.amounts(shape.sizes)
+    own = _client_seconds(run, amounts)
+    if executor not in TOGETHER:
+        return np.array([own[places].sum() for places in shape.chunks], np.float64)
+    call = CHUNK_STEP[executor]
+    return np.array([own[p].sum() + call * _calls(run, shape.sizes[p]) for p in shape.chunks], np.float64)
+
+
+def _client_seconds(run: Run, amounts: Amounts) -> FloatArray:
+    """Returns the seconds [K] of each client's training, without the steps that stacked clients make together."""
+    execution, executor = run.execution, run.execution.executor
+    if executor in ("shared", "stacked"):
+        return execution.cost(amounts)[0] + ROW * amounts.rows
+    # 6 = 2 operations per multiply-add times 3 products (outputs, weight gradient, input gradient).
+    arithmetic = 6.0 * amounts.rows * _products(run) / RATE[executor]
+    if executor == "vmap":
+        return arithmetic + ROW * amounts.rows
+    if executor == "rows-vmap":  # the gradients are built, then read twice: for their norms and for their sum
+        arithmetic += 2 * ROW_GRADIENT_BYTES * execution.parameters * amounts.rows / COPY
+    step = STEP[executor] + (NOISE * execution.parameters if executor in BY_ROWS else 0.0)
+    return CLIENT + COPIED * execution.parameters + step * amounts.steps + arithmetic
 
 
 def _calls(run: Run, sizes: IntArray) -> int:
