@@ -11,9 +11,11 @@ from flctl_secagg.crypto.primitives import new_key
 from flctl_secagg.identity.keys import Keyring, identity_public
 from flctl_secagg.identity.roster import make_roster
 from flctl_secagg.protocol import frames
+from flctl_secagg.protocol.session import Session
+from flctl_secagg.server.survivor_lists import SurvivorLists
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from secagg_support import AttemptError, Cohort, attempt_of, cohort_of, vectors
+from secagg_support import AttemptError, Cohort, attempt_of, cohort_of, parameters, vectors
 
 from flctl import ProtocolError
 
@@ -142,6 +144,48 @@ def test_a_client_with_another_name_in_the_second_run_is_compared_by_its_key(tmp
     with pytest.raises(ProtocolError, match=r"the update of client '[fF]'"):
         ledger.answer("a", Opening("three", 1, "other", tuple("aBCDE"), keys[:5]), apart=True)
     ledger.answer("a", Opening("four", 1, "work", tuple("abcde"), tuple("uvwxy")), apart=True)  # all keys are new
+
+
+class Warned:
+    """The server's lists of nine clients under `warn`, over runs with a roster each and the same keys."""
+
+    def __init__(self, path):
+        self.operator, self.ring = new_key(), Keyring.derived(new_key())
+        self.names = tuple(f"c{place:02d}" for place in range(9))
+        self.lists = SurvivorLists(Ledger(path), "warn", 3)
+
+    def record(self, run, number, out=(), ring=None, names=None):
+        names, ring = names or self.names, ring or self.ring
+        keys = {name: identity_public(ring.secret_of(known)) for name, known in zip(names, self.names, strict=True)}
+        roster = make_roster(run, keys, self.operator)
+        made = parameters(sorted(names), run=run, round=number, work=f"work of {run}, round {number}")
+        return self.lists.record(Session(made, roster), [name for name in sorted(names) if name not in out])
+
+
+def test_a_client_that_sums_of_two_runs_expose_is_noted_once(tmp_path):
+    warned = Warned(tmp_path / "ledger.sqlite")
+    assert warned.record("trial-1", 1) is None
+    assert warned.record("trial-2", 1, out=("c04",)) == (
+        "the sums of the rounds so far, together with those of earlier runs, reveal the update, or a combination, of "
+        "'c04'"
+    )
+    assert warned.record("trial-2", 2) is None  # noted before
+    assert "earlier runs" in warned.record("trial-3", 1)  # and in each run whose sums are part of it
+
+
+def test_a_client_with_another_name_in_the_second_run_is_the_same_client(tmp_path):
+    warned = Warned(tmp_path / "ledger.sqlite")
+    warned.record("trial-1", 1)
+    renamed = tuple(name.replace("c", "site-") for name in warned.names)
+    assert warned.record("trial-2", 1, out=("site-04",), names=renamed).endswith("of 'c04'")
+
+
+def test_sums_of_one_run_and_of_other_keys_are_noted_as_such(tmp_path):
+    warned = Warned(tmp_path / "ledger.sqlite")
+    warned.record("trial-1", 1)
+    assert warned.record("trial-2", 1, out=("c04",), ring=Keyring.derived(new_key())) is None  # other clients
+    said = warned.record("trial-1", 2, out=("c05",))
+    assert said == "the sums of the rounds so far reveal the update, or a combination, of 'c05'"
 
 
 def test_two_halves_and_the_whole_without_one_give_that_one():

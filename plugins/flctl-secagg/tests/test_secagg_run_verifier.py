@@ -9,9 +9,10 @@ from flctl_secagg.cli import commands
 from flctl_secagg.client.ledger import Ledger
 from flctl_secagg.protocol import frames
 from flctl_secagg.server.journal import JOURNAL, Journal
+from flctl_secagg.server.survivor_lists import SERVER
 from flctl_secagg.transcripts.models import verify_models
 from flctl_secagg.transcripts.recording import record_cut
-from flctl_secagg.transcripts.run_verifier import SERVER, verify_run
+from flctl_secagg.transcripts.run_verifier import verify_run
 from test_secagg_runs import ENGINE, faulty
 from typer.testing import CliRunner
 

@@ -205,7 +205,7 @@ def lose_one_in_round_2():
 
 def test_survivors_of_which_one_is_missing_are_told(trial):
     warned = trial.train("rounds=2", "aggregator=secagg", ENGINE, registry=lose_one_in_round_2())
-    assert notes_of(warned) == ["the sums of the rounds so far together reveal the update, or a combination, of '4'"]
+    assert notes_of(warned) == ["the sums of the rounds so far reveal the update, or a combination, of '4'"]
     allowed = "aggregator={name: secagg, differing: allow}"
     assert notes_of(trial.train("rounds=2", allowed, ENGINE, registry=lose_one_in_round_2())) == []
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import chain, combinations, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -25,8 +24,6 @@ from flctl import (
 )
 from flctl.errors import counted
 from flctl_secagg.client.client import Client
-from flctl_secagg.client.differences import exposed
-from flctl_secagg.client.ledger import Opening
 from flctl_secagg.client.local_bounds import LocalBounds, class_ratio
 from flctl_secagg.client.policy import Differing, Policy
 from flctl_secagg.crypto.primitives import KEY_BYTES, Signer
@@ -36,14 +33,7 @@ from flctl_secagg.identity.keys import identity_public
 from flctl_secagg.identity.roster import Roster
 from flctl_secagg.options import Options
 from flctl_secagg.protocol.asked_work import AskedWork, config_digest, work_digest
-from flctl_secagg.protocol.degrees import (
-    COMPLETE_UP_TO,
-    Degrees,
-    choose,
-    complete,
-    least_threshold,
-    require_survivable,
-)
+from flctl_secagg.protocol.degrees import Degrees, require_survivable
 from flctl_secagg.protocol.parameters import Parameters
 from flctl_secagg.protocol.session import Session
 from flctl_secagg.run_limits import (
@@ -58,6 +48,7 @@ from flctl_secagg.run_limits import (
 )
 from flctl_secagg.server.attempt import Attempt, AttemptError, decoded_sum
 from flctl_secagg.server.journal import Journal, Outcome, Sum
+from flctl_secagg.server.survivor_lists import SurvivorLists
 from flctl_secagg.storage import Home, KeysHome, NoHome, SimulatedHome
 from flctl_secagg.transcripts.recording import Transcript, record_cut
 
@@ -67,11 +58,7 @@ if TYPE_CHECKING:
 __all__ = ["SecureAggregation"]
 
 Replies = Iterable[tuple[str, bytes]]
-_SERVER = "\0server"
-"""Client id of the server's own rows in the ledger; no client id contains a NUL."""
 _NO_RUN_WEIGHT = 1024.0
-_MOST_CHOICES = 200
-"""Largest number of subsets of clients that `_apart` tries to leave out; each takes a rank test."""
 
 
 class SecureAggregation(flctl.Aggregator):
@@ -162,27 +149,8 @@ class SecureAggregation(flctl.Aggregator):
     def degrees(self, count: int) -> Degrees:
         """Returns k and t for a cohort of `count`, as configured or chosen. Raises IncompatibleError if a configured
         value is below the least safe one, or above the number of neighbours."""
-        config = self.config
-        whole = complete(count, config.mode, config.corrupt)
-        chosen = (
-            whole
-            if config.mode == "active" and count <= COMPLETE_UP_TO
-            else choose(count, config.mode, config.corrupt, config.dropped)
-        )
-        degree = chosen.neighbours if config.neighbours is None else min(config.neighbours, count - 1)
-        if degree < chosen.neighbours:
-            raise IncompatibleError(
-                f"aggregator.neighbours is {degree}, and {counted(count, 'client')} need {chosen.neighbours}",
-                hint="Leave aggregator.neighbours out, or lower aggregator.corrupt or aggregator.dropped.",
-            )
-        least = least_threshold(count, degree, config.mode, config.corrupt)
-        threshold = least if config.threshold is None else config.threshold
-        if not least <= threshold <= degree:
-            raise IncompatibleError(
-                f"aggregator.threshold is {threshold}, expected {least} to {degree} for {counted(degree, 'neighbour')}",
-                hint="Leave aggregator.threshold out.",
-            )
-        return Degrees(degree, threshold)
+        options: Options = self.config
+        return options.degrees(count)
 
     def encoding(self, count: int, layout: flctl.Layout) -> Encoding:
         """Encoding of a cohort's vectors as words. Raises IncompatibleError if the ring is too small for its sums."""
@@ -222,7 +190,7 @@ class SecureAggregation(flctl.Aggregator):
                 raise self._lost(ctx.round, error)
             if number == self.config.attempts or len(error.left) < self.config.minimum:
                 raise ProtocolError(f"round {ctx.round}: {error.message}", hint=error.hint)
-            cohort = self._apart(session, error.left)
+            cohort = self._lists.largest_allowed(session, error.left)
         raise ProtocolError(f"round {ctx.round}: no attempt was made")
 
     def _attempt(
@@ -242,8 +210,7 @@ class SecureAggregation(flctl.Aggregator):
                     outcome = replace(outcome, transcript=transcript.digest)
                 if error.opened:
                     outcome = replace(outcome, end="burnt", survivors=attempt.survivors)
-                    with suppress(ProtocolError):  # shares may have been opened for other survivors before a restart
-                        self._home.ledger().answer(_SERVER, Opening.of(session, attempt.survivors))
+                    self._lists.burn(session, attempt.survivors)
                 self._journal.record(outcome)
                 return error
             if transcript is not None:
@@ -259,7 +226,7 @@ class SecureAggregation(flctl.Aggregator):
             session,
             ctx.note,
             transcript,
-            partial(self._objection, session),
+            partial(self._lists.objection, session),
             past=self._journal.past(),
             sign=None if key is None else Signer(key).sign,
         )
@@ -319,32 +286,9 @@ class SecureAggregation(flctl.Aggregator):
         chosen: Differing | None = self.config.differing
         return chosen or ("refuse" if self.config.mode == "active" else "warn")
 
-    def _objection(self, session: Session, survivors: Sequence[str]) -> str | None:
-        """Reason for which clients would refuse to open shares for these survivors, given the lists opened before; None
-        if they would open them. Checked before the list is fixed, so that the round can be retried."""
-        if self._differing != "refuse":
-            return None
-        opening, known = Opening.of(session, survivors), self._home.ledger().openings(_SERVER)
-        if any(other.members.keys() == opening.members.keys() for other in known):
-            return None
-        for client in opening.members:
-            found = opening.exposes([other for other in known if client in other.members])
-            if found:
-                return (
-                    f"with the sums of earlier rounds, this sum would reveal the update, or a combination, of {found}"
-                )
-        return None
-
-    def _apart(self, session: Session, left: Iterable[str]) -> list[str]:
-        """Returns the cohort of the next attempt: the clients in `left`, without up to two of them if the sum over all,
-        combined with earlier sums, would give one client's update."""
-        clients = sorted(left)
-        fewer = chain.from_iterable(combinations(clients, more) for more in (0, 1, 2))
-        for out in islice(fewer, _MOST_CHOICES):
-            chosen = [client for client in clients if client not in out]
-            if len(chosen) < self.config.minimum or self._objection(session, chosen) is None:
-                return chosen
-        return clients
+    @property
+    def _lists(self) -> SurvivorLists:
+        return SurvivorLists(self._home.ledger(), self._differing, int(self.config.minimum))
 
     def _parameters(self, ctx: AggregationContext, cohort: Sequence[str], number: int, run: str) -> Parameters:
         degrees, encoding = self.degrees(len(cohort)), self.encoding(len(cohort), ctx.layout)
@@ -389,12 +333,7 @@ class SecureAggregation(flctl.Aggregator):
                 f"{decoded.clipped} of {counted(len(survivors), 'client')} clipped values or their weight "
                 "(aggregator.clip)"
             )
-        opening, ledger = Opening.of(session, survivors), self._home.ledger()
-        if self._differing == "warn":
-            before = [other.survivors for other in ledger.openings(_SERVER, opening.run)]
-            found = () if exposed(before) else exposed([*before, survivors])
-            if found:
-                whose = " and ".join(f"'{client}'" for client in found)
-                ctx.note(f"the sums of the rounds so far together reveal the update, or a combination, of {whose}")
-        ledger.answer(_SERVER, opening)
+        exposed = self._lists.record(session, survivors)
+        if exposed is not None:
+            ctx.note(exposed)
         return Aggregate(decoded.arrays, decoded.weight, len(survivors))

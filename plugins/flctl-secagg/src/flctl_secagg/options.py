@@ -7,10 +7,12 @@ from typing import Self
 from pydantic import Field, model_validator
 
 import flctl
+from flctl import IncompatibleError
+from flctl.errors import counted
 from flctl_secagg.client.policy import FLOOR, Differing
 from flctl_secagg.crypto.masks import Ciphers
 from flctl_secagg.encoding.packing import WIDTHS
-from flctl_secagg.protocol.degrees import Mode
+from flctl_secagg.protocol.degrees import COMPLETE_UP_TO, Degrees, Mode, choose, complete, least_threshold
 
 __all__ = ["Options"]
 
@@ -59,3 +61,27 @@ class Options(flctl.Aggregator.Config):
         if self.neighbours is not None and self.neighbours % 2:
             raise ValueError(f"neighbours is {self.neighbours}, expected an even number")
         return self
+
+    def degrees(self, count: int) -> Degrees:
+        """Returns k and t for a cohort of `count`, as configured or chosen. Raises IncompatibleError if a configured
+        value is below the least safe one, or above the number of neighbours."""
+        whole = complete(count, self.mode, self.corrupt)
+        chosen = (
+            whole
+            if self.mode == "active" and count <= COMPLETE_UP_TO
+            else choose(count, self.mode, self.corrupt, self.dropped)
+        )
+        degree = chosen.neighbours if self.neighbours is None else min(self.neighbours, count - 1)
+        if degree < chosen.neighbours:
+            raise IncompatibleError(
+                f"aggregator.neighbours is {degree}, and {counted(count, 'client')} need {chosen.neighbours}",
+                hint="Leave aggregator.neighbours out, or lower aggregator.corrupt or aggregator.dropped.",
+            )
+        least = least_threshold(count, degree, self.mode, self.corrupt)
+        threshold = least if self.threshold is None else self.threshold
+        if not least <= threshold <= degree:
+            raise IncompatibleError(
+                f"aggregator.threshold is {threshold}, expected {least} to {degree} for {counted(degree, 'neighbour')}",
+                hint="Leave aggregator.threshold out.",
+            )
+        return Degrees(degree, threshold)

@@ -12,13 +12,11 @@ from flctl import IntegrityError
 from flctl.errors import counted
 from flctl_secagg.client.ledger import Ledger
 from flctl_secagg.server.journal import JOURNAL, TRANSCRIPTS, Journal, Outcome, chained
+from flctl_secagg.server.survivor_lists import SERVER
 from flctl_secagg.transcripts.recording import SHOWN
 from flctl_secagg.transcripts.verifier import Verdict, verify
 
-__all__ = ["SERVER", "verify_run"]
-
-SERVER = "\0server"
-"""Client id of the server's own rows in the ledger; no client id contains a NUL."""
+__all__ = ["verify_run"]
 
 
 def verify_run(run: Path, operator: bytes | None = None, remembered: Path | None = None) -> list[Verdict]:
