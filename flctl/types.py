@@ -27,6 +27,7 @@ __all__ = [
     "IntArray",
     "Layout",
     "LocalWork",
+    "Outgoing",
     "Reply",
     "Request",
     "RoundPlan",
@@ -183,6 +184,15 @@ class Reply:
     """A client's reply: the aggregator's message and, unless the aggregator hides them, its metrics."""
 
     message: bytes
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A client's vectors after the transforms, weight included, as the aggregator's client half takes them; and the
+    client's training metrics."""
+
+    vectors: Arrays
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 

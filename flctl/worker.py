@@ -13,7 +13,7 @@ from flctl import wire
 from flctl.engines.opening import Opening
 from flctl.engines.worker_process import read_frame, write_parts
 from flctl.errors import IntegrityError, ProtocolError, StorageError
-from flctl.types import Request, Work
+from flctl.types import Work
 from flctl.wire import messages
 from flctl.wire.replies import is_out_of_memory
 from flctl.wire.shared_memory import AttachedMemory
@@ -78,10 +78,9 @@ def _reply(runtime: ClientRuntime, attached: AttachedMemory, message: bytes, wor
             gathered = runtime.gather(ask.arrays["numbers"], work, ask.meta["each"], allocator)
             return messages.pack_gathered(gathered, allocator)
         ask = wire.unpack(message, "ask")
-        ids, trains = ask.meta["clients"], ask.meta["trains"]
-        blobs = {name: [ask.arrays[f"{k}/{name}"].tobytes() for k in range(len(ids))] for name in ("message", "memory")}
-        requests = [Request(ask.meta["round"], work if trains else None, blob) for blob in blobs["message"]]
-        return messages.pack_answers(runtime.answers(ids, requests, blobs["memory"]))
+        if work is None:
+            raise ProtocolError("a request to train arrived before the work")
+        return messages.pack_outgoing(runtime.outgoing(ask.meta["clients"], work))
     except (StorageError, IntegrityError) as error:
         return wire.pack_parts(
             "stop", meta={"storage": isinstance(error, StorageError), "message": error.message, "hint": error.hint}

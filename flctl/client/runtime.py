@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flctl.client.chunk_replies import ChunkReplies
-from flctl.client.exchange_replies import Answer, ExchangeReplies
+from flctl.client.client_half import Answer, ClientHalf
 from flctl.client.local_training import LocalTraining
+from flctl.client.outgoing_updates import OutgoingUpdates
 from flctl.client.prepared_updates import UpdatePreparation
 from flctl.executors.sequential import single_thread
 from flctl.run.run import Run
-from flctl.types import ClientId, Gathered, IntArray, Reply, Request, Work
+from flctl.types import ClientId, Failure, Gathered, IntArray, Outgoing, Reply, Request, Work
 from flctl.wire.buffers import HEAP, Allocator
 
 __all__ = ["ClientRuntime"]
@@ -41,7 +42,8 @@ class ClientRuntime:
         self.local = LocalTraining(run)
         preparation = UpdatePreparation(run, self.local)
         self._chunks = ChunkReplies(run, self.local, preparation)
-        self._exchange = ExchangeReplies(run, preparation)
+        self._updates = OutgoingUpdates(run, preparation)
+        self._half = ClientHalf.of(run)
 
     def gather(
         self,
@@ -58,12 +60,21 @@ class ClientRuntime:
         """
         return self._chunks.reply(client_indices, work, keep_individual=keep_individual, allocator=allocator)
 
+    def outgoing(self, ids: Sequence[ClientId], work: Work) -> list[Outgoing | Failure]:
+        """Returns each client's vectors for the aggregator's client half, a `Failure` for any exception.
+
+        Clients train together. A worker process goes no further: the client half, which may have keys, is elsewhere.
+        """
+        return self._updates.outgoing(ids, work)
+
     def answers(self, ids: Sequence[ClientId], requests: Sequence[Request], memories: Sequence[bytes]) -> list[Answer]:
         """Returns each client's answer, a `Failure` for any exception.
 
         All requests have the same work, or no work; clients with work train together.
         """
-        return self._exchange.answers(ids, requests, memories)
+        work = requests[0].work
+        sent: Sequence[Outgoing | Failure | None] = [None] * len(ids) if work is None else self.outgoing(ids, work)
+        return [self._half.answer(*one) for one in zip(ids, requests, memories, sent, strict=True)]
 
     def answer(self, client_id: ClientId, request: Request, memory: bytes) -> Answer:
         """Returns one client's answer and the memory for its next request of the round; a `Failure` for any
@@ -72,4 +83,5 @@ class ClientRuntime:
 
     def reply(self, client_id: ClientId, request: Request, memory: bytes) -> tuple[Reply, bytes]:
         """Returns one client's reply and memory, and raises what the client's code raises."""
-        return self._exchange.reply(client_id, request, memory)
+        sent = None if request.work is None else self._updates.trained(client_id, request.work)
+        return self._half.reply(client_id, request, memory, sent if isinstance(sent, Outgoing) else None)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from pydantic.fields import FieldInfo
 
 from flctl.config.config import effective
 from flctl.errors import ProtocolError
@@ -85,9 +86,13 @@ class Opening:
 
     @classmethod
     def of(cls, run: Run) -> Self:
-        """Returns the description of a run whose rows are on this machine."""
+        """Returns the description of a run whose rows are on this machine.
+
+        The aggregator's options that name files, such as a folder of keys, are left out: its client half runs in the
+        process that starts the worker.
+        """
         return cls(
-            config=effective(run.config),
+            config=_without_paths(run),
             partition=run.partition.path.resolve(),
             memory=run.memory_directory.resolve(),
             files=tuple(file.resolve() for file in run.registry.files),
@@ -135,6 +140,19 @@ class Opening:
         """Opens the partition: all rows of the folder, or those of one client of a federation."""
         own = Partition.open(self.partition)
         return own if self.site is None else self.site.view(own)
+
+
+def _without_paths(run: Run) -> dict[str, Any]:
+    config, fields = effective(run.config), type(run.aggregator.config).model_fields
+    withheld = {name for name, field in fields.items() if _is_path(field) and not field.is_required()}
+    options = config["aggregator"]
+    config["aggregator"] = {name: value for name, value in options.items() if name not in withheld}
+    return config
+
+
+def _is_path(field: FieldInfo) -> bool:
+    marks = field.json_schema_extra
+    return isinstance(marks, dict) and marks.get("place") == "path"
 
 
 def _site_facts(frame: frames.Frame) -> SiteFacts:

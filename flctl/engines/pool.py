@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from flctl.client.client_half import ClientHalf
 from flctl.engines.engine import Engine, Lost
 from flctl.engines.grouping import groups
 from flctl.engines.opening import Opening
 from flctl.engines.worker_process import WorkerProcess
 from flctl.errors import ProtocolError
-from flctl.types import ClientId, Failure, Gathered, IntArray, Reply, Request, Work
+from flctl.types import ClientId, Failure, Gathered, IntArray, Outgoing, Reply, Request, Work
 from flctl.wire import messages
 from flctl.wire.shared_memory import SharedMemoryPool
 
@@ -58,6 +59,7 @@ class PoolEngine(Engine):
     @contextmanager
     def open(self, run: Run) -> Iterator[PoolEngine]:
         self._run, self._memories, self._round, self._closing = run, {}, 0, False
+        self._half = ClientHalf.of(run)
         self._sent_work: tuple[Work, bytes] | None = None
         self._shared_memory = SharedMemoryPool()
         self._seats = [Seat(WorkerProcess(Opening.of(run))) for _ in range(run.config.engine.workers)]
@@ -80,19 +82,38 @@ class PoolEngine(Engine):
         round_number = next((request.round for request in requests.values()), self._round)
         if round_number != self._round:  # memory is for a round's next phase, not for the next round
             self._round, self._memories = round_number, {}
-        work = next((request.work for request in requests.values() if request.work is not None), None)
-        packed_work = None if work is None else self._packed_work(work)
-        pending = groups(requests)
+        for sent in self._trained(requests, deadline):
+            for client_id, vectors in sent.items():
+                memory = self._memories.pop(client_id, b"")
+                answer, memory = self._half.answer(client_id, requests[client_id], memory, vectors)
+                if memory:
+                    self._memories[client_id] = memory
+                yield client_id, answer
+
+    def _trained(
+        self, requests: Mapping[ClientId, Request], deadline: float | None
+    ) -> Iterator[Mapping[ClientId, Outgoing | Failure | None]]:
+        """Yields the vectors of clients that train, as they come from the workers; None for each other client.
+
+        The aggregator's client half, which may have keys, stays in this process: model code runs in the workers alone.
+        """
+        yield dict.fromkeys(client_id for client_id, request in requests.items() if request.work is None)
+        working = {client_id: request for client_id, request in requests.items() if request.work is not None}
+        work = next((request.work for request in working.values()), None)
+        if work is None:
+            return
+        packed_work, pending = self._packed_work(work), groups(working)
         while pending:
             retries: list[list[ClientId]] = []
-            jobs = [partial(self._ask, group, requests, packed_work) for group in pending]
-            for group_index, answers in self._run_jobs(jobs, deadline):
-                if not isinstance(answers, Failure):
-                    yield from self._received(pending[group_index], answers)
-                elif len(pending[group_index]) > 1:
-                    retries += [[client_id] for client_id in pending[group_index]]
+            jobs = [partial(self._ask, group, packed_work) for group in pending]
+            for group_index, sent in self._run_jobs(jobs, deadline):
+                group = pending[group_index]
+                if not isinstance(sent, Failure):
+                    yield dict(zip(group, sent, strict=True))
+                elif len(group) > 1:
+                    retries += [[client_id] for client_id in group]
                 else:
-                    yield pending[group_index][0], answers
+                    yield {group[0]: sent}
             pending = retries
 
     def gather(
@@ -125,25 +146,8 @@ class PoolEngine(Engine):
             self._sent_work = (work, messages.pack_work(work))
         return self._sent_work[1]
 
-    def _ask(
-        self,
-        group: Sequence[ClientId],
-        requests: Mapping[ClientId, Request],
-        packed_work: bytes | None,
-        process: WorkerProcess,
-    ) -> Any:
-        memories = [self._memories.get(client_id, b"") for client_id in group]
-        group_requests = [requests[client_id] for client_id in group]
-        return process.ask(group, group_requests, memories, packed_work if group_requests[0].work is not None else None)
-
-    def _received(
-        self, group: Sequence[ClientId], answers: Sequence[tuple[Reply | Failure, bytes]]
-    ) -> Iterator[tuple[ClientId, Reply | Failure]]:
-        for client_id, (answer, memory) in zip(group, answers, strict=True):
-            self._memories.pop(client_id, None)
-            if memory:
-                self._memories[client_id] = memory
-            yield client_id, answer
+    def _ask(self, group: Sequence[ClientId], packed_work: bytes, process: WorkerProcess) -> Any:
+        return process.ask(group, packed_work)
 
     def _run_jobs(self, jobs: Sequence[Job], deadline: float | None) -> Iterator[tuple[int, Any]]:
         """Yields each job's index and result in order of completion; a `Failure` if its worker died or was overdue."""

@@ -6,13 +6,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import IO, Any
-
-import numpy as np
+from typing import IO
 
 from flctl.engines.opening import Opening
-from flctl.errors import FlctlError, IntegrityError, StorageError
-from flctl.types import ClientId, Failure, Gathered, IntArray, Reply, Request
+from flctl.errors import FlctlError, IntegrityError, ProtocolError, StorageError, counted
+from flctl.types import ClientId, Failure, Gathered, IntArray, Outgoing
 from flctl.wire import frames, messages
 from flctl.wire.shared_memory import Bytes, SharedBlock
 
@@ -91,20 +89,18 @@ class WorkerProcess:
         if frame.meta["error"]:
             raise FlctlError(f"a worker process could not open the run: {frame.meta['error']}")
 
-    def ask(
-        self, ids: Sequence[ClientId], requests: Sequence[Request], memories: Sequence[bytes], work: bytes | None
-    ) -> list[tuple[Reply | Failure, bytes]] | Failure:
-        """Clients' answers, or why there are none. Raises EOFError or OSError when the process is gone. `work` is
-        sent once a round."""
+    def ask(self, ids: Sequence[ClientId], work: bytes) -> list[Outgoing | Failure] | Failure:
+        """Trains clients and returns the vectors of each, or why there are none.
+
+        Raises EOFError or OSError when the process is gone. `work` is sent once a round.
+        """
         self._send(work)
-        blobs: dict[str, Any] = {}
-        for position, (request, memory) in enumerate(zip(requests, memories, strict=True)):
-            blobs[f"{position}/message"] = np.frombuffer(request.message or b"", np.uint8)
-            blobs[f"{position}/memory"] = np.frombuffer(memory, np.uint8)
-        meta = {"clients": list(ids), "round": requests[0].round, "trains": work is not None}
-        write_parts(self._stdin, frames.pack_parts("ask", meta=meta, arrays=blobs))
-        answer = read_frame(self._stdout)
-        return _lost(answer) or messages.unpack_answers(answer)
+        write_parts(self._stdin, frames.pack_parts("ask", meta={"clients": list(ids)}))
+        answer = self._answer(len(ids))
+        sent = _lost(answer) or messages.unpack_outgoing(answer)
+        if not isinstance(sent, Failure) and len(sent) != len(ids):
+            raise ProtocolError(f"a worker answered for {len(sent)} of {counted(len(ids), 'client')}")
+        return sent
 
     def gather(
         self,
@@ -127,8 +123,8 @@ class WorkerProcess:
         """Returns the worker's next frame, which has a reply for each client, or their sum, and no more."""
         return read_frame(self._stdout, min(frames.MAX_BODY, (clients + 1) * self._reply_bytes))
 
-    def _send(self, work: bytes | None) -> None:
-        if work is not None and work is not self._sent:
+    def _send(self, work: bytes) -> None:
+        if work is not self._sent:
             self._stdin.write(work)
             self._sent = work
 

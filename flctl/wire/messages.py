@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 
 from flctl.arrays import weighed_dtype
-from flctl.types import WEIGHT, Allowance, Arrays, Failure, Gathered, LocalWork, Reply, Work
+from flctl.types import WEIGHT, Allowance, Arrays, Failure, Gathered, LocalWork, Outgoing, Work
 from flctl.wire import frames
 from flctl.wire.buffers import HEAP, Allocator
 from flctl.wire.frames import Frame
 from flctl.wire.shared_memory import Bytes, SharedMemoryAllocator, read_shared_arrays
 
 __all__ = [
-    "pack_answers",
     "pack_gathered",
+    "pack_outgoing",
     "pack_work",
-    "unpack_answers",
     "unpack_gathered",
+    "unpack_outgoing",
     "unpack_work",
     "vector_size",
     "work_size",
@@ -137,31 +137,25 @@ def unpack_gathered(message: bytes, block: Bytes | None = None) -> Gathered:
     )
 
 
-def pack_answers(answers: Sequence[tuple[Reply | Failure, bytes]]) -> list[Any]:
-    """Clients' answers with their aggregator's memories, as buffers."""
+def pack_outgoing(sent: Sequence[Outgoing | Failure]) -> list[Any]:
+    """Clients' vectors for the aggregator's client half, as buffers."""
     entries: list[dict[str, Any]] = []
-    blobs: dict[str, Any] = {}
-    for position, (answer, memory) in enumerate(answers):
-        if isinstance(answer, Failure):
-            entries.append({"kind": answer.kind, "message": answer.message})
+    vectors: dict[str, Any] = {}
+    for position, one in enumerate(sent):
+        if isinstance(one, Failure):
+            entries.append({"kind": one.kind, "message": one.message})
             continue
-        entries.append({"metrics": dict(answer.metrics)})
-        blobs |= {f"{position}/message": _bytes_array(answer.message), f"{position}/memory": _bytes_array(memory)}
-    return frames.pack_parts("answers", meta={"answers": entries}, arrays=blobs)
+        entries.append({"metrics": dict(one.metrics)})
+        vectors |= {f"{position}/{name}": vector for name, vector in one.vectors.items()}
+    return frames.pack_parts("outgoing", meta={"clients": entries}, arrays=vectors)
 
 
-def unpack_answers(message: bytes) -> list[tuple[Reply | Failure, bytes]]:
-    """The answers in a frame. Raises ProtocolError for anything else."""
-    frame = frames.unpack(message, "answers")
-    answers: list[tuple[Reply | Failure, bytes]] = []
-    for position, entry in enumerate(frame.meta["answers"]):
-        if "kind" in entry:
-            answers.append((Failure(entry["kind"], entry["message"]), b""))
-            continue
-        parts = [frame.arrays[f"{position}/{part}"].tobytes() for part in ("message", "memory")]
-        answers.append((Reply(parts[0], entry["metrics"]), parts[1]))
-    return answers
-
-
-def _bytes_array(data: bytes) -> Any:
-    return np.frombuffer(data, np.uint8)
+def unpack_outgoing(message: bytes) -> list[Outgoing | Failure]:
+    """The clients' vectors in a frame. Raises ProtocolError for anything else."""
+    frame = frames.unpack(message, "outgoing")
+    return [
+        Failure(entry["kind"], entry["message"])
+        if "kind" in entry
+        else Outgoing(_under(frame, f"{position}/"), entry["metrics"])
+        for position, entry in enumerate(frame.meta["clients"])
+    ]

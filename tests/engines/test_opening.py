@@ -11,6 +11,7 @@ import pytest
 from support import make_run
 
 from flctl import wire
+from flctl.client.client_half import ClientHalf
 from flctl.client.runtime import ClientRuntime
 from flctl.engines.opening import Opening, SiteFacts
 from flctl.engines.worker_process import WorkerProcess, read_frame
@@ -71,12 +72,13 @@ def test_a_worker_at_a_site_trains_its_own_client_alone(toy, tmp_path):
     process = WorkerProcess(opening)
     try:
         process.wait_until_open()
-        ((answer, _),) = process.ask(["3"], [Request(1, work, b"")], [b""], messages.pack_work(work))
-        ((other, _),) = process.ask(["4"], [Request(1, work, b"")], [b""], messages.pack_work(work))
+        (sent,) = process.ask(["3"], messages.pack_work(work))
+        (other,) = process.ask(["4"], messages.pack_work(work))
     finally:
         process.end()
-    expected = ClientRuntime(make_run(toy, tmp_path / "here", "engine.alone=true", "eval.every=0")[0])
-    assert answer == expected.answer("3", Request(1, work, b""), b"")[0]
+    here = ClientRuntime(make_run(toy, tmp_path / "here", "engine.alone=true", "eval.every=0")[0])
+    request = Request(1, work, b"")
+    assert ClientHalf.of(run).answer("3", request, b"", sent) == here.answer("3", request, b"")
     assert "stay with their owners" in other.message
 
 

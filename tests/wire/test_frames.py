@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays_of
 
 from flctl import wire
 from flctl.errors import ProtocolError
-from flctl.types import Allowance, Failure, LocalWork, Reply, Work
+from flctl.types import Allowance, Failure, LocalWork, Outgoing, Work
 from flctl.wire import frames, messages
 
 vectors = st.dictionaries(
@@ -121,9 +121,18 @@ def test_how_far_each_device_gets_travels_with_the_work_and_is_no_part_of_a_clie
     assert messages.work_size(told) == messages.work_size(work)
 
 
-@pytest.mark.parametrize("answer", [Reply(b"abc", {"loss": 0.5}), Reply(b""), Failure("exception", "boom")])
-def test_an_answer_comes_back_as_it_was_packed(answer):
-    packed = b"".join(bytes(part) for part in messages.pack_answers([(Reply(b"x"), b""), (answer, b"kept")]))
-    (_, (back, memory)) = messages.unpack_answers(packed)
-    assert back == answer
-    assert memory == (b"kept" if isinstance(answer, Reply) else b"")
+@pytest.mark.parametrize("sent", [{"loss": 0.5}, {}, Failure("exception", "boom")])
+def test_vectors_for_the_client_half_come_back_as_they_were_packed(sent):
+    vectors = {"delta": np.arange(3, dtype=np.float32), "weight": np.array([2.0])}
+    one = sent if isinstance(sent, Failure) else Outgoing(vectors, sent)
+    first, back = messages.unpack_outgoing(
+        b"".join(bytes(part) for part in messages.pack_outgoing([Outgoing({}), one]))
+    )
+    assert not first.vectors
+    if isinstance(one, Failure):
+        assert back == one
+        return
+    assert back.metrics == one.metrics
+    for name, vector in vectors.items():
+        assert back.vectors[name].dtype == vector.dtype
+        np.testing.assert_array_equal(back.vectors[name], vector)
