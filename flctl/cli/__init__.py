@@ -25,7 +25,7 @@ DEBUG = "FLCTL_DEBUG"
 INTERRUPTED = 130
 ORDER = (
     *("partition", "train", "eval", "predict", "export", "plot", "runs"),
-    *("demo", "config", "plugins", "doctor", "bench"),
+    *("federation", "site", "demo", "config", "plugins", "doctor", "bench"),
 )
 
 

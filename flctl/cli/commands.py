@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flctl.cli import bench, config, demo, doctor, plot
+from flctl.cli import bench, config, demo, doctor, federation, plot, site
 from flctl.cli.baselines import command as baselines_command
 from flctl.cli.eval import command as eval_command
 from flctl.cli.export import command as export_command
@@ -28,6 +28,8 @@ def register(app: typer.Typer) -> None:
         export_command,
         plot,
         runs_command,
+        federation,
+        site,
         demo,
         config,
         plugins_command,

@@ -15,7 +15,7 @@ from flctl.partition.store import Partition
 from flctl.partition.view import PartitionView
 from flctl.types import Batch, IntArray
 
-__all__ = ["FederatedData", "SiteData"]
+__all__ = ["FederatedData", "SiteData", "two_digits"]
 
 
 class FederatedData(PartitionView):
@@ -47,7 +47,7 @@ class FederatedData(PartitionView):
 
 
 class SiteData(PartitionView):
-    """A federation as one of its clients sees it: everybody's declared row counts, and its own rows.
+    """A federation as one of its clients sees it: all declared row counts, and its own rows and their exact number.
 
     `own` is the partition in which the rows of `client_id` lie. Raises IncompatibleError if its data set is not the
     federation's: its task, shape, classes or standardisation, or the number of the client's rows.
@@ -67,7 +67,7 @@ class SiteData(PartitionView):
             "shape": (declared.dataset.shape, found.dataset.shape),
             "classes": (declared.dataset.classes, found.dataset.classes),
             "standardisation": (declared.preprocess, found.preprocess),
-            "rows": (self.counts[self._index].tolist(), self._own.counts[self._own_index].tolist()),
+            "rows": (self._federation.counts[self._index].tolist(), self._declarable()),
         }
         differing = [name for name, (expected, actual) in facts.items() if expected != actual]
         if differing:
@@ -76,9 +76,17 @@ class SiteData(PartitionView):
                 hint="Pack the site's data again with the federation's schema.",
             )
 
+    def _declarable(self) -> list[int]:
+        """The client's rows as the federation has them: exact, or rounded if it has them so."""
+        exact: list[int] = self._own.counts[self._own_index].tolist()
+        rounded = [two_digits(count) for count in exact]
+        return rounded if self._federation.counts[self._index].tolist() == rounded else exact
+
     @property
     def counts(self) -> IntArray:
-        return self._federation.counts
+        counts = self._federation.counts.copy()
+        counts[self._index] = self._own.counts[self._own_index]
+        return counts
 
     def verify_digests(self) -> None:
         self._own.verify_digests()
@@ -112,3 +120,13 @@ class SiteData(PartitionView):
         if self._checked(index) != self._index:
             raise self._elsewhere(self.client_ids[index])
         return self._own_index
+
+
+def two_digits(count: int) -> int:
+    """Returns a row count rounded to two significant digits, as clients may declare it.
+
+    >>> [two_digits(count) for count in (7, 95, 105, 1249)]
+    [7, 95, 110, 1200]
+    """
+    unit: int = 10 ** max(0, len(str(count)) - 2)
+    return (count + unit // 2) // unit * unit

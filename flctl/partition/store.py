@@ -21,7 +21,7 @@ from flctl.partition.preprocess import Standardiser
 from flctl.partition.view import PartitionView
 from flctl.types import Batch, IntArray
 
-__all__ = ["Manifest", "Partition"]
+__all__ = ["Manifest", "Partition", "manifest_bytes"]
 
 CHUNK_BYTES = 8 << 20
 SURROGATES = 0xD800
@@ -65,7 +65,7 @@ class Partition(PartitionView):
         where another version's format stands in it.
         """
         path = Path(path)
-        data = _manifest_bytes(path)
+        data = manifest_bytes(path)
         manifest = parse(data)
         columns = {name: open_column(path, column) for name, column in manifest.columns.items()}
         _check_bounds(manifest, columns["bounds"].array)
@@ -219,7 +219,8 @@ class Partition(PartitionView):
         return self._standardiser.x(x), converted
 
 
-def _manifest_bytes(path: Path) -> bytes:
+def manifest_bytes(path: Path) -> bytes:
+    """Reads manifest.json of a directory. Raises DataError if the directory has no manifest."""
     file = path / MANIFEST
     if not path.is_dir() or file.is_symlink() or not file.is_file():
         what = "holds no manifest.json" if path.is_dir() else "is not a directory"

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from flctl import atomic, seeds
 from flctl.data.dataset import Dataset, Split
-from flctl.data.preprocessing import InputColumn, Inputs
+from flctl.data.preprocessing import InputColumn, Inputs, Standardisation
 from flctl.errors import ConfigError, DataError, PluginError, counted
 from flctl.partition import manifest as manifests
 from flctl.partition.impute import imputed
@@ -55,7 +55,7 @@ class PartitionSpec:
     `by` names the groups of the data set that a natural scheme uses. `test_fraction` of each client's rows is held out
     for testing (see `split.test_counts`): its last rows if the data set is in order of time, else random ones. A client
     with test rows of its own in the source (`own_tests`) has exactly these. `validation_fraction` of the training rows
-    that are left is held back in the same way.
+    that are left is held back in the same way. `standardisation` are constants in place of statistics of the rows.
     """
 
     clients: int | None
@@ -66,6 +66,7 @@ class PartitionSpec:
     test_split: Literal["auto", "random", "last"] = "auto"
     validation_fraction: float = 0.0
     origin: PartitionOrigin = PartitionOrigin()
+    standardisation: Standardisation | None = None
 
     @property
     def names(self) -> list[str]:
@@ -101,7 +102,7 @@ def write_partition(out: Path, dataset: Dataset, partitioner: Partitioner, spec:
     if `out` cannot be written; then nothing is left there.
     """
     _check_request(out, dataset, spec)
-    kind = kind_of(dataset, spec.standardise)
+    kind = "none" if spec.standardisation else kind_of(dataset, spec.standardise)
     assignment = partitioner.assign(rows_of(dataset, spec.by), spec.clients, spec.rng("assign"))
     given, (dataset, mode, planned) = dataset, _planned(dataset, assignment, spec)
     with atomic.new_directory(out) as directory:
@@ -117,7 +118,7 @@ def write_partition(out: Path, dataset: Dataset, partitioner: Partitioner, spec:
             test_fraction=spec.test_fraction,
             test_split=mode,
             rows=_row_counts(dataset, planned),
-            preprocess=statistics.result(),
+            preprocess=spec.standardisation or statistics.result(),
             central_test="clients" if dataset.test is None else "own",
             columns=columns,
             inputs=_inputs(dataset),

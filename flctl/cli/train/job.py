@@ -22,7 +22,8 @@ from flctl.config.load import Loaded, ValueOrigin, load
 from flctl.engines.footprint import refuse_too_large
 from flctl.errors import ConfigError, IncompatibleError, PrivacyBudgetError, command_line
 from flctl.kinds import short_name
-from flctl.partition.store import Partition
+from flctl.partition.federated_files import open_data
+from flctl.partition.view import PartitionView
 from flctl.plugins.registry import Registry
 from flctl.run.directory import RunDirectory, named_files
 from flctl.run.run import Run
@@ -183,7 +184,7 @@ def _planned(request: TrainRequest, registry: Registry) -> _Planned:
     loaded = load(registry, file=request.config, flags=flags, overrides=request.overrides, environ=os.environ)
     if loaded.config.data is None:
         raise ConfigError("no partition was named", hint="Write `flctl train DIR`, or `data:` in the config.")
-    partition = Partition.open(Path(loaded.config.data))
+    partition = open_data(Path(loaded.config.data))
     partition.verify_digests()
     loaded = fit_cohort(loaded, int((partition.counts[:, 0] > 0).sum()))
     path = request.out or _free_name(partition.path.name, short_name(loaded.config.strategy.name))
@@ -257,11 +258,11 @@ def refuse_changes(stored: Config, asked: Config, directory: RunDirectory) -> No
         )
 
 
-def _open_partition(config: Config, directory: RunDirectory) -> Partition:
+def _open_partition(config: Config, directory: RunDirectory) -> PartitionView:
     """The partition where the config says it is, or where it lies relative to the run. Raises IncompatibleError
     when it is not the one that the run was made on."""
     named = Path(str(config.data))
-    partition = Partition.open(named if named.exists() else directory.partition_path())
+    partition = open_data(named if named.exists() else directory.partition_path())
     if partition.digest != directory.facts["partition_digest"]:
         raise IncompatibleError(
             f"{partition.path} is not the partition that {directory.path} was made on: the digest differs",

@@ -1,1 +1,1 @@
-"""A data owner's side: policy, approvals, the record, and the checks of each order."""
+"""A data owner's side: rows, policy, approvals, journal, the record, and the agent that answers a hub."""

@@ -1,0 +1,1 @@
+"""The side of a data scientist: the engine whose clients are sites."""
