@@ -1,0 +1,84 @@
+"""The roster, the hub's greeting, and facts for coordinators, operators and monitoring."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+
+from aiohttp import web
+
+from flctl.federation.hub.post_box import PostBox
+from flctl.federation.reasons import Reason, Refused
+from flctl.federation.transport.request_signing import body_digest
+from flctl.version import __version__
+
+__all__ = ["MembersApi"]
+
+LOOPBACK = frozenset({"127.0.0.1", "::1"})
+
+
+class MembersApi:
+    """Handlers for everything but envelopes and blobs."""
+
+    def __init__(self, box: PostBox, metrics_token: str | None = None) -> None:
+        self._box, self._token = box, metrics_token
+
+    def routes(self) -> list[web.RouteDef]:
+        """Returns the routes of all handlers."""
+        paths: tuple[tuple[str, Callable[..., object]], ...] = (
+            ("/1/hello", self.hello),
+            ("/1/authority", self.authority),
+            ("/1/sites", self.sites),
+            ("/1/health", self.health),
+            ("/metrics", self.metrics),
+        )
+        return [web.get(path, handler, allow_head=False) for path, handler in paths]  # type: ignore[arg-type]
+
+    async def hello(self, request: web.Request) -> web.Response:
+        """The hub's clock, roster and limits, for members."""
+        self._box.door.member(request).check_body(body_digest(b""))
+        roster = self._box.roster()
+        return web.json_response(
+            {
+                "time": self._box.now(),
+                "roster": roster.signed.decode(),
+                "limits": self._box.limits.public(),
+                "version": __version__,
+            }
+        )
+
+    async def authority(self, request: web.Request) -> web.Response:
+        """The certificate of the federation's own authority in PEM, unsigned: callers compare its fingerprint."""
+        return web.Response(text=self._box.roster().ca)
+
+    async def sites(self, request: web.Request) -> web.Response:
+        """The state of each site on the roster, for coordinators."""
+        caller = self._box.door.member(request)
+        caller.check_body(body_digest(b""))
+        if caller.role != "coordinator":
+            raise Refused(Reason.RUN_OTHER)
+        return web.json_response({"sites": self._box.presence.states(iter(self._box.roster().sites))})
+
+    async def health(self, request: web.Request) -> web.Response:
+        """200 while the hub works, for load balancers."""
+        return web.json_response({"ok": True})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Numbers in the text format of Prometheus, on loopback or with the token; no names of runs or sites."""
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if self._token is None and request.remote not in LOOPBACK:
+            raise Refused(Reason.DOOR_SIGNATURE)
+        if self._token is not None and not hmac.compare_digest(given.encode(), self._token.encode()):
+            raise Refused(Reason.DOOR_SIGNATURE)
+        box = self._box
+        values = {
+            **await box.db(box.store.totals),
+            "sites": len(box.roster().sites),
+            "sites_online": box.presence.online(),
+            "waiting_requests": len(box.waiting),
+            "uploads": len(box.receiving),
+            "disk_free_bytes": box.blobs.free(),
+            "roster_version": box.roster().version,
+        }
+        lines = [f"# TYPE flctl_hub_{name} gauge\nflctl_hub_{name} {value:g}\n" for name, value in values.items()]
+        return web.Response(text="".join(lines))

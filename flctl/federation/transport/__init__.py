@@ -1,0 +1,1 @@
+"""Envelopes, sealed bodies and the HTTPS client that sites and coordinators share."""

@@ -1,0 +1,111 @@
+"""A hub that serves on a free port of the loopback in a thread of its own, and clients of it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from flctl.federation.hub.limits import HubLimits
+from flctl.federation.hub.post_box import PostBox
+from flctl.federation.hub.serve import TlsFiles, listening, server_context
+from flctl.federation.transport.connection import HubAddress
+from flctl.federation.transport.hub_client import HubClient
+from flctl.federation.transport.retries import Pace
+from support.hub_member import FEDERATION, TestFederation, federation
+
+QUICK = Pace(least=0.01, most=0.05, give_up=5.0)
+
+
+class HubServer:
+    """A hub in a thread. `stop` ends it; `start` serves the same folder again, on the same port if it can."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        limits: HubLimits | None = None,
+        tls: TlsFiles | None = None,
+        members: TestFederation | None = None,
+        **options: Any,
+    ) -> None:
+        self.folder, self.limits, self.tls, self.options = folder, limits or HubLimits(), tls, options
+        self.members = members or federation()
+        self.port = 0
+        self.box: PostBox
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._end: asyncio.Event
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        ready, failed = threading.Event(), []
+
+        def main() -> None:
+            try:
+                asyncio.run(self._serve(ready))
+            except BaseException as error:
+                failed.append(error)
+                ready.set()
+
+        self._thread = threading.Thread(target=main, name="hub", daemon=True)
+        self._thread.start()
+        ready.wait(10)
+        if failed:
+            raise failed[0]
+
+    def stop(self) -> None:
+        if self._thread is not None:
+            self._loop.call_soon_threadsafe(self._end.set)
+            self._thread.join(20)
+            self._thread = None
+
+    def address(self, **fields: Any) -> HubAddress:
+        return HubAddress(self.url, FEDERATION, **fields)
+
+    def client(
+        self, name: str, *, address: HubAddress | None = None, signer: str | None = None, **options: Any
+    ) -> HubClient:
+        identity = self.members.identities[signer or name]
+        return HubClient(address or self.address(), identity, name, pace=options.pop("pace", QUICK), **options)
+
+    async def _serve(self, ready: threading.Event) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        self.box = PostBox(
+            self.folder,
+            lambda: self.members.roster,
+            self.members.identities["hub"],
+            limits=self.limits,
+            certificates=bool(self.tls and self.tls.authority),
+            **self.options,
+        )
+        context = server_context(self.tls) if self.tls else None
+        try:
+            async with listening(self.box, "127.0.0.1", self.port, context) as where:
+                self.port = where.port
+                ready.set()
+                await self._end.wait()
+        finally:
+            self.box.close()
+
+
+@contextmanager
+def changed(hub: HubServer, change: Callable[[], None]) -> Iterator[None]:
+    """Stops the hub, changes its folder, starts it again for the block."""
+    hub.stop()
+    change()
+    hub.start()
+    yield
