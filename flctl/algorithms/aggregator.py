@@ -128,6 +128,11 @@ class Aggregator(Component):
     def check(self, run: RunInfo) -> None:
         """Before the run: raises IncompatibleError if this aggregator cannot keep its guarantees."""
 
+    def derived(self, run: RunInfo) -> Mapping[str, str | int | float | bool | None]:
+        """Values that follow from all clients' declared rows, by name. The plan of a run at real sites fixes them, and
+        a site at which they come out differently refuses."""
+        return {}
+
     def server(self, ctx: AggregationContext) -> Generator[Phase, Replies, Aggregate]:
         """Server, each round: yields phases, receives replies, returns the sum."""
         raise NotImplementedError

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from flctl.errors import ConfigError
 
-__all__ = ["SCHEDULES", "LrSchedule"]
+if TYPE_CHECKING:
+    from flctl.config.config import LocalConfig
+    from flctl.types import LocalWork
+
+__all__ = ["SCHEDULES", "LrSchedule", "scheduled"]
 
 SCHEDULES = ("constant", "step", "exponential", "cosine", "linear")
 
@@ -57,3 +62,17 @@ class LrSchedule:
 
     def _decays(self, since: int) -> float:
         return since // self.decay_rounds if self.schedule == "step" else since / self.decay_rounds
+
+
+def scheduled(local: LocalConfig, rounds: int, round_number: int) -> LocalWork:
+    """Returns the `local:` section as the work of one round of `rounds`, with its learning rate scheduled."""
+    schedule = LrSchedule(
+        schedule=local.schedule,
+        lr=local.lr,
+        rounds=rounds,
+        decay=local.decay,
+        decay_rounds=local.decay_rounds,
+        warmup_rounds=local.warmup_rounds,
+        min_lr=local.min_lr,
+    )
+    return replace(local.amount(), lr=schedule.at(round_number))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from flctl import arrays
 from flctl.run import cohort as cohorts
 from flctl.run.run import Run
 from flctl.server.availability import Availability
-from flctl.server.lr_schedule import LrSchedule
+from flctl.server.lr_schedule import scheduled
 from flctl.server.state import State
 from flctl.simulation.devices import Participation
 from flctl.types import IntArray, LocalWork, RoundPlan, Work
@@ -76,14 +74,4 @@ class RoundPlanner:
 
 def local_work(run: Run, round_number: int) -> LocalWork:
     """Returns the `local:` section for one round, with its learning rate scheduled."""
-    local = run.config.local
-    schedule = LrSchedule(
-        schedule=local.schedule,
-        lr=local.lr,
-        rounds=run.config.rounds,
-        decay=local.decay,
-        decay_rounds=local.decay_rounds,
-        warmup_rounds=local.warmup_rounds,
-        min_lr=local.min_lr,
-    )
-    return replace(local.amount(), lr=schedule.at(round_number))
+    return scheduled(run.config.local, run.config.rounds, round_number)

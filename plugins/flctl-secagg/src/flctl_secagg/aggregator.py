@@ -134,6 +134,13 @@ class SecureAggregation(flctl.Aggregator):
             self._home.check(run.partition.client_ids)
             require_allowed(self._home, self._options(None))
 
+    def derived(self, run: RunInfo) -> dict[str, int | float]:
+        """See `Aggregator.derived`: bounds of the largest cohort's sessions."""
+        count = most_clients(run)
+        degrees = self.degrees(count)
+        chosen = {"neighbours": degrees.neighbours, "threshold": degrees.threshold, "max_weight": self._weight}
+        return {**chosen, "cohort": count, "minimum": self.survivors}
+
     def require_cohort(self, expected: float) -> None:
         """Raises IncompatibleError if cohorts of this size are below the minimum, or cannot bear the dropouts that are
         expected."""
