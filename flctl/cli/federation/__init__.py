@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import typer
 
-from flctl.cli.federation import data, mock, schema
+from flctl.cli.federation import (
+    admit,
+    data,
+    init,
+    invite,
+    mock,
+    remove,
+    renew,
+    roster,
+    schema,
+)
 
 __all__ = ["register"]
 
@@ -12,6 +22,16 @@ __all__ = ["register"]
 def register(app: typer.Typer) -> None:
     """Adds `federation` to the application."""
     federation = typer.Typer(no_args_is_help=True, help="Train with sites that keep their data.")
-    for module in (data, mock, schema):
+    for module in (
+        init,
+        invite,
+        admit,
+        remove,
+        renew,
+        roster,
+        schema,
+        data,
+        mock,
+    ):
         module.register(federation)
     app.add_typer(federation, name="federation")

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from flctl.errors import ConfigError
 from flctl.federation.identity.names import require_name
 
 __all__ = ["CoordinatorHome", "FederationHome", "SiteHome", "state_folder"]
@@ -135,6 +136,24 @@ class FederationHome:
         (default: `federation`) is its folder."""
         default = state_folder() / "federation" / require_name(name or "federation", "federation")
         return cls(path or _from_environment("FLCTL_FEDERATION_HOME") or default)
+
+    @classmethod
+    def only(cls) -> FederationHome:
+        """Returns the home at `$FLCTL_FEDERATION_HOME`, else the only one in the user's state folder.
+
+        Raises ConfigError without one, and if there are several.
+        """
+        if named := _from_environment("FLCTL_FEDERATION_HOME"):
+            return cls(named)
+        found = sorted(path.parent for path in (state_folder() / "federation").glob("*/federation.yaml"))
+        if len(found) == 1:
+            return cls(found[0])
+        raise ConfigError(
+            f"there are {len(found)} federations here: {', '.join(path.name for path in found)}"
+            if found
+            else "there is no federation here",
+            hint="Name its folder with --home DIR, or make one: flctl federation init NAME --url URL",
+        )
 
     @property
     def settings(self) -> Path:

@@ -24,7 +24,18 @@ from flctl.federation.identity.keys import Identity, PublicIdentity, hex_bytes
 from flctl.federation.identity.names import require_name
 from flctl.federation.identity.statements import Signed, sign, verify
 
-__all__ = ["LARGEST_ROSTER", "MEMBERS", "PURPOSE", "TLS", "Member", "Roster", "RosterKeeper", "day", "today"]
+__all__ = [
+    "LARGEST_ROSTER",
+    "MEMBERS",
+    "PURPOSE",
+    "TLS",
+    "Member",
+    "Roster",
+    "RosterKeeper",
+    "day",
+    "require_url",
+    "today",
+]
 
 PURPOSE = "flctl-roster/2"
 MEMBERS = 10_000
@@ -255,6 +266,16 @@ def today() -> str:
     return datetime.now(UTC).date().isoformat()
 
 
+def require_url(url: Any) -> str:
+    """Returns the address of a hub if it is an https URL without user, query and fragment. Raises UntrustedError
+    (`format`) otherwise."""
+    if isinstance(url, str) and _URL.fullmatch(url):
+        return url
+    raise UntrustedError(
+        "format", f"{ascii(url)[:80]} is not the address of a hub", hint="Write for example https://fl.example:8443"
+    )
+
+
 def day(text: Any) -> str:
     """Returns an ISO date, for example 2027-01-31. Raises UntrustedError (`format`) for anything else."""
     try:
@@ -287,11 +308,11 @@ def _check_fields(roster: Roster) -> None:
     for kind, names in (("site", roster.sites), ("coordinator", roster.coordinators)):
         for name in names:
             require_name(name, kind)
+    require_url(roster.url)
     version, previous = roster.version, roster.previous
     valid = {
         "version": isinstance(version, int) and not isinstance(version, bool) and 1 <= version < 1 << 53,
         "previous": isinstance(previous, str) and bool(_DIGEST.fullmatch(previous)) == (version != 1),
-        "url": isinstance(roster.url, str) and bool(_URL.fullmatch(roster.url)),
         "ca": isinstance(roster.ca, str) and len(roster.ca) <= LARGEST_CA and roster.ca.isascii(),
         "tls": roster.tls in TLS,
         "graph_seed": len(roster.graph_seed) == 32,
