@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
 import sys
 import threading
 from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
 
 from flctl import wire
 from flctl.engines.opening import Opening
@@ -56,7 +59,9 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
     except Exception as error:
         write_parts(replies, wire.pack_parts("opened", meta={"error": f"{type(error).__name__}: {error}"}))
         return
-    write_parts(replies, wire.pack_parts("opened", meta={"error": None}))
+    outline = json.dumps(runtime.outline.plain()).encode()
+    opened = {"outline": np.frombuffer(outline, np.uint8)}
+    write_parts(replies, wire.pack_parts("opened", meta={"error": None}, arrays=opened))
     work: Work | None = None
     attached = AttachedMemory()
     while True:

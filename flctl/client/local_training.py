@@ -41,7 +41,7 @@ class LocalTraining:
         model = run.build_model()
         begin = run.division.private_of(model.read())
         self.run, self.clock = run, PhaseTimer()
-        self.executor = Executor(run.execution, model, run.task())
+        self.executor, self.outline = Executor(run.execution, model, run.task()), model.outline
         self.store = MemoryStore(run.memory_directory, run.partition.clients, run.memory_layout)
         self.client_memory = ClientMemory(run, self.store, begin)
 

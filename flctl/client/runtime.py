@@ -10,6 +10,7 @@ from flctl.client.local_training import LocalTraining
 from flctl.client.outgoing_updates import OutgoingUpdates
 from flctl.client.prepared_updates import UpdatePreparation
 from flctl.executors.sequential import single_thread
+from flctl.models.parts import Outline
 from flctl.run.run import Run
 from flctl.types import ClientId, Failure, Gathered, IntArray, Outgoing, Reply, Request, Work
 from flctl.wire.buffers import HEAP, Allocator
@@ -44,6 +45,11 @@ class ClientRuntime:
         self._chunks = ChunkReplies(run, self.local, preparation)
         self._updates = OutgoingUpdates(run, preparation)
         self._half = ClientHalf.of(run)
+
+    @property
+    def outline(self) -> Outline:
+        """The outline of the model."""
+        return self.local.outline
 
     def gather(
         self,

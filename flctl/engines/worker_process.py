@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import IO
 
 from flctl.engines.opening import Opening
 from flctl.errors import FlctlError, IntegrityError, ProtocolError, StorageError, counted
+from flctl.models.parts import Outline
 from flctl.types import ClientId, Failure, Gathered, IntArray, Outgoing
 from flctl.wire import frames, messages
 from flctl.wire.shared_memory import Bytes, SharedBlock
@@ -19,7 +21,7 @@ __all__ = ["WorkerProcess", "read_frame", "write_parts"]
 
 _PIPE_BYTES = 1 << 20
 _KEPT = str(1 << 30)
-_REPORT_BYTES = 1 << 20
+_REPORT_BYTES = 1 << 26
 """Largest body of a worker's report that it has opened the run."""
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -80,14 +82,16 @@ class WorkerProcess:
     def _stdout(self) -> IO[bytes]:
         return self._process.stdout  # type: ignore[return-value]
 
-    def wait_until_open(self) -> None:
-        """Returns when the worker can take clients. Raises FlctlError with its reason when it cannot."""
+    def wait_until_open(self) -> Outline:
+        """Returns the outline of the run's model once the worker can take clients. Raises FlctlError with its reason
+        when it cannot."""
         try:
             frame = frames.unpack(read_frame(self._stdout, _REPORT_BYTES), "opened")
         except EOFError as error:
             raise FlctlError(f"a worker process ended with code {self.exit_code()} before it was ready") from error
         if frame.meta["error"]:
             raise FlctlError(f"a worker process could not open the run: {frame.meta['error']}")
+        return Outline.of_plain(json.loads(frame.arrays["outline"].tobytes()))
 
     def ask(self, ids: Sequence[ClientId], work: bytes) -> list[Outgoing | Failure] | Failure:
         """Trains clients and returns the vectors of each, or why there are none.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flctl.errors import ConfigError, IncompatibleError
-from flctl.models.parts import Part
+from flctl.models.parts import Outline, Part
 from flctl.types import Arrays, Layout
 
 __all__ = ["FlatModel", "tensor"]
@@ -60,6 +60,11 @@ class FlatModel:
             *self._parts("params", names, self._sizes),
             *self._parts("buffers", self._buffer_names, self._buffer_sizes),
         ]
+
+    @property
+    def outline(self) -> Outline:
+        """The parts and shapes of the model, without torch."""
+        return Outline(tuple(self.parts), tuple(tuple(shape) for shape in self._shapes))
 
     @property
     def shapes(self) -> dict[str, list[tuple[int, ...]]]:

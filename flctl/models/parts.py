@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from flctl.errors import ProtocolError
 from flctl.types import Arrays
 
-__all__ = ["ParameterSplit", "Part"]
+__all__ = ["Outline", "ParameterSplit", "Part"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,35 @@ class Part:
     def owner(self) -> str:
         """The name of the module that has it, "" for the model itself."""
         return self.name.rpartition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A model's parts, and the shapes of its trainable parameters in order: all that a process without torch needs to
+    know of it."""
+
+    parts: tuple[Part, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    def plain(self) -> dict[str, Any]:
+        """Returns the outline as plain values."""
+        parts = [[part.name, part.vector, part.start, part.stop, list(part.kinds)] for part in self.parts]
+        return {"parts": parts, "shapes": [list(shape) for shape in self.shapes]}
+
+    @classmethod
+    def of_plain(cls, values: Mapping[str, Any]) -> Outline:
+        """Returns the outline that `plain` wrote. Raises ProtocolError for other values.
+
+        >>> outline = Outline((Part("weight", "params", 0, 6, ("Linear",)),), ((2, 3),))
+        >>> Outline.of_plain(outline.plain()) == outline
+        True
+        """
+        try:
+            found = values["parts"]
+            parts = tuple(Part(name, vector, start, stop, tuple(kinds)) for name, vector, start, stop, kinds in found)
+            return cls(parts, tuple(tuple(int(size) for size in shape) for shape in values["shapes"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProtocolError("a model's outline lacks its parts or their shapes") from error
 
 
 class ParameterSplit:

@@ -21,7 +21,7 @@ from flctl.config.config import AUTO, DEFAULT_MODELS, CohortConfig, ComponentCon
 from flctl.errors import ConfigError, IncompatibleError, counted, suggest
 from flctl.metrics import Headline, headline, metrics_of, positive_code
 from flctl.models.model import DataSpec, Described
-from flctl.models.parts import ParameterSplit
+from flctl.models.parts import Outline, ParameterSplit
 from flctl.partition.selection import for_selection
 from flctl.partition.view import PartitionView
 from flctl.run import cohort as cohorts
@@ -78,11 +78,21 @@ class Run:
     @classmethod
     def build(cls, config: Config, registry: Catalogue, partition: PartitionView, memory_directory: Path) -> Run:
         """The run's objects, checked. Raises ConfigError, PluginError or IncompatibleError."""
+        outline = build_model(config, partition, registry).outline
+        run = cls.outlined(config, registry, partition, memory_directory, outline)
+        check(run)
+        return run
+
+    @classmethod
+    def outlined(
+        cls, config: Config, registry: Catalogue, partition: PartitionView, memory_directory: Path, outline: Outline
+    ) -> Run:
+        """Returns the run's objects, not checked, from the outline of its model: no model is built, so that a process
+        that holds keys runs no model code and needs no torch."""
         strategy = _component(registry, "strategy", config.strategy)
-        model = build_model(config, partition, registry)
-        division = ParameterSplit(model.parts, strategy.private(model.parts))
+        division = ParameterSplit(outline.parts, strategy.private(outline.parts))
         _check_public(strategy, division)
-        shapes = {"params": division.shapes(model.shapes["params"])}
+        shapes = {"params": division.shapes(outline.shapes)}
         run = cls(
             config=config,
             registry=registry,
@@ -96,9 +106,7 @@ class Run:
             aggregator=_component(registry, "aggregator", config.aggregator),
             server=ServerOptimizer(**config.server.model_dump()),
         )
-        run = replace(run, aggregator=run.aggregator.placed(run))
-        check(run)
-        return run
+        return replace(run, aggregator=run.aggregator.placed(run))
 
     @property
     def directory(self) -> Path:

@@ -16,7 +16,9 @@ from flctl.client.runtime import ClientRuntime
 from flctl.engines.opening import Opening, SiteFacts
 from flctl.engines.worker_process import WorkerProcess, read_frame
 from flctl.errors import IncompatibleError, ProtocolError
+from flctl.models.parts import Outline
 from flctl.partition.federated import FederatedData, SiteData
+from flctl.run.run import Run
 from flctl.simulation.message_sizes import first_work
 from flctl.types import Request
 from flctl.wire import frames, messages
@@ -24,15 +26,23 @@ from flctl.wire import frames, messages
 PARENT = """
 import json, sys
 from pathlib import Path
+from flctl.client.client_half import ClientHalf
+from flctl.config.config import Config
 from flctl.engines.opening import Opening
 from flctl.engines.worker_process import WorkerProcess
+from flctl.partition.store import Partition
+from flctl.plugins.registry import Registry
+from flctl.run.run import Run
 described = json.loads(sys.argv[1])
 process = WorkerProcess(Opening(described["config"], Path(described["partition"]), Path(described["memory"])))
 try:
-    process.wait_until_open()
+    outline = process.wait_until_open()
 finally:
     process.end()
-print("torch" in sys.modules)
+config = Config.model_validate(described["config"])
+partition = Partition.open(Path(described["partition"]))
+run = Run.outlined(config, Registry(), partition, Path(described["memory"]), outline)
+print("torch" in sys.modules, ClientHalf.of(run).aggregator.name, dict(run.update_layout))
 """
 
 
@@ -42,11 +52,12 @@ def carried(opening):
 
 
 @pytest.mark.slow
-def test_a_process_without_torch_opens_a_run_in_a_worker(toy, tmp_path):
-    opening = Opening.of(make_run(toy, tmp_path / "run")[0])
+def test_a_process_without_torch_opens_a_run_in_a_worker_and_runs_its_client_half(toy, tmp_path):
+    run, _ = make_run(toy, tmp_path / "run", "aggregator=secagg", "cohort.clients=9")
+    opening = Opening.of(run)
     described = json.dumps({name: getattr(opening, name) for name in ("config", "partition", "memory")}, default=str)
     done = subprocess.run([sys.executable, "-c", PARENT, described], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+    assert done.stdout == f"False secagg {dict(run.update_layout)}\n"
 
 
 def test_a_description_reads_as_it_was_written(toy, tmp_path):
@@ -80,6 +91,16 @@ def test_a_worker_at_a_site_trains_its_own_client_alone(toy, tmp_path):
     request = Request(1, work, b"")
     assert ClientHalf.of(run).answer("3", request, b"", sent) == here.answer("3", request, b"")
     assert "stay with their owners" in other.message
+
+
+def test_a_run_without_a_model_has_the_layouts_and_the_aggregator_of_the_whole_run(toy, tmp_path):
+    run, _ = make_run(toy, tmp_path / "run", "strategy=scaffold", "transforms.topk.fraction=0.5")
+    outline = Outline.of_plain(run.build_model().outline.plain())
+    other = Run.outlined(run.config, run.registry, run.partition, run.memory_directory, outline)
+    for name in ("update_layout", "memory_layout", "multiplies", "withholds_metrics"):
+        assert getattr(other, name) == getattr(run, name)
+    with pytest.raises(ProtocolError, match="outline lacks"):
+        Outline.of_plain({"parts": [["weight"]], "shapes": []})
 
 
 def test_a_site_refuses_rows_of_another_data_set(toy, tmp_path):
