@@ -25,7 +25,7 @@ FILE_LINES, FUNCTION_LINES, MEDIAN_LINES = 400, 50, 10
 
 TREE = tuple(
     """
-    types errors version component kinds metrics seeds machine timing results arrays atomic
+    types errors version component kinds metrics seeds machine timing results arrays atomic json_files
     wire data models partition config algorithms executors simulation run client engines evaluation prediction
     export server federation baselines plugins performance testing report cli
     builtins worker __main__

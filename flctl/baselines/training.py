@@ -21,8 +21,9 @@ from flctl.baselines.outcome_files import Rows, read_outcomes, write_outcomes
 from flctl.baselines.plan import Baseline, key_of
 from flctl.config.config import digest
 from flctl.config.load import Loaded
-from flctl.errors import IncompatibleError, IntegrityError
+from flctl.errors import IncompatibleError
 from flctl.evaluation.evaluate import run_model
+from flctl.json_files import JsonFormat
 from flctl.partition.reassigned import reassign
 from flctl.partition.store import Partition
 from flctl.run.directory import RunDirectory
@@ -33,6 +34,7 @@ from flctl.types import Batch, IntArray
 __all__ = ["BASELINES", "Finished", "ScoredRows", "Store", "partition_of", "scored_rows", "train_baselines"]
 
 BASELINES, FOLDER, FORMAT = "baselines.json", "baselines", "flctl-baselines/1"
+_DESCRIBED = JsonFormat(FORMAT, "Move it to another folder: the baselines are then trained again.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +110,9 @@ class Store:
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {"format": FORMAT, "finished": {}}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path} is not JSON", hint="Remove it: the baselines are then trained again.") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT or not isinstance(data.get("finished"), dict):
-        raise IntegrityError(f"{path} is not of the format {FORMAT}", hint="Move it away; baselines are trained again.")
+    data = _DESCRIBED.read(path)
+    if not isinstance(data.get("finished"), dict):
+        raise _DESCRIBED.damaged(str(path), "it has no 'finished'")
     return data
 
 

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from flctl import atomic
 from flctl.errors import IncompatibleError, IntegrityError, StorageError
+from flctl.json_files import JsonFormat
 from flctl.types import IntArray, Layout
 
 __all__ = ["ENTRY", "RECORD", "SLOTS", "Dimensions", "MemoryFiles", "byte_rows"]
@@ -286,24 +287,21 @@ def _without(views: Sequence[memoryview], done: int) -> list[memoryview]:
 
 def _check_manifest(directory: Path, dimensions: Dimensions) -> None:
     path = directory / MANIFEST
-    if path.is_symlink() or not path.is_file():
-        raise _damaged(path, "is missing, or is not a plain file")
-    with path.open("rb") as file:
-        text = file.read(MAX_MANIFEST + 1)
-    try:
-        found = json.loads(text) if len(text) <= MAX_MANIFEST else None
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or not dimensions.manifest.keys() <= found.keys():
-        raise _damaged(path, "does not describe the layout of the memory")
-    if found["format"] != FORMAT:
-        raise IncompatibleError(f"{path} has the format {found['format']!r}; this flctl reads {FORMAT!r}")
+    if path.is_symlink():
+        raise _damaged(path, "is not a plain file")
+    described = JsonFormat(FORMAT, _restore(directory), MAX_MANIFEST)
+    found = described.read(path, f"client memory {path}")
     for key, expected in dimensions.manifest.items():
+        if key not in found:
+            raise described.damaged(f"client memory {path}", f"it has no '{key}'")
         if found[key] != expected:
             hint = "It belongs to another run, or the strategy now keeps other vectors: start a new run."
             raise IncompatibleError(f"{path} has the {key} {found[key]!r:.200}, expected {expected!r:.200}", hint=hint)
 
 
+def _restore(directory: Path) -> str:
+    return f"Restore {directory.name}/ as it was when the checkpoint was written, or start a new run."
+
+
 def _damaged(path: Path, reason: str) -> IntegrityError:
-    hint = f"Restore {path.parent.name}/ as it was when the checkpoint was written, or start a new run."
-    return IntegrityError(f"client memory {path} {reason}", hint=hint)
+    return IntegrityError(f"client memory {path} {reason}", hint=_restore(path.parent))

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from flctl.errors import IncompatibleError, IntegrityError, counted
+from flctl.errors import counted
+from flctl.json_files import JsonFormat
 from flctl.types import TaskKind
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 FORMAT = "flctl-preprocessing/1"
+_DESCRIBED = JsonFormat(FORMAT, "Restore the file as it was written.")
 ABSENT = "(missing)"
 """The level, and the group, of rows whose cell is missing."""
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
@@ -165,21 +166,15 @@ def parse_preprocessing(data: bytes, where: str) -> FittedPreprocessing:
 
     Raises IntegrityError if it is damaged, IncompatibleError if another version of flctl wrote it.
     """
-    try:
-        loaded = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(where, "it is not JSON") from error
-    found = loaded.get("format") if isinstance(loaded, Mapping) else None
-    if isinstance(found, str) and found.startswith("flctl-preprocessing/") and found != FORMAT:
-        raise IncompatibleError(f"{where} has format '{found}'; this version of flctl reads '{FORMAT}'")
+    _DESCRIBED.parse(data, where)
     try:
         fitted = _adapter().validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise _damaged(where, f"{place}: {first['msg']}") from error
+        key = ".".join(map(str, first["loc"]))
+        raise _DESCRIBED.damaged(where, f"{key}: {first['msg']}") from error
     if problem := _contradiction(fitted):
-        raise _damaged(where, problem)
+        raise _DESCRIBED.damaged(where, problem)
     return fitted
 
 
@@ -192,8 +187,6 @@ def _contradiction(fitted: FittedPreprocessing) -> str | None:
     """The first way in which the parts do not fit each other."""
     done, size = fitted.standardisation, math.prod(fitted.shape)
     expected = {"none": 0, "feature": size, "channel": fitted.shape[0] if fitted.shape else 0}[done.kind]
-    if fitted.format != FORMAT:
-        return f"format is '{fitted.format[:60]}', expected '{FORMAT}'"
     if len(done.shift) != expected or len(done.scale) != expected or min(done.scale, default=1.0) <= 0:
         return f"standardisation by {done.kind} needs {expected} shifts and positive scales"
     if fitted.inputs is not None and len(fitted.inputs.features) != size:
@@ -201,7 +194,3 @@ def _contradiction(fitted: FittedPreprocessing) -> str | None:
     if fitted.task != "regression" and not fitted.classes:
         return "there are no classes"
     return None
-
-
-def _damaged(where: str, reason: str) -> IntegrityError:
-    return IntegrityError(f"{where} is damaged: {reason[:300]}", hint="Restore the file as it was written.")

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal
@@ -14,7 +13,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from flctl.data.preprocessing import FittedPreprocessing, Inputs, Standardisation
-from flctl.errors import IncompatibleError, IntegrityError
+from flctl.errors import IntegrityError
+from flctl.json_files import JsonFormat
 from flctl.types import TaskKind
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
 FORMAT = "flctl-partition/1"
 MANIFEST = "manifest.json"
 MAX_BYTES = 64 << 20
+_DESCRIBED = JsonFormat(FORMAT, "Partition the data again.", MAX_BYTES)
 REQUIRED = frozenset({"x", "y", "bounds", "client_ids", "source_row"})
 OWN_TEST = frozenset({"test_x", "test_y"})
 VALIDATION = frozenset({"validation_x", "validation_y", "validation_bounds", "validation_row"})
@@ -159,46 +160,15 @@ def parse(data: bytes) -> Manifest:
 
     Raises IntegrityError where it is damaged, IncompatibleError where its format is one of another version.
     """
-    if len(data) > MAX_BYTES:
-        raise IntegrityError(f"{MANIFEST} has {len(data):,} bytes; at most {MAX_BYTES:,} are read")
-    _check_format(_loaded(data))
+    _DESCRIBED.parse(data, MANIFEST)
     try:
         manifest = _adapter().validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise _damaged(f"{place}: {first['msg']}") from error
+        key = ".".join(str(part) for part in first["loc"])
+        raise _DESCRIBED.damaged(MANIFEST, f"{key}: {first['msg']}") from error
     _check(manifest)
     return manifest
-
-
-def _loaded(data: bytes) -> Mapping[str, Any]:
-    try:
-        loaded = json.loads(data, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(str(error) or "not JSON") from error
-    if not isinstance(loaded, dict):
-        raise _damaged("not a JSON object")
-    return loaded
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key is there twice")
-    return result
-
-
-def _check_format(loaded: Mapping[str, Any]) -> None:
-    found = loaded.get("format")
-    if found == FORMAT:
-        return
-    if isinstance(found, str) and re.fullmatch(r"flctl-partition/\d{1,9}", found):
-        raise IncompatibleError(
-            f"the partition has format '{found}'; this version of flctl reads '{FORMAT}'",
-            hint="Partition the data again, or use the version of flctl that wrote it.",
-        )
-    raise _damaged(f"'format' is not '{FORMAT}'")
 
 
 @cache
@@ -206,13 +176,9 @@ def _adapter() -> TypeAdapter[Manifest]:
     return TypeAdapter(Manifest)
 
 
-def _damaged(reason: str) -> IntegrityError:
-    return IntegrityError(f"{MANIFEST} is damaged: {reason[:300]}", hint="Partition the data again.")
-
-
 def _require(holds: bool, reason: str) -> None:  # noqa: FBT001
     if not holds:
-        raise _damaged(reason)
+        raise _DESCRIBED.damaged(MANIFEST, reason)
 
 
 def _check(manifest: Manifest) -> None:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flctl import atomic
-from flctl.errors import IncompatibleError, IntegrityError
+from flctl.errors import IntegrityError
+from flctl.json_files import JsonFormat
 from flctl.types import Arrays, Checkpoint
 from flctl.version import __version__
 
@@ -28,7 +29,8 @@ __all__ = ["FORMAT", "Checkpoints", "read_tensors"]
 
 FORMAT = "flctl-checkpoint/1"
 MODEL, STATE, MANIFEST = "model.safetensors", "state.safetensors", "manifest.json"
-MAX_MANIFEST = 1 << 20
+_EARLIER = "Resume from an earlier checkpoint: move this folder away."
+_DESCRIBED = JsonFormat(FORMAT, _EARLIER, 1 << 20)
 _NAME = re.compile(r"round-(\d{5,})$")
 
 
@@ -139,24 +141,11 @@ def _digest(value: Mapping[str, Any]) -> str:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    where = f"checkpoint {folder.name}"
-    if not path.is_file():
-        raise IntegrityError(f"{where} has no {MANIFEST}", hint="The checkpoint is incomplete; use an earlier one.")
-    if path.stat().st_size > MAX_MANIFEST:
-        raise IntegrityError(f"{where}: {MANIFEST} is larger than {MAX_MANIFEST} bytes")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{where}: {MANIFEST} is not JSON") from error
-    if not isinstance(manifest, dict):
-        raise IntegrityError(f"{where}: {MANIFEST} is not an object")
-    if manifest.get("format") != FORMAT:
-        raise IncompatibleError(f"{where} has the format {manifest.get('format')!r}; this flctl reads {FORMAT!r}")
+    name = f"checkpoint {folder.name}: {MANIFEST}"
+    manifest = _DESCRIBED.read(folder / MANIFEST, name)
     seal = manifest.pop("seal", None)
     if seal != _digest(manifest) or set(manifest.get("files", ())) != {MODEL, STATE}:
-        hint = "Resume from an earlier checkpoint: move this folder away."
-        raise IntegrityError(f"{where}: {MANIFEST} was changed after it was written", hint=hint)
+        raise IntegrityError(f"{name} was changed after it was written", hint=_EARLIER)
     return manifest
 
 
@@ -167,9 +156,8 @@ def _read_sealed(folder: Path, name: str, sealed: Mapping[str, Any]) -> bytes:
         raise IntegrityError(f"checkpoint {folder.name}: {name} has {size} bytes, expected {sealed['bytes']}")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sealed["sha256"]:
-        hint = "Resume from an earlier checkpoint: move this folder away."
         raise IntegrityError(
-            f"checkpoint {folder.name}: {name} was changed after it was written (SHA-256 differs)", hint=hint
+            f"checkpoint {folder.name}: {name} was changed after it was written (SHA-256 differs)", hint=_EARLIER
         )
     return data
 

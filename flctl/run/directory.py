@@ -24,6 +24,7 @@ from flctl.config.config import Config, digest, dump
 from flctl.config.load import Loaded
 from flctl.data.preprocessing import FittedPreprocessing, parse_preprocessing
 from flctl.errors import ConfigError, IncompatibleError, IntegrityError, StorageError, counted
+from flctl.json_files import JsonFormat
 from flctl.kinds import file_of
 from flctl.partition.manifest import preprocessing_of
 from flctl.partition.view import PartitionView
@@ -46,6 +47,8 @@ CONFIG, ORIGINS, RUN, METRICS, SUMMARY, LOCK, EXECUTION, PROFILE, ATTACK, PREPRO
     "attack.json",
     "preprocessing.json",
 )
+_RESTORE = "Restore it from a copy, or start a new run."
+_DESCRIBED, _RECORDED = JsonFormat(FORMAT, _RESTORE), JsonFormat(None, _RESTORE)
 FACTS = ("config_digest", "partition_digest", "partition", "versions")
 EACH_ROUND = ("round", "asked", "answered", "failed", "examples", "loss", "bytes_up", "bytes_down", "seconds")
 
@@ -59,12 +62,10 @@ class RunDirectory:
         if not (path / RUN).is_file():
             raise ConfigError(f"{path} is not a run: it has no {RUN}", hint="`flctl runs list` shows the runs.")
         self.path = path
-        self.facts = _read_json(path / RUN)
-        if self.facts.get("format") != FORMAT:
-            raise IncompatibleError(f"{path} has the format {self.facts.get('format')!r}; this flctl reads {FORMAT!r}")
+        self.facts = _DESCRIBED.read(path / RUN)
         missing = [key for key in FACTS if key not in self.facts]
         if missing or not isinstance(self.facts["versions"], dict):
-            raise IntegrityError(f"{path / RUN} has no '{(missing or ['versions'])[0]}'")
+            raise _DESCRIBED.damaged(str(path / RUN), f"it has no '{(missing or ['versions'])[0]}'")
         self.checkpoints = Checkpoints(path / "checkpoints")
         self.metrics = path / METRICS
         self.memory = path / "memory"
@@ -104,7 +105,7 @@ class RunDirectory:
                 return
             # What the file gave keeps the origin that it had: only flags, -o and the environment are new.
             new = {key: asdict(origin) for key, origin in loaded.origins.items() if origin.source != "file"}
-            atomic.write_file(self.path / ORIGINS, _json(_read_json(self.path / ORIGINS) | new).encode())
+            atomic.write_file(self.path / ORIGINS, _json(_RECORDED.read(self.path / ORIGINS) | new).encode())
             atomic.write_file(self.path / CONFIG, dump(loaded.config).encode())
 
     def keep_execution(self, facts: Mapping[str, Any]) -> None:
@@ -119,7 +120,7 @@ class RunDirectory:
         path = self.path / EXECUTION
         if not path.exists():
             return
-        before, here = _read_json(path), dict(facts)
+        before, here = _RECORDED.read(path), dict(facts)
         for key in ("executor", "alone", "memory"):
             if before.get(key) != here[key]:
                 found = f"{self.path} trained its clients by {before.get('executor')} ({key} {before.get(key)})"
@@ -135,7 +136,7 @@ class RunDirectory:
     def attack(self) -> dict[str, Any] | None:
         """Contents of attack.json; None for a run without an attack."""
         path = self.path / ATTACK
-        return _read_json(path) if path.is_file() else None
+        return _RECORDED.read(path) if path.is_file() else None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -231,12 +232,12 @@ class RunDirectory:
     def profile(self) -> dict[str, Any] | None:
         """Contents of profile.json; None for a run without a profile."""
         path = self.path / PROFILE
-        return _read_json(path) if path.is_file() else None
+        return _RECORDED.read(path) if path.is_file() else None
 
     def summary(self) -> dict[str, Any] | None:
         """Summary of a run that ended; None before that."""
         path = self.path / SUMMARY
-        return _read_json(path) if path.is_file() else None
+        return _RECORDED.read(path) if path.is_file() else None
 
 
 def report_line(report: RoundReport) -> dict[str, Any]:
@@ -289,14 +290,11 @@ def _sha256(data: bytes) -> str:
 
 
 def _line(where: str, text: bytes) -> dict[str, Any]:
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{where} is not JSON") from error
-    missing = [key for key in EACH_ROUND if not isinstance(line, dict) or key not in line]
+    line = _RECORDED.parse(text, where)
+    missing = [key for key in EACH_ROUND if key not in line]
     if missing:
-        raise IntegrityError(f"{where} is not a round's record: it has no '{missing[0]}'")
-    return dict(line)
+        raise IntegrityError(f"{where} is not a round's record: it has no '{missing[0]}'", hint=_RESTORE)
+    return line
 
 
 def _finite(value: Any) -> Any:
@@ -309,16 +307,6 @@ def _length(line: Mapping[str, Any]) -> int:
 
 def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=1, allow_nan=False) + "\n"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path} is not JSON") from error
-    if not isinstance(value, dict):
-        raise IntegrityError(f"{path} is not a JSON object")
-    return value
 
 
 def _relative(target: Path, start: Path) -> str:

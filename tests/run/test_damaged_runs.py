@@ -48,7 +48,7 @@ def test_a_damaged_run_does_not_hide_the_others(copy, capsys):
     assert run(["runs", "list", str(copy.parent), "--json"]) == 0
     told = capsys.readouterr()
     assert [row["run"] for row in json.loads(told.out)["data"]["runs"]] == [str(copy.parent / "other")]
-    assert "run.json is not JSON" in told.err
+    assert "run.json is damaged: not JSON" in told.err
 
 
 def test_a_damaged_config_is_shown_as_it_is(copy, capsys):
