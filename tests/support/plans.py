@@ -7,11 +7,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from flctl.config.config import Config, effective
+from flctl.config.load import load
+from flctl.federation.plan.building import planned
 from flctl.federation.plan.plan import DataFacts, Derived, InstalledFiles, Plan, Versions
 from flctl.federation.plan.studies import Study
+from flctl.plugins.registry import Registry
 
 SHA = "0123456789abcdef" * 4
+REGISTRY = Registry()
+SETTINGS = (
+    "rounds=5", "model=mlp", "cohort.sampling=all", "local.batch_size=32", "engine.alone=true", "aggregator=secagg",
+    "aggregator.minimum=3", "aggregator.mode=active", "transforms.clip.norm=1",
+)  # fmt: skip
+CONFIG = planned(load(REGISTRY, overrides=SETTINGS).config)
 
 
 def make_plan(**changes: Any) -> Plan:
@@ -25,7 +33,7 @@ def make_plan(**changes: Any) -> Plan:
         sites=("north", "south", "west"),
         rounds=5,
         until="2027-01-31",
-        config={**effective(Config()), "rounds": 5, "model": {"name": "logreg"}, "aggregator": {"name": "secagg"}},
+        config=CONFIG,
         derived=Derived(
             executor="sequential",
             alone=True,
@@ -33,9 +41,9 @@ def make_plan(**changes: Any) -> Plan:
             cohort={"sampling": "fixed", "eligible": 3, "expected": 3.0},
             steps=(4, 3, 2),
             max_weight=1.0,
-            aggregator={"neighbours": 2, "threshold": 2},
+            aggregator={"neighbours": 2, "threshold": 2, "minimum": 3},
             preprocess={"kind": "none"},
-            model_name="logreg",
+            model_name="mlp",
             model="b" * 64,
             parameters=10,
             layout={"delta": 10},
@@ -48,6 +56,16 @@ def make_plan(**changes: Any) -> Plan:
         study=Study("rates", {"local.lr": (0.001, 0.5)}),
     )
     return replace(plan, **changes)
+
+
+def with_config(*keys: str, **values: Any) -> Plan:
+    """The plan with one value of its configuration replaced: `with_config("local", "epochs", value=9)`."""
+    tree = copy.deepcopy(CONFIG)
+    inner = tree
+    for key in keys[:-1]:
+        inner = inner.setdefault(key, {})
+    inner[keys[-1]] = values["value"]
+    return make_plan(config=tree)
 
 
 def single_changes(tree: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
