@@ -13,7 +13,7 @@ from scipy import stats
 
 from flctl_dp.accounting import calibration
 from flctl_dp.accounting.accountants import epsilon, gaussian_epsilon, guarantee, quick_epsilon
-from flctl_dp.accounting.calibration import affordable, calibrate, together
+from flctl_dp.accounting.calibration import PlannedRounds, PrivacyTarget, affordable, calibrate, together
 from flctl_dp.accounting.releases import Release
 
 NEIGHBOURS = dp_accounting.NeighboringRelation
@@ -226,7 +226,7 @@ def test_calibrated_noise_meets_the_target_and_never_exceeds_it(monkeypatch, rel
     Gaussians all are quick."""
     tried, exact = set(), calibration.epsilon
     monkeypatch.setattr(calibration, "epsilon", lambda r, *rest, **by: tried.add(*r) or exact(r, *rest, **by))
-    noise = calibrate(release, 60, target, 1e-5, relation)
+    noise = calibrate(PlannedRounds(release, 60), PrivacyTarget(target, 1e-5, relation))
     assert len(tried) <= 4 or release.sampling == "all"
     reached = epsilon({Release(**{**release.fields(), "noise_multiplier": noise}): 60}, 1e-5, relation)
     less = epsilon({Release(**{**release.fields(), "noise_multiplier": noise * 0.995}): 60}, 1e-5, relation)
@@ -236,19 +236,19 @@ def test_calibrated_noise_meets_the_target_and_never_exceeds_it(monkeypatch, rel
 @pytest.mark.slow
 def test_calibration_takes_what_is_spent_into_account():
     spent = {poisson(0.02, 1.0): 50}
-    noise = calibrate(poisson(0.02, 1.0), 50, 3.0, 1e-5, "add-remove", spent=spent)
+    noise = calibrate(PlannedRounds.after(spent, poisson(0.02, 1.0), 50), PrivacyTarget(3.0, 1e-5, "add-remove"))
     assert epsilon(together(spent, poisson(0.02, noise), 50), 1e-5, "add-remove") <= 3.0
-    assert noise > calibrate(poisson(0.02, 1.0), 50, 3.0, 1e-5, "add-remove")
+    assert noise > calibrate(PlannedRounds(poisson(0.02, 1.0), 50), PrivacyTarget(3.0, 1e-5, "add-remove"))
     with pytest.raises(PrivacyBudgetError, match="nothing of it is left"):
-        calibrate(poisson(0.02, 1.0), 50, 0.5, 1e-5, "add-remove", spent=spent)
+        calibrate(PlannedRounds.after(spent, poisson(0.02, 1.0), 50), PrivacyTarget(0.5, 1e-5, "add-remove"))
 
 
 @pytest.mark.parametrize("release", [Release("all", 20.0), pytest.param(poisson(0.05, 1.0), marks=pytest.mark.slow)])
 def test_a_budget_holds_as_many_rounds_as_fit_and_no_more(release):
-    count = affordable({}, release, 1000, 2.0, 1e-5, "add-remove")
+    count = affordable(PlannedRounds(release, 1000), PrivacyTarget(2.0, 1e-5, "add-remove"))
     assert epsilon({release: count}, 1e-5, "add-remove") <= 2.0 < epsilon({release: count + 1}, 1e-5, "add-remove")
-    assert affordable({release: count}, release, 1, 2.0, 1e-5, "add-remove") == 0
-    assert affordable({}, release, 3, 2.0, 1e-5, "add-remove") == 3
+    assert affordable(PlannedRounds.after({release: count}, release, 1), PrivacyTarget(2.0, 1e-5, "add-remove")) == 0
+    assert affordable(PlannedRounds(release, 3), PrivacyTarget(2.0, 1e-5, "add-remove")) == 3
 
 
 @pytest.mark.parametrize(

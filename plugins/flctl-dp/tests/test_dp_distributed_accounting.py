@@ -10,7 +10,7 @@ from flctl import IncompatibleError
 from scipy import special
 
 from flctl_dp.accounting.accountants import epsilon, guarantee, supports
-from flctl_dp.accounting.calibration import calibrate
+from flctl_dp.accounting.calibration import PlannedRounds, PrivacyTarget, calibrate
 from flctl_dp.accounting.releases import Release
 from flctl_dp.accounting.summed_release import SummedRelease, divergence, inflation, release_of
 
@@ -148,7 +148,7 @@ def test_it_adds_up_with_other_releases_by_renyi_dp_and_not_by_distributions():
 
 
 def test_calibrated_noise_keeps_to_the_target_and_is_found_on_its_own_lattice():
-    noise = calibrate(release(), 30, 4.0, DELTA, "zero-out")
+    noise = calibrate(PlannedRounds(release(), 30), PrivacyTarget(4.0, DELTA, "zero-out"))
     found, with_less = ({release(noise_multiplier=z): 30} for z in (noise, 0.99 * noise))
     assert epsilon(found, DELTA, "zero-out") <= 4.0 < epsilon(with_less, DELTA, "zero-out")
 

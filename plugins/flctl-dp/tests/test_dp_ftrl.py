@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from scipy import stats
 
 from flctl_dp.accounting.accountants import epsilon, gaussian_epsilon
-from flctl_dp.accounting.calibration import affordable, calibrate
+from flctl_dp.accounting.calibration import PlannedRounds, PrivacyTarget, affordable, calibrate
 from flctl_dp.accounting.releases import Release
 from flctl_dp.ledgers.ledger import LedgerFile
 from flctl_dp.mechanisms.ftrl import CorrelatedDP
@@ -233,10 +233,10 @@ def test_releases_that_cannot_be_are_refused(wrong):
 @pytest.mark.parametrize("target", [0.5, 2.0, 8.0])
 @pytest.mark.parametrize("rounds", [7, 20])
 def test_calibrated_noise_meets_the_target_and_never_exceeds_it(target, rounds):
-    noise = calibrate(cyclic(1.0, 3, 4), rounds, target, 1e-5, "zero-out")
+    noise = calibrate(PlannedRounds(cyclic(1.0, 3, 4), rounds), PrivacyTarget(target, 1e-5, "zero-out"))
     assert epsilon(cyclic(noise, 3, 4).over(rounds), 1e-5, "zero-out") <= target
     assert epsilon(cyclic(noise * 0.995, 3, 4).over(rounds), 1e-5, "zero-out") > target
-    assert affordable({}, cyclic(noise, 3, 4), 100, target, 1e-5, "zero-out") >= rounds
+    assert affordable(PlannedRounds(cyclic(noise, 3, 4), 100), PrivacyTarget(target, 1e-5, "zero-out")) >= rounds
 
 
 def test_prefix_sums_have_the_noise_that_theory_gives_and_less_than_independent_noise():

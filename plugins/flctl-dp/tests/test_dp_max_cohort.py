@@ -16,7 +16,7 @@ from flctl.testing.trial import Trial
 from scipy import stats
 
 from flctl_dp.accounting.accountants import coarse_epsilon, epsilon, gaussian_epsilon, guarantee, supports
-from flctl_dp.accounting.calibration import calibrate
+from flctl_dp.accounting.calibration import PlannedRounds, PrivacyTarget, calibrate
 from flctl_dp.accounting.releases import Release
 from flctl_dp.ledgers.ledger import LedgerFile
 
@@ -135,7 +135,7 @@ def test_cuts_that_cannot_be_are_refused(wrong):
 @pytest.mark.slow
 def test_calibrated_noise_never_exceeds_the_target():
     release = cut(1.0, 0.05, 60, 1000)
-    noise = calibrate(release, 10, 0.3, 1e-5, "zero-out")
+    noise = calibrate(PlannedRounds(release, 10), PrivacyTarget(0.3, 1e-5, "zero-out"))
     assert epsilon({cut(noise, 0.05, 60, 1000): 10}, 1e-5, "zero-out") <= 0.3
     assert epsilon({cut(noise * 0.995, 0.05, 60, 1000): 10}, 1e-5, "zero-out") > 0.3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from flctl import PrivacyBudgetError
 from flctl.errors import counted
@@ -12,7 +12,7 @@ from flctl.errors import counted
 from flctl_dp.accounting.accountants import Accountant, coarse_epsilon, epsilon, quick_epsilon
 from flctl_dp.accounting.releases import Relation, Release, Releases
 
-__all__ = ["HIGHEST", "LOWEST", "affordable", "calibrate", "together"]
+__all__ = ["HIGHEST", "LOWEST", "PlannedRounds", "PrivacyTarget", "affordable", "calibrate", "together"]
 
 LOWEST, HIGHEST = 0.3, 100.0
 """Between these noise multipliers calibration looks."""
@@ -23,71 +23,88 @@ _CLOSE = (1 - 0.9 * _TOLERANCE, 0.99, 0.7)
 _MANY = 1 << 16
 
 
+@dataclass(frozen=True, slots=True)
+class PrivacyTarget:
+    """A bound on epsilon at a delta, for a neighbouring relation; `accountant` computes the epsilon."""
+
+    epsilon: float
+    delta: float
+    relation: Relation
+    accountant: Accountant = "pld"
+
+    def cost(self, releases: Releases) -> float:
+        """Epsilon of the releases."""
+        return epsilon(releases, self.delta, self.relation, accountant=self.accountant)
+
+    def is_met_by(self, releases: Releases) -> bool:
+        """True if the releases stay within epsilon."""
+        return self.cost(releases) <= self.epsilon
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRounds:
+    """`count` rounds of a release, from a run's round `first` on, after the releases that are spent."""
+
+    release: Release
+    count: int
+    first: int = 1
+    spent: tuple[tuple[Release, int], ...] = ()
+
+    @classmethod
+    def after(cls, spent: Releases, release: Release, count: int, first: int = 1) -> PlannedRounds:
+        """Rounds after `spent`; equal for equal releases in any order."""
+        return cls(release, count, first, tuple(sorted(spent.items(), key=repr)))
+
+    def releases(self, *, count: int | None = None, noise: float | None = None) -> Releases:
+        """All releases, spent and planned; with another number of rounds, or another noise multiplier, if given."""
+        release = self.release if noise is None else replace(self.release, noise_multiplier=noise)
+        return together(dict(self.spent), release, self.count if count is None else count, self.first)
+
+
 def together(spent: Releases, release: Release, count: int, first: int = 1) -> Releases:
     """The releases `spent` and `count` more rounds of `release`, from a run's round `first` on."""
     return {**spent, **{r: spent.get(r, 0) + n for r, n in release.over(count, first).items()}}
 
 
-def calibrate(
-    release: Release,
-    rounds: int,
-    target: float,
-    delta: float,
-    relation: Relation,
-    *,
-    spent: Releases | None = None,
-    first: int = 1,
-    accountant: Accountant = "pld",
-) -> float:
-    """A noise multiplier with which `rounds` of `release` from a run's round `first` on, after what is `spent`, stay
-    within the epsilon `target`: at most a part in a thousand above the least such one, and never below it. Raises
-    PrivacyBudgetError where 100 is not enough."""
-
-    def planned(noise: float) -> Releases:
-        return together(spent or {}, replace(release, noise_multiplier=noise), rounds, first)
+def calibrate(planned: PlannedRounds, target: PrivacyTarget) -> float:
+    """A noise multiplier with which the planned rounds, after what is spent, meet the target: at most a part in a
+    thousand above the least such one, and never below it. Raises PrivacyBudgetError if 100 is not enough."""
 
     def cost(noise: float) -> float:
-        return epsilon(planned(noise), delta, relation, accountant=accountant)
+        return target.cost(planned.releases(noise=noise))
 
     def quickly(noise: float) -> float:
-        return quick_epsilon(planned(noise), delta, relation)
+        return quick_epsilon(planned.releases(noise=noise), target.delta, target.relation)
 
     def coarsely(noise: float) -> float:
-        return coarse_epsilon(planned(noise), delta, relation)
+        return coarse_epsilon(planned.releases(noise=noise), target.delta, target.relation)
 
-    if cost(HIGHEST) > target:
-        left = "nothing of it is left" if spent else f"it is too small for {counted(rounds, 'round')}"
+    bound = target.epsilon
+    if cost(HIGHEST) > bound:
+        rounds = counted(planned.count, "round")
+        left = "nothing of it is left" if planned.spent else f"it is too small for {rounds}"
         raise PrivacyBudgetError(
-            f"no noise multiplier up to {HIGHEST:g} keeps {counted(rounds, 'round')} within epsilon {target:g}: {left}",
+            f"no noise multiplier up to {HIGHEST:g} keeps {rounds} within epsilon {bound:g}: {left}",
             hint="Plan fewer rounds, a smaller cohort or a larger epsilon; compare them with `flctl dp plan`.",
         )
     low, high = LOWEST, HIGHEST
-    if accountant == _BY_DISTRIBUTION:
-        low, high = _closer(quickly, coarsely, target, low, high)
-        low, high = _closer(coarsely, cost, target, low, high)
-        low, high = low if cost(low) > target else LOWEST, high if cost(high) <= target else HIGHEST
-    return low if cost(low) <= target else _narrow(cost, target, low, high)[1]
+    if target.accountant == _BY_DISTRIBUTION:
+        low, high = _closer(quickly, coarsely, bound, low, high)
+        low, high = _closer(coarsely, cost, bound, low, high)
+        low, high = low if cost(low) > bound else LOWEST, high if cost(high) <= bound else HIGHEST
+    return low if cost(low) <= bound else _narrow(cost, bound, low, high)[1]
 
 
-def affordable(
-    spent: Releases,
-    release: Release,
-    wanted: int,
-    target: float,
-    delta: float,
-    relation: Relation,
-    *,
-    first: int = 1,
-) -> int:
-    """The number of the `wanted` further rounds, from round `first` of a run on, that stay within `target`. Large
-    numbers are searched for from below."""
+def affordable(planned: PlannedRounds, target: PrivacyTarget) -> int:
+    """The number of the planned rounds that stay within the target. Large numbers are searched for from below."""
 
     def fits(count: int) -> bool:
-        return epsilon(together(spent, release, count, first), delta, relation) <= target
+        return target.is_met_by(planned.releases(count=count))
 
+    wanted = planned.count
     if wanted <= _MANY and fits(wanted):
         return wanted
-    low, high = 0, min(1, wanted)  # whether 0 more fit changes nothing
+    low, high = 0, min(1, wanted)  # 0 more rounds need no check: the result is the same
     while high < wanted and fits(high):
         low, high = high, min(2 * high, wanted)
     if fits(high):

@@ -13,7 +13,7 @@ from flctl import ConfigError, IncompatibleError
 from flctl.errors import counted
 from pydantic import ValidationError
 
-from flctl_dp.accounting.calibration import calibrate
+from flctl_dp.accounting.calibration import PlannedRounds, PrivacyTarget, calibrate
 from flctl_dp.accounting.figures import rounded_up
 from flctl_dp.accounting.releases import Release
 from flctl_dp.audit.canary_attack import Audit, audit
@@ -43,7 +43,7 @@ def audit_of(path: Path, canaries: int, rounds: int | None) -> Audit:
     release = _release(path, config.get("cohort"), noise or 1.0, transform, played)
     if noise is None:
         target, delta = transform.config.target_epsilon or 0.0, transform.config.target_delta
-        noise = calibrate(release, planned, target, delta, release.default_relation())
+        noise = calibrate(PlannedRounds(release, planned), PrivacyTarget(target, delta, release.default_relation()))
         release = replace(release, noise_multiplier=noise)
     return audit(transform, release, rounds or int(played.get("rounds", planned)), canaries=canaries)
 

@@ -10,9 +10,9 @@ from flctl import IncompatibleError, IntegrityError, PrivacyBudgetError
 from flctl.errors import counted
 
 from flctl_dp.accounting.accountants import epsilon, supports
-from flctl_dp.accounting.calibration import HIGHEST, affordable, calibrate
+from flctl_dp.accounting.calibration import HIGHEST, PlannedRounds, PrivacyTarget, affordable, calibrate
 from flctl_dp.accounting.figures import rounded_up
-from flctl_dp.accounting.releases import Relation, Release, Releases
+from flctl_dp.accounting.releases import Release, Releases
 from flctl_dp.budget.terms import Terms
 from flctl_dp.ledgers.ledger import Ledger, LedgerFile, Promise
 
@@ -85,9 +85,9 @@ def _released(asked: Asked, ledger: Ledger, noise: float) -> Release:
 def _calibrated(asked: Asked, ledger: Ledger) -> float:
     if asked.target is None:
         raise IncompatibleError("neither a noise multiplier nor a target epsilon is given")
-    left = asked.rounds - asked.round + 1
-    probe, relation = asked.terms.release(1.0), asked.terms.relation
-    return calibrate(probe, left, asked.target, asked.delta, relation, spent=ledger.releases(), first=asked.round)
+    left, probe = asked.rounds - asked.round + 1, asked.terms.release(1.0)
+    planned = PlannedRounds.after(ledger.releases(), probe, left, first=asked.round)
+    return calibrate(planned, PrivacyTarget(asked.target, asked.delta, asked.terms.relation))
 
 
 def _refuse_unaccountable(ledger: Ledger, release: Release, terms: Terms) -> None:
@@ -123,22 +123,14 @@ def _refuse_excess(asked: Asked, ledger: Ledger, release: Release) -> None:
 
 
 def _fits(asked: Asked, spent: Releases, release: Release, target: float) -> bool:
-    relation, done = asked.terms.relation, spent.get(release, 0)
+    budget, done = PrivacyTarget(target, asked.delta, asked.terms.relation), spent.get(release, 0)
     if release.sampling == "cyclic":  # each round costs something else
-        return epsilon({**spent, release: done + 1}, asked.delta, relation) <= target
-    others = tuple(sorted(((r, n) for r, n in spent.items() if r != release), key=repr))
-    total = done + asked.rounds - asked.round + 1
-    return done < _most(others, release, total, target, asked.delta, relation)
+        return budget.is_met_by({**spent, release: done + 1})
+    others = {other: count for other, count in spent.items() if other != release}
+    return done < _most(PlannedRounds.after(others, release, done + asked.rounds - asked.round + 1), budget)
 
 
 @lru_cache(maxsize=64)
-def _most(
-    others: tuple[tuple[Release, int], ...],
-    release: Release,
-    total: int,
-    target: float,
-    delta: float,
-    relation: Relation,
-) -> int:
-    """The number of `release` that fit beside the others, at most `total`."""
-    return affordable(dict(others), release, total, target, delta, relation)
+def _most(planned: PlannedRounds, budget: PrivacyTarget) -> int:
+    """The number of the planned rounds that the budget holds."""
+    return affordable(planned, budget)

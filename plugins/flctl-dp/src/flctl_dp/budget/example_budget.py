@@ -14,7 +14,7 @@ from flctl import IncompatibleError, LocalWork, PrivacyBudgetError
 from flctl.errors import counted
 
 from flctl_dp.accounting.accountants import epsilon, guarantee, supports
-from flctl_dp.accounting.calibration import calibrate
+from flctl_dp.accounting.calibration import PlannedRounds, PrivacyTarget, calibrate
 from flctl_dp.accounting.figures import rounded_up
 from flctl_dp.accounting.rdp_bounds import bound, least_noise
 from flctl_dp.accounting.releases import Relation, Release, Releases
@@ -115,7 +115,7 @@ def _noise(terms: ExampleTerms, steps: tuple[float, int], past: Frozen, *, many:
     (rate, count), target, delta, relation = steps, terms.target, terms.delta, terms.relation
     probe, wanted, before = Release("poisson", 1.0, rate=rate), count * terms.rounds, dict(past)
     quick = least_noise(probe, wanted, target, delta, relation, before) if many else 0.0
-    return quick or calibrate(probe, wanted, target, delta, relation, spent=before)
+    return quick or calibrate(PlannedRounds.after(before, probe, wanted), PrivacyTarget(target, delta, relation))
 
 
 def within(before: Releases, more: Releases, terms: ExampleTerms) -> bool:

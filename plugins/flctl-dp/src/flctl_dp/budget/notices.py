@@ -11,7 +11,7 @@ from flctl import Notice
 from flctl.errors import counted
 
 from flctl_dp.accounting.accountants import epsilon, quick_epsilon, supports
-from flctl_dp.accounting.calibration import affordable, calibrate, together
+from flctl_dp.accounting.calibration import PlannedRounds, PrivacyTarget, affordable, calibrate, together
 from flctl_dp.accounting.figures import ABOVE_WHICH_WEAK, rounded_up, weak
 from flctl_dp.accounting.releases import Releases
 from flctl_dp.budget.terms import Terms, delta_warning
@@ -66,8 +66,9 @@ def _calibrated(planned: Planned, spent: Releases) -> Iterator[Notice]:
     terms, target = planned.terms, planned.target
     if target is None or not spent:
         return
-    asked = terms.release(1.0), planned.rounds, target, planned.delta, terms.relation
-    first, now = calibrate(*asked), calibrate(*asked, spent=spent)
+    release, rounds, budget = terms.release(1.0), planned.rounds, PrivacyTarget(target, planned.delta, terms.relation)
+    first = calibrate(PlannedRounds(release, rounds), budget)
+    now = calibrate(PlannedRounds.after(spent, release, rounds), budget)
     if now > _TOO_MUCH * first:
         used = epsilon(spent, planned.delta, terms.relation)
         signal = f"noise of the mean update: {now * math.sqrt(planned.size) / terms.cohort:.3g} clipping norms in L2"
@@ -91,7 +92,8 @@ def _given(planned: Planned, noise: float, spent: Releases) -> Iterator[Notice]:
     if not any(supports(planning, terms.relation, accountant) for accountant in ("pld", "rdp")):
         return  # refused when the run starts, with the reason
     if target is not None and spent:
-        left = affordable(spent, release, planned.rounds, target, delta, terms.relation)
+        rounds = PlannedRounds.after(spent, release, planned.rounds)
+        left = affordable(rounds, PrivacyTarget(target, delta, terms.relation))
         if left < planned.rounds:
             used = rounded_up(epsilon(spent, delta, terms.relation))
             yield Notice(

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from flctl_dp.accounting.accountants import Accountant, guarantee
-from flctl_dp.accounting.calibration import calibrate
+from flctl_dp.accounting.calibration import PlannedRounds, PrivacyTarget, calibrate
 from flctl_dp.accounting.figures import weak
 from flctl_dp.accounting.releases import RELATIONS, Relation, Release
 from flctl_dp.budget.example_budget import described
@@ -45,7 +45,7 @@ class ExampleQuestion:
         rate, relation, accountant = size / self.rows, cast(Relation, self.relation), cast(Accountant, self.accountant)
         if target is not None:
             probe = Release("poisson", 1.0, rate=rate)
-            noise = calibrate(probe, steps, target, self.delta, relation, accountant=accountant)
+            noise = calibrate(PlannedRounds(probe, steps), PrivacyTarget(target, self.delta, relation, accountant))
         releases = {Release("poisson", noise, rate=rate): steps}
         found = guarantee(releases, self.delta, relation, accountant=accountant)
         return ExamplePlan(

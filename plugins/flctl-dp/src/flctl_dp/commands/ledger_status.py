@@ -11,7 +11,7 @@ from flctl import ConfigError
 from flctl.errors import counted
 
 from flctl_dp.accounting.accountants import guarantee
-from flctl_dp.accounting.calibration import affordable
+from flctl_dp.accounting.calibration import PlannedRounds, PrivacyTarget, affordable
 from flctl_dp.accounting.figures import rounded_up, weak
 from flctl_dp.accounting.releases import Relation
 from flctl_dp.budget.statements import statement
@@ -108,8 +108,8 @@ def _left(ledger: Ledger, target: float | None, delta: float) -> dict[str, Any]:
     if target is None or not ledger.charges:
         return {}
     last = ledger.charges[-1]
-    asked = last.release, 1 << 20, target, delta, ledger.relation
-    left = affordable(ledger.releases(), *asked, first=last.round + 1)
+    more = PlannedRounds.after(ledger.releases(), last.release, 1 << 20, first=last.round + 1)
+    left = affordable(more, PrivacyTarget(target, delta, ledger.relation))
     return {"target_epsilon": target, "target_delta": delta, "rounds_left": left, "like": str(last.release)}
 
 

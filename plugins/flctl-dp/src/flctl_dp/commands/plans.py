@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, get_arg
 from flctl import ConfigError
 
 from flctl_dp.accounting.accountants import Accountant, guarantee
-from flctl_dp.accounting.calibration import calibrate
+from flctl_dp.accounting.calibration import PlannedRounds, PrivacyTarget, calibrate
 from flctl_dp.accounting.figures import rounded_up, weak
 from flctl_dp.accounting.releases import RELATIONS, SAMPLINGS, Relation, Release, Sampling
 from flctl_dp.budget.statements import statement
@@ -111,7 +111,7 @@ class Question:
         release.check_relation(relation)
         accountant = cast(Accountant, self.accountant)
         if target is not None:
-            noise = calibrate(release, rounds, target, self.delta, relation, accountant=accountant)
+            noise = calibrate(PlannedRounds(release, rounds), PrivacyTarget(target, self.delta, relation, accountant))
             release = replace(release, noise_multiplier=noise)
         releases = release.over(rounds)
         found = guarantee(releases, self.delta, relation, "release", accountant)
