@@ -26,8 +26,8 @@ FILE_LINES, FUNCTION_LINES, MEDIAN_LINES = 400, 50, 10
 TREE = tuple(
     """
     types errors version component kinds metrics seeds machine timing results arrays atomic json_files
-    wire data models partition config algorithms executors simulation run client engines evaluation prediction
-    export server federation baselines plugins performance testing report cli
+    wire data models partition config algorithms executors simulation run evaluation client engines stored
+    prediction export server federation baselines plugins performance testing report cli
     builtins worker __main__
     """.split()  # noqa: SIM905
 )
@@ -165,7 +165,7 @@ def test_only_torch_code_imports_torch_when_it_is_imported() -> None:
         "flctl.executors.sequential",
         "flctl.models.tasks",
         "flctl.executors.optimizers",
-        "flctl.evaluation.weights",
+        "flctl.stored.weights",
         "flctl.export.runtime",
         "flctl.performance.hand_written_loop",
     }

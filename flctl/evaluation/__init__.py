@@ -1,1 +1,1 @@
-"""Evaluation of models: metrics, their spread over clients, and models loaded from runs and files."""
+"""Evaluation of models: metrics, and their spread over clients."""

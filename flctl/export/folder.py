@@ -17,11 +17,11 @@ from flctl import atomic
 from flctl.component import Catalogue
 from flctl.data.extras import optional
 from flctl.errors import FlctlError, MissingExtraError
-from flctl.evaluation.load import assess, from_run, own_partition
 from flctl.export.card import CardFacts, model_card
 from flctl.export.network import exported_program, network_source, quiet
 from flctl.partition.skew import skew_of
 from flctl.prediction.predictor import Predictor, require_inputs
+from flctl.stored.load import assess, from_run, own_partition
 
 __all__ = ["FORMATS", "TOLERANCE", "Exported", "export_model"]
 

@@ -20,7 +20,6 @@ from flctl.data.made_columns import one_hot_target
 from flctl.data.preprocessing import ABSENT, FittedPreprocessing
 from flctl.data.table import TableReader
 from flctl.errors import DataError, IncompatibleError, counted
-from flctl.evaluation.load import LoadedModel, own_partition
 from flctl.evaluation.subgroups import text_groups
 from flctl.partition import manifest as manifests
 from flctl.partition.align import align
@@ -30,6 +29,7 @@ from flctl.partition.store import Partition
 from flctl.partition.writer import dataset_digest
 from flctl.prediction.predictor import load_predictor, require_inputs
 from flctl.prediction.rows import RowOptions, is_table, reader_for
+from flctl.stored.load import LoadedModel, own_partition
 from flctl.version import __version__
 
 __all__ = ["LabelledRows", "TrainedRows", "from_rows"]

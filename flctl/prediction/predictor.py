@@ -15,11 +15,11 @@ from flctl.config.load import load
 from flctl.data.preprocessing import FittedPreprocessing
 from flctl.errors import ConfigError, DataError, IncompatibleError
 from flctl.evaluation.evaluate import evaluating, on_all_cores, tensor_of
-from flctl.evaluation.load import load_checkpoint, load_own_model, own_partition
 from flctl.partition.manifest import preprocessing_of
 from flctl.partition.preprocess import Standardiser
 from flctl.run import run as runs
 from flctl.run.directory import RunDirectory
+from flctl.stored.load import load_checkpoint, load_own_model, own_partition
 
 if TYPE_CHECKING:
     from torch.nn import Module

@@ -19,7 +19,6 @@ from flctl.config.load import Loaded
 from flctl.data.dataset import Split
 from flctl.errors import ConfigError, DataError, IncompatibleError
 from flctl.evaluation.client_metrics import client_scores
-from flctl.evaluation.load import from_run
 from flctl.evaluation.outcomes import outcomes_of
 from flctl.partition.reassigned import Reassignment, reassign
 from flctl.partition.store import Partition
@@ -30,6 +29,7 @@ from flctl.report.baselines_picture import draw_baselines
 from flctl.run.directory import RunDirectory
 from flctl.run.run import Run
 from flctl.server.training import train
+from flctl.stored.load import from_run
 
 OWNER = np.tile(np.arange(4), 30)
 SPEC = PartitionSpec(clients=4, test_fraction=0.3, seed=3)

@@ -10,11 +10,11 @@ import pytest
 from support.runs import Given, toy_dataset, train_run
 
 from flctl.errors import IncompatibleError
-from flctl.evaluation.load import assess, from_run
 from flctl.evaluation.trained_rows import seen_test_rows
 from flctl.partition.store import Partition
 from flctl.partition.writer import PartitionSpec, write_partition
 from flctl.plugins.registry import Registry
+from flctl.stored.load import assess, from_run
 
 OWNER = np.tile(np.arange(4), 30)
 

@@ -19,11 +19,11 @@ from flctl.cli.predict import job as predict
 from flctl.cli.runs import replay
 from flctl.client.memory_store import MemoryStore
 from flctl.errors import IncompatibleError
-from flctl.evaluation.load import assess, from_run
 from flctl.plugins.registry import Registry
 from flctl.prediction.predictor import load_predictor
 from flctl.prediction.rows import RowOptions
 from flctl.report.evaluation import as_data
+from flctl.stored.load import assess, from_run
 
 
 class Plugin:

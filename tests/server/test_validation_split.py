@@ -13,12 +13,12 @@ from support.runs import Given, checkpoint_digests, toy_dataset, train_run, unti
 from flctl.config.load import load
 from flctl.data.dataset import Dataset
 from flctl.errors import ConfigError
-from flctl.evaluation.load import from_run
 from flctl.partition.store import Partition
 from flctl.partition.writer import PartitionSpec, write_partition
 from flctl.plugins.registry import Registry
 from flctl.run.run import Run
 from flctl.server.training import TrainingResult
+from flctl.stored.load import from_run
 
 OWNER = np.repeat(np.arange(4), 30)
 SETTINGS = ("rounds=3", "cohort.clients=2", "eval.per_client=true", "stop.patience=2")

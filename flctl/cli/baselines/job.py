@@ -22,7 +22,6 @@ from flctl.cli.signals import StopSignals, receiving
 from flctl.config.load import load
 from flctl.errors import ConfigError, DataError, IncompatibleError, command_line, counted, suggest
 from flctl.evaluation.evaluate import evaluate_own_models, run_model
-from flctl.evaluation.load import LoadedModel, from_run, own_partition
 from flctl.metrics import higher_is_better
 from flctl.partition.reassigned import Kind
 from flctl.partition.store import Partition
@@ -31,6 +30,7 @@ from flctl.report.baselines_picture import draw_baselines
 from flctl.report.figure import format_of
 from flctl.run.directory import RunDirectory
 from flctl.run.run import Run
+from flctl.stored.load import LoadedModel, from_run, own_partition
 
 __all__ = ["BaselineComparison", "BaselinesRequest", "kinds_of", "run"]
 

@@ -13,9 +13,9 @@ from flctl.cli.session import current_registry
 
 if TYPE_CHECKING:
     from flctl.evaluation.evaluate import Evaluated
-    from flctl.evaluation.load import LoadedModel
     from flctl.evaluation.thresholds import ChosenThreshold, Split
     from flctl.report.evaluation import Grouped
+    from flctl.stored.load import LoadedModel
     from flctl.types import TaskKind
 
 __all__ = ["disclosed", "run"]
@@ -110,7 +110,7 @@ def _assessed(subject: LoadedModel, request: EvalRequest) -> Iterator[Evaluated]
     """The model's evaluation, and after it that of the clients' own models where they have any."""
     from dataclasses import replace
 
-    from flctl.evaluation.load import assess, assess_own_models
+    from flctl.stored.load import assess, assess_own_models
 
     size, threshold = request.batch_size, _threshold(subject, request)
     model, own = assess(subject, size, threshold), subject.own_models
@@ -123,8 +123,8 @@ def _assessed(subject: LoadedModel, request: EvalRequest) -> Iterator[Evaluated]
 
 
 def _threshold(subject: LoadedModel, request: EvalRequest) -> ChosenThreshold | None:
-    from flctl.evaluation.threshold_rows import threshold_of
     from flctl.evaluation.thresholds import parse_rule
+    from flctl.stored.threshold_rows import threshold_of
 
     if request.threshold is None:
         return None
@@ -136,7 +136,7 @@ def _with_intervals(model: Evaluated) -> Evaluated:
     from dataclasses import replace
 
     from flctl.evaluation.intervals import intervals
-    from flctl.evaluation.threshold_rows import note_of
+    from flctl.stored.threshold_rows import note_of
 
     evaluation = model.evaluation
     found = intervals(evaluation.central_outcomes, len(model.classes), evaluation.decision.positive)
@@ -217,7 +217,7 @@ def _contradictions(request: EvalRequest) -> Iterator[tuple[bool, str, str]]:
 
 def _subjects(request: EvalRequest) -> list[LoadedModel]:
     from flctl.config.config import Flag
-    from flctl.evaluation.load import from_run, from_weights
+    from flctl.stored.load import from_run, from_weights
 
     registry = current_registry()
     if request.data is not None and _is_raw(request.data):

@@ -22,7 +22,6 @@ from flctl.evaluation.binary import Decision
 from flctl.evaluation.evaluate import Evaluated, evaluate, evaluate_own_models
 from flctl.evaluation.thresholds import ChosenThreshold
 from flctl.evaluation.trained_rows import seen_test_rows, treat_seen_rows
-from flctl.evaluation.weights import load_weights
 from flctl.metrics import positive_code
 from flctl.models.tasks import task_for
 from flctl.partition.align import align
@@ -30,6 +29,7 @@ from flctl.partition.store import Partition
 from flctl.run import run as runs
 from flctl.run.directory import RunDirectory
 from flctl.run.run import Run
+from flctl.stored.weights import load_weights
 from flctl.types import Arrays
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from flctl.errors import DataError, IntegrityError
-from flctl.evaluation.weights import MAX_HEADER, read_weights, unprefixed
+from flctl.stored.weights import MAX_HEADER, read_weights, unprefixed
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from flctl.partition.selection import for_selection
 from flctl.types import Batch
 
 if TYPE_CHECKING:
-    from flctl.evaluation.load import LoadedModel
     from flctl.partition.store import Partition
+    from flctl.stored.load import LoadedModel
 
 __all__ = ["note_of", "threshold_of"]
 

@@ -1,0 +1,1 @@
+"""Models that runs and files hold, read back with the rows to score them on."""
