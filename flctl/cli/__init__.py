@@ -170,7 +170,7 @@ def _tell(error: BaseException, arguments: Sequence[str], command: str) -> int:
     from flctl.cli import output
     from flctl.cli.failures import failure
 
-    told = failure(error)
+    told = failure(error, command)
     if os.environ.get(DEBUG) == "1":
         _print_traceback(error)
     try:

@@ -39,15 +39,15 @@ class Terminated(BaseException):
     """Raised in the main thread by SIGTERM; like KeyboardInterrupt, no `except Exception` stops it."""
 
 
-def failure(error: BaseException) -> FlctlError:
-    """Returns the FlctlError to report for any exception that a command raised."""
+def failure(error: BaseException, command: str = "") -> FlctlError:
+    """Returns the FlctlError to report for any exception that `command` ("config show") raised."""
     if isinstance(error, FlctlError):
         return error
     if isinstance(error, OSError) and error.errno is not None:
         return _storage(error)
     # Typer's own usage errors: Typer vendors Click from 0.26 on, so they are known by what they can do.
     if callable(getattr(error, "format_message", None)) and hasattr(error, "exit_code"):
-        return _usage(error)
+        return _usage(error, command)
     return next((told for kind, told in _foreseen() if isinstance(error, kind)), None) or _bug(error)
 
 
@@ -71,7 +71,7 @@ def _storage(error: OSError) -> StorageError:
     return StorageError(f"{error.strerror or error}{name}", hint="Check the path, its permissions and the free space.")
 
 
-def _usage(error: Any) -> UsageError:
+def _usage(error: Any, called: str) -> UsageError:
     context = getattr(error, "ctx", None)
     message = plain_words(str(error.format_message()))
     option, command = getattr(error, "option_name", None), re.match(r"No such command '(.+?)'", message)
@@ -82,7 +82,7 @@ def _usage(error: Any) -> UsageError:
         message, close = f"no such option {option}", _close(option, _options(context))
     else:
         close = None
-    path = getattr(context, "command_path", None) or "flctl"
+    path = getattr(context, "command_path", None) or f"flctl {called}".rstrip()
     return UsageError(message, hint=close or f"`{path} --help` shows how to call it.")
 
 

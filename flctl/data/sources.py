@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from flctl.component import Catalogue
 from flctl.data.dataset import Dataset, DatasetReader
+from flctl.data.own_directories import refuse_own_directory
 from flctl.errors import ConfigError, DataError, FlctlError, counted, plain_words, suggest
 
 __all__ = ["find_reader", "open_source"]
@@ -47,6 +48,7 @@ def find_reader(source: str, name: str | None, registry: Catalogue) -> type[Data
 
     Raises PluginError for an unknown name, DataError for a source that nothing reads.
     """
+    refuse_own_directory(source)
     if name:
         found: type[DatasetReader] = registry.get("dataset", name)
         return found

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flctl.errors import DataError, IntegrityError, counted
+from flctl.data.own_directories import directory_kind
+from flctl.errors import DataError, IntegrityError, command_line, counted
 from flctl.partition.manifest import MANIFEST, MAX_BYTES, Manifest, digest_of, parse
 from flctl.partition.npy import StoredColumn, file_digest, open_column
 from flctl.partition.preprocess import Standardiser
@@ -223,6 +224,11 @@ def manifest_bytes(path: Path) -> bytes:
     """Reads manifest.json of a directory. Raises DataError if the directory has no manifest."""
     file = path / MANIFEST
     if not path.is_dir() or file.is_symlink() or not file.is_file():
+        if directory_kind(path) == "run":
+            resume = command_line("flctl", "train", "--resume", path)
+            raise DataError(
+                f"{path} is a run, not a partition", hint=f"Name the partition of its data. To continue it: {resume}"
+            )
         what = "holds no manifest.json" if path.is_dir() else "is not a directory"
         hint = "Create one: flctl partition SOURCE --out DIR"
         raise DataError(f"{path} is not a partition: it {what}", hint=hint)

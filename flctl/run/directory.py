@@ -22,8 +22,9 @@ from typing import Any
 from flctl import atomic
 from flctl.config.config import Config, digest, dump
 from flctl.config.load import Loaded
+from flctl.data.own_directories import directory_kind
 from flctl.data.preprocessing import FittedPreprocessing, parse_preprocessing
-from flctl.errors import ConfigError, IncompatibleError, IntegrityError, StorageError, counted
+from flctl.errors import ConfigError, IncompatibleError, IntegrityError, StorageError, command_line, counted
 from flctl.json_files import JsonFormat
 from flctl.kinds import file_of
 from flctl.partition.manifest import preprocessing_of
@@ -59,6 +60,9 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         if path.is_file():
             raise ConfigError(f"{path} is a file, not the directory of a run", hint="`flctl runs list` shows the runs.")
+        if not (path / RUN).is_file() and directory_kind(path) == "partition":
+            train = command_line("flctl", "train", path)
+            raise ConfigError(f"{path} is a partition, not a run", hint=f"Train on it: {train}")
         if not (path / RUN).is_file():
             raise ConfigError(f"{path} is not a run: it has no {RUN}", hint="`flctl runs list` shows the runs.")
         self.path = path

@@ -257,7 +257,7 @@ def test_export_refuses(capsys, here):
         ("export", "x", "--client", "nroth", "--out", "a.npz"): (2, "Did you mean 'north'"),
         ("export", "x", "--client", "north", "--out", "a.xls"): (2, "'.xls' is not an export format"),
         ("export", "x", "--client", "north", "--out", "a.txt"): (2, ".txt needs text"),
-        ("export", "x", "--out", "a.npz"): (2, "whose rows?"),
+        ("export", "x", "--out", "a.npz"): (2, "no client was named"),
         ("export", "x", "--client", "north", "--all", "--out", "a"): (2, "cannot be combined"),
         ("export", "x", "--all", "--format", "xls", "--out", "a"): (2, "'--format': 'xls' is not one of"),
         ("export", "nowhere", "--client", "a", "--out", "a.npz"): (2, "is not a partition"),

@@ -187,7 +187,7 @@ def export(
 ) -> dict[str, Any]:
     """Writes one client's file, or all of them."""
     if client is None and not everyone:
-        raise ConfigError("whose rows?", hint="Name a client with --client ID, or use --all.")
+        raise ConfigError("no client was named", hint="Name a client with --client ID, or use --all.")
     if client is not None and everyone:
         raise ConfigError(f"--client {client} and --all cannot be combined", hint="Use one of them.")
     partition = Partition.open(directory)

@@ -22,7 +22,7 @@ from flctl.data.preprocessing import FittedPreprocessing
 from flctl.data.schema import refuse_other_groups
 from flctl.data.splits import Parts, arrange, split_of_word
 from flctl.data.targets import encode_labels
-from flctl.errors import DataError
+from flctl.errors import DataError, IncompatibleError
 
 __all__ = ["ImageFolderReader"]
 
@@ -83,11 +83,16 @@ class ImageFolderReader(DatasetReader):
 
     def read_examples(self, source: str, fitted: FittedPreprocessing) -> Examples:
         """The pictures of a folder, at any depth, or one picture, resized as the training pictures were."""
+        if len(fitted.shape) != 3:
+            raise IncompatibleError(
+                f"{source} has pictures, and the model needs examples of shape {list(fitted.shape)}",
+                hint="Name rows in the format of the training source.",
+            )
         path = existing(source)
         optional("PIL.Image", "Pillow", "pictures")
         pictures = list(_walk(path, 0)) if path.is_dir() else [_Picture(path, ())]
         if not pictures:
-            raise DataError(f"{path.name} has no PNG or JPEG pictures")
+            raise DataError(f"{path.name} has no pictures", hint=f"Endings that are read: {', '.join(_EXTENSIONS)}.")
         form = ImageForm(*fitted.shape)
         for picture in pictures:
             if (size := header_of(picture).size) != (form.height, form.width) and self.config.image_size is None:

@@ -146,7 +146,8 @@ class KeysHome(Home):
             raise IncompatibleError(
                 f"{counted(len(strangers), 'client')} not on the roster {self.path / ROSTER}, the first is "
                 f"'{strangers[0]}'",
-                hint="Create and sign keys for all clients: flctl secagg keys init, flctl secagg roster sign",
+                hint="Create and sign keys for all clients: flctl secagg keys init DIR ID, "
+                "flctl secagg roster sign DIR --run NAME",
             )
 
     @property
@@ -201,7 +202,7 @@ def pinned_operator(path: Path) -> bytes:
         key = bytes.fromhex(path.read_text(encoding="ascii").strip())
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{path} is not a public key", hint="Copy the operator's key: flctl secagg keys export"
+            f"{path} is not a public key", hint="Copy operator.pub from the operator's directory of keys."
         ) from error
     if len(key) != 32:
         raise ConfigError(f"{path} holds {len(key)} bytes, expected 32", hint="Copy it again.")

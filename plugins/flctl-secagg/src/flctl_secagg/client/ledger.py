@@ -146,7 +146,7 @@ class Ledger:
         raise ProtocolError(
             f"the server's record of run '{run}' is not the one that this client remembers",
             hint="A session was deleted or rewritten, or others were told another past (flctl secagg verify RUN --keys "
-            "DIR). A new run needs a roster of its own: flctl secagg roster sign --run NAME.",
+            "DIR). A new run needs a roster of its own: flctl secagg roster sign DIR --run NAME",
         )
 
     @staticmethod

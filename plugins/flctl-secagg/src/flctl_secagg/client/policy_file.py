@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ def policy_text(values: Mapping[str, Any] | None = None) -> str:
 
 
 def _validated(path: Path) -> _File:
-    hint = "Write a new one: flctl secagg policy init"
+    hint = f"Move it away, and write a new one: flctl secagg policy init {shlex.quote(str(path.parent))}"
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ConfigError(f"{path} is larger than {_MOST_BYTES} bytes", hint=hint)
@@ -131,7 +132,7 @@ def _validated(path: Path) -> _File:
         return _File.model_validate(values)
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, one['loc'])) or 'policy'}: {one['msg']}" for one in error.errors()]
-        raise ConfigError(f"{path}: {'; '.join(problems)}", hint="See every key: flctl secagg policy show") from error
+        raise ConfigError(f"{path}: {'; '.join(problems)}", hint=f"{hint}, which has every key.") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a policy: {error}", hint=hint) from error
 

@@ -72,7 +72,7 @@ def read_private(path: Path) -> bytes:
         raw = path.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be read: {error.strerror}", hint="Create one: flctl secagg keys init"
+            f"{path} cannot be read: {error.strerror}", hint="Create one: flctl secagg keys init DIR ID"
         ) from error
     try:
         key = bytes.fromhex(raw.decode("ascii").strip())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -57,13 +58,15 @@ class Roster:
     def _sound(self) -> None:
         """Raises what `check` raises, for everything but the pinned operator; computed once."""
         if not is_signed(self.operator, self.signature, self.signed_part(self.run, self.graph_seed, self.keys)):
-            raise IntegrityError("the roster's signature is invalid", hint="Sign it again: flctl secagg roster sign")
+            raise IntegrityError(
+                "the roster's signature is invalid", hint="Sign it again: flctl secagg roster sign DIR --run NAME"
+            )
         require_ids(self.keys)
         for client, key in (("operator", self.operator), *self.keys.items()):
             if not is_identity(key):
                 raise IntegrityError(
                     f"the roster's key of '{client}' is of low order, so that one signature would fit many messages",
-                    hint="Make a key with: flctl secagg keys init.",
+                    hint="Make a key with: flctl secagg keys init DIR ID",
                 )
         if len(set(self.keys.values())) != len(self.keys):
             raise IntegrityError(
@@ -96,7 +99,8 @@ def read_roster(path: Path) -> Roster:
     try:
         facts = path.stat()
     except OSError as error:
-        raise ConfigError(f"there is no roster at {path}", hint="Create one: flctl secagg roster sign") from error
+        sign_it = f"flctl secagg roster sign {shlex.quote(str(path.parent))} --run NAME"
+        raise ConfigError(f"there is no roster at {path}", hint=f"Create one: {sign_it}") from error
     if facts.st_size > MOST_BYTES:
         raise IntegrityError(f"{path} has {facts.st_size} bytes; at most {MOST_BYTES} are read")
     return _read(path, facts.st_mtime_ns, facts.st_size)
