@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
+import socket
+import ssl
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +18,7 @@ from flctl.federation.hub.post_box import PostBox
 from flctl.federation.hub.serve import TlsFiles, listening, server_context
 from flctl.federation.transport.connection import HubAddress
 from flctl.federation.transport.hub_client import HubClient
+from flctl.federation.transport.request_signing import SignedRequest, authorization, body_digest, new_nonce
 from flctl.federation.transport.retries import Pace
 from support.hub_member import FEDERATION, TestFederation, federation
 
@@ -34,6 +39,7 @@ class HubServer:
     ) -> None:
         self.folder, self.limits, self.tls, self.options = folder, limits or HubLimits(), tls, options
         self.members = members or federation()
+        self.roster_now = self.members.roster
         self.port = 0
         self.box: PostBox
         self._thread: threading.Thread | None = None
@@ -86,7 +92,7 @@ class HubServer:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         self.box = PostBox(
             self.folder,
-            lambda: self.members.roster,
+            lambda: self.roster_now,
             self.members.identities["hub"],
             limits=self.limits,
             certificates=bool(self.tls and self.tls.authority),
@@ -102,10 +108,64 @@ class HubServer:
             self.box.close()
 
 
-@contextmanager
-def changed(hub: HubServer, change: Callable[[], None]) -> Iterator[None]:
-    """Stops the hub, changes its folder, starts it again for the block."""
-    hub.stop()
-    change()
-    hub.start()
-    yield
+@dataclass(frozen=True)
+class Raw:
+    """An answer as it came: status, reason code, sentence, headers and body."""
+
+    status: int
+    reason: str
+    sentence: str
+    headers: dict[str, str]
+    body: bytes
+
+
+def raw(
+    hub: HubServer,
+    method: str,
+    path: str,
+    *,
+    name: str = "st-marys",
+    signer: str | None = None,
+    body: bytes = b"",
+    digest: str | None = None,
+    headers: dict[str, str] | None = None,
+    context: ssl.SSLContext | None = None,
+    **signed: Any,
+) -> Raw:
+    """Sends one request, signed unless `headers` has an Authorization, with parts of what is signed changed."""
+    values = {
+        "federation": FEDERATION,
+        "name": name,
+        "method": method,
+        "path": path,
+        "body": body_digest(body) if digest is None else digest,
+        "time": int(time.time()),
+        "nonce": new_nonce(),
+        "epoch": hub.box.door.epoch,
+    }
+    signed = {{"signed_path": "path", "method_": "method"}.get(key, key): value for key, value in signed.items()}
+    header = authorization(hub.members.identities[signer or name], SignedRequest(**values | signed))
+    sent = {"Authorization": header, "Content-Length": str(len(body))} | (headers or {})
+    if method == "GET" and not body:
+        del sent["Content-Length"]
+    head = f"{method} {path} HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n"
+    text = head + "".join(f"{key}: {value}\r\n" for key, value in sent.items()) + "\r\n"
+    return exchange(hub, text.encode("latin-1") + body, context)
+
+
+def exchange(hub: HubServer, text: bytes, context: ssl.SSLContext | None = None) -> Raw:
+    """Sends bytes on a new connection and reads the first answer until the hub closes."""
+    with socket.create_connection(("127.0.0.1", hub.port), timeout=10) as plain:
+        line = context.wrap_socket(plain, server_hostname="127.0.0.1") if context else plain
+        line.sendall(text)
+        response = http.client.HTTPResponse(line)
+        response.begin()
+        content = response.read()
+    try:
+        value = json.loads(content)
+    except ValueError:
+        value = {}
+    value = value if isinstance(value, dict) else {}
+    return Raw(
+        response.status, value.get("reason", ""), value.get("sentence", ""), dict(response.headers.items()), content
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from flctl.errors import ConfigError
 from flctl.federation.hub.app import build_app
@@ -74,6 +76,7 @@ async def listening(
     runner = web.AppRunner(
         build_app(box, metrics_token),
         access_log=None,
+        logger=_logger(),
         handle_signals=False,
         handler_cancellation=True,
         auto_decompress=False,
@@ -173,6 +176,14 @@ def _bound(host: str, port: int) -> socket.socket:
         ) from error
     bound.setblocking(False)
     return bound
+
+
+def _logger() -> logging.Logger:
+    """The log of the hub's own failures. Requests that are no HTTP leave no line: anyone could fill the disk."""
+    logger = logging.getLogger("flctl.hub")
+    if not logger.filters:
+        logger.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+    return logger
 
 
 async def _prune(box: PostBox) -> None:
