@@ -16,11 +16,12 @@ from typing import Any, Self
 from flctl.federation.hub.limits import HubLimits
 from flctl.federation.hub.post_box import PostBox
 from flctl.federation.hub.serve import TlsFiles, listening, server_context
+from flctl.federation.identity.roster import Roster
 from flctl.federation.transport.connection import HubAddress
 from flctl.federation.transport.hub_client import HubClient
 from flctl.federation.transport.request_signing import SignedRequest, authorization, body_digest, new_nonce
 from flctl.federation.transport.retries import Pace
-from support.hub_member import FEDERATION, TestFederation, federation
+from support.hub_member import FEDERATION, federation
 
 QUICK = Pace(least=0.01, most=0.05, give_up=5.0)
 
@@ -34,11 +35,13 @@ class HubServer:
         *,
         limits: HubLimits | None = None,
         tls: TlsFiles | None = None,
-        members: TestFederation | None = None,
+        members: Any = None,
+        box_members: Any = None,
         **options: Any,
     ) -> None:
         self.folder, self.limits, self.tls, self.options = folder, limits or HubLimits(), tls, options
         self.members = members or federation()
+        self.box_members = box_members or self
         self.roster_now = self.members.roster
         self.port = 0
         self.box: PostBox
@@ -88,11 +91,22 @@ class HubServer:
         identity = self.members.identities[signer or name]
         return HubClient(address or self.address(), identity, name, pace=options.pop("pace", QUICK), **options)
 
+    # the members of the federation, as the hub asks for them
+
+    def roster(self) -> Roster:
+        return self.roster_now
+
+    def operator_key_here(self) -> bool:
+        return False
+
+    def waiting(self) -> list[str]:
+        return []
+
     async def _serve(self, ready: threading.Event) -> None:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         self.box = PostBox(
             self.folder,
-            lambda: self.roster_now,
+            self.box_members,
             self.members.identities["hub"],
             limits=self.limits,
             certificates=bool(self.tls and self.tls.authority),

@@ -14,6 +14,8 @@ from flctl.cli.federation import (
     renew,
     roster,
     schema,
+    serve,
+    status,
 )
 
 __all__ = ["register"]
@@ -32,6 +34,8 @@ def register(app: typer.Typer) -> None:
         schema,
         data,
         mock,
+        serve,
+        status,
     ):
         module.register(federation)
     app.add_typer(federation, name="federation")

@@ -16,6 +16,7 @@ from flctl.federation.hub.limits import Rate
 from flctl.federation.identity.roster import Member, Roster
 from flctl.federation.reasons import Reason, Refused
 from flctl.federation.transport.request_signing import SKEW, SignedRequest, read_authorization
+from flctl.federation.transport.serving import HUB
 
 __all__ = ["Caller", "Door"]
 
@@ -25,13 +26,13 @@ MOST_NONCES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A member of the roster who signed a request, or an identity that is not on it, whose `role` is `stranger`.
+    """A member of the roster who signed a request, or the hub itself, whose operator asks for its state.
 
     `body` is the digest of the body that was signed; the caller of the door compares it once the body is read.
     """
 
     name: str
-    role: Literal["site", "coordinator", "stranger"]
+    role: Literal["site", "coordinator", "hub"]
     signing: bytes
     body: str
 
@@ -61,19 +62,22 @@ class Door:
         self._nonces: set[tuple[bytes, str]] = set()
         self._order: deque[tuple[float, tuple[bytes, str]]] = deque()
 
-    def member(self, request: web.Request) -> Caller:
-        """Returns the member who signed a request. Raises Refused."""
+    def member(self, request: web.Request, *, certificate: bool = True) -> Caller:
+        """Returns the member who signed a request. Raises Refused. New members have no TLS certificate yet: requests
+        that they need to get one pass `certificate=False`."""
         signed, by = self._checked(request)
         caller = self._caller(signed, by)
         self._rate.count(caller.name)
-        if self._certificates:
+        if self._certificates and certificate:
             self._check_certificate(request, caller.name)
         return caller
 
-    def stranger(self, request: web.Request) -> Caller:
-        """Returns the signer of a request, also one that the roster does not list."""
+    def hub(self, request: web.Request) -> Caller:
+        """Returns the caller if it signed with the hub's own key, which only programs on its machine can read."""
         signed, by = self._checked(request)
-        return Caller(signed.name, "stranger", by, signed.body)
+        if signed.name != HUB or by != self._roster().hub.signing:
+            raise Refused(Reason.DOOR_SIGNATURE)
+        return Caller(HUB, "hub", by, signed.body)
 
     def _checked(self, request: web.Request) -> tuple[SignedRequest, bytes]:
         signed, statement = read_authorization(request.headers.get("Authorization", ""))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from flctl.federation.hub.limits import read_body
 from flctl.federation.hub.post_box import PostBox
 from flctl.federation.reasons import Reason, Refused
 from flctl.federation.transport.request_signing import body_digest
@@ -29,14 +30,20 @@ class MembersApi:
             ("/1/hello", self.hello),
             ("/1/authority", self.authority),
             ("/1/sites", self.sites),
+            ("/1/status", self.status),
             ("/1/health", self.health),
             ("/metrics", self.metrics),
         )
-        return [web.get(path, handler, allow_head=False) for path, handler in paths]  # type: ignore[arg-type]
+        posts = [
+            web.post("/1/joins", self.join),
+            web.post("/1/certificates", self.certificate),
+            web.post("/1/rosters", self.publish),
+        ]
+        return [*posts, *(web.get(path, handler, allow_head=False) for path, handler in paths)]  # type: ignore[arg-type]
 
     async def hello(self, request: web.Request) -> web.Response:
         """The hub's clock, roster and limits, for members."""
-        self._box.door.member(request).check_body(body_digest(b""))
+        self._box.door.member(request, certificate=False).check_body(body_digest(b""))
         roster = self._box.roster()
         return web.json_response(
             {
@@ -44,6 +51,7 @@ class MembersApi:
                 "roster": roster.signed.decode(),
                 "limits": self._box.limits.public(),
                 "version": __version__,
+                "operator_key_here": self._box.members.operator_key_here(),
             }
         )
 
@@ -59,6 +67,45 @@ class MembersApi:
             raise Refused(Reason.RUN_OTHER)
         return web.json_response({"sites": self._box.presence.states(iter(self._box.roster().sites))})
 
+    async def status(self, request: web.Request) -> web.Response:
+        """The hub's state with names, for its operator: signed with the hub's own key."""
+        self._box.door.hub(request).check_body(body_digest(b""))
+        box, roster = self._box, self._box.roster()
+        return web.json_response(
+            {
+                "federation": roster.federation,
+                "roster": {"version": roster.version, "digest": roster.digest},
+                "sites": box.presence.states(iter(roster.sites)),
+                "coordinators": list(roster.coordinators),
+                "waiting_to_join": await box.files(box.members.waiting),
+                "numbers": await self._numbers(),
+                "version": __version__,
+            }
+        )
+
+    async def join(self, request: web.Request) -> web.Response:
+        """Files a request to join, which the invite's key and the new identity sign."""
+        text = await self._unsigned(request, self._box.limits.small_body)
+        await self._box.files(self._box.members.file, text)
+        return web.json_response({})
+
+    async def certificate(self, request: web.Request) -> web.Response:
+        """Issues a TLS certificate for a request that a member's identity signs."""
+        text = await self._unsigned(request, self._box.limits.small_body)
+        return web.json_response({"certificate": await self._box.files(self._box.members.certificate, text)})
+
+    async def publish(self, request: web.Request) -> web.Response:
+        """Accepts a roster that the operator signs."""
+        text = await self._unsigned(request, self._box.limits.roster_body)
+        await self._box.files(self._box.members.publish, text)
+        self._box.waiting.wake_all()  # members learn of the new roster by the answers to their polls
+        return web.json_response({"version": self._box.roster().version})
+
+    async def _unsigned(self, request: web.Request, most: int) -> bytes:
+        """The body of a request that the door does not check, because what it brings is signed itself."""
+        self._box.joins.count(request.remote or "")
+        return await read_body(request, most, self._box.limits)
+
     async def health(self, request: web.Request) -> web.Response:
         """200 while the hub works, for load balancers."""
         return web.json_response({"ok": True})
@@ -70,8 +117,15 @@ class MembersApi:
             raise Refused(Reason.DOOR_SIGNATURE)
         if self._token is not None and not hmac.compare_digest(given.encode(), self._token.encode()):
             raise Refused(Reason.DOOR_SIGNATURE)
+        lines = [
+            f"# TYPE flctl_hub_{name} gauge\nflctl_hub_{name} {value:.15g}\n"
+            for name, value in (await self._numbers()).items()
+        ]
+        return web.Response(text="".join(lines))
+
+    async def _numbers(self) -> dict[str, float]:
         box = self._box
-        values = {
+        return {
             **await box.db(box.store.totals),
             "sites": len(box.roster().sites),
             "sites_online": box.presence.online(),
@@ -80,5 +134,3 @@ class MembersApi:
             "disk_free_bytes": box.blobs.free(),
             "roster_version": box.roster().version,
         }
-        lines = [f"# TYPE flctl_hub_{name} gauge\nflctl_hub_{name} {value:g}\n" for name, value in values.items()]
-        return web.Response(text="".join(lines))

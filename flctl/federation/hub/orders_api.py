@@ -173,7 +173,8 @@ class OrdersApi:
             found = await look()
             if not found and wait > 0 and await until(wait):
                 found = await look()
-        return web.json_response({"envelopes": [[number, text.decode()] for number, text in found]})
+        envelopes = [[number, text.decode()] for number, text in found]
+        return web.json_response({"envelopes": envelopes, "roster": self._box.roster().version})
 
 
 def _wait(request: web.Request, box: PostBox) -> float:

@@ -12,29 +12,28 @@ from typing import Any, ParamSpec, TypeVar
 
 from flctl.federation.hub.blobs import BlobFolder
 from flctl.federation.hub.door import Door
-from flctl.federation.hub.limits import HubLimits
+from flctl.federation.hub.enrolling import Members
+from flctl.federation.hub.limits import HubLimits, Rate
 from flctl.federation.hub.presence import Presence, Waiting
 from flctl.federation.hub.store import HubStore
 from flctl.federation.identity.keys import Identity
-from flctl.federation.identity.roster import Roster
 from flctl.federation.identity.statements import sign
 
-__all__ = ["PostBox", "RosterSource"]
+__all__ = ["PostBox"]
 
 RECEIPT_PURPOSE = "flctl/receipt/1"
 FILE_THREADS = 4
-RosterSource = Callable[[], Roster]
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class PostBox:
-    """All that the hub's handlers share. `roster` returns the newest roster; it is asked at each request."""
+    """All that the hub's handlers share. `members` is asked for the newest roster at each request."""
 
     def __init__(
         self,
         folder: Path,
-        roster: RosterSource,
+        members: Members,
         identity: Identity,
         *,
         limits: HubLimits | None = None,
@@ -43,11 +42,14 @@ class PostBox:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.limits = limits or HubLimits()
-        self.roster, self.now, self._identity = roster, now, identity
+        self.members, self.roster, self.now, self._identity = members, members.roster, now, identity
         self.blobs = BlobFolder(folder / "blobs")
         self.store = HubStore(folder / "hub.sqlite")
-        self.door = Door(roster, certificates=certificates, requests_a_minute=self.limits.requests_a_minute, now=now)
+        self.door = Door(
+            members.roster, certificates=certificates, requests_a_minute=self.limits.requests_a_minute, now=now
+        )
         self.presence, self.waiting = Presence(), Waiting()
+        self.joins = Rate(self.limits.joins_a_minute)
         self.receiving: dict[tuple[str, str], Any] = {}
         """Uploads in progress by blob and caller."""
         self.reserved: dict[str, int] = {}

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import http.client
 import re
+import socket
 import ssl
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -28,8 +29,9 @@ class HubAddress:
     """The address of a hub, and the files that a connection to it needs.
 
     `authority` is the PEM file of the authority that signed the hub's certificate; None for those of the system.
-    `certificate` and `key` are the caller's own. `proxy` is `http://[user:password@]host:port`; it is never taken from
-    the environment.
+    `certificate` and `key` are the caller's own. `at` is the host:port to connect to if it is not the URL's; the
+    certificate has to name the URL's host all the same. `proxy` is `http://[user:password@]host:port`; it is
+    never taken from the environment.
     """
 
     url: str
@@ -37,6 +39,7 @@ class HubAddress:
     authority: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
+    at: str | None = None
     proxy: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +84,9 @@ def open_connection(
         connection = http.client.HTTPSConnection(host, port, timeout=seconds, context=context)
     else:
         connection = http.client.HTTPConnection(host, port, timeout=seconds)
+    if address.at is not None:
+        _connect_at(connection, address.at, context)
+        return connection
     if proxy:
         connection.set_tunnel(address.host, address.port, _credentials(proxy.username, proxy.password))
     try:
@@ -89,6 +95,18 @@ def open_connection(
         connection.close()
         raise
     return connection
+
+
+def _connect_at(connection: http.client.HTTPConnection, at: str, context: ssl.SSLContext | None) -> None:
+    """Connects to another host and port than the URL's."""
+    host, _, port = at.rpartition(":")
+    plain = socket.create_connection((host.strip("[]"), int(port)), timeout=connection.timeout)
+    try:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sock = context.wrap_socket(plain, server_hostname=connection.host) if context else plain
+    except BaseException:
+        plain.close()
+        raise
 
 
 def certificate_issuer(address: HubAddress, seconds: float = CONNECT_SECONDS) -> str | None:

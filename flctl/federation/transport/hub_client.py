@@ -26,12 +26,16 @@ Numbered = list[tuple[int, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The hub's greeting: its clock in seconds since 1970, the newest signed roster, and its limits."""
+    """The hub's greeting: its clock in seconds since 1970, the newest signed roster, its limits, and flctl's version.
+
+    `operator_key_here` is True if the operator's key lies at the hub, which `active` secure aggregation does not allow.
+    """
 
     time: float
     roster: bytes
     limits: Mapping[str, int]
     version: str
+    operator_key_here: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,8 @@ class HubClient:
         self.line = Line(address, identity, name, said or _silent, pace or Pace())
         self.after = 0
         """Number of the newest order that `tasks` has returned; later calls return newer ones."""
+        self.roster_version = 0
+        """Version of the hub's roster as the newest poll had it; if it grows, `hello` brings the roster."""
         self._boot = secrets.token_hex(8)
 
     def __enter__(self) -> Self:
@@ -100,11 +106,13 @@ class HubClient:
     def hello(self) -> Hello:
         """Returns the hub's clock, roster and limits."""
         value = self._value("GET", "/1/hello")
-        return Hello(float(value["time"]), str(value["roster"]).encode(), dict(value["limits"]), str(value["version"]))
-
-    def authority(self) -> bytes:
-        """Returns the certificate of the federation's authority in PEM."""
-        return str(self._value("GET", "/1/hello")["authority"]).encode()
+        return Hello(
+            float(value["time"]),
+            str(value["roster"]).encode(),
+            dict(value["limits"]),
+            str(value["version"]),
+            bool(value["operator_key_here"]),
+        )
 
     # sites
 
@@ -116,7 +124,7 @@ class HubClient:
         query: dict[str, Any] = {"wait": f"{wait:g}", "after": self.after, "boot": self._boot}
         if progress:
             query |= {"task": progress.task, "step": progress.step, "of": progress.of, "moved": progress.moved}
-        found = _numbered(self._value("GET", f"/1/tasks?{urlencode(query)}", wait=wait))
+        found = self._envelopes(f"/1/tasks?{urlencode(query)}", wait)
         self.after = max([self.after, *(number for number, _ in found)])
         return [text for _, text in found]
 
@@ -175,7 +183,12 @@ class HubClient:
         self._value("DELETE", f"/1/runs/{quote(run)}")
 
     def _answers(self, run: str, kind: str, after: int, wait: float) -> Numbered:
-        return _numbered(self._value("GET", f"/1/runs/{quote(run)}/{kind}?after={after}&wait={wait:g}", wait=wait))
+        return self._envelopes(f"/1/runs/{quote(run)}/{kind}?after={after}&wait={wait:g}", wait)
+
+    def _envelopes(self, path: str, wait: float) -> Numbered:
+        value = self._value("GET", path, wait=wait)
+        self.roster_version = max(self.roster_version, int(value["roster"]))
+        return [(int(number), str(text).encode()) for number, text in value["envelopes"]]
 
     def _post_json(self, path: str, value: Any) -> None:
         self._value("POST", path, json.dumps(value).encode())
@@ -189,10 +202,6 @@ class HubClient:
 
 def _silent(sentence: str) -> None:
     """Drops the sentence."""
-
-
-def _numbered(value: Mapping[str, Any]) -> Numbered:
-    return [(int(number), str(text).encode()) for number, text in value["envelopes"]]
 
 
 def _receipt(value: Mapping[str, Any]) -> bytes:

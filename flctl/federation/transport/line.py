@@ -44,10 +44,11 @@ class Answer:
 
 
 class Line:
-    """Signed requests to one hub. Threads may share it: each request in progress has a connection of its own."""
+    """Requests to one hub, signed if there is an identity. Threads may share it: each request in progress has a
+    connection of its own."""
 
     def __init__(
-        self, address: HubAddress, identity: Identity, name: str, said: Callable[[str], None], pace: Pace
+        self, address: HubAddress, identity: Identity | None, name: str, said: Callable[[str], None], pace: Pace
     ) -> None:
         self.address = address
         """The hub's address; assign another when it moves."""
@@ -151,7 +152,8 @@ class Line:
             self.address.federation, self.name, method, path, digest, int(time.time()), new_nonce(), self._epoch
         )
         connection.putrequest(method, self.address.prefix + path, skip_accept_encoding=True)
-        connection.putheader("Authorization", authorization(self._identity, request))
+        if self._identity is not None:
+            connection.putheader("Authorization", authorization(self._identity, request))
         for name, value in headers.items():
             connection.putheader(name, value)
         if method != "GET":
