@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flctl.algorithms.aggregator import Phase as Phase
     from flctl.algorithms.local_steps import LocalSteps as LocalSteps
     from flctl.algorithms.local_steps import StepsContext as StepsContext
+    from flctl.algorithms.run_identities import RunIdentities as RunIdentities
     from flctl.algorithms.run_info import RunInfo as RunInfo
     from flctl.algorithms.strategy import Stage as Stage
     from flctl.algorithms.strategy import StepContext as StepContext
@@ -105,6 +106,7 @@ _HOMES = {
     "flctl.partition.store": ["Partition"],
     "flctl.models.parts": ["Part"],
     "flctl.seeds": ["rng", "secure_rng"],
+    "flctl.algorithms.run_identities": ["RunIdentities"],
     "flctl.algorithms.run_info": ["RunInfo"],
     "flctl.algorithms.strategy": ["Stage", "StepContext", "Strategy"],
     "flctl.algorithms.transform": [

@@ -12,6 +12,7 @@ from flctl.component import Component
 from flctl.types import Aggregate, Arrays, ClientId, Layout, Work
 
 if TYPE_CHECKING:
+    from flctl.algorithms.run_identities import RunIdentities
     from flctl.algorithms.run_info import RunInfo
 
 __all__ = ["AggregationContext", "Aggregator", "Phase", "Total"]
@@ -123,6 +124,11 @@ class Aggregator(Component):
     def placed(self, run: RunInfo) -> Self:
         """Both sides, once, before `check`: returns this aggregator for `run`. State that must outlive a process
         belongs in a directory of its own under `run.directory`, created once the first round has started."""
+        return self
+
+    def enrolled(self, identities: RunIdentities) -> Self:
+        """Both sides of a run at real sites, after `placed`: returns this aggregator with the clients' identities from
+        the federation's roster. An aggregator without keys of clients returns itself."""
         return self
 
     def check(self, run: RunInfo) -> None:

@@ -26,6 +26,7 @@ from flctl.federation.identity.homes import CoordinatorHome, FederationHome, Sit
 from flctl.federation.identity.invites import Invite, JoinRequest
 from flctl.federation.identity.joining import Membership, join
 from flctl.federation.identity.keys import KEY_FILE, PUBLIC_FILE, Identity
+from flctl.federation.identity.per_run import run_identities
 from flctl.federation.identity.renewals import issue, keep_certificate, renewal
 from flctl.federation.identity.statements import sign
 
@@ -388,3 +389,17 @@ def test_tls_between_hub_and_member_verifies_both_ways(tmp_path: Path) -> None:
                 continue
     subject = dict(pair for parts in ends[1].getpeercert()["subject"] for pair in parts)
     assert subject["commonName"] == "st-marys"
+
+
+def test_the_identities_of_a_run_are_those_of_the_plans_sites(federation: Enrolment, site: SiteHome) -> None:
+    identity = joined(federation, site)
+    other, roster = Identity.new(), federation.roster()
+    found_ids = run_identities(roster, "ab" * 32, ["st-marys"], site.path, identity)
+    assert (found_ids.me, found_ids.keys) == ("st-marys", {"st-marys": identity.public.signing})
+    assert found_ids.secret is not None
+    assert found_ids.secret(b"a") != found_ids.secret(b"b")
+    assert run_identities(roster, "ab" * 32, ["st-marys"], site.path).sign is None
+    for names, own in ((["charite"], None), (["st-marys"], other), ([], identity)):
+        with pytest.raises(UntrustedError) as caught:
+            run_identities(roster, "ab" * 32, names, site.path, own)
+        assert reason_of(caught) == "unknown"

@@ -149,6 +149,15 @@ def test_rosters_are_accepted_in_order_and_the_same_one_again(tmp_path: Path) ->
     assert not keeper(tmp_path).newest().sites
 
 
+def test_a_plan_finds_the_roster_that_it_was_made_with(tmp_path: Path) -> None:
+    keeper(tmp_path).accept(ROSTER.signed)
+    keeper(tmp_path).accept(following(ROSTER, sites={}).signed)
+    assert keeper(tmp_path).of_digest(ROSTER.digest) == ROSTER
+    with pytest.raises(UntrustedError) as caught:
+        keeper(tmp_path).of_digest("0" * 64)
+    assert caught.value.reason == "unknown"
+
+
 def test_a_site_that_was_away_accepts_a_version_further_on(tmp_path: Path) -> None:
     third = following(following(ROSTER, sites={}))
     keeper(tmp_path).accept(ROSTER.signed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-__all__ = ["KEY_BYTES", "SIGNATURE_BYTES", "is_identity", "is_signed", "is_usable"]
+__all__ = ["KEY_BYTES", "PRIME", "SIGNATURE_BYTES", "is_identity", "is_signed", "is_usable"]
 
 KEY_BYTES, SIGNATURE_BYTES = 32, 64
 PRIME = 2**255 - 19

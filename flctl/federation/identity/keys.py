@@ -10,6 +10,8 @@ from typing import Any, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from flctl.atomic import write_file
 from flctl.errors import IntegrityError, ProtocolError
@@ -128,8 +130,18 @@ class Identity:
             raise IntegrityError(f"{path} is not an identity of the format {FORMAT}", hint=LOST) from error
 
     def sign(self, message: bytes) -> bytes:
-        """Returns the Ed25519 signature, 64 bytes. Callers sign statements (`statements.sign`), not bare messages."""
+        """Returns the Ed25519 signature, 64 bytes.
+
+        Protocols sign messages that begin with their own name, as `statements.sign` does, so that a signature for one
+        is never valid in another.
+        """
         return self._signing.sign(message)
+
+    def secret(self, label: bytes) -> bytes:
+        """Derives 32 secret bytes for one use, by HKDF-SHA256 of the signing key. `label` names the use."""
+        return HKDF(SHA256(), KEY_BYTES, None, b"flctl identity secret\0" + label).derive(
+            self._signing.private_bytes_raw()
+        )
 
     def unseal(self, sealed: bytes, context: bytes) -> bytes:
         """Decrypts a secret sealed to this identity. Raises ProtocolError if the key or the context differs."""

@@ -220,6 +220,17 @@ class RosterKeeper:
             )
         return Roster.read(_read(path), self.operator)
 
+    def of_digest(self, digest: str) -> Roster:
+        """Returns the accepted roster with this digest, for a plan that was made with it.
+
+        Raises UntrustedError (`unknown`) if no such roster was accepted here.
+        """
+        for path in sorted(self.folder.glob(f"[0-9]*{SUFFIX}"), reverse=True):
+            roster = Roster.read(_read(path), self.operator)
+            if roster.digest == digest:
+                return roster
+        raise UntrustedError("unknown", "no roster with this digest was accepted here")
+
     def accept(self, signed: bytes) -> Roster:
         """Accepts a signed roster, or returns the newest one if it is the same.
 

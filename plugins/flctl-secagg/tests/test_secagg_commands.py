@@ -73,7 +73,7 @@ def test_no_private_key_is_printed(directory):
 def test_a_key_that_others_can_read_is_refused(directory):
     path = directory / "clients" / "3.key"
     os.chmod(path, 0o640)
-    with pytest.raises(IntegrityError, match="can be read by others"):
+    with pytest.raises(IntegrityError, match="can be read by other users"):
         read_private(path)
 
 

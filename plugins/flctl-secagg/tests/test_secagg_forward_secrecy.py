@@ -28,7 +28,7 @@ def test_a_server_that_kept_sealed_state_opens_none_of_it_with_keys_stolen_later
     cohort.meddle = lambda kind, name, message: carried.append(cohort.memories.get(VICTIM, b"")) or message
     attempt = attempt_of(cohort, mode="active")
     assert cohort.play(attempt).survivors == cohort.names
-    stolen = [cohort.client(VICTIM)._memory_key()]
+    stolen = [cohort.keyring.memory_key(VICTIM)]
     stolen += [path.read_bytes() for path in (tmp_path / "sessions").glob("*")]
     opened = [unsealed(key, state, VICTIM.encode()) for key in stolen for state in set(carried) - {b""}]
     assert any(opened) is kept_under_the_identity_key

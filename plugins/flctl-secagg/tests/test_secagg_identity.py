@@ -75,7 +75,7 @@ def test_a_key_of_low_order_is_refused_in_a_roster_as_one_signature_fits_many_me
 
 
 def test_every_usable_key_is_told_from_the_points_of_low_order():
-    from flctl_secagg.crypto.primitives import _LOW_U
+    from flctl.federation.identity.curves import _LOW_U
 
     for u in _LOW_U:
         assert not is_usable(u.to_bytes(32, "little"))

@@ -49,11 +49,11 @@ from flctl_secagg.run_limits import (
 from flctl_secagg.server.attempt import Attempt, AttemptError, decoded_sum
 from flctl_secagg.server.journal import Journal, Outcome, Sum
 from flctl_secagg.server.survivor_lists import SurvivorLists
-from flctl_secagg.storage import Home, KeysHome, NoHome, SimulatedHome
+from flctl_secagg.storage import FederationHome, Home, KeysHome, NoHome, SimulatedHome
 from flctl_secagg.transcripts.recording import Transcript, record_cut
 
 if TYPE_CHECKING:
-    from flctl import RunInfo
+    from flctl import RunIdentities, RunInfo
 
 __all__ = ["SecureAggregation"]
 
@@ -117,6 +117,12 @@ class SecureAggregation(flctl.Aggregator):
         placed._class_ratio = class_ratio(run.config.local.class_weights)
         placed._local = LocalBounds.of(run.config.local.amount(), placed._class_ratio)
         return placed
+
+    def enrolled(self, identities: RunIdentities) -> Self:
+        """See `Aggregator.enrolled`: keys, graph seed and records are those of the federation."""
+        enrolled = copy.copy(self)
+        enrolled._home = FederationHome(identities, self._home.directory)
+        return enrolled
 
     def check(self, run: RunInfo) -> None:
         expected = run.cohort_size
@@ -283,7 +289,7 @@ class SecureAggregation(flctl.Aggregator):
             run=run,
             local=self._local,
             rounds=self._rounds,
-            simulation=not isinstance(self._home, KeysHome),
+            simulation=self._home.simulated,
             accept_zeros=self._bounded,
             bounded=self._bounded,
         )

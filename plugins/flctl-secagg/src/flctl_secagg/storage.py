@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from flctl import ConfigError, IncompatibleError
+from flctl import ConfigError, IncompatibleError, RunIdentities
+from flctl.atomic import write_file
 from flctl.errors import counted
 from flctl_secagg.client.ledger import Ledger
 from flctl_secagg.client.outbox import Outbox
@@ -15,10 +16,17 @@ from flctl_secagg.client.policy import Policy
 from flctl_secagg.client.policy_file import POLICY, read_policy
 from flctl_secagg.client.session_keys import SessionKeys
 from flctl_secagg.crypto.primitives import new_key
-from flctl_secagg.identity.keys import Keyring, identity_public, read_private, write_private, write_public
-from flctl_secagg.identity.roster import ROSTER, Roster, make_roster, read_roster
+from flctl_secagg.identity.keys import (
+    Keyring,
+    MemberKey,
+    PrivateKeys,
+    identity_public,
+    read_private,
+    write_private,
+)
+from flctl_secagg.identity.roster import ROSTER, Roster, RunRoster, make_roster, read_roster
 
-__all__ = ["CLIENTS", "LEDGER", "OPERATOR", "SERVER", "Home", "KeysHome", "NoHome", "SimulatedHome"]
+__all__ = ["CLIENTS", "LEDGER", "OPERATOR", "SERVER", "FederationHome", "Home", "KeysHome", "NoHome", "SimulatedHome"]
 
 SERVER = "server.key"
 OPERATOR, CLIENTS, LEDGER, SECRET = "operator.pub", "clients", "ledger.sqlite", "simulation.key"
@@ -35,7 +43,7 @@ class Home:
         """Public identity keys of the clients."""
         raise NotImplementedError
 
-    def keyring(self) -> Keyring:
+    def keyring(self) -> PrivateKeys:
         """Private identity keys of the clients."""
         raise NotImplementedError
 
@@ -60,8 +68,13 @@ class Home:
         return self.ledger()
 
     def policy(self) -> Policy | None:
-        """Clients' own policy; None in a simulation, which takes the run's options as the policy."""
+        """Clients' own policy; None if the run's options are the policy."""
         return None
+
+    @property
+    def simulated(self) -> bool:
+        """True if all clients are on this machine, one after another."""
+        return True
 
     @property
     def directory(self) -> Path | None:
@@ -85,7 +98,7 @@ class SimulatedHome(Home):
         keyring = Keyring.derived(write_private(self.path / SECRET))
         operator = write_private(self.path / "operator.key")
         keys = {client: identity_public(keyring.secret_of(client)) for client in self.everybody}
-        write_public(self.path / ROSTER, make_roster(new_key().hex(), keys, operator).text())
+        write_file(self.path / ROSTER, make_roster(new_key().hex(), keys, operator).text().encode())
 
     def roster(self) -> Roster:
         return read_roster(self.path / ROSTER)
@@ -128,6 +141,10 @@ class KeysHome(Home):
         path = self.path / SERVER
         return read_private(path) if path.exists() else None
 
+    @property
+    def simulated(self) -> bool:
+        return False
+
     def policy(self) -> Policy:
         """Policy in `policy.toml`, in the directory of the keys: a client that finds its key finds its policy."""
         return read_policy(self.path / POLICY).policy
@@ -149,6 +166,43 @@ class KeysHome(Home):
                 hint="Create and sign keys for all clients: flctl secagg keys init DIR ID, "
                 "flctl secagg roster sign DIR --run NAME",
             )
+
+    @property
+    def directory(self) -> Path | None:
+        return self.run
+
+
+@dataclass(frozen=True)
+class FederationHome(Home):
+    """Storage of a run at real sites: the federation's roster, and the own identity and records.
+
+    The policy is the run's options: at a site these are the ones of the plan that its people approved, and the site's
+    policy was checked before.
+    """
+
+    identities: RunIdentities
+    run: Path | None = None
+
+    def roster(self) -> Roster:
+        roster = RunRoster.of(self.identities)
+        roster.check()
+        return roster
+
+    def keyring(self) -> MemberKey:
+        return MemberKey(self.identities)
+
+    def outbox(self) -> Outbox:
+        return Outbox(self.identities.directory / "outbox")
+
+    def session_keys(self) -> SessionKeys:
+        return SessionKeys(self.identities.directory / "sessions")
+
+    def ledger(self) -> Ledger:
+        return Ledger(self.identities.directory / LEDGER)
+
+    @property
+    def simulated(self) -> bool:
+        return False
 
     @property
     def directory(self) -> Path | None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flctl.atomic import write_file
+
 if TYPE_CHECKING:
     from flctl_secagg.identity.roster import Roster
 
@@ -43,7 +45,7 @@ def init(
     """Create private keys, readable only by their owner; existing keys are never overwritten."""
     from flctl import ConfigError
     from flctl_secagg.identity.ids import key_file, require_ids
-    from flctl_secagg.identity.keys import identity_public, write_private, write_public
+    from flctl_secagg.identity.keys import identity_public, write_private
     from flctl_secagg.storage import CLIENTS, OPERATOR, SERVER
 
     wanted = list(clients or [])
@@ -55,7 +57,7 @@ def init(
         made[client] = identity_public(write_private(key_file(directory / CLIENTS, client))).hex()
     if operator:
         made["operator"] = identity_public(write_private(directory / "operator.key")).hex()
-        write_public(directory / OPERATOR, made["operator"] + "\n")
+        write_file(directory / OPERATOR, made["operator"].encode() + b"\n")
     if server:
         made["server"] = identity_public(write_private(directory / SERVER)).hex()
     _tell("secagg keys init", {"directory": str(directory), "public": made}, _lines(made), as_json=as_json)
@@ -79,7 +81,7 @@ def sign(
 ) -> None:
     """Sign the roster of a run's clients, with the operator's key in DIR."""
     from flctl import ConfigError
-    from flctl_secagg.identity.keys import read_private, write_public
+    from flctl_secagg.identity.keys import read_private
     from flctl_secagg.identity.roster import ROSTER, make_roster
 
     found = _public_keys(directory) if public is None else _listed(public)
@@ -91,7 +93,7 @@ def sign(
         run, {client: bytes.fromhex(key) for client, key in found.items()}, read_private(directory / "operator.key")
     )
     made.check()
-    write_public(directory / ROSTER, made.text())
+    write_file(directory / ROSTER, made.text().encode())
     _tell("secagg roster sign", *_told(made), as_json=as_json)
 
 
@@ -113,12 +115,11 @@ def init_policy(directory: Directory, as_json: JsonFlag = False) -> None:
     """Write the policy of the clients in DIR with all keys, descriptions and defaults; never overwrites one."""
     from flctl import ConfigError
     from flctl_secagg.client.policy_file import POLICY, policy_text
-    from flctl_secagg.identity.keys import write_public
 
     path = directory / POLICY
     if path.exists():
         raise ConfigError(f"{path} exists", hint="Edit it, or move it to another folder.")
-    write_public(path, policy_text())
+    write_file(path, policy_text().encode())
     _tell("secagg policy init", {"path": str(path)}, [str(path)], as_json=as_json)
 
 

@@ -26,9 +26,7 @@ from flctl_secagg.crypto.masks import Stream, add_masks
 from flctl_secagg.crypto.primitives import (
     KEY_BYTES,
     SIGNATURE_BYTES,
-    Signer,
     commitment,
-    derive,
     is_signed,
     loaded,
     new_key,
@@ -39,7 +37,7 @@ from flctl_secagg.crypto.primitives import (
     unsealed,
 )
 from flctl_secagg.encoding.packing import pack, reduce
-from flctl_secagg.identity.keys import Keyring
+from flctl_secagg.identity.keys import PrivateKeys
 from flctl_secagg.identity.roster import Roster
 from flctl_secagg.protocol import frames
 from flctl_secagg.protocol.asked_work import AskedWork
@@ -62,6 +60,7 @@ from flctl_secagg.protocol.signed_texts import (
 
 __all__ = ["EXCHANGES", "Client"]
 
+Sign = Callable[[bytes], bytes]
 EXCHANGES = 5
 """Exchanges of a session, each of which may take as long as its deadline."""
 _SKEW = 60.0
@@ -76,7 +75,7 @@ class Client:
     """
 
     me: str
-    keyring: Keyring
+    keyring: PrivateKeys
     roster: Roster
     policy: Policy
     ledger: Ledger
@@ -121,7 +120,7 @@ class Client:
 
     def _recalled(self, memory: bytes, sid: bytes = b"") -> tuple[Memory, Session]:
         """Unseals the client's state of a session. Raises ProtocolError if it is missing, or the session is over."""
-        key = self._memory_key() if self.keys is None else self.keys.current(self.me, sid)
+        key = self.keyring.memory_key(self.me) if self.keys is None else self.keys.current(self.me, sid)
         plain = unsealed(key, memory, self.me.encode()) if memory and key else None
         if plain is None:
             raise ProtocolError("this client has no such session")
@@ -143,11 +142,8 @@ class Client:
                 hint="Start a new session; see engine.deadline, and session_seconds in the client's policy.",
             )
 
-    def _memory_key(self) -> bytes:
-        return derive(self.keyring.secret_of(self.me), b"flctl-secagg memory", self.me.encode())
-
     def _remembered(self, memory: Memory, sid: bytes) -> bytes:
-        key = self._memory_key() if self.keys is None else self.keys.renew(self.me, sid)
+        key = self.keyring.memory_key(self.me) if self.keys is None else self.keys.renew(self.me, sid)
         return sealed(key, memory.written(), self.me.encode())
 
     def _forget(self, sid: bytes) -> bytes:
@@ -188,7 +184,7 @@ class Client:
         record = public_of(secrets["c"]) + public_of(secrets["s"]) + commitment(secrets["b"], session.sid, self.me)
         head = FIRST if self.history is None else self.history.head(self.me, parameters.run)
         proofs = [sign(seed, possession_text(session.sid, self.me, record, head)) for seed in seeds.values()]
-        record += sign(self.keyring.secret_of(self.me), keys_text(session.sid, self.me, record))
+        record += self.keyring.signer(self.me)(keys_text(session.sid, self.me, record))
         memory = Memory(frames.ADVERTISE, body, self.clock(), secrets, {self._place(session): record})
         return self._remembered(memory, session.sid), frames.frame(frames.ADVERTISE, session.sid, record, head, *proofs)
 
@@ -208,9 +204,9 @@ class Client:
         self.ledger.claim(self.me, session.sid, frames.KEYS)
         shares = dict(zip(neighbours, self._split(kept, session, neighbours), strict=True))
         present = [peer for peer in neighbours if peer in records]
-        private, signer = loaded(kept.secrets["c"]), Signer(self.keyring.secret_of(self.me))
+        private, sign_one = loaded(kept.secrets["c"]), self.keyring.signer(self.me)
         keys = {peer: box_key(session, private, records[peer][:KEY_BYTES], me, peer) for peer in present}
-        parcels = b"".join(self._parcel(session, signer, keys[peer], peer, shares[peer]) for peer in present)
+        parcels = b"".join(self._parcel(session, sign_one, keys[peer], peer, shares[peer]) for peer in present)
         memory = Memory(
             frames.SHARES,
             kept.parameters,
@@ -220,15 +216,15 @@ class Client:
             peers={peer: records[peer][KEY_BYTES : 2 * KEY_BYTES] for peer in present},
             shared=hashlib.sha256(parcels).digest(),
         )
-        signature = signer.sign(shares_text(session.sid, self.me, body, parcels))
+        signature = sign_one(shares_text(session.sid, self.me, body, parcels))
         return self._remembered(memory, session.sid), frames.frame(frames.SHARES, session.sid, parcels, signature)
 
-    def _parcel(self, session: Session, signer: Signer, key: bytes, peer: int, shares: Shares) -> bytes:
+    def _parcel(self, session: Session, sign_one: Sign, key: bytes, peer: int, shares: Shares) -> bytes:
         """Returns the shares for a neighbour: sealed, committed to and signed; and a commitment to the pair's key."""
         me = self._place(session)
         goods = sealed_shares(session, key, me, peer, shares)
         text = parcel_text(session.sid, self.me, session.parameters.cohort[peer], goods)
-        return goods + signer.sign(text) + key_tag(session, key, me, peer)
+        return goods + sign_one(text) + key_tag(session, key, me, peer)
 
     def _check_records(
         self, kept: Memory, session: Session, records: Mapping[int, bytes], neighbours: tuple[int, ...]
@@ -283,7 +279,7 @@ class Client:
                 return self._forget(session.sid), self._complaint(kept, session, peer, parcel, body)
             shares[peer] = pair
         packed = self._masked(kept, session, vector, sorted(parcels))
-        signature = sign(self.keyring.secret_of(self.me), masked_text(session.sid, self.me, kept.shared, body, packed))
+        signature = self.keyring.signer(self.me)(masked_text(session.sid, self.me, kept.shared, body, packed))
         # Own keys and b are not needed any more: only the neighbours' shares are kept.
         memory = Memory(frames.MASKED, kept.parameters, kept.started, shares=shares)
         return self._remembered(memory, session.sid), frames.frame(frames.MASKED, session.sid, signature, packed)
@@ -294,7 +290,7 @@ class Client:
         dealt = is_dealt(session, parcel, peer, self._place(session))
         key = kept.keys[peer] if dealt else bytes(KEY_BYTES)
         complaint = peer.to_bytes(4, "big") + hashlib.sha256(body).digest() + key
-        signature = sign(self.keyring.secret_of(self.me), abort_text(session.sid, self.me, complaint))
+        signature = self.keyring.signer(self.me)(abort_text(session.sid, self.me, complaint))
         return frames.frame(frames.ABORT, session.sid, complaint, signature)
 
     def _masked(self, kept: Memory, session: Session, vector: Arrays, peers: list[int]) -> bytes | bytearray:
@@ -322,7 +318,7 @@ class Client:
         self._check_survivors(kept, session, survivors)
         self.ledger.check(self.me, self._opening(session, survivors), apart=self._apart)  # now, to allow a retry
         self.ledger.claim(self.me, session.sid, frames.SURVIVORS)
-        signature = sign(self.keyring.secret_of(self.me), agreed_text(session.sid, survivors))
+        signature = self.keyring.signer(self.me)(agreed_text(session.sid, survivors))
         memory = dataclasses.replace(kept, phase=frames.AGREED, survivors=survivors)
         return self._remembered(memory, session.sid), frames.frame(frames.AGREED, session.sid, signature)
 
@@ -355,7 +351,7 @@ class Client:
         alive = frames.members(survivors, session.count)
         half = shamir.SHARE_BYTES
         answer = b"".join(pair[:half] if peer in alive else pair[half:] for peer, pair in sorted(kept.shares.items()))
-        signature = sign(self.keyring.secret_of(self.me), opened_text(session.sid, self.me, body, answer))
+        signature = self.keyring.signer(self.me)(opened_text(session.sid, self.me, body, answer))
         return self._forget(session.sid), frames.frame(frames.OPENED, session.sid, answer, signature)
 
     def _check_agreement(self, session: Session, survivors: bytes, body: memoryview) -> None:

@@ -6,14 +6,15 @@ import hashlib
 import os
 import struct
 
-from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from flctl import ProtocolError
+from flctl.federation.identity.curves import KEY_BYTES, PRIME, SIGNATURE_BYTES, is_identity, is_signed, is_usable
 
 __all__ = [
     "KEY_BYTES",
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 PROTOCOL = b"flctl-secagg/1"
-KEY_BYTES, SIGNATURE_BYTES, NONCE_BYTES = 32, 64, 12
+NONCE_BYTES = 12
 
 
 def new_key() -> bytes:
@@ -75,43 +76,6 @@ def agree(private: X25519PrivateKey, public: bytes) -> bytes:
         raise ProtocolError("a peer's public key is of low order, or is not a key") from error
 
 
-_P = 2**255 - 19
-_LOW_U = frozenset(
-    (
-        0,
-        1,
-        0x00B8495F16056286FDB1329CEB8D09DA6AC49FF1FAE35616AEB8413B7C7AEBE0,
-        0x57119FD0DD4E22D8868E1C58C45C44045BEF839C55B1D0B1248C50A3BC959C5F,
-        _P - 1,
-    )
-)
-"""u-coordinates of the points of order 1, 2, 4 and 8 on Curve25519 and its twist (Bernstein, cr.yp.to/ecdh.html)."""
-_LOW_Y = frozenset(
-    (
-        0,
-        1,
-        0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7,
-        0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826,
-        _P - 1,
-    )
-)
-"""y-coordinates of the points of order 1, 2, 4 and 8 on edwards25519."""
-
-
-def is_usable(public: bytes) -> bool:
-    """True for a canonical X25519 public key whose order is not low: one of low order gives every peer the same shared
-    secret, and two encodings of one key would pass as two keys."""
-    u = int.from_bytes(public, "little")
-    return len(public) == KEY_BYTES and u < _P and u not in _LOW_U
-
-
-def is_identity(public: bytes) -> bool:
-    """True for a canonical Ed25519 public key whose order is not low: under one of low order, one signature is valid
-    for many messages. The sign of x is the highest bit."""
-    y = int.from_bytes(public, "little") & ~(1 << 255)
-    return len(public) == KEY_BYTES and y < _P and y not in _LOW_Y
-
-
 class Signer:
     """Loaded Ed25519 key for many signatures: loading it takes as long as a signature."""
 
@@ -140,18 +104,9 @@ def possesses(public: bytes, signature: bytes, message: bytes) -> bool:
     u = int.from_bytes(public, "little")
     if not is_usable(public):
         return False
-    y = (u - 1) * pow(u + 1, -1, _P) % _P
+    y = (u - 1) * pow(u + 1, -1, PRIME) % PRIME
     points = (y.to_bytes(KEY_BYTES, "little"), (y | 1 << 255).to_bytes(KEY_BYTES, "little"))
     return any(is_signed(point, signature, message) for point in points)
-
-
-def is_signed(public: bytes, signature: bytes, message: bytes) -> bool:
-    """True if the Ed25519 signature of the message is valid under the public key; False if either is malformed."""
-    try:
-        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
 
 
 def commitment(secret: bytes, sid: bytes, client: str) -> bytes:

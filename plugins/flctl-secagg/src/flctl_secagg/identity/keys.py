@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from flctl import ConfigError, IntegrityError, StorageError
-from flctl_secagg.crypto.primitives import bound, derive, new_key
+from flctl import ConfigError, IntegrityError, RunIdentities
+from flctl.federation.identity.secret_files import read_secret, write_secret
+from flctl_secagg.crypto.primitives import KEY_BYTES, Signer, bound, derive, new_key
 from flctl_secagg.identity.ids import key_file
 
-__all__ = ["LOST", "Keyring", "identity_public", "read_private", "write_private", "write_public"]
+__all__ = ["LOST", "Keyring", "MemberKey", "PrivateKeys", "identity_public", "read_private", "write_private"]
 
 LOST = "Copy it again from its origin: identity keys cannot be recovered."
+_MEMORY = b"flctl-secagg memory"
 
 
 def identity_public(private: bytes) -> bytes:
     """The Ed25519 public key of 32 private bytes."""
     return Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+class PrivateKeys(Protocol):
+    """Private identity keys of clients, in use."""
+
+    def signer(self, client: str) -> Callable[[bytes], bytes]:
+        """Returns the function that signs a client's messages."""
+
+    def memory_key(self, client: str) -> bytes:
+        """Returns the key that seals a client's state between phases."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,14 @@ class Keyring:
 
     def __repr__(self) -> str:
         return "Keyring()"
+
+    def signer(self, client: str) -> Callable[[bytes], bytes]:
+        """Returns the function that signs a client's messages."""
+        return Signer(self.secret_of(client)).sign
+
+    def memory_key(self, client: str) -> bytes:
+        """Returns the key that seals a client's state between phases."""
+        return derive(self.secret_of(client), _MEMORY, client.encode())
 
     @classmethod
     def derived(cls, master: bytes) -> Keyring:
@@ -43,23 +63,34 @@ class Keyring:
         return cls(lambda client: read_private(key_file(directory, client)))
 
 
+@dataclass(frozen=True)
+class MemberKey:
+    """The key of one site: its identity in a federation."""
+
+    identities: RunIdentities
+
+    def signer(self, client: str) -> Callable[[bytes], bytes]:
+        """Returns the function that signs the site's messages. Raises ConfigError for another client."""
+        if self.identities.sign is None or client != self.identities.me:
+            raise ConfigError(f"the key of '{client}' is not here: {self._named()}")
+        return self.identities.sign
+
+    def memory_key(self, client: str) -> bytes:
+        """Returns the key that seals the site's state between phases. Raises ConfigError for another client."""
+        if self.identities.secret is None or client != self.identities.me:
+            raise ConfigError(f"the key of '{client}' is not here: {self._named()}")
+        return self.identities.secret(_MEMORY)
+
+    def _named(self) -> str:
+        me = self.identities.me
+        return "the coordinator has no site's key" if me is None else f"this is '{me}'"
+
+
 def write_private(path: Path, key: bytes | None = None) -> bytes:
     """Writes a private key of 32 bytes, a new one unless given, with mode 0600, and returns it. Raises ConfigError if
     the file exists: a key is never overwritten."""
     key = new_key() if key is None else key
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError as error:
-        raise ConfigError(
-            f"{path} exists", hint="Keys are not overwritten: move it to another folder, or use another name."
-        ) from error
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
-    with os.fdopen(handle, "wb") as file:
-        file.write(key.hex().encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    write_secret(path, key.hex().encode() + b"\n")
     return key
 
 
@@ -67,28 +98,13 @@ def read_private(path: Path) -> bytes:
     """Reads a private key of 32 bytes. Raises ConfigError if the file cannot be read, IntegrityError if it holds no
     key or if other users can read it."""
     try:
-        if os.name == "posix" and path.stat().st_mode & 0o077:
-            raise IntegrityError(f"{path} can be read by others", hint=f"chmod 600 {path.name}; a new key is safer.")
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read: {error.strerror}", hint="Create one: flctl secagg keys init DIR ID"
-        ) from error
+        raw = read_secret(path)
+    except ConfigError as error:
+        raise ConfigError(error.message, hint="Create one: flctl secagg keys init DIR ID") from error
     try:
         key = bytes.fromhex(raw.decode("ascii").strip())
     except ValueError:
         key = b""
-    if len(key) != 32:
+    if len(key) != KEY_BYTES:
         raise IntegrityError(f"{path} is not a key of 32 bytes", hint=LOST)
     return key
-
-
-def write_public(path: Path, text: str) -> None:
-    """Writes a file that holds no secret, atomically."""
-    partial = path.with_name(path.name + f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}") from error

@@ -10,16 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any, Self
 
-from flctl import ConfigError, IntegrityError
+from flctl import ConfigError, IntegrityError, RunIdentities
+from flctl.federation.identity.roster import Roster as FederationRoster
 from flctl_secagg.crypto.primitives import bound, is_identity, is_signed, sign
 from flctl_secagg.identity.ids import require_ids
 from flctl_secagg.identity.keys import LOST, identity_public
 
-__all__ = ["ROSTER", "Roster", "make_roster", "read_roster", "roster_of"]
+__all__ = ["ROSTER", "Roster", "RunRoster", "make_roster", "read_roster", "roster_of"]
 
 ROSTER = "roster.json"
 FORMAT = "flctl-secagg-roster/1"
+RUN_FORMAT = "flctl-secagg-run-roster/1"
 MOST_BYTES = 256 << 20
 
 
@@ -86,6 +89,59 @@ class Roster:
         return json.dumps(values, indent=1) + "\n"
 
 
+@dataclass(frozen=True)
+class RunRoster(Roster):
+    """Roster of a run at real sites: `run` is the plan's digest, and keys and graph seed are from the federation's
+    roster, whose text `federation` has the operator's signature. Sites that agree on both have one digest."""
+
+    federation: bytes = b""
+
+    @classmethod
+    def of(cls, identities: RunIdentities) -> Self:
+        """Returns the roster of a run's identities."""
+        return cls(
+            run=identities.run,
+            graph_seed=identities.graph_seed,
+            operator=identities.operator,
+            keys=dict(identities.keys),
+            signature=b"",
+            federation=identities.roster,
+        )
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the run, its clients' keys, the graph seed and the operator's public key."""
+        signed = self.signed_part(self.run, self.graph_seed, self.keys)
+        federation = hashlib.sha256(self.federation).digest()
+        return hashlib.sha256(bound(b"federation", signed, federation, self.operator)).digest()
+
+    @cached_property
+    def _sound(self) -> None:
+        """Raises IntegrityError unless the operator signed the federation's roster, and it has these keys."""
+        found = FederationRoster.read(self.federation, self.operator)
+        keys = {name: member.identity.signing for name, member in found.sites.items()}
+        if found.graph_seed != self.graph_seed or not self.keys.items() <= keys.items():
+            raise IntegrityError("the run's roster has other keys than the federation's", hint=LOST)
+
+    def text(self) -> str:
+        """Returns the roster as the text of its JSON file."""
+        values = {
+            "format": RUN_FORMAT,
+            "run": self.run,
+            "clients": sorted(self.keys),
+            "federation": self.federation.decode(),
+        }
+        return json.dumps(values, indent=1) + "\n"
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Reads the values of `text`. Raises ValueError, KeyError or TypeError for others, IntegrityError for a
+        federation's roster that is not valid."""
+        federation = FederationRoster.read(values["federation"].encode())
+        keys = {str(name): federation.sites[name].identity.signing for name in values["clients"]}
+        return cls(str(values["run"]), federation.graph_seed, federation.operator, keys, b"", federation.signed)
+
+
 def make_roster(run: str, keys: Mapping[str, bytes], operator: bytes) -> Roster:
     """Makes a roster with a new graph seed, signed with the operator's private key."""
     seed = os.urandom(32)
@@ -115,7 +171,10 @@ def roster_of(text: str, path: Path) -> Roster:
     """Parses a roster from the text of `path` and checks its signature. Raises IntegrityError if either fails."""
     try:
         values = json.loads(text)
-        if values.pop("format") != FORMAT:
+        form = values.pop("format")
+        if form == RUN_FORMAT:
+            return RunRoster.parse(values)
+        if form != FORMAT:
             raise ValueError("another format")
         hexed = {name: bytes.fromhex(values[name]) for name in ("graph_seed", "operator", "signature")}
         keys = {str(client): bytes.fromhex(key) for client, key in values["clients"].items()}
