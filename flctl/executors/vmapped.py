@@ -21,13 +21,18 @@ class VmapGradient:
         self._names = [name for name, _ in named]
         self._shapes = [p.shape for _, p in named]
         self._sizes = [p.numel() for _, p in named]
-        self._gradient = torch.func.vmap(torch.func.grad(self._loss, has_aux=True), randomness="different")
+        self._losses = torch.func.vmap(self._loss, randomness="different")
 
     def __call__(self, params: Tensor, x: Tensor, y: Tensor, share: Tensor, out: Tensor) -> Tensor:
         self._module.train()
-        grads, losses = self._gradient(params, x, y, share)
+        with torch.enable_grad():
+            leaf = params.detach().requires_grad_()
+            sums, losses = self._losses(leaf, x, y, share)
+            # A client's sum depends on its own parameters alone, so that one ordinary backward pass gives the gradients
+            # of all. torch.func.grad would give them too, but imports torch._dynamo, which takes seconds.
+            (grads,) = torch.autograd.grad(sums.sum(), leaf)
         out.copy_(grads)
-        return losses.detach()  # type: ignore[no-any-return]
+        return losses.detach()
 
     def _loss(self, flat: Tensor, x: Tensor, y: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
         parts = zip(self._names, torch.split(flat, self._sizes), self._shapes, strict=True)

@@ -6,8 +6,11 @@ import dataclasses
 import importlib
 import importlib.metadata
 import inspect
+import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -207,9 +210,7 @@ class Registry:
         return self._modules[key]
 
     def _load_entry_points(self, disable: frozenset[str]) -> None:
-        # By name: the order in which packages lie on the disk must not decide anything.
-        for entry in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
-            plugin = _plugin_of(entry)
+        for entry, plugin in _installed(tuple(map(_state_of, sys.path))):
             if entry.name in disable:
                 continue
             if entry.name in self._plugins:
@@ -240,6 +241,25 @@ def _misfit(component: object, kind: str) -> str | None:
     if not isinstance(getattr(component, "name", None), str):
         return f"class {component.__name__}, which has no name"
     return None
+
+
+@lru_cache(maxsize=1)
+def _installed(path: tuple[tuple[str, int], ...]) -> Sequence[tuple[importlib.metadata.EntryPoint, Plugin]]:
+    """The entry points of the group and their plugins, in order of their names.
+
+    The metadata of all packages is read once for each state of the path: reading it takes longer than a short round.
+    """
+    # By name: the order in which packages lie on the disk must not decide anything.
+    entries = sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name)
+    return [(entry, _plugin_of(entry)) for entry in entries]
+
+
+def _state_of(folder: str) -> tuple[str, int]:
+    """A folder on the path, and the time when a package was last added or removed there."""
+    try:
+        return folder, os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return folder, 0
 
 
 def _plugin_of(entry: importlib.metadata.EntryPoint) -> Plugin:

@@ -15,6 +15,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -285,8 +286,14 @@ def named_files(config: Config) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """The versions that a result may depend on."""
-    packages = {name: version(name) for name in ("torch", "numpy")}
+    packages = {name: _installed_version(name) for name in ("torch", "numpy")}
     return {"flctl": __version__, "python": platform.python_version(), **packages, "machine": platform.machine()}
+
+
+@cache
+def _installed_version(package: str) -> str:
+    # Parsing a package's metadata takes milliseconds, and the version cannot change in a process that imported it.
+    return version(package)
 
 
 def _sha256(data: bytes) -> str:

@@ -53,7 +53,7 @@ def build_model(config: Config, data: Described, registry: Catalogue) -> FlatMod
     name = DEFAULT_MODELS[data.task] if config.model.name == AUTO else config.model.name
     model = registry.build("model", name, config.model.options)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derive(config.seed, "model") % 2**63)
+        torch.default_generator.manual_seed(seeds.derive(config.seed, "model") % 2**63)
         return FlatModel(model.build(spec))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
-from support import Given, make_run
+from support import Given, make_run, prefork
 from torch import nn
 
 from flctl.data.dataset import Dataset
@@ -286,3 +287,25 @@ def test_every_shipped_model_trains_alike_by_every_executor_that_can(name, work,
         np.testing.assert_allclose(change, expected, rtol=2e-3, atol=2e-5)
         assert report.loss == pytest.approx(told.loss, rel=1e-4)
         assert (report.examples, report.bytes_up) == (told.examples, told.bytes_up)
+
+
+NO_COMPILER = """
+import sys
+import torch
+from torch import nn
+from flctl.executors.loss_heads import head_for
+from flctl.executors.vmapped import VmapGradient
+from flctl.models.flat_model import FlatModel
+from flctl.models.tasks import task_for
+
+model = FlatModel(nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 3)))
+params, out = model.params.expand(2, -1).clone(), torch.zeros(2, model.params.numel())
+x, y, share = torch.ones(2, 5, 4), torch.zeros(2, 5, dtype=torch.int64), torch.full((2, 5), 0.2)
+VmapGradient(model, head_for(task_for("classification")))(params, x, y, share, out)
+print(bool(out.any()), "torch._dynamo" in sys.modules)
+"""
+
+
+def test_gradients_under_vmap_do_not_import_the_compiler_of_torch():
+    """It takes seconds to import, in every worker process."""
+    assert prefork.run([sys.executable, "-c", NO_COMPILER], check=True).stdout == "True False\n"

@@ -7,6 +7,7 @@ import pytest
 from flctl import Strategy, hookimpl
 from flctl.errors import PluginError
 from flctl.kinds import KINDS
+from flctl.plugins import registry as registry_module
 from flctl.plugins.registry import Registry
 
 
@@ -65,9 +66,11 @@ class Entry:
 @pytest.fixture
 def installed(monkeypatch):
     def install(*entries):
+        registry_module._installed.cache_clear()
         monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: list(entries))
 
-    return install
+    yield install
+    registry_module._installed.cache_clear()
 
 
 def test_built_in_kinds_are_all_there():
@@ -80,6 +83,17 @@ def test_a_plugin_is_found_with_its_distribution(installed):
     registry = Registry()
     assert registry.get("strategy", "own") is Own
     assert registry.offers("strategy")["own"].plugin.origin == "acme-fl 2.0"
+
+
+def test_a_package_that_is_installed_while_the_process_runs_is_found(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    before = [plugin.name for plugin in Registry().plugins]
+    (tmp_path / "acme_new.py").write_text("")
+    info = tmp_path / "acme_new-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-new\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[flctl]\nnew = acme_new\n")
+    assert sorted(plugin.name for plugin in Registry().plugins) == sorted([*before, "new"])
 
 
 def test_a_clash_names_both_distributions(installed):
