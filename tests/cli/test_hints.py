@@ -27,6 +27,8 @@ COMMAND = re.compile(
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*(?![\w-])")
 SETTING = re.compile(r"(?<![\w./-])([a-z]+)\.([a-z][a-z_-]+)(?:\.([a-z_]+))?(?![\w(/-])")
 PLACEHOLDER = "X"
+NETWORK = ("flctl/federation/", "flctl/cli/federation/", "flctl/cli/site/", "flctl/cli/hub/")
+"""Source of federations over a network, whose commands are not all in this version."""
 
 
 def text_of(node: ast.AST) -> str | None:
@@ -125,7 +127,7 @@ def fault(words: list[str]) -> str | None:
 
 def pending(place: str, reason: str) -> bool:
     """True for commands of federations over a network that are not in this version."""
-    return place.startswith("flctl/federation/") and reason.startswith(("no command", "no subcommand"))
+    return place.startswith(NETWORK) and reason.startswith(("no command", "no subcommand"))
 
 
 def test_commands_in_messages_exist_with_their_options() -> None:
@@ -159,7 +161,7 @@ def test_options_in_messages_exist() -> None:
     found = [
         f"{place}: {option}"
         for place, text in all_strings()
-        if not place.startswith("flctl/federation/")
+        if not place.startswith(NETWORK)
         for option in OPTION.findall(text)
         if option not in known
     ]
