@@ -43,8 +43,9 @@ def flctl_aggregators() -> Iterable[type[Aggregator]]:
 @hookimpl
 def flctl_engines() -> Iterable[type[Engine]]:
     from flctl.engines import ENGINES
+    from flctl.federation.coordinator.engine import NetworkEngine
 
-    return ENGINES
+    return [*ENGINES, NetworkEngine]
 
 
 @hookimpl

@@ -57,7 +57,9 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
     try:
         runtime = _open(opening)
     except Exception as error:
-        write_parts(replies, wire.pack_parts("opened", meta={"error": f"{type(error).__name__}: {error}"}))
+        reason = str(getattr(error, "reason", ""))
+        meta = {"error": f"{type(error).__name__}: {error}", "reason": reason}
+        write_parts(replies, wire.pack_parts("opened", meta=meta))
         return
     outline = json.dumps(runtime.outline.plain()).encode()
     opened = {"outline": np.frombuffer(outline, np.uint8)}
@@ -104,7 +106,13 @@ def _open(opening: Opening) -> ClientRuntime:
 
     registry = Registry(disable=opening.disabled, files=opening.files)
     config = Config.model_validate(opening.config)
-    return ClientRuntime(Run.build(config, registry, opening.partition_view(), opening.memory))
+    run = Run.build(config, registry, opening.partition_view(), opening.memory)
+    if opening.plan:
+        from flctl.federation.plan.building import check_derived
+        from flctl.federation.plan.plan import Plan
+
+        check_derived(run, Plan.from_json(opening.plan.encode()))
+    return ClientRuntime(run)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,8 @@ class Opening:
     `config` holds the effective settings; `partition` is the folder with the rows, `memory` that of client memory;
     `files` are plugin files, `disabled` the names of plugins to leave out, `path` the import path. `site`: the rows are
     those of one client of a federation. `prefix` stands before the process's command, as a confining program does;
-    `environment` is the process's, None for this one's. `reply_bytes` bounds what is read of one client's reply.
+    `environment` is the process's, None for this one's. `reply_bytes` bounds what is read of one client's reply. `plan`
+    is the approved plan as JSON: the worker refuses the run if values that follow from it come out differently.
     """
 
     config: Mapping[str, Any]
@@ -83,6 +84,7 @@ class Opening:
     prefix: tuple[str, ...] = ()
     environment: Mapping[str, str] | None = None
     reply_bytes: int = MAX_BODY
+    plan: str = ""
 
     @classmethod
     def of(cls, run: Run) -> Self:
@@ -103,10 +105,10 @@ class Opening:
 
     def message(self) -> list[Any]:
         """Returns the message that tells a worker to open the run, as buffers."""
-        facts, arrays = self.site, {}
-        if facts is not None:
-            # A manifest names every feature, and a header is short: it travels as an array.
-            arrays = {"manifest": np.frombuffer(facts.manifest.encode(), np.uint8)}
+        facts = self.site
+        # A manifest names every feature and a plan every site, and a header is short: they travel as arrays.
+        texts = {"plan": self.plan, "manifest": "" if facts is None else facts.manifest}
+        arrays = {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items() if text}
         meta = {
             "config": dict(self.config),
             "partition": str(self.partition),
@@ -132,6 +134,7 @@ class Opening:
                 disabled=tuple(meta["disabled"]),
                 path=tuple(meta["path"]),
                 site=None if meta["site"] is None else _site_facts(frame),
+                plan=frame.arrays["plan"].tobytes().decode() if "plan" in frame.arrays else "",
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ProtocolError("a message to open a run lacks a part of its description") from error

@@ -16,7 +16,7 @@ from flctl.types import ClientId, Failure, Gathered, IntArray, Outgoing
 from flctl.wire import frames, messages
 from flctl.wire.shared_memory import Bytes, SharedBlock
 
-__all__ = ["WorkerProcess", "read_frame", "write_parts"]
+__all__ = ["NotOpenedError", "WorkerProcess", "read_frame", "write_parts"]
 
 
 _PIPE_BYTES = 1 << 20
@@ -31,6 +31,14 @@ _ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": _KEPT,
     "MALLOC_TRIM_THRESHOLD_": _KEPT,
 }
+
+
+class NotOpenedError(FlctlError):
+    """A worker process could not open its run. `reason` is the code of a refusal, empty for any other error."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(f"a worker process could not open the run: {message}")
+        self.reason = reason
 
 
 def read_frame(stream: IO[bytes], most: int = frames.MAX_BODY) -> bytes:
@@ -83,14 +91,14 @@ class WorkerProcess:
         return self._process.stdout  # type: ignore[return-value]
 
     def wait_until_open(self) -> Outline:
-        """Returns the outline of the run's model once the worker can take clients. Raises FlctlError with its reason
-        when it cannot."""
+        """Returns the outline of the run's model once the worker can take clients. Raises NotOpenedError if it cannot
+        open the run, FlctlError if it ended."""
         try:
             frame = frames.unpack(read_frame(self._stdout, _REPORT_BYTES), "opened")
         except EOFError as error:
             raise FlctlError(f"a worker process ended with code {self.exit_code()} before it was ready") from error
         if frame.meta["error"]:
-            raise FlctlError(f"a worker process could not open the run: {frame.meta['error']}")
+            raise NotOpenedError(str(frame.meta["error"]), str(frame.meta.get("reason", "")))
         return Outline.of_plain(json.loads(frame.arrays["outline"].tobytes()))
 
     def ask(self, ids: Sequence[ClientId], work: bytes) -> list[Outgoing | Failure] | Failure:
@@ -131,6 +139,11 @@ class WorkerProcess:
         if work is not self._sent:
             self._stdin.write(work)
             self._sent = work
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
 
     def exit_code(self) -> int | None:
         """Describes how the process ended, after waiting a moment for it to end."""

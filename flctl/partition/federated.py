@@ -47,7 +47,8 @@ class FederatedData(PartitionView):
 
 
 class SiteData(PartitionView):
-    """A federation as one of its clients sees it: all declared row counts, and its own rows and their exact number.
+    """A federation as one of its clients sees it: all declared row counts, and its own rows, of which
+    `train_sizes` knows the exact number.
 
     `own` is the partition in which the rows of `client_id` lie. Raises IncompatibleError if its data set is not the
     federation's: its task, shape, classes or standardisation, or the number of the client's rows.
@@ -84,9 +85,12 @@ class SiteData(PartitionView):
 
     @property
     def counts(self) -> IntArray:
-        counts = self._federation.counts.copy()
-        counts[self._index] = self._own.counts[self._own_index]
-        return counts
+        return self._federation.counts
+
+    def train_sizes(self, clients: IntArray) -> IntArray:
+        own = int(self._own.counts[self._own_index, 0])
+        sizes: IntArray = np.where(clients == self._index, own, self.counts[clients, 0])
+        return sizes
 
     def verify_digests(self) -> None:
         self._own.verify_digests()

@@ -21,7 +21,15 @@ from flctl.partition.federated import FederatedData
 from flctl.partition.manifest import Column, DatasetInfo, Manifest, RowCounts, digest_of
 from flctl.partition.store import Partition, manifest_bytes
 
-__all__ = ["FORMAT", "DeclaredClient", "FederatedManifest", "federated_data", "open_data", "write_federated"]
+__all__ = [
+    "FORMAT",
+    "DeclaredClient",
+    "FederatedManifest",
+    "federated_data",
+    "is_federated",
+    "open_data",
+    "write_federated",
+]
 
 FORMAT = "flctl-federated/1"
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)

@@ -103,8 +103,10 @@ def train(run: Run, directory: RunDirectory, *, interrupted: Callable[[], bool] 
 
 
 def engine_name(run: Run) -> str:
-    """The engine that `auto` stands for: a pool where more than one worker is asked for."""
+    """The engine that `auto` stands for: sites if the rows are there, a pool for more than one worker."""
     chosen = run.config.engine
+    if chosen.name == "auto" and not run.partition.here:
+        return "network"
     return chosen.name if chosen.name != "auto" else ("pool" if chosen.workers > 1 else "inprocess")
 
 

@@ -56,7 +56,8 @@ def test_rows_are_declared_exactly_or_rounded(tmp_path, schema, rows, expected):
     clients = (DeclaredClient("a", found.train, found.test), DeclaredClient("b", 50, 5))
     manifest = FederatedManifest("h", schema.described(), schema.standardisation, clients, schema.inputs)
     site = SiteData(federated_data(manifest, tmp_path / "fed"), partition, "a")
-    assert site.counts.tolist() == [[105, 12], [50, 5]]
+    assert site.counts.tolist() == [[*expected], [50, 5]]
+    assert site.train_sizes(np.array([1, 0])).tolist() == [50, 105]
 
 
 def test_a_site_with_other_rows_than_declared_is_refused(tmp_path, schema):

@@ -180,10 +180,17 @@ def as_subprocess() -> SimpleNamespace:
 _server: list[subprocess.Popen[bytes]] = []
 
 
+_starting = threading.Lock()
+
+
 def start_server() -> None:
-    """Starts this process's server, unless it has one or was forked by one."""
-    if ADDRESS in os.environ:
-        return
+    """Starts this process's server, unless it has one or was forked by one. Threads may ask at the same time."""
+    with _starting:
+        if ADDRESS not in os.environ:
+            _start_server()
+
+
+def _start_server() -> None:
     address = Path(tempfile.mkdtemp(prefix="prefork-")) / "s"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(address))

@@ -100,7 +100,10 @@ FLAGS = (
         "--clients-per-round", "cohort.clients", int, COHORT, "Clients sampled per round.", 10, ", or all of fewer"
     ),
     KeyFlag("--rounds", "rounds", int, STOP, "Rounds to train.", 10),
-    KeyFlag("--engine", "engine.name", str, WHERE, "inprocess, pool or file.py:Class.", "auto", ", by --workers"),
+    KeyFlag(
+        "--engine", "engine.name", str, WHERE, "inprocess, pool, network or file.py:Class.", "auto", ", by --workers"
+    ),
+    KeyFlag("--purpose", "engine.purpose", str, WHERE, "Purpose that sites read and approve.", None),
     KeyFlag("--workers", "engine.workers", int, WHERE, "Worker processes; results do not depend on them.", 1),
     KeyFlag("--max-failures", "engine.max_failures", int, WHERE, "Clients that may fail in a round.", 0),
 )

@@ -22,7 +22,8 @@ from flctl.config.load import Loaded, ValueOrigin, load
 from flctl.engines.footprint import refuse_too_large
 from flctl.errors import ConfigError, IncompatibleError, PrivacyBudgetError, command_line
 from flctl.kinds import short_name
-from flctl.partition.federated_files import open_data
+from flctl.partition.federated_files import is_federated, open_data
+from flctl.partition.manifest import MANIFEST
 from flctl.partition.view import PartitionView
 from flctl.plugins.registry import Registry
 from flctl.run.directory import RunDirectory, named_files
@@ -178,7 +179,7 @@ def _planned(request: TrainRequest, registry: Registry) -> _Planned:
             f"{request.out} exists already",
             hint=f"Use another --out, or continue: {command_line('flctl', 'train', '--resume', request.out)}",
         )
-    flags = dict(request.flags)
+    flags = {**_remote_flags(request), **request.flags}
     if request.data is not None:
         flags["data"] = Flag("DATA", str(request.data))
     loaded = load(registry, file=request.config, flags=flags, overrides=request.overrides, environ=os.environ)
@@ -191,6 +192,16 @@ def _planned(request: TrainRequest, registry: Registry) -> _Planned:
     run = Run.build(loaded.config, registry, partition, path / "memory")
     refuse_too_large(run, engine_class(run))
     return _Planned(run, loaded, path)
+
+
+def _remote_flags(request: TrainRequest) -> dict[str, Flag]:
+    """The keys that follow from a federated data directory: its clients are sites, and each trains alone."""
+    manifest = None if request.data is None else request.data / MANIFEST
+    if manifest is None or not manifest.is_file() or not is_federated(manifest.read_bytes()):
+        return {}
+    given = {override.partition("=")[0].strip() for override in request.overrides}
+    keys: dict[str, Any] = {"engine.name": "network", "engine.alone": True}
+    return {key: Flag("DATA", value) for key, value in keys.items() if key not in given}
 
 
 def _resumed(request: TrainRequest) -> tuple[Registry, Loaded, RunDirectory]:

@@ -64,8 +64,8 @@ def _features(column: SchemaColumn, rows: int, rng: np.random.Generator) -> Floa
 def _targets(schema: Schema, score: FloatArray) -> npt.NDArray[Any]:
     """The targets of rows with these scores [n, classes]."""
     if schema.target.classes:
-        return np.argmax(score - score.mean(axis=0), axis=1).astype(np.int64)
+        return np.asarray(np.argmax(score - score.mean(axis=0), axis=1), np.int64)
     target = schema.target
     values = (target.mean or 0.0) + (1.0 if target.sd is None else target.sd) * score[:, 0]
     least, largest = target.range or (-np.inf, np.inf)
-    return np.clip(values, least, largest).astype(np.float32)
+    return np.asarray(np.clip(values, least, largest), np.float32)

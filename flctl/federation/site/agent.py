@@ -1,0 +1,185 @@
+"""The agent of a site: asks the hub for orders, checks them, has its worker train, and sends what may leave.
+
+It holds the keys and the network and runs no model code; it never imports torch.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from flctl.errors import FlctlError, StorageError
+from flctl.federation.identity.homes import SiteHome
+from flctl.federation.member import FederationMember
+from flctl.federation.reasons import Reason, Refused
+from flctl.federation.site.gate import Gate
+from flctl.federation.site.intake import PlanIntake
+from flctl.federation.site.journal import Journal
+from flctl.federation.site.outbox import Outbox
+from flctl.federation.site.run_files import SiteRun
+from flctl.federation.site.steps import Steps
+from flctl.federation.transport.envelope import Envelope, open_envelope
+from flctl.federation.transport.retries import HubAwayError
+
+if TYPE_CHECKING:
+    from flctl.component import Catalogue
+
+__all__ = ["SiteAgent", "locked"]
+
+IDLE_WAIT, BUSY_WAIT = 25.0, 5.0
+LOOK_SECONDS = 2.0
+"""Seconds between two looks at decisions that a person has made meanwhile."""
+
+
+@contextmanager
+def locked(home: SiteHome) -> Iterator[None]:
+    """Keeps a second agent from using a home. Raises Refused (`home-locked`) while one does."""
+    from filelock import FileLock, Timeout
+
+    home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = FileLock(home.path / "agent.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise Refused(Reason.HOME_LOCKED, hint="End the other `flctl site serve`, or wait for it.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class SiteAgent:
+    """Answers the orders of one federation at one site. `said` receives sentences for the site's own log."""
+
+    def __init__(
+        self, home: SiteHome, member: FederationMember, gate: Gate, registry: Catalogue, said: Callable[[str], None]
+    ) -> None:
+        home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.home, self.member, self.gate, self.said = home, member, gate, said
+        self.journal = Journal.open(home.journal)
+        self.outbox = Outbox(home.outbox)
+        self.steps = Steps(home, member, gate, self.journal, self.outbox, registry)
+        self._plans = PlanIntake(home, member, gate, said)
+        self._orders: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._failed: BaseException | None = None
+
+    def serve(self) -> None:
+        """Answers orders until `stop` is called. Raises what ends the agent, such as a roster that was rolled back."""
+        self.member.greet()
+        poller = threading.Thread(target=self._poll, name="orders", daemon=True)
+        poller.start()
+        try:
+            while not self._stop.is_set():
+                self._between()
+                with suppress(queue.Empty):
+                    self.handle(self._orders.get(timeout=LOOK_SECONDS))
+            if self._failed is not None:
+                raise self._failed
+        except HubAwayError:
+            if not self._stop.is_set():
+                raise
+        finally:
+            self.close()
+
+    def work_once(self) -> int:
+        """Answers the orders that are there, and returns their number: for cron, Slurm, and hosts without daemons."""
+        handled = 0
+        try:
+            self.member.greet()
+            self._between()
+            while orders := self.member.client.tasks(wait=0):
+                for text in orders:
+                    self.handle(text)
+                    handled += 1
+                self._between()
+        finally:
+            self.close()
+        return handled
+
+    def stop(self) -> None:
+        """Ends `serve` soon; an answer in progress is dropped and computed again later."""
+        self._stop.set()
+        self.member.client.close()
+        self.steps.end()
+
+    def close(self) -> None:
+        """Ends workers and closes the journal."""
+        self._stop.set()
+        self.member.client.close()
+        self.steps.end()
+        self.journal.close()
+
+    def handle(self, text: bytes) -> None:
+        """Handles one order: whatever is wrong with it is recorded, and the agent goes on."""
+        try:
+            envelope = self.member.read(text)
+        except Refused as refused:
+            self._refused(text, refused)
+            return
+        try:
+            self._handled(envelope, text)
+        except HubAwayError:
+            raise
+        except StorageError as error:
+            self.said(f"{error.message}; the order is taken up again later")
+            self._stop.wait(LOOK_SECONDS)
+            self._orders.put(text)
+        except FlctlError as error:
+            self.said(f"run {envelope.run}: {error.message}")
+            reason = error.reason.value if isinstance(error, Refused) else error.kind
+            self.gate.record("refused", run=envelope.run, task=envelope.task, reason=reason)
+
+    def _handled(self, envelope: Envelope, text: bytes) -> None:
+        if envelope.kind == "plan":
+            self._plans.take(envelope, text)
+        elif envelope.kind == "notice":
+            self._notice(envelope)
+        elif envelope.kind == "task":
+            self.steps.answer(envelope)
+        else:
+            raise Refused(Reason.ENVELOPE_KIND)
+
+    def _between(self) -> None:
+        """Sends decisions that were made since, and replies that an earlier agent left in the outbox."""
+        self._plans.send_decisions(self.journal)
+        self.steps.upload_waiting()
+
+    def _notice(self, envelope: Envelope) -> None:
+        run = SiteRun.of(self.home, envelope.run)
+        plan = run.plan()
+        if plan.digest != envelope.plan or plan.coordinator != envelope.sender:
+            raise Refused(Reason.PLAN_COORDINATOR)
+        for name, act in (
+            ("settled", self.steps.settle),
+            ("retract", self.steps.retract),
+            ("forget", self.steps.forget),
+        ):
+            number = envelope.body.get(name)
+            if type(number) is int and number >= 0:
+                act(run, plan, number)
+
+    def _refused(self, text: bytes, refused: Refused) -> None:
+        """Records an order that was refused before its sender was known."""
+        self.said(f"an order was refused: {refused.sentence}")
+        with suppress(Refused):
+            envelope, _ = open_envelope(text)
+            self.gate.record("refused", run=envelope.run, task=envelope.task, reason=refused.reason.value)
+            return
+        self.gate.record("refused", run="", task="", reason=refused.reason.value)
+
+    def _poll(self) -> None:
+        """Asks for orders while the agent works; the polls are its heartbeat too."""
+        try:
+            while not self._stop.is_set():
+                progress = self.steps.progress()
+                for text in self.member.client.tasks(BUSY_WAIT if progress else IDLE_WAIT, progress):
+                    self._orders.put(text)
+        except HubAwayError:
+            return
+        except BaseException as error:
+            self._failed = error
+            self._stop.set()

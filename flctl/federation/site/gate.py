@@ -1,0 +1,41 @@
+"""The decisions that the agent asks for: approvals, checks of orders, what may be shared, and the record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from flctl.federation.plan.plan import Plan
+from flctl.federation.transport.envelope import Envelope
+from flctl.types import Work
+
+__all__ = ["Gate"]
+
+
+class Gate(Protocol):
+    """The owner's side of an agent. Every refusal is `Refused` with its reason."""
+
+    def asked(self, plan: Plan) -> None:
+        """A plan has arrived and is kept. A policy that approves plans by itself does so here."""
+
+    def decision(self, plan: Plan) -> Mapping[str, Any] | None:
+        """The newest decision on a plan as the note for its coordinator: "decision" (approve, deny, revoke), "reason";
+        None before there is one."""
+
+    def check(self, envelope: Envelope, plan: Plan, roster_digest: str) -> None:
+        """Checks 2 to 6 of a task: roster, plan and approval, versions, schedule, policy."""
+
+    def check_work(self, plan: Plan, work: Work) -> None:
+        """Check 7 of a task's content: layout, number types, finite numbers, and the local training of the schedule."""
+
+    def still_approved(self, plan: Plan) -> None:
+        """Raises Refused if the approval was revoked or has expired since."""
+
+    def shared(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The training metrics that may leave the site."""
+
+    def seconds_a_round(self) -> float | None:
+        """Seconds after which a step is ended; None without a limit."""
+
+    def record(self, event: str, **facts: Any) -> None:
+        """Adds a line to the record."""

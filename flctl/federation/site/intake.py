@@ -1,0 +1,96 @@
+"""Plans that arrive at a site, and the decisions on them that go back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, timedelta
+
+from flctl.federation.identity.homes import SiteHome
+from flctl.federation.member import FederationMember
+from flctl.federation.plan.moments import moment
+from flctl.federation.plan.plan import MOST_BYTES, Plan
+from flctl.federation.reasons import Reason, Refused
+from flctl.federation.site.gate import Gate
+from flctl.federation.site.journal import Journal
+from flctl.federation.site.run_files import SiteRun
+from flctl.federation.transport.envelope import Envelope
+from flctl.federation.transport.sealing import sealed_size
+
+__all__ = ["PlanIntake", "envelope_until"]
+
+
+@dataclass(frozen=True)
+class PlanIntake:
+    """Keeps the plans that coordinators send, and sends them the decisions that people make."""
+
+    home: SiteHome
+    member: FederationMember
+    gate: Gate
+    said: Callable[[str], None]
+
+    def take(self, envelope: Envelope, text: bytes) -> None:
+        """Fetches, opens and keeps a plan. Raises Refused for one that is not what its envelope says."""
+        run = SiteRun.of(self.home, envelope.run)
+        if len(envelope.blobs) != 1 or envelope.blobs[0].bytes > sealed_size(MOST_BYTES):
+            raise Refused(Reason.BLOB_SIZE)
+        ref = envelope.blobs[0]
+        sealed, plain = run.incoming / f"{ref.sha256}.sealed", run.incoming / "plan"
+        self.member.client.fetch_blob(ref.sha256, ref.bytes, sealed)
+        self.member.open_blob(envelope.run, ref, sealed, plain)
+        data = plain.read_bytes()
+        run.clear()
+        plan = Plan.from_json(data)
+        self._check(plan, envelope)
+        if run.keep_plan(data, text):
+            self.gate.record(
+                "asked", run=plan.run, plan=plan.digest, coordinator=plan.coordinator, purpose=plan.purpose
+            )
+            self.said(
+                f"run {plan.run}: {plan.coordinator} asks for approval; read it with: flctl site review {plan.run}"
+            )
+            self.gate.asked(plan)
+
+    def _check(self, plan: Plan, envelope: Envelope) -> None:
+        checks = (
+            (plan.digest == envelope.plan, Reason.PLAN_FORM),
+            (plan.federation == envelope.federation, Reason.PLAN_FEDERATION),
+            (plan.coordinator == envelope.sender, Reason.PLAN_COORDINATOR),
+            (plan.run == envelope.run, Reason.PLAN_RUN),
+            (self.member.name in plan.sites, Reason.PLAN_SITES),
+        )
+        for holds, reason in checks:
+            if not holds:
+                raise Refused(reason)
+
+    def send_decisions(self, journal: Journal) -> None:
+        """Sends the newest decision on each plan, unless its coordinator has it."""
+        for run in SiteRun.all(self.home):
+            plan = run.plan()
+            decision = self.gate.decision(plan)
+            if decision is None:
+                continue
+            text = json.dumps(dict(decision), sort_keys=True)
+            if journal.fact(f"decision {plan.digest}") != text:
+                self._send(plan, dict(decision))
+                journal.keep_fact(f"decision {plan.digest}", text)
+
+    def _send(self, plan: Plan, decision: dict[str, object]) -> None:
+        envelope = Envelope(
+            federation=plan.federation,
+            run=plan.run,
+            plan=plan.digest,
+            sender=self.member.name,
+            recipient=plan.coordinator,
+            kind="decision",
+            until=envelope_until(plan),
+            body=decision,
+        )
+        self.member.client.send_note(self.member.write(envelope))
+        self.said(f"run {plan.run}: the decision '{decision['decision']}' was sent to {plan.coordinator}")
+
+
+def envelope_until(plan: Plan) -> str:
+    """The end of a plan as envelopes write it."""
+    return (moment(plan.until) - timedelta(seconds=1)).astimezone(UTC).isoformat(timespec="seconds")
