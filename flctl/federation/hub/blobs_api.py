@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from flctl.federation.hub.blobs import BlobPart
 from flctl.federation.hub.door import Caller
@@ -23,6 +24,8 @@ __all__ = ["BlobsApi"]
 BUFFER = 1 << 20
 """Bytes that are gathered before a thread hashes and writes them."""
 CHUNK = 1 << 18
+QUIET = 0.25
+"""Seconds without a byte after which a later request of the same caller ends an upload of the same blob."""
 _RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{1,15})?")
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,15})-([0-9]{1,15})|\*)/([0-9]{1,15})")
 
@@ -44,12 +47,24 @@ class Upload:
         return self.sha256, self.caller.name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Receiving:
     """An upload in progress: cancelling its task ends it, and `done` is set once its part is closed."""
 
+    name: str
     task: asyncio.Task[Any]
+    received: int = 0
     done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def ended(self) -> None:
+        """Waits while bytes arrive, which a cut connection may still hold; ends an upload that gets no more."""
+        while not self.done.is_set():
+            before = self.received
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.done.wait(), QUIET)
+            if self.received == before and not self.done.is_set():
+                self.task.cancel()
+                await self.done.wait()
 
 
 class BlobsApi:
@@ -98,6 +113,8 @@ class BlobsApi:
         """Bytes of a blob that are there from the caller, after all checks that the upload would meet: a refusal comes
         before the first byte is sent."""
         upload = await self._upload(self._bodyless(request), request, _size(request.query.get("bytes", "")))
+        if former := self._box.receiving.get(upload.key):
+            await former.ended()
         whole = await self._box.db(self._box.store.in_run, upload.sha256, upload.run)
         stored = upload.size if whole else await self._box.files(self._box.blobs.stored, *upload.key)
         if not whole:
@@ -105,17 +122,25 @@ class BlobsApi:
         return web.json_response({"stored": stored, "whole": whole})
 
     async def put(self, request: web.Request) -> web.Response:
-        """Receives a blob, or its bytes from a position on; 200 once it is on disk."""
+        """Receives a blob, or its bytes from a position on; 200 once it is on disk.
+
+        A cut connection ends the request and not its work: all bytes that arrived are stored first.
+        """
+        work = asyncio.create_task(self._put(request))
+        work.add_done_callback(_looked_at)
+        return await asyncio.shield(work)
+
+    async def _put(self, request: web.Request) -> web.Response:
         caller, box = self._box.door.member(request), self._box
         content_range = request.headers.get("Content-Range", "")
         caller.check_body(body_digest(content_range.encode()))
         start, size = _given(content_range, request.content_length or 0)
         upload = await self._upload(caller, request, size)
         await self._check_room(upload, start)
-        async with self._alone(upload, size - start):
+        async with self._alone(upload, size - start) as receiving:
             part = await box.files(box.blobs.open_part, *upload.key, start)
             try:
-                await self._receive(request, part, upload)
+                await self._receive(request, part, receiving)
                 await box.files(box.blobs.complete, part, upload.sha256)
             finally:
                 part.close()
@@ -169,20 +194,19 @@ class BlobsApi:
             )
 
     @asynccontextmanager
-    async def _alone(self, upload: Upload, missing: int) -> AsyncIterator[None]:
+    async def _alone(self, upload: Upload, missing: int) -> AsyncIterator[Receiving]:
         """Ends a former upload of the same blob by the same caller, whose connection may be cut without a sign, and
         reserves room for this one."""
         receiving, reserved, task = self._box.receiving, self._box.reserved, asyncio.current_task()
         if task is None:
             raise RuntimeError("an upload outside of a task")
-        former, mine = receiving.get(upload.key), Receiving(task)
+        former, mine = receiving.get(upload.key), Receiving(upload.caller.name, task)
         receiving[upload.key] = mine
         reserved[upload.run] = reserved.get(upload.run, 0) + missing
         try:
             if former is not None:
-                former.task.cancel()
-                await former.done.wait()
-            yield
+                await former.ended()
+            yield mine
         finally:
             mine.done.set()
             reserved[upload.run] -= missing
@@ -191,25 +215,27 @@ class BlobsApi:
             if receiving.get(upload.key) is mine:
                 del receiving[upload.key]
 
-    async def _receive(self, request: web.Request, part: BlobPart, upload: Upload) -> None:
+    async def _receive(self, request: web.Request, part: BlobPart, receiving: Receiving) -> None:
         """Writes the body to the part. All bytes that arrived before a cut are kept."""
         writer, limits, buffer = Writer(self._box, part), self._box.limits, bytearray()
-        loop, received, missing = asyncio.get_running_loop(), 0, upload.size - part.stored
+        loop, missing, name = asyncio.get_running_loop(), request.content_length or 0, receiving.name
         started = loop.time()
         try:
-            while received < missing:
-                latest = started + limits.body_grace + received / limits.body_rate
+            while receiving.received < missing:
+                latest = started + limits.body_grace + receiving.received / limits.body_rate
                 async with asyncio.timeout(min(limits.stall, max(latest - loop.time(), 0.0))):
                     chunk = await request.content.readany()
                 if not chunk:
                     raise Refused(Reason.BLOB_RANGE, "The upload ended early.")
-                received += len(chunk)
+                receiving.received += len(chunk)
                 buffer += chunk
                 if len(buffer) >= BUFFER:
                     full, buffer = buffer, bytearray()
                     await writer.write(full)
-                    self._box.presence.advanced(upload.caller.name)
+                    self._box.presence.advanced(name)
         finally:
+            if receiving.received < missing:
+                buffer += _arrived(request.content)
             await asyncio.shield(writer.end(buffer))
 
 
@@ -231,6 +257,22 @@ class Writer:
         await self.write(buffer)
         if self._writing is not None:
             await self._writing
+
+
+def _looked_at(work: asyncio.Task[Any]) -> None:
+    """Takes the error of work whose request has ended, so that asyncio does not report it as lost."""
+    if not work.cancelled():
+        work.exception()
+
+
+def _arrived(content: StreamReader) -> bytes:
+    """Bytes that arrived before a connection was cut: aiohttp keeps them behind the error, without a public way to read
+    them."""
+    content._exception = None
+    try:
+        return content.read_nowait()
+    except RuntimeError:  # a read was interrupted, so there are none
+        return b""
 
 
 def _name(request: web.Request) -> str:

@@ -194,8 +194,11 @@ class HubStore:
     # blobs
 
     def add_blob(self, sha256: str, size: int, run: str, ref: str, round_number: int | None) -> None:
-        """Records an uploaded blob. `ref` names the uploader and the task."""
+        """Records an uploaded blob. `ref` names the uploader, and the task or for a coordinator, whose upload has no
+        round yet, the run."""
         with self._change():
+            if round_number is None:
+                self._own(run, ref.partition(" ")[0])
             self._db.execute("INSERT OR IGNORE INTO blobs VALUES (?, ?)", (sha256, size))
             self._db.execute(
                 "INSERT OR IGNORE INTO links VALUES (?, ?, 'upload', ?, ?)", (sha256, run, ref, round_number)
