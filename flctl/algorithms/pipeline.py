@@ -101,10 +101,10 @@ class Pipeline:
                 )
             before = before or (name if codes else None)
 
-    def shared(self, name: str, number: int, broadcasts: Broadcasts) -> SharedContext:
+    def shared(self, name: str, round_number: int, broadcasts: Broadcasts) -> SharedContext:
         """Returns what both sides know of the transform `name` in a round."""
-        seed = seeds.derive(self.seed, "round", number, "shared", name)
-        return SharedContext(number, self.layouts[name], broadcasts.get(name, {}), seed)
+        seed = seeds.derive(self.seed, "round", round_number, "shared", name)
+        return SharedContext(round_number, self.layouts[name], broadcasts.get(name, {}), seed)
 
     def shared_by_all(self, work: Work) -> Mapping[str, SharedContext]:
         """Returns what both sides know of each transform in the round of `work`."""
@@ -192,15 +192,14 @@ class Pipeline:
                 yield from ((_prefix(name) + vector, values) for vector, values in kept.items())
 
 
-def begin_round(run: RunInfo, number: int, states: Mapping[str, Arrays]) -> dict[str, Arrays]:
-    """Begins round `number` on the server: returns the transforms' states. Raises PrivacyBudgetError if one ends the
-    run."""
+def begin_round(run: RunInfo, round_number: int, states: Mapping[str, Arrays]) -> dict[str, Arrays]:
+    """Begins a round on the server: returns the transforms' states. Raises PrivacyBudgetError if one ends the run."""
     started: dict[str, Arrays] = {}
     for name, transform in run.transforms.items():
-        state = transform.begin(states[name], StartContext(number, run))
+        state = transform.begin(states[name], StartContext(round_number, run))
         wrong = arrays.misfit(state)
         if wrong:
-            raise PluginError(f"round {number}: `begin` of transform '{name}' returned a state with {wrong}")
+            raise PluginError(f"round {round_number}: `begin` of transform '{name}' returned a state with {wrong}")
         started[name] = arrays.frozen(state)
     return started
 

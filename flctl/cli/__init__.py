@@ -170,15 +170,15 @@ def _tell(error: BaseException, arguments: Sequence[str], command: str) -> int:
     from flctl.cli import output
     from flctl.cli.failures import failure
 
-    told = failure(error, command)
+    reported = failure(error, command)
     if os.environ.get(DEBUG) == "1":
         _print_traceback(error)
     try:
-        output.fail(told, command, as_json="--json" in _before_dashes(arguments))
+        output.fail(reported, command, as_json="--json" in _before_dashes(arguments))
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):
         _hang_up()
-    return told.exit_code
+    return reported.exit_code
 
 
 def _before_dashes(arguments: Sequence[str]) -> Sequence[str]:
@@ -198,7 +198,7 @@ def _hang_up() -> int:
     return 1
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
+def _terminate(signal_number: int, frame: FrameType | None) -> None:
     from flctl.cli.failures import Terminated
 
     raise Terminated

@@ -59,7 +59,7 @@ def _run(commands: Sequence[str]) -> None:
 
 
 def _free_folder() -> Path:
-    number = 1
-    while (folder := Path("demo" if number == 1 else f"demo-{number}")).exists():
-        number += 1
+    suffix = 1
+    while (folder := Path("demo" if suffix == 1 else f"demo-{suffix}")).exists():
+        suffix += 1
     return folder

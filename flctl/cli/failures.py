@@ -48,7 +48,7 @@ def failure(error: BaseException, command: str = "") -> FlctlError:
     # Typer's own usage errors: Typer vendors Click from 0.26 on, so they are known by what they can do.
     if callable(getattr(error, "format_message", None)) and hasattr(error, "exit_code"):
         return _usage(error, command)
-    return next((told for kind, told in _foreseen() if isinstance(error, kind)), None) or _bug(error)
+    return next((reported for kind, reported in _foreseen() if isinstance(error, kind)), None) or _bug(error)
 
 
 def _foreseen() -> Sequence[tuple[type[BaseException] | tuple[type[BaseException], ...], FlctlError]]:

@@ -20,20 +20,23 @@ class StopSignals:
 
     seen: list[int] = field(default_factory=list)
 
-    def receive(self, number: int, frame: FrameType | None) -> None:
+    def receive(self, signal_number: int, frame: FrameType | None) -> None:
         """Handles a signal."""
-        self.seen.append(number)
+        self.seen.append(signal_number)
         if len(self.seen) > 1:
-            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+            raise KeyboardInterrupt if signal_number == signal.SIGINT else Terminated
         output.note("finishing the round; press Ctrl-C again to stop at once (a resume repeats the round)")
 
 
 @contextmanager
 def receiving(signals: StopSignals) -> Iterator[None]:
     """Ctrl-C and SIGTERM end training after the round in progress."""
-    former = {number: signal.signal(number, signals.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {
+        signal_number: signal.signal(signal_number, signals.receive)
+        for signal_number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+        for signal_number, handler in former.items():
+            signal.signal(signal_number, handler)

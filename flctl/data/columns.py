@@ -114,7 +114,7 @@ class Numbers:
     def add(self, arrays: Mapping[int, Array], rows: int) -> None:
         """Takes a batch. Raises CellError for a cell that is no finite 32-bit number."""
         block = self._values.extend(rows)
-        for place, column in enumerate(self.columns):
+        for column_index, column in enumerate(self.columns):
             try:
                 values, absent = as_numbers(arrays[column], self._missing)
             except CellError as fault:
@@ -123,8 +123,8 @@ class Numbers:
             if column not in self.merging and merges(values, offset):
                 self.merging[column] = middle(values)
             with np.errstate(over="ignore"):
-                block[:, place] = values - offset if offset else values
-            self.absent[place] += _count_absent(column, block[:, place], absent)
+                block[:, column_index] = values - offset if offset else values
+            self.absent[column_index] += _count_absent(column, block[:, column_index], absent)
 
     def finish(self) -> npt.NDArray[np.float32]:
         """The matrix [n, k]."""

@@ -100,11 +100,11 @@ class TableEncoder:
 
     def __init__(self, inputs: Inputs, sheets: Sheets, unseen: Unseen = "zeros", words: Sequence[str] = ()) -> None:
         self.inputs, self.sheets, self.unseen = inputs, sheets, unseen
-        places = _places(inputs, sheets)
+        column_indices = _column_indices(inputs, sheets)
         self._words = {name: _place_of(name, sheets) for name in words}
-        features = tuple(places[column.name] for column in inputs.columns)
-        categories = [places[column.name] for column in inputs.columns if column.kind == "category"]
-        dates = {places[column.name] for column in inputs.columns if column.kind == "date"}
+        features = tuple(column_indices[column.name] for column in inputs.columns)
+        categories = [column_indices[column.name] for column in inputs.columns if column.kind == "category"]
+        dates = {column_indices[column.name] for column in inputs.columns if column.kind == "date"}
         by = tuple(dict.fromkeys((*self._words.values(), *sorted(dates))))
         self.plan = ColumnPlan(tuple(sheets.names), None, features, tuple(categories), by)
         self._missing = (*inputs.missing, *sheets.missing)
@@ -133,67 +133,73 @@ class TableEncoder:
         first, rows = self.tally.rows, len(next(iter(batch.values())))
         x = np.zeros((rows, len(self.inputs.features)), np.float32)
         start = 0
-        for place, column in zip(self.plan.features, self.inputs.columns, strict=True):
+        for column_index, column in zip(self.plan.features, self.inputs.columns, strict=True):
             if column.kind != "category":
-                self._fill_numbers(x[:, start : start + len(column.features)], batch[place], place, column)
+                self._fill_numbers(
+                    x[:, start : start + len(column.features)], batch[column_index], column_index, column
+                )
             else:
-                codes = self._codes(batch[place], place, column)
+                codes = self._codes(batch[column_index], column_index, column)
                 row = np.flatnonzero(codes != NO_LEVEL)
                 x[row, start + codes[row]] = 1
             start += len(column.features)
         self.tally.rows += rows
-        return EncodedRows(first, x, {name: self._text(batch[place]) for name, place in self._words.items()})
+        return EncodedRows(
+            first, x, {name: self._text(batch[column_index]) for name, column_index in self._words.items()}
+        )
 
-    def _fill_numbers(self, into: npt.NDArray[np.float32], array: Any, place: int, column: InputColumn) -> None:
+    def _fill_numbers(self, into: npt.NDArray[np.float32], array: Any, column_index: int, column: InputColumn) -> None:
         """Writes a number's features [n, 1 or 2]."""
-        values = self._numbers(array, place, column)
+        values = self._numbers(array, column_index, column)
         absent = np.isnan(values)
         into[:, 0] = values if column.fill is None else np.where(absent, np.float32(column.fill), values)
         if column.indicator:
             into[:, 1] = absent
 
-    def _dates(self, array: Any, place: int, column: InputColumn) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    def _dates(self, array: Any, column_index: int, column: InputColumn) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
         values, wrong = date_numbers(trimmed(array, self._missing), column.part, column.format)
         if wrong is not None:
-            raise CellError(place, self.tally.rows + wrong, f"not a date in the format {column.format}")
+            raise CellError(column_index, self.tally.rows + wrong, f"not a date in the format {column.format}")
         return values, np.isnan(values)
 
-    def _numbers(self, array: Any, place: int, column: InputColumn) -> npt.NDArray[np.float32]:
+    def _numbers(self, array: Any, column_index: int, column: InputColumn) -> npt.NDArray[np.float32]:
         absent: npt.NDArray[np.bool_] | None
         if column.kind == "date":
-            values, absent = self._dates(array, place, column)
+            values, absent = self._dates(array, column_index, column)
         else:
             try:
                 values, absent = as_numbers(array, self._missing)
             except CellError as fault:
-                raise CellError(place, self.tally.rows + fault.row, fault.reason) from fault
+                raise CellError(column_index, self.tally.rows + fault.row, fault.reason) from fault
         with np.errstate(over="ignore", invalid="ignore"):
             result = (values - column.offset).astype(np.float32)
         allowed = np.isfinite(result) if absent is None else np.isfinite(result) | absent
         if not allowed.all():
-            raise CellError(place, self.tally.rows + int(np.argmin(allowed)), "not a finite 32-bit number")
+            raise CellError(column_index, self.tally.rows + int(np.argmin(allowed)), "not a finite 32-bit number")
         self.tally.add_missing(column.name, 0 if absent is None else int(absent.sum()))
         return result
 
-    def _codes(self, array: Any, place: int, column: InputColumn) -> npt.NDArray[np.int64]:
+    def _codes(self, array: Any, column_index: int, column: InputColumn) -> npt.NDArray[np.int64]:
         """The level of each row, or NO_LEVEL."""
         encoded = optional("pyarrow.compute", "pyarrow", "tables").dictionary_encode(array)
         words = [self._word(word) for word in (*encoded.dictionary.to_pylist(), None)]
         local = encoded.indices.fill_null(len(words) - 1).to_numpy(zero_copy_only=False)
         for code, count in enumerate(np.bincount(local, minlength=len(words)).tolist()):
             if count:
-                self._count(column.name, words[code], count, lambda code=code: int(np.argmax(local == code)), place)
+                self._count(
+                    column.name, words[code], count, lambda code=code: int(np.argmax(local == code)), column_index
+                )
         codes = self._levels[column.name]
         levels: npt.NDArray[np.int64] = np.array([codes.code(word) for word in words], np.int64)[local]
         return levels
 
-    def _count(self, column: str, word: str | None, rows: int, first: Any, place: int) -> None:
+    def _count(self, column: str, word: str | None, rows: int, first: Any, column_index: int) -> None:
         if word is None:
             self.tally.add_missing(column, rows)
         elif not self._levels[column].knows(word):
             if self.unseen == "refuse":
                 reason = f"a category that training never had; it had {_listed(self._levels[column].names)}"
-                raise _UnseenError(place, self.tally.rows + first(), reason)
+                raise _UnseenError(column_index, self.tally.rows + first(), reason)
             self.tally.add_unseen(column, word, rows)
 
     def _word(self, value: Any) -> str | None:
@@ -233,7 +239,7 @@ class _Codes:
         return self._missing if word is None else self._index.get(word, self._unseen)
 
 
-def _places(inputs: Inputs, sheets: Sheets) -> dict[str, int]:
+def _column_indices(inputs: Inputs, sheets: Sheets) -> dict[str, int]:
     """Column name -> index in the sheets. Raises IncompatibleError naming the columns that are missing."""
     found = {name: index for index, name in enumerate(_names(inputs, sheets))}
     missing = [column.name for column in inputs.columns if column.name not in found]

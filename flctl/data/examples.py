@@ -78,11 +78,11 @@ def refuse_nonfinite(x: npt.NDArray[Any], name: str, first_row: int = 0) -> None
         total = x.sum(dtype=np.float64)
     if np.isfinite(total):
         return
-    place = np.argwhere(~np.isfinite(x))[0]
-    row, rest = int(place[0]) + first_row, [int(i) for i in place[1:]]
+    index = np.argwhere(~np.isfinite(x))[0]
+    row, rest = int(index[0]) + first_row, [int(i) for i in index[1:]]
     where = f"column {rest[0]}" if len(rest) == 1 else f"position {rest}"
     raise DataError(
-        f"{name}, row {row}, {where}: {x[tuple(place)]} is not a finite 32-bit number",
+        f"{name}, row {row}, {where}: {x[tuple(index)]} is not a finite 32-bit number",
         hint="Fill or drop such rows first; only tables may have missing values.",
     )
 

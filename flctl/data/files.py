@@ -95,12 +95,12 @@ def list_folder(folder: Path, extensions: tuple[str, ...]) -> tuple[Path, ...]:
 def _files_of_subfolders(folder: Path, extensions: tuple[str, ...]) -> tuple[Path, ...]:
     found: list[Path] = []
     others = 0
-    for place, folders, names in os.walk(folder, followlinks=True):
-        inner = len(Path(place).relative_to(folder).parts)
+    for here, folders, names in os.walk(folder, followlinks=True):
+        inner = len(Path(here).relative_to(folder).parts)
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if inner < MAX_DEPTH else []
         for name in sorted(names):
             if name.lower().endswith(extensions) and not name.startswith((".", "_")):
-                found.append(Path(place, name))
+                found.append(Path(here, name))
             others += not name.lower().endswith((*extensions, *_DESCRIPTIONS)) and not name.startswith((".", "_"))
         if others > MANY_OTHERS and others > len(found):
             return ()

@@ -87,8 +87,8 @@ def _refuse_unknown(reader: type[DatasetReader], given: Mapping[str, Any]) -> No
 def _bad_options(reader: type[DatasetReader], error: ValidationError) -> ConfigError:
     reasons = []
     for item in error.errors(include_url=False):
-        place = _flag(str(item["loc"][0])) if item["loc"] else reader.name
-        reasons.append(f"{place} {item['input']!r}: {plain_words(item['msg'])}")
+        option = _flag(str(item["loc"][0])) if item["loc"] else reader.name
+        reasons.append(f"{option} {item['input']!r}: {plain_words(item['msg'])}")
     return ConfigError(f"the {reader.name} reader cannot use " + "; ".join(reasons))
 
 

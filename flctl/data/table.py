@@ -207,8 +207,8 @@ class _Builder:
         )
 
     def _refuse_all_missing(self, where: str) -> None:
-        for place, column in enumerate(self.numbers.columns):
-            if self.numbers.absent[place] == self.kept:
+        for column_index, column in enumerate(self.numbers.columns):
+            if self.numbers.absent[column_index] == self.kept:
                 raise _all_missing(where, self.plan.names[column], self.kept)
         for column, levels in self.categories.items():
             if not levels.names:

@@ -21,22 +21,22 @@ PATH_COLUMNS = ("file", "folder")
 
 @dataclass(frozen=True, slots=True)
 class TableFile:
-    """One file of a table. `place` is its path below the source; `part` is the part of its rows."""
+    """One file of a table. `relative` is its path below the source; `part` is the part of its rows."""
 
     path: Path
-    place: Path
+    relative: Path
     part: SplitName = "train"
 
     @property
     def keys(self) -> dict[str, str]:
         """Columns that folders named `key=value` add, as Hive and Spark write them."""
-        pairs = (folder.partition("=") for folder in self.place.parts[:-1])
+        pairs = (folder.partition("=") for folder in self.relative.parts[:-1])
         return {key: value for key, sign, value in pairs if sign and key}
 
     @property
     def folder(self) -> str:
         """The outermost folder below the source, or the folder of a file that is named alone."""
-        return self.place.parts[0] if len(self.place.parts) > 1 else self.path.resolve().parent.name
+        return self.relative.parts[0] if len(self.relative.parts) > 1 else self.path.resolve().parent.name
 
 
 def table_files(
@@ -53,9 +53,9 @@ def table_files(
         parts: Parts[TableFile] = Parts(tuple(found), tuple(held_out))
     else:
         override = "; --splits none reads all files as one table"
-        parts = arrange(found, lambda file: file.place, override)
-    test = tuple(TableFile(file.path, file.place, "test") for file in parts.test)
-    validation = tuple(TableFile(file.path, file.place, "validation") for file in parts.validation)
+        parts = arrange(found, lambda file: file.relative, override)
+    test = tuple(TableFile(file.path, file.relative, "test") for file in parts.test)
+    validation = tuple(TableFile(file.path, file.relative, "validation") for file in parts.validation)
     return Parts(parts.train, test, validation, parts.notes)
 
 
@@ -78,7 +78,7 @@ def _refuse_twice(files: Sequence[TableFile]) -> None:
     for file in files:
         path = file.path.resolve()
         if path in seen:
-            raise DataError(f"{file.place.as_posix()} is named twice", hint="Name each file once.")
+            raise DataError(f"{file.relative.as_posix()} is named twice", hint="Name each file once.")
         seen.add(path)
 
 
@@ -86,4 +86,4 @@ def unique_names(files: Sequence[TableFile]) -> list[str]:
     """A name for each file: its own without extensions, or its path below the source if two share a name."""
     names = [short_name(file.path.name) for file in files]
     count = Counter(names)
-    return [name if count[name] == 1 else file.place.as_posix() for name, file in zip(names, files, strict=True)]
+    return [name if count[name] == 1 else file.relative.as_posix() for name, file in zip(names, files, strict=True)]

@@ -113,8 +113,8 @@ def grouped(values: FloatArray) -> Words:
     edges = np.unique(np.quantile(defined, (0, 0.25, 0.5, 0.75, 1)))
     ends = [")"] * (len(edges) - 2) + ["]"]
     names = [f"[{a:.3g}, {b:.3g}{end}" for a, b, end in zip(edges[:-1], edges[1:], ends, strict=True)]
-    place = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(names) - 1)
-    return np.where(np.isfinite(values), np.array(names)[place], ABSENT)
+    group = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(names) - 1)
+    return np.where(np.isfinite(values), np.array(names)[group], ABSENT)
 
 
 def _columns(partition: Partition) -> dict[str, tuple[int, tuple[str, ...], float]]:

@@ -49,7 +49,7 @@ def network_source(program: Any) -> str:
     """Python source of `forward(w, x)` for an exported program."""
     names = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs if spec.target is not None}
     inputs = program.graph_signature.user_inputs
-    lines = [f'    {place} = w["{target}"]' for place, target in names.items()]
+    lines = [f'    {variable} = w["{target}"]' for variable, target in names.items()]
     for node in program.graph.nodes:
         if node.op == "call_function":
             lines.append(f"    {node.name} = {_called(node.target)}({_arguments(node)})")

@@ -141,19 +141,19 @@ class ExportedModel:
         x = np.zeros((len(rows), sum(len(_features(column)) for column in self.columns)))
         start = 0
         for column in self.columns:
-            for place, row in enumerate(rows):
+            for row_index, row in enumerate(rows):
                 if column["name"] not in row:
-                    raise ValueError(f"row {place} has no column '{column['name']}'")
-                self._cell(x[place], start, column, row[column["name"]], place)
+                    raise ValueError(f"row {row_index} has no column '{column['name']}'")
+                self._cell(x[row_index], start, column, row[column["name"]], row_index)
             start += len(_features(column))
         return x
 
-    def _cell(self, row: np.ndarray, start: int, column: dict[str, Any], cell: Any, place: int) -> None:
+    def _cell(self, row: np.ndarray, start: int, column: dict[str, Any], cell: Any, row_index: int) -> None:
         word = (
             None if cell is None or str(cell).strip() in ("", *self.fitted["inputs"]["missing"]) else str(cell).strip()
         )
         if column["kind"] != "category":
-            value = self._number(word, column, place)
+            value = self._number(word, column, row_index)
             row[start] = column["fill"] if math.isnan(value) and column["fill"] is not None else value
             if column["indicator"]:
                 row[start + 1] = math.isnan(value)
@@ -164,7 +164,7 @@ class ExportedModel:
         elif word is not None:
             self.unseen += 1
 
-    def _number(self, word: str | None, column: dict[str, Any], place: int) -> float:
+    def _number(self, word: str | None, column: dict[str, Any], row_index: int) -> float:
         if word is None:
             return math.nan
         booleans = {"true": "1", "false": "0"}
@@ -172,9 +172,11 @@ class ExportedModel:
             raw = _date(word, column) if column["kind"] == "date" else float(booleans.get(word.lower(), word))
             value = float(raw - column["offset"])
         except ValueError:
-            raise ValueError(f"row {place}, column '{column['name']}': '{word}' is not a {column['kind']}") from None
+            raise ValueError(
+                f"row {row_index}, column '{column['name']}': '{word}' is not a {column['kind']}"
+            ) from None
         if not math.isfinite(value):
-            raise ValueError(f"row {place}, column '{column['name']}': {word} is not a finite number")
+            raise ValueError(f"row {row_index}, column '{column['name']}': {word} is not a finite number")
         return value
 
     def _classes(self, outputs: np.ndarray) -> list[dict[str, Any]]:
@@ -224,9 +226,9 @@ def main() -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     classes = [] if model.task == "regression" else model.classes
     writer.writerow(["row", "prediction", *(f"p:{name}" for name in classes)])
-    for place, found in enumerate(model.predict(rows)):
+    for row_index, found in enumerate(model.predict(rows)):
         shares = found.get("probability", {})
-        writer.writerow([place, found["prediction"], *(f"{shares[name]:.9g}" for name in classes)])
+        writer.writerow([row_index, found["prediction"], *(f"{shares[name]:.9g}" for name in classes)])
     if model.unseen:
         print(f"{model.unseen} cells or characters that training never had", file=sys.stderr)
 

@@ -74,5 +74,5 @@ def _refuse_other_data(found: DatasetInfo, trained: DatasetInfo) -> None:
 
 
 def _feature_difference(found: tuple[str, ...], trained: tuple[str, ...]) -> str:
-    place, one, other = next((i, a, b) for i, (a, b) in enumerate(zip(found, trained, strict=True)) if a != b)
-    return f"feature {place} is '{one}', the model's is '{other}'"
+    index, one, other = next((i, a, b) for i, (a, b) in enumerate(zip(found, trained, strict=True)) if a != b)
+    return f"feature {index} is '{one}', the model's is '{other}'"

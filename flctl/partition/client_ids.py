@@ -37,18 +37,18 @@ class ClientIds(Sequence[str]):
     def __contains__(self, client_id: object) -> bool:
         return isinstance(client_id, str) and self.find(client_id) is not None
 
-    def take(self, numbers: IntArray) -> npt.NDArray[np.str_]:
+    def take(self, indices: IntArray) -> npt.NDArray[np.str_]:
         """The ids [K] of the clients with these numbers [K], as an array."""
-        return self._array[numbers]
+        return self._array[indices]
 
     def find(self, client_id: str) -> int | None:
         """The client's number, or None. Ids "0".."K-1" need no search; others are sorted once."""
-        number = int(client_id) if client_id.isdecimal() and len(client_id) < 19 else len(self)
-        if number < len(self) and self._array[number] == client_id:
-            return number
+        index = int(client_id) if client_id.isdecimal() and len(client_id) < 19 else len(self)
+        if index < len(self) and self._array[index] == client_id:
+            return index
         if self._order is None:
             self._order = np.argsort(self._array, kind="stable")
-        place = int(np.searchsorted(self._array, client_id, sorter=self._order))
-        if place < len(self) and self._array[self._order[place]] == client_id:
-            return int(self._order[place])
+        position = int(np.searchsorted(self._array, client_id, sorter=self._order))
+        if position < len(self) and self._array[self._order[position]] == client_id:
+            return int(self._order[position])
         return None

@@ -131,11 +131,11 @@ def _gather(tables: Sequence[Table], rows: IntArray) -> list[Words]:
     """The given rows' columns as words, whichever table they are in."""
     starts = np.cumsum([0] + [len(table[0]) for table in tables])
     result: list[Words] = []
-    for number, column in enumerate(tables[0]):
+    for column_index, column in enumerate(tables[0]):
         words = np.empty((len(rows), _word_count(column)), np.uint64)
-        for place, table in enumerate(tables):
-            here = (rows >= starts[place]) & (rows < starts[place + 1])
-            words[here] = _words(table[number][rows[here] - starts[place]])
+        for table_index, table in enumerate(tables):
+            here = (rows >= starts[table_index]) & (rows < starts[table_index + 1])
+            words[here] = _words(table[column_index][rows[here] - starts[table_index]])
         result.append(words)
     return result
 
@@ -149,10 +149,10 @@ def hash_rows(column: Column, position: int = 0) -> Words:
     """
     hashes = np.zeros(len(column), np.uint64)
     words = _word_count(column)
-    places = _mix(np.arange(1, words + 1, dtype=np.uint64) * INCREMENT + np.uint64(position) * FIRST)
+    salts = _mix(np.arange(1, words + 1, dtype=np.uint64) * INCREMENT + np.uint64(position) * FIRST)
     for part in _chunks(len(column), words * 8):
         # Wrapping is what a sum modulo 2^64 is.
-        hashes[part] = _mix(_words(column[part]) + places).sum(axis=1, dtype=np.uint64)
+        hashes[part] = _mix(_words(column[part]) + salts).sum(axis=1, dtype=np.uint64)
     return hashes
 
 

@@ -79,14 +79,14 @@ def file_names(client_ids: Iterable[str], suffix: str) -> Iterator[str]:
     """A file name for each client that every system takes: letters, digits, `.`, `_`, `-`; unique whatever the case,
     and none of the names that Windows keeps for devices."""
     taken = {INDEX.removesuffix(suffix)}
-    numbers: dict[str, int] = {}
+    uses: dict[str, int] = {}
     for client_id in client_ids:
         stem = re.sub(r"[^A-Za-z0-9_.-]", "_", client_id)[:80].rstrip(".") or "_"
         stem = f"_{stem}" if _RESERVED.fullmatch(stem) or stem[0] in "-." else stem
         name = stem
         while name.lower() in taken:
-            numbers[stem] = numbers.get(stem, 1) + 1
-            name = f"{stem}-{numbers[stem]}"
+            uses[stem] = uses.get(stem, 1) + 1
+            name = f"{stem}-{uses[stem]}"
         taken.add(name.lower())
         yield f"{name}{suffix}"
 
@@ -226,7 +226,7 @@ def _joined(site: _Site) -> str:
     pieces: list[str] = []
     last: int | None = None
     for x, y in zip(site.x.tolist(), site.y.tolist(), strict=True):
-        length = next((place for place, code in enumerate(y) if code == PADDING), len(y))
+        length = next((index for index, code in enumerate(y) if code == PADDING), len(y))
         if length == 0:
             continue
         if last is not None and x[0] != last:

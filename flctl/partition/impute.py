@@ -21,18 +21,18 @@ def imputed(dataset: Dataset, planned: SplitPlan) -> Dataset:
     parts = [planned.order[start:stop] for start, stop in planned.bounds[:, :2].tolist()]
     training = np.concatenate([np.zeros(0, np.int64), *parts])
     average = np.median if dataset.impute == "median" else np.mean
-    x, columns, place = dataset.x.copy(), list(dataset.inputs.columns), 0
+    x, columns, offset = dataset.x.copy(), list(dataset.inputs.columns), 0
     test, validation = (
         None if part is None else replace(part, x=part.x.copy()) for part in (dataset.test, dataset.validation)
     )
     for index, column in enumerate(dataset.inputs.columns):
         if column.kind != "category":
-            known = _known(x[training, place])
+            known = _known(x[training, offset])
             fill = float(np.float32(average(known.astype(np.float64)))) if known.size else 0.0
             for values in (x, *(part.x for part in (test, validation) if part is not None)):
-                values[np.isnan(values[:, place]), place] = fill
+                values[np.isnan(values[:, offset]), offset] = fill
             columns[index] = replace(column, fill=fill)
-        place += len(column.features)
+        offset += len(column.features)
     inputs = replace(dataset.inputs, columns=tuple(columns))
     return replace(dataset, x=x, test=test, validation=validation, inputs=inputs)
 

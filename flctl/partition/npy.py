@@ -131,12 +131,12 @@ class StoredColumn:
         if not hasattr(os, "preadv"):
             return self.array[start:stop].copy()
         result = np.empty((stop - start, *self._shape[1:]), self._dtype)
-        place, left = self._offset + start * self._row_bytes, result.reshape(-1).view(np.uint8).data
+        offset, left = self._offset + start * self._row_bytes, result.reshape(-1).view(np.uint8).data
         while left:
-            got = os.preadv(self._file.fileno(), [left], place)
+            got = os.preadv(self._file.fileno(), [left], offset)
             if got == 0:
                 raise _damaged(self._path, "became shorter while it was open")
-            place, left = place + got, left[got:]
+            offset, left = offset + got, left[got:]
         return result
 
 

@@ -215,8 +215,8 @@ def _reasons(error: ValidationError) -> str:
     return "; ".join(_reason(item["loc"], item["input"], item["msg"]) for item in items)
 
 
-def _reason(place: Iterable[int | str], found: Any, message: str) -> str:
-    flag = next((_flag(part) for part in place), "options")
+def _reason(path: Iterable[int | str], found: Any, message: str) -> str:
+    flag = next((_flag(part) for part in path), "options")
     shown = f"{found}" if isinstance(found, (str, int, float)) else "" if found is None else repr(found)[:60]
     return f"{flag} {shown}: {plain_words(message)}"
 

@@ -172,9 +172,9 @@ def _quantile_integral(ordered: FloatArray) -> Callable[[FloatArray], FloatArray
     prefix = np.concatenate([[0.0], np.cumsum(ordered)]) / n
 
     def integral(u: FloatArray) -> FloatArray:
-        place = u * n
-        whole = np.minimum(place.astype(np.int64), n - 1)
-        return np.asarray(prefix[whole] + (place - whole) * ordered[whole] / n)
+        position = u * n
+        whole = np.minimum(position.astype(np.int64), n - 1)
+        return np.asarray(prefix[whole] + (position - whole) * ordered[whole] / n)
 
     return integral
 

@@ -155,7 +155,7 @@ def _test_rows_last(order: IntArray, bounds: IntArray, key: FloatArray) -> IntAr
     first_test = np.concatenate([np.zeros(1, np.int64), np.cumsum(bounds[:, 2] - bounds[:, 1])])[:-1]
     test_rank = tests_before - first_test[client]
     train_rank = np.arange(len(order)) - bounds[client, 0] - test_rank
-    place = np.where(is_test, bounds[client, 1] + test_rank, bounds[client, 0] + train_rank)
+    position = np.where(is_test, bounds[client, 1] + test_rank, bounds[client, 0] + train_rank)
     moved = np.empty_like(order)
-    moved[place] = order
+    moved[position] = order
     return moved

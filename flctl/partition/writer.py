@@ -265,7 +265,7 @@ def _validation_columns(
         ]
     if dataset.validation is not None:
         parts.append((dataset.validation.x, dataset.validation.y))
-    x, y = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
+    x, y = (np.concatenate([part[index] for part in parts]) for index in (0, 1))
     return {"validation_x": x, "validation_y": y, "validation_bounds": bounds, "validation_row": rows}
 
 

@@ -132,7 +132,7 @@ def _chunk_seconds(run: Run, shape: RoundShape) -> FloatArray:
     executor, amounts = run.execution.executor, run.execution.amounts(shape.sizes)
     own = _client_seconds(run, amounts)
     if executor not in TOGETHER:
-        return np.array([own[places].sum() for places in shape.chunks], np.float64)
+        return np.array([own[positions].sum() for positions in shape.chunks], np.float64)
     call = CHUNK_STEP[executor]
     return np.array([own[p].sum() + call * _calls(run, shape.sizes[p]) for p in shape.chunks], np.float64)
 
@@ -155,7 +155,7 @@ def _client_seconds(run: Run, amounts: Amounts) -> FloatArray:
 def _calls(run: Run, sizes: IntArray) -> int:
     """Returns the number of steps of a chunk's blocks."""
     steps = run.execution.amounts(sizes).steps
-    return sum(int(steps[places].max()) for places in run.execution.blocks(sizes))
+    return sum(int(steps[positions].max()) for positions in run.execution.blocks(sizes))
 
 
 def _products(run: Run) -> int:

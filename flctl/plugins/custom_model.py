@@ -58,15 +58,15 @@ class CustomModel(Model):
 
 
 def _find(target: str) -> Callable[..., Any]:
-    place, _, name = target.rpartition(":")
-    if not place or not name:
+    module, _, name = target.rpartition(":")
+    if not module or not name:
         raise ConfigError(f"model '{target}' is not module:function or file.py:function")
-    home = load_file(Path(place)) if place.endswith(".py") else _import(place)
+    home = load_file(Path(module)) if module.endswith(".py") else _import(module)
     function = getattr(home, name, None)
     if not callable(function):
         offered = [key for key, value in vars(home).items() if callable(value) and not key.startswith("_")]
         hint = suggest(name, offered) or f"Its functions: {', '.join(sorted(offered)) or 'no functions'}."
-        raise PluginError(f"{place} has no function '{name}'", hint=hint)
+        raise PluginError(f"{module} has no function '{name}'", hint=hint)
     return function  # type: ignore[no-any-return]
 
 

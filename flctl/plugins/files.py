@@ -54,15 +54,15 @@ def component_in(module: ModuleType, kind: str, name: str) -> type[Component]:
 
     Raises PluginError if there is no such class, more than one, or one of another kind.
     """
-    place = str(file_of(name))
+    path = str(file_of(name))
     wanted = None if name.endswith(".py") else name.rpartition(":")[2]
-    found = _only(module, kind, place) if wanted is None else getattr(module, wanted, None)
+    found = _only(module, kind, path) if wanted is None else getattr(module, wanted, None)
     if found is None:
-        raise PluginError(f"{place} has no class '{wanted}'", hint=_meant(module, kind, str(wanted)))
+        raise PluginError(f"{path} has no class '{wanted}'", hint=_meant(module, kind, str(wanted)))
     if not (inspect.isclass(found) and issubclass(found, KINDS[kind].base)):
-        raise PluginError(f"'{wanted}' in {place} is {_what(found)}, expected {_a(kind)}", hint=_use(found, kind))
+        raise PluginError(f"'{wanted}' in {path} is {_what(found)}, expected {_a(kind)}", hint=_use(found, kind))
     if not isinstance(getattr(found, "name", None), str):
-        raise PluginError(f"class '{found.__name__}' in {place} has no name", hint='Add a name: name = "my-own".')
+        raise PluginError(f"class '{found.__name__}' in {path} has no name", hint='Add a name: name = "my-own".')
     return found
 
 
@@ -75,16 +75,16 @@ def _check_version(path: Path, stated: object) -> None:
         raise PluginError(f"plugin file {path} cannot be used: {error.message}", hint=error.hint) from error
 
 
-def _only(module: ModuleType, kind: str, place: str) -> Any:
+def _only(module: ModuleType, kind: str, path: str) -> Any:
     """The one class of a kind that a module itself defines."""
     names = sorted(_of_kind(module, kind))
     if not names:
         base = KINDS[kind].base.__name__
-        raise PluginError(f"{place} defines no {kind}", hint=f"It is a class that extends flctl.{base}.")
+        raise PluginError(f"{path} defines no {kind}", hint=f"It is a class that extends flctl.{base}.")
     if len(names) > 1:
         raise PluginError(
-            f"{place} defines several classes: {', '.join(names)}",
-            hint=f"Choose one, as {place}:{names[0]}.",
+            f"{path} defines several classes: {', '.join(names)}",
+            hint=f"Choose one, as {path}:{names[0]}.",
         )
     return getattr(module, names[0])
 

@@ -77,7 +77,7 @@ def continued(
     coder = Vocabulary.of("".join(vocabulary))
     for first in range(0, len(prompts.texts), BLOCK):
         texts = prompts.texts[first : first + BLOCK]
-        codes = [_codes(text, first + place, coder, tally, refuse=refuse) for place, text in enumerate(texts)]
+        codes = [_codes(text, first + position, coder, tally, refuse=refuse) for position, text in enumerate(texts)]
         tally.rows += len(texts)
         follows, chance = _follow(predictor, codes, length)
         said = ["".join(vocabulary[code] for code in row) for row in follows.tolist()]
@@ -108,12 +108,12 @@ def _follow(
     window = predictor.fitted.shape[0]
     follows, chance = np.zeros((len(codes), length), np.int64), np.ones(len(codes))
     seen = [row[-window:].astype(np.int64) for row in codes]
-    for place in range(length):
+    for position in range(length):
         sizes = np.array([len(row) for row in seen])
         for size in np.unique(sizes):  # texts of one length share a batch, so that nothing is padded
             rows = np.flatnonzero(sizes == size)
             code, probability = probabilities(predictor.logits(np.stack([seen[row] for row in rows])))
-            follows[rows, place] = code
+            follows[rows, position] = code
             chance[rows] *= probability.max(axis=1)
-        seen = [np.append(row, follows[index, place])[-window:] for index, row in enumerate(seen)]
+        seen = [np.append(row, follows[index, position])[-window:] for index, row in enumerate(seen)]
     return follows, chance

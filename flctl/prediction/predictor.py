@@ -82,7 +82,7 @@ def load_predictor(
     config = load(registry, file=directory.config_file, overrides=overrides).config
     fitted = directory.preprocessing() or _of_partition(config, directory)
     model = runs.build_model(config, fitted, registry)
-    number = load_checkpoint(directory, checkpoint, model)
+    round_number = load_checkpoint(directory, checkpoint, model)
     strategy = registry.get("strategy", config.strategy.name).from_options(dict(config.strategy.options))
     if client is not None:
         if not strategy.personalises:
@@ -90,9 +90,9 @@ def load_predictor(
                 f"--client {client}: strategy '{strategy.name}' keeps no personal models",
                 hint="Leave --client out: all clients share one model.",
             )
-        load_own_model(directory, config, registry, client, number, model)
+        load_own_model(directory, config, registry, client, round_number, model)
     notes = (PERSONAL,) if strategy.personalises and client is None else ()
-    return Predictor(str(path), number, model, fitted, config, directory, client, notes)
+    return Predictor(str(path), round_number, model, fitted, config, directory, client, notes)
 
 
 def _of_partition(config: Config, directory: RunDirectory) -> FittedPreprocessing:

@@ -116,9 +116,9 @@ def reader_for(source: str, fitted: FittedPreprocessing, options: RowOptions, re
         return kind.from_options(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
+        option = ".".join(map(str, first["loc"]))
         message = str(first["msg"]).removeprefix("Value error, ")
-        raise ConfigError(f"--reader-option {place}={first['input']}: {message}") from error
+        raise ConfigError(f"--reader-option {option}={first['input']}: {message}") from error
 
 
 def _is_pictures(source: str) -> bool:

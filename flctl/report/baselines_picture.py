@@ -58,17 +58,17 @@ def _name(client: str) -> str:
 
 
 def _draw_scores(axes: Axes, compared: ComparedClients, shown: Sequence[int]) -> None:
-    place = np.arange(len(shown))
+    position = np.arange(len(shown))
     stacked = np.stack([values[list(shown)] for values in compared.values.values()])
     with np.errstate(invalid="ignore"):
         low, high = np.fmin.reduce(stacked), np.fmax.reduce(stacked)
-    axes.hlines(place, low, high, color="#CCCCCC", linewidth=1, zorder=1)
+    axes.hlines(position, low, high, color="#CCCCCC", linewidth=1, zorder=1)
     for name, values in compared.values.items():
         filled = name != "alone"
         colour = PALETTE[COLOURS[name]]
         axes.scatter(
             values[list(shown)],
-            place,
+            position,
             marker=MARKERS[name],
             s=SIZES[name],
             label=f"{name} (mean {compared.means[name]:.3f})",
@@ -88,17 +88,17 @@ def _draw_gains(axes: Axes, compared: ComparedClients, shown: Sequence[int]) -> 
     styles = {"gain": ("s", PALETTE[2]), "lose": ("v", PALETTE[1]), "undecided": ("o", PALETTE[6])}
     for name, (marker, colour) in styles.items():
         members = [
-            (place, found[k])
-            for place, k in enumerate(shown)
+            (position, found[k])
+            for position, k in enumerate(shown)
             if verdict(found[k], higher_is_better=compared.higher_is_better) == name and np.isfinite(found[k].value)
         ]
-        for place, one in members:
+        for position, one in members:
             if one.low is not None and one.high is not None:
-                axes.hlines(place, one.low, one.high, color=colour, linewidth=1.4)
+                axes.hlines(position, one.low, one.high, color=colour, linewidth=1.4)
         hollow = name == "undecided"
         axes.scatter(
             [one.value for _, one in members],
-            [place for place, _ in members],
+            [position for position, _ in members],
             marker=marker,
             s=26,
             facecolors="white" if hollow else colour,

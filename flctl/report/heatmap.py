@@ -122,9 +122,9 @@ def bin_labels(edges: FloatArray) -> tuple[str, ...]:
 def _title(partition: Partition) -> str:
     scheme = dict(partition.manifest.scheme)
     name = str(scheme.pop("name", ""))
-    told = _telling(name, scheme)
+    options = _telling(name, scheme)
     size = f"{counted(partition.clients, 'client')}, {counted(partition.manifest.rows.train, 'training row')}"
-    return f"{partition.manifest.dataset.name}, {name}{f' ({told})' if told else ''}: {size}"
+    return f"{partition.manifest.dataset.name}, {name}{f' ({options})' if options else ''}: {size}"
 
 
 def _telling(name: str, options: Mapping[str, Any]) -> str:
@@ -137,11 +137,11 @@ def _telling(name: str, options: Mapping[str, Any]) -> str:
         for key, value in options.items()
         if key in KNOWN_BY or key not in fields or value != fields[key].get_default(call_default_factory=True)
     }
-    told = [(key.replace("_", " "), _told(value)) for key, value in changed.items()]
-    return ", ".join([f"{key} {value}" for key, value in told if 0 < len(value) <= NAME_LENGTH][:4])
+    words = [(key.replace("_", " "), _option_text(value)) for key, value in changed.items()]
+    return ", ".join([f"{key} {value}" for key, value in words if 0 < len(value) <= NAME_LENGTH][:4])
 
 
-def _told(value: Any) -> str:
+def _option_text(value: Any) -> str:
     """A number or a word as it is, columns of `--by` joined; nothing for what is longer."""
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return " / ".join(value)

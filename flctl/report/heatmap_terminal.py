@@ -178,9 +178,9 @@ def _style(depth: float, count: int) -> Style:
 
     if depth < COLOURED:
         return Style(dim=count == 0)
-    place = min(depth, 1.0) * (len(COLOURS) - 1)
-    low = min(int(place), len(COLOURS) - 2)
-    red, green, blue = COLOURS[low] + (place - low) * (COLOURS[low + 1] - COLOURS[low])
+    position = min(depth, 1.0) * (len(COLOURS) - 1)
+    low = min(int(position), len(COLOURS) - 2)
+    red, green, blue = COLOURS[low] + (position - low) * (COLOURS[low + 1] - COLOURS[low])
     dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 128
     ink = Color.from_rgb(255, 255, 255) if dark else Color.from_rgb(0, 0, 0)
     return Style(color=ink, bgcolor=Color.from_rgb(red, green, blue))

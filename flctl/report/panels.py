@@ -51,7 +51,7 @@ def draw_panels(models: Sequence[Evaluated], asked: Sequence[str], metric: str, 
     names = tuple(asked) or able
     rows, across = math.ceil(len(names) / ACROSS), min(len(names), ACROSS)
     figure = new_figure(SIDE * across, SIDE * rows + 0.3)
-    shown = [figure.add_subplot(rows, across, place + 1) for place in range(len(names))]
+    shown = [figure.add_subplot(rows, across, index + 1) for index in range(len(names))]
     for axes, name in zip(shown, names, strict=True):
         _draw(axes, name, models, metric)
     _legend(figure, [model.name for model in models])

@@ -51,12 +51,12 @@ def _draw_rounds(axes: Axes, each: Sequence[Mapping[str, float]]) -> None:
     if not each:
         empty(axes, "no rounds were trained")
     groups = np.array_split(np.arange(len(each)), min(len(each), BARS)) if each else []
-    numbers = np.array([np.mean([each[place]["round"] for place in group]) for group in groups])
+    rounds = np.array([np.mean([each[index]["round"] for index in group]) for group in groups])
     base = np.zeros(len(groups))
     for name in PHASES:
-        height = np.array([np.mean([each[place][name] for place in group]) for group in groups]) * 1e3
+        height = np.array([np.mean([each[index][name] for index in group]) for group in groups]) * 1e3
         if height.any():
-            axes.bar(numbers, height, _width(numbers), base, color=COLOURS[name], label=name, linewidth=0)
+            axes.bar(rounds, height, _width(rounds), base, color=COLOURS[name], label=name, linewidth=0)
             base += height
     averaged = f", each bar the mean of {counted(len(groups[0]), 'round')}" if groups and len(groups[0]) > 1 else ""
     style(axes, x=f"round{averaged}", y="milliseconds", title="A round by phase")
@@ -64,8 +64,8 @@ def _draw_rounds(axes: Axes, each: Sequence[Mapping[str, float]]) -> None:
     axes.grid(visible=False, axis="x")
 
 
-def _width(numbers: FloatArray) -> float:
-    return 0.85 * float(np.diff(numbers).min()) if len(numbers) > 1 else 0.85
+def _width(rounds: FloatArray) -> float:
+    return 0.85 * float(np.diff(rounds).min()) if len(rounds) > 1 else 0.85
 
 
 def _draw_whole(axes: Axes, profile: Mapping[str, Any]) -> None:
@@ -73,12 +73,12 @@ def _draw_whole(axes: Axes, profile: Mapping[str, Any]) -> None:
     seconds, phases = profile["seconds"], profile["phases"]
     parts = {"start-up": seconds["startup"], **{name: phases[name] for name in PHASES}, "finish": seconds["finish"]}
     shown = [(name, value) for name, value in parts.items() if value > 0]
-    places = np.arange(len(shown))[::-1]
-    axes.barh(places, [value for _, value in shown], 0.72, color=[COLOURS[name] for name, _ in shown])
-    for place, (_, value) in zip(places, shown, strict=True):
+    positions = np.arange(len(shown))[::-1]
+    axes.barh(positions, [value for _, value in shown], 0.72, color=[COLOURS[name] for name, _ in shown])
+    for index, (_, value) in zip(positions, shown, strict=True):
         axes.annotate(
             f"{seconds_text(value)}, {value / seconds['total']:.1%}",
-            (value, place),
+            (value, index),
             xytext=(4, 0),
             textcoords="offset points",
             va="center",
@@ -86,6 +86,6 @@ def _draw_whole(axes: Axes, profile: Mapping[str, Any]) -> None:
             color=GREY,
         )
     style(axes, x="seconds", y="", title=f"The whole process: {seconds_text(seconds['total'])}")
-    axes.set_yticks(places, [name for name, _ in shown])
+    axes.set_yticks(positions, [name for name, _ in shown])
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.3)

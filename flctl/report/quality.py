@@ -65,8 +65,8 @@ def draw_reliability(axes: Axes, models: list[Evaluated]) -> None:
     axes.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=1, linestyle=":")
     for index, model in enumerate(models):
         probability, hit = _predicted(model)
-        place = np.clip((probability * BINS).astype(np.int64), 0, BINS - 1)
-        count, hits, total = (np.bincount(place, w, BINS) for w in (None, hit, probability))
+        bin_index = np.clip((probability * BINS).astype(np.int64), 0, BINS - 1)
+        count, hits, total = (np.bincount(bin_index, w, BINS) for w in (None, hit, probability))
         filled = count > 0
         n, x, rate = count[filled], total[filled] / count[filled], hits[filled] / count[filled]
         low, high = wilson(rate, n.astype(np.float64))
@@ -139,11 +139,11 @@ def _curve(axes: Axes, scores: FloatArray, positive: Flags, points: Along, *, co
 
 def _band(axes: Axes, scores: FloatArray, positive: Flags, at_grid: Along, colour: str) -> None:
     """Shades the middle 95 % of the curves of bootstrap draws, for each point of the grid."""
-    number = min(DRAWS, CELLS // len(scores))
-    if number < FEWEST:
+    count = min(DRAWS, CELLS // len(scores))
+    if count < FEWEST:
         return
     ranking, lines = Ranking(scores, positive), []
-    for draw in islice(bootstrap.draws(len(scores), 0), number):
+    for draw in islice(bootstrap.draws(len(scores), 0), count):
         tp, fp = ranking.counts(draw[None].astype(np.float64))
         if tp[0, -1] and fp[0, -1]:
             lines.append(at_grid(tp[0], fp[0]))

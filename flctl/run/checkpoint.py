@@ -64,9 +64,9 @@ class Checkpoints:
         matches = (_NAME.match(path.name) for path in self.directory.iterdir() if (path / MANIFEST).is_file())
         return sorted(int(match[1]) for match in matches if match)
 
-    def path(self, number: int) -> Path:
+    def path(self, round_number: int) -> Path:
         """Path of the checkpoint of a round."""
-        return self.directory / f"round-{number:05d}"
+        return self.directory / f"round-{round_number:05d}"
 
     def save(self, checkpoint: Checkpoint, model: FlatModel) -> str:
         """Writes a checkpoint and returns the digest of its model and state; one that exists is replaced."""
@@ -88,10 +88,10 @@ class Checkpoints:
             (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         return str(manifest["digest"])
 
-    def load(self, number: int, model: FlatModel) -> Checkpoint:
+    def load(self, round_number: int, model: FlatModel) -> Checkpoint:
         """The checkpoint of a round. Raises IntegrityError when a byte is not as it was written, IncompatibleError
         for another format version or another model."""
-        folder = self.path(number)
+        folder = self.path(round_number)
         manifest = _read_manifest(folder)
         files = {name: _read_sealed(folder, name, sealed) for name, sealed in manifest["files"].items()}
         model.load_state_dict_arrays(read_tensors(files[MODEL], f"{folder.name}/{MODEL}"))
@@ -111,9 +111,9 @@ class Checkpoints:
                 if _NAME.match(folder.name) and not (folder / MANIFEST).is_file():
                     shutil.rmtree(folder)
 
-    def remove(self, number: int) -> None:
+    def remove(self, round_number: int) -> None:
         """Deletes the checkpoint of a round, if there is one; the manifest first, so that no half passes for whole."""
-        folder = self.path(number)
+        folder = self.path(round_number)
         (folder / MANIFEST).unlink(missing_ok=True)
         if folder.exists():
             shutil.rmtree(folder)

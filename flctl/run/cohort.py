@@ -23,9 +23,15 @@ __all__ = ["check_trace", "expected_size", "select"]
 
 
 def select(
-    cohort: CohortConfig, eligible: IntArray, ids: Sequence[ClientId], number: int, seed: int, *, secret: bool = False
+    cohort: CohortConfig,
+    eligible: IntArray,
+    ids: Sequence[ClientId],
+    round_number: int,
+    seed: int,
+    *,
+    secret: bool = False,
 ) -> IntArray:
-    """Returns the indices of the clients of round `number`, ascending; may be empty under `poisson` and `trace`.
+    """Returns the indices of the clients of round `round_number`, ascending; may be empty under `poisson` and `trace`.
 
     `eligible` are the indices of the clients that have training rows.
 
@@ -38,17 +44,17 @@ def select(
     """
     if secret and cohort.sampling in ("poisson", "fixed"):
         return _secretly(cohort, eligible)
-    generator = seeds.rng(seed, "round", number, "cohort")
+    generator = seeds.rng(seed, "round", round_number, "cohort")
     if cohort.sampling == "all":
         return eligible
     if cohort.sampling == "poisson":
         drawn = generator.random(len(eligible))
         return _cut(eligible, drawn, drawn < float(cohort.rate or 0.0), cohort.max_cohort)
     if cohort.sampling == "cyclic":
-        return _cyclic(cohort.clients, eligible, number, seed)
+        return _cyclic(cohort.clients, eligible, round_number, seed)
     if cohort.sampling == "trace":
-        eligible = _in_turn(cohort.separation, eligible, number, seed) if cohort.separation else eligible
-        available = eligible[_available(Path(str(cohort.trace)), tuple(ids), number)[eligible]]
+        eligible = _in_turn(cohort.separation, eligible, round_number, seed) if cohort.separation else eligible
+        available = eligible[_available(Path(str(cohort.trace)), tuple(ids), round_number)[eligible]]
         return _without_replacement(generator, available, min(cohort.clients, len(available)))
     return _without_replacement(generator, eligible, cohort.clients)
 
@@ -102,32 +108,32 @@ def _expected_drawn(rate: float, eligible: int, most: int | None) -> float:
     """The mean of min(n, `most`) for binomial n."""
     if most is None or most >= eligible or rate == 1:
         return min(rate * eligible, most or math.inf)
-    numbers = np.arange(eligible + 1)
-    ways = np.cumsum(np.log((eligible + 1 - numbers[1:]) / numbers[1:]), dtype=np.float64)
-    logs = np.concatenate([[0.0], ways]) + numbers * math.log(rate) + (eligible - numbers) * math.log1p(-rate)
-    return float(np.minimum(numbers, most) @ np.exp(logs))
+    sizes = np.arange(eligible + 1)
+    ways = np.cumsum(np.log((eligible + 1 - sizes[1:]) / sizes[1:]), dtype=np.float64)
+    logs = np.concatenate([[0.0], ways]) + sizes * math.log(rate) + (eligible - sizes) * math.log1p(-rate)
+    return float(np.minimum(sizes, most) @ np.exp(logs))
 
 
 def _without_replacement(generator: np.random.Generator, pool: IntArray, size: int) -> IntArray:
     return np.sort(pool[generator.choice(len(pool), size, replace=False, shuffle=False)]) if size else pool[:0]
 
 
-def _cyclic(size: int, eligible: IntArray, number: int, seed: int) -> IntArray:
+def _cyclic(size: int, eligible: IntArray, round_number: int, seed: int) -> IntArray:
     order = seeds.rng(seed, "cohort", "cyclic").permutation(eligible)
-    start = (number - 1) * size
+    start = (round_number - 1) * size
     return np.sort(order[np.arange(start, start + size) % len(order)])
 
 
-def _in_turn(separation: int, eligible: IntArray, number: int, seed: int) -> IntArray:
+def _in_turn(separation: int, eligible: IntArray, round_number: int, seed: int) -> IntArray:
     """Every `separation`-th client of an order shuffled once: those whose turn it is."""
     order = seeds.rng(seed, "cohort", "separation").permutation(eligible)
-    return np.sort(order[(number - 1) % separation :: separation])
+    return np.sort(order[(round_number - 1) % separation :: separation])
 
 
-def _available(trace: Path, ids: tuple[ClientId, ...], number: int) -> npt.NDArray[np.bool_]:
+def _available(trace: Path, ids: tuple[ClientId, ...], round_number: int) -> npt.NDArray[np.bool_]:
     first, last, owner = _read_trace(trace, ids)
     available = np.zeros(len(ids), bool)
-    available[owner[(first <= number) & (number <= last)]] = True
+    available[owner[(first <= round_number) & (round_number <= last)]] = True
     return available
 
 

@@ -187,7 +187,7 @@ class RunDirectory:
         if not self.metrics.is_file():
             raise IntegrityError(f"{self.metrics} is missing", hint="Restore it; its content is stored nowhere else.")
         texts = self.metrics.read_bytes().split(b"\n")[:-1]
-        return [_line(f"{self.metrics}:{number}", text) for number, text in enumerate(texts, 1)]
+        return [_line(f"{self.metrics}:{line_number}", text) for line_number, text in enumerate(texts, 1)]
 
     def append(self, report: RoundReport) -> None:
         """Adds a round's line; it is with the operating system when this returns, on disk with the next checkpoint.
@@ -211,18 +211,18 @@ class RunDirectory:
         with self.metrics.open("rb") as file:
             os.fsync(file.fileno())
 
-    def rewind(self, number: int) -> None:
-        """Drops lines and client memory of rounds after `number`: they will be run again.
+    def rewind(self, round_number: int) -> None:
+        """Drops lines and client memory of rounds after `round_number`: they will be run again.
 
         Raises IntegrityError when a line up to it is missing.
         """
         lines = self.lines()
-        kept = lines[:number]
-        if [line.get("round") for line in kept] != list(range(1, number + 1)):
+        kept = lines[:round_number]
+        if [line.get("round") for line in kept] != list(range(1, round_number + 1)):
             raise IntegrityError(
-                f"{self.metrics} has no lines for some of the {counted(number, 'round')} before the checkpoint"
+                f"{self.metrics} has no lines for some of the {counted(round_number, 'round')} before the checkpoint"
             )
-        if len(lines) != number or self.metrics.stat().st_size != sum(_length(line) for line in kept):
+        if len(lines) != round_number or self.metrics.stat().st_size != sum(_length(line) for line in kept):
             text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in kept)
             atomic.write_file(self.metrics, text.encode())
 
@@ -269,9 +269,9 @@ def report_line(report: RoundReport) -> dict[str, Any]:
     return {key: _finite(value) for key, value in line.items()}
 
 
-def finite(told: Mapping[str, Mapping[str, float | str]]) -> dict[str, dict[str, float | str | None]]:
+def finite(entries: Mapping[str, Mapping[str, float | str]]) -> dict[str, dict[str, float | str | None]]:
     """Returns transforms' report entries as JSON values; a number that is not finite becomes null."""
-    return {name: {key: _finite(value) for key, value in values.items()} for name, values in told.items()}
+    return {name: {key: _finite(value) for key, value in values.items()} for name, values in entries.items()}
 
 
 def named_files(config: Config) -> dict[str, str]:

@@ -98,7 +98,7 @@ class _ModelChain:
 
     def finish(self) -> None:
         """Raises IntegrityError if there is a checkpoint of a later round."""
-        later = [number for number in self._saved if number > self._round]
+        later = [round_number for round_number in self._saved if round_number > self._round]
         if later:
             raise IntegrityError(f"round-{min(later):05d} is a checkpoint of a round without a record")
 
@@ -144,8 +144,8 @@ class _ModelChain:
         self.origins[self._round] = "unbound"
         return self._load(self._round)
 
-    def _load(self, number: int) -> State:
-        checkpoint = self.directory.checkpoints.load(number, self.model)
+    def _load(self, round_number: int) -> State:
+        checkpoint = self.directory.checkpoints.load(round_number, self.model)
         refuse_foreign(self.run, self.directory, checkpoint)
         return state_of(checkpoint)
 

@@ -216,10 +216,10 @@ class Training:
             self.progress = replace(self.progress, status=status)
         return state
 
-    def _restore(self, number: int) -> State:
-        checkpoint = self.directory.checkpoints.load(number, self.rounds.model)
+    def _restore(self, round_number: int) -> State:
+        checkpoint = self.directory.checkpoints.load(round_number, self.rounds.model)
         refuse_foreign(self.run, self.directory, checkpoint)
-        self.directory.rewind(number)
+        self.directory.rewind(round_number)
         self.progress = Progress(**checkpoint.progress)
         return state_of(checkpoint)
 
@@ -227,8 +227,8 @@ class Training:
         started, self._good = time.monotonic(), (state, self.progress)
 
         def last(seconds: float) -> bool:
-            number = state.round + 1
-            return number >= self.run.config.rounds or self._out_of_time(self.progress.seconds + seconds)
+            round_number = state.round + 1
+            return round_number >= self.run.config.rounds or self._out_of_time(self.progress.seconds + seconds)
 
         state, report = self.rounds.play(state, last=last)
         notes = (*report.notes, *self._divergence(report.loss))
@@ -255,30 +255,30 @@ class Training:
         self._first_loss = math.inf
         return [f"the loss is {loss:.3g}: training diverges; lower local.lr, or set local.clip_norm"]
 
-    def _judge(self, number: int, progress: Progress, metrics: Mapping[str, float]) -> Progress:
+    def _judge(self, round_number: int, progress: Progress, metrics: Mapping[str, float]) -> Progress:
         """The progress after a round's metrics, with the status that ends the run, if one does."""
-        progress = self._rank(number, progress, metrics)
-        return replace(progress, status=self._verdict(number, progress, metrics))
+        progress = self._rank(round_number, progress, metrics)
+        return replace(progress, status=self._verdict(round_number, progress, metrics))
 
-    def _verdict(self, number: int, progress: Progress, metrics: Mapping[str, float]) -> Status | None:
+    def _verdict(self, round_number: int, progress: Progress, metrics: Mapping[str, float]) -> Status | None:
         stop = self.run.config.stop
         if stop.target is not None and self._reaches(metrics.get(self.stop_metric), stop.target):
             return "target"
         if stop.patience is not None and progress.evaluations_since_best >= stop.patience:
             return "patience"
-        if number >= self.run.config.rounds:
+        if round_number >= self.run.config.rounds:
             return "finished"
         if self._out_of_time(progress.seconds):
             return "time"
         return "interrupted" if self.interrupted() else None
 
-    def _rank(self, number: int, progress: Progress, metrics: Mapping[str, float]) -> Progress:
+    def _rank(self, round_number: int, progress: Progress, metrics: Mapping[str, float]) -> Progress:
         if not metrics:
             return progress
         value, best = metrics[self.metric], progress.best_value
         gain = math.inf if best is None else (value - best if self.higher else best - value)
         if math.isfinite(value) and gain > self.run.config.stop.min_delta:
-            return replace(progress, best_round=number, best_value=value, evaluations_since_best=0)
+            return replace(progress, best_round=round_number, best_value=value, evaluations_since_best=0)
         return replace(progress, evaluations_since_best=progress.evaluations_since_best + 1)
 
     def _reaches(self, value: float | None, target: float) -> bool:
@@ -290,9 +290,9 @@ class Training:
         minutes = self.run.config.stop.minutes
         return minutes is not None and seconds >= 60 * minutes
 
-    def _save_is_due(self, number: int) -> bool:
+    def _save_is_due(self, round_number: int) -> bool:
         rule = self.run.config.checkpoint
-        due = bool(rule.every) and number % rule.every == 0
+        due = bool(rule.every) and round_number % rule.every == 0
         late = bool(rule.seconds) and time.monotonic() - self._saved_at >= rule.seconds
         return due or late or self.progress.status is not None or self.run.aggregator.answers_once
 
@@ -326,12 +326,16 @@ class Training:
         self.memory.settle(newest)
         self.directory.checkpoints.sweep()
         rule = self.run.config.checkpoint
-        saved = [number for number in self.directory.checkpoints.rounds() if number < newest]
-        regular = [number for number in saved if number == 0 or (rule.every and number % rule.every == 0)]
+        saved = [round_number for round_number in self.directory.checkpoints.rounds() if round_number < newest]
+        regular = [
+            round_number
+            for round_number in saved
+            if round_number == 0 or (rule.every and round_number % rule.every == 0)
+        ]
         kept = set(regular if rule.keep is None else regular[max(0, len(regular) + 1 - rule.keep) :])
-        for number in saved:
-            if number not in kept and number != self.progress.best_round:
-                self.directory.checkpoints.remove(number)
+        for round_number in saved:
+            if round_number not in kept and round_number != self.progress.best_round:
+                self.directory.checkpoints.remove(round_number)
 
     def _end(self, state: State) -> TrainingResult:
         status = self.progress.status or "finished"

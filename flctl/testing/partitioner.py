@@ -19,8 +19,8 @@ from flctl.testing.calls import remembered
 from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, UnaskedError, conform, said
 from flctl.testing.examples import or_examples
-from flctl.testing.places import temporary_directory
 from flctl.testing.randomness import global_seed
+from flctl.testing.temporary import temporary_directory
 from flctl.testing.values import copied, difference
 
 __all__ = ["PARTITIONER", "check_partitioner"]
@@ -86,18 +86,18 @@ class PartitionerSubject:
     def cases(self) -> list[Case]:
         """Each data set among several numbers of clients; by none where the scheme sets the number."""
         deals = getattr(self.make(), "base", self.make())
-        numbers = (None, 1, 4) if deals.sets_clients else (1, 2, 5, 13)
-        return [Case(name, data, by, n) for name, data, by in _datasets() for n in numbers]
+        client_counts = (None, 1, 4) if deals.sets_clients else (1, 2, 5, 13)
+        return [Case(name, data, by, n) for name, data, by in _datasets() for n in client_counts]
 
     @cached_property
     def outcomes(self) -> Mapping[int, Any]:
         """Number of the case -> its assignment, or what was raised."""
         found: dict[int, Any] = {}
-        for number, case in enumerate(self.cases):
+        for case_index, case in enumerate(self.cases):
             try:
-                found[number] = self.assign(case)
+                found[case_index] = self.assign(case)
             except Exception as error:
-                found[number] = error
+                found[case_index] = error
         return found
 
     def dealt(self) -> list[tuple[Case, Assignment]]:
@@ -153,8 +153,8 @@ def _add_assign(checks: Checks) -> None:
         todo="Return Assignment(owner, clients): owner int64 [rows], client_ids distinct text or None.",
     )
     def find(s: PartitionerSubject) -> Iterator[str]:
-        for number, found in s.outcomes.items():
-            case = s.cases[number]
+        for case_index, found in s.outcomes.items():
+            case = s.cases[case_index]
             if isinstance(found, Exception) and not isinstance(found, REFUSALS):
                 yield f"{case}: {said(found)}"
             elif not isinstance(found, Assignment | Exception):

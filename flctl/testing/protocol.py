@@ -111,17 +111,17 @@ class _Round:
             self.played.faults.append(f"the server returned {type(value).__name__}, expected an Aggregate")
 
     def _answers(self, phase: Phase) -> Iterator[tuple[ClientId, bytes]]:
-        number = len(self.played.exchanges)
+        exchange_number = len(self.played.exchanges)
         exchange = Exchange(phase.trains, tuple(phase.messages))
         self.played.exchanges.append(exchange)
         arrived: list[tuple[ClientId, bytes]] = []
         for client in (client for client in self.vectors if client in phase.messages):
-            if self.script.lose(number, client):
+            if self.script.lose(exchange_number, client):
                 continue
             reply = self._answer(client, phase, exchange)
             if reply is None:
                 continue
-            reply = self.script.tamper(number, client, reply)
+            reply = self.script.tamper(exchange_number, client, reply)
             exchange.replies[client] = reply
             arrived += [(client, reply)] * (2 if client in self.script.repeat else 1)
         return iter(arrived)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from flctl.cli import run
 from flctl.cli.partition.flags import FLAGS
-from flctl.cli.partition.job import tell
+from flctl.cli.partition.job import report_on
 from flctl.partition.request import PartitionSettings
 from flctl.partition.store import Partition
 from flctl.plugins.registry import Registry
@@ -384,7 +384,7 @@ def test_mnist_in_two_shards_for_each_of_100_clients(capsys, data_root):
 def test_a_narrow_terminal_breaks_lines_between_words(capsys):
     made, _ = make(capsys, "iris", "--clients", "4", "--out", "x")
     shown = StringIO()
-    tell(made, duplicates=True).render(Console(file=shown, width=62))
+    report_on(made, duplicates=True).render(Console(file=shown, width=62))
     lines = [line.rstrip() for line in shown.getvalue().splitlines()]
     first = next(place for place, line in enumerate(lines) if line.startswith("training rows by client"))
     assert lines[first].endswith("0 of 4 clients")

@@ -62,8 +62,8 @@ class UpdateIntake:
     def rows(self, gathered: Gathered, ids: Sequence[ClientId]) -> Iterator[ClientUpdate]:
         """Yields the usable updates of a chunk, one for each client; `ids` are the ids of `gathered.numbers`."""
         usable = self.arrive is None and arrays.is_finite(gathered.vectors)  # all at once, as nothing is decoded
-        for place, (client_id, weight) in enumerate(zip(ids, gathered.weights.tolist(), strict=True)):
-            update = ClientUpdate(client_id, {name: rows[place] for name, rows in gathered.vectors.items()}, weight)
+        for row, (client_id, weight) in enumerate(zip(ids, gathered.weights.tolist(), strict=True)):
+            update = ClientUpdate(client_id, {name: rows[row] for name, rows in gathered.vectors.items()}, weight)
             taken = update if usable else self.take(update)
             if taken is not None:
                 yield taken

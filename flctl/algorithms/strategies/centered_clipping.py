@@ -97,6 +97,6 @@ def buckets(rows: Sequence[ClientUpdate], gram: FloatArray, size: int) -> FloatA
     ids = [row.client_id for row in rows]
     # Seeded by the updates' norms: a grouping known in advance would let colluding clients share a bucket.
     generator = seeds.rng(0, "buckets", *ids, np.diagonal(gram).tobytes().hex())
-    places = generator.permutation(len(rows)) // size
-    members = np.arange(places.max() + 1)[:, None] == places[None, :]
+    buckets = generator.permutation(len(rows)) // size
+    members = np.arange(buckets.max() + 1)[:, None] == buckets[None, :]
     return np.asarray(members / members.sum(axis=1, keepdims=True))

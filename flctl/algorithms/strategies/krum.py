@@ -118,5 +118,5 @@ def near_median(block: Block, count: int) -> FloatArray:
     low = np.zeros(len(block), np.int64)
     for left in range(n, count, -1):
         low += median - wide[line, low] > wide[line, low + left - 1] - median
-    place = np.arange(n)[None, :] - low[:, None]
-    return np.asarray(np.where((place >= 0) & (place < count), wide, 0).sum(axis=1) / count)
+    position = np.arange(n)[None, :] - low[:, None]
+    return np.asarray(np.where((position >= 0) & (position < count), wide, 0).sum(axis=1) / count)

@@ -104,20 +104,20 @@ class PowerSGD(ErrorFeedback):
         lefts: list[npt.NDArray[Any]] = []
         rights: list[npt.NDArray[Any]] = []
         rest: list[npt.NDArray[Any]] = []
-        place = 0
+        offset = 0
         for block in self.blocks(values.size):
             part = values[block.start : block.start + block.size]
             if block.matrix is None:
                 rest.append(part)
                 continue
             count = block.matrix[1] * self.config.rank
-            given = None if basis is None else basis[place : place + count]
+            given = None if basis is None else basis[offset : offset + count]
             # A zero Q' spans no subspace, and QR of M Q' = 0 would return arbitrary columns: restart from a random one.
             start = ctx.rng.standard_normal(count) if given is None or not given.any() else given
             left, right = _factors(_laid_out(torch.from_numpy(part), block), torch.from_numpy(np.array(start)))
             lefts.append(left)
             rights.append(right)
-            place += count
+            offset += count
         named = {_LEFT: lefts, _RIGHT: rights, **({_REST: rest} if rest else {})}
         return {ending: in_range(np.concatenate(pieces)) for ending, pieces in named.items()}
 
@@ -135,11 +135,11 @@ class PowerSGD(ErrorFeedback):
         return whole
 
     def _factored(self, length: int, parts: Parts) -> Iterator[tuple[Block, npt.NDArray[Any], npt.NDArray[Any]]]:
-        rank, places = self.config.rank, [0, 0]
+        rank, offsets = self.config.rank, [0, 0]
         for block in self.blocks(length):
             sizes = [side * rank for side in block.matrix] if block.matrix else [0, 0]
-            pieces = [parts[end][at : at + n] for end, at, n in zip((_LEFT, _RIGHT), places, sizes, strict=True)]
-            places = [place + size for place, size in zip(places, sizes, strict=True)]
+            pieces = [parts[end][at : at + n] for end, at, n in zip((_LEFT, _RIGHT), offsets, sizes, strict=True)]
+            offsets = [offset + size for offset, size in zip(offsets, sizes, strict=True)]
             yield block, pieces[0].reshape(-1, rank), pieces[1].reshape(-1, rank)
 
     def keeps(self, given: ClientUpdate, sent: ClientUpdate, arrived: Arrays, ctx: ClientContext) -> Arrays:

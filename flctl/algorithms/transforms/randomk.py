@@ -31,13 +31,13 @@ class RandomK(ErrorFeedback):
     def parts(self, length: int) -> Layout:
         return {"": share(self.config.fraction, length)}
 
-    def places(self, name: str, length: int, ctx: SharedContext) -> IntArray:
+    def positions(self, name: str, length: int, ctx: SharedContext) -> IntArray:
         """Returns the positions, ascending [k], of the values of the vector `name` in this round."""
         k = self.parts(length)[""]
         return np.sort(ctx.rng(name).choice(length, k, replace=False, shuffle=False))
 
     def code(self, name: str, values: Values, ctx: ClientContext) -> Parts:
-        chosen = values[self.places(name, values.size, ctx.shared)]
+        chosen = values[self.positions(name, values.size, ctx.shared)]
         return {"": chosen}
 
     def value(self, name: str, parts: Parts, length: int, ctx: SharedContext) -> npt.NDArray[np.float32]:
@@ -45,5 +45,5 @@ class RandomK(ErrorFeedback):
         # factor would make the residuals grow.
         factor = 1.0 if self.config.error_feedback else length / parts[""].size
         whole = np.zeros(length, np.float32)
-        whole[self.places(name, length, ctx)] = in_range(parts[""].astype(np.float64) * factor)
+        whole[self.positions(name, length, ctx)] = in_range(parts[""].astype(np.float64) * factor)
         return whole

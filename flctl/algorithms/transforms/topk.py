@@ -46,13 +46,13 @@ class TopK(ErrorFeedback):
         return {_MASK: np.packbits(mask), _VALUES: values[chosen]}
 
     def value(self, name: str, parts: Parts, length: int, ctx: SharedContext) -> npt.NDArray[np.float32]:
-        places = _places(name, parts, length)
+        positions = _positions(name, parts, length)
         whole = np.zeros(length, np.float32)
-        whole[places] = parts[_VALUES]
+        whole[positions] = parts[_VALUES]
         return whole
 
 
-def _places(name: str, parts: Parts, length: int) -> npt.NDArray[np.integer]:
+def _positions(name: str, parts: Parts, length: int) -> npt.NDArray[np.integer]:
     """Returns the positions of the values. Raises ProtocolError for positions outside the vector."""
     if _INDICES in parts:
         indices = parts[_INDICES]
@@ -60,9 +60,9 @@ def _places(name: str, parts: Parts, length: int) -> npt.NDArray[np.integer]:
         checked(sound, f"'{name}' has values at positions outside 0 to {length - 1}")
         return indices
     checked(parts[_MASK].dtype == np.uint8, f"the position mask of '{name}' is {parts[_MASK].dtype}, expected uint8")
-    places = np.flatnonzero(np.unpackbits(parts[_MASK], count=length))
+    positions = np.flatnonzero(np.unpackbits(parts[_MASK], count=length))
     checked(
-        places.size == parts[_VALUES].size,
-        f"'{name}' has {counted(parts[_VALUES].size, 'value')} for {counted(places.size, 'position')}",
+        positions.size == parts[_VALUES].size,
+        f"'{name}' has {counted(parts[_VALUES].size, 'value')} for {counted(positions.size, 'position')}",
     )
-    return places
+    return positions

@@ -194,7 +194,7 @@ def _clients(partition: Partition, scored: ScoredRows, request: BaselinesRequest
 
 
 def _trained(run: Run, baselines: Sequence[Baseline], store: Store, request: BaselinesRequest) -> Mapping[str, Rows]:
-    total, order = len(baselines), {one.reassignment.name: place for place, one in enumerate(baselines, 1)}
+    total, order = len(baselines), {one.reassignment.name: position for position, one in enumerate(baselines, 1)}
 
     def report(name: str) -> None:
         kind, _, index = name.rpartition("-")

@@ -42,8 +42,8 @@ def disclosed(subject: LoadedModel, request: EvalRequest, *, per_client: bool, d
     if subject.hidden_by is None:
         return subject
     if disclose:
-        told = f"--disclose: the output has metrics over clients, which aggregator '{subject.hidden_by}' hides"
-        return replace(subject, hidden_by=None, notes=(*subject.notes, told))
+        note = f"--disclose: the output has metrics over clients, which aggregator '{subject.hidden_by}' hides"
+        return replace(subject, hidden_by=None, notes=(*subject.notes, note))
     if per_client or request.csv is not None or request.by is not None or _draws_clients(request):
         raise IncompatibleError(
             f"numbers of single clients of {subject.name}: its aggregator '{subject.hidden_by}' hides clients",
@@ -140,8 +140,8 @@ def _with_intervals(model: Evaluated) -> Evaluated:
 
     evaluation = model.evaluation
     found = intervals(evaluation.central_outcomes, len(model.classes), evaluation.decision.positive)
-    said = None if model.threshold is None else note_of(model.threshold)
-    return replace(model, intervals=found, notes=model.notes if said is None else (*model.notes, said))
+    note = None if model.threshold is None else note_of(model.threshold)
+    return replace(model, intervals=found, notes=model.notes if note is None else (*model.notes, note))
 
 
 def _refuse_early(request: EvalRequest) -> None:

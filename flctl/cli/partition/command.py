@@ -151,5 +151,5 @@ def partition(
         flags={**named, "header": "no"} if no_header else named,
     )
     copies = job.Copies(tuple(picture or ()), table)
-    told = job.run(given, copies, report=report, duplicates=duplicates)
-    output.emit("partition", told.data(), as_json=as_json, render=told.render)
+    made = job.run(given, copies, report=report, duplicates=duplicates)
+    output.emit("partition", made.data(), as_json=as_json, render=made.render)

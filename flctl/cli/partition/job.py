@@ -25,7 +25,7 @@ from flctl.report.heatmap import Heatmap, draw, heatmap_of, write_csv
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Checked", "Copies", "Given", "Told", "check", "export", "misplaced", "run", "tell"]
+__all__ = ["Checked", "Copies", "Given", "PartitionReport", "check", "export", "misplaced", "report_on", "run"]
 
 REPORT = "report"
 
@@ -74,8 +74,8 @@ class Copies:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """A partition with what is to be said about it."""
+class PartitionReport:
+    """A partition with its skew, its heatmap, notes, and the command that follows."""
 
     partition: Partition
     skew: SkewReport
@@ -150,7 +150,7 @@ class Checked:
             console.print(line, markup=False, soft_wrap=True)
 
 
-def run(given: Given, copies: Copies, *, report: bool, duplicates: bool) -> Told:
+def run(given: Given, copies: Copies, *, report: bool, duplicates: bool) -> PartitionReport:
     """Makes the partition, and its report in it."""
     request = given.request()
     copies.check()
@@ -158,20 +158,24 @@ def run(given: Given, copies: Copies, *, report: bool, duplicates: bool) -> Told
     path = made.partition.path
     trains = bool(made.partition.manifest.rows.train)
     following = command_line("flctl", "train", path) if trains else command_line("flctl", "eval", "RUN", "--data", path)
-    told = tell(made.partition, made.notes, following, duplicates=duplicates)
+    found = report_on(made.partition, made.notes, following, duplicates=duplicates)
     try:
         if report:
-            _write_report(told)
-        copies.write(told.heatmap)
+            _write_report(found)
+        copies.write(found.heatmap)
     except StorageError as error:
         # The partition is whole without its pictures.
         output.warn(f"{path} was written, but its report was not: {error.message}")
-    return told
+    return found
 
 
-def tell(partition: Partition, notes: tuple[str, ...] = (), following: str | None = None, *, duplicates: bool) -> Told:
-    """Looks at a partition."""
-    return Told(partition, skew_of(partition, duplicates=duplicates), heatmap_of(partition), notes, following)
+def report_on(
+    partition: Partition, notes: tuple[str, ...] = (), following: str | None = None, *, duplicates: bool
+) -> PartitionReport:
+    """Returns the report of a partition; reads its labels, and all rows if `duplicates`."""
+    return PartitionReport(
+        partition, skew_of(partition, duplicates=duplicates), heatmap_of(partition), notes, following
+    )
 
 
 def check(partition: Partition, *, duplicates: bool) -> Checked:
@@ -213,12 +217,12 @@ def _section(config: Path) -> dict[str, Any]:
     return {key.replace("-", "_"): value for key, value in section.items()}
 
 
-def _write_report(told: Told) -> None:
-    with atomic.new_directory(told.partition.path / REPORT) as directory:
+def _write_report(report: PartitionReport) -> None:
+    with atomic.new_directory(report.partition.path / REPORT) as directory:
         for name in ("heatmap.png", "heatmap.svg"):
-            draw(told.heatmap, directory / name)
-        write_csv(told.heatmap, directory / "heatmap.csv")
-        skew = output.envelope("partition inspect", ok=True, data=told.skew.to_json())
+            draw(report.heatmap, directory / name)
+        write_csv(report.heatmap, directory / "heatmap.csv")
+        skew = output.envelope("partition inspect", ok=True, data=report.skew.to_json())
         text = json.dumps(json.loads(skew)["data"], indent=1, ensure_ascii=False)
         (directory / "skew.json").write_text(text + "\n", encoding="utf-8")
 

@@ -73,11 +73,11 @@ def inspect(
 
     copies = job.Copies(tuple(picture or ()), table)
     copies.check()
-    told = job.tell(Partition.open(directory), duplicates=duplicates)
+    report = job.report_on(Partition.open(directory), duplicates=duplicates)
     # What a process that was killed while it drew the report left behind.
     atomic.remove_abandoned(directory)
-    copies.write(told.heatmap)
-    output.emit("partition inspect", told.data(), as_json=as_json, render=told.render)
+    copies.write(report.heatmap)
+    output.emit("partition inspect", report.data(), as_json=as_json, render=report.render)
 
 
 def verify(
@@ -89,8 +89,8 @@ def verify(
     from flctl.cli.partition import job
     from flctl.partition.store import Partition
 
-    told = job.check(Partition.open(directory), duplicates=duplicates)
-    output.emit("partition verify", told.data(), as_json=as_json, render=told.render)
+    report = job.check(Partition.open(directory), duplicates=duplicates)
+    output.emit("partition verify", report.data(), as_json=as_json, render=report.render)
 
 
 def export(
@@ -107,7 +107,7 @@ def export(
     """See EXPORT_HELP."""
     from flctl.cli.partition import job
 
-    told = job.export(directory, out, client, everyone=everyone, suffix=f".{format_.value}", part=rows.value)
+    counts = job.export(directory, out, client, everyone=everyone, suffix=f".{format_.value}", part=rows.value)
     output.emit(
-        "partition export", told, as_json=as_json, render=lambda console: console.print(f"wrote {out}", markup=False)
+        "partition export", counts, as_json=as_json, render=lambda console: console.print(f"wrote {out}", markup=False)
     )

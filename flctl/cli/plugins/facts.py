@@ -46,9 +46,9 @@ def details(registry: Registry, name: str, wanted: Sequence[str]) -> Row:
 
 
 def _plugins(registry: Registry) -> list[Row]:
-    told = {broken.name: broken for broken in registry.broken}
-    loaded = [_plugin(plugin, told.pop(plugin.name, None)) for plugin in registry.plugins]
-    return [*loaded, *(_plugin(Plugin(b.name, b.origin), b) for b in told.values())]
+    broken_by_name = {broken.name: broken for broken in registry.broken}
+    loaded = [_plugin(plugin, broken_by_name.pop(plugin.name, None)) for plugin in registry.plugins]
+    return [*loaded, *(_plugin(Plugin(b.name, b.origin), b) for b in broken_by_name.values())]
 
 
 def _plugin(plugin: Plugin, broken: BrokenPlugin | None) -> Row:

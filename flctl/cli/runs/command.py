@@ -78,7 +78,7 @@ def show(run: RunArgument, as_json: JsonFlag = False) -> None:
 
 def replay(
     run: RunArgument,
-    number: Annotated[int, typer.Option("--round", min=1, help="The round.")],
+    round_number: Annotated[int, typer.Option("--round", min=1, help="The round.")],
     client: Annotated[str, typer.Option("--client", help="The client's id.")],
     disclose: Annotated[
         bool, typer.Option("--disclose", help="Allow this even if the run's aggregator hides clients.")
@@ -88,7 +88,7 @@ def replay(
     """Repeat one client's work of one round in this process and show the outcome. Nothing is written or charged."""
     from flctl.cli.runs.replay import replay_client
 
-    data = replay_client(run, number, client, disclose=disclose)
+    data = replay_client(run, round_number, client, disclose=disclose)
     output.emit("runs replay", data, as_json=as_json, render=lambda console: _render_replay(console, data))
 
 

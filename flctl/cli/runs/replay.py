@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 __all__ = ["replay_client"]
 
 
-def replay_client(path: Path, number: int, client: str, *, disclose: bool = False) -> Mapping[str, Any]:
+def replay_client(path: Path, round_number: int, client: str, *, disclose: bool = False) -> Mapping[str, Any]:
     """The outcome of the client's work; if it fails, its traceback goes to stderr. `disclose` allows it for a run whose
     aggregator hides clients, and is part of the outcome. Raises IncompatibleError without it."""
     run, directory = open_stored(path)
     hidden = refuse_hidden(path, run.aggregator, "a replay shows one client's loss", disclose=disclose)
     run.partition.index(client)
-    saved = [n for n in directory.checkpoints.rounds() if n < number]
+    saved = [n for n in directory.checkpoints.rounds() if n < round_number]
     if not saved:
-        raise ConfigError(f"{path} has no checkpoint before round {number}")
+        raise ConfigError(f"{path} has no checkpoint before round {round_number}")
     with TemporaryDirectory() as scratch:
         memory = Path(scratch) / "memory"
         if directory.memory.is_dir():
             shutil.copytree(directory.memory, memory)
         repeated = _over_plain_sums(replace(run, memory_directory=memory, replays=True))
-        outcome = _replay(repeated, directory, saved[-1], number, client)
+        outcome = _replay(repeated, directory, saved[-1], round_number, client)
     disclosed = {"disclosed": True} if hidden else {}
-    return {"round": number, "client": client, "seed": run.config.seed, **disclosed, **outcome}
+    return {"round": round_number, "client": client, "seed": run.config.seed, **disclosed, **outcome}
 
 
 def _over_plain_sums(run: Run) -> Run:
@@ -53,7 +53,7 @@ def _over_plain_sums(run: Run) -> Run:
     return replace(run, aggregator=PlainAggregator())
 
 
-def _replay(run: Run, directory: RunDirectory, saved: int, number: int, client: str) -> Mapping[str, Any]:
+def _replay(run: Run, directory: RunDirectory, saved: int, round_number: int, client: str) -> Mapping[str, Any]:
     from flctl.client.runtime import ClientRuntime
     from flctl.engines.inprocess import InProcessEngine
     from flctl.server.rounds import Rounds
@@ -63,14 +63,14 @@ def _replay(run: Run, directory: RunDirectory, saved: int, number: int, client: 
     with engine.open(run):
         rounds = Rounds(run, engine)
         state = state_of(directory.checkpoints.load(saved, rounds.model))
-        while state.round < number - 1:
-            output.note(f"repeating round {state.round + 1}, to reach round {number}")
+        while state.round < round_number - 1:
+            output.note(f"repeating round {state.round + 1}, to reach round {round_number}")
             state, _ = rounds.play(state, last=lambda seconds: False)
         plan = rounds.plan(state)
     # A secret cohort was drawn by the operating system and is drawn anew here: it says nothing of the round.
     in_cohort = None if run.secret_cohort else client in plan.cohort
     try:
-        reply, _ = ClientRuntime(run).reply(client, Request(number, plan.work, b""), b"")
+        reply, _ = ClientRuntime(run).reply(client, Request(round_number, plan.work, b""), b"")
     except Exception as error:  # whatever the client's code raises is what the user wants to see
         traceback.print_exc(file=sys.stderr)
         return {"in_cohort": in_cohort, "failed": type(error).__name__, "message": str(error)}

@@ -222,8 +222,8 @@ def _render_told(console: Console, outcome: Outcome) -> None:
     """Why the next round was refused, and what transforms say of those before it."""
     if outcome.result.refused is not None:
         output.fail(outcome.result.refused, "train", as_json=False)
-    for name, said in outcome.result.summary.get("transforms", {}).items():
-        console.print(f"{name}: {said.get('statement', said)}", markup=False)
+    for name, entries in outcome.result.summary.get("transforms", {}).items():
+        console.print(f"{name}: {entries.get('statement', entries)}", markup=False)
 
 
 def _render(console: Console, outcome: Outcome) -> None:

@@ -60,12 +60,12 @@ class Outcome:
 
     def data(self) -> dict[str, Any]:
         """The summary and where the run lies, and the profile without its single rounds."""
-        told = {"run": str(self.result.directory.path), **self.result.summary}
+        data = {"run": str(self.result.directory.path), **self.result.summary}
         if self.result.refused is not None:
-            told["refused"] = self.result.refused.message
+            data["refused"] = self.result.refused.message
         if self.profile is not None:
-            told["profile"] = {name: part for name, part in self.profile.items() if name != "each"}
-        return told
+            data["profile"] = {name: part for name, part in self.profile.items() if name != "each"}
+        return data
 
 
 def sampling_flags(sampling: str | None, rate: float | None) -> dict[str, Flag]:
@@ -286,7 +286,7 @@ def _open_partition(config: Config, directory: RunDirectory) -> PartitionView:
 def _free_name(partition: str, strategy: str) -> Path:
     """`runs/PARTITION-STRATEGY`, or the first of -2, -3 ... that is free."""
     base = Path("runs") / f"{partition}-{strategy}"
-    number = 1
-    while os.path.lexists(base if number == 1 else Path(f"{base}-{number}")):
-        number += 1
-    return base if number == 1 else Path(f"{base}-{number}")
+    suffix = 1
+    while os.path.lexists(base if suffix == 1 else Path(f"{base}-{suffix}")):
+        suffix += 1
+    return base if suffix == 1 else Path(f"{base}-{suffix}")

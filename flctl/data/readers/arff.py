@@ -135,25 +135,25 @@ def _read_header(path: Path) -> _ArffHeader:
     )
 
 
-def _attribute(line: str, where: str, number: int) -> _Attribute:
+def _attribute(line: str, where: str, line_number: int) -> _Attribute:
     match = _ATTRIBUTE.match(line)
     if match is None:
-        raise DataError(f"{where}, line {number}: '{line[:MAX_SHOWN]}' is not an attribute declaration")
+        raise DataError(f"{where}, line {line_number}: '{line[:MAX_SHOWN]}' is not an attribute declaration")
     quoted = match[1] if match[1][0] in "'\"" and len(match[1]) > 1 else None
     # The type may be absent: some writers leave it out, and a column's use decides it.
     kind = match[2].lstrip()
     name = _plain(quoted, match[1]).strip()
     if date := _DATE.fullmatch(kind.rstrip()):
-        return _Attribute(name, format=_date_format(date[1], name, where, number))
+        return _Attribute(name, format=_date_format(date[1], name, where, line_number))
     return _Attribute(name, _levels(kind[1:]) if kind.startswith("{") else ())
 
 
-def _date_format(pattern: str | None, name: str, where: str, number: int) -> str:
+def _date_format(pattern: str | None, name: str, where: str, line_number: int) -> str:
     bare = "" if pattern is None else _plain(pattern if pattern[0] in "'\"" else None, pattern)
     form = java_format(bare)
     if form is None:
         raise DataError(
-            f"{where}, line {number}: the date format '{bare[:MAX_SHOWN]}' of '{name}' is not understood",
+            f"{where}, line {line_number}: the date format '{bare[:MAX_SHOWN]}' of '{name}' is not understood",
             hint=f"Read it as text: replace `date` by `string`, and --date {as_option([name])} --date-format FORMAT.",
         )
     return form

@@ -132,13 +132,13 @@ class _Picture:
 
 def _walk(folder: Path, least: int) -> Iterator[_Picture]:
     """The pictures below a folder in name order, at least `least` folders deep; hidden ones are left out."""
-    for place, folders, names in os.walk(folder, followlinks=True):
-        inner = Path(place).relative_to(folder).parts
+    for here, folders, names in os.walk(folder, followlinks=True):
+        inner = Path(here).relative_to(folder).parts
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if len(inner) < MAX_DEPTH else []
         if len(inner) >= least:
             for name in sorted(names):
                 if name.lower().endswith(_EXTENSIONS) and not name.startswith("."):
-                    yield _Picture(Path(place, name), inner)
+                    yield _Picture(Path(here, name), inner)
 
 
 def _parts(folder: Path) -> Parts[_Picture]:

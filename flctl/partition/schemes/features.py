@@ -102,8 +102,8 @@ class FeatureScaling(_Instrument):
         high: Annotated[float, Field(gt=0, le=1e3, description="Factor of the last client")] = 2.0
 
     def alter(self, x: Values, y: Values, client: int, clients: int, rng: np.random.Generator) -> tuple[Values, Values]:
-        place = client / (clients - 1) if clients > 1 else 0.5
-        gain = self.config.low * (self.config.high / self.config.low) ** place
+        position = client / (clients - 1) if clients > 1 else 0.5
+        gain = self.config.low * (self.config.high / self.config.low) ** position
         return _fit(x * np.where(self._unit() > 0, np.float32(gain), np.float32(1)), x.dtype), y
 
 

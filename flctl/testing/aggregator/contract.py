@@ -13,7 +13,7 @@ from flctl.testing.aggregator.subject import AggregatorSubject
 from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, conform
 from flctl.testing.examples import or_examples
-from flctl.testing.places import temporary_directory
+from flctl.testing.temporary import temporary_directory
 from flctl.testing.trial import Trial
 
 __all__ = ["AGGREGATOR", "check_aggregator"]

@@ -16,8 +16,8 @@ from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, UnaskedError, conform, said
 from flctl.testing.dataset.values import faults_of
 from flctl.testing.examples import or_examples
-from flctl.testing.places import temporary_directory
 from flctl.testing.randomness import global_seed
+from flctl.testing.temporary import temporary_directory
 from flctl.testing.values import difference
 
 __all__ = ["DATASET", "check_dataset"]

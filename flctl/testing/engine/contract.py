@@ -18,8 +18,8 @@ from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, conform, said
 from flctl.testing.engine.subject import PATIENCE, Answers, EngineSubject, alive, left_behind, plan_of, requests, within
 from flctl.testing.examples import or_examples
-from flctl.testing.places import temporary_directory
 from flctl.testing.runs import close, same_bits
+from flctl.testing.temporary import temporary_directory
 from flctl.testing.trial import Trial
 from flctl.testing.values import difference
 from flctl.types import ClientId, Failure, Gathered, Reply, Request, RoundPlan
@@ -120,8 +120,8 @@ def _add_memory(checks: Checks) -> None:
             for number, word in ((1, b"one"), (1, b"two"), (1, b"three"), (2, b"four")):
                 expected = b"" if word == b"four" else said_before
                 answers = list(engine.exchange({c: Request(number, None, word + c.encode()) for c in clients}))
-                told = {c: expected + c.encode() if expected else b"" for c in clients}
-                yield from (f"in {word.decode()}: {text}" for text in _answer_faults(answers, told, told))  # type: ignore[arg-type]
+                messages = {c: expected + c.encode() if expected else b"" for c in clients}
+                yield from (f"in {word.decode()}: {text}" for text in _answer_faults(answers, messages, messages))  # type: ignore[arg-type]
                 said_before = word
 
 
@@ -210,22 +210,22 @@ def _chunks(plan: RoundPlan, size: int) -> list[Any]:
 
 
 def _gather_faults(answers: list[tuple[int, Any]], expected: Mapping[int, Any]) -> Iterator[str]:
-    counts = Counter(place for place, _ in answers)
+    counts = Counter(chunk_index for chunk_index, _ in answers)
     if counts != Counter(expected.keys()):
         yield f"of {counted(len(expected), 'chunk')} these had a wrong number of answers: {dict(counts)}"
-    for place, answer in answers:
+    for chunk_index, answer in answers:
         if not isinstance(answer, Gathered):
-            yield f"chunk {place} is {type(answer).__name__}, expected Gathered"
-        elif place in expected:
-            one, other = (dataclasses.replace(each, seconds={}) for each in (expected[place], answer))
+            yield f"chunk {chunk_index} is {type(answer).__name__}, expected Gathered"
+        elif chunk_index in expected:
+            one, other = (dataclasses.replace(each, seconds={}) for each in (expected[chunk_index], answer))
             differs = difference(one, other)
-            yield from [f"chunk {place} differs from its result in one process: {differs}"] if differs else []
+            yield from [f"chunk {chunk_index} differs from its result in one process: {differs}"] if differs else []
 
 
 def _spared(answers: list[tuple[int, Any]], *, late: bool) -> Iterator[str]:
     """Yields faults of three chunks, the first of which holds clients 0 and 2, which fail, or 2, which is late."""
-    if sorted(place for place, _ in answers) != [0, 1, 2]:
-        yield f"of 3 chunks these had answers: {sorted(place for place, _ in answers)}"
+    if sorted(chunk_index for chunk_index, _ in answers) != [0, 1, 2]:
+        yield f"of 3 chunks these had answers: {sorted(chunk_index for chunk_index, _ in answers)}"
         return
     chunks = dict(answers)
     if late:
@@ -234,7 +234,11 @@ def _spared(answers: list[tuple[int, Any]], *, late: bool) -> Iterator[str]:
         return
     if not (isinstance(chunks[0], Gathered) and sorted(chunks[0].failed) == [0, 2]):
         yield f"their chunk is {chunks[0]!r:.100}, expected clients 0 and 2 in `failed`"
-    whole = [place for place in (1, 2) if isinstance(chunks[place], Gathered) and len(chunks[place].numbers) == 3]
+    whole = [
+        chunk_index
+        for chunk_index in (1, 2)
+        if isinstance(chunks[chunk_index], Gathered) and len(chunks[chunk_index].numbers) == 3
+    ]
     yield from [] if whole == [1, 2] else [f"other chunks are incomplete: only {whole} are complete"]
 
 

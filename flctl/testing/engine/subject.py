@@ -85,11 +85,11 @@ def plan_of(run: Run) -> RoundPlan:
     return rounds.plan(rounds.initial())
 
 
-def requests(run: Run, number: int = 1) -> dict[ClientId, Request]:
+def requests(run: Run, round_number: int = 1) -> dict[ClientId, Request]:
     """A request to train for each client, as the first round makes it."""
     plan = plan_of(run)
-    work = dataclasses.replace(plan.work, round=number)
-    return {client: Request(number, work, b"") for client in plan.cohort}
+    work = dataclasses.replace(plan.work, round=round_number)
+    return {client: Request(round_number, work, b"") for client in plan.cohort}
 
 
 def within(seconds: float, action: Callable[[], None]) -> BaseException | None:
@@ -125,12 +125,12 @@ def alive() -> frozenset[Any]:
     threads = {f"thread {thread.name}" for thread in threading.enumerate() if not thread.daemon}
     children: set[str] = set()
     for task in Path("/proc/self/task").glob("*/children"):
-        children |= {f"process {number}" for number in task.read_text().split() if not _is_zombie(number)}
+        children |= {f"process {pid}" for pid in task.read_text().split() if not _is_zombie(pid)}
     return frozenset(threads | children)
 
 
-def _is_zombie(number: str) -> bool:
+def _is_zombie(pid: str) -> bool:
     try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True  # it ended just now

@@ -11,11 +11,11 @@ from flctl.testing import parts
 from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, conform
 from flctl.testing.examples import or_examples
-from flctl.testing.places import temporary_directory
 from flctl.testing.strategy.clients import add_clients
 from flctl.testing.strategy.runs import add_runs
 from flctl.testing.strategy.server import add_server
 from flctl.testing.strategy.subject import StrategySubject
+from flctl.testing.temporary import temporary_directory
 from flctl.testing.trial import Trial
 
 __all__ = ["STRATEGY", "check_strategy"]

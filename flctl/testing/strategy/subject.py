@@ -72,7 +72,7 @@ class StrategySubject(TrainedSubject[Strategy]):
         calls = [call for call in self.calls if call.method == method]
         if most is None or len(calls) <= most:
             return calls
-        return [calls[round(place)] for place in np.linspace(0, len(calls) - 1, most)]
+        return [calls[round(index)] for index in np.linspace(0, len(calls) - 1, most)]
 
     def required(self, method: str) -> Sequence[Call]:
         """The recorded calls of a method. Raises UnaskedError where the trial failed before there was one."""

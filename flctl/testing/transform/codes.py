@@ -113,8 +113,8 @@ def _add_memory(checks: Checks) -> None:
     def find(s: TransformSubject) -> Iterator[str]:
         for layout in LAYOUTS:
             memory: Arrays = arrays.zeros(s.pipeline(layout).memory_layout)
-            for number, update in enumerate(samples(layout, 4), 1):
-                _, memory = s.send(update, number, memory)  # raises for another layout, and for NaN
+            for round_number, update in enumerate(samples(layout, 4), 1):
+                _, memory = s.send(update, round_number, memory)  # raises for another layout, and for NaN
                 for name, vector in memory.items():
                     if gap(vector, vector.astype(np.float32)) > 0:
-                        yield f"in round {number} '{name.rpartition('/')[2]}' is {vector.dtype}, and loses digits"
+                        yield f"in round {round_number} '{name.rpartition('/')[2]}' is {vector.dtype}, and loses digits"

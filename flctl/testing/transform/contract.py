@@ -10,7 +10,7 @@ from flctl.algorithms.transform import Transform
 from flctl.testing.component import component_checks, title_of
 from flctl.testing.conformance import Checks, Conformance, conform
 from flctl.testing.examples import or_examples
-from flctl.testing.places import temporary_directory
+from flctl.testing.temporary import temporary_directory
 from flctl.testing.transform.halves import add_halves
 from flctl.testing.transform.runs import add_runs
 from flctl.testing.transform.steps import add_steps

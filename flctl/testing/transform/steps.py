@@ -81,7 +81,7 @@ def _factor_faults(steps: LocalSteps) -> Iterator[str]:
     if np.shape(together) != _NORMS.shape or not np.isfinite(together).all():
         yield f"for the norms {_NORMS.tolist()} it returned the factors {np.asarray(together).tolist()!s:.100}"
         return
-    alone = [steps.factors(_NORMS[place : place + 1].copy()) for place in range(len(_NORMS))]
+    alone = [steps.factors(_NORMS[index : index + 1].copy()) for index in range(len(_NORMS))]
     if not np.allclose(together, np.ravel(alone), rtol=1e-12, atol=0):
         yield "the factor of a row's norm depends on the other norms"
 

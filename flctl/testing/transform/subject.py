@@ -91,12 +91,12 @@ class TransformSubject(TrainedSubject[Transform]):
         """Sample updates after the client half."""
         return [self.on_client(update, seed) for seed, update in enumerate(samples(layout, count))]
 
-    def send(self, update: ClientUpdate, number: int, memory: Arrays) -> tuple[ClientUpdate, Arrays]:
+    def send(self, update: ClientUpdate, round_number: int, memory: Arrays) -> tuple[ClientUpdate, Arrays]:
         """Returns the update as it leaves the client in a round, and the memory that the client keeps."""
         layout = arrays.layout_of(update.arrays)
         pipeline = self.pipeline(layout)
-        told = {_NAME: self.broadcast(layout)}
-        work = Work(number, {}, {}, told, LocalWork(), pipeline.sent)
+        broadcasts = {_NAME: self.broadcast(layout)}
+        work = Work(round_number, {}, {}, broadcasts, LocalWork(), pipeline.sent)
         return pipeline.send(update, work, memory)
 
     def arrive(self, sent: ClientUpdate, layout: Layout) -> ClientUpdate:

@@ -71,11 +71,12 @@ def require_coarse_clip(run: RunInfo, clip: float) -> None:
             )
 
 
-def require_minimum(cohort: Sequence[str], minimum: int, number: int) -> None:
+def require_minimum(cohort: Sequence[str], minimum: int, round_number: int) -> None:
     """Raises ProtocolError if a round asks fewer clients than the minimum."""
     if len(cohort) < minimum:
         raise ProtocolError(
-            f"round {number}: the cohort has {counted(len(cohort), 'client')}, and aggregator.minimum is {minimum}",
+            f"round {round_number}: the cohort has {counted(len(cohort), 'client')}, and aggregator.minimum is "
+            f"{minimum}",
             hint="Select more clients per round; a random cohort can be small.",
         )
 

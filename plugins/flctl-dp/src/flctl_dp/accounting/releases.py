@@ -102,11 +102,11 @@ class Release:
             return math.inf
         return self.noise_multiplier * column_norm(self.bands) / float(coefficients(self.bands)[self.place - 1])
 
-    def at(self, number: int) -> Release:
-        """The release as that of a run's round `number`, from 1."""
+    def at(self, round_number: int) -> Release:
+        """The release as that of a run's round `round_number`, from 1."""
         if self.sampling != "cyclic":
             return self
-        place = (number - 1) % self.separation + 1
+        place = (round_number - 1) % self.separation + 1
         return replace(self, place=place if place <= self.bands else 0)
 
     def again(self) -> Release:

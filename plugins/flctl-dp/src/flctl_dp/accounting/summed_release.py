@@ -82,11 +82,11 @@ class SummedRelease(Release):
         return math.sqrt(self.variance * self.honest / self.reach)
 
     def __str__(self) -> str:
-        told = f", {self.colluding} of them colluding" if self.colluding else ""
+        colluders = f", {self.colluding} of them colluding" if self.colluding else ""
         name = self.mechanism.replace("-", " ").replace("gaussian", "Gaussian").replace("skellam", "Skellam")
         return (
             f"distributed {name} in sums of {self.bits} bits, minimum survivors {self.survivors} of up to {self.cohort}"
-            f"{told}, without a trusted server,"
+            f"{colluders}, without a trusted server,"
         )
 
 

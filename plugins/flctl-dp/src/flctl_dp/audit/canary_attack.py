@@ -155,34 +155,34 @@ def _released(
     bands = {"bands": np.array([release.bands])} if release.bands else {}
     state = transform._begun({**transform.init({"delta": size}), **bands}, release.noise_multiplier, share * size)
     sums = []
-    for number in range(1, rounds + 1):
-        asked, clip = inside & _drawn(size, release, number, rng), float(state["clip"][0])
-        total = _total(transform, transform.broadcast(state), np.flatnonzero(asked), size, number)
-        ctx = ServerContext(number, int(asked.sum()), rng)
+    for round_number in range(1, rounds + 1):
+        asked, clip = inside & _drawn(size, release, round_number, rng), float(state["clip"][0])
+        total = _total(transform, transform.broadcast(state), np.flatnonzero(asked), size, round_number)
+        ctx = ServerContext(round_number, int(asked.sum()), rng)
         result, state = transform.on_server(Aggregate(total, float(asked.sum()), int(asked.sum())), state, ctx)
         sums.append(np.asarray(result.arrays["delta"], np.float64) / clip)
     return np.stack(sums)
 
 
-def _drawn(size: int, release: Release, number: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """Mask of the canaries that round `number` samples, if they are included."""
+def _drawn(size: int, release: Release, round_number: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Mask of the canaries that round `round_number` samples, if they are included."""
     if release.sampling == "poisson":
         return np.asarray(rng.random(size) < release.rate)
     if release.sampling == "cyclic":
-        return np.asarray(_turns(size, release) == (number - 1) % release.separation)
+        return np.asarray(_turns(size, release) == (round_number - 1) % release.separation)
     return np.ones(size, bool)
 
 
 def _total(
-    transform: CentralDP, broadcast: Arrays, asked: npt.NDArray[np.int64], size: int, number: int
+    transform: CentralDP, broadcast: Arrays, asked: npt.NDArray[np.int64], size: int, round_number: int
 ) -> dict[str, Floats]:
     """The sum of what the canaries that are asked send; each is loud on an axis of its own."""
     total = {name: np.zeros(length) for name, length in transform.sends({"delta": size}).items()}
     loud = np.array([_LOUD * transform.config.clipping_norm], np.float32)
-    for place in asked:
-        ctx = ClientContext(number, str(place), broadcast, np.random.default_rng(0))
-        sent = transform.on_client(ClientUpdate(str(place), {"delta": loud}, 10.0), ctx)
-        total["delta"][place] += sent.weight * float(sent.arrays["delta"][0])
+    for client_index in asked:
+        ctx = ClientContext(round_number, str(client_index), broadcast, np.random.default_rng(0))
+        sent = transform.on_client(ClientUpdate(str(client_index), {"delta": loud}, 10.0), ctx)
+        total["delta"][client_index] += sent.weight * float(sent.arrays["delta"][0])
         for name in sent.arrays.keys() - {"delta"}:
             total[name] += sent.weight * sent.arrays[name]
     return total

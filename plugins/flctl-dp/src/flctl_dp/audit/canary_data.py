@@ -40,8 +40,8 @@ class Canaries:
     @property
     def _feature(self) -> npt.NDArray[np.int64]:
         """Feature of each canary, [n]."""
-        numbers = np.arange(len(self.inside))
-        return numbers % ROWS if self.single else numbers
+        rows = np.arange(len(self.inside))
+        return rows % ROWS if self.single else rows
 
     def save(self, path: Path, clip: float) -> None:
         """Saves rows x [rows, features], targets y [rows] and the column `client` as an archive."""
@@ -56,7 +56,7 @@ class Canaries:
         """Change of the model's weight of each canary's feature, [n]."""
         return (last - first)[self._feature]
 
-    def told(self, messages: Path) -> Floats:
+    def from_messages(self, messages: Path) -> Floats:
         """The value of each canary's feature in its client's message, [n]; 0 if the client was not asked."""
         found = np.zeros(len(self.inside))
         client = np.arange(len(self.inside)) // ROWS if self.by_row else np.arange(len(self.inside))

@@ -116,7 +116,11 @@ def _play(setting: _Setting, inside: npt.NDArray[np.bool_], flctl: Command) -> _
         options += ["--test-fraction", "0", "--no-report", "--no-duplicates", "--out", f"{folder / 'parts'}"]
         flctl(["partition", f"{folder / 'canaries.npz'}", *options])
         flctl(["train", "--config", f"{_written(setting, folder)}", "--out", f"{folder / 'run'}", "--yes"])
-        score = canaries.told(folder / "messages") if setting.single else canaries.learned(*_models(folder / "run"))
+        score = (
+            canaries.from_messages(folder / "messages")
+            if setting.single
+            else canaries.learned(*_models(folder / "run"))
+        )
         return _Played(inside, score, *_claim(folder / "run", setting))
 
 
@@ -201,8 +205,8 @@ def _models(run: Path) -> Iterator[Floats]:
 def _claim(run: Path, setting: _Setting) -> tuple[float, float]:
     """(epsilon, delta) that a run on canaries claims. Raises FlctlError if the claim is about other neighbours than the
     canaries are."""
-    told = json.loads((run / "summary.json").read_text(encoding="utf-8"))["transforms"]
-    claimed = next(one for one in told.values() if "epsilon" in one)
+    transforms = json.loads((run / "summary.json").read_text(encoding="utf-8"))["transforms"]
+    claimed = next(one for one in transforms.values() if "epsilon" in one)
     if setting.opposite and "replace-one" not in str(claimed.get("statement")):
         raise FlctlError("the run's claim is not about replacing a client or row, and its canaries are")
     return float(claimed["epsilon"]), float(claimed["delta"])

@@ -21,7 +21,7 @@ from flctl_dp.mechanisms.adaptive import AdaptiveDP
 from flctl_dp.mechanisms.central import CentralDP
 from flctl_dp.mechanisms.ftrl import CorrelatedDP
 
-__all__ = ["audit_of", "data", "read_config", "summary_of", "told"]
+__all__ = ["audit_of", "data", "read_config", "report_text", "summary_of"]
 
 _MOST = 1 << 20
 """Bytes of a configuration or summary."""
@@ -67,7 +67,7 @@ def _mechanism(path: Path, config: Mapping[str, Any]) -> CentralDP:
         raise ConfigError(f"{path}: transforms.{kind.name} cannot be used: {error}") from error
 
 
-def told(found: Audit) -> str:
+def report_text(found: Audit) -> str:
     """The finding in one line."""
     verdict = "the claim is REFUTED" if found.broken else "this attack does not refute the claim"
     return (
@@ -116,18 +116,18 @@ def summary_of(path: Path) -> dict[str, Any]:
     if not summary.is_file() or summary.stat().st_size > _MOST:
         return {}
     try:
-        said = json.loads(summary.read_text(encoding="utf-8"))
+        content = json.loads(summary.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _played(path: Path, name: str) -> dict[str, float]:
     """Rounds and figures of the mechanism in a finished run's summary; empty if the summary lacks them."""
-    said = summary_of(path)
+    summary = summary_of(path)
     try:
-        told = {"rounds": said["rounds"], **said["transforms"][name]}
-        return {key: float(value) for key, value in told.items() if isinstance(value, (int, float))}
+        recorded = {"rounds": summary["rounds"], **summary["transforms"][name]}
+        return {key: float(value) for key, value in recorded.items() if isinstance(value, (int, float))}
     except (ValueError, KeyError, TypeError, RecursionError):
         return {}
 

@@ -83,12 +83,16 @@ def calibrated(terms: ExampleTerms, clients: Mapping[int, Steps], before: Mappin
     Where clients are of many kinds, those of alike rates have one noise, found by Renyi DP: somewhat more than they
     need.
     """
-    kinds = {number: (_bounding(steps), frozen(before.get(number, {}))) for number, steps in clients.items() if steps}
+    kinds = {
+        client_index: (_bounding(steps), frozen(before.get(client_index, {})))
+        for client_index, steps in clients.items()
+        if steps
+    }
     many = len(set(kinds.values())) > _FEW
     if many:
         kinds = dict(_classed(kinds))
     found = {kind: _noise(terms, *kind, many=many) for kind in dict.fromkeys(kinds.values())}
-    return {number: found[kind] for number, kind in kinds.items()}
+    return {client_index: found[kind] for client_index, kind in kinds.items()}
 
 
 _Kind = tuple[tuple[float, int], Frozen]
@@ -105,8 +109,8 @@ def _classed(kinds: Mapping[int, _Kind]) -> Iterator[tuple[int, _Kind]]:
     highest: dict[tuple[float, Frozen], int] = {}
     for rate, count, past in raised.values():
         highest[rate, past] = max(count, highest.get((rate, past), 0))
-    for number, (rate, _, past) in raised.items():
-        yield number, ((rate, highest[rate, past]), past)
+    for client_index, (rate, _, past) in raised.items():
+        yield client_index, ((rate, highest[rate, past]), past)
 
 
 def _noise(terms: ExampleTerms, steps: tuple[float, int], past: Frozen, *, many: bool) -> float:
@@ -151,13 +155,13 @@ def _most(others: Frozen, more: Frozen, total: int, target: float, delta: float,
     return low
 
 
-def refuse_excess(terms: ExampleTerms, number: int, client: str, before: Releases, more: Releases) -> None:
-    """Raises PrivacyBudgetError where round `number` would take a client's rows beyond the target."""
+def refuse_excess(terms: ExampleTerms, round_number: int, client: str, before: Releases, more: Releases) -> None:
+    """Raises PrivacyBudgetError where round `round_number` would take a client's rows beyond the target."""
     if within(before, more, terms):
         return
     so_far = epsilon(before, terms.delta, terms.relation)
     raise PrivacyBudgetError(
-        f"round {number} would exceed epsilon {terms.target:g} of the rows of client '{client}': the "
+        f"round {round_number} would exceed epsilon {terms.target:g} of the rows of client '{client}': the "
         f"{counted(sum(before.values()), 'step')} so far amount to {rounded_up(so_far)} (delta {terms.delta:g}, "
         f"{terms.relation})",
         hint="For more rounds, raise transforms.dp-examples.target_epsilon, or plan with more noise: "

@@ -236,6 +236,9 @@ def audit(
         found = run_audit.audit_of(run, canaries or 1000, rounds)
     shown = run_audit.data(found)
     output.emit(
-        "dp audit", shown, as_json=as_json, render=lambda console: console.print(run_audit.told(found), markup=False)
+        "dp audit",
+        shown,
+        as_json=as_json,
+        render=lambda console: console.print(run_audit.report_text(found), markup=False),
     )
     raise typer.Exit(1 if found.broken else 0)

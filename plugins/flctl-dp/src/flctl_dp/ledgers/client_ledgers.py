@@ -48,9 +48,9 @@ class ClientLedgers:
         kept = any(any(folder.glob(f"[0-9][0-9][0-9]/*.{suffix}")) for suffix in ("jsonl", "jsonl.head"))
         return cls(folder) if kept else None
 
-    def of(self, number: int) -> LedgerFile:
-        """The ledger of client `number`."""
-        return LedgerFile(self.folder / f"{number // _A_FOLDER:03d}" / f"{number:06d}.jsonl")
+    def of(self, client_index: int) -> LedgerFile:
+        """The ledger of client `client_index`."""
+        return LedgerFile(self.folder / f"{client_index // _A_FOLDER:03d}" / f"{client_index:06d}.jsonl")
 
     def files(self) -> Iterator[tuple[int, LedgerFile]]:
         """All ledgers that there are or were, by number. Raises IntegrityError for a file with another name."""
@@ -62,23 +62,23 @@ class ClientLedgers:
 
     def all(self) -> dict[int, Ledger]:
         """All of them. Raises IntegrityError for one that was changed, or is gone."""
-        found = ((number, file.read()) for number, file in self.files())
-        return {number: ledger for number, ledger in found if ledger is not None}
+        found = ((client_index, file.read()) for client_index, file in self.files())
+        return {client_index: ledger for client_index, ledger in found if ledger is not None}
 
-    def read(self, numbers: Iterable[int]) -> dict[int, Ledger]:
-        """Those of the clients `numbers` that have one. Raises IntegrityError for one that was changed."""
+    def read(self, client_indices: Iterable[int]) -> dict[int, Ledger]:
+        """Those of the clients `client_indices` that have one. Raises IntegrityError for one that was changed."""
         if not self.folder.is_dir():
             return {}
-        found = ((number, self.of(number).read()) for number in numbers)
-        return {number: ledger for number, ledger in found if ledger is not None}
+        found = ((client_index, self.of(client_index).read()) for client_index in client_indices)
+        return {client_index: ledger for client_index, ledger in found if ledger is not None}
 
     @contextmanager
-    def opened(self, number: int, client: str, relation: Relation) -> Iterator[tuple[LedgerFile, Ledger]]:
+    def opened(self, client_index: int, client: str, relation: Relation) -> Iterator[tuple[LedgerFile, Ledger]]:
         """Opens a client's ledger, created if missing, and locks it against other processes.
 
         Raises IncompatibleError for the ledger of another client or relation.
         """
-        file = self.of(number)
+        file = self.of(client_index)
         with file.locked():
             ledger = file.open(client, relation, "example")
             if ledger.population != client:

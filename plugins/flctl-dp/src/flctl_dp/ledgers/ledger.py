@@ -56,8 +56,8 @@ class Promise:
     def of(cls, line: Mapping[str, Any], where: str) -> Promise:
         """Reads the promise in a ledger's line. Raises IntegrityError for other types."""
         delta, target, units = line.get("delta"), line.get("target"), line.get("units", 0)
-        numbers = all(one is None or type(one) is float for one in (delta, target))
-        if not numbers or type(units) is not int or units < 0:
+        are_numbers = all(one is None or type(one) is float for one in (delta, target))
+        if not are_numbers or type(units) is not int or units < 0:
             raise IntegrityError(f"{where} has no number as delta, target or units", hint=_RESTORE)
         return cls(delta, target, units)
 
@@ -194,15 +194,26 @@ class LedgerFile:
         return ledger
 
     def charge(
-        self, ledger: Ledger, run: str, number: int, release: Release, count: int = 1, promise: Promise | None = None
+        self,
+        ledger: Ledger,
+        run: str,
+        round_number: int,
+        release: Release,
+        count: int = 1,
+        promise: Promise | None = None,
     ) -> Charge:
-        """Appends a charge of `count` releases in round `number`, and puts it on disk; call under the same `locked` as
-        `open`."""
+        """Appends a charge of `count` releases in a round, on disk; call under the same `locked` as `open`."""
         promise = promise or Promise()
-        line = {"previous": ledger.head, "run": run, "round": number, "release": release.fields(), **promise.fields()}
+        line = {
+            "previous": ledger.head,
+            "run": run,
+            "round": round_number,
+            "release": release.fields(),
+            **promise.fields(),
+        }
         sealed = _sealed(line if count == 1 else {**line, "count": count})
         self._append(sealed, 2 + len(ledger.charges))
-        return Charge(run, number, release, sealed["digest"], count, promise)
+        return Charge(run, round_number, release, sealed["digest"], count, promise)
 
     def _append(self, line: dict[str, Any], count: int) -> None:
         data = (json.dumps(line, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n").encode()
@@ -270,8 +281,8 @@ def _parse(path: Path, lines: list[bytes]) -> Ledger:
 def _extended(path: Path, ledger: Ledger, lines: list[bytes]) -> Ledger:
     """The ledger with further lines, each checked against the one before it."""
     previous, charges = ledger.head, list(ledger.charges)
-    for number, text in enumerate(lines, 2 + len(charges)):
-        where = f"{path}:{number}"
+    for line_number, text in enumerate(lines, 2 + len(charges)):
+        where = f"{path}:{line_number}"
         line = _object(where, text)
         if line.get("previous") != previous:
             raise IntegrityError(f"{where} does not follow the line before it", hint=_RESTORE)

@@ -223,11 +223,11 @@ class CentralDP(flctl.Transform):
             raise flctl.FlctlError("a sum came to transform 'dp' before its round was charged")
         return float(max(ctx.asked, 1))
 
-    def _words(self, number: int, rng: np.random.Generator) -> Words:
+    def _words(self, round_number: int, rng: np.random.Generator) -> Words:
         """The random words of a round's noise: from the operating system, unless the seed is insecure."""
         if self.config.insecure_seed is None:
             return secure_words()
-        return insecure_words(self.config.insecure_seed, number, int(rng.integers(2**63)))
+        return insecure_words(self.config.insecure_seed, round_number, int(rng.integers(2**63)))
 
 
 def _refuse_coarse(clip: float, rounded: float) -> None:

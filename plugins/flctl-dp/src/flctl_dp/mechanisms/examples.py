@@ -102,9 +102,9 @@ class ExampleDP(flctl.Transform):
             return {**state, "noise": noise}
         self._refuse_excess(ctx, terms, ledgers, noise)
         heads = np.zeros(_DIGEST * len(counts), np.uint8)
-        for number, ledger in ledgers.items():
+        for client_index, ledger in ledgers.items():
             digest = np.frombuffer(bytes.fromhex(ledger.head), np.uint8)
-            heads[_DIGEST * number : _DIGEST * (number + 1)] = digest
+            heads[_DIGEST * client_index : _DIGEST * (client_index + 1)] = digest
         if fresh:
             register_ledger(ctx.run.partition.manifest.dataset.digest, terms.ledgers.folder)
         run = np.frombuffer(secrets.token_bytes(16), np.uint8) if fresh else state["run"]
@@ -144,8 +144,12 @@ class ExampleDP(flctl.Transform):
         if self.config.noise_multiplier is not None:
             return np.array([self.config.noise_multiplier])
         counts = run.partition.counts[:, 0]
-        clients = {number: steps_of(run, int(counts[number])) for number in np.flatnonzero(counts).tolist()}
-        found = calibrated(terms, clients, {number: ledger.releases() for number, ledger in ledgers.items()})
+        clients = {
+            client_index: steps_of(run, int(counts[client_index])) for client_index in np.flatnonzero(counts).tolist()
+        }
+        found = calibrated(
+            terms, clients, {client_index: ledger.releases() for client_index, ledger in ledgers.items()}
+        )
         noise = np.zeros(len(counts))
         noise[list(found)] = list(found.values())
         return noise
@@ -157,10 +161,10 @@ class ExampleDP(flctl.Transform):
         if terms.target is None:
             return
         counts = ctx.run.partition.counts[:, 0]
-        for number in np.flatnonzero(counts).tolist():
-            before = ledgers[number].releases() if number in ledgers else {}
-            more = released(steps_of(ctx.run, int(counts[number])), _noise_of(noise, number))
-            refuse_excess(terms, ctx.round, str(ctx.run.partition.client_ids[number]), before, more)
+        for client_index in np.flatnonzero(counts).tolist():
+            before = ledgers[client_index].releases() if client_index in ledgers else {}
+            more = released(steps_of(ctx.run, int(counts[client_index])), _noise_of(noise, client_index))
+            refuse_excess(terms, ctx.round, str(ctx.run.partition.client_ids[client_index]), before, more)
 
     def _charge(self, ctx: StepsContext, noise: float) -> None:
         """Puts the steps on the client's ledger. Another run may have charged since the round began: the budget is
@@ -181,27 +185,28 @@ class ExampleDP(flctl.Transform):
         return insecure_words(self.config.insecure_seed, ctx.round, ctx.client_id, int(ctx.rng.integers(2**63)))
 
 
-def _noise_of(noise: npt.NDArray[np.float64], number: int) -> float:
+def _noise_of(noise: npt.NDArray[np.float64], client_index: int) -> float:
     """The noise multiplier of a client. Raises FlctlError for one that has none: nothing may be released without."""
-    found = float(noise[number if len(noise) > 1 else 0])
+    found = float(noise[client_index if len(noise) > 1 else 0])
     if not found > 0:
-        raise flctl.FlctlError(f"no noise multiplier was found for client number {number}")
+        raise flctl.FlctlError(f"no noise multiplier was found for client number {client_index}")
     return found
 
 
 def _refuse_lost(heads: npt.NDArray[np.uint8], ledgers: Mapping[int, Ledger]) -> None:
     """Raises IntegrityError or IncompatibleError where ledgers are not those that the run's checkpoint rests on."""
-    for number, row in enumerate(heads.reshape(-1, _DIGEST)):
+    for client_index, row in enumerate(heads.reshape(-1, _DIGEST)):
         head = row.tobytes().hex()
         if not row.any():
             continue
-        if number not in ledgers:
+        if client_index not in ledgers:
             raise IntegrityError(
-                f"the ledger of client number {number} is missing, and the run's checkpoint depends on it",
+                f"the ledger of client number {client_index} is missing, and the run's checkpoint depends on it",
                 hint="Restore it.",
             )
-        if not ledgers[number].holds(head):
+        if not ledgers[client_index].holds(head):
             raise IncompatibleError(
-                f"the ledger of client number {number} has no line {head[:12]}, on which the run's checkpoint depends",
+                f"the ledger of client number {client_index} has no line {head[:12]}, on which the run's checkpoint "
+                "depends",
                 hint="Restore the ledgers that this run was charged to.",
             )

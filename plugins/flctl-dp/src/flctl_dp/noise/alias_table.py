@@ -52,8 +52,8 @@ class AliasTable:
         chance = words.draw(len(out))
         limit = self.high[columns]
         own = chance < limit
-        for place in np.flatnonzero(chance == limit):
-            own[place] = int(words.draw(1)[0]) < self.low[columns[place]]
+        for column in np.flatnonzero(chance == limit):
+            own[column] = int(words.draw(1)[0]) < self.low[columns[column]]
         np.take(self.values.ravel(), columns + (own.astype(np.intp) << self.bits), out=out)
 
 
@@ -73,11 +73,11 @@ def masses(s: int, reach: int) -> list[int]:
 
 def _exp_minus(numerator: int, denominator: int) -> int:
     """2^320 exp(-numerator / denominator), by its series."""
-    total, term, number = 0, 1 << _FRACTION, 0
+    total, term, order = 0, 1 << _FRACTION, 0
     while term:
-        total += -term if number % 2 else term
-        number += 1
-        term = term * numerator // (denominator * number)
+        total += -term if order % 2 else term
+        order += 1
+        term = term * numerator // (denominator * order)
     return total
 
 
@@ -113,15 +113,15 @@ def _alias(scaled: list[int], reach: int, bits: int) -> AliasTable:
     """Vose's construction (1991), in whole numbers: each column is filled to 2^128 by one other."""
     full = 1 << _DEPTH
     left, other = list(scaled), list(range(len(scaled)))
-    small = [place for place, mass in enumerate(left) if mass < full]
-    large = [place for place, mass in enumerate(left) if mass >= full]
+    small = [column for column, mass in enumerate(left) if mass < full]
+    large = [column for column, mass in enumerate(left) if mass >= full]
     while small:
         poor, rich = small.pop(), large[-1]
         other[poor] = rich
         left[rich] -= full - left[poor]
         if left[rich] < full:
             small.append(large.pop())
-    keep = [mass if other[place] != place else full for place, mass in enumerate(left)]
+    keep = [mass if other[column] != column else full for column, mass in enumerate(left)]
     high = [min(mass >> _LOW, (1 << _LOW) - 1) for mass in keep]
     own = np.arange(len(scaled), dtype=np.int64) - reach
     values: Any = np.stack([own[other], own])

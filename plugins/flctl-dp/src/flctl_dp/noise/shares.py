@@ -31,7 +31,7 @@ def variances(mechanism: Mechanism) -> list[int]:
     """
     table = [s * s for s in range(1, _S + 1)]
     if mechanism == "skellam":
-        return table + [number * _S * _S for number in range(2, _MOST + 1)]
+        return table + [count * _S * _S for count in range(2, _MOST + 1)]
     return table + [_S * _S * (1 + step * step) for step in range(1, _COARSEST + 1)]
 
 

@@ -22,10 +22,10 @@ def skellam_masses(variance: int, reach: int) -> list[int]:
     """
     top = max(reach + reach // 4, 20 * math.isqrt(variance) + 400)
     above, here, found = 0, 1 << _START, [0] * (reach + 1)
-    for place in range(top, 0, -1):
-        above, here = here, above + 2 * place * here // variance
-        if place <= reach + 1:
-            found[place - 1] = here
+    for index in range(top, 0, -1):
+        above, here = here, above + 2 * index * here // variance
+        if index <= reach + 1:
+            found[index - 1] = here
     return found
 
 

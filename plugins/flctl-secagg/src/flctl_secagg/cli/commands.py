@@ -94,7 +94,7 @@ def sign(
     )
     made.check()
     write_file(directory / ROSTER, made.text().encode())
-    _tell("secagg roster sign", *_told(made), as_json=as_json)
+    _tell("secagg roster sign", *_described(made), as_json=as_json)
 
 
 @roster.command("verify")
@@ -105,7 +105,7 @@ def check(directory: Directory, as_json: JsonFlag = False) -> None:
     """
     from flctl_secagg.storage import KeysHome
 
-    data, lines = _told(KeysHome(directory).roster())
+    data, lines = _described(KeysHome(directory).roster())
     valid = f"valid: signed by the operator whose key is pinned in {directory}"
     _tell("secagg roster verify", {"valid": True, **data}, [valid, *lines], as_json=as_json)
 
@@ -257,7 +257,7 @@ def _options(pairs: Sequence[str]) -> dict[str, str]:
     return {key.removeprefix("aggregator."): value for key, _, value in (pair.partition("=") for pair in pairs)}
 
 
-def _told(made: Roster) -> tuple[dict[str, Any], list[str]]:
+def _described(made: Roster) -> tuple[dict[str, Any], list[str]]:
     data = {"run": made.run, "clients": len(made.keys), "operator": made.operator.hex(), "digest": made.digest.hex()}
     return data, [f"{name:9} {value}" for name, value in data.items()]
 

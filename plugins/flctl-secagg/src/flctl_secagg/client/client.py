@@ -236,11 +236,11 @@ class Client:
             raise ProtocolError("there are keys of clients that are not neighbours")
         if len(records) - 1 < session.parameters.threshold:
             raise ProtocolError(f"found {counted(len(records) - 1, 'neighbour')}, fewer than the threshold")
-        for place, record in records.items():
+        for position, record in records.items():
             if not is_signed(
-                session.key_of(place), record[3 * KEY_BYTES :], keys_text(session.sid, cohort[place], record)
+                session.key_of(position), record[3 * KEY_BYTES :], keys_text(session.sid, cohort[position], record)
             ):
-                raise ProtocolError(f"the keys of client '{cohort[place]}' are not signed by it")
+                raise ProtocolError(f"the keys of client '{cohort[position]}' are not signed by it")
         keys = [record[at : at + KEY_BYTES] for record in records.values() for at in (0, KEY_BYTES)]
         if len(set(keys)) != len(keys):
             raise ProtocolError("two keys of the session are equal")
@@ -366,14 +366,16 @@ class Client:
                 f"found {counted(len(signatures), 'signature')} of neighbours, expected at least {needed}, and none "
                 "of other clients"
             )
-        for place, signature in signatures.items():
-            if not is_signed(session.key_of(place), signature, text):
-                raise ProtocolError(f"client '{session.parameters.cohort[place]}' did not sign the list of survivors")
+        for position, signature in signatures.items():
+            if not is_signed(session.key_of(position), signature, text):
+                raise ProtocolError(
+                    f"client '{session.parameters.cohort[position]}' did not sign the list of survivors"
+                )
 
     def _opening(self, session: Session, survivors: bytes) -> Opening:
         parameters = session.parameters
         alive = sorted(frames.members(survivors, session.count))
-        listed = tuple(parameters.cohort[place] for place in alive)
+        listed = tuple(parameters.cohort[position] for position in alive)
         return Opening.of(session, listed)
 
     @property

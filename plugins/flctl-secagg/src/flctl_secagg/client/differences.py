@@ -39,8 +39,8 @@ def _exposed(lists: Lists) -> tuple[str, ...]:
     rows, pivots = _reduced(matrix.reshape(len(lists), len(members)), _prime())
     few = rows[np.count_nonzero(rows, axis=1) <= 2]  # single clients first: a row of two may combine them
     for row in sorted(few, key=np.count_nonzero):
-        return tuple(members[place] for place in np.flatnonzero(row))
-    return tuple(sorted(members[place] for place in _parallel(rows, pivots)))
+        return tuple(members[column] for column in np.flatnonzero(row))
+    return tuple(sorted(members[column] for column in _parallel(rows, pivots)))
 
 
 def _parallel(rows: Rows, pivots: list[int]) -> tuple[int, ...]:

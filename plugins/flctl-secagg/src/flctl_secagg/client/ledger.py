@@ -173,8 +173,8 @@ class Ledger:
         )
         rows = connection.execute(query, (client,)).fetchall()
         return [
-            Opening(run, number, work, tuple(json.loads(names)), tuple(json.loads(keys)))
-            for run, number, work, names, keys in rows
+            Opening(run, round_number, work, tuple(json.loads(names)), tuple(json.loads(keys)))
+            for run, round_number, work, names, keys in rows
         ]
 
     def _insert(self, statement: str, values: tuple[object, ...]) -> bool:

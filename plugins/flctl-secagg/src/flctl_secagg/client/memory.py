@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 __all__ = ["Memory"]
 
-_BY_PLACE = ("records", "keys", "peers", "shares")
+_BY_POSITION = ("records", "keys", "peers", "shares")
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,7 +37,7 @@ class Memory:
             "started": self.started,
             "parameters": self.parameters.decode(),
             "secrets": {name: value.hex() for name, value in self.secrets.items()},
-            **{name: _hexed(getattr(self, name)) for name in _BY_PLACE},
+            **{name: _hexed(getattr(self, name)) for name in _BY_POSITION},
             "shared": self.shared.hex(),
             "survivors": self.survivors.hex(),
         }
@@ -52,11 +52,14 @@ class Memory:
             started=values["started"],
             parameters=values["parameters"].encode(),
             secrets={name: bytes.fromhex(value) for name, value in values["secrets"].items()},
-            **{name: {int(place): bytes.fromhex(one) for place, one in values[name].items()} for name in _BY_PLACE},
+            **{
+                name: {int(position): bytes.fromhex(one) for position, one in values[name].items()}
+                for name in _BY_POSITION
+            },
             shared=bytes.fromhex(values["shared"]),
             survivors=bytes.fromhex(values["survivors"]),
         )
 
 
 def _hexed(values: Mapping[int, bytes]) -> dict[str, str]:
-    return {str(place): value.hex() for place, value in values.items()}
+    return {str(position): value.hex() for position, value in values.items()}

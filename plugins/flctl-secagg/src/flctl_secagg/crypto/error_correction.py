@@ -12,11 +12,11 @@ Polynomial = list[int]
 """Coefficients over GF(p), lowest degree first; the leading coefficient is not 0."""
 
 
-def corrected(places: Sequence[int], shares: Sequence[int], threshold: int) -> Polynomial | None:
+def corrected(points: Sequence[int], shares: Sequence[int], threshold: int) -> Polynomial | None:
     """Returns the polynomial of degree below `threshold` through all but at most (n - threshold) // 2 of the n shares;
     None if there is no such polynomial. Takes O(n^2) operations."""
-    count = len(places)
-    before, after = _vanishing(places), _interpolated(places, shares)
+    count = len(points)
+    before, after = _vanishing(points), _interpolated(points, shares)
     before_factor: Polynomial = []
     after_factor: Polynomial = [1]
     while 2 * (len(after) - 1) >= count + threshold:
@@ -29,26 +29,26 @@ def corrected(places: Sequence[int], shares: Sequence[int], threshold: int) -> P
     return found
 
 
-def _vanishing(places: Sequence[int]) -> Polynomial:
+def _vanishing(points: Sequence[int]) -> Polynomial:
     """Returns the monic polynomial with a root at each place."""
     made = [1]
-    for place in places:
-        made = _minus([0, *made], [place * one % PRIME for one in made])
+    for point in points:
+        made = _minus([0, *made], [point * one % PRIME for one in made])
     return made
 
 
-def _interpolated(places: Sequence[int], shares: Sequence[int]) -> Polynomial:
+def _interpolated(points: Sequence[int], shares: Sequence[int]) -> Polynomial:
     """Returns the polynomial of least degree through the shares, by Newton's divided differences."""
-    inverse = {d: pow(d, -1, PRIME) for d in range(1, max(places) - min(places) + 1)}
+    inverse = {d: pow(d, -1, PRIME) for d in range(1, max(points) - min(points) + 1)}
     table = list(shares)
-    for step in range(1, len(places)):
-        for at in range(len(places) - 1, step - 1, -1):
-            gap = places[at] - places[at - step]
+    for step in range(1, len(points)):
+        for at in range(len(points) - 1, step - 1, -1):
+            gap = points[at] - points[at - step]
             scaled = (table[at] - table[at - 1]) * inverse[abs(gap)]
             table[at] = (scaled if gap > 0 else -scaled) % PRIME
     made: Polynomial = []
-    for place, value in zip(reversed(places), reversed(table), strict=True):
-        made = _minus([0, *made], [place * one % PRIME for one in made]) if made else []
+    for point, value in zip(reversed(points), reversed(table), strict=True):
+        made = _minus([0, *made], [point * one % PRIME for one in made]) if made else []
         made = _minus(made, [-value % PRIME])
     return made
 
@@ -65,8 +65,8 @@ def _minus(one: Polynomial, other: Polynomial) -> Polynomial:
 def _times(one: Polynomial, other: Polynomial) -> Polynomial:
     made = [0] * (len(one) + len(other) - 1) if one and other else []
     for at, a in enumerate(one):
-        for place, b in enumerate(other):
-            made[at + place] = (made[at + place] + a * b) % PRIME
+        for index, b in enumerate(other):
+            made[at + index] = (made[at + index] + a * b) % PRIME
     return made
 
 
@@ -77,6 +77,6 @@ def _divided(one: Polynomial, other: Polynomial) -> tuple[Polynomial, Polynomial
     for at in range(len(quotient) - 1, -1, -1):
         factor = rest[at + len(other) - 1] * lead % PRIME
         quotient[at] = factor
-        for place, b in enumerate(other):
-            rest[at + place] = (rest[at + place] - factor * b) % PRIME
+        for index, b in enumerate(other):
+            rest[at + index] = (rest[at + index] - factor * b) % PRIME
     return quotient, _minus(rest, [])

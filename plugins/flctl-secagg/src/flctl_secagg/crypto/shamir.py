@@ -23,14 +23,14 @@ def split(secret: bytes, threshold: int, count: int) -> list[int]:
     return [value_at(coefficients, x) for x in range(1, count + 1)]
 
 
-def combine(places: Sequence[int], shares: Sequence[int]) -> bytes | None:
+def combine(points: Sequence[int], shares: Sequence[int]) -> bytes | None:
     """Reconstructs the secret from shares at these places (x); None if the result exceeds 32 bytes."""
-    return _as_secret(evaluate(tuple(places), shares, 0))
+    return _as_secret(evaluate(tuple(points), shares, 0))
 
 
-def evaluate(places: tuple[int, ...], shares: Sequence[int], at: int) -> int:
+def evaluate(points: tuple[int, ...], shares: Sequence[int], at: int) -> int:
     """The value at `at` of the polynomial of least degree through the shares."""
-    return sum(c * y for c, y in zip(_lagrange(places, at), shares, strict=True)) % PRIME
+    return sum(c * y for c, y in zip(_lagrange(points, at), shares, strict=True)) % PRIME
 
 
 def written(share: int) -> bytes:
@@ -57,14 +57,14 @@ def value_at(coefficients: Sequence[int], x: int) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _lagrange(places: tuple[int, ...], at: int) -> tuple[int, ...]:
+def _lagrange(points: tuple[int, ...], at: int) -> tuple[int, ...]:
     """Lagrange coefficient of each share. Cached: many owners' shares come from the same places."""
     found = []
-    for place in places:
+    for point in points:
         above = below = 1
-        for other in places:
-            if other != place:
+        for other in points:
+            if other != point:
                 above = above * (at - other) % PRIME
-                below = below * (place - other) % PRIME
+                below = below * (point - other) % PRIME
         found.append(above * pow(below, -1, PRIME) % PRIME)
     return tuple(found)

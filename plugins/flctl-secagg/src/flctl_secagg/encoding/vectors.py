@@ -258,7 +258,7 @@ class Encoding:
         for row in words.reshape(-1, self.limbs).tolist():
             if max(row) > survivors * ((1 << self.limb) - 1):
                 raise _forged(survivors, f"a limb of '{name}' sums to {max(row)}")
-            total = sum(limb << (self.limb * place) for place, limb in enumerate(row)) % (1 << _WIDE)
+            total = sum(limb << (self.limb * index) for index, limb in enumerate(row)) % (1 << _WIDE)
             total -= (1 << _WIDE) if total >> (_WIDE - 1) else 0
             if abs(total) > most:
                 raise _forged(survivors, f"a value of '{name}' is {total / (1 << FRACTION):g}")

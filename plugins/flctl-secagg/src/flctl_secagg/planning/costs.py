@@ -118,7 +118,7 @@ def measure(length: int = 100_000, streams: int = 10, repeats: int = 7) -> Speed
     """Measures this machine, best of `repeats`. Bare AES and masks alternate, since the clock frequency changes."""
     aes = masks = rho = 0.0
     words = np.zeros(length, lane(32))
-    seeds = [(new_key(), place % 2 == 0) for place in range(streams)]
+    seeds = [(new_key(), index % 2 == 0) for index in range(streams)]
     for _ in range(repeats):
         bare = _aes_rate(words.nbytes * streams)
         started = time.perf_counter()

@@ -107,7 +107,7 @@ def opened(message: bytes, kind: int, sid: bytes | None, least: int, most: int) 
 
 def records(items: Iterable[tuple[int, bytes]]) -> bytes:
     """Concatenates (position in the cohort, bytes of one fixed size), by ascending position."""
-    return b"".join(place.to_bytes(_INDEX, "big") + data for place, data in sorted(items))
+    return b"".join(position.to_bytes(_INDEX, "big") + data for position, data in sorted(items))
 
 
 def read_records(body: memoryview, size: int, most: int, count: int) -> dict[int, bytes]:
@@ -121,13 +121,13 @@ def read_records(body: memoryview, size: int, most: int, count: int) -> dict[int
     found: dict[int, bytes] = {}
     last = -1
     for start in range(0, len(body), whole):
-        place = int.from_bytes(body[start : start + _INDEX], "big")
-        if not last < place < count:
+        position = int.from_bytes(body[start : start + _INDEX], "big")
+        if not last < position < count:
             raise ProtocolError(
                 "a list of clients has a duplicate, is out of order, or names a client outside of the cohort"
             )
-        found[place] = bytes(body[start + _INDEX : start + whole])
-        last = place
+        found[position] = bytes(body[start + _INDEX : start + whole])
+        last = position
     return found
 
 
@@ -145,11 +145,11 @@ def read_links(body: memoryview, size: int, most: int) -> tuple[bytes, memoryvie
     return bytes(body[_INDEX : _INDEX + length]), body[_INDEX + length :]
 
 
-def bitmap(places: Iterable[int], count: int) -> bytes:
+def bitmap(positions: Iterable[int], count: int) -> bytes:
     """Encodes positions as one bit for each of the cohort's `count` clients."""
     raw = bytearray((count + 7) // 8)
-    for place in places:
-        raw[place // 8] |= 1 << (place % 8)
+    for position in positions:
+        raw[position // 8] |= 1 << (position % 8)
     return bytes(raw)
 
 
@@ -157,4 +157,4 @@ def members(raw: Sequence[int] | memoryview, count: int) -> frozenset[int]:
     """Returns the positions whose bits are set. Raises ProtocolError for a wrong length, or bits beyond `count`."""
     if len(raw) != (count + 7) // 8 or (count % 8 and raw[-1] >> (count % 8)):
         raise ProtocolError("a list of survivors is not one bit for each client of the cohort")
-    return frozenset(place for place in range(count) if raw[place // 8] >> (place % 8) & 1)
+    return frozenset(position for position in range(count) if raw[position // 8] >> (position % 8) & 1)

@@ -10,13 +10,13 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 __all__ = ["neighbours_of", "ring"]
 
 
-def neighbours_of(place: int, count: int, degree: int, seed: bytes) -> tuple[int, ...]:
-    """Returns the neighbours of the client at `place`, ascending; all others if `degree` is `count` - 1 or more."""
+def neighbours_of(index: int, count: int, degree: int, seed: bytes) -> tuple[int, ...]:
+    """Returns the neighbours of the client at `index`, ascending; all others if `degree` is `count` - 1 or more."""
     if degree >= count - 1:
-        return tuple(other for other in range(count) if other != place)
+        return tuple(other for other in range(count) if other != index)
     order, position = _ring(count, seed)
     half = degree // 2
-    at = position[place]
+    at = position[index]
     return tuple(sorted(order[(at + step) % count] for step in range(-half, half + 1) if step))
 
 

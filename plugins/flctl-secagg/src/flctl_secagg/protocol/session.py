@@ -55,17 +55,17 @@ class Session:
         """State of SHA-256 before each commitment to a share; a copy of it takes a fifth of the time."""
         return hashlib.sha256(bound(b"share", self.sid))
 
-    def neighbours(self, place: int) -> tuple[int, ...]:
-        """Returns the positions of the neighbours of the client at `place`, ascending."""
-        if place not in self._near:
+    def neighbours(self, position: int) -> tuple[int, ...]:
+        """Returns the positions of the neighbours of the client at `position`, ascending."""
+        if position not in self._near:
             degree = self.parameters.neighbours
-            self._near[place] = neighbours_of(place, self.count, degree, self.graph_seed)
-        return self._near[place]
+            self._near[position] = neighbours_of(position, self.count, degree, self.graph_seed)
+        return self._near[position]
 
     @cached_property
     def _near(self) -> dict[int, tuple[int, ...]]:
         return {}
 
-    def key_of(self, place: int) -> bytes:
-        """Returns the public identity key of the client at `place`."""
-        return self.roster.keys[self.parameters.cohort[place]]
+    def key_of(self, position: int) -> bytes:
+        """Returns the public identity key of the client at `position`."""
+        return self.roster.keys[self.parameters.cohort[position]]

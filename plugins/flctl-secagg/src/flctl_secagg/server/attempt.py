@@ -106,107 +106,111 @@ class Attempt:
         opened = yield from self._open(alive, signatures)
         self._unmask(total, alive, opened)
         names = self.session.parameters.cohort
-        return Unmasked(reduce(total, self.session.parameters.bits), tuple(names[place] for place in sorted(alive)))
+        return Unmasked(
+            reduce(total, self.session.parameters.bits), tuple(names[position] for position in sorted(alive))
+        )
 
     @property
     def _active(self) -> bool:
         return self.session.parameters.mode == "active"
 
-    def _client(self, place: int) -> str:
-        return self.session.parameters.cohort[place]
+    def _client(self, position: int) -> str:
+        return self.session.parameters.cohort[position]
 
     def _advertise(self) -> Exchange:
         """R0: proposes the parameters, and collects key records."""
         body = self.session.parameters.canonical()
         hello = dict.fromkeys(range(self.session.count), body)
         size = RECORD_BYTES + HEAD_BYTES + PROOF_BYTES
-        for place, found in (yield from self._ask(frames.HELLO, hello, frames.ADVERTISE, lambda place: size)):
-            self._take_keys(place, found)
-        records = {place: found[:RECORD_BYTES] for place, found in self._advertised.items()}
+        for position, found in (yield from self._ask(frames.HELLO, hello, frames.ADVERTISE, lambda position: size)):
+            self._take_keys(position, found)
+        records = {position: found[:RECORD_BYTES] for position, found in self._advertised.items()}
         return self._enough(records, self.session.parameters.minimum, "advertised keys")
 
     def _share(self) -> Exchange:
         """R1: sends each client the keys of its neighbours, and collects its encrypted shares for them."""
-        asked = {place: self._near(place, self.records) for place in self.records}
-        asked = {place: near for place, near in asked.items() if len(near) >= self.session.parameters.threshold}
-        links = {place: self._links(place) for place in asked}
+        asked = {position: self._near(position, self.records) for position in self.records}
+        asked = {position: near for position, near in asked.items() if len(near) >= self.session.parameters.threshold}
+        links = {position: self._links(position) for position in asked}
         keys = {
-            place: frames.links_first(
-                found, frames.records((peer, self.records[peer]) for peer in (*asked[place], place))
+            position: frames.links_first(
+                found, frames.records((peer, self.records[peer]) for peer in (*asked[position], position))
             )
-            for place, found in links.items()
+            for position, found in links.items()
             if found is not None
         }
         replies = yield from self._ask(
-            frames.KEYS, keys, frames.SHARES, lambda place: len(asked[place]) * PARCEL_BYTES + SIGNATURE_BYTES
+            frames.KEYS, keys, frames.SHARES, lambda position: len(asked[position]) * PARCEL_BYTES + SIGNATURE_BYTES
         )
         self.evidence.keys, self.evidence.said = keys, dict(replies)
-        for place, said in self.evidence.said.items():
-            self.evidence.deal(place, asked[place], said)
+        for position, said in self.evidence.said.items():
+            self.evidence.deal(position, asked[position], said)
         shared = dict(self.evidence.said)
         for pair in self.evidence.contradictions():
-            one, other = (self._client(place) for place in pair)
+            one, other = (self._client(position) for position in pair)
             self.note(f"clients '{one}' and '{other}' are left out: one of them lies about the key of the pair")
-            for place in pair:
-                del shared[place]
+            for position in pair:
+                del shared[position]
         boxes = self._enough(shared, self.session.parameters.minimum, "shared their secrets")
         self.shared = frozenset(boxes)
         return boxes
 
-    def _records_for(self, place: int, near: Iterable[int]) -> bytes:
-        return frames.records((peer, self.records[peer]) for peer in (*near, place))
+    def _records_for(self, position: int, near: Iterable[int]) -> bytes:
+        return frames.records((peer, self.records[peer]) for peer in (*near, position))
 
-    def _links(self, place: int) -> bytes | None:
+    def _links(self, position: int) -> bytes | None:
         """Returns the links that lead from the past that a client remembers to this session; None, with a note, if it
         remembers another past."""
-        found = self.past.after(self._advertised[place][RECORD_BYTES : RECORD_BYTES + HEAD_BYTES])
+        found = self.past.after(self._advertised[position][RECORD_BYTES : RECORD_BYTES + HEAD_BYTES])
         if found is None:
-            self.note(f"client '{self._client(place)}' is left out: it remembers another past of the run")
+            self.note(f"client '{self._client(position)}' is left out: it remembers another past of the run")
         return found
 
-    def _near(self, place: int, among: Iterable[int]) -> list[int]:
+    def _near(self, position: int, among: Iterable[int]) -> list[int]:
         present = among if isinstance(among, frozenset | dict) else frozenset(among)
-        return [peer for peer in self.session.neighbours(place) if peer in present]
+        return [peer for peer in self.session.neighbours(position) if peer in present]
 
     def _sum(self, boxes: dict[int, bytes]) -> Generator[Phase, Replies, tuple[Words, frozenset[int]]]:
         """R2: forwards the encrypted shares; adds masked vectors to the sum as they arrive, without keeping them."""
-        letters: dict[int, list[tuple[int, bytes]]] = {place: [] for place in boxes}
+        letters: dict[int, list[tuple[int, bytes]]] = {position: [] for position in boxes}
         for sender in boxes:
             for receiver, parcel in self.evidence.parcels[sender].items():
                 if receiver in letters:
                     letters[receiver].append((sender, parcel[:DELIVERED_BYTES]))
-        ready = {place: found for place, found in letters.items() if len(found) >= self.session.parameters.threshold}
-        bodies = {place: frames.records(found) for place, found in ready.items()}
+        ready = {
+            position: found for position, found in letters.items() if len(found) >= self.session.parameters.threshold
+        }
+        bodies = {position: frames.records(found) for position, found in ready.items()}
         self.evidence.delivered = bodies
         encoding, bits = self.session.encoding, self.session.parameters.bits
         total, alive = np.zeros(encoding.words, lane(bits)), set()
         size = SIGNATURE_BYTES + encoding.bytes
-        for place, body in (yield from self._ask(frames.DELIVER, bodies, frames.MASKED, lambda place: size)):
-            words = self._checked_words(place, body)
+        for position, body in (yield from self._ask(frames.DELIVER, bodies, frames.MASKED, lambda position: size)):
+            words = self._checked_words(position, body)
             if words is not None:
                 np.add(total, words, out=total)
-                alive.add(place)
+                alive.add(position)
         self._give_up_if_blamed(alive)
         least = max(self.session.parameters.survivors, self.session.parameters.threshold)
         self._enough(dict.fromkeys(sorted(alive), b""), least, "sent a masked vector")
         self._require_openers(frozenset(alive), frozenset(alive))
-        self.survivors = tuple(self._client(place) for place in sorted(alive))
+        self.survivors = tuple(self._client(position) for position in sorted(alive))
         if reason := self.objection(self.survivors):
             raise AttemptError(reason, self.survivors)
         return total, frozenset(alive)
 
-    def _checked_words(self, place: int, body: bytes) -> Words | None:
+    def _checked_words(self, position: int, body: bytes) -> Words | None:
         """Unpacks a masked vector; None, with a note, if its signature is invalid or it is malformed."""
         signature, packed = body[:SIGNATURE_BYTES], memoryview(body)[SIGNATURE_BYTES:]
-        shared = hashlib.sha256(memoryview(self.evidence.said[place])[:-SIGNATURE_BYTES]).digest()
-        text = masked_text(self.session.sid, self._client(place), shared, self.evidence.delivered[place], packed)
-        if not is_signed(self.session.key_of(place), signature, text):
-            self.note(f"client '{self._client(place)}' is left out: it did not sign its masked vector")
+        shared = hashlib.sha256(memoryview(self.evidence.said[position])[:-SIGNATURE_BYTES]).digest()
+        text = masked_text(self.session.sid, self._client(position), shared, self.evidence.delivered[position], packed)
+        if not is_signed(self.session.key_of(position), signature, text):
+            self.note(f"client '{self._client(position)}' is left out: it did not sign its masked vector")
             return None
         try:
             return unpack(packed, self.session.parameters.bits, self.session.encoding.words)
         except ValueError:
-            self.note(f"client '{self._client(place)}' is left out: its masked vector is malformed")
+            self.note(f"client '{self._client(position)}' is left out: its masked vector is malformed")
             return None
 
     def _agree(self, alive: frozenset[int]) -> Exchange:
@@ -214,33 +218,33 @@ class Attempt:
         survivors = frames.bitmap(alive, self.session.count)
         body = dict.fromkeys(sorted(alive), survivors)
         text = agreed_text(self.session.sid, survivors)
-        replies = yield from self._ask(frames.SURVIVORS, body, frames.AGREED, lambda place: SIGNATURE_BYTES)
-        signed = {place: sig for place, sig in replies if is_signed(self.session.key_of(place), sig, text)}
+        replies = yield from self._ask(frames.SURVIVORS, body, frames.AGREED, lambda position: SIGNATURE_BYTES)
+        signed = {position: sig for position, sig in replies if is_signed(self.session.key_of(position), sig, text)}
         return self._enough(signed, self.session.parameters.threshold, "signed the list of survivors")
 
     def _open(self, alive: frozenset[int], signatures: dict[int, bytes]) -> Generator[Phase, Replies, Opened]:
         """R4: collects shares of b of survivors, and of s of clients that dropped out; never both of one client."""
         survivors = frames.bitmap(alive, self.session.count)
         asked, threshold = sorted(signatures) if self._active else sorted(alive), self.session.parameters.threshold
-        near = {place: self._near(place, signatures) for place in asked} if self._active else {}
+        near = {position: self._near(position, signatures) for position in asked} if self._active else {}
         bodies = {
-            place: survivors + frames.records((peer, signatures[peer]) for peer in near.get(place, ()))
-            for place in asked
-            if not self._active or len(near[place]) >= threshold
+            position: survivors + frames.records((peer, signatures[peer]) for peer in near.get(position, ()))
+            for position in asked
+            if not self._active or len(near[position]) >= threshold
         }
         self._require_openers(alive, frozenset(bodies))
-        held = {place: self._near(place, self.shared) for place in bodies}
+        held = {position: self._near(position, self.shared) for position in bodies}
         opened = Opened(threshold, partial(self._fits, alive))
         size, self.evidence.asked = shamir.SHARE_BYTES, bodies
         replies = yield from self._ask(
             frames.UNMASK, bodies, frames.OPENED, lambda p: len(held[p]) * size + SIGNATURE_BYTES
         )
-        for place, body in replies:
-            self.evidence.answers[place] = body
-            for at, owner in enumerate(held[place]):
+        for position, body in replies:
+            self.evidence.answers[position] = body
+            for at, owner in enumerate(held[position]):
                 share = shamir.read_share(body[at * size : (at + 1) * size])
                 if share is not None:
-                    opened.add(owner, self.session.neighbours(owner).index(place) + 1, place, share)
+                    opened.add(owner, self.session.neighbours(owner).index(position) + 1, position, share)
         return opened
 
     def _require_openers(self, alive: frozenset[int], askable: frozenset[int]) -> None:
@@ -251,7 +255,7 @@ class Attempt:
             found = len(self._near(owner, askable))
             if found < self.session.parameters.threshold:
                 message = f"client '{self._client(owner)}' has {counted(found, 'remaining neighbour')}"
-                left = [self._client(place) for place in sorted(askable)]
+                left = [self._client(position) for position in sorted(askable)]
                 raise AttemptError(f"{message}, {self.session.parameters.threshold} are needed", left)
 
     def _unmask(self, total: Words, alive: frozenset[int], opened: Opened) -> None:
@@ -264,22 +268,24 @@ class Attempt:
             self._note_wrong_shares(opened)
 
     def _note_wrong_shares(self, opened: Opened) -> None:
-        for place in sorted(opened.liars):
-            signed = self.evidence.signed_opening(place)
+        for position in sorted(opened.liars):
+            signed = self.evidence.signed_opening(position)
             why = "signed shares that it was not dealt" if signed else "did not sign the shares that came from it"
-            self.note(f"client '{self._client(place)}' {why}; others were used")
-        for place in sorted(opened.dealers):
-            signed = self.evidence.signed_shares(place)
+            self.note(f"client '{self._client(position)}' {why}; others were used")
+        for position in sorted(opened.dealers):
+            signed = self.evidence.signed_shares(position)
             why = "signed and dealt wrong shares" if signed else "did not sign the shares that it dealt"
-            self.note(f"client '{self._client(place)}' {why}")
+            self.note(f"client '{self._client(position)}' {why}")
 
     def _fits(self, alive: frozenset[int], owner: int, sender: int, share: int) -> bool:
         return self.evidence.fits(owner, sender, int(owner not in alive), shamir.written(share))
 
     def _masks(self, alive: frozenset[int], opened: Opened) -> Iterator[Stream]:
-        for place in sorted(alive):
+        for position in sorted(alive):
             yield (
-                self_seed(self.session, recover(opened, place, self._client(place), partial(self._is_b, place))),
+                self_seed(
+                    self.session, recover(opened, position, self._client(position), partial(self._is_b, position))
+                ),
                 False,
             )
         for gone in sorted(self.shared - alive):
@@ -290,19 +296,19 @@ class Attempt:
                     public = self.records[peer][KEY_BYTES : 2 * KEY_BYTES]
                     yield mask_seed(self.session, private, public, gone, peer), not peer < gone
 
-    def _is_b(self, place: int, secret: bytes) -> bool:
-        committed = self.records[place][2 * KEY_BYTES : 3 * KEY_BYTES]
-        return commitment(secret, self.session.sid, self._client(place)) == committed
+    def _is_b(self, position: int, secret: bytes) -> bool:
+        committed = self.records[position][2 * KEY_BYTES : 3 * KEY_BYTES]
+        return commitment(secret, self.session.sid, self._client(position)) == committed
 
-    def _is_s(self, place: int, secret: bytes) -> bool:
-        return public_of(secret) == self.records[place][KEY_BYTES : 2 * KEY_BYTES]
+    def _is_s(self, position: int, secret: bytes) -> bool:
+        return public_of(secret) == self.records[position][KEY_BYTES : 2 * KEY_BYTES]
 
     def _ask(
         self, kind: int, bodies: dict[int, bytes], answer: int, size: Callable[[int], int]
     ) -> Generator[Phase, Replies, Iterator[tuple[int, bytes]]]:
         """Runs one phase: sends a message to each client, and returns each one's first reply, if it is valid."""
         sid, cohort = self.session.sid, self.session.parameters.cohort
-        messages = {cohort[place]: frames.frame(kind, sid, body) for place, body in bodies.items()}
+        messages = {cohort[position]: frames.frame(kind, sid, body) for position, body in bodies.items()}
         if self.sign is not None:
             messages = {
                 client: frames.with_signature(message, self.sign(server_text(client, message)))
@@ -311,50 +317,50 @@ class Attempt:
         for client, message in messages.items() if self.recorder else ():
             self.recorder.sent(kind, client, message)  # type: ignore[union-attr]
         replies = yield Phase(messages, trains=kind == frames.DELIVER)
-        return self._usable(replies, {cohort[place]: place for place in bodies}, kind, answer, size)
+        return self._usable(replies, {cohort[position]: position for position in bodies}, kind, answer, size)
 
     def _usable(
-        self, replies: Replies, places: dict[str, int], kind: int, answer: int, size: Callable[[int], int]
+        self, replies: Replies, positions: dict[str, int], kind: int, answer: int, size: Callable[[int], int]
     ) -> Iterator[tuple[int, bytes]]:
         heard: set[int] = set()
         for client, message in replies:
             if self.recorder is not None:
                 self.recorder.came(answer, client, message)
-            place = places.get(client)
-            if place is None or place in heard:
+            position = positions.get(client)
+            if position is None or position in heard:
                 continue
-            heard.add(place)
-            body = self._opened(place, message, kind, answer, size(place))
+            heard.add(position)
+            body = self._opened(position, message, kind, answer, size(position))
             if body is not None:
-                yield place, body
+                yield position, body
 
-    def _opened(self, place: int, message: bytes, kind: int, answer: int, size: int) -> bytes | None:
+    def _opened(self, position: int, message: bytes, kind: int, answer: int, size: int) -> bytes | None:
         """Returns a reply's body; None, with a note, if it is invalid or reports an unreadable share."""
         sid = self.session.sid
         try:
             if kind == frames.DELIVER and frames.phase_of(message) == frames.ABORT:
                 complaint = frames.opened(message, frames.ABORT, sid, COMPLAINT_BYTES, COMPLAINT_BYTES)
-                self._rule(place, bytes(complaint))
+                self._rule(position, bytes(complaint))
                 return None
             body = bytes(frames.opened(message, answer, sid, size, size))
         except ProtocolError as error:
-            self.note(f"client '{self._client(place)}' is left out: {error.message}")
+            self.note(f"client '{self._client(position)}' is left out: {error.message}")
             return None
         return body
 
-    def _take_keys(self, place: int, body: bytes) -> None:
+    def _take_keys(self, position: int, body: bytes) -> None:
         """Keeps a client's record if it is signed, and its keys are usable and no other client's. Of two clients with
         one key, the one that proves possession stays: a client that copies the keys of another has no such proof."""
-        client, keys = self._client(place), {body[:KEY_BYTES], body[KEY_BYTES : 2 * KEY_BYTES]}
+        client, keys = self._client(position), {body[:KEY_BYTES], body[KEY_BYTES : 2 * KEY_BYTES]}
         text = keys_text(self.session.sid, client, body)
-        if not is_signed(self.session.key_of(place), body[3 * KEY_BYTES : RECORD_BYTES], text):
+        if not is_signed(self.session.key_of(position), body[3 * KEY_BYTES : RECORD_BYTES], text):
             self.note(f"client '{client}' is left out: it did not sign its keys")
             return
         if len(keys) < 2 or not all(is_usable(key) for key in keys):
             self.note(f"client '{client}' is left out: its keys are of low order, or the same")
             return
         others = {self._holders[key] for key in keys if key in self._holders}
-        if others and not holds_its_keys(self.session, place, body):
+        if others and not holds_its_keys(self.session, position, body):
             self.note(f"client '{client}' is left out: it advertised keys of another client")
             return
         for other in others:
@@ -365,8 +371,8 @@ class Attempt:
             self.note(f"client '{self._client(other)}' is left out: it advertised keys of another client")
             del self._advertised[other]
             self._holders = {key: holder for key, holder in self._holders.items() if holder != other}
-        self._holders |= dict.fromkeys(keys, place)
-        self._advertised[place] = body
+        self._holders |= dict.fromkeys(keys, position)
+        self._advertised[position] = body
 
     def _rule(self, accuser: int, complaint: bytes) -> None:
         """Decides a complaint about shares. The attempt is over; the guilty client is left out of the next one."""
@@ -377,13 +383,13 @@ class Attempt:
 
     def _give_up_if_blamed(self, alive: Iterable[int]) -> None:
         if self._complained:
-            left = [self._client(place) for place in sorted({*alive, *self._complained} - self._blamed)]
+            left = [self._client(position) for position in sorted({*alive, *self._complained} - self._blamed)]
             raise AttemptError("a client complained about a share", left)
 
     def _enough(self, found: dict[int, bytes], least: int, did: str) -> dict[int, bytes]:
         """Returns `found` if it has at least `least` entries. Raises AttemptError if it has fewer."""
         if len(found) < least:
-            left = [self._client(place) for place in sorted(found)]
+            left = [self._client(position) for position in sorted(found)]
             message = f"{len(found)} of {counted(self.session.count, 'client')} {did}, {least} are needed"
             raise AttemptError(message, left)
         return found

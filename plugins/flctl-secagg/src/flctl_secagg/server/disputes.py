@@ -44,10 +44,10 @@ class Evidence:
     asked: Mapping[int, bytes] = field(default_factory=dict, repr=False)
     answers: dict[int, bytes] = field(default_factory=dict, repr=False)
 
-    def deal(self, place: int, receivers: list[int], said: bytes) -> None:
+    def deal(self, position: int, receivers: list[int], said: bytes) -> None:
         """Adds a dealer's parcels: those for its receivers, in order, in its reply of R1."""
         starts = range(0, len(receivers) * PARCEL_BYTES, PARCEL_BYTES)
-        self.parcels[place] = {
+        self.parcels[position] = {
             peer: said[start : start + PARCEL_BYTES] for peer, start in zip(receivers, starts, strict=True)
         }
 
@@ -96,32 +96,32 @@ class Evidence:
         """True if a share that a client opened is the one that its owner signed for it (`which`: 0 of b, 1 of s)."""
         return fits(self.session, self.parcels[owner][sender], owner, sender, which, share)
 
-    def signed_shares(self, place: int) -> bool:
+    def signed_shares(self, position: int) -> bool:
         """True if a client signed its parcels."""
-        said = self.said[place]
+        said = self.said[position]
         text = shares_text(
-            self.session.sid, self.session.parameters.cohort[place], self.keys[place], said[:-SIGNATURE_BYTES]
+            self.session.sid, self.session.parameters.cohort[position], self.keys[position], said[:-SIGNATURE_BYTES]
         )
-        return is_signed(self.session.key_of(place), said[-SIGNATURE_BYTES:], text)
+        return is_signed(self.session.key_of(position), said[-SIGNATURE_BYTES:], text)
 
-    def signed_opening(self, place: int) -> bool:
+    def signed_opening(self, position: int) -> bool:
         """True if a client signed the shares that it opened."""
-        said = self.answers[place]
+        said = self.answers[position]
         text = opened_text(
-            self.session.sid, self.session.parameters.cohort[place], self.asked[place], said[:-SIGNATURE_BYTES]
+            self.session.sid, self.session.parameters.cohort[position], self.asked[position], said[:-SIGNATURE_BYTES]
         )
-        return is_signed(self.session.key_of(place), said[-SIGNATURE_BYTES:], text)
+        return is_signed(self.session.key_of(position), said[-SIGNATURE_BYTES:], text)
 
     def unsigned(self) -> list[int]:
         """Clients with parcels or opened shares that they did not sign. Each check takes as long as one of R2's."""
-        found = {place for place in self.said if not self.signed_shares(place)}
-        return sorted(found | {place for place in self.answers if not self.signed_opening(place)})
+        found = {position for position in self.said if not self.signed_shares(position)}
+        return sorted(found | {position for position in self.answers if not self.signed_opening(position)})
 
 
-def holds_its_keys(session: Session, place: int, body: bytes) -> bool:
+def holds_its_keys(session: Session, position: int, body: bytes) -> bool:
     """True if a client proved that it has the private keys of the record that it advertised."""
     start = RECORD_BYTES + HEAD_BYTES
-    text = possession_text(session.sid, session.parameters.cohort[place], body, body[RECORD_BYTES:start])
+    text = possession_text(session.sid, session.parameters.cohort[position], body, body[RECORD_BYTES:start])
     keys = (body[:KEY_BYTES], body[KEY_BYTES : 2 * KEY_BYTES])
     proofs = (body[start : start + SIGNATURE_BYTES], body[start + SIGNATURE_BYTES :])
     return all(possesses(key, proof, text) for key, proof in zip(keys, proofs, strict=True))

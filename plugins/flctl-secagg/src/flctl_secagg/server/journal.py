@@ -87,11 +87,11 @@ class Journal:
         """Returns the links of all outcomes."""
         return Past(b"".join(one.link for one in self.outcomes()))
 
-    def begin(self, number: int, sid: bytes) -> None:
+    def begin(self, round_number: int, sid: bytes) -> None:
         """Records that a session begins, flushed to disk when this returns: clients remember its id, so that it has to
         have an outcome even if the server is stopped during it."""
         if self.path is not None:
-            _write(self.path / OPEN, json.dumps({"round": number, "sid": sid.hex()}).encode())
+            _write(self.path / OPEN, json.dumps({"round": round_number, "sid": sid.hex()}).encode())
 
     def begun(self) -> Outcome | None:
         """Returns the outcome `cut` of a session that began and has no outcome; None if there is no such session."""
@@ -134,28 +134,28 @@ class Journal:
         lines = (self.path / JOURNAL).read_bytes().split(b"\n")[:-1]
         return [_outcome(self.path / JOURNAL, line) for line in lines]
 
-    def sum_of(self, run: str, number: int, work: str) -> Sum | None:
+    def sum_of(self, run: str, round_number: int, work: str) -> Sum | None:
         """Returns the published sum of a round if it is of this run and this work; else None."""
-        path = None if self.path is None else self.path / SUMS / _name(number)
+        path = None if self.path is None else self.path / SUMS / _name(round_number)
         if path is None or not path.is_file():
             return None
         head, _, raw = path.read_bytes().partition(b"\n")
         found, digest = _sum(path, head, raw), hashlib.sha256(raw).hexdigest()
-        known = any((one.round, one.end, one.sum) == (number, "summed", digest) for one in self.outcomes())
+        known = any((one.round, one.end, one.sum) == (round_number, "summed", digest) for one in self.outcomes())
         asked = (found.parameters.run, found.parameters.round, found.parameters.work)
-        return found if known and asked == (run, number, work) else None
+        return found if known and asked == (run, round_number, work) else None
 
-    def burnt_before(self, number: int) -> int:
-        """Number of consecutive rounds before `number` that are burnt."""
+    def burnt_before(self, round_number: int) -> int:
+        """Number of consecutive rounds before `round_number` that are burnt."""
         ends = {one.round: one.end for one in self.outcomes() if one.end in ("summed", "burnt")}
         count = 0
-        while ends.get(number - 1 - count) == "burnt":
+        while ends.get(round_number - 1 - count) == "burnt":
             count += 1
         return count
 
 
-def _name(number: int) -> str:
-    return f"round-{number:05d}.sum"
+def _name(round_number: int) -> str:
+    return f"round-{round_number:05d}.sum"
 
 
 def _outcome(path: Path, line: bytes) -> Outcome:

@@ -58,7 +58,7 @@ def verify_models(path: Path, verdicts: Sequence[Verdict]) -> ModelVerdict:
 
 
 def _rounds(origins: Mapping[int, ModelOrigin], origin: ModelOrigin) -> tuple[int, ...]:
-    return tuple(sorted(number for number, found in origins.items() if found == origin))
+    return tuple(sorted(round_number for round_number, found in origins.items() if found == origin))
 
 
 def _recorded(folder: Path, verdicts: Sequence[Verdict], run: RunInfo) -> Iterable[RecordedRound]:
@@ -75,7 +75,7 @@ def _recorded(folder: Path, verdicts: Sequence[Verdict], run: RunInfo) -> Iterab
                 hint="Restore config.yaml: the clients of the session signed the digest of the original.",
             )
         rounds.setdefault(verdict.round, []).append(one)
-    return (_round(number, attempts) for number, attempts in sorted(rounds.items()))
+    return (_round(round_number, attempts) for round_number, attempts in sorted(rounds.items()))
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,12 @@ class _Recorded:
         return [one for one in read_entries(self.path, cut=True) if one.kind in (ROSTER, kind)]
 
 
-def _round(number: int, attempts: Sequence[_Recorded]) -> RecordedRound:
+def _round(round_number: int, attempts: Sequence[_Recorded]) -> RecordedRound:
     from flctl.server.model_check import RecordedRound
 
     summed = [one for one in attempts if one.verdict.refused is None]
     return RecordedRound(
-        round=number,
+        round=round_number,
         cohort=attempts[0].session.parameters.cohort,
         aggregate=summed[-1].released() if summed else None,
         sent=partial(_were_sent, attempts),

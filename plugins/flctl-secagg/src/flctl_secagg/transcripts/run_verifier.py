@@ -68,8 +68,8 @@ def _verified(path: Path | None, head: str, outcome: Outcome, operator: bytes | 
     verdict = verify(path, operator, cut=outcome.end == "cut")
     if verdict.previous != head:
         raise IntegrityError(f"{path.name} follows other sessions than in the journal")
-    told = (verdict.sid, verdict.round, verdict.refused is None)
-    if told != (outcome.sid, outcome.round, outcome.end == "summed"):
+    recorded = (verdict.sid, verdict.round, verdict.refused is None)
+    if recorded != (outcome.sid, outcome.round, outcome.end == "summed"):
         raise IntegrityError(f"{path.name} has another session, or outcome, than the journal")
     if outcome.end == "summed" and verdict.survivors != outcome.survivors:
         raise IntegrityError(f"{path.name} has other survivors than the journal")
@@ -87,16 +87,16 @@ def _unfinished(left: Sequence[Path], head: str, operator: bytes | None) -> list
 def _check_rounds(run: Path, outcomes: Sequence[Outcome]) -> None:
     """Raises IntegrityError if a line of metrics.jsonl contradicts its round's outcome, or a checkpoint has none."""
     ends = {one.round: one for one in outcomes if one.end in ("summed", "burnt")}
-    for number, answered in _lines(run / "metrics.jsonl"):
-        one = ends.get(number)
+    for round_number, answered in _lines(run / "metrics.jsonl"):
+        one = ends.get(round_number)
         expected = None if one is None else len(one.survivors) if one.end == "summed" else 0
         if answered != expected:
             raise IntegrityError(
-                f"metrics.jsonl: round {number} has {counted(answered, 'answer')}, and the journal {expected}"
+                f"metrics.jsonl: round {round_number} has {counted(answered, 'answer')}, and the journal {expected}"
             )
     for path in sorted((run / "checkpoints").glob("round-*")):
-        number = int(path.name.removeprefix("round-"))
-        if number and number not in ends:
+        round_number = int(path.name.removeprefix("round-"))
+        if round_number and round_number not in ends:
             raise IntegrityError(f"{path.name} is a checkpoint of a round without a recorded session")
 
 

@@ -135,7 +135,7 @@ def _played(
     notes, unsigned = found
     attempt = Attempt(session, notes.append, past=past)
     played = _answered(path, attempt, entries, cut=cut)
-    unsigned += [session.parameters.cohort[place] for place in attempt.evidence.unsigned()]
+    unsigned += [session.parameters.cohort[position] for position in attempt.evidence.unsigned()]
     return played
 
 
@@ -192,9 +192,9 @@ def _unsigned(path: Path, session: Session, entry: Entry) -> Entry:
 
 
 def _check_sent(path: Path, phase: Phase, sent: list[Entry]) -> None:
-    told = {entry.client: entry.message for entry in sent}
-    for client in sorted(phase.messages.keys() | told.keys()):
-        if told.get(client) != phase.messages.get(client) or len(told) != len(sent):
+    recorded = {entry.client: entry.message for entry in sent}
+    for client in sorted(phase.messages.keys() | recorded.keys()):
+        if recorded.get(client) != phase.messages.get(client) or len(recorded) != len(sent):
             raise IntegrityError(f"{path.name}: the server sent client '{client}' a message that violates the protocol")
 
 
