@@ -183,6 +183,28 @@ def test_listing_readers_imports_no_heavy_package() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits", "breast_cancer", "wine", "iris", "diabetes"])
+def test_embedded_data_sets_are_those_of_scikit_learn(name: str) -> None:
+    from sklearn import datasets
+
+    bunch = getattr(datasets, f"load_{name}")(**({"scaled": False} if name == "diabetes" else {}))
+    found = opened(name)
+    np.testing.assert_array_equal(found.x.reshape(len(found.x), -1), bunch.data.astype(np.float32))
+    np.testing.assert_array_equal(found.y, bunch.target.astype(found.y.dtype))
+    assert list(found.classes) == [str(one) for one in getattr(bunch, "target_names", ())]
+    assert name == "digits" or list(found.features) == [str(one) for one in bunch.feature_names]
+    assert found.y.dtype == (np.float32 if name == "diabetes" else np.int64)
+
+
+def test_a_missing_file_of_scikit_learn_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flctl.data.readers.embedded import Iris
+
+    monkeypatch.setattr(Iris, "file", "no-such.csv")
+    with pytest.raises(DataError, match=r"scikit-learn has no file datasets/data/no-such\.csv"):
+        opened("iris")
+
+
 def test_a_reader_whose_columns_do_not_pair_up_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from flctl.data.readers.embedded import Iris
 
