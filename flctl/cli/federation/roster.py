@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,9 +21,11 @@ __all__ = ["register"]
 ROSTER_HELP = """
 List the members of the signed roster with the words of their keys, and the open invites and requests.
 
-Example:
+Examples:
 
     flctl federation roster
+
+    flctl federation roster --publish     (after changes on another machine than the hub's)
 """
 
 
@@ -32,10 +34,29 @@ def register(group: typer.Typer) -> None:
     group.command("roster", help=ROSTER_HELP)(roster)
 
 
-def roster(home: Home = None, as_json: JsonFlag = False) -> None:
+def roster(
+    publish: Annotated[
+        bool, typer.Option("--publish", help="First bring the newest version to the hub, over the network.")
+    ] = False,
+    home: Home = None,
+    as_json: JsonFlag = False,
+) -> None:
     """See ROSTER_HELP."""
-    data = _facts(open_enrolment(home))
+    enrolment = open_enrolment(home)
+    if publish:
+        _publish(enrolment)
+    data = _facts(enrolment)
     output.emit("federation roster", data, as_json=as_json, render=lambda console: _render(console, data))
+
+
+def _publish(enrolment: Enrolment) -> None:
+    """Brings the newest roster to the hub at its address. Raises Refused, HubAwayError."""
+    from flctl.federation.transport.connection import HubAddress
+    from flctl.federation.transport.joining_calls import publish_roster
+
+    newest, authority = enrolment.roster(), enrolment.home.hub / "ca.pem"
+    address = HubAddress(newest.url, newest.federation, authority if newest.ca else None)
+    output.note(f"the hub at {newest.url} has version {publish_roster(address, newest.signed)}")
 
 
 def _facts(enrolment: Enrolment) -> dict[str, Any]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from flctl.cli.site import data
+from flctl.cli.site import (
+    data,
+    join,
+)
 
 __all__ = ["register"]
 
@@ -12,6 +15,9 @@ __all__ = ["register"]
 def register(app: typer.Typer) -> None:
     """Adds `site` to the application."""
     site = typer.Typer(no_args_is_help=True, help="Keep data at their owner's machine and take part in federations.")
-    for module in (data,):
+    for module in (
+        join,
+        data,
+    ):
         module.register(site)
     app.add_typer(site, name="site")
