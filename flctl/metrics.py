@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from flctl.errors import ConfigError, suggest
 from flctl.types import TaskKind
 
-__all__ = ["IMBALANCED", "METRICS", "Headline", "Metric", "headline", "higher_is_better", "metrics_of", "positive_code"]
+__all__ = [
+    "IMBALANCED",
+    "METRICS",
+    "SUMMED",
+    "Headline",
+    "Metric",
+    "headline",
+    "higher_is_better",
+    "metrics_of",
+    "positive_code",
+]
 
 LABELS: tuple[TaskKind, ...] = ("classification", "binary", "next-character")
 CLASSES: tuple[TaskKind, ...] = ("classification", "binary")
@@ -52,6 +62,9 @@ _ALL = (
     Metric("r2", "R2", True, ("regression",)),
 )
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
+
+SUMMED = frozenset(METRICS) - {"auprc", "calibration_error", "brier"}
+"""Metrics that follow from sums over the rows of each client; AUROC does for two classes alone."""
 
 
 def metrics_of(kind: TaskKind, classes: int) -> tuple[str, ...]:

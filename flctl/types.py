@@ -17,6 +17,7 @@ __all__ = [
     "Aggregate",
     "Allowance",
     "Arrays",
+    "Ask",
     "Batch",
     "Checkpoint",
     "ClientId",
@@ -57,6 +58,8 @@ RING = ":ring"
 """Suffix of names of integer vectors that are summed modulo an aggregator's ring. They are added as they are, never
 rounded or scaled, and single values may exceed the ring."""
 TaskKind = Literal["classification", "binary", "regression", "next-character"]
+Ask = Literal["train", "evaluate", "statistics"]
+"""A request to a client: to train; to evaluate the model on its own rows; or for sums of the columns of its rows."""
 SelectionSplit = Literal["validation", "test"]
 """Split by whose rows a training picks its best round and stops early."""
 
@@ -117,7 +120,8 @@ class Work:
 
     `params`: the global model ({"params": [D]}, with "buffers" [B] if it has buffers); `extra`: the strategy's
     broadcast; `transforms`: each transform's broadcast by name; `layout`: the required layout of an update;
-    `allowance`: the limits of simulated devices, if any.
+    `allowance`: the limits of simulated devices, if any; `ask`: what to do. All but training is answered with sums over
+    the client's rows, and `layout` is then that of the sums.
     """
 
     round: int
@@ -127,6 +131,7 @@ class Work:
     local: LocalWork
     layout: Layout
     allowance: Allowance | None = None
+    ask: Ask = "train"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +173,7 @@ class WaitingRound:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One message to a client: work to do, or an aggregator's message, or both.
+    """One message to a client: work to do, or an aggregator's message, or both. The work says what it `ask`s for.
 
     Clients whose requests have the same `chunk` may train side by side; an engine need not heed it.
     """
@@ -177,6 +182,11 @@ class Request:
     work: Work | None = None
     message: bytes | None = None
     chunk: int | None = None
+
+    @property
+    def ask(self) -> Ask | None:
+        """The `ask` of the work; None without work."""
+        return None if self.work is None else self.work.ask
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from flctl.client.client_half import Answer, ClientHalf
 from flctl.client.local_training import LocalTraining
 from flctl.client.outgoing_updates import OutgoingUpdates
 from flctl.client.prepared_updates import UpdatePreparation
+from flctl.client.rows_at_clients import RowsAtClients
 from flctl.executors.sequential import single_thread
 from flctl.models.parts import Outline
 from flctl.run.run import Run
@@ -44,6 +45,7 @@ class ClientRuntime:
         preparation = UpdatePreparation(run, self.local)
         self._chunks = ChunkReplies(run, self.local, preparation)
         self._updates = OutgoingUpdates(run, preparation)
+        self._rows = RowsAtClients(run)
         self._half = ClientHalf.of(run)
 
     @property
@@ -71,7 +73,7 @@ class ClientRuntime:
 
         Clients train together. A worker process goes no further: the client half, which may have keys, is elsewhere.
         """
-        return self._updates.outgoing(ids, work)
+        return self._updates.outgoing(ids, work) if work.ask == "train" else self._rows.outgoing(ids, work)
 
     def answers(self, ids: Sequence[ClientId], requests: Sequence[Request], memories: Sequence[bytes]) -> list[Answer]:
         """Returns each client's answer, a `Failure` for any exception.
@@ -89,5 +91,8 @@ class ClientRuntime:
 
     def reply(self, client_id: ClientId, request: Request, memory: bytes) -> tuple[Reply, bytes]:
         """Returns one client's reply and memory, and raises what the client's code raises."""
-        sent = None if request.work is None else self._updates.trained(client_id, request.work)
+        sent = None if request.work is None else self._raising(client_id, request.work)
         return self._half.reply(client_id, request, memory, sent if isinstance(sent, Outgoing) else None)
+
+    def _raising(self, client_id: ClientId, work: Work) -> Outgoing | Failure:
+        return self._updates.trained(client_id, work) if work.ask == "train" else self._rows.sums(client_id, work)

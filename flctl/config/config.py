@@ -139,7 +139,12 @@ class Config(Options):
 WITHOUT_INFLUENCE = frozenset(
     {"rounds", "data", "plugins", "partition", "stop", "checkpoint", "engine", "eval.disclose_clients"}
 )
-LATER = (("eval", "positive", None), ("local", "class_weights", "none"))
+LATER = (
+    ("eval", "positive", None),
+    ("eval", "at", "server"),
+    ("eval", "min_rows", None),
+    ("local", "class_weights", "none"),
+)
 """Keys that earlier versions did not have, with the values that leave a run as it was without them."""
 ENGINE_INFLUENCE = frozenset({"engine.executor", "engine.memory", "engine.alone"})
 

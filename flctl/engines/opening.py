@@ -40,25 +40,26 @@ class SiteFacts:
     """A federation as a site's worker reads it: `client` is the site's own name, whose rows the partition has.
 
     `manifest` is the federation's, as `manifest.json`; `digest` that of its data; `clients` its ids in order, with the
-    rows that each declares for training and for testing in `counts`.
+    rows that each declares for training, testing and validation in `counts`.
     """
 
     client: str
     manifest: str
     digest: str
     clients: tuple[str, ...]
-    counts: tuple[tuple[int, int], ...]
+    counts: tuple[tuple[int, ...], ...]
 
     @classmethod
     def of(cls, federation: FederatedData, client: str) -> Self:
         """Returns the facts of a federation for the site `client`."""
-        declared = tuple((train, test) for train, test in federation.counts.tolist())
+        counts = np.column_stack([federation.counts, federation.validation_counts])
+        declared = tuple(tuple(rows) for rows in counts.tolist())
         ids = tuple(federation.client_ids.take(np.arange(federation.clients)).tolist())
         return cls(client, serialise(federation.manifest).decode(), federation.digest, ids, declared)
 
     def view(self, own: Partition) -> SiteData:
         """Returns the federation with the site's own rows. Raises IncompatibleError for rows of another data set."""
-        manifest, counts = parse(self.manifest.encode()), np.array(self.counts, np.int64).reshape(-1, 2)
+        manifest, counts = parse(self.manifest.encode()), np.array(self.counts, np.int64)
         federation = FederatedData(own.path, manifest, self.digest, np.array(self.clients, np.str_), counts)
         return SiteData(federation, own, self.client)
 
@@ -160,7 +161,7 @@ def _is_path(field: FieldInfo) -> bool:
 
 def _site_facts(frame: frames.Frame) -> SiteFacts:
     facts = frame.meta["site"]
-    counts = tuple((int(train), int(test)) for train, test in facts["counts"])
+    counts = tuple(tuple(int(number) for number in rows) for rows in facts["counts"])
     manifest = frame.arrays["manifest"].tobytes().decode()
     return SiteFacts(facts["client"], manifest, facts["digest"], tuple(facts["clients"]), counts)
 

@@ -21,17 +21,18 @@ __all__ = ["FederatedData", "SiteData", "two_digits"]
 class FederatedData(PartitionView):
     """The clients of a federation and the row counts that they declare; no rows.
 
-    `counts` [K, 2] are the declared rows of each client, for training and for testing. Raises DataError unless they fit
-    the client ids and are not negative.
+    `counts` [K, 3] are the declared rows of each client, for training, testing and validation; [K, 2] without the last.
+    Raises DataError unless they fit the client ids and are not negative.
     """
 
     def __init__(
         self, path: Path, manifest: Manifest, digest: str, client_ids: npt.NDArray[np.str_], counts: IntArray
     ) -> None:
         super().__init__(path, manifest, digest, client_ids)
-        if counts.shape != (len(client_ids), 2) or counts.min(initial=0) < 0:
+        if counts.shape not in [(len(client_ids), kinds) for kinds in (2, 3)] or counts.min(initial=0) < 0:
             raise DataError(f"{path.name} declares row counts {counts.shape} of {counted(len(client_ids), 'client')}")
-        self._counts = counts
+        self._counts = counts[:, :2]
+        self._validation = counts[:, 2] if counts.shape[1] == 3 else np.zeros(len(client_ids), np.int64)
 
     @classmethod
     def of(cls, partition: Partition) -> FederatedData:
@@ -39,11 +40,16 @@ class FederatedData(PartitionView):
         rows = replace(partition.manifest.rows, central_test=0, central_validation=0)
         manifest = replace(partition.manifest, rows=rows, central_test="clients")
         ids = partition.client_ids.take(np.arange(partition.clients))
-        return cls(partition.path, manifest, partition.digest, ids, partition.counts)
+        counts = np.column_stack([partition.counts, partition.validation_counts])
+        return cls(partition.path, manifest, partition.digest, ids, counts)
 
     @property
     def counts(self) -> IntArray:
         return self._counts
+
+    @property
+    def validation_counts(self) -> IntArray:
+        return self._validation
 
 
 class SiteData(PartitionView):
@@ -91,6 +97,12 @@ class SiteData(PartitionView):
         own = int(self._own.counts[self._own_index, 0])
         sizes: IntArray = np.where(clients == self._index, own, self.counts[clients, 0])
         return sizes
+
+    @property
+    def validation_counts(self) -> IntArray:
+        counts = self._federation.validation_counts.copy()
+        counts[self._index] = self._own.validation_counts[self._own_index]
+        return counts
 
     def verify_digests(self) -> None:
         self._own.verify_digests()

@@ -85,6 +85,13 @@ class PartitionView:
         return "validation" if rows.central_validation else "test" if rows.central_test else None
 
     @property
+    def own_selection(self) -> SelectionSplit | None:
+        """Split by whose rows a training is judged at its clients: validation if clients have such rows, else test."""
+        if self.validation_counts.any():
+            return "validation"
+        return "test" if self.counts[:, 1].any() else None
+
+    @property
     def counts(self) -> IntArray:
         """Rows [K, 2] of each client: for training, for testing."""
         raise NotImplementedError

@@ -31,8 +31,8 @@ def _only_simulated(run: RunInfo) -> Iterator[str]:
         yield "`devices:`"
     if config.cohort.sampling == "trace":
         yield "cohort.sampling: trace"
-    if config.eval.per_client:
-        yield "eval.per_client"
+    if config.eval.per_client and run.strategy.personalises:
+        yield "eval.per_client of personal models"
     if run.strategy.trusted:
         yield f"strategy {run.strategy.name}, which trusts a client's rows"
     if config.local.class_weights == "balanced":

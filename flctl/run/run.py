@@ -19,7 +19,7 @@ from flctl.algorithms.transform import Transform
 from flctl.component import Catalogue
 from flctl.config.config import AUTO, DEFAULT_MODELS, CohortConfig, ComponentConfig, Config
 from flctl.errors import ConfigError, IncompatibleError, counted, suggest
-from flctl.metrics import Headline, headline, metrics_of, positive_code
+from flctl.metrics import SUMMED, Headline, headline, metrics_of, positive_code
 from flctl.models.model import DataSpec, Described
 from flctl.models.parts import Outline, ParameterSplit
 from flctl.partition.selection import for_selection
@@ -217,7 +217,12 @@ class Run:
     @property
     def selection_split(self) -> SelectionSplit | None:
         """Split by whose rows the best round is picked and the run stops early; None if it evaluates on no rows."""
-        return self.partition.selection
+        return self.partition.own_selection if self.scores_at_clients else self.partition.selection
+
+    @property
+    def scores_at_clients(self) -> bool:
+        """True if rounds are evaluated by sums over clients' own rows, because no rows are here or it is asked for."""
+        return not self.partition.here or self.config.eval.at == "clients"
 
     @cached_property
     def class_weights(self) -> ClassWeights | None:
@@ -228,7 +233,8 @@ class Run:
     def headline(self) -> Headline:
         """The metric of the best round if none is named, by the classes of the rows that rounds are evaluated on."""
         partition = self.partition
-        if not partition.classes or partition.task == "next-character" or partition.selection is None:
+        unseen = self.scores_at_clients or self.selection_split is None
+        if not partition.classes or partition.task == "next-character" or unseen:
             return headline(partition.task)
         return headline(partition.task, partition.classes, _scored_classes(partition))
 
@@ -326,7 +332,13 @@ def _check_stop(run: Run) -> None:
     stop = run.config.stop
     named = metrics_of(run.partition.task, len(run.partition.classes))
     measured = dict.fromkeys((*run.quick_metrics, *(name for name in named if name != "test_loss")))
+    ranks = {"auroc"} if len(run.partition.classes) != 2 else set()
+    summed = SUMMED - ranks if run.scores_at_clients else measured.keys()
     for name in filter(None, (run.config.metric, stop.metric)):
+        if name in measured and name not in summed:
+            raise ConfigError(
+                f"'{name}' does not follow from sums over clients' rows", hint=f"Known: {', '.join(sorted(summed))}."
+            )
         if name not in measured:
             hint = suggest(name, measured) or f"Known: {', '.join(measured)}."
             classes = f" of {counted(len(run.partition.classes), 'class', 'classes')}" if run.partition.classes else ""

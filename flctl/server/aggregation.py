@@ -49,7 +49,13 @@ class Aggregation:
     @property
     def _by_chunks(self) -> bool:
         """True if a chunk of clients may send one reply: the aggregator needs nothing but their vectors."""
-        return self.engine.gathers and self.run.aggregator.transparent and not self.run.config.engine.alone
+        whole = self.run.aggregator.transparent and not self.run.config.engine.alone
+        return self.engine.gathers and whole and self._trains
+
+    @property
+    def _trains(self) -> bool:
+        """True if updates are asked for; sums over rows are neither attacked nor judged."""
+        return self.plan.work.ask == "train"
 
     @property
     def _budget(self) -> FailureBudget:
@@ -153,14 +159,14 @@ class Aggregation:
 
     def _accumulator(self) -> SumAccumulator | UpdateCollector | AttackedAccumulator:
         honest = self._honest_accumulator()
-        if not self.run.attacks_updates:
+        if not (self.run.attacks_updates and self._trains):
             return honest
         ids = self.run.partition.client_ids
         return AttackedAccumulator(honest, self.run.adversary, self.run.pipeline, ids, self.plan)
 
     def _honest_accumulator(self) -> SumAccumulator | UpdateCollector:
         plan, intake = self.plan, self.traffic.intake
-        if self.run.judges:
+        if self.run.judges and self._trains:
             return UpdateCollector(intake, plan.cohort, self.run.strategy.combine)
         chunk_of = {
             plan.cohort[position]: chunk

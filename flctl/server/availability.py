@@ -44,7 +44,7 @@ class Availability:
         """
         needed, started, announced = min(self.run.config.engine.minimum, len(drawn)), time.monotonic(), None
         while True:
-            present = self._available(drawn)
+            present = self.reachable(drawn)
             if len(present) >= needed:
                 return present
             if self.interrupted():
@@ -58,7 +58,8 @@ class Availability:
                 announced = waiting
             time.sleep(POLL_SECONDS)
 
-    def _available(self, drawn: IntArray) -> IntArray:
+    def reachable(self, drawn: IntArray) -> IntArray:
+        """Returns those of the clients, by index, that are available now."""
         available = self.engine.available()
         if available is None:
             return drawn

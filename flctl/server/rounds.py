@@ -16,6 +16,7 @@ from flctl.executors.sequential import single_thread
 from flctl.run.run import Run
 from flctl.server.aggregation import Aggregation, update_intake
 from flctl.server.availability import Availability, never
+from flctl.server.client_sums import ClientSums
 from flctl.server.collect import RoundTraffic, absences, disclosures
 from flctl.server.round_plan import RoundPlanner
 from flctl.server.state import State, initial_state
@@ -41,6 +42,9 @@ class Rounds:
         self.memory = engine.client_memory(run)
         self._planner = RoundPlanner(run, Availability(run, engine, interrupted))
         self._kept_rows: Batch | None = None
+        self._sums = ClientSums(run, engine) if run.scores_at_clients and run.selection_split is not None else None
+        if self._sums is not None:
+            self._sums.check()
 
     def initial(self) -> State:
         """Returns the state before the first round."""
@@ -65,7 +69,7 @@ class Rounds:
         metrics: dict[str, float] = {}
         if self._evaluates(state.round) or last(timer.report()["total"]):
             with timer.phase("evaluate"):
-                metrics = self.evaluate(state)
+                metrics = self._measured(state, traffic, timer)
             traffic.notes.extend(disclosures(self.run, metrics))
         report = self._report(plan, traffic, aggregate, metrics, timer)
         return state, replace(report, told=transform_statements(self.run, state.transforms))
@@ -85,6 +89,12 @@ class Rounds:
         unused = set(plan.cohort) if lost else unused
         if self.run.memory_layout and unused:
             self.memory.retract([self.run.partition.index(client) for client in unused], plan.round)
+
+    def _measured(self, state: State, traffic: RoundTraffic, timer: PhaseTimer) -> dict[str, float]:
+        """Returns the metrics of the state's model, over central rows or by sums over the rows of clients."""
+        if self._sums is None:
+            return self.evaluate(state)
+        return self._sums.metrics(state.params, state.round, traffic, timer)
 
     def evaluate(self, state: State) -> dict[str, float]:
         """Returns the central metrics of the state's model, and their spread over clients if `eval.per_client` is set.

@@ -39,6 +39,7 @@ def _work_frame(work: Work) -> dict[str, Any]:
         "local": dataclasses.asdict(work.local),
         "layout": dict(work.layout),
         "transforms": list(work.transforms),
+        **({} if work.ask == "train" else {"ask": work.ask}),
     }
     return {"meta": meta, "arrays": vectors}
 
@@ -68,6 +69,7 @@ def unpack_work(message: bytes) -> Work:
         transforms={name: _under(frame, f"transforms/{name}/") for name in frame.meta["transforms"]},
         local=LocalWork(**frame.meta["local"]),
         layout=frame.meta["layout"],
+        ask=frame.meta.get("ask", "train"),
         allowance=Allowance(allowance["numbers"], allowance["steps"]) if allowance else None,
     )
 

@@ -105,7 +105,7 @@ def test_a_run_without_a_model_has_the_layouts_and_the_aggregator_of_the_whole_r
 
 def test_a_site_refuses_rows_of_another_data_set(toy, tmp_path):
     facts = SiteFacts.of(FederatedData.of(toy), "3")
-    counts = tuple((train + 1, test) for train, test in facts.counts)
+    counts = tuple((train + 1, *others) for train, *others in facts.counts)
     with pytest.raises(IncompatibleError, match="rows of the site's data"):
         dataclasses.replace(facts, counts=counts).view(toy)
     assert isinstance(facts.view(toy), SiteData)

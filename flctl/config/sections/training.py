@@ -205,6 +205,15 @@ class EvalConfig(Section):
     every: int = Field(
         default=1, ge=0, description="Rounds between evaluations; the last round is always evaluated. 0: only the last."
     )
+    at: Literal["server", "clients"] = Field(
+        default="server",
+        description="server: on the central rows; clients: by sums over each client's own rows, as at real sites.",
+    )
+    min_rows: int | None = Field(
+        default=None,
+        ge=1,
+        description="Fewest rows of a client that answers with sums; null: no minimum, and no column statistics.",
+    )
     batch_size: int = Field(default=1000, ge=1, description="Examples per evaluation batch.")
     per_client: bool = Field(default=False, description="Also evaluate on each client's own test rows.")
     positive: str | None = Field(

@@ -1,0 +1,114 @@
+"""Sums over the rows of all clients, asked for like updates: the same aggregator, checks and limits on failures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flctl.algorithms.aggregators.accumulators import UpdateIntake
+from flctl.engines.engine import Engine
+from flctl.errors import ConfigError
+from flctl.evaluation.column_sums import ColumnStatistics, ColumnSums
+from flctl.evaluation.row_sums import RowSums
+from flctl.evaluation.spread import PARTS, spread
+from flctl.evaluation.sums_of_run import code_of, column_sums, row_sums
+from flctl.evaluation.whole_sums import SUMS
+from flctl.metrics import headline, higher_is_better
+from flctl.run.run import Run
+from flctl.server.aggregation import Aggregation
+from flctl.server.availability import Availability
+from flctl.server.collect import RoundTraffic
+from flctl.server.round_plan import local_work
+from flctl.timing import PhaseTimer
+from flctl.types import WEIGHT, Arrays, Ask, ClientId, IntArray, RoundPlan, Work, measured_as
+
+__all__ = ["ClientSums"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSums:
+    """Asks clients for sums over their rows. Raises what a round's exchange raises: RoundFailedError if more clients
+    fail than allowed, ProtocolError if the aggregator gives up."""
+
+    run: Run
+    engine: Engine
+
+    def check(self) -> None:
+        """Raises IncompatibleError if the aggregator cannot add up the sums of an evaluation."""
+        code_of(self.run, row_sums(self.run))
+
+    def metrics(self, params: Arrays, round_number: int, traffic: RoundTraffic, timer: PhaseTimer) -> dict[str, float]:
+        """Returns the metrics of the model over the rows of all clients that answer; empty without an answer.
+
+        Their bytes, failures and notes are added to `traffic`.
+        """
+        code = row_sums(self.run)
+        work = self._work("evaluate", round_number, code, self.run.division.public_of(params))
+        own = self._exchange(work, traffic, timer)
+        if own is None:
+            return {}
+        sums, replies = own
+        found = code.values(sums, self.run.extra_metrics) | self._spread(replies)
+        return {measured_as(name, self.run.selection_split): value for name, value in found.items()}
+
+    def statistics(self, timer: PhaseTimer | None = None) -> ColumnStatistics:
+        """Returns count, mean and squared deviations of each column over the training rows of all clients.
+
+        Raises ConfigError if no client answers, or no `eval.min_rows` is set.
+        """
+        if self.run.config.eval.min_rows is None:
+            raise ConfigError("statistics need a floor of rows", hint="Set eval.min_rows, for example to 10.")
+        code, traffic = column_sums(self.run), RoundTraffic(UpdateIntake({}))
+        own = self._exchange(self._work("statistics", 1, code, {}), traffic, timer or PhaseTimer())
+        if own is None:
+            raise ConfigError("no client gave statistics", hint="Lower eval.min_rows, or wait for the clients.")
+        return code.statistics(own[0])
+
+    def _work(self, ask: Ask, round_number: int, sums: RowSums | ColumnSums, params: Arrays) -> Work:
+        layout = {SUMS: code_of(self.run, sums).words}
+        return Work(round_number, params, {}, {}, local_work(self.run, round_number), layout, ask=ask)
+
+    def _exchange(
+        self, work: Work, traffic: RoundTraffic, timer: PhaseTimer
+    ) -> tuple[list[int], dict[ClientId, dict[str, float]]] | None:
+        """Returns the sums of the clients, and the figures of each that tells them; None without a sum."""
+        plan = self._plan(work)
+        if not len(plan.numbers):
+            traffic.notes.append("no client with rows to sum is available")
+            return None
+        own = RoundTraffic(UpdateIntake({**work.layout, WEIGHT: 1}))
+        aggregate = Aggregation(self.run, self.engine, plan, own, timer).aggregate()
+        traffic.intake.failed.update(own.intake.failed)
+        traffic.notes.extend(own.notes)
+        traffic.bytes_up += own.bytes_up
+        traffic.bytes_down += own.bytes_down
+        if aggregate is None or not aggregate.count:
+            return None
+        sums = column_sums(self.run) if work.ask == "statistics" else row_sums(self.run)
+        told = {client: dict(figures) for client, figures in own.metrics.items() if figures}
+        return code_of(self.run, sums).decode(np.rint(aggregate.arrays[SUMS]).astype(np.int64)), told
+
+    def _plan(self, work: Work) -> RoundPlan:
+        counts = self._rows(work.ask)
+        asked = Availability(self.run, self.engine).reachable(
+            np.flatnonzero(counts >= (self.run.config.eval.min_rows or 1))
+        )
+        cohort = tuple(self.run.partition.client_ids.take(asked).tolist())
+        return RoundPlan(work.round, cohort, work, asked, tuple(np.arange(len(asked)).reshape(-1, 1)))
+
+    def _rows(self, ask: Ask) -> IntArray:
+        partition = self.run.partition
+        if ask == "statistics":
+            return partition.counts[:, 0]
+        return partition.validation_counts if self.run.selection_split == "validation" else partition.counts[:, 1]
+
+    def _spread(self, replies: dict[ClientId, dict[str, float]]) -> dict[str, float]:
+        """Returns the usual metric over clients, if clients tell their own figures."""
+        name = headline(self.run.partition.task).metric
+        figures = [figures for figures in replies.values() if {name, "rows"} <= figures.keys()]
+        if not figures:
+            return {}
+        values, rows = (np.array([one[key] for one in figures]) for key in (name, "rows"))
+        found = spread(values, rows, higher_is_better=higher_is_better(name))
+        return {f"{name}_{part}": float(getattr(found, part)) for part in PARTS}
