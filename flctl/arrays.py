@@ -113,8 +113,8 @@ def is_finite(arrays: Arrays) -> bool:
 
 
 def _all_finite(array: npt.NDArray[Any]) -> bool:
-    """One product tells, at the speed of memory and without a copy: any NaN or infinity makes it one. Large finite
-    values may too, and are looked at one by one."""
+    """True if all values are finite. A NaN or an infinity makes a product of the values not finite, which is found at
+    the speed of memory and without a copy. Large finite values may overflow it too; only then is each value tested."""
     if array.dtype.kind != "f":
         return True
     array = array.reshape(-1)

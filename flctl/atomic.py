@@ -200,7 +200,7 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 
 def _place(partial: Path, path: Path, *, replace: bool) -> None:
-    """The rename that makes it count, on disk before this returns."""
+    """Renames the finished file or directory to its final name; the new name is on disk when this returns."""
     if replace:
         partial.replace(path)
     else:

@@ -18,7 +18,7 @@ ROOT = Path("/")
 
 @dataclass(frozen=True, slots=True)
 class FreeMemory:
-    """Bytes that processes can still take, and what says so."""
+    """Available memory in bytes, and the source of the figure."""
 
     bytes: int
     source: str

@@ -77,7 +77,7 @@ def metrics_of(kind: TaskKind, classes: int) -> tuple[str, ...]:
 
 
 def higher_is_better(name: str) -> bool:
-    """Which way a metric improves. Raises ConfigError for an unknown name."""
+    """Returns True if larger values of a metric are better. Raises ConfigError for an unknown name."""
     if name not in METRICS:
         raise ConfigError(f"unknown metric '{name}'", hint=suggest(name, METRICS) or f"Known: {', '.join(METRICS)}.")
     return METRICS[name].higher_is_better

@@ -227,7 +227,7 @@ it runs other versions than the server; `stalled`: it answered polls, and its wo
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a client gave no usable reply."""
+    """Reason for which a client gave no usable reply."""
 
     kind: FailureKind
     message: str

@@ -144,6 +144,6 @@ class Aggregator(Component):
         raise NotImplementedError
 
     def client(self, memory: bytes, message: bytes, vector: Arrays | None, ctx: ClientContext) -> tuple[bytes, bytes]:
-        """Client, each phase: returns (memory for the round's next phase, reply). `vector` is None unless the phase
-        trains."""
+        """Client, each phase: returns the memory for the round's next phase, and the reply. `vector` is the client's
+        contribution to the sum in the phase that trains, otherwise None."""
         raise NotImplementedError

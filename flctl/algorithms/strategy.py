@@ -87,8 +87,8 @@ class Strategy(Component):
     nothing, the loss, or the loss and its gradient."""
 
     scale_vector: ClassVar[str | None] = None
-    """The vector whose sum scales the step, or that it is divided by, if there is one: noise on it may turn the step
-    around, so that mechanisms of privacy refuse such a strategy."""
+    """Name of the vector whose sum scales or divides the step; None if no vector does. Noise on it may reverse the
+    step, so privacy mechanisms refuse such a strategy."""
 
     takes_partial: ClassVar[bool] = False
     """True if the update of a client that makes fewer local steps than asked counts; otherwise it is dropped."""

@@ -128,7 +128,7 @@ class Transform(Component):
         """Before the run: raises IncompatibleError if this transform cannot run with the other components."""
 
     def notices(self, run: RunInfo) -> Sequence[Notice]:
-        """Returns what `flctl train` shows before a new run, and for which of it `--yes` is needed."""
+        """Returns the notices that `flctl train` shows before a new run; those with `confirm` need `--yes`."""
         return ()
 
     def init(self, layout: Layout) -> Arrays:

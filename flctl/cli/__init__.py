@@ -30,7 +30,7 @@ ORDER = (
 
 
 class _Commands(TyperGroup):
-    """The subcommands in the order in which one meets them, then those of plugins."""
+    """Help group: built-in subcommands in the order of their first use, then those of plugins."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Command names in the order in which `--help` lists them."""
@@ -67,7 +67,7 @@ def build(disable: Sequence[str] = ()) -> typer.Typer:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and ends the process with the exit code of conventions: 0, 1..6, 130, 143."""
+    """Runs the command line and ends the process with its exit code: 0, 1 to 6, 130 or 143."""
     try:
         signal.signal(signal.SIGTERM, _terminate)
         _open_streams()
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _open_streams() -> None:
     """Makes standard output and standard error usable: closed ones discard, and letters that an encoding lacks are
-    escaped, because a command that has done its work must not fail at telling so."""
+    escaped, so that a command that has done its work does not fail when it prints the result."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the caller, as in `flctl ... >&-`
@@ -92,7 +92,7 @@ def _open_streams() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Runs the command line in this process and returns the exit code; nothing but a bug in here is raised."""
+    """Runs the command line in this process and returns the exit code. Errors are printed, not raised."""
     words: list[str] = []
     try:
         code = _invoke(arguments, words)

@@ -14,10 +14,8 @@ PATHS = ("--out", "--csv", "--plot", "--resume")
 
 
 def take_disabled(arguments: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """(The names after `--disable-plugin`, wherever before `--` it stands; the other arguments).
-
-    Raises ConfigError when the name is missing.
-    """
+    """Returns the names after each `--disable-plugin` before `--`, and the other arguments. Raises ConfigError if a
+    name is missing."""
     names: list[str] = []
     rest: list[str] = []
     words = iter(arguments)

@@ -1,4 +1,4 @@
-"""`flctl bench`: how fast rounds are on this machine, beside a loop written by hand."""
+"""`flctl bench`: speed of rounds on this machine, compared with a hand-written loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shell completion of names that depend on what is there: runs, partitions, components."""
+"""Shell completion of names of runs, partitions and components."""
 
 from __future__ import annotations
 

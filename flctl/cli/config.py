@@ -1,4 +1,4 @@
-"""`flctl config`: what a configuration comes to, what it may hold, and whether a file is valid."""
+"""`flctl config`: effective values with their origins, the schema of a file, and validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`flctl demo`: the main job on data that comes with scikit-learn, in a few seconds."""
+"""`flctl demo`: partitions, trains and evaluates on data of scikit-learn, in a few seconds."""
 
 from __future__ import annotations
 

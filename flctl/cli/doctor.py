@@ -1,4 +1,4 @@
-"""`flctl doctor`: is this installation able to do its work?"""
+"""`flctl doctor`: checks of the installation."""
 
 from __future__ import annotations
 

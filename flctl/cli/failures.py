@@ -1,4 +1,4 @@
-"""Every way a command can end badly, as an error with a message, a hint and an exit code."""
+"""Errors of a command, of every kind, with a message, a hint and an exit code."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _usage(error: Any, called: str) -> UsageError:
 
 
 CLOSE_COMMAND = 0.7
-"""Likeness of a command that may be meant: at 0.6, `plot` would answer to `report`."""
+"""Least similarity of a command that is suggested: at 0.6, `report` would suggest `plot`."""
 
 
 def _commands(context: Any) -> Iterable[str]:

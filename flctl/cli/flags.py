@@ -12,12 +12,12 @@ __all__ = ["option", "with_parameters"]
 
 
 def option(*names: str, help: str, panel: str, **extra: Any) -> Any:  # noqa: A002
-    """An option on a panel of the help, without its default, which the help text tells where it matters."""
+    """Returns an option on a panel of the help. Its default is part of the help text, not shown by Typer."""
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **extra)
 
 
 def with_parameters(command: Callable[..., Any], parameters: Iterable[inspect.Parameter]) -> Callable[..., Any]:
-    """`command` with keyword `parameters`, after its first, in place of its `**` parameter."""
+    """Returns `command` with these keyword parameters, after its first one, instead of its `**` parameter."""
 
     def with_signature(*arguments: Any, **values: Any) -> Any:
         return command(*arguments, **values)

@@ -98,12 +98,12 @@ def fail(error: FlctlError, command: str, *, as_json: bool) -> None:
 
 
 def note(message: str) -> None:
-    """A line for people, on stderr."""
+    """Prints a line on stderr."""
     stderr().print(plain(message), markup=False)
 
 
 def warn(message: str) -> None:
-    """A warning, on stderr."""
+    """Prints a warning on stderr."""
     console = stderr()
     console.print("[bold yellow]warning:[/] ", end="")
     console.print(plain(message), markup=False)

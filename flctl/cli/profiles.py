@@ -1,4 +1,4 @@
-"""A run's profile for people: seconds by phase, their share of the whole, and what a round takes."""
+"""Printed profile of a run: seconds by phase, their share of the whole, and seconds per round."""
 
 from __future__ import annotations
 

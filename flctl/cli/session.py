@@ -19,7 +19,7 @@ def use_registry(registry: Registry) -> None:
 
 
 def current_registry() -> Registry:
-    """The registry in use; a fresh one where no command line was started."""
+    """Returns the registry in use; a new one if no command line was started."""
     from flctl.plugins.registry import Registry
 
     try:

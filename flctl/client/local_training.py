@@ -73,8 +73,8 @@ class LocalTraining:
         return self._stage(client_indices, work, {}, Stage(work.local), 0)
 
     def reported(self, facts: Facts) -> Facts:
-        """The facts as they are reported. If a transform bounds clients, one that diverged is no failure, but a client
-        that made no step."""
+        """Returns the facts to report. If a transform bounds clients, a client that diverged counts as one without a
+        step, not as a failure."""
         if not (self.run.bounds_clients and facts.failures):
             return facts
         failures = {
@@ -116,7 +116,7 @@ class LocalTraining:
             return self.executor.train(stage_work, shards, adjusts, steps)
 
     def _steps(self, work: Work, shards: Shards, stage: int) -> StepsOf | None:
-        """Returns a function from a client's position to the local steps that a transform makes of a stage; None if no
+        """Returns a function that gives a transform's local steps for the client at a position of the chunk; None if no
         transform makes steps."""
         name = self.run.makes_steps
         if name is None:
@@ -235,7 +235,7 @@ class LocalTraining:
         return adjusts
 
     def _moving(self, stage: Stage) -> Tensor | None:
-        """One where a coordinate moves in the stage, else zero; None where all do."""
+        """Returns 1 for each coordinate that the stage trains and 0 for the others; None if it trains all."""
         import torch
 
         if stage.moves == "all":
@@ -254,14 +254,14 @@ class _Chain:
 
     @property
     def end(self) -> Arrays:
-        """Values at which the clients are now, [L] or [K, L]."""
+        """Returns the clients' current values, [L] or [K, L]."""
         if not self._results:
             return self._start
         ends = [self.ended(position) for position in range(len(self._results))]
         return {name: np.stack([end[name] for end in ends]) for name in self._start}
 
     def ended(self, position: int) -> Arrays:
-        """Values at which one client is now; its start if it failed."""
+        """Returns one client's current values; its start if it failed."""
         start = {name: vector[position] if vector.ndim == 2 else vector for name, vector in self._start.items()}
         result = self._results[position]
         return start if result is None else {name: start[name] + result.delta[name] for name in start}
@@ -291,12 +291,12 @@ def _summed(before: Trained | None, after: Trained | None) -> Trained | None:
 
 
 def _tensors(vectors: Arrays, positions: Any) -> dict[str, Any]:
-    """As tensors: of stacked vectors the rows at `positions`, or the one row."""
+    """Returns tensors: the rows of stacked vectors at `positions`, or the only row."""
     import torch
 
     return {n: torch.from_numpy(np.array(v[positions] if v.ndim == 2 else v)) for n, v in vectors.items()}
 
 
 def _leading_rows(tensors: Mapping[str, Any], grad: Tensor) -> dict[str, Any]:
-    """Of stacked tensors as many rows as the gradient has."""
+    """Returns the first rows of stacked tensors, as many as the gradient has."""
     return {name: tensor[: len(grad)] if tensor.dim() == 2 else tensor for name, tensor in tensors.items()}

@@ -110,8 +110,7 @@ class MemoryStore:
         return (round_number, vectors) if round_number else None
 
     def retract(self, clients: npt.ArrayLike, round_number: int) -> None:
-        """Drops what clients wrote in round `round_number`: what they said in it was not used, so they did not take
-        part."""
+        """Drops what clients wrote in round `round_number`, in which their replies were not used."""
         files, client_indices = self._open(), self._client_indices(clients)
         if files is not None and len(client_indices):
             slots, columns = np.nonzero(self._entries(files, client_indices)["round"] == round_number)
@@ -246,7 +245,7 @@ def _free_slots(rounds: npt.NDArray[np.uint32], round_number: int) -> IntArray:
 
 
 def _checks(data: Any, clients: IntArray, rounds: npt.NDArray[Any], rows: IntArray) -> npt.NDArray[np.uint32]:
-    """The CRC-32 of each of the rows, begun with its client and round: a record elsewhere than it belongs is found."""
+    """Returns the CRC-32 of each row, seeded with its client and round, so that a misplaced record is detected."""
     starts = (clients.astype(np.uint64) * np.uint64(0x9E3779B1)) ^ (rounds.astype(np.uint64) * np.uint64(0x85EBCA77))
     checks = (starts & np.uint64(0xFFFFFFFF)).tolist()
     for view, size in data:

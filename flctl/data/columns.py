@@ -39,7 +39,7 @@ Array = Any  # a pyarrow array
 
 
 class CellError(Exception):
-    """A cell that cannot be used, by its place; the source turns it into a sentence with file and line."""
+    """A cell that cannot be used, by column and row. The source adds the file and the line to the message."""
 
     def __init__(self, column: int, row: int, reason: str, *, of_target: bool = False) -> None:
         super().__init__(reason)
@@ -179,7 +179,7 @@ class Levels:
 
     @property
     def codes(self) -> npt.NDArray[np.int32]:
-        """The codes [n]; asked once all batches are in."""
+        """Returns the codes [n]; called after the last batch."""
         return self._codes.finish()
 
 
@@ -256,7 +256,7 @@ class TargetColumn:
 
 
 def is_missing(array: Array, missing: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Which cells [n] hold nothing: null, blank or one of the words that `--na` named."""
+    """Returns True for cells [n] without a value: null, blank or one of the words of `--na`."""
     pa, _ = _arrow()
     text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
     absent = (trimmed(array, missing) if text else array).is_null().to_numpy(zero_copy_only=False)

@@ -121,7 +121,7 @@ class Standardisation:
 
 @dataclass(frozen=True, slots=True)
 class FittedPreprocessing:
-    """From a source's rows to inputs [n, *shape], and from outputs to the target's classes or units.
+    """Mapping from a source's rows to inputs [n, *shape], and from outputs to classes or to the target's units.
 
     `dtype` is that of an example before standardisation: "|u1" (bytes), "<f4", or codes of characters. `classes` are in
     code order; for text they are the vocabulary. `inputs` describes tables and is None for other data, and for
@@ -184,7 +184,7 @@ def _adapter() -> TypeAdapter[FittedPreprocessing]:
 
 
 def _contradiction(fitted: FittedPreprocessing) -> str | None:
-    """The first way in which the parts do not fit each other."""
+    """Describes the first contradiction between the parts; None if they agree."""
     done, size = fitted.standardisation, math.prod(fitted.shape)
     expected = {"none": 0, "feature": size, "channel": fitted.shape[0] if fitted.shape else 0}[done.kind]
     if len(done.shift) != expected or len(done.scale) != expected or min(done.scale, default=1.0) <= 0:

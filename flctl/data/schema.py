@@ -22,7 +22,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ColumnPlan:
-    """The role of each column, by its index; `target` is None for rows to predict."""
+    """Indices of a table's columns by role. `target` is None for rows to predict; `by` are the group columns."""
 
     names: tuple[str, ...]
     target: int | None

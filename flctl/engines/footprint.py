@@ -59,13 +59,10 @@ def round_shape(run: Run, round_number: int = 1) -> RoundShape:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Estimated bytes of a run on this machine.
-
-    `chunk`: the round's largest; `workers` processes beside the server's take `worker` each; `server` is what the
-    server's own takes beyond what it has now (without workers it trains too), `updates` of it those of a cohort that
-    it keeps one by one. `fewest`: the smallest `engine.memory` that can train the largest client. `free` is None
-    where the system does not say.
-    """
+    """Estimated bytes of a run on this machine. `chunk` is the largest chunk of the round. Each of the `workers`
+    processes takes `worker`. `server` is the growth of the server's process, with training if there are no workers;
+    `updates` of it are the updates of a cohort that are kept one by one. `fewest` is the smallest `engine.memory` that
+    can train the largest client. `free` is None if the system reports no figure."""
 
     chunk: int
     workers: int
@@ -162,7 +159,8 @@ def _chunk_bytes(run: Run, sizes: IntArray) -> int:
 
 
 def _evaluation_bytes(run: Run) -> int:
-    """One batch of the evaluation: the widest two neighbouring layers' outputs; nothing where layers are unknown."""
+    """Returns the bytes of one evaluation batch: the outputs of the two neighbouring layers that are widest; 0 if the
+    layers are unknown."""
     chain, shape = run.execution.chain, run.partition.shape
     rows = run.scored.manifest.rows.central_test
     shapes = chain.shapes(shape) if chain and rows else None
@@ -181,7 +179,7 @@ def _bytes(layout: Layout) -> int:
 
 
 def size_text(count: int) -> str:
-    """`410 MiB`, `2.3 GiB`: bytes for people."""
+    """Returns a size in words: `410 MiB`, `2.3 GiB`."""
     for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if count >= unit:
             value = count / unit

@@ -131,8 +131,8 @@ def run_model(
 
 
 def on_all_cores(model: FlatModel, outcomes: Callable[[Module, int], Any], starts: Sequence[int]) -> list[Any]:
-    """The batches' outcomes in order, batches side by side; each thread has a module of its own, which may keep what
-    it likes on itself."""
+    """Yields the batches' outcomes in order. Batches run side by side, each thread with its own copy of the module,
+    which may keep state."""
     import torch
 
     alone = len(starts) == 1 or sum(model.layout.values()) > COPIED

@@ -46,7 +46,7 @@ UNDEFINED = {
     "f1": "undefined: no row is positive, or predicted so",
     "ks": ONE_CLASS,
 }
-"""Why a metric of two classes has no value, if it has none."""
+"""Metric of two classes -> the reason for which it has no value."""
 
 
 @dataclass(frozen=True, slots=True)

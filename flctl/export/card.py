@@ -126,7 +126,7 @@ def _metrics(facts: CardFacts) -> Iterator[str]:
 
 
 def _picked(facts: CardFacts) -> Iterator[str]:
-    """Says by whose rows rounds were compared."""
+    """Returns a sentence on the rows by which rounds were compared."""
     summary = facts.predictor.directory.summary() or {}
     rounds = "Rounds were compared (best round, early stopping)"
     if facts.partition is not None and facts.partition.selection == "validation":

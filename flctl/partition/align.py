@@ -1,7 +1,7 @@
-"""A partition seen with the eyes of a model that was trained on another one.
+"""A partition with the standardisation and class codes of a model that was trained on another one.
 
-A model knows its training data's standardisation and class codes. Rows of another partition are therefore
-standardised by the model's statistics, not by their own, and their classes are matched by name.
+A model knows its training data's standardisation and class codes. Rows of another partition are therefore standardised
+by the model's statistics, not by their own, and their classes are matched by name.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class AlignedPartition(Partition):
 
 
 def align(partition: Partition, trained: Manifest) -> Partition:
-    """`partition` as a model trained on `trained` must see it; itself where nothing differs.
+    """Returns `partition` with the standardisation and codes of `trained`; `partition` itself if nothing differs.
 
     Raises IncompatibleError where task, shape or features differ, or it has classes that the model never knew.
     """

@@ -65,7 +65,8 @@ class Partitioner(Component):
     sets_clients: ClassVar[bool] = False
 
     def assign(self, rows: Rows, clients: int | None, rng: np.random.Generator) -> Assignment:
-        """Gives each row an owner. `clients` is None if the user named no number (natural schemes).
+        """Returns the owner of each row. `clients` is the number that the user asked for; None if no number was named
+        (natural schemes).
 
         Raises DataError if the request is impossible (more clients than rows, a minimum that cannot be met).
         """

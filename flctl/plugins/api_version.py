@@ -1,9 +1,9 @@
-"""Which version of the plugin API a plugin needs, and whether this flctl has it.
+"""Version of the plugin API that a plugin needs, compared with the one that this flctl has.
 
 A plugin states it as `FLCTL_API = "1.0"` in the module that its entry point, or `plugins:`, names. Versions are
-MAJOR.MINOR: the first number changes when a plugin must change, the second when there is more to use. The statement
-is read from the source before the module runs, so that a plugin for another version is refused with a sentence and
-not by whatever fails first in it.
+MAJOR.MINOR: the first number changes when a plugin must change, the second when there is more to use. The statement is
+read from the source before the module runs, so that a plugin for another version is refused with a sentence and not by
+whatever fails first in it.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Plugin:
 
 @dataclass(frozen=True, slots=True)
 class BrokenPlugin:
-    """A plugin that did not load, and why, in one sentence."""
+    """A plugin that did not load, with the reason in one sentence."""
 
     name: str
     origin: str

@@ -34,7 +34,8 @@ PERSONAL = "clients have personal models, and this is the global model; --client
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model and its preprocessing; `round` is the checkpoint's, `client` whose own model it is, if it is one's."""
+    """A model and its preprocessing. `round` is that of the checkpoint; `client` is the client whose own model it is,
+    None for the global model."""
 
     name: str
     round: int

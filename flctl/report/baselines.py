@@ -73,7 +73,7 @@ class ComparedClients:
 
     @property
     def order(self) -> list[int]:
-        """Clients by what federation gives them, from the largest loss to the largest gain."""
+        """Clients in the order of their gain from federation, from the largest loss to the largest gain."""
         pair = GAIN if GAIN in self.differences else next(iter(self.differences), None)
         if pair is None:
             return list(range(len(self.clients)))
@@ -82,12 +82,12 @@ class ComparedClients:
         return sorted(range(len(values)), key=lambda k: (math.isnan(values[k]), values[k], k))
 
     def verdicts(self, pair: str = GAIN) -> dict[str, int]:
-        """Number of clients whose interval is on the better side of 0 (gain), on the worse (lose), or neither."""
+        """Number of clients by verdict: gain or lose if the interval excludes 0, else undecided."""
         found = [verdict(one, higher_is_better=self.higher_is_better) for one in self.differences.get(pair, ())]
         return {name: found.count(name) for name in ("gain", "lose", "undecided")}
 
     def data(self) -> dict[str, Any]:
-        """The comparison as plain values; NaN is None."""
+        """Returns the comparison as JSON values; NaN becomes null."""
         rows = list(self.client_rows())
         return {
             "metric": self.metric,

@@ -53,7 +53,7 @@ def style(axes: Axes, *, x: str, y: str, title: str = "") -> None:
 
 
 def empty(axes: Axes, sentence: str) -> None:
-    """Says in the middle of the axes why there is nothing on them."""
+    """Writes a text in the middle of empty axes."""
     axes.text(0.5, 0.5, sentence, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=9)
 
 

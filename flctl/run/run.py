@@ -1,4 +1,4 @@
-"""From config to objects. `check` refuses what cannot be kept, with a sentence that says why and what to do."""
+"""From config to objects. `check` refuses combinations that cannot work, with the reason and a hint."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["PRIVATE", "Run", "build_model"]
 
 PRIVATE = "private/"
-"""Before the names under which a client keeps the parts of its model that never leave it."""
+"""Prefix of names in client memory: parts of the model that never leave the client."""
 
 
 def build_model(config: Config, data: Described, registry: Catalogue) -> FlatModel:
@@ -139,7 +139,7 @@ class Run:
         return Devices(self)
 
     def task(self) -> Task:
-        """The task that the partition's data set."""
+        """The task of the partition's data set."""
         from flctl.models.tasks import task_for
 
         return task_for(self.partition.task, self.partition.target_scale)
@@ -318,7 +318,7 @@ def _check_steps(run: Run) -> None:
 
 
 def _check_stages(run: Run) -> None:
-    """A part that is held still must stay where it is."""
+    """Raises IncompatibleError if weight decay would change a part that a stage freezes."""
     name, decay = run.strategy.name, run.config.local.weight_decay
     if decay and any(stage.moves != "all" for stage in run.strategy.stages(run.config.local.amount())):
         raise IncompatibleError(

@@ -131,7 +131,7 @@ def refusals(failed: Mapping[ClientId, Failure]) -> list[str]:
 
 
 def with_refusals(error: ProtocolError, failed: Mapping[ClientId, Failure]) -> ProtocolError:
-    """The error with the reasons that clients gave: a sum that is missing says nothing of them."""
+    """Returns the error with the reasons that clients gave for refusing; the missing sum alone does not show them."""
     kind = RoundLostError if isinstance(error, RoundLostError) else ProtocolError
     unmentioned = {client: failure for client, failure in failed.items() if failure.message not in error.message}
     return kind("; ".join([error.message, *refusals(unmentioned)]), hint=error.hint)

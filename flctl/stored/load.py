@@ -251,7 +251,7 @@ def _decision(loaded: LoadedModel, threshold: ChosenThreshold | None) -> Decisio
 
 
 def _shown(path: Path) -> Path:
-    """A path as a person here would write it."""
+    """Returns a path relative to the current directory, if it lies below it."""
     return Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
 
 
@@ -278,7 +278,7 @@ def own_partition(config: Config, directory: RunDirectory) -> Partition | None:
 
 
 def _chosen(own: Partition | None, data: Path | None, trained_rows: str) -> tuple[Partition, tuple[str, ...]]:
-    """The partition to evaluate on, and what the reader must know about it."""
+    """Returns the partition to evaluate on, and notes on it for the user."""
     if own is None or data is None:
         partition = own or open_partition(Path(str(data)))
         note = f"the run's partition is missing, so rows are standardised by the statistics of {partition.path}"

@@ -1,7 +1,7 @@
-"""Does a component keep its contract? Checks for authors of plugins, to be called from tests of any kind.
+"""Checks that components keep their contracts, for plugin authors to call from tests of any kind.
 
-Each check runs contract, property and dropout tests on one class, and raises one `ConformanceError` that lists all
-that it found, why it matters and what to do. Nothing here needs pytest.
+Each check runs contract, property and dropout tests on one class, and raises one `ConformanceError` that lists all that
+it found, why it matters and what to do. Nothing here needs pytest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Calls that were recorded in a run, made again on copies: what a method is but a function of its arguments shows."""
+"""Calls recorded in a run and repeated on copies, to find methods that depend on more than their arguments."""
 
 from __future__ import annotations
 

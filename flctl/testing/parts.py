@@ -40,7 +40,7 @@ def normed(data: DataSpec) -> torch.nn.Module:
 
 
 class Hiding(PlainAggregator):
-    """The plain sum, of which the server is to learn nothing else."""
+    """The plain sum, declared as hiding: the server may learn nothing else."""
 
     name = "hiding"
     hides: ClassVar[bool] = True
@@ -58,7 +58,7 @@ class Remembering(PlainAggregator):
 
 
 class Trap(Transform):
-    """Leaves updates as they are, but does to some clients what `ways` says: raise, exit, or sleep for `seconds`."""
+    """Leaves updates unchanged, and makes some clients fail as `ways` says: raise, exit, or sleep for `seconds`."""
 
     name = "trap"
 

@@ -31,7 +31,7 @@ DTYPES = frozenset({"<f4", "<f8", "<f2", "<i2", "<i4", "<i8", "|i1", "|u1", "<u2
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A message: what it is, small values, and flat arrays (read-only views of the bytes they came in)."""
+    """A message: its kind, small values, and flat arrays (read-only views of the received bytes)."""
 
     kind: str
     meta: Mapping[str, Any] = field(default_factory=dict)

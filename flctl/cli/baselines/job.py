@@ -68,7 +68,7 @@ class BaselineComparison:
     written: tuple[Path, ...]
 
     def data(self) -> dict[str, Any]:
-        """For the envelope and baselines.json."""
+        """Returns the data of the JSON envelope and of baselines.json."""
         return {
             "run": str(self.run),
             "round": self.round,

@@ -1,4 +1,4 @@
-"""`flctl baselines` for people."""
+"""Printed output of `flctl baselines`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOWN, EACH_END = 40, 15
 
 
 def render(console: Console, found: BaselineComparison) -> None:
-    """Prints what was compared, the clients, the means, and for whom federation pays."""
+    """Prints the models compared, the clients, the means, and the number of clients that gain or lose."""
     compared, budget = found.compared, found.budget
     label = METRICS[compared.metric].label
     where = "its own test rows" if found.own_rows else "the central test rows"

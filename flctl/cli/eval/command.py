@@ -1,4 +1,4 @@
-"""`flctl eval`: how good models are, centrally and client by client."""
+"""`flctl eval`: metrics of models, centrally and client by client."""
 
 from __future__ import annotations
 

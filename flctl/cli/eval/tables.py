@@ -1,4 +1,4 @@
-"""An evaluation as tables for people."""
+"""Printed tables of an evaluation."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class ExportReport:
     """True if the run's aggregator hides the client whose model this is."""
 
     def data(self) -> dict[str, Any]:
-        """For the envelope."""
+        """Returns the data of the JSON envelope."""
         return {
             "run": self.predictor.name,
             "round": self.predictor.round,
@@ -41,7 +41,7 @@ class ExportReport:
         }
 
     def render(self, console: Console) -> None:
-        """For people."""
+        """Prints the result as text."""
         folder = self.exported.path.as_posix()
         console.print(f"{self.predictor.name}, round {self.predictor.round} -> {folder}", markup=False)
         console.print(f"  {', '.join(self.exported.files)}", markup=False)

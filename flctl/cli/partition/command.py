@@ -51,10 +51,10 @@ Examples:
 
 
 class PartitionCommand(TyperCommand):
-    """The command that a bare SOURCE means: it answers to the name of its group."""
+    """The command for a bare SOURCE. Usage and errors show it under the name of its group."""
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
-        """As if the command stood where its group stands: `flctl partition`, not `flctl partition SOURCE`."""
+        """Returns a context in the place of the group's, so that usage reads `flctl partition`."""
         return super().make_context(parent.info_name, args, parent=parent.parent, **extra)
 
 

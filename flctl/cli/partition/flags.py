@@ -21,7 +21,7 @@ SOURCE, SCHEME, SPLIT, MORE = "Reading the source", "Scheme", "Clients and test 
 
 @dataclass(frozen=True, slots=True)
 class SchemeFlag:
-    """One flag: its option's name, what it takes (empty: a switch), its panel and its help."""
+    """One flag: the option's name, the placeholder of its value (empty for a switch), its panel and its help."""
 
     name: str
     takes: str
@@ -138,5 +138,5 @@ FLAGS = (
 
 
 def with_flags(command: Callable[..., Any], flags: Iterable[SchemeFlag] = FLAGS) -> Callable[..., Any]:
-    """`command` with a keyword parameter for each flag in place of its `**flags`."""
+    """Returns `command` with a keyword parameter for each flag instead of its `**flags`."""
     return with_parameters(command, (flag.parameter for flag in flags))

@@ -84,7 +84,7 @@ class PartitionReport:
     next: str | None = None
 
     def data(self) -> dict[str, Any]:
-        """For the envelope."""
+        """Returns the data of the JSON envelope."""
         manifest = self.partition.manifest
         return {
             "path": self.partition.path.as_posix(),
@@ -106,7 +106,7 @@ class PartitionReport:
         }
 
     def render(self, console: Console) -> None:
-        """For people."""
+        """Prints the result as text."""
         heatmap_terminal.render(self.heatmap, console)
         console.print()
         output.table(console, ("", "mean", "worst", "at client"), _divergences(self.skew))
@@ -125,7 +125,7 @@ class Checked:
     duplicates: Duplicates | None = field(default=None)
 
     def data(self) -> dict[str, Any]:
-        """For the envelope."""
+        """Returns the data of the JSON envelope."""
         found = asdict(self.duplicates) if self.duplicates else None
         return {
             "path": self.partition.path.as_posix(),
@@ -136,7 +136,7 @@ class Checked:
         }
 
     def render(self, console: Console) -> None:
-        """For people."""
+        """Prints the result as text."""
         done = self.verified
         lines = (
             f"digests   {counted(done.files, 'file')}, {done.bytes:,} bytes, unchanged since they were written",

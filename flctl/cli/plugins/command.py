@@ -1,4 +1,4 @@
-"""`flctl plugins`: which components there are and where they come from, a new plugin, and whether all is well."""
+"""`flctl plugins`: components and their origins, the package of a new plugin, and checks of plugins."""
 
 from __future__ import annotations
 

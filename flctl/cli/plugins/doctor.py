@@ -28,14 +28,14 @@ QUICK = ("class", "name", "docstring", "strict")
 
 @dataclass(frozen=True, slots=True)
 class PluginCheck:
-    """One thing looked at: `fail` means that it is broken, `warn` that something could not be looked at."""
+    """Result of one check: `fail` if a plugin or component is broken, `warn` if it could not be checked."""
 
     subject: str
     status: Literal["ok", "warn", "fail"]
     detail: str
 
     def data(self) -> dict[str, str]:
-        """For the envelope."""
+        """Returns the data of the JSON envelope."""
         return asdict(self)
 
 
@@ -79,7 +79,7 @@ def examine(registry: Registry, wanted: Sequence[str], *, check: bool) -> list[P
 
 
 def render(console: Console, findings: Sequence[PluginCheck]) -> None:
-    """For people: a table, and below it what takes more than a line."""
+    """Prints a table, and below it findings that take more than a line."""
     signs = {"ok": "ok", "warn": "!", "fail": "X"}
     rows = ((one.subject, signs[one.status], one.detail.partition("\n")[0]) for one in findings)
     output.table(console, ("what", "", "found"), rows, left=3)

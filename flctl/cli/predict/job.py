@@ -64,7 +64,7 @@ class Predicted:
         return (*self.predictor.notes, *self.tally.notes, *finite)
 
     def data(self) -> dict[str, Any]:
-        """For the envelope."""
+        """Returns the data of the JSON envelope."""
         summary, fitted, tally = self.summary, self.predictor.fitted, self.tally
         data: dict[str, Any] = {
             "run": self.predictor.name,
@@ -92,7 +92,7 @@ class Predicted:
             output.note(f"  {sentence}")
 
     def render(self, console: Console) -> None:
-        """For people."""
+        """Prints the result as text."""
         console.print(self._headline(), markup=False)
         for sentence in self.notes:
             console.print(f"  {sentence}", markup=False)

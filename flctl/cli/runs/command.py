@@ -1,4 +1,4 @@
-"""`flctl runs`: what was trained, and a closer look at one client of one round."""
+"""`flctl runs`: lists and shows runs, and repeats one client's work of one round."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def replay(
 
 
 def _config_text(path: Path) -> str:
-    """The stored configuration, to be looked at: a damaged one too."""
+    """Returns the stored configuration for display, even if it is damaged."""
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else f"# {path.name} is missing"
 
 

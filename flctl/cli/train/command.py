@@ -219,7 +219,7 @@ def _explain(request: TrainRequest, *, profile: bool, as_json: bool) -> None:
 
 
 def _render_told(console: Console, outcome: Outcome) -> None:
-    """Why the next round was refused, and what transforms say of those before it."""
+    """Prints the reason for refusing the next round, and the transforms' statements on the rounds before it."""
     if outcome.result.refused is not None:
         output.fail(outcome.result.refused, "train", as_json=False)
     for name, entries in outcome.result.summary.get("transforms", {}).items():

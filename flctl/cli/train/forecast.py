@@ -1,4 +1,4 @@
-"""`flctl train --explain` for people."""
+"""Printed output of `flctl train --explain`."""
 
 from __future__ import annotations
 

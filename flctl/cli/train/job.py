@@ -52,14 +52,15 @@ class TrainRequest:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A result, how `--json` says it, what the process ends with, and the profile where one was asked for."""
+    """A result, the exit code of the process, and the profile if one was requested."""
 
     result: TrainingResult
     exit_code: int
     profile: Mapping[str, Any] | None = None
 
     def data(self) -> dict[str, Any]:
-        """The summary and where the run lies, and the profile without its single rounds."""
+        """Returns the data of the JSON envelope: the summary, the run's directory, and the profile without single
+        rounds."""
         data = {"run": str(self.result.directory.path), **self.result.summary}
         if self.result.refused is not None:
             data["refused"] = self.result.refused.message

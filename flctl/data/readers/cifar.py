@@ -95,7 +95,7 @@ def _files(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
 
 
 def _form(path: Path) -> _CifarForm:
-    """Which of the two a file is, by its length and its first labels. Raises IntegrityError where it is neither."""
+    """Returns the format of a file, from its length and its first labels. Raises IntegrityError for any other file."""
     length = path.stat().st_size
     fitting = [form for form in (_TEN, _HUNDRED) if length and length % form.record == 0]
     if not fitting:

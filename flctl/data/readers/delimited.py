@@ -179,7 +179,7 @@ def _read_file(
 
 
 class _Watched:
-    """The rows of a file on their way to pyarrow, and how many quotes there were in them."""
+    """Stream of a file's rows for pyarrow, which counts their quotes."""
 
     def __init__(self, stream: Any, file: Dialect) -> None:
         self.quotes = 0
@@ -199,7 +199,7 @@ class _Watched:
         return given
 
     def close(self) -> None:
-        """Nothing: the stream belongs to the one who opened it."""
+        """Does nothing: the caller closes the stream."""
         self.closed = True
 
 

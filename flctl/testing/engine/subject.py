@@ -1,4 +1,4 @@
-"""An engine under test: opened on trial runs, and what clients answer when nothing can go wrong."""
+"""An engine under test, opened on trial runs, and the expected replies of its clients."""
 
 from __future__ import annotations
 

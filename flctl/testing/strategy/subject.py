@@ -99,7 +99,7 @@ class StrategySubject(TrainedSubject[Strategy]):
         return self.make().sends(self.layout)
 
     def updates(self) -> list[ClientUpdate]:
-        """One update for each client, as the strategy's own reports in the trial's first round gave them."""
+        """One update for each client: the results of the recorded calls of `report` in the trial's first round."""
         reports = self.required("report")[: len(self.trial.partition.client_ids)]
         ids = self.trial.partition.client_ids
         return [
@@ -108,7 +108,8 @@ class StrategySubject(TrainedSubject[Strategy]):
         ]
 
     def aggregate(self, updates: Sequence[ClientUpdate]) -> Aggregate:
-        """The aggregate that a round makes of updates: their sum, or what `combine` says. Raises what that raises."""
+        """Returns the aggregate of updates in a round: their sum, or the result of `combine`. Raises what `combine`
+        raises."""
         strategy, counted = self.make(), [update for update in updates if update.weight > 0]
         if not counted:
             return Aggregate(arrays.zeros(self.sent), 0.0, 0)

@@ -21,10 +21,11 @@ __all__ = ["HIGHEST", "Asked", "charge", "planned_noise"]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A round that is about to start.
+    """A round to charge before it starts.
 
-    `noise` is None if it is to be calibrated; `head` is the digest of the run's last charge, None before its first;
-    `rounds` is the number that the run plans. `check` raises if the round cannot be played with a noise multiplier.
+    `noise` is the noise multiplier; None if it has to be calibrated. `head` is the digest of the run's last charge;
+    None before the first. `rounds` is the planned number of rounds. `check` raises if a round cannot use a noise
+    multiplier.
     """
 
     terms: Terms
