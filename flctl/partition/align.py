@@ -69,7 +69,8 @@ def _refuse_other_data(found: DatasetInfo, trained: DatasetInfo) -> None:
     if problems:
         raise IncompatibleError(
             f"the data set '{found.name}' does not fit the model: {'; '.join(problems)}",
-            hint="Partition the data as the training data was partitioned: same target, features and classes.",
+            hint="Name the source's file in the place of the partition: columns and categories are matched by name. Or "
+            "partition the data as the training data was partitioned: same target, features and classes.",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import datetime
 import lzma
+import shlex
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -128,3 +129,26 @@ def test_a_column_is_found_in_either_unicode_form(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("tempe\u0301rature,label\n1.5,x\n2,y\n", encoding="utf-8")
     data = read("csv", tmp_path / "a.csv", target="label", features="temp\u00e9rature")
     assert data.x.ravel().tolist() == [1.5, 2]
+
+
+@pytest.mark.parametrize(
+    ("cells", "option"),
+    [
+        (["-0,802", "0,420", "1,136", ""], "--decimal ,"),
+        (["$1,250.50", "3,000", "12", "7"], "--decimal ."),
+        (["1.5", "2", "?", "4"], "--na '?'"),
+        (["31", "44", "58", "102", "7", "not measured"], "--na 'not measured'"),
+        (["1,5", "2", "n/a", "0,25"], "--decimal , --na n/a"),
+        (["0", "1", "2", "3+"], "--categorical a,b"),
+    ],
+)
+def test_numbers_with_commas_or_words_between_them_keep_being_numbers_in_hints(tmp_path: Path, cells, option) -> None:
+    path = tmp_path / "a.csv"
+    rows = [f"{i}0;{cell};{cell};{'xy'[i % 2]}" for i, cell in enumerate(cells * 4)]
+    path.write_text("\n".join(["v;a;b;label", *rows]) + "\n")
+    with pytest.raises(DataError) as caught:
+        read("csv", path, target="label")
+    assert caught.value.hint == f"Columns with text: 'a', 'b'. Add for example: {option}"
+    flags = iter(shlex.split(option))
+    data = read("csv", path, target="label", **{flag.removeprefix("--"): next(flags) for flag in flags})
+    assert "categorical" in option or data.features == ("v", "a", "b")
