@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from support import make_run
+from support import make_run, played
 
 from flctl.config.config import Config, effective
 from flctl.errors import ConfigError, IncompatibleError
@@ -13,6 +13,7 @@ from flctl.federation.plan.building import FederationFacts, build_plan, check_de
 from flctl.federation.plan.plan import Plan
 from flctl.federation.plan.versions import check_versions, files_digest
 from flctl.federation.reasons import Reason, Refused
+from flctl.federation.site.checks import check_content
 from flctl.partition.federated import FederatedData, SiteData
 from flctl.run.run import Run
 
@@ -52,6 +53,27 @@ def at_sites(toy, tmp_path, *settings):
 def test_a_site_with_its_own_rows_derives_the_values_of_a_coordinator_without_rows(settings, toy, tmp_path):
     coordinator, site = at_sites(toy, tmp_path, *settings)
     assert derive(site) == derive(coordinator)
+
+
+BROADCASTS = {
+    "scaffold": ("strategy=scaffold",),
+    "feddyn": ("strategy=feddyn",),
+    "mime-lite": ("strategy=mime-lite",),
+    "personal layers": ("strategy=fedper", "model=mlp"),
+    "powersgd": ("transforms.powersgd.rank=1", "model=mlp"),
+    "quantise": ("transforms.quantise.bits=4",),
+    "dp-adaptive": ("transforms.dp-adaptive.noise_multiplier=0.5", "transforms.dp-adaptive.insecure_seed=1"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", BROADCASTS.values(), ids=list(BROADCASTS))
+def test_every_round_sends_the_layout_types_and_training_of_the_plan(settings, toy, tmp_path):
+    run, _ = make_run(toy, tmp_path / "run", *ALONE, *settings)
+    plan = build_plan(run, FACTS)
+    rounds, state, _ = played(run, 2)
+    work = rounds.plan(state).work
+    check_content(plan, work, 3)
 
 
 def test_a_site_that_counted_its_own_rows_alone_would_derive_others(toy, tmp_path):

@@ -75,6 +75,8 @@ def test_an_empty_policy_denies_by_every_rule_that_names_or_limits(tmp_path: Pat
         Reason.POLICY_AGGREGATOR,
         Reason.POLICY_ROUNDS,
         Reason.POLICY_EPOCHS,
+        Reason.POLICY_MINUTES,
+        Reason.RUNS_AT_ONCE,
         Reason.RATE_BYTES,
         Reason.POLICY_ROWS,
         Reason.POLICY_SITES,

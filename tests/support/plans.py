@@ -49,6 +49,7 @@ def make_plan(**changes: Any) -> Plan:
             layout={"delta": 10},
             memory_layout={},
             broadcast={"params": 10},
+            types={"params": "<f4"},
         ),
         versions=Versions("0.1.0", "2.13.0", "2.3.0", {"secagg": InstalledFiles("flctl-secagg", "0.1.0", "c" * 64)}),
         files={"net.py": SHA},

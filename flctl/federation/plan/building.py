@@ -20,6 +20,7 @@ from flctl.federation.identity.canonical import digest
 from flctl.federation.plan.marks import unapproved
 from flctl.federation.plan.plan import Ask, DataFacts, Derived, Plan
 from flctl.federation.plan.studies import Study
+from flctl.federation.plan.vectors import named_vectors
 from flctl.federation.plan.versions import CORE, ENTRY_POINTS, installed_versions
 from flctl.federation.reasons import Reason, Refused
 from flctl.run.cohort import expected_size
@@ -104,6 +105,7 @@ def derive(run: Run) -> Derived:
     site the same."""
     model = run.build_model()
     initial = model.read()
+    sent = _broadcast(run, initial)
     name = DEFAULT_MODELS[run.partition.task] if run.config.model.name == AUTO else run.config.model.name
     return Derived(
         executor=run.execution.executor,
@@ -123,7 +125,8 @@ def derive(run: Run) -> Derived:
         parameters=model.layout["params"],
         layout=_layout(run.update_layout),
         memory_layout=_layout(run.memory_layout),
-        broadcast=_broadcast(run, initial),
+        broadcast={name: int(vector.size) for name, vector in sent.items()},
+        types={name: vector.dtype.newbyteorder("<").str for name, vector in sent.items()},
     )
 
 
@@ -136,16 +139,13 @@ def check_derived(run: Run, plan: Plan) -> None:
         raise Refused(Reason.DERIVED_CHANGED)
 
 
-def _broadcast(run: Run, initial: Arrays) -> dict[str, int]:
-    """Layout of what a round sends: the model, and the vectors of the strategy and of the transforms."""
+def _broadcast(run: Run, initial: Arrays) -> Arrays:
+    """Returns the vectors that the first round sends: the model, and those of the strategy and of the transforms."""
     public = run.division.public_of(initial)
-    sent = dict(public)
     extra = run.strategy.broadcast(run.strategy.init(public))
-    sent |= {f"extra:{name}": vector for name, vector in extra.items()}
-    for name, transform in run.transforms.items():
-        vectors = transform.broadcast(transform.init(run.pipeline.layouts[name]))
-        sent |= {f"transform:{name}:{key}": vector for key, vector in vectors.items()}
-    return {name: int(vector.size) for name, vector in sent.items()}
+    layouts = run.pipeline.layouts
+    transforms = {name: one.broadcast(one.init(layouts[name])) for name, one in run.transforms.items()}
+    return named_vectors(public, extra, transforms)
 
 
 def _largest_weight(run: Run) -> float:

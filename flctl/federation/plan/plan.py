@@ -75,7 +75,7 @@ class Derived:
     local steps of each site in a round, in the order of the plan's sites; `max_weight` is the weight of the client with
     the most rows after the transforms; `aggregator` are the aggregator's own values. `model` is the SHA-256 of the
     initial model. `layout` is that of an update, `broadcast` that of what a round sends: "params", "extra:NAME" and
-    "transform:TRANSFORM:NAME".
+    "transform:TRANSFORM:NAME"; `types` are the number types of the latter, as "<f4".
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -93,6 +93,7 @@ class Derived:
     layout: Mapping[str, int]
     memory_layout: Mapping[str, int]
     broadcast: Mapping[str, int]
+    types: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

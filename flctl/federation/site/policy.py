@@ -18,7 +18,7 @@ from flctl.federation.plan.sizes import bytes_a_round
 from flctl.federation.reasons import Reason, Refused
 from flctl.federation.site.policy_file import PolicyRules, read_rules
 
-__all__ = ["Here", "Policy", "Verdict", "epsilon_of"]
+__all__ = ["Here", "Policy", "Verdict", "code_of", "epsilon_of"]
 
 OWN_PLUGINS = frozenset({"flctl", "dp", "secagg", "vertical"})
 """flctl's own plugins: their components are allowed by name."""
@@ -107,6 +107,12 @@ def epsilon_of(plan: Plan) -> float | None:
     return math.fsum(budget if isinstance(budget, (int, float)) else math.inf for budget in budgets)
 
 
+def code_of(plan: Plan) -> set[str]:
+    """Returns the SHA-256 of all user code of a plan: its attached files, and those that its components name."""
+    names = [*(_name(plan, kind) for kind in ("model", "strategy", "aggregator")), *_transforms(plan)]
+    return {*plan.files.values(), *(digest for digest in map(approved_digest, names) if digest)}
+
+
 def _verdict(rule: str, reason: Reason, found: object, allowed: object, *, holds: bool) -> Verdict:
     return Verdict(rule, None if holds else reason, str(found), str(allowed))
 
@@ -146,7 +152,7 @@ def _components(policy: Policy, plan: Plan, here: Here) -> Iterator[Verdict]:
     yield _component("allow.aggregators", Reason.POLICY_AGGREGATOR, _name(plan, "aggregator"), allow.aggregators)
     for plugin in sorted(plan.versions.plugins.keys() - OWN_PLUGINS):
         yield _listed("allow.plugins", Reason.POLICY_PLUGIN, plugin, allow.plugins)
-    unknown = sorted({*plan.files.values(), *_code(plan)} - here.approved)
+    unknown = sorted(code_of(plan) - here.approved)
     shown = ", ".join(digest[:12] for digest in unknown) or "none"
     yield _verdict("code not approved here", Reason.CODE_NOT_APPROVED, shown, "none", holds=not unknown)
 
@@ -188,10 +194,10 @@ def _limits(policy: Policy, plan: Plan, here: Here) -> Iterator[Verdict]:
     rows, steps = plan.data.rows[index][0], plan.derived.steps[index]
     yield _at_most("limits.rounds", Reason.POLICY_ROUNDS, plan.rounds, limits.rounds)
     yield _at_most("limits.local_epochs", Reason.POLICY_EPOCHS, _epochs(plan, rows, steps), limits.local_epochs)
-    deadline = plan.config.get("engine", {}).get("deadline")
-    if deadline is not None:
-        minutes = _number(deadline, math.inf) / 60
-        yield _at_most("limits.minutes_a_round", Reason.POLICY_MINUTES, minutes, limits.minutes_a_round)
+    # A plan without a deadline takes as long as the site allows: the worker is stopped then.
+    deadline = _number(plan.config.get("engine", {}).get("deadline"), 0.0)
+    yield _at_most("limits.minutes_a_round", Reason.POLICY_MINUTES, deadline / 60, limits.minutes_a_round)
+    yield _at_least("limits.runs_at_once", Reason.RUNS_AT_ONCE, limits.runs_at_once or 0, limits.runs_at_once)
     yield _at_most("limits.gb_a_day, one round", Reason.RATE_BYTES, bytes_a_round(plan) / GB, limits.gb_a_day)
     yield _at_least("limits.min_rows", Reason.POLICY_ROWS, rows, limits.min_rows)
     yield _at_least("limits.min_sites", Reason.POLICY_SITES, _fewest_sites(plan), limits.min_sites)
@@ -297,12 +303,6 @@ def _options(plan: Plan, kind: str) -> Mapping[str, Any]:
 def _transforms(plan: Plan) -> Mapping[str, Any]:
     chosen = plan.config.get("transforms")
     return chosen if isinstance(chosen, Mapping) else {}
-
-
-def _code(plan: Plan) -> set[str]:
-    """Digests of the code that the plan's components name."""
-    names = [*(_name(plan, kind) for kind in ("model", "strategy", "aggregator")), *_transforms(plan)]
-    return {digest for digest in map(approved_digest, names) if digest}
 
 
 def _number(value: Any, otherwise: float = 0.0) -> float:

@@ -37,8 +37,8 @@ coordinators: []         # names whose plans are considered
 reviewers: []            # members of the roster whose signed approvals count as this site's
 allow: {strategies: [], models: [], transforms: [], aggregators: [], plugins: []}
 require: {}              # for example aggregator: {name: secagg, mode: active, minimum: 5}
-limits: {}               # rounds, local_epochs, minutes_a_round, rounds_an_hour, gb_a_day, min_rows, min_sites,
-                         # runs_at_once, epsilon; a limit that is not set allows nothing
+limits: {}               # rounds, local_epochs, minutes_a_round, gb_a_day, min_rows, min_sites, runs_at_once:
+                         # one that is not set allows nothing; rounds_an_hour, epsilon: only if they are set
 share: {metrics: [], rows: rounded, errors: kind}
 """
 """The policy that `flctl site join` writes."""
@@ -79,7 +79,7 @@ class Require(Options):
 
 
 class PlanLimits(Options):
-    """Upper and lower limits. A limit of null allows nothing, but for `epsilon`: no budget is kept then."""
+    """Upper and lower limits. A limit of null allows nothing, but for `rounds_an_hour` and `epsilon`."""
 
     rounds: int | None = Field(default=None, ge=1, description="Most rounds of a plan.")
     local_epochs: int | None = Field(default=None, ge=1, description="Most passes over the rows in a round.")
