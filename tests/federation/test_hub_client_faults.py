@@ -6,6 +6,7 @@ import hashlib
 import random
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from flctl.federation.reasons import Refused
 from flctl.federation.transport.connection import HubAddress
 from flctl.federation.transport.hub_client import HubClient
 from flctl.federation.transport.retries import HubAwayError, Interrupted, Pace, Retries
-from flctl.federation.transport.sealing import SEGMENT
+from flctl.federation.transport.sealing import SEGMENT, file_digest
 from flctl.federation.transport.tasks import task_id
 
 SIZE = 3 * SEGMENT + 12_345
@@ -229,3 +230,20 @@ def test_pauses_are_drawn_between_the_least_and_twice_the_former_bound() -> None
     assert all(1 <= pause <= bound for pause, bound in zip(found, (2, 4, 8, 16), strict=False))
     assert max(found) <= 30
     assert max(found[10:]) - min(found[10:]) > 20  # spread: callers do not return together
+
+
+@pytest.mark.slow
+def test_a_large_blob_passes_through_client_and_hub_in_constant_memory(hub: HubServer, tmp_path: Path) -> None:
+    size = 48 << 20
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(size)
+    digest = file_digest(path)
+    tracemalloc.start()
+    try:
+        with hub.client("uni") as uni:
+            uni.send_blob(path, digest, run="large")
+            uni.fetch_blob(digest, size, tmp_path / "fetched")
+        assert tracemalloc.get_traced_memory()[1] < 12 << 20
+    finally:
+        tracemalloc.stop()

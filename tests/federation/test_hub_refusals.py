@@ -14,6 +14,7 @@ import pytest
 from support.hub_member import FEDERATION, federation
 from support.hub_server import HubServer, Raw, exchange, raw
 
+from flctl.federation.hub.blobs import BlobFolder
 from flctl.federation.hub.door import Door
 from flctl.federation.hub.limits import HubLimits
 from flctl.federation.identity.roster import Member
@@ -368,11 +369,40 @@ def test_a_slow_body_is_cut_and_the_hub_goes_on(tmp_path: Path) -> None:
         assert hello(hub).status == 200
 
 
-def raw_head(hub: HubServer, method: str, path: str, length: int) -> bytes:
+@pytest.mark.parametrize("sent", [b"", b"x"])
+def test_a_slow_upload_is_cut_and_keeps_what_arrived(tmp_path: Path, sent: bytes) -> None:
+    limits = HubLimits(body_grace=0.2, stall=0.2, free_bytes=1)
+    with HubServer(tmp_path / "hub", limits=limits) as hub, hub.client("uni") as uni:
+        uni.post([written("task", "uni", "st-marys", task=TASK, reply_bytes=100)])
+        path = f"/1/blobs/{SHA}?task={TASK}"
+        head = raw_head(hub, "PUT", path, len(TEXT), digest=hashlib.sha256(RANGE.encode()).hexdigest())
+        head = head.replace(b"Host: h", f"Host: h\r\nContent-Range: {RANGE}".encode())
+        with socket.create_connection(("127.0.0.1", hub.port), timeout=10) as line:
+            line.sendall(head + sent)
+            assert line.recv(65536).startswith(b"HTTP/1.1 408")
+        assert hub.box.blobs.stored(SHA, "st-marys") == len(sent)
+        assert hello(hub).status == 200
+
+
+def test_an_uploader_cannot_fill_the_disk_with_parts(tmp_path: Path) -> None:
+    blobs = BlobFolder(tmp_path)
+    names = [hashlib.sha256(bytes([n])).hexdigest() for n in range(20)]
+    for name in names:
+        part = blobs.open_part(name, "st-marys", 0)
+        part.write(b"x")
+        part.close()
+    assert len(list(blobs.parts.iterdir())) == 8
+    assert blobs.stored(names[-1], "st-marys") == 1
+    other = blobs.open_part(names[0], "elm-street", 0)
+    other.close()
+    assert len(list(blobs.parts.iterdir())) == 9
+
+
+def raw_head(hub: HubServer, method: str, path: str, length: int, digest: str = "00" * 32) -> bytes:
     from flctl.federation.transport.request_signing import SignedRequest, authorization, new_nonce
 
     request = SignedRequest(
-        FEDERATION, "st-marys", method, path, "00" * 32, int(time.time()), new_nonce(), hub.box.door.epoch
+        FEDERATION, "st-marys", method, path, digest, int(time.time()), new_nonce(), hub.box.door.epoch
     )
     header = authorization(federation().identities["st-marys"], request)
     return (

@@ -51,8 +51,14 @@ def status_of(reason: Reason) -> int:
 def build_app(box: PostBox, metrics_token: str | None = None) -> web.Application:
     """Returns the application of a hub."""
     app = web.Application(middlewares=[_answering(box)], client_max_size=0)
+    app.on_response_prepare.append(_without_versions)
     app.add_routes([*OrdersApi(box).routes(), *BlobsApi(box).routes(), *MembersApi(box, metrics_token).routes()])
     return app
+
+
+async def _without_versions(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Names no versions of libraries to callers who did not sign."""
+    response.headers["Server"] = "flctl"
 
 
 def _answering(box: PostBox) -> Middleware:

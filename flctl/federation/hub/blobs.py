@@ -19,6 +19,8 @@ __all__ = ["BlobFolder", "BlobPart"]
 SUFFIX = ".part"
 STALE_SECONDS = 7 * 86400.0
 READ = 1 << 20
+MOST_PARTS = 8
+"""Blobs of one uploader that may be on their way."""
 
 
 @dataclass(slots=True)
@@ -76,6 +78,8 @@ class BlobFolder:
         Raises Refused (`blob-range`) if bytes before `start` are missing. The bytes that are there are hashed again.
         """
         path = self._part(sha256, uploader)
+        if not path.exists():
+            self._make_room(uploader)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if os.fstat(descriptor).st_size < start:
@@ -92,6 +96,12 @@ class BlobFolder:
             os.close(descriptor)
             raise
         return BlobPart(path, descriptor, start, digest)
+
+    def _make_room(self, uploader: str) -> None:
+        """Removes the oldest parts of an uploader: those that never become whole count in no quota."""
+        parts = sorted(self.parts.glob(f"*.{uploader}{SUFFIX}"), key=lambda path: path.stat().st_mtime)
+        for path in parts[: max(0, len(parts) + 1 - MOST_PARTS)]:
+            path.unlink(missing_ok=True)
 
     def complete(self, part: BlobPart, sha256: str) -> None:
         """Flushes a whole part to disk. Raises Refused (`blob-digest`) and removes it if its bytes are others."""

@@ -90,9 +90,10 @@ class HubStore:
         return woken
 
     def orders(self, site: str, after: int, now: float) -> Rows:
-        """Returns open orders to a site with numbers above `after`, oldest first."""
+        """Returns up to 500 open orders to a site with numbers above `after`, oldest first."""
         query = (
-            "SELECT number, text FROM orders WHERE site=? AND state='open' AND number>? AND until>=? ORDER BY number"
+            "SELECT number, text FROM orders WHERE site=? AND state='open' AND number>? AND until>=?"
+            " ORDER BY number LIMIT 500"
         )
         return self._rows(query, site, after, now)
 
@@ -145,7 +146,7 @@ class HubStore:
                 self._answer(envelope, text, "note", envelope.round)
 
     def answers(self, run: str, coordinator: str, kind: str, after: int) -> Rows:
-        """Returns replies or notes of a run with numbers above `after`. Raises Refused (`run-other`)."""
+        """Returns up to 500 replies or notes of a run with numbers above `after`. Raises Refused (`run-other`)."""
         if self.coordinator(run) != coordinator:
             raise Refused(Reason.RUN_OTHER)
         query = "SELECT number, text FROM answers WHERE run=? AND kind=? AND number>? ORDER BY number LIMIT 500"
