@@ -304,6 +304,14 @@ def test_a_request_is_accepted_once(hub: HubServer) -> None:
     assert (found.status, found.reason) == (401, "door-replay")
 
 
+def test_strangers_cannot_use_up_the_memory_for_nonces(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    door = hub.box.door
+    monkeypatch.setattr("flctl.federation.hub.door.MOST_NONCES", len(door._nonces) + 1)
+    for _ in range(3):
+        assert hello(hub, signer="stranger").reason == "door-signature"
+    assert hello(hub).status == 200
+
+
 @pytest.mark.parametrize("minutes", [-6, 6])
 def test_a_clock_that_is_off_is_said_with_both_times(hub: HubServer, minutes: int) -> None:
     at = int(time.time()) + 60 * minutes

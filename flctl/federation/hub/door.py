@@ -68,6 +68,7 @@ class Door:
         signed, by = self._checked(request)
         caller = self._caller(signed, by)
         self._rate.count(caller.name)
+        self._once((by, signed.nonce))
         if self._certificates and certificate:
             self._check_certificate(request, caller.name)
         return caller
@@ -77,9 +78,11 @@ class Door:
         signed, by = self._checked(request)
         if signed.name != HUB or by != self._roster().hub.signing:
             raise Refused(Reason.DOOR_SIGNATURE)
+        self._once((by, signed.nonce))
         return Caller(HUB, "hub", by, signed.body)
 
     def _checked(self, request: web.Request) -> tuple[SignedRequest, bytes]:
+        """Returns a request that its signer signed for this hub, now. It may be a stranger's, or a second one."""
         signed, statement = read_authorization(request.headers.get("Authorization", ""))
         asked = (signed.federation, signed.method, signed.path)
         if asked != (self._roster().federation, request.method, request.raw_path):
@@ -89,10 +92,12 @@ class Door:
         now = self._now()
         if abs(now - signed.time) > SKEW:
             raise Refused(Reason.DOOR_CLOCK, _clocks(now, signed.time))
-        self._once((statement.by, signed.nonce), now)
         return signed, statement.by
 
-    def _once(self, nonce: tuple[bytes, str], now: float) -> None:
+    def _once(self, nonce: tuple[bytes, str]) -> None:
+        """Raises Refused (`door-replay`) for a nonce that was used. Only those of members are kept: a stranger who
+        signs with new keys could fill the memory, and lock everybody out."""
+        now = self._now()
         while self._order and self._order[0][0] < now - 2 * SKEW:
             self._nonces.discard(self._order.popleft()[1])
         if nonce in self._nonces:
