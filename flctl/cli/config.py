@@ -56,7 +56,7 @@ def register(app: typer.Typer) -> None:
 
 
 def show(
-    file: Annotated[Path | None, typer.Argument(help="A YAML file. Without it, the defaults are shown.")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A YAML file. Default: no file.")] = None,
     override: Override = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -87,7 +87,7 @@ def schema(as_json: JsonFlag = False) -> None:
 
 
 def validate(
-    file: Annotated[Path, typer.Argument(help="The YAML file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The YAML file.")],
     override: Override = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -32,7 +32,12 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    out: Annotated[Path | None, typer.Option("--out", help="The directory to create for the demo's files.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="The directory to create. Default: demo, or the first of demo-2, demo-3 ... that is free."
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Partition, train and evaluate handwritten digits, showing each command as it runs."""

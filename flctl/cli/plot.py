@@ -41,9 +41,7 @@ def _group() -> None:
 
 
 def curves(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", autocompletion=complete_runs, help="Run directories.")
-    ],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", autocompletion=complete_runs, help="Run directories.")],
     x: Annotated[str, option("--x", metavar="AXIS", help=AXIS_HELP, panel=SHOWN)] = "round",
     metric: Annotated[
         str | None, option("--metric", help="The metric (default: accuracy or RMSE).", panel=SHOWN)
@@ -52,7 +50,7 @@ def curves(
         Path | None, option("--out", help="A new .png or .svg (default: curves-AXIS.png).", panel="Output")
     ] = None,
     disclose: Annotated[
-        bool, option("--disclose", help="Metrics over clients of runs whose aggregator hides clients.", panel=SHOWN)
+        bool, option("--disclose", help="Allow metrics over clients even if an aggregator hides clients.", panel=SHOWN)
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:

@@ -38,7 +38,7 @@ Examples:
 
     flctl plugins doctor ./mine.py --check
 """
-Kind = Annotated[str | None, typer.Option("--kind", help="Only this kind: strategy, model ...")]
+Kind = Annotated[str | None, typer.Option("--kind", help="Only this kind: strategy, model ... Default: all.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -68,9 +68,9 @@ def list_plugins(
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="Name of a component or plugin.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a component or plugin.")],
     kind: Annotated[
-        str | None, typer.Option("--kind", help="The component's kind, if several kinds have one of this name.")
+        str | None, typer.Option("--kind", help="The component's kind, if several kinds share the name.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -82,7 +82,9 @@ def show(
 
 
 def new(
-    name: Annotated[str, typer.Argument(help="Name of the distribution: flctl-trimmed makes the component trimmed.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the distribution: flctl-trimmed makes the component trimmed.")
+    ],
     kind: Annotated[
         str, typer.Option("--kind", help="strategy, transform, aggregator, engine, dataset, model or partitioner.")
     ],
@@ -116,7 +118,7 @@ def new(
 
 def doctor(
     plugin: Annotated[
-        list[str] | None, typer.Argument(help="Names of plugins, or .py files. Default: all plugins.")
+        list[str] | None, typer.Argument(metavar="PLUGIN", help="Names of plugins, or .py files. Default: all plugins.")
     ] = None,
     check: Annotated[
         bool,

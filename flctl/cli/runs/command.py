@@ -23,7 +23,7 @@ __all__ = ["register"]
 RUNS = Path("runs")
 SHOWN = 20
 """Malicious clients whose ids are shown."""
-RunArgument = Annotated[Path, typer.Argument(help="The run directory.", autocompletion=complete_runs)]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", autocompletion=complete_runs)]
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_runs(
-    folder: Annotated[Path, typer.Argument(help="The folder that holds runs.")] = RUNS,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that holds runs.")] = RUNS,
     as_json: JsonFlag = False,
 ) -> None:
     """List the runs in a folder, newest last."""
@@ -78,8 +78,8 @@ def show(run: RunArgument, as_json: JsonFlag = False) -> None:
 
 def replay(
     run: RunArgument,
-    round_number: Annotated[int, typer.Option("--round", min=1, help="The round.")],
-    client: Annotated[str, typer.Option("--client", help="The client's id.")],
+    round_number: Annotated[int, typer.Option("--round", metavar="N", min=1, help="The round to repeat.")],
+    client: Annotated[str, typer.Option("--client", metavar="ID", help="The client whose work to repeat.")],
     disclose: Annotated[
         bool, typer.Option("--disclose", help="Allow this even if the run's aggregator hides clients.")
     ] = False,

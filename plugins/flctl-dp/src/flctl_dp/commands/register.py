@@ -14,19 +14,22 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON envelope on stdout.")]
-Where = Annotated[Path, typer.Argument(help="A ledger, the partition that it belongs to, or a run directory.")]
+Where = Annotated[Path, typer.Argument(metavar="LEDGER", help="A ledger, its partition, or a run directory.")]
 NoiseMultipliers = Annotated[
     list[float] | None,
-    typer.Option("--noise-multiplier", min=0, help="Standard deviation of the noise over the clipping norm."),
+    typer.Option(
+        "--noise-multiplier", metavar="Z", min=0, help="Standard deviation of the noise, divided by the clipping norm."
+    ),
 ]
 TargetEpsilons = Annotated[
     list[float] | None,
-    typer.Option("--target-epsilon", min=0, help="Find the smallest noise multiplier for this epsilon."),
+    typer.Option("--target-epsilon", metavar="EPS", min=0, help="Find the smallest noise multiplier for this epsilon."),
 ]
 
 PLAN = """
-Compute the epsilon of rounds, or the noise for an epsilon, before training. Options with several values make a
-table.
+Compute the epsilon of rounds, or the noise for an epsilon, before training.
+
+Options with several values make a table.
 
 Examples:
 
@@ -38,8 +41,9 @@ Examples:
 """
 
 PLAN_EXAMPLES = """
-Compute the epsilon of the rows of one client that takes part in all rounds of the transform dp-examples, or the noise
-for an epsilon. Options with several values make a table.
+Compute the epsilon of one client's rows under the transform dp-examples, or the noise for an epsilon.
+
+The client takes part in all rounds. Options with several values make a table.
 
 Examples:
 
@@ -49,8 +53,9 @@ Examples:
 """
 
 STATUS = """
-Show the releases of a population and its epsilon, over all runs and by run, and the same for the rows of its clients.
-Default delta and target epsilon: those of the last charge.
+Show the releases and the epsilon of a population, over all runs and by run.
+
+For dp-examples, the same of the rows of its clients.
 
 Examples:
 
@@ -72,34 +77,60 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    clients: Annotated[int, typer.Option("--clients", "--population", min=1, help="Clients with training rows.")],
-    clients_per_round: Annotated[
-        list[float], typer.Option("--clients-per-round", "--cohort", min=0, help="Clients per round, on average.")
+    clients: Annotated[
+        int, typer.Option("--clients", "--population", metavar="N", min=1, help="Clients with training rows.")
     ],
-    rounds: Annotated[list[int], typer.Option("--rounds", min=1, help="Rounds.")],
+    clients_per_round: Annotated[
+        list[float],
+        typer.Option(
+            "--clients-per-round", "--cohort", metavar="N", min=0, help="Clients per round, on average (also --cohort)."
+        ),
+    ],
+    rounds: Annotated[list[int], typer.Option("--rounds", metavar="N", min=1, help="Rounds.")],
     noise_multiplier: NoiseMultipliers = None,
     target_epsilon: TargetEpsilons = None,
-    delta: Annotated[float, typer.Option("--delta", help="Less than 1 / clients.")] = 1e-5,
+    delta: Annotated[float, typer.Option("--delta", metavar="D", help="Below 1 / clients.")] = 1e-5,
     sampling: Annotated[
-        str, typer.Option("--sampling", help="poisson, fixed, all, unsampled, or cyclic (DP-FTRL).")
+        str, typer.Option("--sampling", metavar="NAME", help="poisson, fixed, all, unsampled, or cyclic (DP-FTRL).")
     ] = "poisson",
     max_cohort: Annotated[
-        int | None, typer.Option("--max-cohort", min=1, help="Truncate larger cohorts to this size (poisson).")
+        int | None,
+        typer.Option("--max-cohort", metavar="N", min=1, help="Truncate larger cohorts (poisson). Default: no limit."),
     ] = None,
     bands: Annotated[
-        int | None, typer.Option("--bands", min=1, max=4096, help="Rounds over which noise is correlated (cyclic).")
+        int | None,
+        typer.Option(
+            "--bands",
+            metavar="N",
+            min=1,
+            max=4096,
+            help="Rounds over which noise is correlated (cyclic). Default: clients / clients per round, at most 32.",
+        ),
     ] = None,
     relation: Annotated[
-        str | None, typer.Option("--relation", help="add-remove, replace-one or zero-out; default: the sampling's.")
+        str | None,
+        typer.Option(
+            "--relation", metavar="NAME", help="add-remove, replace-one or zero-out. Default: that of the sampling."
+        ),
     ] = None,
-    accountant: Annotated[str, typer.Option("--accountant", help="pld or rdp.")] = "pld",
+    accountant: Annotated[str, typer.Option("--accountant", metavar="NAME", help="pld or rdp.")] = "pld",
     survivors: Annotated[
-        int | None, typer.Option("--survivors", min=1, help="Minimum number of clients in a sum, each with its noise.")
+        int | None,
+        typer.Option(
+            "--survivors",
+            metavar="N",
+            min=1,
+            help="Fewest clients in a sum: plans dp-distributed. Default: server noise.",
+        ),
     ] = None,
-    parameters: Annotated[int, typer.Option("--parameters", min=0, help="Size of the model (with --survivors).")] = 0,
-    bits: Annotated[int, typer.Option("--bits", min=8, max=32, help="Bits of sums (with --survivors).")] = 20,
+    parameters: Annotated[
+        int, typer.Option("--parameters", metavar="N", min=0, help="Parameters of the model (with --survivors).")
+    ] = 0,
+    bits: Annotated[
+        int, typer.Option("--bits", metavar="N", min=8, max=32, help="Bits of sums (with --survivors).")
+    ] = 20,
     mechanism: Annotated[
-        str, typer.Option("--mechanism", help="discrete-gaussian or skellam (with --survivors).")
+        str, typer.Option("--mechanism", metavar="NAME", help="discrete-gaussian or skellam (with --survivors).")
     ] = "discrete-gaussian",
     as_json: JsonFlag = False,
 ) -> None:
@@ -119,15 +150,19 @@ def plan(
 
 
 def plan_examples(
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Training rows of the client.")],
-    rounds: Annotated[list[int], typer.Option("--rounds", min=1, help="Rounds.")],
-    batch_size: Annotated[list[int], typer.Option("--batch-size", min=0, help="Rows per step, on average; 0: all.")],
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs per round.")] = 1,
+    rows: Annotated[int, typer.Option("--rows", metavar="N", min=1, help="Training rows of the client.")],
+    rounds: Annotated[list[int], typer.Option("--rounds", metavar="N", min=1, help="Rounds.")],
+    batch_size: Annotated[
+        list[int], typer.Option("--batch-size", metavar="N", min=0, help="Rows per step, on average; 0: all.")
+    ],
+    epochs: Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="Epochs per round.")] = 1,
     noise_multiplier: NoiseMultipliers = None,
     target_epsilon: TargetEpsilons = None,
-    delta: Annotated[float, typer.Option("--delta", help="Less than 1 / rows.")] = 1e-5,
-    relation: Annotated[str, typer.Option("--relation", help="add-remove, replace-one or zero-out.")] = "add-remove",
-    accountant: Annotated[str, typer.Option("--accountant", help="pld or rdp.")] = "pld",
+    delta: Annotated[float, typer.Option("--delta", metavar="D", help="Below 1 / rows.")] = 1e-5,
+    relation: Annotated[
+        str, typer.Option("--relation", metavar="NAME", help="add-remove, replace-one or zero-out.")
+    ] = "add-remove",
+    accountant: Annotated[str, typer.Option("--accountant", metavar="NAME", help="pld or rdp.")] = "pld",
     as_json: JsonFlag = False,
 ) -> None:
     """See PLAN_EXAMPLES."""
@@ -143,13 +178,17 @@ def plan_examples(
 
 def status(
     ledger: Where,
-    delta: Annotated[float | None, typer.Option("--delta", help="Default: that of the last charge.")] = None,
+    delta: Annotated[
+        float | None,
+        typer.Option("--delta", metavar="D", help="Delta of the epsilon. Default: that of the last charge."),
+    ] = None,
     target_epsilon: Annotated[
         float | None,
         typer.Option(
             "--target-epsilon",
+            metavar="EPS",
             min=0,
-            help="Show the number of rounds that are left within this epsilon. Default: that of the last run.",
+            help="Show how many rounds are left within this epsilon. Default: that of the last charge.",
         ),
     ] = None,
     as_json: JsonFlag = False,
@@ -177,7 +216,7 @@ def status(
 def verify(ledger: Where, as_json: JsonFlag = False) -> None:
     """Verify the hash chain of a ledger, and those of clients. Exit code 6 if a line was changed, moved or lost.
 
-    The chain has no key: it does not show edits after which all digests were computed again.
+    The chain has no key: an edit is not detected if all digests were computed again.
     """
     from flctl_dp.commands import client_status, ledger_status, output
     from flctl_dp.ledgers.client_ledgers import ClientLedgers
@@ -203,12 +242,21 @@ def audit(
     canaries: Annotated[
         int | None,
         typer.Option(
-            "--canaries", min=20, max=1_000_000, help="Number of canaries. Default: 1000; end to end over secagg, 800."
+            "--canaries",
+            metavar="N",
+            min=20,
+            max=1_000_000,
+            help="Number of canaries. Default: 1000; end to end over secagg, 800.",
         ),
     ] = None,
     rounds: Annotated[
         int | None,
-        typer.Option("--rounds", min=1, help="Number of rounds. Default: that of the configuration, or 1 end to end."),
+        typer.Option(
+            "--rounds",
+            metavar="N",
+            min=1,
+            help="Number of rounds. Default: that of the configuration; end to end, 1.",
+        ),
     ] = None,
     end_to_end: Annotated[
         bool,
@@ -218,12 +266,14 @@ def audit(
 ) -> None:
     """Attack the mechanism of a run with canaries, and print a lower bound of epsilon and the claim.
 
-    Covers clipping, noise and composition of dp, dp-adaptive and dp-ftrl. With --end-to-end, `flctl train` itself
-    trains on canaries: executors, cohorts, aggregator and accounting of the configuration, for all six transforms.
+    Covers clipping, noise and composition of dp, dp-adaptive and dp-ftrl.
     Exit code 1 if the claim is refuted.
 
-    Power of --end-to-end, by benchmarks/audit_power.py: of claims of epsilon 2 to 2.8, it finds 0.2 to 1 in sound
-    transforms, and refutes all with a quarter of the noise, without clipping, or with weights that are not bounded.
+    With --end-to-end, `flctl train` itself trains on canaries: executors,
+    cohorts, aggregator and accounting, for all six transforms. For claims of
+    epsilon 2 to 2.8 it finds 0.2 to 1 in sound transforms, and refutes those
+    with a quarter of the noise, without clipping, or with unbounded weights
+    (benchmarks/audit_power.py).
     """
     from flctl_dp.audit import run_audit
     from flctl_dp.audit.end_to_end import audit_end_to_end

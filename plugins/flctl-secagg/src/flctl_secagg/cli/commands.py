@@ -37,7 +37,7 @@ def register(root: typer.Typer) -> None:
 @keys.command("init")
 def init(
     directory: Directory,
-    clients: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Clients to create keys for.")] = None,
+    clients: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Clients to create keys for.")] = None,
     operator: Annotated[bool, typer.Option("--operator", help="Also create the operator's key.")] = False,
     server: Annotated[bool, typer.Option("--server", help="Create the key that signs the server's messages.")] = False,
     as_json: JsonFlag = False,
@@ -73,9 +73,12 @@ def export(directory: Directory, as_json: JsonFlag = False) -> None:
 @roster.command("sign")
 def sign(
     directory: Directory,
-    run: Annotated[str, typer.Option("--run", help="Name of the run that the roster is for.")],
+    run: Annotated[str, typer.Option("--run", metavar="NAME", help="Name of the run that the roster is for.")],
     public: Annotated[
-        Path | None, typer.Option("--public", help="Public keys, `ID HEX` a line; default: those of the keys in DIR.")
+        Path | None,
+        typer.Option(
+            "--public", metavar="FILE", help="Public keys, `ID HEX` a line. Default: those of the keys in DIR."
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -101,7 +104,7 @@ def sign(
 def check(directory: Directory, as_json: JsonFlag = False) -> None:
     """Check the roster's signature, keys and ids against the operator's key that is pinned in DIR.
 
-    Prints that it is valid, and for which run and clients; exit code 6 if it is not.
+    Prints the run and the number of clients; exit code 6 if it is not valid.
     """
     from flctl_secagg.storage import KeysHome
 
@@ -127,7 +130,8 @@ def init_policy(directory: Directory, as_json: JsonFlag = False) -> None:
 def show_policy(
     directory: Directory,
     option: Annotated[
-        list[str] | None, typer.Option("-o", "--option", help="KEY=VALUE of aggregator.* in the run.")
+        list[str] | None,
+        typer.Option("-o", "--option", metavar="KEY=VALUE", help="An option of aggregator.* in the run."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -145,10 +149,11 @@ def show_policy(
 
 @app.command("plan")
 def plan(
-    clients: Annotated[int, typer.Option("--clients", min=3, help="Clients in a session.")],
-    parameters: Annotated[int, typer.Option("--parameters", min=1, help="Coordinates of an update.")],
+    clients: Annotated[int, typer.Option("--clients", metavar="N", min=3, help="Clients in a session.")],
+    parameters: Annotated[int, typer.Option("--parameters", metavar="N", min=1, help="Parameters of the model.")],
     option: Annotated[
-        list[str] | None, typer.Option("-o", "--option", help="KEY=VALUE of aggregator.*, for example bits=20.")
+        list[str] | None,
+        typer.Option("-o", "--option", metavar="KEY=VALUE", help="An option of aggregator.*, for example bits=20."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -164,22 +169,25 @@ def plan(
 def verify(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or one transcript.")],
     operator: Annotated[
-        Path | None, typer.Option("--operator", help="The operator's public key, which must match the signature.")
+        Path | None,
+        typer.Option("--operator", metavar="FILE", help="Public key of the operator, which signed the roster."),
     ] = None,
     keys: Annotated[
-        Path | None, typer.Option("--keys", help="Directory of a client's keys, whose memory of the past has to agree.")
+        Path | None, typer.Option("--keys", metavar="DIR", help="A client's keys: its memory of the past has to agree.")
     ] = None,
     sessions_only: Annotated[
         bool, typer.Option("--sessions-only", help="Do not compare models with sums; works without the partition.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Replay recorded sessions: check signatures and ids, that vectors were masked, and that sums and models follow.
+    """Replay recorded sessions: check signatures, ids, masks, sums, and the models that follow from the sums.
 
-    The transcripts of a run are one hash chain, compared with its journal, metrics, summary, checkpoints and ledger;
-    only --keys shows a last session that was removed from all of them. The model of each checkpoint is computed again
-    from the sums, which needs the run's partition. Needs a run with aggregator.transcript=true. Exit code 6 if
-    anything does not hold.
+    The transcripts of a run are one hash chain, compared with its journal,
+    metrics, summary, checkpoints and ledger. Only --keys detects that the last
+    session was removed from all of them. The model of each checkpoint is
+    computed again from the sums, which needs the run's partition.
+
+    Needs a run with aggregator.transcript=true. Exit code 6 if a check fails.
     """
     from flctl import ConfigError
     from flctl_secagg.cli.verdicts import model_lines, session_lines, unchecked_lines
