@@ -13,6 +13,7 @@ from flctl.component import Component
 from flctl.types import ClientId, Failure, Gathered, IntArray, Reply, Request, Work
 
 if TYPE_CHECKING:
+    from flctl.algorithms.aggregator import Aggregator
     from flctl.run.run import Run
 
 __all__ = ["Engine", "Lost", "MemoryUpkeep"]
@@ -68,6 +69,11 @@ class Engine(Component):
         not back within `deadline` seconds, or for which there was no memory, is yielded as `Lost`.
         """
         raise NotImplementedError
+
+    def enrolled(self, aggregator: Aggregator) -> Aggregator:
+        """Returns the aggregator with the identities of the clients, after `open`. Clients on this machine have none,
+        so it is the same one."""
+        return aggregator
 
     def client_memory(self, run: Run) -> MemoryUpkeep:
         """Returns the server's access to client memory, which lies in the run's directory.

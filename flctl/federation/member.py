@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from flctl.atomic import write_file
-from flctl.errors import ConfigError, FlctlError
+from flctl.errors import FlctlError
+from flctl.federation.addresses import hub_address
 from flctl.federation.identity.homes import CoordinatorHome, SiteHome
 from flctl.federation.identity.joining import Membership
 from flctl.federation.identity.keys import Identity
-from flctl.federation.identity.renewals import TLS_CERTIFICATE, TLS_KEY
+from flctl.federation.identity.renewals import TLS_CERTIFICATE, keep_certificate, renewal
 from flctl.federation.identity.roster import Roster
 from flctl.federation.reasons import Reason, Refused
-from flctl.federation.transport.connection import HubAddress, fetch_authority
 from flctl.federation.transport.envelope import BlobRef, Envelope, key_context, read_envelope, write_envelope
 from flctl.federation.transport.hub_client import HubClient
-from flctl.federation.transport.retries import Pace
+from flctl.federation.transport.joining_calls import request_certificate
+from flctl.federation.transport.retries import HubAwayError, Pace
 from flctl.federation.transport.sealing import open_file
 
 __all__ = ["FederationMember"]
 
 MOST_CLOCK_SECONDS = 300.0
-AUTHORITY = "authority.pem"
 Home = SiteHome | CoordinatorHome
 
 
@@ -38,13 +36,17 @@ class FederationMember:
         self.membership, self.identity, self.client = membership, identity, client
         self.name = membership.name
         self._keeper, self._roster = keeper, roster
+        self._home: Home | None = None
+        self._proxy: str | None = None
 
     @classmethod
     def at(cls, home: Home, said: Callable[[str], None], proxy: str | None = None, pace: Pace | None = None) -> Self:
         """Opens the member whose folder is `home`. Raises ConfigError if it has not joined a federation."""
         membership, identity = Membership.open(home), Identity.open(home.identity)
         client = HubClient(hub_address(home, membership, proxy), identity, membership.name, said=said, pace=pace)
-        return cls(membership, identity, membership.keeper(home), client)
+        made = cls(membership, identity, membership.keeper(home), client)
+        made._home, made._proxy = home, proxy
+        return made
 
     def __enter__(self) -> Self:
         return self
@@ -68,14 +70,44 @@ class FederationMember:
         if abs(apart) > MOST_CLOCK_SECONDS:
             raise Refused(Reason.DOOR_CLOCK, f"The hub's clock is {apart:+.0f} s from this one's; 300 s are allowed.")
         self._roster = self._keeper.accept(hello.roster)
+        if self._home is not None:
+            self._follow(self._home, self._roster)
         return self._roster
+
+    def roster_of(self, digest: str) -> Roster:
+        """Returns the accepted roster with this digest, such as the one that a plan names.
+
+        Raises UntrustedError (`unknown`) if it was not accepted here.
+        """
+        return self.roster if self.roster.digest == digest else self._keeper.of_digest(digest)
+
+    def _follow(self, home: Home, roster: Roster) -> None:
+        """Renews the own TLS certificate if it ends soon, and goes on at the address that the roster names."""
+        if roster.tls == "own":
+            self._renew(home.identity, roster.federation)
+        address = hub_address(home, self.membership, self._proxy)
+        if address != self.client.address:
+            self.client.address = address
+
+    def _renew(self, folder: Path, federation: str) -> None:
+        request = renewal(folder, self.identity, federation, self.name)
+        if request is None:
+            return
+        try:
+            keep_certificate(folder, request_certificate(self.client.address, request))
+        except HubAwayError:
+            if not (folder / TLS_CERTIFICATE).exists():
+                raise  # a certificate that still holds is renewed another time
 
     def write(self, envelope: Envelope) -> bytes:
         """Signs an envelope."""
         return write_envelope(self.identity, envelope)
 
     def read(self, text: bytes) -> Envelope:
-        """Returns an envelope of a member to this one; asks for a newer roster before a stranger is refused."""
+        """Returns an envelope of a member to this one. A newer roster, of which the hub's answers give the version, is
+        asked for first, so that a removed member's order is refused; so it is before a stranger is refused."""
+        if self.client.roster_version > self.roster.version:
+            self.greet()
         try:
             return read_envelope(text, self.roster, self.name)
         except Refused as refused:
@@ -92,33 +124,3 @@ class FederationMember:
         if len(key) != 32:
             raise Refused(Reason.BLOB_SEALED)
         open_file(sealed, plain, key, ref.plaintext)
-
-
-def hub_address(home: Home, membership: Membership, proxy: str | None = None) -> HubAddress:
-    """The address of the hub with the TLS files in a member's home, as far as they are there.
-
-    The newest accepted roster overrides the invite's address. The authority of the hub's certificate is fetched once,
-    and has to be the one that the invite or the roster names.
-    """
-    url, certificate_authority, fingerprint = membership.url, "", membership.authority
-    try:
-        roster = membership.keeper(home).newest()
-        url, certificate_authority, fingerprint = roster.url, roster.ca, roster.ca_fingerprint
-    except ConfigError:  # no roster yet
-        pass
-    file = home.path / AUTHORITY
-    certificate, key = home.identity / TLS_CERTIFICATE, home.identity / TLS_KEY
-    both = certificate.exists() and key.exists()
-    address = HubAddress(
-        url=url,
-        federation=membership.federation,
-        authority=file if fingerprint else None,
-        certificate=certificate if both else None,
-        key=key if both else None,
-        proxy=proxy,
-    )
-    if certificate_authority and (not file.exists() or file.read_text() != certificate_authority):
-        write_file(file, certificate_authority.encode())
-    if fingerprint and not file.exists():
-        write_file(file, fetch_authority(replace(address, authority=None), fingerprint))
-    return address

@@ -91,7 +91,7 @@ class Aggregation:
         deadline = self.run.config.engine.deadline
         layout, note = traffic.intake.layout, traffic.notes.append
         ctx = AggregationContext(plan.round, plan.cohort, layout, lambda: total, plan.work, note, deadline)
-        protocol = self.run.aggregator.server(ctx)
+        protocol = self.engine.enrolled(self.run.aggregator).server(ctx)
         step = self._advance(protocol, None)
         while isinstance(step, Phase):
             replies = self._exchange(step)

@@ -46,3 +46,27 @@ def test_a_network_run_has_the_bits_of_its_simulation(network, tmp_path):
         assert train(network, tmp_path / "net", "fed", *remote(network)) == 0
     assert train(network, tmp_path / "twin", "twin", "-o", "engine.alone=true") == 0
     assert model_of(tmp_path / "net") == model_of(tmp_path / "twin")
+
+
+@pytest.mark.slow
+def test_secure_aggregation_over_the_hub_signs_with_the_sites_identities(network, tmp_path):
+    pytest.importorskip("flctl_secagg")
+    options = (
+        "--rounds",
+        "1",
+        "--aggregator",
+        "secagg",
+        "-o",
+        "aggregator.minimum=3",
+        "-o",
+        "aggregator.transcript=true",
+    )
+    with network.serving():
+        assert train(network, tmp_path / "masked", "fed", *remote(network), *options) == 0
+    roster = network.enrolment.roster()
+    operator = tmp_path / "operator.pub"
+    operator.write_text(roster.operator.hex())
+    assert run(["secagg", "verify", str(tmp_path / "masked"), "--operator", str(operator)]) == 0
+    for site, home in network.homes.items():
+        assert (home.path / "secagg" / "ledger.sqlite").is_file(), site
+    assert not list((tmp_path / "masked" / "secagg").glob("*.key"))

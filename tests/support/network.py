@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from flctl.federation.coordinator.data import assemble, read_declaration
+from flctl.federation.hub.enrolling import FederationFolder
 from flctl.federation.hub.serve import TlsFiles
 from flctl.federation.identity.canonical import canonical
 from flctl.federation.identity.enrolment import Enrolment, Founding, found
 from flctl.federation.identity.homes import CoordinatorHome, FederationHome, SiteHome
-from flctl.federation.identity.joining import Membership, join
+from flctl.federation.identity.joining import join
 from flctl.federation.identity.keys import Identity
 from flctl.federation.identity.roster import Roster
-from flctl.federation.member import FederationMember, hub_address
+from flctl.federation.member import FederationMember
 from flctl.federation.plan.plan import Plan
 from flctl.federation.reasons import Reason, Refused
 from flctl.federation.schema.mock import mock_rows
@@ -26,7 +27,6 @@ from flctl.federation.schema.read import open_schema
 from flctl.federation.site.agent import SiteAgent
 from flctl.federation.site.data import declare, pack
 from flctl.federation.site.packing import DECLARED_FILE, SCHEMA_FILE
-from flctl.federation.transport.hub_client import HubClient
 from flctl.partition.federated import FederatedData
 from flctl.plugins.registry import Registry
 from support.hub_server import QUICK, HubServer
@@ -112,8 +112,10 @@ class Network:
         self._admit("uni", "coordinator", self.coordinator)
         for site, home in self.homes.items():
             self._admit(site, "site", home)
-        tls = TlsFiles(self.operator.hub / "tls.pem", self.operator.hub / "tls.key")
-        self.hub = HubServer(folder / "hub", tls=tls, members=_Members(self.enrolment, self.operator))  # type: ignore[arg-type]
+        keys = self.operator.hub
+        tls = TlsFiles(keys / "tls.pem", keys / "tls.key", keys / "ca.pem")
+        members = _Members(self.enrolment, self.operator)
+        self.hub = HubServer(folder / "hub", tls=tls, members=members, box_members=FederationFolder(self.operator))
         self.hub.port = port
         self.gates = {site: OpenGate() for site in sites}
         self.rows = rows
@@ -140,11 +142,8 @@ class Network:
         return assemble(self.folder / "fed", "hospitals", schema_file, declared)
 
     def member(self, name: str) -> FederationMember:
-        home: Any = self.coordinator if name == "uni" else self.homes[name]
-        membership = Membership.open(home)
-        identity = Identity.open(home.identity)
-        client = HubClient(hub_address(home, membership), identity, name, pace=QUICK)
-        return FederationMember(membership, identity, membership.keeper(home), client)
+        home = self.coordinator if name == "uni" else self.homes[name]
+        return FederationMember.at(home, lambda sentence: None, pace=QUICK)
 
     def agent(self, site: str) -> SiteAgent:
         return SiteAgent(self.homes[site], self.member(site), self.gates[site], Registry(), lambda sentence: None)

@@ -21,6 +21,7 @@ from flctl.errors import ConfigError, IncompatibleError
 from flctl.types import ClientId, Failure, Reply, Request
 
 if TYPE_CHECKING:
+    from flctl.algorithms.aggregator import Aggregator
     from flctl.federation.coordinator.collecting import Collecting
     from flctl.federation.coordinator.decisions import Decisions
     from flctl.federation.coordinator.orders import Orders
@@ -117,6 +118,14 @@ class NetworkEngine(Engine):
         plan = build_plan(self._run, facts)
         self._folder.keep_plan(plan)
         return plan
+
+    def enrolled(self, aggregator: Aggregator) -> Aggregator:
+        """Returns the aggregator with the sites' identities, from the roster that the plan names."""
+        from flctl.federation.identity.per_run import run_identities
+
+        plan = self._plan
+        roster = self._member.roster_of(plan.roster)
+        return aggregator.enrolled(run_identities(roster, plan.digest, plan.sites, self._run.directory / "secagg"))
 
     def clients(self) -> Sequence[ClientId]:
         return self._run.partition.client_ids

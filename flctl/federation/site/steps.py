@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flctl.algorithms.run_identities import RunIdentities
 from flctl.client.memory_store import MemoryStore
 from flctl.errors import ProtocolError
 from flctl.federation.content import MESSAGE, WORK, FailureBody, OrderBody, content_digest, pack_reply
 from flctl.federation.identity.homes import SiteHome
+from flctl.federation.identity.per_run import run_identities
 from flctl.federation.member import FederationMember
 from flctl.federation.plan.plan import Plan
 from flctl.federation.reasons import Reason, Refused
@@ -137,8 +139,15 @@ class Steps:
         if plan.digest not in self._workers:
             self.end()  # one run's worker at a time: models of two runs may not fit the memory
             settings = WorkerSettings(seconds=self._gate.seconds_a_round())
-            self._workers[plan.digest] = SiteWorker(self._home, self._member.name, plan, self._registry, settings)
+            self._workers[plan.digest] = SiteWorker(
+                self._home, self._member.name, plan, self._registry, settings, self._identities(plan)
+            )
         return self._workers[plan.digest]
+
+    def _identities(self, plan: Plan) -> RunIdentities:
+        """The identities of the plan's sites, from the roster that it names; records outlive the run."""
+        roster, folder = self._member.roster_of(plan.roster), self._home.path / "secagg"
+        return run_identities(roster, plan.digest, plan.sites, folder, self._member.identity)
 
     def _claim(self, envelope: Envelope, plan: Plan, *, once: bool) -> None:
         moved = sum(ref.bytes for ref in envelope.blobs)

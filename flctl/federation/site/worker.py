@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from flctl.algorithms.run_identities import RunIdentities
 from flctl.client.client_half import Answer, ClientHalf
 from flctl.config.config import Config
 from flctl.engines.opening import Opening, SiteFacts, most_reply_bytes
@@ -46,10 +47,17 @@ class SiteWorker:
     """Trains for one run. The process is started at the first request, and again after it died."""
 
     def __init__(
-        self, home: SiteHome, site: str, plan: Plan, registry: Catalogue, settings: WorkerSettings | None = None
+        self,
+        home: SiteHome,
+        site: str,
+        plan: Plan,
+        registry: Catalogue,
+        settings: WorkerSettings | None = None,
+        identities: RunIdentities | None = None,
     ) -> None:
         self._home, self._site, self._plan, self._registry = home, site, plan, registry
         self._settings = settings or WorkerSettings()
+        self._identities = identities
         self._run = SiteRun.of(home, plan.run)
         self._process: WorkerProcess | None = None
         self._half: ClientHalf | None = None
@@ -73,6 +81,8 @@ class SiteWorker:
             raise
         config = Config.model_validate(self._opening.config)
         run = Run.outlined(config, self._registry, self._opening.partition_view(), self._run.memory, outline)
+        if self._identities is not None:
+            run = replace(run, aggregator=run.aggregator.enrolled(self._identities))
         self._process, self._half = process, ClientHalf.of(run)
         self.answers_once = run.aggregator.answers_once
 
