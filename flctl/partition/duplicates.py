@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from flctl.types import IntArray
 
-__all__ = ["Duplicates", "count_duplicates", "find_copies", "hash_rows"]
+__all__ = ["Duplicates", "ValidationRows", "count_duplicates", "find_copies", "hash_rows"]
 
 Column = npt.NDArray[Any]
 Table = Sequence[Column]
@@ -28,10 +28,10 @@ FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 class Duplicates:
     """Exact copies, a row being its features and its target (missing equals missing, and 0 equals -0).
 
-    `rows_across_clients`: rows, train or test, with a copy at another client; `groups_across_clients`: how many
-    different rows these are. `test_rows_in_train`: test rows, the clients' and the central ones, that have a copy
-    among the training rows of any client: what leaks into the evaluation. `validation_rows_in_train`: the same of
-    validation rows, which choose the best round.
+    `rows_across_clients`: rows of clients (training, validation, test) with a copy at another client;
+    `groups_across_clients`: the number of different rows among these. `test_rows_in_train`: test rows, the clients'
+    and the central ones, that have a copy among the training rows of any client: what leaks into the evaluation.
+    `validation_rows_in_train`: the same of validation rows, which choose the best round.
     """
 
     rows_across_clients: int
@@ -40,27 +40,36 @@ class Duplicates:
     validation_rows_in_train: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class ValidationRows:
+    """Validation rows [m], and the client of each [m], -1 for the source's own rows."""
+
+    table: Table
+    client: IntArray
+
+
 def count_duplicates(
     table: Table,
     client: IntArray,
     is_test: npt.NDArray[np.bool_],
     central_test: Table | None = None,
-    validation: Table | None = None,
+    validation: ValidationRows | None = None,
 ) -> Duplicates:
-    """Counts exact copies among rows whose client [n] and part [n] are given, and separate central test rows and
-    validation rows.
+    """Counts exact copies among rows whose client [n] and part [n] are given, central test rows and validation rows.
 
     Time and memory: one 64-bit hash a row, sorted; every pair with equal hashes is compared byte by byte, in
     chunks, so the columns may be memory maps.
     """
-    members, group = find_copies([table, *(held for held in (central_test, validation) if held is not None)])
-    rows = len(client)
-    at_client = members < rows
-    central, held_back = (0 if held is None else len(held[0]) for held in (central_test, validation))
+    held = None if validation is None else validation.table
+    members, group = find_copies([table, *(one for one in (central_test, held) if one is not None)])
+    central, held_back = (0 if one is None else len(one[0]) for one in (central_test, held))
     test = np.concatenate([is_test, np.ones(central, np.bool_), np.zeros(held_back, np.bool_)])[members]
-    is_validation = members >= rows + central
+    is_validation = members >= len(client) + central
+    apart = np.full(central, -1)
+    owner = np.concatenate([client, apart, *([] if validation is None else [validation.client])])[members]
+    at_client = owner >= 0
     groups = int(group.max(initial=-1)) + 1
-    across = _spans_clients(group[at_client], client[members[at_client]], groups)
+    across = _spans_clients(group[at_client], owner[at_client], groups)
     has_train = np.zeros(groups, np.bool_)
     has_train[group[~test & ~is_validation]] = True
     return Duplicates(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from flctl.partition.duplicates import Duplicates, count_duplicates
+from flctl.partition.duplicates import Duplicates, ValidationRows, count_duplicates
 from flctl.partition.schemes.deal import quantile_codes
 from flctl.types import FloatArray, IntArray
 
@@ -209,8 +209,11 @@ def _duplicates(partition: Partition, client: IntArray, is_test: npt.NDArray[np.
     table = [partition.column("x"), partition.column("y")]
     own = partition.manifest.central_test == "own"
     central = [partition.column("test_x"), partition.column("test_y")] if own else None
-    held_back = partition.manifest.has_validation
-    validation = [partition.column("validation_x"), partition.column("validation_y")] if held_back else None
+    validation = None
+    if partition.manifest.has_validation:
+        counts = partition.validation_counts
+        owner = np.repeat([*range(partition.clients), -1], [*counts, partition.manifest.own_validation])
+        validation = ValidationRows([partition.column("validation_x"), partition.column("validation_y")], owner)
     return count_duplicates(table, client, is_test, central, validation)
 
 

@@ -67,8 +67,17 @@ def _draw_size(axes: Axes, scores: ClientScores, metric: str, colour: str) -> No
     sizes, values = scores.sizes[kept], values[kept]
     alpha = float(np.clip(60 / len(values), 0.05, 0.8))
     axes.scatter(sizes, values, s=14, color=colour, alpha=alpha, linewidths=0, rasterized=len(values) > 5000)
+    _whole_numbers(axes)
     if sizes.min() > 0 and sizes.max() / sizes.min() > 20:
         _logarithmic(axes)
+
+
+def _whole_numbers(axes: Axes) -> None:
+    """Ticks at whole numbers of rows, a few thousand as `4,000`."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 
 def _logarithmic(axes: Axes) -> None:

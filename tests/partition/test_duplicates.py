@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flctl.partition import duplicates
-from flctl.partition.duplicates import Duplicates, count_duplicates, find_copies, hash_rows
+from flctl.partition.duplicates import Duplicates, ValidationRows, count_duplicates, find_copies, hash_rows
 
 
 def count(x, y, client, test=None, central=None):
@@ -48,8 +48,19 @@ def test_validation_rows_with_a_copy_in_training_are_counted_apart():
     table = [np.array([[1], [2], [3]], np.float32), np.zeros(3, int)]
     held = [np.array([[1], [3], [4], [5]], np.float32), np.zeros(4, int)]
     central = [np.array([[5], [2]], np.float32), np.zeros(2, int)]
-    found = count_duplicates(table, np.zeros(3, int), np.array([False, False, True]), central, held)
+    found = count_duplicates(
+        table, np.zeros(3, int), np.array([False, False, True]), central, ValidationRows(held, np.zeros(4, int))
+    )
     assert found == Duplicates(0, 0, test_rows_in_train=1, validation_rows_in_train=1)
+
+
+def test_validation_rows_of_a_client_are_compared_with_other_clients():
+    """Row 1 is also in validation at client 1, row 2 only in the source's own validation rows."""
+    table = [np.array([[1], [2]], np.float32), np.zeros(2, int)]
+    held = [np.array([[1], [2], [3]], np.float32), np.zeros(3, int)]
+    validation = ValidationRows(held, np.array([1, -1, 1]))
+    found = count_duplicates(table, np.zeros(2, int), np.zeros(2, bool), None, validation)
+    assert found == Duplicates(2, 1, test_rows_in_train=0, validation_rows_in_train=2)
 
 
 def test_nothing_at_all():

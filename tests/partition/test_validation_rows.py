@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from support.stores import Doubled, Owners, store, table
 
 from flctl.data.dataset import Split
 from flctl.errors import ConfigError, IntegrityError
+from flctl.partition.duplicates import Duplicates
 from flctl.partition.export import export_client
+from flctl.partition.skew import skew_of
 from flctl.partition.verify import verify
 
 
@@ -78,6 +81,14 @@ def test_validation_rows_of_the_source_are_the_central_ones(tmp_path):
     assert partition.central_validation()[0].tolist() == [[7, 7], [7, 7]]
     assert partition.manifest.rows.central_validation == 2
     assert partition.validation_bounds()[2].tolist() == [0, 2, 3, 4]
+
+
+def test_duplicates_at_two_clients_are_found_in_validation_rows_too(tmp_path):
+    """Clients 0 and 1 have the same four rows each, of which one is held back."""
+    same = replace(table(8, y=np.zeros(8, np.int64)), x=np.ones((8, 2), np.float32))
+    partition = store(tmp_path / "x", same, Owners(np.arange(8) % 2), test_fraction=0.0, validation_fraction=0.25)
+    assert partition.validation_counts.tolist() == [1, 1]
+    assert skew_of(partition).duplicates == Duplicates(8, 1, 0, validation_rows_in_train=2)
 
 
 def test_a_flipped_bit_in_a_validation_row_is_found(tmp_path):

@@ -1,5 +1,6 @@
 """Pictures are drawn from whatever a run has, are the same for the same numbers, and show those numbers."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -100,6 +101,18 @@ def test_clients_are_drawn_for_each_run(tmp_path):
     drawn = text(draw_clients(runs, "accuracy", tmp_path / "c.svg"))
     for words in (">one<", ">two<", "worst", "clients, from worst to best"):
         assert words in drawn
+
+
+@pytest.mark.parametrize("sizes", [[6, 7, 8], [900, 4000, 5200], [3, 3, 3], [1, 40, 5000]])
+def test_ticks_of_sizes_are_whole_numbers(sizes):
+    drawn = scores([0.4] * 3)
+    axes = new_figure(4, 4).subplots()
+    draw_sizes(axes, {"one": dataclasses.replace(drawn, sizes=np.array(sizes))}, "accuracy")
+    axes.figure.draw_without_rendering()
+    low, high = axes.get_xlim()
+    labels = [tick.get_text() for tick in axes.get_xticklabels() if low <= tick.get_position()[0] <= high]
+    assert all(label.replace(",", "").lstrip("\u2212-").isdigit() for label in labels)
+    assert 1 <= len(set(labels)) == len(labels)
 
 
 def test_clients_without_the_metric_leave_a_sentence(tmp_path):
