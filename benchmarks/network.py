@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("\n".join(map(shown, found)), flush=True)
     if asked.quick:
         return 0
-    facts = {"command": command(), "date": datetime.now(UTC).date().isoformat(), "machine": machine()}
+    facts: dict[str, Any] = {"command": command(), "date": datetime.now(UTC).date().isoformat(), "machine": machine()}
     facts |= {"load": round(os.getloadavg()[0], 1), "seconds": round(time.monotonic() - started)}
     write(facts, rows)
     return 0 if all(row["met"] for row in rows) else 1
@@ -110,11 +110,11 @@ def upload(federation: HubFederation, asked: argparse.Namespace) -> list[Row]:
     ]
 
 
-def sent(client: HubClient, plain: Path, sealed: Path, **purpose: str) -> BlobRef:
+def sent(client: HubClient, plain: Path, sealed: Path, *, run: str = "", task: str = "") -> BlobRef:
     """Seals a file and sends it."""
     digest = file_digest(plain)
     facts = seal_file(plain, sealed, content_key(SECRET, digest), digest)
-    client.send_blob(sealed, facts.sha256, **purpose)
+    client.send_blob(sealed, facts.sha256, run=run, task=task)
     return BlobRef(facts.sha256, facts.bytes, facts.plaintext, "")
 
 
@@ -155,7 +155,7 @@ def echo_round(federation: HubFederation, asked: argparse.Namespace) -> list[Row
         for number in range(REPEATS):
             plain.write_bytes(os.urandom(size))
             times.append(timed(partial(play, federation, uni, sites, plain, number)))
-            limits.append(timed(lambda: [bare(plain, sealed) for _ in range(3)]))
+            limits.append(3 * timed(lambda: bare(plain, sealed)))
     return [row("echo round, 2 sites, 1M floats down and up", "s", times, 0.25, smaller=True, limits=limits)]
 
 
@@ -284,16 +284,19 @@ def memory(federation: HubFederation, asked: argparse.Namespace) -> list[Row]:
             threading.Thread(target=federation.client(n).send_blob, args=(path, digest), kwargs={"task": t})
             for n, t in tasks.items()
         ]
-        seconds = timed(lambda: [_start(threads), [thread.join() for thread in threads]])
+        seconds = timed(partial(run_all, threads))
         peak = federation.hub_memory()["peak"]
     title = f"{len(names)} sites upload {asked.upload_mb} MB each: peak memory of the hub"
     details = {"idle MB": round(idle, 1), "MB/s": round(len(names) * size / MB / seconds)}
     return [row(title, "MB", [peak], 150.0, smaller=True, details=details)]
 
 
-def _start(threads: Sequence[threading.Thread]) -> None:
+def run_all(threads: Sequence[threading.Thread]) -> None:
+    """Runs all threads to their ends."""
     for thread in threads:
         thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -165,6 +165,35 @@ def test_settled_rounds_and_ended_runs_leave_no_blob(hub: HubServer, uni: HubCli
     assert not hub.box.blobs.path(second.sha256).exists()
 
 
+def test_a_restored_backup_is_made_whole_by_the_sites(tmp_path: Path) -> None:
+    """The backup is older than an acknowledged reply, whose blob's file is there or not."""
+    with HubServer(tmp_path / "hub") as hub, hub.client("uni") as uni, hub.client("st-marys") as site:
+        name = order(uni, "backup")
+        hub.stop()
+        backup = (tmp_path / "hub" / "hub.sqlite").read_bytes()
+        hub.start()
+        path, update = blob(tmp_path, b"update")
+        answer = reply("backup", name, blobs=(update,))
+        site.tasks(wait=0)
+        for damage in (
+            lambda: (tmp_path / "hub" / "hub.sqlite").write_bytes(backup),
+            lambda: stored(hub, update).unlink(),
+        ):
+            site.send_blob(path, update.sha256, task=name)
+            site.send_reply(name, answer)
+            assert len(uni.replies("backup", wait=0)) == 1
+            hub.stop()
+            damage()
+            hub.start()
+            assert uni.replies("backup", wait=0) == []
+        later = order(uni, "backup", number=2)
+        assert [open_envelope(text)[0].task for text in site.tasks(wait=0)] == [later]  # its number is a new one
+
+
+def stored(hub: HubServer, ref: BlobRef) -> Path:
+    return hub.box.blobs.path(ref.sha256)
+
+
 def test_orders_survive_a_restart_of_the_hub(tmp_path: Path) -> None:
     with HubServer(tmp_path / "hub") as hub, hub.client("uni") as uni, hub.client("st-marys") as site:
         name = order(uni, "restart")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import random
+import socket
 import threading
 import time
 import tracemalloc
@@ -13,13 +15,15 @@ from pathlib import Path
 
 import pytest
 from support.hub_member import federation
-from support.hub_server import HubServer
+from support.hub_server import HubServer, request
 from support.tcp_proxy import TcpProxy
 
 from flctl.errors import ConfigError, IntegrityError
+from flctl.federation.hub.blobs import BlobPart
 from flctl.federation.reasons import Refused
 from flctl.federation.transport.connection import HubAddress
 from flctl.federation.transport.hub_client import HubClient
+from flctl.federation.transport.request_signing import body_digest
 from flctl.federation.transport.retries import HubAwayError, Interrupted, Pace, Retries
 from flctl.federation.transport.sealing import SEGMENT, file_digest
 from flctl.federation.transport.tasks import task_id
@@ -194,6 +198,85 @@ def test_a_full_disk_is_waited_for(hub: HubServer, tmp_path: Path, monkeypatch: 
     with hub.client("uni", said=say) as uni:
         uni.send_blob(path, digest, run="full")
     assert "The hub's disk has 1,000 bytes free" in said[0]
+
+
+def test_a_disk_that_fills_up_and_a_full_database_are_waited_for(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, digest = blob(tmp_path, 800)
+    said: list[str] = []
+    write, full = BlobPart.write, []
+
+    def fail(part: BlobPart, data: bytearray) -> None:
+        if part.stored >= SEGMENT and not full:
+            full.append(part.stored)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(part, data)
+
+    monkeypatch.setattr(BlobPart, "write", fail)
+    with hub.client("uni", said=said.append) as uni:
+        uni.send_blob(path, digest, run="full")
+        assert full
+        assert hub.box.blobs.path(digest).read_bytes() == path.read_bytes()
+        database = hub.box.store._db
+        pages = database.execute("PRAGMA page_count").fetchone()[0]
+        database.execute(f"PRAGMA max_page_count={pages}")
+        threading.Timer(0.2, lambda: database.execute("PRAGMA max_page_count=1000000")).start()
+        notices = [federation().written("notice", "uni", "elm-street", run="full", body={"n": n}) for n in range(400)]
+        uni.post(notices)
+    assert "The hub cannot write: its disk may be full." in " ".join(said)
+    with hub.client("elm-street") as site:
+        assert set(notices) <= set(site.tasks(wait=0))
+
+
+def test_an_upload_takes_over_from_one_whose_connection_is_dead(hub: HubServer, tmp_path: Path) -> None:
+    path, digest = blob(tmp_path, 900)
+    content_range = f"bytes 0-{SIZE - 1}/{SIZE}"
+    header = {"Content-Range": content_range, "Content-Length": str(SIZE)}
+    target = f"/1/blobs/{digest}?run=half-open"
+    with socket.create_connection(("127.0.0.1", hub.port)) as dead, hub.client("uni") as uni:
+        signed = body_digest(content_range.encode())
+        dead.sendall(request(hub, "PUT", target, name="uni", digest=signed, headers=header) + bytes(1000))
+        while not hub.box.receiving:
+            time.sleep(0.01)
+        uni.send_blob(path, digest, run="half-open")
+    assert hub.box.blobs.path(digest).read_bytes() == path.read_bytes()
+
+
+def test_a_hub_that_ends_answers_the_polls_that_wait(tmp_path: Path) -> None:
+    with HubServer(tmp_path / "hub") as hub, hub.client("st-marys", pace=Pace(0.01, 0.05, 20)) as site:
+        site.hello()
+        found: list[list[bytes]] = []
+        poll = threading.Thread(target=lambda: found.append(site.tasks(wait=25)))
+        poll.start()
+        while not len(hub.box.waiting):
+            time.sleep(0.01)
+        hub.stop()
+        poll.join(5)
+        assert found == [[]]
+        hub.start()
+        assert site.tasks(wait=0) == []
+
+
+def test_a_clock_that_was_wrong_is_waited_for(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    behind = iter([3600.0, 3600.0])
+    with hub.client("uni", said=said.append) as uni:
+        uni.hello()
+        now = time.time
+        monkeypatch.setattr("flctl.federation.transport.line.time.time", lambda: now() - next(behind, 0.0))
+        assert uni.hello().roster
+    assert "the clocks differ" in said[0].lower()
+
+
+def test_a_connection_that_the_hub_closed_while_idle_is_replaced_without_a_word(hub: HubServer) -> None:
+    said: list[str] = []
+    with TcpProxy(hub.port) as proxy, hub.client("uni", address=through(hub, proxy), said=said.append) as uni:
+        uni.hello()
+        uni.line._idle[0][2].sock.shutdown(socket.SHUT_RDWR)
+        assert uni.hello().roster
+        assert proxy.connections == 2
+    assert said == []
 
 
 def test_closing_the_client_ends_a_call_that_retries() -> None:

@@ -138,33 +138,46 @@ def raw(
     method: str,
     path: str,
     *,
-    name: str = "st-marys",
-    signer: str | None = None,
     body: bytes = b"",
     digest: str | None = None,
-    headers: dict[str, str] | None = None,
     context: ssl.SSLContext | None = None,
-    **signed: Any,
+    **options: Any,
 ) -> Raw:
-    """Sends one request, signed unless `headers` has an Authorization, with parts of what is signed changed."""
+    """Sends one request, as `request` makes it, with a body, and reads its answer."""
+    signed = body_digest(body) if digest is None else digest
+    lengths = {"Content-Length": str(len(body))} if body or method != "GET" else {}
+    headers = lengths | options.pop("headers", {})
+    text = request(hub, method, path, digest=signed, headers=headers, **options)
+    return exchange(hub, text + body, context)
+
+
+def request(
+    hub: HubServer,
+    method: str,
+    path: str,
+    *,
+    digest: str,
+    headers: dict[str, str],
+    name: str = "st-marys",
+    signer: str | None = None,
+    **signed: Any,
+) -> bytes:
+    """The head of a request, signed unless `headers` has an Authorization, with parts of what is signed changed."""
     values = {
         "federation": FEDERATION,
         "name": name,
         "method": method,
         "path": path,
-        "body": body_digest(body) if digest is None else digest,
+        "body": digest,
         "time": int(time.time()),
         "nonce": new_nonce(),
         "epoch": hub.box.door.epoch,
     }
     signed = {{"signed_path": "path", "method_": "method"}.get(key, key): value for key, value in signed.items()}
     header = authorization(hub.members.identities[signer or name], SignedRequest(**values | signed))
-    sent = {"Authorization": header, "Content-Length": str(len(body))} | (headers or {})
-    if method == "GET" and not body:
-        del sent["Content-Length"]
-    head = f"{method} {path} HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n"
-    text = head + "".join(f"{key}: {value}\r\n" for key, value in sent.items()) + "\r\n"
-    return exchange(hub, text.encode("latin-1") + body, context)
+    lines = {"Host": "hub", "Connection": "close", "Authorization": header} | headers
+    text = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{key}: {value}\r\n" for key, value in lines.items())
+    return text.encode("latin-1") + b"\r\n"
 
 
 def exchange(hub: HubServer, text: bytes, context: ssl.SSLContext | None = None) -> Raw:

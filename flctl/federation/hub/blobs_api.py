@@ -21,7 +21,7 @@ from flctl.federation.transport.tasks import is_task_id
 
 __all__ = ["BlobsApi"]
 
-BUFFER = 1 << 20
+BUFFER = 1 << 19
 """Bytes that are gathered before a thread hashes and writes them."""
 CHUNK = 1 << 18
 QUIET = 0.25

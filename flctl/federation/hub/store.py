@@ -261,10 +261,11 @@ class HubStore:
             self._db.execute("DELETE FROM orders WHERE task=?", (task,))
         values = (envelope.run, envelope.recipient, envelope.kind, task, envelope.round, until, envelope.reply_bytes)
         query = (
-            "INSERT INTO orders (run, site, kind, task, round, until, reply_bytes, state, text)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, 'open', ?)"
+            "INSERT INTO orders (number, run, site, kind, task, round, until, reply_bytes, state, text)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'open', ?)"
         )
-        number = self._db.execute(query, (*values, text)).lastrowid
+        number = self._next("orders")
+        self._db.execute(query, (number, *values, text))
         round_number = envelope.round if envelope.kind == "task" else None
         self._link(envelope, "order", number, round_number)
         refs = [(blob.sha256, f"{envelope.sender} {envelope.run}") for blob in envelope.blobs]
@@ -272,12 +273,22 @@ class HubStore:
         return True
 
     def _answer(self, envelope: Envelope, text: bytes, kind: str, round_number: int) -> None:
-        query = "INSERT INTO answers (run, site, kind, task, round, text, stored) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        query = (
+            "INSERT INTO answers (number, run, site, kind, task, round, text, stored) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        )
         task = envelope.task if kind == "reply" else None
-        values = (envelope.run, envelope.sender, kind, task, round_number, text, time.time())
-        self._link(envelope, "answer", self._db.execute(query, values).lastrowid, round_number)
+        number = self._next("answers")
+        values = (number, envelope.run, envelope.sender, kind, task, round_number, text, time.time())
+        self._db.execute(query, values)
+        self._link(envelope, "answer", number, round_number)
 
-    def _link(self, envelope: Envelope, kind: str, number: int | None, round_number: int | None) -> None:
+    def _next(self, table: str) -> int:
+        """The next number of a table: at least the time in milliseconds, so that numbers which were given out before
+        an older backup was restored are not given out again, to be passed over by those who ask for later ones."""
+        row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name=?", (table,)).fetchone()
+        return max(int(1000 * time.time()), row[0] + 1 if row else 1)
+
+    def _link(self, envelope: Envelope, kind: str, number: int, round_number: int | None) -> None:
         for blob in envelope.blobs:
             if not self.in_run(blob.sha256, envelope.run) or self.blob_size(blob.sha256) != blob.bytes:
                 raise Refused(Reason.BLOB_MISSING)

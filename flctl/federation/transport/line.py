@@ -29,6 +29,9 @@ ANSWER_SECONDS = 60.0
 IDLE_SECONDS = 30.0
 """Connections that were idle for longer are not used again: a proxy or firewall may have forgotten them."""
 T = TypeVar("T")
+CLOSED = (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError, ssl.SSLEOFError)
+PASSING = frozenset({"door-clock", "door-replay"})
+"""Refusals that pass: a clock is set, and a request that a proxy sent twice is signed again."""
 EPOCH_HEADER = "Flctl-Epoch"
 AGAIN = frozenset({407, 408, 425, 429, 500, 502, 503, 504, 507})
 """Status codes after which a request is repeated, whatever their origin: the hub, a proxy or a terminator."""
@@ -86,13 +89,15 @@ class Line:
         self, method: str, path: str, digest: str, headers: Mapping[str, str], length: int, wait: float = 0.0
     ) -> Iterator[http.client.HTTPConnection]:
         """A connection on which a signed request's headers were sent; kept if the block has read the whole answer."""
-        connection, address = self._connected()
+        connection, address, kept = self._connected()
         try:
             self._send_headers(connection, (method, path, digest), headers, length)
             connection.sock.settimeout(wait + ANSWER_SECONDS)
             yield connection
-        except BaseException:
+        except BaseException as error:
             connection.close()
+            if kept and isinstance(error, CLOSED):
+                raise Interrupted("a kept connection was closed", at_once=True) from error
             raise
         with self._lock:
             self._idle.append((address, time.monotonic(), connection))
@@ -114,15 +119,16 @@ class Line:
         for *_, connection in idle:
             connection.close()
 
-    def _connected(self) -> tuple[http.client.HTTPConnection, HubAddress]:
+    def _connected(self) -> tuple[http.client.HTTPConnection, HubAddress, bool]:
+        """A connection, its address, and True if it was used before."""
         address = self.address
         while True:
             with self._lock:
                 kept = self._idle.pop() if self._idle else None
             if kept is None:
-                return self._opened(address), address
+                return self._opened(address), address, False
             if kept[0] == address and time.monotonic() - kept[1] < IDLE_SECONDS:
-                return kept[2], address
+                return kept[2], address, True
             kept[2].close()
 
     def _opened(self, address: HubAddress) -> http.client.HTTPConnection:
@@ -180,7 +186,7 @@ class Line:
             self._epoch = answer.headers[EPOCH_HEADER]
             return False
         sentence = value.get("sentence") if isinstance(value, dict) else None
-        if status in AGAIN or reason is None:
+        if status in AGAIN or reason is None or reason in PASSING:
             raise Interrupted(str(sentence or f"HTTP status {status} from the hub or a proxy before it")[:500])
         raise _refusal(str(reason), str(sentence)[:500])
 

@@ -23,7 +23,14 @@ class HubAwayError(FlctlError):
 
 
 class Interrupted(Exception):  # noqa: N818 - an answer that says: later
-    """An attempt that failed for a reason that may pass; the text is for people."""
+    """An attempt that failed for a reason that may pass; the text is for people.
+
+    With `at_once`, the next attempt follows without a pause: a kept connection had been closed by the other end.
+    """
+
+    def __init__(self, text: str, *, at_once: bool = False) -> None:
+        super().__init__(text)
+        self.at_once = at_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,8 @@ class Retries:
             try:
                 result = work()
             except (OSError, http.client.HTTPException, Interrupted) as error:
+                if isinstance(error, Interrupted) and error.at_once:
+                    continue
                 reason = explained(error)
             else:
                 self._answered()

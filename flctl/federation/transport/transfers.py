@@ -53,16 +53,21 @@ def send(line: Line, path: Path, sha256: str, purpose: str, moved: Moved | None 
     target = f"/1/blobs/{sha256}?{purpose}"
     reached = 0
 
-    def attempt() -> bool:
+    def attempt() -> None:
         nonlocal reached
         state = line.once("GET", f"/1/blobs/{sha256}/state?{purpose}&bytes={size}").value
         reached = size if state["whole"] else min(int(state["stored"]), size)
         if moved:
             moved(reached, size)
-        return bool(state["whole"]) or _send_rest(line, target, path, (reached, size), moved)
+        if not state["whole"] and not _send_rest(line, target, path, (reached, size), moved):
+            reached = 0  # the hub has dropped what was there
+            if not _is(path, sha256, size):
+                raise IntegrityError(
+                    f"{path.name} is not the file of its digest", hint="Repeat the step that wrote it."
+                )
+            raise Interrupted("bytes of a blob were changed on their way")
 
-    if not line.retried(attempt, lambda: reached):
-        raise IntegrityError(f"{path.name} is not the file of its digest", hint="Repeat the step that wrote it.")
+    line.retried(attempt, lambda: reached)
 
 
 def _send_rest(line: Line, target: str, path: Path, at: tuple[int, int], moved: Moved | None) -> bool:
