@@ -23,7 +23,10 @@ from flctl.timing import PhaseTimer
 from flctl.types import WEIGHT, Aggregate, ClientId, Failure, Request, RoundPlan
 from flctl.wire import messages
 
-__all__ = ["Aggregation", "update_intake"]
+__all__ = ["Aggregation", "declared_weight", "update_intake"]
+
+ROUNDING = 1.05
+"""Most rows that a client may have for each row that it declared to two digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,4 +203,17 @@ def update_intake(run: Run, plan: RoundPlan) -> UpdateIntake:
         {**pipeline.sent, WEIGHT: 1},
         arrive=(lambda update: pipeline.arrive(update, shared, context)) if decodes else None,
         arrived=pipeline.arrived,
+        most_weight=None if run.partition.here or plan.work.ask != "train" else partial(declared_weight, run),
     )
+
+
+def declared_weight(run: Run, client_id: ClientId) -> float:
+    """Returns the largest weight of a client whose rows are elsewhere: that of the training rows that it declared.
+
+    Declared rows may be rounded to two digits, which hides up to 5 % of them.
+    """
+    rows = run.partition.train_sizes(np.array([run.partition.index(client_id)]))
+    weights = np.maximum(rows, 1).astype(np.float64)
+    for transform in run.transforms.values():
+        weights = transform.weigh(weights)
+    return ROUNDING * float(weights[0])

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pytest
 from support import checkpoint_digests, make_run, train_run, untimed_lines
 
+from flctl import wire
 from flctl.client.memory_store import MemoryStore
 from flctl.client.runtime import ClientRuntime
 from flctl.config.config import digest
@@ -13,6 +14,7 @@ from flctl.engines.engine import Engine
 from flctl.partition.federated import FederatedData, SiteData
 from flctl.run.run import Run
 from flctl.server.training import Training
+from flctl.types import WEIGHT
 
 ALONE = ("engine.alone=true", "rounds=2", "cohort.clients=6", "local.batch_size=8")
 PATHS = {
@@ -159,3 +161,34 @@ def test_clients_that_keep_their_memory_themselves_give_the_same_bits_after_a_re
     trained_at_sites(run, directory)
     assert not directory.memory.exists()
     assert checkpoint_digests(tmp_path / "sites").items() >= checkpoint_digests(tmp_path / "here").items()
+
+
+class SitesWithOneThatExaggerates(SitesWithRows):
+    """Sites of which the first multiplies its weight by `factor`."""
+
+    name = "sites-with-one-that-exaggerates"
+
+    def __init__(self, partition, factor):
+        super().__init__(partition)
+        self.factor = factor
+
+    def exchange(self, requests, deadline=None):
+        first = next(iter(requests))
+        for client, reply in super().exchange(requests, deadline):
+            if client == first:
+                vectors = dict(wire.unpack(reply.message, "vector").arrays)
+                vectors[WEIGHT] = self.factor * vectors[WEIGHT]
+                reply = dataclasses.replace(reply, message=wire.pack("vector", arrays=vectors))
+            yield client, reply
+
+
+@pytest.mark.parametrize(("factor", "answered"), [(1.04, 6), (1.06, 5), (1e9, 5)])
+def test_a_site_weighs_no_more_than_the_rows_that_it_declared(factor, answered, toy, tmp_path):
+    settings = (*ALONE, "eval.every=0", "rounds=1", "engine.max_failures=1")
+    run, directory = make_run(FederatedData.of(toy), tmp_path / "sites", *settings)
+    engine = SitesWithOneThatExaggerates(toy, factor)
+    with directory.locked(), engine.open(run):
+        Training(run, directory, engine, lambda: False).finish()
+    (line,) = untimed_lines(tmp_path / "sites")
+    assert line["answered"] == answered
+    assert all("weight" in failure["message"] for failure in line["failed"].values())

@@ -26,7 +26,7 @@ class UpdateIntake:
 
     The server trusts no client: shapes and finiteness are checked, and only a client's first message counts. `layout`
     is that of a message, the weight included. `arrive` decodes an update to the layout `arrived`; without `arrive`,
-    updates are used as they are.
+    updates are used as they are. `most_weight` gives a client's largest weight; without it, any weight is used.
     """
 
     layout: Layout
@@ -34,6 +34,7 @@ class UpdateIntake:
     heard: set[ClientId] = field(default_factory=set)
     arrive: Arrive | None = None
     arrived: Layout | None = None
+    most_weight: Callable[[ClientId], float] | None = None
 
     @property
     def vectors(self) -> Layout:
@@ -51,7 +52,7 @@ class UpdateIntake:
         except ProtocolError as error:
             self.failed[client_id] = Failure("protocol", error.message)
             return None
-        failure = self._judge(vectors)
+        failure = self._judge(client_id, vectors)
         if failure is not None:
             self.failed[client_id] = failure
             return None
@@ -85,14 +86,18 @@ class UpdateIntake:
             return None
         return update
 
-    def _judge(self, vector: Arrays) -> Failure | None:
+    def _judge(self, client_id: ClientId, vector: Arrays) -> Failure | None:
         found = arrays.layout_of(vector)
         if found != dict(self.layout):
             return Failure("layout", f"the reply has the vectors {dict(found)}, expected {dict(self.layout)}")
         if not arrays.is_finite(vector):
             return Failure("non-finite", "the reply has values that are NaN or infinite")
-        if float(vector[WEIGHT][0]) < 0:
-            return Failure("protocol", f"the reply has the weight {float(vector[WEIGHT][0])}, which is negative")
+        weight = float(vector[WEIGHT][0])
+        if weight < 0:
+            return Failure("protocol", f"the reply has the weight {weight}, which is negative")
+        if self.most_weight is not None and weight > self.most_weight(client_id):
+            most = self.most_weight(client_id)
+            return Failure("protocol", f"the reply has the weight {weight:g}; the rows that it declared allow {most:g}")
         return None
 
 
