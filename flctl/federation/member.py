@@ -36,6 +36,8 @@ class FederationMember:
         self.membership, self.identity, self.client = membership, identity, client
         self.name = membership.name
         self._keeper, self._roster = keeper, roster
+        self.operator_key_at_hub = False
+        """True if the hub has said, at the last greeting, that the operator's private key lies in its folder."""
         self._home: Home | None = None
         self._proxy: str | None = None
 
@@ -69,7 +71,7 @@ class FederationMember:
         apart = hello.time - time.time()
         if abs(apart) > MOST_CLOCK_SECONDS:
             raise Refused(Reason.DOOR_CLOCK, f"The hub's clock is {apart:+.0f} s from this one's; 300 s are allowed.")
-        self._roster = self._keeper.accept(hello.roster)
+        self._roster, self.operator_key_at_hub = self._keeper.accept(hello.roster), hello.operator_key_here
         if self._home is not None:
             self._follow(self._home, self._roster)
         return self._roster

@@ -70,3 +70,20 @@ def test_secure_aggregation_over_the_hub_signs_with_the_sites_identities(network
     for site, home in network.homes.items():
         assert (home.path / "secagg" / "ledger.sqlite").is_file(), site
     assert not list((tmp_path / "masked" / "secagg").glob("*.key"))
+
+
+@pytest.mark.slow
+def test_active_secure_aggregation_is_refused_while_the_operators_key_lies_at_the_hub(network, tmp_path, capsys):
+    pytest.importorskip("flctl_secagg")
+    options = (
+        "--aggregator",
+        "secagg",
+        "-o",
+        "aggregator.minimum=3",
+        "-o",
+        "aggregator.mode=active",
+        "-o",
+        "aggregator.differing=warn",
+    )
+    assert train(network, tmp_path / "active", "fed", *remote(network), *options) == 3
+    assert "the operator's key lies at the hub" in capsys.readouterr().err

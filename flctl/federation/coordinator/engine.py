@@ -100,6 +100,7 @@ class NetworkEngine(Engine):
         if not self.config.purpose:
             raise ConfigError("sites are asked for approval and read the purpose", hint="Add --purpose TEXT.")
         roster = self._member.greet()
+        self._require_operator_apart()
         strangers = [site for site in self._run.partition.client_ids if site not in roster.sites]
         if strangers:
             raise IncompatibleError(
@@ -118,6 +119,16 @@ class NetworkEngine(Engine):
         plan = build_plan(self._run, facts)
         self._folder.keep_plan(plan)
         return plan
+
+    def _require_operator_apart(self) -> None:
+        """Raises IncompatibleError for `active` secure aggregation while the operator's key lies at the hub: an
+        intruder there could admit sites, and learn what is left of a sum without theirs."""
+        active = getattr(self._run.aggregator.config, "mode", None) == "active"
+        if active and self._member.operator_key_at_hub:
+            raise IncompatibleError(
+                "aggregator.mode=active, and the operator's key lies at the hub, which could admit sites of its own",
+                hint="Ask the operator to move operator/identity.key off the hub's machine, and to use --key then.",
+            )
 
     def enrolled(self, aggregator: Aggregator) -> Aggregator:
         """Returns the aggregator with the sites' identities, from the roster that the plan names."""
