@@ -19,7 +19,6 @@ from flctl_secagg.crypto.primitives import (
     SIGNATURE_BYTES,
     commitment,
     is_signed,
-    is_usable,
     loaded,
     public_of,
 )
@@ -30,8 +29,9 @@ from flctl_secagg.protocol.derived_keys import PROOF_BYTES, RECORD_BYTES, mask_s
 from flctl_secagg.protocol.parcels import DELIVERED_BYTES, PARCEL_BYTES
 from flctl_secagg.protocol.past import HEAD_BYTES, Past
 from flctl_secagg.protocol.session import Session
-from flctl_secagg.protocol.signed_texts import agreed_text, keys_text, masked_text, server_text
-from flctl_secagg.server.disputes import COMPLAINT_BYTES, Evidence, holds_its_keys
+from flctl_secagg.protocol.signed_texts import agreed_text, masked_text, server_text
+from flctl_secagg.server.advertised_keys import AdvertisedKeys
+from flctl_secagg.server.disputes import COMPLAINT_BYTES, Evidence
 from flctl_secagg.server.recovery import Opened, recover
 
 __all__ = ["Attempt", "AttemptError", "Recorder", "Unmasked", "decoded_sum"]
@@ -90,11 +90,10 @@ class Attempt:
     evidence: Evidence = field(init=False, repr=False)
     _blamed: set[int] = field(default_factory=set)
     _complained: set[int] = field(default_factory=set)
-    _advertised: dict[int, bytes] = field(default_factory=dict, repr=False)
-    _holders: dict[bytes, int] = field(default_factory=dict, repr=False)
-    """Session key -> the client that advertised it first."""
+    _advertised: AdvertisedKeys = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._advertised = AdvertisedKeys(self.session, self.note)
         self.evidence = Evidence(self.session)
 
     def run(self) -> Generator[Phase, Replies, Unmasked]:
@@ -123,9 +122,8 @@ class Attempt:
         hello = dict.fromkeys(range(self.session.count), body)
         size = RECORD_BYTES + HEAD_BYTES + PROOF_BYTES
         for position, found in (yield from self._ask(frames.HELLO, hello, frames.ADVERTISE, lambda position: size)):
-            self._take_keys(position, found)
-        records = {position: found[:RECORD_BYTES] for position, found in self._advertised.items()}
-        return self._enough(records, self.session.parameters.minimum, "advertised keys")
+            self._advertised.take(position, found)
+        return self._enough(self._advertised.records, self.session.parameters.minimum, "advertised keys")
 
     def _share(self) -> Exchange:
         """R1: sends each client the keys of its neighbours, and collects its encrypted shares for them."""
@@ -133,9 +131,7 @@ class Attempt:
         asked = {position: near for position, near in asked.items() if len(near) >= self.session.parameters.threshold}
         links = {position: self._links(position) for position in asked}
         keys = {
-            position: frames.links_first(
-                found, frames.records((peer, self.records[peer]) for peer in (*asked[position], position))
-            )
+            position: frames.links_first(found, self._records_for(position, asked[position]))
             for position, found in links.items()
             if found is not None
         }
@@ -161,7 +157,7 @@ class Attempt:
     def _links(self, position: int) -> bytes | None:
         """Returns the links that lead from the past that a client remembers to this session; None, with a note, if it
         remembers another past."""
-        found = self.past.after(self._advertised[position][RECORD_BYTES : RECORD_BYTES + HEAD_BYTES])
+        found = self.past.after(self._advertised.head(position))
         if found is None:
             self.note(f"client '{self._client(position)}' is left out: it remembers another past of the run")
         return found
@@ -347,32 +343,6 @@ class Attempt:
             self.note(f"client '{self._client(position)}' is left out: {error.message}")
             return None
         return body
-
-    def _take_keys(self, position: int, body: bytes) -> None:
-        """Keeps a client's record if it is signed, and its keys are usable and no other client's. Of two clients with
-        one key, the one that proves possession stays: a client that copies the keys of another has no such proof."""
-        client, keys = self._client(position), {body[:KEY_BYTES], body[KEY_BYTES : 2 * KEY_BYTES]}
-        text = keys_text(self.session.sid, client, body)
-        if not is_signed(self.session.key_of(position), body[3 * KEY_BYTES : RECORD_BYTES], text):
-            self.note(f"client '{client}' is left out: it did not sign its keys")
-            return
-        if len(keys) < 2 or not all(is_usable(key) for key in keys):
-            self.note(f"client '{client}' is left out: its keys are of low order, or the same")
-            return
-        others = {self._holders[key] for key in keys if key in self._holders}
-        if others and not holds_its_keys(self.session, position, body):
-            self.note(f"client '{client}' is left out: it advertised keys of another client")
-            return
-        for other in others:
-            if holds_its_keys(self.session, other, self._advertised[other]):
-                self.note(f"client '{client}' is left out: it has keys in common with client '{self._client(other)}'")
-                return
-        for other in others:
-            self.note(f"client '{self._client(other)}' is left out: it advertised keys of another client")
-            del self._advertised[other]
-            self._holders = {key: holder for key, holder in self._holders.items() if holder != other}
-        self._holders |= dict.fromkeys(keys, position)
-        self._advertised[position] = body
 
     def _rule(self, accuser: int, complaint: bytes) -> None:
         """Decides a complaint about shares. The attempt is over; the guilty client is left out of the next one."""

@@ -33,18 +33,18 @@ class Opened:
     liars: set[int] = field(default_factory=set)
     dealers: set[int] = field(default_factory=set)
 
-    def add(self, owner: int, position: int, sender: int, share: int) -> None:
+    def add(self, owner: int, point: int, sender: int, share: int) -> None:
         """Adds one share of an owner's secret."""
-        self.shares.setdefault(owner, {})[position] = share
-        self.senders[owner, position] = sender
+        self.shares.setdefault(owner, {})[point] = share
+        self.senders[owner, point] = sender
 
     def fitting(self, owner: int) -> list[tuple[int, int]]:
         """Returns an owner's (x-coordinate, share) pairs that fit its commitments; adds other senders to `liars`."""
         found = []
-        for position, share in sorted(self.shares.get(owner, {}).items()):
-            sender = self.senders[owner, position]
+        for point, share in sorted(self.shares.get(owner, {}).items()):
+            sender = self.senders[owner, point]
             if self.fits(owner, sender, share):
-                found.append((position, share))
+                found.append((point, share))
             else:
                 self.liars.add(sender)
         return found
@@ -89,14 +89,14 @@ def _combined(shares: Sequence[tuple[int, int]], is_right: Callable[[bytes], boo
 
 
 def _columns(shares: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], list[int]]:
-    return tuple(position for position, _ in shares), [share for _, share in shares]
+    return tuple(point for point, _ in shares), [share for _, share in shares]
 
 
 def _bases(shares: Sequence[tuple[int, int]], threshold: int) -> Iterator[Sequence[tuple[int, int]]]:
     """Yields candidate sets of t points: t points of the corrected polynomial, then subsets but the first."""
     polynomial = corrected(*_columns(shares), threshold)
     if polynomial is not None:
-        yield [(position, shamir.value_at(polynomial, position)) for position, _ in shares[:threshold]]
+        yield [(point, shamir.value_at(polynomial, point)) for point, _ in shares[:threshold]]
     yield from islice(_subsets(shares, threshold), 1, _MOST_TRIES - 2)
 
 
@@ -107,4 +107,4 @@ def _subsets(shares: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[
         if not extra:
             yield pool
         for left_out in combinations(range(size + extra - 1), extra) if extra else ():
-            yield [share for position, share in enumerate(pool) if position not in left_out]
+            yield [share for index, share in enumerate(pool) if index not in left_out]
