@@ -197,8 +197,11 @@ def stored(hub: HubServer, ref: BlobRef) -> Path:
 def test_orders_survive_a_restart_of_the_hub(tmp_path: Path) -> None:
     with HubServer(tmp_path / "hub") as hub, hub.client("uni") as uni, hub.client("st-marys") as site:
         name = order(uni, "restart")
+        assert uni.restarts == 0
         hub.stop()
         hub.start()
+        assert uni.hello().roster
+        assert uni.restarts == 1
         assert [open_envelope(text)[0].task for text in site.tasks(wait=0)] == [name]
         site.send_reply(name, reply("restart", name))
         assert len(uni.replies("restart", wait=0)) == 1

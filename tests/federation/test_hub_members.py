@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -33,7 +35,7 @@ ONCE = Pace(least=0.01, most=0.02, give_up=0.1)
 class Federation:
     """A federation in a folder whose hub serves on the loopback with mutual TLS, and identities by name."""
 
-    def __init__(self, folder: Path, **limits: int) -> None:
+    def __init__(self, folder: Path, **limits: float) -> None:
         self.folder = folder
         self.home = FederationHome(folder / "federation")
         found(self.home, Founding("hospitals", "https://127.0.0.1:8443"))
@@ -208,6 +210,14 @@ def test_the_metrics_name_no_site_and_the_state_is_for_the_hubs_own_key(members:
 
 def members_state(members: Federation, signer: str) -> Raw:
     return raw(members.server, "GET", "/1/status", name="hub", signer=signer, context=members.context(None))
+
+
+def test_a_socket_that_sends_no_request_after_its_handshake_is_closed(tmp_path: Path) -> None:
+    made = Federation(tmp_path, first_request=0.2)
+    with made.server, socket.create_connection(("127.0.0.1", made.server.port), timeout=10) as plain:
+        time.sleep(1.1)  # the sweep meets the socket before its handshake
+        with made.context(None).wrap_socket(plain, server_hostname="127.0.0.1") as line:
+            assert line.recv(1) == b""
 
 
 def test_a_removed_member_is_refused_at_once(members: Federation) -> None:

@@ -356,6 +356,23 @@ def test_notes_have_a_limit_per_site_and_run(hub: HubServer) -> None:
     assert [(one.status, one.reason) for one in found] == [(200, ""), (200, ""), (507, "quota")]
 
 
+def test_behind_a_terminator_the_loopback_does_not_open_the_metrics(hub: HubServer) -> None:
+    found = raw(hub, "GET", "/metrics")
+    assert (found.status, found.reason) == (401, "door-signature")
+
+
+def test_idle_sockets_make_room_even_after_a_request(tmp_path: Path) -> None:
+    with HubServer(tmp_path / "hub", limits=HubLimits(sockets=8)) as hub:
+        idle = [socket.create_connection(("127.0.0.1", hub.port), timeout=10) for _ in range(8)]
+        for line in idle:
+            line.sendall(b"GET /1/health HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert line.recv(65536).startswith(b"HTTP/1.1 200")
+        assert hello(hub).status == 200
+        assert idle[0].recv(1) == b""
+        for line in idle:
+            line.close()
+
+
 def test_requests_have_a_rate() -> None:
     door = Door(lambda: federation().roster, certificates=False, requests_a_minute=2)
     for _ in range(2):

@@ -48,11 +48,18 @@ def status_of(reason: Reason) -> int:
     return STATUSES.get(reason, OTHERWISE)
 
 
-def build_app(box: PostBox, metrics_token: str | None = None) -> web.Application:
-    """Returns the application of a hub."""
+def build_app(box: PostBox, metrics_token: str | None = None, *, open_metrics: bool = True) -> web.Application:
+    """Returns the application of a hub. Behind a terminator all callers come from the loopback, so that the loopback
+    must not open /metrics (`open_metrics=False`)."""
     app = web.Application(middlewares=[_answering(box)], client_max_size=0)
     app.on_response_prepare.append(_without_versions)
-    app.add_routes([*OrdersApi(box).routes(), *BlobsApi(box).routes(), *MembersApi(box, metrics_token).routes()])
+    app.add_routes(
+        [
+            *OrdersApi(box).routes(),
+            *BlobsApi(box).routes(),
+            *MembersApi(box, metrics_token, open_metrics=open_metrics).routes(),
+        ]
+    )
     return app
 
 

@@ -1,4 +1,4 @@
-"""HubLimits of the hub: sizes, times and rates, and the checks of a request before its body is read."""
+"""Limits of the hub: sizes, times and rates, and the checks of a request before its body is read."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class HubLimits:
     body_rate: int = 1000
     stall: float = 60.0
     first_request: float = 20.0
-    sockets: int = 4096
+    sockets: int = 2048
     notes: int = 10_000
     requests_a_minute: int = 6000
     joins_a_minute: int = 30
 
     def public(self) -> dict[str, int]:
-        """HubLimits that callers have to know."""
+        """Limits that callers have to know."""
         return {"blob_bytes": self.blob_bytes, "envelope_bytes": self.small_body, "run_bytes": self.run_bytes}
 
 

@@ -31,6 +31,7 @@ MEMBERS_CA = "members-ca.pem"
 """Authority of members' certificates from a house PKI; without the file, members need none."""
 PLAIN_PORT = 8080
 RENEW_SECONDS = 60.0
+OPEN_FILES = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ def run_hub(home: FederationHome, options: HubOptions, ready: Callable[[Listenin
     members = FederationFolder(home)
     tls = _tls_files(home, members.roster())
     host, port = _address(options, members.roster(), tls)
+    _allow_sockets()
     with _alone(home), _signals() as stopping:
         asyncio.run(_main(home, options, members, (host, port, tls), (ready, stopping)))
 
@@ -107,6 +109,17 @@ class Stopping:
         if self._loop is None or self._event is None or self._seen > 1:
             raise KeyboardInterrupt
         self._loop.call_soon_threadsafe(self._event.set)
+
+
+def _allow_sockets() -> None:
+    """Raises the process's limit of open files, often 1,024, which each connected site and transfer counts in."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # no such limit on Windows
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from flctl.federation.hub.post_box import PostBox
 __all__ = ["Listening", "TlsFiles", "listening", "server_context"]
 
 END_SECONDS = 5.0
-HANDSHAKE_SECONDS = 20.0
+HANDSHAKE_SECONDS = 10.0
 SWEEP_SECONDS = 1.0
 PRUNE_SECONDS = 3600.0
 KEPT_SECONDS = 30 * 86400.0
@@ -74,7 +74,7 @@ async def listening(
     Raises ConfigError if the port is in use or may not be used.
     """
     runner = web.AppRunner(
-        build_app(box, metrics_token),
+        build_app(box, metrics_token, open_metrics=context is not None),
         access_log=None,
         logger=_logger(),
         handle_signals=False,
@@ -109,14 +109,16 @@ async def listening(
 
 
 class Sockets:
-    """HubLimits on sockets: their number, and the time to a socket's first complete request.
+    """Limits on sockets: their number, and the time to a socket's first complete request.
 
-    aiohttp closes idle connections after their first request; sockets that never send one are closed here.
+    aiohttp closes connections that are idle after a request; sockets that never send one are closed here. Beyond the
+    number, the oldest idle one makes room: clients open another when they need it.
     """
 
     def __init__(self, limits: HubLimits) -> None:
         self._limits = limits
         self._born: dict[Any, float] = {}
+        self._connected: set[Any] = set()
 
     def watched(self, factory: Any) -> Callable[[], Any]:
         """Wraps a factory of protocols."""
@@ -134,25 +136,31 @@ class Sockets:
         """Closes sockets without a first request, for ever."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            latest = time.monotonic() - self._limits.first_request
+            now = time.monotonic()
             for protocol, born in list(self._born.items()):
-                if protocol.transport is None:
-                    del self._born[protocol]
-                elif born < latest and _idle(protocol):
-                    _abort(protocol)
+                if protocol.transport is not None:
+                    self._connected.add(protocol)
+                    if now - born > self._limits.first_request and protocol._request_count == 0 and _idle(protocol):
+                        _abort(protocol)
+                elif protocol in self._connected or now - born > 2 * HANDSHAKE_SECONDS:  # closed, or no TLS came about
+                    self._forget(protocol)
 
     def _shed(self) -> None:
-        """Closes the oldest socket without a request, to make room."""
+        """Closes the oldest idle socket, to make room."""
         for protocol in list(self._born):
             if protocol.transport is not None and _idle(protocol):
                 _abort(protocol)
-                del self._born[protocol]
+                self._forget(protocol)
                 return
+
+    def _forget(self, protocol: Any) -> None:
+        self._born.pop(protocol, None)
+        self._connected.discard(protocol)
 
 
 def _idle(protocol: Any) -> bool:
-    """True if no request has ever been read from a socket."""
-    return protocol._request_count == 0 and protocol._current_request is None  # aiohttp has no public way
+    """True if a socket has no request in progress, for which aiohttp has no public name."""
+    return protocol._current_request is None
 
 
 def _abort(protocol: Any) -> None:

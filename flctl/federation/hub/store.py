@@ -5,6 +5,7 @@ One thread uses a HubStore. SQLite keeps a write-ahead log and flushes it at eac
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,9 +30,10 @@ CREATE INDEX orders_site ON orders (site, state, number);
 CREATE INDEX orders_run ON orders (run, round);
 CREATE TABLE answers (
   number INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, site TEXT NOT NULL, kind TEXT NOT NULL, task TEXT UNIQUE,
-  round INTEGER NOT NULL, text BLOB NOT NULL, stored REAL NOT NULL
+  round INTEGER NOT NULL, digest TEXT NOT NULL, text BLOB NOT NULL
 ) STRICT;
 CREATE INDEX answers_run ON answers (run, kind, number);
+CREATE INDEX answers_site ON answers (run, site, kind, digest);
 CREATE TABLE blobs (sha256 TEXT PRIMARY KEY, bytes INTEGER NOT NULL) STRICT;
 CREATE TABLE links (
   sha256 TEXT NOT NULL, run TEXT NOT NULL, kind TEXT NOT NULL, ref TEXT NOT NULL, round INTEGER,
@@ -134,16 +136,18 @@ class HubStore:
         return True
 
     def add_note(self, envelope: Envelope, text: bytes, most: int) -> None:
-        """Stores a site's note to a run's coordinator. Raises Refused (`run-other`, `quota`)."""
+        """Stores a site's note to a run's coordinator, once. Raises Refused (`run-other`, `quota`)."""
         with self._change():
             if self.coordinator(envelope.run) != envelope.recipient:
                 raise Refused(Reason.RUN_OTHER)
+            values = (envelope.run, envelope.sender, hashlib.sha256(text).hexdigest())
+            query = "SELECT 1 FROM answers WHERE run=? AND site=? AND kind='note' AND digest=?"
+            if self._db.execute(query, values).fetchone():
+                return
             query = "SELECT COUNT(*) FROM answers WHERE run=? AND site=? AND kind='note'"
             if self._db.execute(query, (envelope.run, envelope.sender)).fetchone()[0] >= most:
                 raise Refused(Reason.QUOTA, f"The hub keeps at most {most} notes of a site in a run.")
-            query = "SELECT 1 FROM answers WHERE run=? AND site=? AND kind='note' AND text=?"
-            if not self._db.execute(query, (envelope.run, envelope.sender, text)).fetchone():
-                self._answer(envelope, text, "note", envelope.round)
+            self._answer(envelope, text, "note", envelope.round)
 
     def answers(self, run: str, coordinator: str, kind: str, after: int) -> Rows:
         """Returns up to 500 replies or notes of a run with numbers above `after`. Raises Refused (`run-other`)."""
@@ -274,11 +278,12 @@ class HubStore:
 
     def _answer(self, envelope: Envelope, text: bytes, kind: str, round_number: int) -> None:
         query = (
-            "INSERT INTO answers (number, run, site, kind, task, round, text, stored) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+            "INSERT INTO answers (number, run, site, kind, task, round, digest, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
         )
         task = envelope.task if kind == "reply" else None
         number = self._next("answers")
-        values = (number, envelope.run, envelope.sender, kind, task, round_number, text, time.time())
+        digest = hashlib.sha256(text).hexdigest()
+        values = (number, envelope.run, envelope.sender, kind, task, round_number, digest, text)
         self._db.execute(query, values)
         self._link(envelope, "answer", number, round_number)
 

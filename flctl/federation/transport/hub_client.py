@@ -98,6 +98,12 @@ class HubClient:
     def address(self, address: HubAddress) -> None:
         self.line.address = address
 
+    @property
+    def restarts(self) -> int:
+        """Number of restarts of the hub that were met. After one, orders that it lost with an old backup can be posted
+        again: those that are there stay as they are."""
+        return max(0, self.line.epochs - 1)
+
     def close(self) -> None:
         """Ends waiting calls and closes all connections."""
         self.line.stop.set()

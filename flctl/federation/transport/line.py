@@ -58,6 +58,8 @@ class Line:
         self.name = name
         self.stop = threading.Event()
         """Ends waiting and retrying when set."""
+        self.epochs = 0
+        """Number of different starts of the hub that were met."""
         self._identity, self._epoch = identity, ""
         self._idle: list[tuple[HubAddress, float, http.client.HTTPConnection]] = []
         self._lock = threading.Lock()
@@ -183,7 +185,9 @@ class Line:
         if 200 <= status < 300 and isinstance(value, (dict, list)):
             return True
         if reason == "door-epoch" and EPOCH_HEADER in answer.headers:
-            self._epoch = answer.headers[EPOCH_HEADER]
+            if self._epoch != answer.headers[EPOCH_HEADER]:
+                self._epoch = answer.headers[EPOCH_HEADER]
+                self.epochs += 1
             return False
         sentence = value.get("sentence") if isinstance(value, dict) else None
         if status in AGAIN or reason is None or reason in PASSING:
