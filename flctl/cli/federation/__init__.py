@@ -7,6 +7,7 @@ import typer
 from flctl.cli.federation import (
     admit,
     data,
+    doctor,
     init,
     invite,
     join,
@@ -32,6 +33,7 @@ def register(app: typer.Typer) -> None:
         remove,
         renew,
         roster,
+        doctor,
         join,
         schema,
         data,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import cached_property
@@ -219,6 +219,11 @@ class RosterKeeper:
                 f"there is no roster in {self.folder}", hint="The hub sends it: run flctl site doctor to see why not."
             )
         return Roster.read(_read(path), self.operator)
+
+    def all(self) -> Iterator[Roster]:
+        """Yields the accepted rosters by version, each of them verified again."""
+        for path in sorted(self.folder.glob(f"[0-9]*{SUFFIX}")):
+            yield Roster.read(_read(path), self.operator)
 
     def of_digest(self, digest: str) -> Roster:
         """Returns the accepted roster with this digest, for a plan that was made with it.
