@@ -8,6 +8,10 @@ DEMO = build/demo
 TESTS = tests $(wildcard plugins/*/tests)
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
+# Python keeps compiled files, also where the environment asks it not to: otherwise each process of a test compiles
+# PyTorch and flctl anew, which takes most of its CPU time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := all
 .PHONY: all setup demo test test-slow lint format docs bench clean distclean help
 

@@ -105,7 +105,7 @@ def test_a_failing_client_is_named_and_the_round_goes_on_if_allowed(toy, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("way", "kind"), [("kill", "worker-died"), ("hang", "deadline"), ("raise", "exception")])
-def test_a_worker_that_dies_or_hangs_costs_its_client_only(started_workers, toy, tmp_path, trap, way, kind):
+def test_a_worker_that_dies_or_hangs_costs_its_client_only(toy, tmp_path, trap, way, kind):
     result = train_run(
         toy, tmp_path / "run", trap, "strategy.name=trap", f"strategy.way={way}", "engine.max_failures=1",
         "cohort.sampling=all", "rounds=2", "engine.workers=2", "engine.deadline=5",
