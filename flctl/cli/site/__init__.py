@@ -5,8 +5,14 @@ from __future__ import annotations
 import typer
 
 from flctl.cli.site import (
+    approve,
     data,
+    deny,
     join,
+    log,
+    policy,
+    review,
+    revoke,
 )
 
 __all__ = ["register"]
@@ -18,6 +24,12 @@ def register(app: typer.Typer) -> None:
     for module in (
         join,
         data,
+        policy,
+        review,
+        approve,
+        deny,
+        revoke,
+        log,
     ):
         module.register(site)
     app.add_typer(site, name="site")
