@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +31,9 @@ def test_a_refusal_names_its_reason_and_sends_its_sentence() -> None:
     )
     assert "plan-revoked" in str(refused.hint)
     assert Refused(Reason.POLICY_ROUNDS, "300 rounds; at most 200.").sentence == "300 rounds; at most 200."
+
+
+def test_each_code_has_an_anchor_and_its_sentence_in_the_data_owners_page() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "federation-data-owner.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r'^\| <a id="([a-z-]+)"></a>`\1` \| (.+?) \| .+ \|$', page, re.MULTILINE))
+    assert rows == {reason.value: reason.sentence for reason in Reason}

@@ -127,7 +127,9 @@ def _range(allowed: Any) -> str:
 
 def _training(plan: Plan) -> ReviewSection:
     local, config = plan.config.get("local", {}), plan.config
-    amount = f"{local['steps']} steps" if local.get("steps") else counted(int(local.get("epochs", 1)), "epoch")
+    amount = (
+        counted(int(local["steps"]), "step") if local.get("steps") else counted(int(local.get("epochs", 1)), "epoch")
+    )
     rows = (
         ("asked for", ", ".join(plan.ask)),
         ("task", f"{plan.data.task}: {', '.join(plan.data.classes[:8]) or 'a number'}"),
