@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from flctl.data.files import existing, files_of, short_name
-from flctl.data.splits import Parts, SplitName, arrange
+from flctl.data.splits import Parts, SplitName, arrange, split_of
 from flctl.errors import DataError
 
 __all__ = ["PATH_COLUMNS", "TableFile", "other_schema", "table_files", "unique_names"]
@@ -49,14 +49,28 @@ def table_files(
     found = [file for source in sources for file in _files_below(source, extensions)]
     held_out = [file for source in tests for file in _files_below(source, extensions)]
     _refuse_twice([*found, *held_out])
-    if tests or splits == "none":
+    if splits == "none":
         parts: Parts[TableFile] = Parts(tuple(found), tuple(held_out))
+    elif tests:
+        parts = _beside_tests(found, held_out)
     else:
         override = "; --splits none reads all files as one table"
         parts = arrange(found, lambda file: file.relative, override)
     test = tuple(TableFile(file.path, file.relative, "test") for file in parts.test)
     validation = tuple(TableFile(file.path, file.relative, "validation") for file in parts.validation)
     return Parts(parts.train, test, validation, parts.notes)
+
+
+def _beside_tests(found: Sequence[TableFile], tests: Sequence[TableFile]) -> Parts[TableFile]:
+    """Files beside those of `--test`: validation rows by their names, all others for training."""
+    validation = [file for file in found if split_of(file.relative) == "validation"]
+    train = [file for file in found if file not in validation]
+    if not validation or not train:
+        return Parts(tuple(found), tuple(tests))
+    named = ", ".join(file.relative.as_posix() for file in validation[:3])
+    more = f" and {len(validation) - 3:,} more" if len(validation) > 3 else ""
+    note = f"{named}{more}: used as the source's validation rows, because of their names; --splits none reads all files"
+    return Parts(tuple(train), tuple(tests), tuple(validation), (f"{note} as one table",))
 
 
 def other_schema(message: str) -> DataError:

@@ -76,7 +76,7 @@ def _whole_numbers(axes: Axes) -> None:
     """Ticks at whole numbers of rows, a few thousand as `4,000`."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 

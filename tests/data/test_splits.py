@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
-from support.data_files import read
+from support.data_files import idx_bytes, read
 
 from flctl.cli import run
 from flctl.data.dataset import Dataset
@@ -225,6 +225,67 @@ def test_test_rows_of_leaf_belong_to_their_users(tmp_path: Path) -> None:
     assert partition.manifest.rows.left_out == 1
     assert partition.manifest.central_test == "clients"
     verify(partition)
+
+
+def write_leaf(folder: Path, users: dict[str, int], *, text: bool) -> None:
+    """Users with a number of samples each: numbers, or "ab" and the character after it."""
+    x, y = (["ab"], "cd") if text else ([[1, len(folder.name)]], [0, 1])
+    data = {name: {"x": x * n, "y": [y[i % 2] for i in range(n)]} for name, n in users.items()}
+    folder.mkdir(parents=True)
+    content = {"users": list(users), "num_samples": list(users.values()), "user_data": data}
+    (folder / "a.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["numbers", "text"])
+def test_validation_rows_of_leaf_are_those_of_its_val_folder(tmp_path: Path, text: bool) -> None:
+    write_leaf(tmp_path / "train", {"u": 3, "v": 2}, text=text)
+    write_leaf(tmp_path / "val", {"u": 1, "w": 1}, text=text)
+    without = read("leaf", tmp_path)
+    assert (len(without.x), without.validation, without.notes) == (
+        5, None, ("val/: validation rows, used as the source's test rows",)
+    )  # fmt: skip
+    assert without.test is not None
+    assert without.test.groups["user"].tolist() == ["u", "w"]
+
+    write_leaf(tmp_path / "test", {"u": 4}, text=text)
+    data = read("leaf", tmp_path)
+    assert data.test is not None
+    assert data.validation is not None
+    assert (len(data.x), len(data.test.x), len(data.validation.x)) == (5, 4, 2)
+    assert data.notes == ("val/: used as the source's validation rows, because of the folder's name",)
+
+
+def test_validation_rows_of_idx_are_those_of_its_val_files(tmp_path: Path) -> None:
+    sizes = {"train": 3, "val": 2, "t10k": 1}
+    for part, size in sizes.items():
+        images = np.full((size, 2, 2), len(part), np.uint8)
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(images))
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(np.arange(size, dtype=np.uint8)))
+    data = read("idx", tmp_path)
+    assert data.test is not None
+    assert data.validation is not None
+    assert [len(part.x) for part in (data, data.validation, data.test)] == list(sizes.values())
+    assert (data.validation.x == len("val")).all()
+    assert "val-images-idx3-ubyte: used as the source's validation rows" in data.notes[1]
+
+    (tmp_path / "t10k-images-idx3-ubyte").unlink()
+    data = read("idx", tmp_path)
+    assert data.validation is None
+    assert data.test is not None
+    assert data.test.y.tolist() == [0, 1]
+
+
+def test_validation_files_beside_a_named_test_file_are_validation_rows(tmp_path: Path) -> None:
+    for name, table in (("train.csv", TRAIN), ("val.csv", TEST), ("held.csv", TEST)):
+        write(tmp_path / "d" / name, table)
+    (tmp_path / "d" / "held.csv").rename(tmp_path / "held.csv")
+    data = read("csv", tmp_path / "d", target="label", test=str(tmp_path / "held.csv"))
+    assert data.test is not None
+    assert data.validation is not None
+    assert [len(part.x) for part in (data, data.test, data.validation)] == [3, 2, 2]
+    assert data.notes[0].startswith("val.csv: used as the source's validation rows")
+    whole = read("csv", tmp_path / "d", target="label", test=str(tmp_path / "held.csv"), splits="none")
+    assert (len(whole.x), whole.validation) == (5, None)
 
 
 @pytest.mark.parametrize("encoding", ["ascii"])

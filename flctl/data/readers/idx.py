@@ -25,6 +25,7 @@ from flctl.data.files import (
     short_name,
 )
 from flctl.data.preprocessing import FittedPreprocessing
+from flctl.data.splits import Parts, arrange
 from flctl.data.targets import encode_labels
 from flctl.errors import DataError, IntegrityError
 
@@ -34,6 +35,7 @@ _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: 
 _IMAGES = re.compile(r"images?[-._]idx\d[-._]ubyte(\.gz)?$|\.idx\d?(\.gz)?$", re.IGNORECASE)
 _TRAIN = re.compile(r"train-images[-._]idx3[-._]ubyte(\.gz)?$", re.IGNORECASE)
 _TEST = re.compile(r"(t10k|test)-images[-._]idx3[-._]ubyte(\.gz)?$", re.IGNORECASE)
+_VALIDATION = re.compile(r"(val|valid|validation|dev)-images[-._]idx3[-._]ubyte(\.gz)?$", re.IGNORECASE)
 
 
 class IdxReader(DatasetReader):
@@ -55,16 +57,26 @@ class IdxReader(DatasetReader):
         return _IMAGES.search(path.name) is not None
 
     def read(self, source: str, seed: int) -> Dataset:
-        """x uint8 [n, 1, height, width], y int64 codes [n]; a folder's t10k files are the test split."""
+        """x uint8 [n, 1, height, width], y int64 codes [n]; a folder's t10k files are the test split, its val files
+        validation rows, or the test split if there are no t10k files."""
         path = existing(source)
-        train, test = (_in_folder(path)) if path.is_dir() else (path, None)
-        pair = _read_pair(train, self._labels_of(train, test))
-        held_out = _read_pair(test, _labels_beside(test)) if test else None
-        everything = np.concatenate([pair.y, held_out.y]) if held_out else pair.y
-        target = encode_labels(everything, train.name)
-        split = Split(held_out.x, target.y[len(pair.y) :]) if held_out else None
-        y = target.y[: len(pair.y)]
-        return Dataset(short_name(source), "classification", pair.x, y, target.classes, test=split)
+        files = _in_folder(path) if path.is_dir() else Parts((path,))
+        (train,), held_out = files.train, (*files.test, *files.validation)
+        pairs = [_read_pair(train, self._labels_of(train, *held_out))]
+        pairs += [_read_pair(images, _labels_beside(images)) for images in held_out]
+        target = encode_labels(np.concatenate([pair.y for pair in pairs]), train.name)
+        codes = np.split(target.y, np.cumsum([len(pair.y) for pair in pairs])[:-1])
+        train_part, *others = (Split(pair.x, y) for pair, y in zip(pairs, codes, strict=True))
+        return Dataset(
+            short_name(source),
+            "classification",
+            train_part.x,
+            train_part.y,
+            target.classes,
+            test=others[0] if files.test else None,
+            validation=others[-1] if files.validation else None,
+            notes=files.notes,
+        )
 
     def read_examples(self, source: str, fitted: FittedPreprocessing) -> Examples:
         """The images of one images file; no labels are needed."""
@@ -73,22 +85,26 @@ class IdxReader(DatasetReader):
             raise DataError(f"{source} is a folder, and new rows must be in one images file", hint="Use a file in it.")
         return Examples(as_examples(read_idx(path), path.name))
 
-    def _labels_of(self, images: Path, test: Path | None) -> Path:
+    def _labels_of(self, images: Path, *others: Path) -> Path:
         if self.config.labels is None:
             return _labels_beside(images)
-        if test is not None:
+        if others:
             raise DataError(
                 "--labels needs a single images file as the source, and the source is a folder with a test part"
             )
         return existing(self.config.labels)
 
 
-def _in_folder(folder: Path) -> tuple[Path, Path | None]:
+def _in_folder(folder: Path) -> Parts[Path]:
     train = find_one(folder, _TRAIN.search, "training images")
     if train is None:
         raise DataError(f"{folder.name} has neither train-images-idx3-ubyte nor its .gz")
     prefix = train.name[: cast(re.Match[str], _TRAIN.search(train.name)).start()]
-    return train, find_one(folder, lambda n: n.startswith(prefix) and _TEST.search(n), "test images")
+    test = find_one(folder, lambda n: n.startswith(prefix) and _TEST.search(n), "test images")
+    validation = find_one(folder, lambda n: n.startswith(prefix) and _VALIDATION.search(n), "validation images")
+    if validation is None:
+        return Parts((train,), (test,) if test else ())
+    return arrange((train, *([test] if test else []), validation), lambda path: Path(path.name.removeprefix(prefix)))
 
 
 def _labels_beside(images: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from flctl.data.files import existing, list_folder, read_utf8, short_name
 from flctl.data.options import Columns, Pixels, Task
 from flctl.data.precision import column_offsets, with_offsets
 from flctl.data.schema import refuse_other_groups
+from flctl.data.splits import SplitName, split_of_word
 from flctl.data.targets import encode
 from flctl.data.windows import Vocabulary
 from flctl.errors import DataError, IntegrityError, counted
@@ -30,7 +31,7 @@ _KEYS = re.compile(rb'"(users|num_samples|user_data)"\s*:')
 
 
 class LeafReader(DatasetReader):
-    """LEAF JSON, one file or a folder with train/ and test/ (Caldas et al. 2018): numbers, or text.
+    """LEAF JSON, one file or a folder with train/, test/ and val/ (Caldas et al. 2018): numbers or text.
 
     A text sample, a string and the one character after it, becomes a row of codes whose targets are all padding (-1)
     but the last: exactly LEAF's task, predict the character after these.
@@ -65,23 +66,24 @@ class LeafReader(DatasetReader):
         train = _load(_json_files(path) if path.is_dir() else (path,))
         if not train:
             raise DataError(f"{path.name} holds no samples")
-        test = _load(list_folder(path / "test", self.extensions)) if (path / "test").is_dir() else []
+        held_out, notes = _held_out(path)
+        parts = [train, held_out["test"], held_out["validation"]]
         text = isinstance(train[0].x[0], str)
-        return self._text(short_name(source), train, test) if text else self._numbers(short_name(source), train, test)
+        data = self._text(short_name(source), *parts) if text else self._numbers(short_name(source), *parts)
+        return replace(data, notes=(*data.notes, *notes))
 
-    def _numbers(self, name: str, train: Sequence[_User], test: Sequence[_User]) -> Dataset:
-        offsets = None if self.config.image_size else _offsets(train)
-        x, x_test = (self._examples(users, offsets) for users in (train, test))
-        values = np.array([y for user in (*train, *test) for y in user.labels()])
+    def _numbers(self, name: str, *parts: Sequence[_User]) -> Dataset:
+        offsets = None if self.config.image_size else _offsets(parts[0])
+        x = [self._examples(users, offsets) for users in parts]
+        values = np.array([y for users in parts for user in users for y in user.labels()])
         whole = values.dtype.kind in "iub" or (values.dtype.kind == "f" and bool((values == np.floor(values)).all()))
         target = encode(values, "classification" if whole and self.config.task == "auto" else self.config.task, "y")
-        split = Split(x_test, target.y[len(x) :], {"user": _owners(test)}) if len(x_test) else None
-        if split is not None and split.x.shape[1:] != x.shape[1:]:
-            raise DataError(f"{name}: training samples are {x.shape[1:]} and test samples {split.x.shape[1:]}")
-        data = Dataset(
-            name, target.task, x, target.y[: len(x)], target.classes, groups={"user": _owners(train)}, test=split
-        )
-        return with_offsets(data, offsets)
+        y = np.split(target.y, np.cumsum([len(part) for part in x])[:-1])
+        for kind, part in zip(("test", "validation"), x[1:], strict=True):
+            if len(part) and part.shape[1:] != x[0].shape[1:]:
+                raise DataError(f"{name}: training samples are {x[0].shape[1:]} and {kind} samples {part.shape[1:]}")
+        splits = [Split(a, b, {"user": _owners(users)}) for a, b, users in zip(x, y, parts, strict=True)]
+        return with_offsets(_of_splits(Dataset(name, target.task, x[0], y[0], target.classes), splits), offsets)
 
     def _examples(self, users: Sequence[_User], offsets: FloatArray | None) -> npt.NDArray[np.float32]:
         if not users:
@@ -102,23 +104,16 @@ class LeafReader(DatasetReader):
             raise DataError(f"samples of shape {x.shape[1:]} are not pictures of {height}x{width}")
         return x.reshape(len(x), channels, height, width)
 
-    def _text(self, name: str, train: Sequence[_User], test: Sequence[_User]) -> Dataset:
-        for user in (*train, *test):
+    def _text(self, name: str, *parts: Sequence[_User]) -> Dataset:
+        everybody = [user for users in parts for user in users]
+        for user in everybody:
             user.refuse_other_than_text()
-        vocabulary = Vocabulary.of("".join(word for user in (*train, *test) for word in (*user.x, *user.y)))
-        window = max(len(sample) for user in (*train, *test) for sample in user.x)
-        x, y = _next_characters(train, vocabulary, window)
-        split = Split(*_next_characters(test, vocabulary, window), {"user": _owners(test)}) if test else None
-        return Dataset(
-            name,
-            "next-character",
-            x,
-            y,
-            vocabulary.characters,
-            groups={"user": _owners(train)},
-            time_ordered=True,
-            test=split,
-        )
+        vocabulary = Vocabulary.of("".join(word for user in everybody for word in (*user.x, *user.y)))
+        window = max(len(sample) for user in everybody for sample in user.x)
+        splits = [Split(*_next_characters(users, vocabulary, window), {"user": _owners(users)}) for users in parts]
+        train = splits[0]
+        data = Dataset(name, "next-character", train.x, train.y, vocabulary.characters, time_ordered=True)
+        return _of_splits(data, splits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +171,32 @@ def _start_of(path: Path) -> bytes:
 def _json_files(folder: Path) -> tuple[Path, ...]:
     inner = folder / "train"
     return list_folder(inner if inner.is_dir() else folder, LeafReader.extensions)
+
+
+def _held_out(folder: Path) -> tuple[dict[SplitName, list[_User]], tuple[str, ...]]:
+    """The users of folders beside `train` by part, and a note on validation rows. These are the test part if there is
+    no other."""
+    found: dict[SplitName, list[_User]] = {"test": [], "validation": []}
+    if not (folder / "train").is_dir():
+        return found, ()
+    notes = []
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
+        split = split_of_word(inner.name)
+        if split in found:
+            found[split] += _load(list_folder(inner, LeafReader.extensions))
+            notes += [inner.name] if split == "validation" else []
+    if not found["validation"]:
+        return found, ()
+    if found["test"]:
+        return found, (f"{', '.join(notes)}/: used as the source's validation rows, because of the folder's name",)
+    note = f"{', '.join(notes)}/: validation rows, used as the source's test rows"
+    return {"test": found["validation"], "validation": []}, (note,)
+
+
+def _of_splits(data: Dataset, splits: Sequence[Split]) -> Dataset:
+    """`data` with the users of its rows, and with the test and validation part that have rows."""
+    train, test, validation = (split if len(split.x) else None for split in splits)
+    return replace(data, groups=dict(train.groups) if train else {}, test=test, validation=validation)
 
 
 def _load(files: Sequence[Path]) -> list[_User]:
