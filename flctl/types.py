@@ -13,6 +13,7 @@ __all__ = [
     "PADDING",
     "QUICK",
     "RING",
+    "ROW_SUMS",
     "WEIGHT",
     "Aggregate",
     "Allowance",
@@ -57,9 +58,11 @@ WEIGHT = "weight"
 RING = ":ring"
 """Suffix of names of integer vectors that are summed modulo an aggregator's ring. They are added as they are, never
 rounded or scaled, and single values may exceed the ring."""
-TaskKind = Literal["classification", "binary", "regression", "next-character"]
 Ask = Literal["train", "evaluate", "statistics"]
 """A request to a client: to train; to evaluate the model on its own rows; or for sums of the columns of its rows."""
+ROW_SUMS: Mapping[Ask, str] = {"evaluate": f"evaluate{RING}", "statistics": f"statistics{RING}"}
+"""Name of the one vector of sums over a client's rows, by what is asked for. No update has vectors of these names."""
+TaskKind = Literal["classification", "binary", "regression", "next-character"]
 SelectionSplit = Literal["validation", "test"]
 """Split by whose rows a training picks its best round and stops early."""
 

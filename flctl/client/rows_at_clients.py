@@ -13,10 +13,9 @@ from flctl.evaluation.column_sums import ColumnSums
 from flctl.evaluation.evaluate import run_model
 from flctl.evaluation.row_sums import RowSums
 from flctl.evaluation.sums_of_run import code_of, column_sums, row_sums
-from flctl.evaluation.whole_sums import SUMS
 from flctl.metrics import headline
 from flctl.run.run import Run
-from flctl.types import WEIGHT, Arrays, Batch, ClientId, Failure, Outgoing, Work
+from flctl.types import ROW_SUMS, WEIGHT, Arrays, Batch, ClientId, Failure, Outgoing, Work
 from flctl.wire.replies import guarded
 
 if TYPE_CHECKING:
@@ -46,9 +45,9 @@ class RowsAtClients:
             code = row_sums(self.run)
             values, metrics = self._evaluated(index, row_sums(self.run), work)
         words = code_of(self.run, code)
-        if dict(work.layout) != {SUMS: words.words}:
+        if dict(work.layout) != {ROW_SUMS[work.ask]: words.words}:
             raise ProtocolError(f"sums of the layout {dict(work.layout)} were asked for, expected {words.words} words")
-        return Outgoing({SUMS: words.encode(values), WEIGHT: np.ones(1)}, metrics)
+        return Outgoing({ROW_SUMS[work.ask]: words.encode(values), WEIGHT: np.ones(1)}, metrics)
 
     def _statistics(self, index: int, code: ColumnSums) -> list[int]:
         floor = self.run.config.eval.min_rows

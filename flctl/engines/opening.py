@@ -31,8 +31,8 @@ __all__ = ["Opening", "SiteFacts", "most_reply_bytes"]
 _WIDEST = 8
 """Bytes of the widest value of an update."""
 _IN_HEADER = ("client", "digest", "clients", "counts")
-_SLACK = 1 << 16
-"""Bytes of a client's reply beside its vectors."""
+_SLACK = 1 << 26
+"""Bytes of a client's reply beside its vectors; and of sums over its rows, such as a matrix of 512 classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +170,6 @@ def most_reply_bytes(layout: Mapping[str, int]) -> int:
     """Returns the most bytes of one client's reply with vectors of this layout.
 
     >>> most_reply_bytes({"delta": 1000})
-    73536
+    67116864
     """
     return _WIDEST * sum(layout.values()) + _SLACK

@@ -10,12 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.errors import IncompatibleError, ProtocolError, counted
-from flctl.types import RING, IntArray
+from flctl.types import IntArray
 
-__all__ = ["SUMS", "WholeSums"]
+__all__ = ["WholeSums"]
 
-SUMS = f"sums{RING}"
-"""Name of the vector of words."""
 _EXACT = 63
 """Bits of the sums of an aggregator without a ring, int64."""
 

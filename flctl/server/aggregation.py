@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,10 +17,11 @@ from flctl.errors import DivergenceError, PluginError, ProtocolError, RoundLostE
 from flctl.run.run import Run
 from flctl.server.collect import RoundTraffic, chunk_replies, in_order, timed_wait, with_refusals
 from flctl.server.failure_budget import FailureBudget
+from flctl.server.round_journal import ClosedPhase, ExchangeRecord
 from flctl.server.step import require_vectors, server_context
 from flctl.simulation.attacks.intake import AttackedAccumulator
 from flctl.timing import PhaseTimer
-from flctl.types import WEIGHT, Aggregate, ClientId, Failure, Request, RoundPlan
+from flctl.types import WEIGHT, Aggregate, ClientId, Failure, Reply, Request, RoundPlan
 from flctl.wire import messages
 
 __all__ = ["Aggregation", "declared_weight", "update_intake"]
@@ -31,13 +32,15 @@ ROUNDING = 1.05
 
 @dataclass(frozen=True, slots=True)
 class Aggregation:
-    """Obtains one round's aggregate from an open engine; `traffic` and `timer` record what that took."""
+    """Obtains one round's aggregate from an open engine; `traffic` and `timer` record what that took, `record` what a
+    resumed run repeats."""
 
     run: Run
     engine: Engine
     plan: RoundPlan
     traffic: RoundTraffic
     timer: PhaseTimer
+    record: ExchangeRecord = field(default_factory=ExchangeRecord)
 
     def aggregate(self) -> Aggregate | None:
         """Returns the round's aggregate; None if the round is lost, with the reason among the round's notes.
@@ -93,7 +96,9 @@ class Aggregation:
         plan, traffic, total = self.plan, self.traffic, self._accumulator()
         deadline = self.run.config.engine.deadline
         layout, note = traffic.intake.layout, traffic.notes.append
-        ctx = AggregationContext(plan.round, plan.cohort, layout, lambda: total, plan.work, note, deadline)
+        ctx = AggregationContext(
+            plan.round, plan.cohort, layout, lambda: total, plan.work, note, deadline, self.record.fresh
+        )
         protocol = self.engine.enrolled(self.run.aggregator).server(ctx)
         step = self._advance(protocol, None)
         while isinstance(step, Phase):
@@ -130,12 +135,12 @@ class Aggregation:
 
     def _exchange(self, phase: Phase) -> Iterator[tuple[ClientId, bytes]]:
         """Yields the replies of one phase in cohort order. Clients that fail are recorded and left out."""
-        traffic, requests = self.traffic, self._requests(phase)
+        traffic, closed = self.traffic, self.record.closed()
+        requests = self._requests(phase)
+        failed_before, counted = dict(traffic.intake.failed), list[ClientId]()
         size = messages.work_size(self.plan.work) if phase.trains else 0
         traffic.bytes_down += sum(size + len(message or b"") for message in phase.messages.values())
-        answers = self.engine.exchange(requests, self.run.config.engine.deadline)
-        asked = [client for client in self.plan.cohort if client in requests]
-        for client, answer in self._budget.checked(in_order(answers, asked)):
+        for client, answer in self._budget.checked(self._answers(requests, closed)):
             if isinstance(answer, Failure):
                 traffic.intake.failed[client] = answer
                 traffic.untrained |= {client} if phase.trains else set()
@@ -144,7 +149,31 @@ class Aggregation:
                 traffic.untrained.discard(client)
             traffic.bytes_up += len(answer.message)
             traffic.metrics[client] = answer.metrics or traffic.metrics.get(client, {})
+            counted.append(client)
             yield client, answer.message
+        if closed is None:
+            failed = {client: why for client, why in traffic.intake.failed.items() if client not in failed_before}
+            self.record.close(counted, failed)
+
+    def _answers(
+        self, requests: Mapping[ClientId, Request], closed: ClosedPhase | None
+    ) -> Iterator[tuple[ClientId, Reply | Failure]]:
+        """Yields the answers in cohort order. Of a phase that was closed before a crash, the replies that were counted
+        are fetched again; the other clients are not asked."""
+        asked = [client for client in self.plan.cohort if client in requests]
+        if closed is None:
+            yield from in_order(self.engine.exchange(requests, self.run.config.engine.deadline), asked)
+            return
+        again = {client: requests[client] for client in asked if client in closed.counted}
+        replies = in_order(self.engine.exchange(again), list(again))
+        for client in asked:
+            if client not in again:
+                yield client, closed.failed.get(client, Failure("away", "it had not answered when the phase ended"))
+                continue
+            answer = next(replies)[1]
+            if isinstance(answer, Failure):
+                raise self.record.gone(client, answer)
+            yield client, answer
 
     def _requests(self, phase: Phase) -> dict[ClientId, Request]:
         plan, work = self.plan, self.plan.work if phase.trains else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,15 +13,15 @@ from flctl.evaluation.column_sums import ColumnStatistics, ColumnSums
 from flctl.evaluation.row_sums import RowSums
 from flctl.evaluation.spread import PARTS, spread
 from flctl.evaluation.sums_of_run import code_of, column_sums, row_sums
-from flctl.evaluation.whole_sums import SUMS
 from flctl.metrics import headline, higher_is_better
 from flctl.run.run import Run
 from flctl.server.aggregation import Aggregation
 from flctl.server.availability import Availability
 from flctl.server.collect import RoundTraffic
+from flctl.server.round_journal import Drawn, ExchangeRecord
 from flctl.server.round_plan import local_work
 from flctl.timing import PhaseTimer
-from flctl.types import WEIGHT, Arrays, Ask, ClientId, IntArray, RoundPlan, Work, measured_as
+from flctl.types import ROW_SUMS, WEIGHT, Arrays, Ask, ClientId, IntArray, RoundPlan, Work, measured_as
 
 __all__ = ["ClientSums"]
 
@@ -33,6 +33,7 @@ class ClientSums:
 
     run: Run
     engine: Engine
+    record: ExchangeRecord = field(default_factory=ExchangeRecord)
 
     def check(self) -> None:
         """Raises IncompatibleError if the aggregator cannot add up the sums of an evaluation."""
@@ -66,7 +67,7 @@ class ClientSums:
         return code.statistics(own[0])
 
     def _work(self, ask: Ask, round_number: int, sums: RowSums | ColumnSums, params: Arrays) -> Work:
-        layout = {SUMS: code_of(self.run, sums).words}
+        layout = {ROW_SUMS[ask]: code_of(self.run, sums).words}
         return Work(round_number, params, {}, {}, local_work(self.run, round_number), layout, ask=ask)
 
     def _exchange(
@@ -77,8 +78,8 @@ class ClientSums:
         if not len(plan.numbers):
             traffic.notes.append("no client with rows to sum is available")
             return None
-        own = RoundTraffic(UpdateIntake({**work.layout, WEIGHT: 1}))
-        aggregate = Aggregation(self.run, self.engine, plan, own, timer).aggregate()
+        own = RoundTraffic(UpdateIntake({**work.layout, WEIGHT: 1}, most_weight=lambda client: 1.0))
+        aggregate = Aggregation(self.run, self.engine, plan, own, timer, self.record).aggregate()
         traffic.intake.failed.update(own.intake.failed)
         traffic.notes.extend(own.notes)
         traffic.bytes_up += own.bytes_up
@@ -87,15 +88,20 @@ class ClientSums:
             return None
         sums = column_sums(self.run) if work.ask == "statistics" else row_sums(self.run)
         told = {client: dict(figures) for client, figures in own.metrics.items() if figures}
-        return code_of(self.run, sums).decode(np.rint(aggregate.arrays[SUMS]).astype(np.int64)), told
+        return code_of(self.run, sums).decode(np.rint(aggregate.arrays[ROW_SUMS[work.ask]]).astype(np.int64)), told
 
     def _plan(self, work: Work) -> RoundPlan:
-        counts = self._rows(work.ask)
-        asked = Availability(self.run, self.engine).reachable(
-            np.flatnonzero(counts >= (self.run.config.eval.min_rows or 1))
-        )
+        asked = self._asked(work.ask)
         cohort = tuple(self.run.partition.client_ids.take(asked).tolist())
+        self.record.draw(Drawn(cohort))
         return RoundPlan(work.round, cohort, work, asked, tuple(np.arange(len(asked)).reshape(-1, 1)))
+
+    def _asked(self, ask: Ask) -> IntArray:
+        """Returns the clients to ask, by index: those of the record, or those that have the rows and are available."""
+        if self.record.drawn is not None:
+            return np.array([self.run.partition.index(client) for client in self.record.drawn.asked], np.int64)
+        enough = np.flatnonzero(self._rows(ask) >= (self.run.config.eval.min_rows or 1))
+        return Availability(self.run, self.engine).reachable(enough)
 
     def _rows(self, ask: Ask) -> IntArray:
         partition = self.run.partition

@@ -9,9 +9,10 @@ from flctl.run import cohort as cohorts
 from flctl.run.run import Run
 from flctl.server.availability import Availability
 from flctl.server.lr_schedule import scheduled
+from flctl.server.round_journal import Drawn, ExchangeRecord
 from flctl.server.state import State
 from flctl.simulation.devices import Participation
-from flctl.types import IntArray, LocalWork, RoundPlan, Work
+from flctl.types import ClientId, IntArray, LocalWork, RoundPlan, Work
 
 __all__ = ["RoundPlanner", "local_work"]
 
@@ -25,29 +26,42 @@ class RoundPlanner:
         self.eligible: IntArray = np.flatnonzero(run.partition.counts[:, 0])
         self._trusted: IntArray = np.array([run.partition.index(client) for client in run.strategy.trusted], np.int64)
 
-    def plan(self, state: State) -> RoundPlan:
+    def plan(self, state: State, record: ExchangeRecord | None = None) -> RoundPlan:
         """Returns the plan of the round after `state`; the same state gives the same plan, unless the cohort is
-        secret or clients are away.
+        secret or clients are away. With a cohort in `record`, it is that one.
 
         Raises RoundFailedError if too few clients are available, WaitInterruptedError if the run is stopped meanwhile.
         """
         run, round_number = self.run, state.round + 1
-        drawn = cohorts.select(
-            run.cohort, self.eligible, self.ids, round_number, run.config.seed, secret=run.secret_cohort
-        )
-        # The clients that a strategy trusts take part in every round, drawn or not.
-        wanted = np.union1d(drawn, self._trusted) if len(self._trusted) else drawn
-        asked = self.availability.present(round_number, wanted)
+        record = record or ExchangeRecord()
+        asked, away = self._recorded(record.drawn) if record.drawn else self._drawn(round_number)
         participation = run.devices.participation(round_number, asked)
-        return RoundPlan(
+        plan = RoundPlan(
             round=round_number,
             cohort=tuple(self.ids.take(participation.client_indices).tolist()),
             work=self._work(state, participation),
             numbers=participation.client_indices,
             chunks=tuple(self._chunks(participation)),
             devices=participation.outcomes,
-            away=tuple(self.ids.take(np.setdiff1d(wanted, asked)).tolist()) if len(asked) < len(wanted) else (),
+            away=away,
         )
+        record.draw(Drawn(plan.cohort, away))
+        return plan
+
+    def _drawn(self, round_number: int) -> tuple[IntArray, tuple[ClientId, ...]]:
+        """Returns the clients to ask, by index, and the ids of those that are away."""
+        run = self.run
+        drawn = cohorts.select(
+            run.cohort, self.eligible, self.ids, round_number, run.config.seed, secret=run.secret_cohort
+        )
+        # The clients that a strategy trusts take part in every round, drawn or not.
+        wanted = np.union1d(drawn, self._trusted) if len(self._trusted) else drawn
+        asked = self.availability.present(round_number, wanted)
+        away = tuple(self.ids.take(np.setdiff1d(wanted, asked)).tolist()) if len(asked) < len(wanted) else ()
+        return asked, away
+
+    def _recorded(self, drawn: Drawn) -> tuple[IntArray, tuple[ClientId, ...]]:
+        return np.array([self.run.partition.index(client) for client in drawn.asked], np.int64), drawn.away
 
     def _work(self, state: State, participation: Participation) -> Work:
         run, round_number = self.run, state.round + 1

@@ -18,6 +18,7 @@ from flctl.server.aggregation import Aggregation, update_intake
 from flctl.server.availability import Availability, never
 from flctl.server.client_sums import ClientSums
 from flctl.server.collect import RoundTraffic, absences, disclosures
+from flctl.server.round_journal import ExchangeRecord, RoundJournal
 from flctl.server.round_plan import RoundPlanner
 from flctl.server.state import State, initial_state
 from flctl.server.step import server_step
@@ -57,19 +58,28 @@ class Rounds:
         PrivacyBudgetError before the round begins; RoundFailedError, DivergenceError, ProtocolError or PluginError if
         it cannot be used, and `state` is unchanged then. A lost round (RoundLostError) leaves the model as it was.
         """
+        if self.run.partition.here:
+            return self._played(state, None, last)
+        journal = RoundJournal(self.run.directory, state.round + 1)
+        with journal.kept_unless_failed():
+            return self._played(state, journal, last)
+
+    def _played(
+        self, state: State, journal: RoundJournal | None, last: Callable[[float], bool]
+    ) -> tuple[State, RoundReport]:
         state = replace(state, transforms=begin_round(self.run, state.round + 1, state.transforms)).frozen()
-        timer = PhaseTimer()
+        timer, record = PhaseTimer(), journal.exchange("train") if journal else ExchangeRecord()
         with timer.phase("select"):
-            plan = self.plan(state)
+            plan = self.plan(state) if journal is None else self._planner.plan(state, record)
         traffic = RoundTraffic(update_intake(self.run, plan), notes=absences(plan, secret=self.run.secret_cohort))
-        aggregate = Aggregation(self.run, self.engine, plan, traffic, timer).aggregate()
+        aggregate = Aggregation(self.run, self.engine, plan, traffic, timer, record).aggregate()
         self._retract(plan, traffic, lost=aggregate is None)
         with timer.phase("aggregate"):
             state = self._after(state, aggregate, plan)
         metrics: dict[str, float] = {}
         if self._evaluates(state.round) or last(timer.report()["total"]):
             with timer.phase("evaluate"):
-                metrics = self._measured(state, traffic, timer)
+                metrics = self._measured(state, journal, traffic, timer)
             traffic.notes.extend(disclosures(self.run, metrics))
         report = self._report(plan, traffic, aggregate, metrics, timer)
         return state, replace(report, told=transform_statements(self.run, state.transforms))
@@ -90,11 +100,14 @@ class Rounds:
         if self.run.memory_layout and unused:
             self.memory.retract([self.run.partition.index(client) for client in unused], plan.round)
 
-    def _measured(self, state: State, traffic: RoundTraffic, timer: PhaseTimer) -> dict[str, float]:
+    def _measured(
+        self, state: State, journal: RoundJournal | None, traffic: RoundTraffic, timer: PhaseTimer
+    ) -> dict[str, float]:
         """Returns the metrics of the state's model, over central rows or by sums over the rows of clients."""
         if self._sums is None:
             return self.evaluate(state)
-        return self._sums.metrics(state.params, state.round, traffic, timer)
+        record = journal.exchange("evaluate") if journal else ExchangeRecord("evaluate")
+        return replace(self._sums, record=record).metrics(state.params, state.round, traffic, timer)
 
     def evaluate(self, state: State) -> dict[str, float]:
         """Returns the central metrics of the state's model, and their spread over clients if `eval.per_client` is set.

@@ -23,6 +23,7 @@ from flctl.metrics import higher_is_better
 from flctl.run.directory import RunDirectory, finite, report_line, versions
 from flctl.run.run import Run
 from flctl.server.availability import WaitInterruptedError
+from flctl.server.round_journal import RoundJournal
 from flctl.server.rounds import Rounds
 from flctl.server.state import State
 from flctl.types import Arrays, Checkpoint, RoundReport
@@ -294,7 +295,9 @@ class Training:
         rule = self.run.config.checkpoint
         due = bool(rule.every) and round_number % rule.every == 0
         late = bool(rule.seconds) and time.monotonic() - self._saved_at >= rule.seconds
-        return due or late or self.progress.status is not None or self.run.aggregator.answers_once
+        # Sites do not train a round twice, so that the next one must follow from a checkpoint.
+        each = self.run.aggregator.answers_once or not self.run.partition.here
+        return due or late or self.progress.status is not None or each
 
     def _save(self, state: State) -> None:
         """Writes the state, and before it the best one since the last time: the disk is asked once for both."""
@@ -324,6 +327,7 @@ class Training:
         """Removes what the checkpoint of round `newest` made superfluous: checkpoints that were kept for time or as
         the best so far, those beyond `keep`, halves that a kill left behind, and old client memory."""
         self.memory.settle(newest)
+        RoundJournal(self.directory.path, newest).remove()
         self.directory.checkpoints.sweep()
         rule = self.run.config.checkpoint
         saved = [round_number for round_number in self.directory.checkpoints.rounds() if round_number < newest]

@@ -16,7 +16,7 @@ from flctl.data.dataset import Dataset
 from flctl.engines.inprocess import InProcessEngine
 from flctl.errors import ConfigError, IncompatibleError
 from flctl.evaluation.column_sums import ColumnSums
-from flctl.evaluation.whole_sums import SUMS, WholeSums
+from flctl.evaluation.whole_sums import WholeSums
 from flctl.partition.federated import FederatedData, SiteData
 from flctl.partition.writer import PartitionSpec, write_partition
 from flctl.run.run import Run
@@ -24,7 +24,7 @@ from flctl.server.client_sums import ClientSums
 from flctl.server.collect import RoundTraffic
 from flctl.server.training import Training
 from flctl.timing import PhaseTimer
-from flctl.types import Request, Work
+from flctl.types import ROW_SUMS, Request, Work
 
 AT = "eval.at=clients"
 TWO = ("accuracy", "macro_f1")
@@ -141,7 +141,9 @@ def test_clients_below_the_floor_are_not_asked_and_do_not_answer(toy, tmp_path):
     run, _ = make_run(toy, tmp_path / "run", AT, "eval.min_rows=6")
     counts = toy.counts[:, 1]
     assert 0 < (counts >= 6).sum() < len(counts)
-    work = Work(1, run.build_model().read(), {}, {}, run.config.local.amount(), {SUMS: 1}, ask="evaluate")
+    work = Work(
+        1, run.build_model().read(), {}, {}, run.config.local.amount(), {ROW_SUMS["evaluate"]: 1}, ask="evaluate"
+    )
     with InProcessEngine().open(run) as engine:
         sums = ClientSums(run, engine)
         traffic = RoundTraffic(UpdateIntake({}))
@@ -163,7 +165,7 @@ def test_statistics_by_sums_are_those_of_all_rows_together(toy, tmp_path):
 
 def test_statistics_without_a_floor_are_refused_by_server_and_client(toy, tmp_path):
     run, _ = make_run(toy, tmp_path / "run")
-    work = Work(1, {}, {}, {}, run.config.local.amount(), {SUMS: 1}, ask="statistics")
+    work = Work(1, {}, {}, {}, run.config.local.amount(), {ROW_SUMS["statistics"]: 1}, ask="statistics")
     with InProcessEngine().open(run) as engine:
         with pytest.raises(ConfigError, match="need a floor"):
             ClientSums(run, engine).statistics()

@@ -186,15 +186,15 @@ class SecureAggregation(flctl.Aggregator):
         self._home.prepare(cohort)
         roster = self._home.roster()
         run = roster.run or ctx.fresh(KEY_BYTES).hex()
-        kept = self._journal.sum_of(run, ctx.round, work_digest(ctx.work)) if self._repeats else None
+        ask = "train" if ctx.work is None else ctx.work.ask
+        kept = self._journal.sum_of(run, ctx.round, work_digest(ctx.work), ask) if self._repeats else None
         if kept is not None:
             ctx.note("the sum was published before the run was stopped, and is read from the journal")
             decoded = Session(kept.parameters, roster).encoding.decode(kept.words, len(kept.survivors))
             return Aggregate(decoded.arrays, decoded.weight, len(kept.survivors))
-        record_cut(self._journal)
         for number in range(1, self.config.attempts + 1):
             require_minimum(cohort, self.config.minimum, ctx.round)
-            session = Session(self._parameters(ctx, cohort, number, run), roster)
+            session = self._session(self._parameters(ctx, cohort, number, run), roster)
             error = yield from self._attempt(ctx, session)
             if isinstance(error, Aggregate):
                 return error
@@ -206,12 +206,22 @@ class SecureAggregation(flctl.Aggregator):
             cohort = self._lists.largest_allowed(session, error.left)
         raise ProtocolError(f"round {ctx.round}: no attempt was made")
 
+    def _session(self, parameters: Parameters, roster: Roster) -> Session:
+        """Returns a new session; or the one that was begun before the server was stopped, if the run repeats the nonce:
+        clients then answer it as before, and are not asked to train again."""
+        for previous, sid in self._journal.begun_in(parameters.round):
+            again = Session(replace(parameters, previous=previous), roster)
+            if again.sid.hex() == sid:
+                return again
+        record_cut(self._journal)
+        return Session(replace(parameters, previous=self._journal.head()), roster)
+
     def _attempt(
         self, ctx: AggregationContext, session: Session
     ) -> Generator[Phase, Replies, Aggregate | AttemptError]:
         """Runs one session. Returns its sum or its error; either is in the journal when this returns."""
         parameters = session.parameters
-        outcome = Outcome(parameters.round, session.sid.hex(), "ended")
+        outcome = Outcome(parameters.round, session.sid.hex(), "ended", ask=parameters.ask)
         self._journal.begin(parameters.round, session.sid)
         with self._transcript(session) as transcript:
             attempt = self._server_side(ctx, session, transcript)
@@ -224,7 +234,7 @@ class SecureAggregation(flctl.Aggregator):
                 if error.opened:
                     outcome = replace(outcome, end="burnt", survivors=attempt.survivors)
                     self._lists.burn(session, attempt.survivors)
-                self._journal.record(outcome)
+                self._journal.keep(outcome)
                 return error
             if transcript is not None:
                 transcript.publish(unmasked)
@@ -240,7 +250,7 @@ class SecureAggregation(flctl.Aggregator):
             ctx.note,
             transcript,
             partial(self._lists.objection, session),
-            past=self._journal.past(),
+            past=self._journal.past(session.parameters.previous),
             sign=None if key is None else Signer(key).sign,
         )
 
@@ -335,7 +345,7 @@ class SecureAggregation(flctl.Aggregator):
         directory = self._home.directory
         if not self.config.transcript or directory is None:
             return nullcontext()
-        return Transcript.new(directory / "transcripts", session, self._journal.past())
+        return Transcript.new(directory / "transcripts", session, self._journal.past(session.parameters.previous))
 
     def _published(
         self, ctx: AggregationContext, session: Session, survivors: tuple[str, ...], decoded: Decoded

@@ -15,6 +15,7 @@ from threading import Lock
 
 from flctl import ProtocolError, StorageError
 from flctl.errors import counted
+from flctl.types import ROW_SUMS
 from flctl_secagg.client.differences import exposed
 from flctl_secagg.protocol.past import FIRST, heads
 from flctl_secagg.protocol.session import Session
@@ -40,7 +41,8 @@ _lock = Lock()
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Opening of shares for the survivors of one round of a run; `work` is the digest of the round's work.
+    """Opening of shares for the survivors of one round of a run; `work` is the digest of the round's work. Sums over
+    rows, as of an evaluation, are recorded under a name of their own, RUN/evaluate.
 
     `keys` has the survivors' identity keys, abbreviated: a client may have another name on the roster of another run.
     """
@@ -56,7 +58,13 @@ class Opening:
         """The opening of a session's shares for its survivors."""
         asked, keys = session.parameters, session.roster.keys
         abbreviated = tuple(keys[name].hex()[:_SHOWN] for name in survivors)
-        return cls(asked.run, asked.round, asked.work, tuple(survivors), abbreviated)
+        run = asked.run if asked.ask == "train" else f"{asked.run}/{asked.ask}"
+        return cls(run, asked.round, asked.work, tuple(survivors), abbreviated)
+
+    def combines_with(self, other: Opening) -> bool:
+        """True if the sums of both are of one kind: of updates, or of one kind of sums over rows. A difference of sums
+        of two kinds says nothing of one client."""
+        return _kind(self.run) == _kind(other.run)
 
     @property
     def members(self) -> dict[str, str]:
@@ -66,7 +74,7 @@ class Opening:
     def exposes(self, earlier: Sequence[Opening]) -> tuple[str, ...]:
         """Returns one client whose update the sum gives together with earlier ones, or two if they give a combination
         of them; else empty."""
-        lists = [self, *_linked(self, earlier)]
+        lists = [self, *_linked(self, [one for one in earlier if self.combines_with(one)])]
         named = {key: name for one in reversed(lists) for key, name in one.members.items()}
         return tuple(sorted(named[key] for key in exposed([one.members for one in lists])))
 
@@ -209,7 +217,7 @@ def _is_busy(error: sqlite3.Error) -> bool:
 
 def _conflict(opening: Opening, earlier: Sequence[Opening], *, apart: bool) -> ProtocolError | None:
     """Error that forbids an opening, given the earlier ones; None if it is allowed."""
-    members = opening.members.keys()
+    members, earlier = opening.members.keys(), [other for other in earlier if opening.combines_with(other)]
     same_list = [other for other in earlier if other.members.keys() == members]
     for other in earlier:
         if other not in same_list and _is_repeated(opening, other):
@@ -224,6 +232,12 @@ def _conflict(opening: Opening, earlier: Sequence[Opening], *, apart: bool) -> P
     if not apart or same_list:
         return None
     return _exposure(opening, earlier)
+
+
+def _kind(run: str) -> str:
+    """Returns the kind of sums over rows by the name under which they are recorded; empty for updates."""
+    kind = run.rpartition("/")[2]
+    return kind if kind in ROW_SUMS else ""
 
 
 def _linked(opening: Opening, earlier: Sequence[Opening]) -> list[Opening]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flctl import ProtocolError
+from flctl.types import ROW_SUMS, Ask
 from flctl_secagg.crypto.masks import Ciphers
 from flctl_secagg.crypto.primitives import PROTOCOL
 from flctl_secagg.identity.roster import Roster
@@ -56,6 +57,13 @@ class Parameters:
     config: str = ""
     server: str = ""
     version: str = PROTOCOL.decode()
+
+    @property
+    def ask(self) -> Ask:
+        """Kind of the session's vectors: a client masks only vectors of its layout, and no update has that of
+        sums over rows."""
+        names = tuple(name for name, _ in self.layout)
+        return next((ask for ask, name in ROW_SUMS.items() if names == (name,)), "train")
 
     def canonical(self) -> bytes:
         """Returns the canonical encoding: JSON with sorted keys and no spaces."""

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +33,7 @@ class Outcome:
 
     `end`: `summed`; `burnt` if it failed after shares were opened; `ended` if it failed before; `cut` if the server
     was stopped during it. `sum` is the SHA-256 of the summed words, and `transcript` that of the transcript, if one is
-    kept.
+    kept. `ask` is what clients were asked for: to train, or for sums over their rows.
     """
 
     round: int
@@ -41,6 +42,11 @@ class Outcome:
     survivors: tuple[str, ...] = ()
     sum: str | None = None
     transcript: str | None = None
+    ask: str = "train"
+
+    def is_end_of(self, ask: str) -> bool:
+        """True if this ends the sums of a round that were asked for by `ask`."""
+        return self.ask == ask and self.end in ("summed", "burnt")
 
     @property
     def link(self) -> bytes:
@@ -49,7 +55,10 @@ class Outcome:
 
     def line(self) -> bytes:
         """Returns the outcome as a line of the journal."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True).encode() + b"\n"
+        values = dataclasses.asdict(self)
+        if self.ask == "train":
+            del values["ask"]
+        return json.dumps(values, sort_keys=True).encode() + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +92,16 @@ class Journal:
         *_, (head, _) = chained([*found, Outcome(0, "", "ended")])
         return head
 
-    def past(self) -> Past:
-        """Returns the links of all outcomes."""
-        return Past(b"".join(one.link for one in self.outcomes()))
+    def past(self, head: str | None = None) -> Past:
+        """Returns the links of all outcomes, or of those up to this head."""
+        earlier = takewhile(lambda one: one[0] != head, chained(self.outcomes()))
+        return Past(b"".join(outcome.link for _, outcome in earlier))
+
+    def begun_in(self, round_number: int) -> list[tuple[str, str]]:
+        """Lists the sessions of a round that were begun: the head before each, and its id."""
+        found = [(head, one.sid) for head, one in chained(self.outcomes()) if one.round == round_number]
+        begun = self.begun()
+        return [*found, (self.head(), begun.sid)] if begun is not None and begun.round == round_number else found
 
     def begin(self, round_number: int, sid: bytes) -> None:
         """Records that a session begins, flushed to disk when this returns: clients remember its id, so that it has to
@@ -111,10 +127,15 @@ class Journal:
             return
         folder, raw = self.path / SUMS, found.words.tobytes()
         header = {"parameters": found.parameters.canonical().decode(), "survivors": found.survivors}
-        _write(folder / _name(outcome.round), json.dumps(header).encode() + b"\n" + raw)
-        self.record(dataclasses.replace(outcome, sum=hashlib.sha256(raw).hexdigest()))
-        for old in sorted(folder.glob("*.sum"))[:-_KEPT]:
+        _write(folder / _name(outcome.round, outcome.ask), json.dumps(header).encode() + b"\n" + raw)
+        self.keep(dataclasses.replace(outcome, sum=hashlib.sha256(raw).hexdigest()))
+        for old in sorted(folder.glob(_name(None, outcome.ask)))[:-_KEPT]:
             old.unlink(missing_ok=True)
+
+    def keep(self, outcome: Outcome) -> None:
+        """Records the outcome of a session, unless it is there: the server repeats sessions after it was stopped."""
+        if not any(one.sid == outcome.sid for one in self.outcomes()):
+            self.record(outcome)
 
     def record(self, outcome: Outcome) -> None:
         """Appends the outcome of a session, flushed to disk when this returns."""
@@ -134,9 +155,9 @@ class Journal:
         lines = (self.path / JOURNAL).read_bytes().split(b"\n")[:-1]
         return [_outcome(self.path / JOURNAL, line) for line in lines]
 
-    def sum_of(self, run: str, round_number: int, work: str) -> Sum | None:
+    def sum_of(self, run: str, round_number: int, work: str, ask: str = "train") -> Sum | None:
         """Returns the published sum of a round if it is of this run and this work; else None."""
-        path = None if self.path is None else self.path / SUMS / _name(round_number)
+        path = None if self.path is None else self.path / SUMS / _name(round_number, ask)
         if path is None or not path.is_file():
             return None
         head, _, raw = path.read_bytes().partition(b"\n")
@@ -147,15 +168,17 @@ class Journal:
 
     def burnt_before(self, round_number: int) -> int:
         """Number of consecutive rounds before `round_number` that are burnt."""
-        ends = {one.round: one.end for one in self.outcomes() if one.end in ("summed", "burnt")}
+        ends = {one.round: one.end for one in self.outcomes() if one.is_end_of("train")}
         count = 0
         while ends.get(round_number - 1 - count) == "burnt":
             count += 1
         return count
 
 
-def _name(round_number: int) -> str:
-    return f"round-{round_number:05d}.sum"
+def _name(round_number: int | None, ask: str) -> str:
+    """Returns the name of a round's sum; the pattern of all rounds for None."""
+    number = "*[0-9]" if round_number is None else f"{round_number:05d}"
+    return f"round-{number}.sum" if ask == "train" else f"round-{number}-{ask}.sum"
 
 
 def _outcome(path: Path, line: bytes) -> Outcome:

@@ -37,7 +37,7 @@ class SurvivorLists:
         if self.differing != "refuse":
             return None
         opening, known = Opening.of(session, survivors), self.ledger.openings(SERVER)
-        if any(other.members.keys() == opening.members.keys() for other in known):
+        if any(other.members.keys() == opening.members.keys() for other in known if other.combines_with(opening)):
             return None
         for client in opening.members:
             found = opening.exposes([other for other in known if client in other.members])
@@ -73,7 +73,7 @@ class SurvivorLists:
         return note
 
     def _exposure(self, opening: Opening) -> str | None:
-        earlier = self.ledger.openings(SERVER)
+        earlier = [one for one in self.ledger.openings(SERVER) if one.combines_with(opening)]
         here = [at for at, one in enumerate(earlier) if one.run == opening.run]
         if here and earlier[here[-1]].exposes(earlier[: here[-1]]):
             return None  # noted before

@@ -49,11 +49,12 @@ class Transcript:
 
     @classmethod
     def new(cls, directory: Path, session: Session, past: Past | None = None) -> Self:
-        """Creates the transcript of a session, in a new file named by round and session id."""
+        """Creates the transcript of a session, in a file named by round and session id; it replaces that of
+        the same session before the server was stopped."""
         name = f"round-{session.parameters.round:05d}-{session.sid.hex()[:SHOWN]}.transcript"
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            handle = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         except OSError as error:
             raise StorageError(f"the transcript {name} cannot be written: {error.strerror}") from error
         transcript = cls(os.fdopen(handle, "wb"))

@@ -86,7 +86,7 @@ def _unfinished(left: Sequence[Path], head: str, operator: bytes | None) -> list
 
 def _check_rounds(run: Path, outcomes: Sequence[Outcome]) -> None:
     """Raises IntegrityError if a line of metrics.jsonl contradicts its round's outcome, or a checkpoint has none."""
-    ends = {one.round: one for one in outcomes if one.end in ("summed", "burnt")}
+    ends = {one.round: one for one in outcomes if one.is_end_of("train")}
     for round_number, answered in _lines(run / "metrics.jsonl"):
         one = ends.get(round_number)
         expected = None if one is None else len(one.survivors) if one.end == "summed" else 0
