@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 from support.hub_server import HubServer, Raw, raw
+from support.tcp_proxy import TcpProxy
 
 from flctl.federation.hub.enrolling import FederationFolder
 from flctl.federation.hub.limits import HubLimits
 from flctl.federation.hub.serve import TlsFiles
-from flctl.federation.identity.certificates import Authority, certificate_request, make_tls_key
+from flctl.federation.identity.certificates import Authority, certificate_request, make_tls_key, read_tls_key
 from flctl.federation.identity.enrolment import Enrolment, Founding, found
 from flctl.federation.identity.homes import FederationHome
 from flctl.federation.identity.keys import Identity
@@ -210,6 +211,39 @@ def test_the_metrics_name_no_site_and_the_state_is_for_the_hubs_own_key(members:
 
 def members_state(members: Federation, signer: str) -> Raw:
     return raw(members.server, "GET", "/1/status", name="hub", signer=signer, context=members.context(None))
+
+
+def test_a_member_whose_certificate_has_expired_gets_another(members: Federation) -> None:
+    identity = members.admitted("asleep")
+    place = members.folder / "asleep"
+    authority, key = Authority.open(members.home.hub), read_tls_key(place / "tls.key")
+    (place / "tls.pem").write_text(authority._leaf("asleep", key.public_key(), (), timedelta(hours=-1), None))
+    text = renewal(place, identity, "hospitals", "asleep")
+    assert text is not None
+    keep_certificate(place, request_certificate(members.address("asleep"), text, ONCE))
+    with HubClient(members.address("asleep"), identity, "asleep", pace=ONCE) as site:
+        assert site.tasks(wait=0) == []
+
+
+def test_mutual_tls_passes_a_connect_proxy_with_a_password(members: Federation) -> None:
+    with TcpProxy(connect=True, password="ward:secret") as proxy:
+        address = replace(members.address("uni"), proxy=f"http://ward:secret@127.0.0.1:{proxy.port}")
+        with HubClient(address, members.identities["uni"], "uni", pace=ONCE) as uni:
+            assert set(uni.sites()) == set(members.enrolment.roster().sites)
+        assert proxy.targets == [f"127.0.0.1:{members.server.port}"]
+
+
+def test_another_host_than_the_urls_has_to_show_the_certificate_of_the_url(members: Federation) -> None:
+    at = members.server.url.removeprefix("https://")
+    address = replace(members.address("uni"), url="https://127.0.0.1:1", at=at)
+    with HubClient(address, members.identities["uni"], "uni", pace=ONCE) as uni:
+        assert uni.hello().roster
+    other = replace(address, url="https://fl.example:8443")
+    with (
+        HubClient(other, members.identities["uni"], "uni", pace=ONCE) as uni,
+        pytest.raises(HubAwayError, match=r"not valid for 'fl\.example'"),
+    ):
+        uni.hello()
 
 
 def test_a_socket_that_sends_no_request_after_its_handshake_is_closed(tmp_path: Path) -> None:
