@@ -38,17 +38,37 @@ def demo(
             "--out", help="The directory to create. Default: demo, or the first of demo-2, demo-3 ... that is free."
         ),
     ] = None,
+    network: Annotated[
+        bool, typer.Option("--network", help="A hub and three sites on this machine, with enrolment and approval.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Partition, train and evaluate handwritten digits, showing each command as it runs."""
+    """Partition, train and evaluate handwritten digits, showing each command as it runs.
+
+    With --network: a federation of real sites, from the keys to a model with the bits of its simulation.
+    """
 
     folder = out or _free_folder()
+    if network:
+        _network(folder, as_json=as_json)
+        return
     parts, trained = folder / "parts" / "digits", folder / "runs" / "digits"
     commands = [template.format(parts=command_line(parts), run=command_line(trained)) for template in COMMANDS]
     with reserved_stdout(sys.stderr) if as_json else nullcontext():
         _run(commands)
     data = {"folder": folder.as_posix(), "partition": parts.as_posix(), "run": trained.as_posix(), "commands": commands}
     end = f"\nEverything is in {folder}. The same three commands work on your own files."
+    output.emit("demo", data, as_json=as_json, render=lambda console: console.print(end, markup=False))
+
+
+def _network(folder: Path, *, as_json: bool) -> None:
+    from flctl.cli.demo_network import NetworkDemo
+    from flctl.cli.federation.serve import require_aiohttp
+
+    require_aiohttp()
+    with reserved_stdout(sys.stderr) if as_json else nullcontext():
+        data = NetworkDemo(folder).run()
+    end = f"\nEverything is in {folder}: each member's home, the logs, the run and its twin ({data['seconds']} s)."
     output.emit("demo", data, as_json=as_json, render=lambda console: console.print(end, markup=False))
 
 

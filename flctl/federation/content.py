@@ -11,15 +11,26 @@ import numpy as np
 
 from flctl.errors import ProtocolError
 from flctl.federation.identity.canonical import digest
-from flctl.types import Reply
+from flctl.types import Ask, Reply
 from flctl.wire import frames
 
-__all__ = ["MESSAGE", "PLAN", "WORK", "FailureBody", "OrderBody", "content_digest", "pack_reply", "unpack_reply"]
+__all__ = [
+    "MESSAGE",
+    "PLAN",
+    "WORK",
+    "WORKS",
+    "FailureBody",
+    "OrderBody",
+    "content_digest",
+    "pack_reply",
+    "unpack_reply",
+]
 
 WORK, MESSAGE, PLAN = "work", "message", "plan"
-"""Names of an order's blobs: the round's work, the same for all sites; the aggregator's message to one site; a plan."""
+"""Names of an order's blobs: the work of training, the same for all sites; the aggregator's message to one site; a
+plan. The work of an evaluation or of statistics has the name of what is asked for."""
+WORKS: Mapping[Ask, str] = {"train": WORK, "evaluate": "evaluate", "statistics": "statistics"}
 REPLY = "site-reply"
-_PARTS: tuple[list[str], ...] = ([], [WORK], [MESSAGE], [WORK, MESSAGE])
 MOST_METRICS = 16
 MOST_TEXT = 500
 
@@ -33,8 +44,13 @@ def content_digest(ask: str, parts: Mapping[str, str]) -> str:
 class OrderBody:
     """Small values of a task's envelope: what is asked for, and the name of each of its blobs in order."""
 
-    ask: str
+    ask: Ask
     parts: tuple[str, ...]
+
+    @property
+    def work(self) -> str:
+        """Name of the part with the work."""
+        return WORKS[self.ask]
 
     def to_json(self) -> dict[str, Any]:
         """The values as an envelope's body."""
@@ -43,10 +59,11 @@ class OrderBody:
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> OrderBody:
         """The values in an envelope's body. Raises ProtocolError for another body."""
-        ask, parts = body.get("ask"), body.get("parts")
-        if body.keys() != {"ask", "parts"} or not isinstance(ask, str) or parts not in _PARTS:
-            raise ProtocolError("an order's body has what is asked for and the names of its parts")
-        return cls(ask, tuple(str(part) for part in parts or ()))
+        for ask, work in WORKS.items():
+            for parts in ((), (work,), (MESSAGE,), (work, MESSAGE)):
+                if body == {"ask": ask, "parts": [*parts]}:
+                    return cls(ask, parts)
+        raise ProtocolError("an order's body has what is asked for and the names of its parts")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from flctl.errors import FlctlError
 from flctl.federation.addresses import hub_address
@@ -13,7 +13,7 @@ from flctl.federation.identity.homes import CoordinatorHome, SiteHome
 from flctl.federation.identity.joining import Membership
 from flctl.federation.identity.keys import Identity
 from flctl.federation.identity.renewals import TLS_CERTIFICATE, keep_certificate, renewal
-from flctl.federation.identity.roster import Roster
+from flctl.federation.identity.roster import Roster, RosterKeeper
 from flctl.federation.reasons import Reason, Refused
 from flctl.federation.transport.envelope import BlobRef, Envelope, key_context, read_envelope, write_envelope
 from flctl.federation.transport.hub_client import HubClient
@@ -31,11 +31,16 @@ class FederationMember:
     """A site or coordinator with its connection to the hub. Use it as a context; leaving it ends waiting calls."""
 
     def __init__(
-        self, membership: Membership, identity: Identity, keeper: Any, client: HubClient, roster: Roster | None = None
+        self,
+        membership: Membership,
+        identity: Identity,
+        keeper: RosterKeeper,
+        client: HubClient,
+        roster: Roster | None = None,
     ) -> None:
         self.membership, self.identity, self.client = membership, identity, client
         self.name = membership.name
-        self._keeper, self._roster = keeper, roster
+        self.keeper, self._roster = keeper, roster
         self.operator_key_at_hub = False
         """True if the hub has said, at the last greeting, that the operator's private key lies in its folder."""
         self._home: Home | None = None
@@ -71,7 +76,7 @@ class FederationMember:
         apart = hello.time - time.time()
         if abs(apart) > MOST_CLOCK_SECONDS:
             raise Refused(Reason.DOOR_CLOCK, f"The hub's clock is {apart:+.0f} s from this one's; 300 s are allowed.")
-        self._roster, self.operator_key_at_hub = self._keeper.accept(hello.roster), hello.operator_key_here
+        self._roster, self.operator_key_at_hub = self.keeper.accept(hello.roster), hello.operator_key_here
         if self._home is not None:
             self._follow(self._home, self._roster)
         return self._roster
@@ -81,7 +86,7 @@ class FederationMember:
 
         Raises UntrustedError (`unknown`) if it was not accepted here.
         """
-        return self.roster if self.roster.digest == digest else self._keeper.of_digest(digest)
+        return self.roster if self.roster.digest == digest else self.keeper.of_digest(digest)
 
     def _follow(self, home: Home, roster: Roster) -> None:
         """Renews the own TLS certificate if it ends soon, and goes on at the address that the roster names."""

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+
 import pytest
 from support.network import Network
 
 from flctl.cli import run
+from flctl.federation.coordinator.collecting import Collecting
+from flctl.federation.coordinator.orders import Orders
+from flctl.federation.site.journal import Journal
+from flctl.federation.site.steps import Steps
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +94,70 @@ def test_active_secure_aggregation_is_refused_while_the_operators_key_lies_at_th
     )
     assert train(network, tmp_path / "active", "fed", *remote(network), *options) == 3
     assert "the operator's key lies at the hub" in capsys.readouterr().err
+
+
+class Killed(BaseException):
+    """The end of a process at that instant, as far as its files are concerned."""
+
+
+def killed_once(monkeypatch, owner, name, *, after):
+    """Has the method end its thread, once: before it does anything, or `after` it."""
+    method, killed = getattr(owner, name), threading.Event()
+
+    def ending(self, *arguments, **named):
+        if killed.is_set():
+            return method(self, *arguments, **named)
+        killed.set()
+        if after:
+            method(self, *arguments, **named)
+        raise Killed
+
+    monkeypatch.setattr(owner, name, ending)
+    return killed
+
+
+def immortal(network, site, done):
+    """Serves a site with one agent after the other, as a service manager would, until `done`."""
+    while not done.is_set():
+        agent = network.agent(site)
+        threading.Thread(target=lambda agent=agent: (done.wait(), agent.stop()), daemon=True).start()
+        with contextlib.suppress(Killed):
+            agent.serve()
+        agent.close()
+
+
+KILLS = {
+    "agent before its claim": (Journal, "claim", False),
+    "agent between claim and outbox": (Steps, "_keep", False),
+    "agent between outbox and upload": (Steps, "_keep", True),
+    "agent after its upload": (Steps, "_sent", True),
+    "coordinator before it posts": (Orders, "post_tasks", False),
+    "coordinator after it posted": (Orders, "post_tasks", True),
+    "coordinator with a reply in hand": (Collecting, "_fetched", True),
+}
+
+
+@pytest.mark.slow
+def test_a_killed_part_that_comes_back_leaves_the_bits_as_they_are(network, tmp_path, monkeypatch):
+    """Each part is killed once in its turn; the hub is restarted beside it."""
+    done, out = threading.Event(), tmp_path / "net"
+    threads = [threading.Thread(target=immortal, args=(network, site, done)) for site in network.sites]
+    killed = {name: killed_once(monkeypatch, owner, at, after=after) for name, (owner, at, after) in KILLS.items()}
+    for thread in threads:
+        thread.start()
+    try:
+        words = ("fed", *remote(network))
+        for attempt in range(len(KILLS) + 1):
+            if attempt:
+                network.hub.stop()
+                network.hub.start()
+            resumed = ["train", "--resume", str(out)]
+            if (run(resumed) if attempt else train(network, out, *words)) == 0:
+                break
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(20)
+    assert [name for name, event in killed.items() if not event.is_set()] == []
+    assert train(network, tmp_path / "twin", "twin", "-o", "engine.alone=true") == 0
+    assert model_of(out) == model_of(tmp_path / "twin")

@@ -17,7 +17,7 @@ from flctl.types import Reply
 
 
 def step(task="t1", round_number=1, phase="1", **changes):
-    return SiteStep(task, "run", "plan", round_number, phase, 0, content=task, **changes)
+    return SiteStep(task, "run", "plan", round_number, phase, 0, **changes)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from flctl.federation.schema.mock import mock_rows
 from flctl.federation.schema.read import open_schema
 from flctl.federation.site.agent import SiteAgent
 from flctl.federation.site.data import declare, pack
+from flctl.federation.site.journal import Journal
 from flctl.federation.site.packing import DECLARED_FILE, SCHEMA_FILE
 from flctl.partition.federated import FederatedData
 from flctl.plugins.registry import Registry
@@ -60,7 +61,7 @@ class OpenGate:
         found = self.decisions.get(plan.digest, self.default)
         return None if found is None else {"decision": found, "reason": "a test"}
 
-    def check(self, envelope: Any, plan: Plan, roster_digest: str) -> None:
+    def check(self, envelope: Any, plan: Plan, ask: str) -> None:
         if self.refuse is not None:
             raise Refused(self.refuse)
         self.still_approved(plan)
@@ -72,7 +73,7 @@ class OpenGate:
         if self.decisions.get(plan.digest, self.default) != "approve":
             raise Refused(Reason.PLAN_REVOKED)
 
-    def shared(self, metrics: Mapping[str, float]) -> dict[str, float]:
+    def shared(self, ask: str, metrics: Mapping[str, float]) -> dict[str, float]:
         return dict(metrics)
 
     def seconds_a_round(self) -> float | None:
@@ -146,7 +147,14 @@ class Network:
         return FederationMember.at(home, lambda sentence: None, pace=QUICK)
 
     def agent(self, site: str) -> SiteAgent:
-        return SiteAgent(self.homes[site], self.member(site), self.gates[site], Registry(), lambda sentence: None)
+        return SiteAgent(
+            self.homes[site],
+            self.member(site),
+            self.gates[site],
+            Journal.open(self.homes[site].journal),
+            Registry(),
+            lambda sentence: None,
+        )
 
     @contextmanager
     def serving(self, *sites: str) -> Iterator[dict[str, SiteAgent]]:

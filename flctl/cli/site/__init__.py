@@ -8,11 +8,15 @@ from flctl.cli.site import (
     approve,
     data,
     deny,
+    doctor,
     join,
     log,
     policy,
     review,
     revoke,
+    serve,
+    unit,
+    work,
 )
 
 __all__ = ["register"]
@@ -24,6 +28,10 @@ def register(app: typer.Typer) -> None:
     for module in (
         join,
         data,
+        doctor,
+        serve,
+        work,
+        unit,
         policy,
         review,
         approve,

@@ -18,7 +18,7 @@ from flctl.component import PATH, Options
 from flctl.engines.engine import Engine
 from flctl.engines.opening import most_reply_bytes
 from flctl.errors import ConfigError, IncompatibleError
-from flctl.types import ClientId, Failure, Reply, Request
+from flctl.types import Ask, ClientId, Failure, Layout, Reply, Request
 
 if TYPE_CHECKING:
     from flctl.algorithms.aggregator import Aggregator
@@ -71,6 +71,7 @@ class NetworkEngine(Engine):
         from flctl.federation.member import FederationMember
 
         self._run, self._folder = run, RunFolder.of(run.directory)
+        self._asked: tuple[Ask, Layout] = ("train", run.update_layout)
         self._place, self._looked, self._present = (0, 0), -LOOK_SECONDS, frozenset[ClientId]()
         home = CoordinatorHome.at(Path(self.config.home) if self.config.home else None)
         with FederationMember.at(home, _say, self.config.proxy) as self._member:
@@ -159,8 +160,12 @@ class NetworkEngine(Engine):
         round_number = next((request.round for request in requests.values()), self._place[0])
         phase = self._place[1] + 1 if round_number == self._place[0] else 1
         self._place = (round_number, phase)
-        most = most_reply_bytes(self._run.update_layout) + BYTES_A_CLIENT * len(self.clients())
-        posted = self._orders.post_tasks((round_number, str(phase), 0), "train", requests, most)
+        work = next((request.work for request in requests.values() if request.work is not None), None)
+        if work is not None:
+            self._asked = (work.ask, work.layout)
+        ask, layout = self._asked  # a phase without work belongs to the work before it
+        most = most_reply_bytes(layout) + BYTES_A_CLIENT * len(self.clients())
+        posted = self._orders.post_tasks((round_number, str(phase), 0), ask, requests, most)
         yield from self._collecting.replies(posted, deadline)
 
     def client_memory(self, run: Run) -> SiteMemory:

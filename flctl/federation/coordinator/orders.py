@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 from typing import Any
 
-from flctl.federation.content import MESSAGE, PLAN, WORK, OrderBody, content_digest
+from flctl.federation.content import MESSAGE, PLAN, WORKS, OrderBody, content_digest
 from flctl.federation.coordinator.run_folder import RunFolder
 from flctl.federation.identity.keys import PublicIdentity
 from flctl.federation.member import FederationMember
@@ -16,7 +16,7 @@ from flctl.federation.plan.plan import Plan
 from flctl.federation.transport.envelope import BlobRef, Envelope, key_context
 from flctl.federation.transport.sealing import BlobFacts, content_key, file_digest, seal_file, sealed_size
 from flctl.federation.transport.tasks import task_id
-from flctl.types import ClientId, Request, Work
+from flctl.types import Ask, ClientId, Request, Work
 from flctl.wire import messages
 
 __all__ = ["Orders", "Posted"]
@@ -53,7 +53,7 @@ class Orders:
         )
 
     def post_tasks(
-        self, place: tuple[int, str, int], ask: str, requests: Mapping[ClientId, Request], reply_bytes: int
+        self, place: tuple[int, str, int], ask: Ask, requests: Mapping[ClientId, Request], reply_bytes: int
     ) -> list[Posted]:
         """Posts a task for each client at `place` (round, phase, attempt); returns them in the order of requests.
 
@@ -61,7 +61,7 @@ class Orders:
         """
         posted, envelopes, most = [], [], sealed_size(reply_bytes)
         for site, request in requests.items():
-            parts = self._parts(request)
+            parts = self._parts(request, ask)
             content = content_digest(ask, {name: blob.plaintext for name, blob in parts.items()})
             task = task_id(self.plan.digest, *place, site, content)
             refs = tuple(self._ref(blob, site) for blob in parts.values())
@@ -83,12 +83,12 @@ class Orders:
         self._work = None
         self.member.client.settle(self.folder.name, round_number)
 
-    def _parts(self, request: Request) -> dict[str, BlobFacts]:
+    def _parts(self, request: Request, ask: Ask) -> dict[str, BlobFacts]:
         parts = {}
         if request.work is not None:
             if self._work is None or self._work[0] is not request.work:
                 self._work = (request.work, self._blob(messages.pack_work(request.work)))
-            parts[WORK] = self._work[1]
+            parts[WORKS[ask]] = self._work[1]
         if request.message:
             parts[MESSAGE] = self._blob(request.message)
         return parts

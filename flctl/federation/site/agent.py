@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from flctl.federation.site.outbox import Outbox
 from flctl.federation.site.run_files import SiteRun
 from flctl.federation.site.steps import Steps
 from flctl.federation.transport.envelope import Envelope, open_envelope
+from flctl.federation.transport.hub_client import TaskProgress
 from flctl.federation.transport.retries import HubAwayError
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["SiteAgent", "locked"]
 
 IDLE_WAIT, BUSY_WAIT = 25.0, 5.0
+FORMER_SECONDS = 30.0
 LOOK_SECONDS = 2.0
 """Seconds between two looks at decisions that a person has made meanwhile."""
 
@@ -55,11 +58,15 @@ class SiteAgent:
     """Answers the orders of one federation at one site. `said` receives sentences for the site's own log."""
 
     def __init__(
-        self, home: SiteHome, member: FederationMember, gate: Gate, registry: Catalogue, said: Callable[[str], None]
+        self,
+        home: SiteHome,
+        member: FederationMember,
+        gate: Gate,
+        journal: Journal,
+        registry: Catalogue,
+        said: Callable[[str], None],
     ) -> None:
-        home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.home, self.member, self.gate, self.said = home, member, gate, said
-        self.journal = Journal.open(home.journal)
+        self.home, self.member, self.gate, self.journal, self.said = home, member, gate, journal, said
         self.outbox = Outbox(home.outbox)
         self.steps = Steps(home, member, gate, self.journal, self.outbox, registry)
         self._plans = PlanIntake(home, member, gate, said)
@@ -91,7 +98,7 @@ class SiteAgent:
         try:
             self.member.greet()
             self._between()
-            while orders := self.member.client.tasks(wait=0):
+            while orders := self._asked(wait=0):
                 for text in orders:
                     self.handle(text)
                     handled += 1
@@ -171,12 +178,22 @@ class SiteAgent:
             return
         self.gate.record("refused", run="", task="", reason=refused.reason.value)
 
+    def _asked(self, wait: float, progress: TaskProgress | None = None) -> list[bytes]:
+        """Orders from the hub. An agent that starts anew is refused while the hub may still hear its former one."""
+        until = time.monotonic() + FORMER_SECONDS
+        while True:
+            try:
+                return self.member.client.tasks(wait, progress)
+            except Refused as refused:
+                if refused.reason is not Reason.DOOR_TWICE or time.monotonic() > until or self._stop.wait(1.0):
+                    raise
+
     def _poll(self) -> None:
         """Asks for orders while the agent works; the polls are its heartbeat too."""
         try:
             while not self._stop.is_set():
                 progress = self.steps.progress()
-                for text in self.member.client.tasks(BUSY_WAIT if progress else IDLE_WAIT, progress):
+                for text in self._asked(BUSY_WAIT if progress else IDLE_WAIT, progress):
                     self._orders.put(text)
         except HubAwayError:
             return

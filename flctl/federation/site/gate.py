@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from flctl.federation.plan.plan import Plan
 from flctl.federation.transport.envelope import Envelope
-from flctl.types import Work
+from flctl.types import Ask, Work
 
 __all__ = ["Gate"]
 
@@ -22,8 +22,8 @@ class Gate(Protocol):
         """The newest decision on a plan as the note for its coordinator: "decision" (approve, deny, revoke), "reason";
         None before there is one."""
 
-    def check(self, envelope: Envelope, plan: Plan, roster_digest: str) -> None:
-        """Checks 2 to 6 of a task: roster, plan and approval, versions, schedule, policy."""
+    def check(self, envelope: Envelope, plan: Plan, ask: Ask) -> None:
+        """Checks 1 to 6 of a task: envelope, roster, plan and approval, versions, schedule, policy."""
 
     def check_work(self, plan: Plan, work: Work) -> None:
         """Check 7 of a task's content: layout, number types, finite numbers, and the local training of the schedule."""
@@ -31,8 +31,8 @@ class Gate(Protocol):
     def still_approved(self, plan: Plan) -> None:
         """Raises Refused if the approval was revoked or has expired since."""
 
-    def shared(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """The training metrics that may leave the site."""
+    def shared(self, ask: Ask, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The site's own figures, of training or of an evaluation, that may leave it."""
 
     def seconds_a_round(self) -> float | None:
         """Seconds after which a step is ended; None without a limit."""

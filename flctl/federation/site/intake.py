@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, timedelta
 
+from flctl.federation.identity.failures import UntrustedError
 from flctl.federation.identity.homes import SiteHome
 from flctl.federation.member import FederationMember
 from flctl.federation.plan.moments import moment
@@ -43,6 +44,13 @@ class PlanIntake:
         run.clear()
         plan = Plan.from_json(data)
         self._check(plan, envelope)
+        try:
+            self.member.keeper.of_digest(plan.roster)
+        except UntrustedError:
+            self.member.greet()  # the plan may be newer than the newest roster here; each task is checked against it
+        self._keep(plan, data, text, run)
+
+    def _keep(self, plan: Plan, data: bytes, text: bytes, run: SiteRun) -> None:
         if run.keep_plan(data, text):
             self.gate.record(
                 "asked", run=plan.run, plan=plan.digest, coordinator=plan.coordinator, purpose=plan.purpose

@@ -24,7 +24,7 @@ StepState = Literal["claimed", "replied", "uploaded", "settled", "dropped"]
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS steps (
     task TEXT PRIMARY KEY, run TEXT NOT NULL, plan TEXT NOT NULL, round INTEGER NOT NULL, phase TEXT NOT NULL,
-    attempt INTEGER NOT NULL, content TEXT NOT NULL, state TEXT NOT NULL, bytes INTEGER NOT NULL, time REAL NOT NULL
+    attempt INTEGER NOT NULL, work TEXT NOT NULL, state TEXT NOT NULL, bytes INTEGER NOT NULL, time REAL NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS one_step ON steps (run, round, phase, attempt);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -33,7 +33,8 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) ST
 
 @dataclass(frozen=True, slots=True)
 class SiteStep:
-    """One step of a run: its task, place in the run, the digest of its content, and the state of its answer.
+    """One step of a run: its task, its place in the run, the SHA-256 of the work that it trains on (empty without),
+    and the state of its answer.
 
     `bytes` counts what was moved for it, down and up; `time` is when it was claimed, in seconds since 1970.
     """
@@ -44,7 +45,7 @@ class SiteStep:
     round: int
     phase: str
     attempt: int
-    content: str
+    work: str = ""
     state: StepState = "claimed"
     bytes: int = 0
     time: float = 0.0
@@ -54,7 +55,7 @@ class Journal:
     """The database `journal.sqlite` of a site's home. Each change is on disk when its method returns.
 
     >>> journal = Journal.open(Path(":memory:"))
-    >>> step = SiteStep("t1", "run", "plan", round=1, phase="1", attempt=0, content="digest")
+    >>> step = SiteStep("t1", "run", "plan", round=1, phase="1", attempt=0)
     >>> journal.claim(step, once=False)
     >>> journal.move("t1", "replied"), journal.step("t1").state
     (None, 'replied')
@@ -98,6 +99,10 @@ class Journal:
         """Returns all steps of a run, oldest first."""
         return self._rows("SELECT * FROM steps WHERE run = ? ORDER BY round, time", run)
 
+    def since(self, moment: float) -> list[SiteStep]:
+        """Returns the steps of all runs that were claimed after `moment`, oldest first."""
+        return self._rows("SELECT * FROM steps WHERE time > ? ORDER BY time", moment)
+
     def newest_round(self, run: str) -> int:
         """Returns the last round in which a step of the run was claimed; 0 before the first."""
         return max((step.round for step in self.of_run(run)), default=0)
@@ -110,19 +115,19 @@ class Journal:
     def claim(self, step: SiteStep, *, once: bool) -> None:
         """Records that a step begins.
 
-        A step may be begun again after a kill, with the same content, unless `once`: an aggregator whose answers may
-        not be repeated. Raises Refused (`step-claimed`) then, and (`round-changed`) for other content.
+        A step may be begun again after a kill, as the same task, unless `once`: an aggregator whose answers may not be
+        repeated. Raises Refused (`step-claimed`) then, and (`round-changed`) for another task in its place.
         """
         with self._written() as database:
             place = (step.run, step.round, step.phase, step.attempt)
             query = "SELECT * FROM steps WHERE run = ? AND round = ? AND phase = ? AND attempt = ?"
             known = [SiteStep(*row) for row in database.execute(query, place)]
-            if known and (known[0].task != step.task or known[0].content != step.content):
+            if known and known[0].task != step.task:
                 raise Refused(Reason.ROUND_CHANGED)
             if known and (once or known[0].state != "claimed"):
                 raise Refused(Reason.STEP_CLAIMED)
             if not known:
-                values = (step.task, step.run, step.plan, step.round, step.phase, step.attempt, step.content)
+                values = (step.task, step.run, step.plan, step.round, step.phase, step.attempt, step.work)
                 database.execute(
                     "INSERT INTO steps VALUES (?,?,?,?,?,?,?,'claimed',?,?)", (*values, step.bytes, time.time())
                 )

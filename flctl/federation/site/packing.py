@@ -13,6 +13,7 @@ from flctl.config.yaml_reader import read_source
 from flctl.errors import ConfigError
 from flctl.federation.identity.canonical import canonical
 from flctl.federation.identity.homes import SiteHome
+from flctl.federation.identity.joining import Membership
 from flctl.federation.identity.names import require_name
 from flctl.federation.schema.read import read_schema
 from flctl.federation.schema.rows import read_rows
@@ -76,6 +77,11 @@ def pack_home(home: Path | None, request: PackRequest, registry: Catalogue) -> P
 
 def _name(home: SiteHome, given: str | None) -> str:
     """The site's name: that of its membership, or the one given before it has joined."""
-    if given is None:
-        raise ConfigError("this site has not joined a federation", hint="Join it, or name the site: --name st-marys")
-    return require_name(given, "site")
+    if not home.membership.exists():
+        if given is None:
+            raise ConfigError("this site has not joined a federation", hint="Join it, or name it: --name st-marys")
+        return require_name(given, "site")
+    joined = Membership.open(home).name
+    if given not in (None, joined):
+        raise ConfigError(f"this site has joined as {joined}, not as {given}", hint="Leave out --name.")
+    return joined

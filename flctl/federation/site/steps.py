@@ -21,6 +21,7 @@ from flctl.federation.site.intake import envelope_until
 from flctl.federation.site.journal import Journal, SiteStep
 from flctl.federation.site.outbox import Outbox, StoredReply
 from flctl.federation.site.run_files import SiteRun
+from flctl.federation.site.settings import read_settings
 from flctl.federation.site.worker import SiteWorker, WorkerSettings
 from flctl.federation.transport.envelope import BlobRef, Envelope, key_context
 from flctl.federation.transport.hub_client import TaskProgress
@@ -85,10 +86,10 @@ class Steps:
             self._current = None
 
     def _answered(self, envelope: Envelope, plan: Plan) -> None:
-        self._gate.check(envelope, plan, self._member.roster.digest)
         body = _order(envelope)
+        self._gate.check(envelope, plan, body.ask)
         parts = self._fetched(envelope, plan, body)
-        request, work = self._request(envelope, plan, parts)
+        request, work = self._request(envelope, plan, parts, body)
         worker = self._worker(plan)
         worker.start()
         self._claim(envelope, plan, once=worker.answers_once)
@@ -101,14 +102,17 @@ class Steps:
             self._keep(envelope, plan, None, FailureBody(reply.kind, "", SENTENCES.get(reply.kind, "")))
         else:
             run.keep_phase_memory(*place, memory)
-            shared = Reply(reply.message, self._gate.shared(reply.metrics))
+            shared = Reply(reply.message, self._gate.shared(body.ask, reply.metrics))
             self._keep(envelope, plan, pack_reply(shared), None)
         self._upload(envelope.task)
 
     def _fetched(self, envelope: Envelope, plan: Plan, body: OrderBody) -> dict[str, bytes]:
         """The parts of an order, decrypted. Raises Refused for a blob that is larger than expected, or changed."""
         run, parts = SiteRun.of(self._home, plan.run), {}
-        most = {WORK: 4 * sum(plan.derived.broadcast.values()) + MARGIN + 64 * len(plan.sites), MESSAGE: MOST_MESSAGE}
+        most = {
+            body.work: 4 * sum(plan.derived.broadcast.values()) + MARGIN + 64 * len(plan.sites),
+            MESSAGE: MOST_MESSAGE,
+        }
         for name, ref in zip(body.parts, envelope.blobs, strict=True):
             if ref.bytes > sealed_size(most[name]):
                 raise Refused(Reason.BLOB_SIZE)
@@ -122,15 +126,17 @@ class Steps:
             run.clear()
         return parts
 
-    def _request(self, envelope: Envelope, plan: Plan, parts: Mapping[str, bytes]) -> tuple[Request, bytes | None]:
-        work = parts.get(WORK)
+    def _request(
+        self, envelope: Envelope, plan: Plan, parts: Mapping[str, bytes], body: OrderBody
+    ) -> tuple[Request, bytes | None]:
+        work = parts.get(body.work)
         if work is None:
             return Request(envelope.round, None, parts.get(MESSAGE, b"")), None
         try:
             unpacked = messages.unpack_work(work)
         except (ProtocolError, TypeError, KeyError) as error:
             raise Refused(Reason.BODY_FORM) from error
-        if unpacked.round != envelope.round:
+        if unpacked.round != envelope.round or unpacked.ask != body.ask:
             raise Refused(Reason.WORK_CHANGED)
         self._gate.check_work(plan, unpacked)
         return Request(envelope.round, unpacked, parts.get(MESSAGE, b"")), work
@@ -138,7 +144,8 @@ class Steps:
     def _worker(self, plan: Plan) -> SiteWorker:
         if plan.digest not in self._workers:
             self.end()  # one run's worker at a time: models of two runs may not fit the memory
-            settings = WorkerSettings(seconds=self._gate.seconds_a_round())
+            prefix = read_settings(self._home.path).worker.prefix
+            settings = WorkerSettings(prefix, self._gate.seconds_a_round())
             self._workers[plan.digest] = SiteWorker(
                 self._home, self._member.name, plan, self._registry, settings, self._identities(plan)
             )
@@ -152,9 +159,9 @@ class Steps:
     def _claim(self, envelope: Envelope, plan: Plan, *, once: bool) -> None:
         moved = sum(ref.bytes for ref in envelope.blobs)
         place = (envelope.round, envelope.phase, envelope.attempt)
-        self._journal.claim(
-            SiteStep(envelope.task, plan.run, plan.digest, *place, content=envelope.task, bytes=moved), once=once
-        )
+        parts = dict(zip(_order(envelope).parts, envelope.blobs, strict=True))
+        work = parts[WORK].plaintext if WORK in parts else ""
+        self._journal.claim(SiteStep(envelope.task, plan.run, plan.digest, *place, work=work, bytes=moved), once=once)
 
     def _keep(self, envelope: Envelope, plan: Plan, body: bytes | None, failure: FailureBody | None) -> None:
         """Puts a reply into the outbox, from which it leaves unchanged however often it is sent."""

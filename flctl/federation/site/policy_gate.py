@@ -1,0 +1,167 @@
+"""The gate of a real site: its policy, its approvals, its checks of each order, and its record."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Self
+
+from flctl import arrays
+from flctl.errors import FlctlError
+from flctl.evaluation.whole_sums import SUMS
+from flctl.federation.identity.homes import SiteHome
+from flctl.federation.identity.roster import Roster
+from flctl.federation.member import FederationMember
+from flctl.federation.plan.plan import Plan
+from flctl.federation.reasons import Reason, Refused
+from flctl.federation.site.approvals import Approvals
+from flctl.federation.site.audit import AuditLog
+from flctl.federation.site.checks import RunProgress, SiteView, Usage, check_content, check_task, scheduled_work
+from flctl.federation.site.journal import Journal, SiteStep, StepState
+from flctl.federation.site.policy import Here, Policy
+from flctl.federation.transport.envelope import Envelope
+from flctl.types import Ask, Work
+
+if TYPE_CHECKING:
+    from flctl.component import Catalogue
+
+__all__ = ["PolicyGate"]
+
+HOUR, DAY = 3600.0, 86400.0
+FIGURES = {"count": ("examples",), "loss": ("loss",)}
+"""Figures of the policy's `share.metrics`, and the metrics of a reply that they stand for."""
+IN_PROGRESS: tuple[StepState, ...] = ("claimed", "replied", "uploaded")
+
+
+@dataclass(frozen=True)
+class PolicyGate:
+    """Asks the policy, the approvals and the record in a site's home. The policy is read anew each time: it may have
+    been tightened meanwhile."""
+
+    home: SiteHome
+    member: FederationMember
+    catalogue: Catalogue
+    journal: Journal
+    audit: AuditLog
+    approvals: Approvals
+
+    @classmethod
+    def open(cls, home: SiteHome, member: FederationMember, catalogue: Catalogue, journal: Journal) -> Self:
+        """The gate of a home. Raises ConfigError for a policy with problems."""
+        policy, roster = Policy.open(home), member.roster
+        members = {**roster.coordinators, **roster.sites}
+        reviewers = {name: members[name].identity.signing for name in policy.rules.reviewers if name in members}
+        audit = AuditLog(home.audit, member.identity)
+        key = member.identity.public.signing
+        approvals = Approvals(audit, member.membership.federation, member.name, key, reviewers)
+        return cls(home, member, catalogue, journal, audit, approvals)
+
+    def asked(self, plan: Plan) -> None:
+        self.approvals.keep(plan)
+
+    def decision(self, plan: Plan) -> Mapping[str, Any] | None:
+        decided = self.approvals.decision(plan).decided
+        if decided is None:
+            return None
+        statement = decided.statement
+        return {"decision": statement.decision, "reason": statement.reason, "until": statement.until}
+
+    def check(self, envelope: Envelope, plan: Plan, ask: Ask) -> None:
+        check_task(envelope, self._view(plan))
+        if ask not in plan.ask:
+            raise Refused(Reason.POLICY_ASK)
+        if ask != "train":
+            self._check_floor(plan, ask)
+
+    def check_work(self, plan: Plan, work: Work) -> None:
+        if work.ask == "train":
+            check_content(plan, work, work.round)
+        else:
+            check_sums(plan, work)
+
+    def still_approved(self, plan: Plan) -> None:
+        self.approvals.decision(plan).require()
+
+    def shared(self, ask: Ask, metrics: Mapping[str, float]) -> dict[str, float]:
+        figures = Policy.open(self.home).rules.share.metrics
+        if ask != "train":
+            return dict(metrics) if "clients" in figures else {}
+        allowed = {name for figure in figures for name in FIGURES.get(figure, ())}
+        return {name: value for name, value in metrics.items() if name in allowed}
+
+    def seconds_a_round(self) -> float | None:
+        minutes = Policy.open(self.home).rules.limits.minutes_a_round
+        return None if minutes is None else 60.0 * minutes
+
+    def record(self, event: str, **facts: Any) -> None:
+        self.audit.append(event, facts)
+
+    def _check_floor(self, plan: Plan, ask: Ask) -> None:
+        """Raises Refused (`statistics-floor`) for sums over fewer rows than the policy's floor, or without a floor."""
+        floor = Policy.open(self.home).rules.limits.min_rows
+        train, test = plan.data.rows[plan.site_index(self.member.name)]
+        if floor is None or (test if ask == "evaluate" else train) < floor:
+            raise Refused(Reason.STATISTICS_FLOOR)
+
+    def _view(self, plan: Plan) -> SiteView:
+        return SiteView(
+            name=self.member.name,
+            now=datetime.now(UTC),
+            roster=self.member.roster,
+            planned_roster=self._planned_roster(plan),
+            plan=plan,
+            standing=self.approvals.decision(plan),
+            policy=Policy.open(self.home),
+            here=Here(
+                name=self.member.name,
+                catalogue=self.catalogue,
+                approved=self.approvals.code(),
+                earlier=self.approvals.approved_before(plan),
+                spent=self.approvals.spent(plan),
+            ),
+            progress=_progress(self.journal.of_run(plan.run)),
+            usage=self._usage(plan),
+        )
+
+    def _planned_roster(self, plan: Plan) -> Roster | None:
+        try:
+            return self.member.keeper.of_digest(plan.roster)
+        except FlctlError:
+            return None
+
+    def _usage(self, plan: Plan) -> Usage:
+        now = time.time()
+        begun = self.journal.since(now - HOUR)
+        active = {step.run for state in IN_PROGRESS for step in self.journal.steps(state)}
+        return Usage(
+            rounds_an_hour=len({(step.run, step.round) for step in begun}),
+            bytes_a_day=self.journal.bytes_since(now - DAY),
+            other_runs=len(active - {plan.run}),
+            free_bytes=shutil.disk_usage(self.home.path).free,
+        )
+
+
+def check_sums(plan: Plan, work: Work) -> None:
+    """Checks the work of an evaluation or of statistics: the plan's model or none, local training as scheduled, finite
+    numbers. Raises Refused."""
+    if work.allowance is not None or work.extra or work.transforms or work.local != scheduled_work(plan, work.round):
+        raise Refused(Reason.WORK_CHANGED)
+    model = {name: length for name, length in plan.derived.broadcast.items() if ":" not in name}
+    found = {name: vector.size for name, vector in work.params.items()}
+    if found != (model if work.ask == "evaluate" else {}) or work.layout.keys() != {SUMS}:
+        raise Refused(Reason.BODY_LAYOUT)
+    if any(plan.derived.types.get(name) != vector.dtype.newbyteorder("<").str for name, vector in work.params.items()):
+        raise Refused(Reason.BODY_TYPE)
+    if not arrays.is_finite(work.params):
+        raise Refused(Reason.BODY_NOT_FINITE)
+
+
+def _progress(steps: list[SiteStep]) -> RunProgress:
+    """The steps of a run that this site has begun, and the work of each round."""
+    return RunProgress(
+        tasks={(step.round, int(step.phase), step.attempt): step.task for step in steps},
+        working={step.round: step.work for step in steps if step.work},
+    )
