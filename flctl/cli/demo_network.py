@@ -26,7 +26,7 @@ __all__ = ["NetworkDemo"]
 SITES = ("elm-street", "st-marys", "trinity")
 COORDINATOR, FEDERATION = "uni", "hospitals"
 ROUNDS = 5
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 300.0
 POLICY = """\
 approve: each
 ask_for: [train, evaluate]
@@ -201,7 +201,7 @@ class NetworkDemo:
                 process.wait()
 
     def _await(self, what: str, there: Callable[[], bool]) -> None:
-        """Waits for something. Raises FlctlError with the ends of the logs after a minute."""
+        """Waits for something. Raises FlctlError with the ends of the logs after some minutes."""
         until = time.monotonic() + WAIT_SECONDS
         while not there():
             if time.monotonic() > until:

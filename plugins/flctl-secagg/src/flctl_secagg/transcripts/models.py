@@ -74,7 +74,8 @@ def _recorded(folder: Path, verdicts: Sequence[Verdict], run: RunInfo) -> Iterab
                 f"{verdict.file} is a session of another configuration than the run's config.yaml",
                 hint="Restore config.yaml: the clients of the session signed the digest of the original.",
             )
-        rounds.setdefault(verdict.round, []).append(one)
+        if one.trained:
+            rounds.setdefault(verdict.round, []).append(one)
     return (_round(round_number, attempts) for round_number, attempts in sorted(rounds.items()))
 
 
@@ -86,6 +87,13 @@ class _Recorded:
     @cached_property
     def session(self) -> Session:
         return session_of(self._entries(frames.HELLO), self.path)
+
+    @property
+    def trained(self) -> bool:
+        """True if the session summed updates; one of an evaluation sums counts over rows, and changes no model."""
+        from flctl.evaluation.whole_sums import SUMS
+
+        return [name for name, _ in self.session.encoding.layout] != [SUMS]
 
     def released(self) -> Aggregate:
         """Returns the sum that the transcript publishes."""
