@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import threading
 
+import numpy as np
 import pytest
-from support.network import Network
+from support.network import CANARY, Network
 
 from flctl.cli import run
+from flctl.federation.content import FailureBody
 from flctl.federation.coordinator.collecting import Collecting
 from flctl.federation.coordinator.orders import Orders
+from flctl.federation.site.doctor import examine
 from flctl.federation.site.journal import Journal
 from flctl.federation.site.steps import Steps
+from flctl.federation.site.worker import SiteWorker
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,53 @@ def test_a_network_run_has_the_bits_of_its_simulation(network, tmp_path):
         assert train(network, tmp_path / "net", "fed", *remote(network)) == 0
     assert train(network, tmp_path / "twin", "twin", "-o", "engine.alone=true") == 0
     assert model_of(tmp_path / "net") == model_of(tmp_path / "twin")
+    assert files_with_canary(network.homes["trinity"].path) == ["data/x.npy"]  # the search finds it where it is
+    assert files_with_canary(network.hub.folder, tmp_path / "net", network.operator.path) == []
+    assert not any(f"{CANARY:.4f}" in str(gate.events) for gate in network.gates.values())
+
+
+def files_with_canary(*folders):
+    """Files with the canary in binary or as text, and decompressed or sealed content as it lies there."""
+    texts = [CANARY.tobytes(), np.float64(CANARY).tobytes(), f"{CANARY:.4f}".encode()]
+    return [
+        path.relative_to(folder).as_posix()
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and any(text in path.read_bytes() for text in texts)
+    ]
+
+
+@pytest.mark.slow
+def test_an_error_at_a_site_leaves_as_a_kind_and_one_fixed_sentence(network, tmp_path, monkeypatch, capsys):
+    def fails(self, request, work, memory):
+        raise ValueError(f"row 17 of data/x.npy has the age {CANARY:.4f}")
+
+    monkeypatch.setattr(SiteWorker, "answer", fails)
+    seen = []
+    opened = FailureBody.read
+    monkeypatch.setattr(FailureBody, "read", lambda body: seen.append(dict(body)) or opened(body))
+    with network.serving():
+        code = train(network, tmp_path / "net", "fed", *remote(network))
+    assert code == 1
+    failure = {"kind": "exception", "reason": "", "sentence": "Local training failed at the site."}
+    assert seen
+    assert all(body == {"failure": failure} for body in seen)
+    assert f"{CANARY:.4f}" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.slow
+def test_a_site_is_examined_with_its_hub_and_without(network):
+    home = network.homes["trinity"]
+    found = {finding.name: finding.state for finding in examine(home)}
+    assert {name for name, state in found.items() if state == "failed"} == set()
+    assert {"keys", "proxy", "name resolution", "tls", "hub", "clock", "roster", "worker network", "data"} <= set(found)
+    network.hub.stop()
+    try:
+        without = {finding.name: finding.state for finding in examine(home)}
+    finally:
+        network.hub.start()
+    assert without["tls"] == "failed"
+    assert without["data"] == "ok"
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flctl.federation.coordinator.data import assemble, read_declaration
 from flctl.federation.hub.enrolling import FederationFolder
 from flctl.federation.hub.serve import TlsFiles
@@ -33,6 +35,8 @@ from flctl.plugins.registry import Registry
 from support.hub_server import QUICK, HubServer
 
 SITES = ("elm-street", "st-marys", "trinity")
+CANARY = np.float32(61.372181)
+"""The age in each site's first row: it must not be found in anything that leaves a site."""
 SCHEMA = """\
 format: flctl-schema/1
 name: stroke
@@ -133,6 +137,8 @@ class Network:
         schema_file.write_text(SCHEMA)
         schema = open_schema(schema_file)
         rows = {site: mock_rows(schema, self.rows + 10 * number, 7, site) for number, site in enumerate(self.sites)}
+        for site in self.sites:
+            rows[site].x[0, 0] = CANARY
         for site, home in self.homes.items():
             partition = pack(home.data, schema, {site: rows[site]}, 0.2)
             (home.path / SCHEMA_FILE).write_text(SCHEMA)

@@ -68,7 +68,7 @@ class SiteAgent:
     ) -> None:
         self.home, self.member, self.gate, self.journal, self.said = home, member, gate, journal, said
         self.outbox = Outbox(home.outbox)
-        self.steps = Steps(home, member, gate, self.journal, self.outbox, registry)
+        self.steps = Steps(home, member, gate, self.journal, self.outbox, registry, said)
         self._plans = PlanIntake(home, member, gate, said)
         self._orders: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._stop = threading.Event()

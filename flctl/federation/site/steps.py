@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flctl.algorithms.run_identities import RunIdentities
 from flctl.client.memory_store import MemoryStore
-from flctl.errors import ProtocolError
+from flctl.errors import ProtocolError, StorageError
 from flctl.federation.content import MESSAGE, WORK, FailureBody, OrderBody, content_digest, pack_reply
 from flctl.federation.identity.homes import SiteHome
 from flctl.federation.identity.per_run import run_identities
@@ -25,6 +25,7 @@ from flctl.federation.site.settings import read_settings
 from flctl.federation.site.worker import SiteWorker, WorkerSettings
 from flctl.federation.transport.envelope import BlobRef, Envelope, key_context
 from flctl.federation.transport.hub_client import TaskProgress
+from flctl.federation.transport.retries import HubAwayError
 from flctl.federation.transport.sealing import BlobFacts, sealed_size
 from flctl.federation.transport.tasks import task_id
 from flctl.types import Failure, FailureKind, Reply, Request
@@ -63,8 +64,9 @@ class Steps:
         journal: Journal,
         outbox: Outbox,
         registry: Catalogue,
+        said: Callable[[str], None],
     ) -> None:
-        self._home, self._member, self._gate = home, member, gate
+        self._home, self._member, self._gate, self._said = home, member, gate, said
         self._journal, self._outbox, self._registry = journal, outbox, registry
         self._workers: dict[str, SiteWorker] = {}
         self._current: tuple[str, SiteWorker | None, int] | None = None
@@ -76,12 +78,19 @@ class Steps:
             if known.state == "replied":
                 self._upload(envelope.task)
             return
+        plan = SiteRun.of(self._home, envelope.run).plan()
         try:
-            plan = SiteRun.of(self._home, envelope.run).plan()
             self._current = (envelope.task, None, 0)
             self._answered(envelope, plan)
         except Refused as refused:
-            self._fail(envelope, _kind(refused.reason), refused)
+            reason = refused.reason
+            self._fail(envelope, plan, FailureBody(_kind(reason), reason.value, reason.sentence))
+        except (HubAwayError, StorageError):
+            raise  # the order is taken up again
+        except Exception as error:  # whatever fails, the site stays up, and the error's text stays here
+            self.end()
+            self._said(f"run {envelope.run}: {type(error).__name__}: {error}")
+            self._fail(envelope, plan, FailureBody("exception", "", SENTENCES["exception"]))
         finally:
             self._current = None
 
@@ -225,13 +234,11 @@ class Steps:
         self._journal.move(task, "uploaded")
         self._gate.record("sent", task=task, receipt=receipt.decode())
 
-    def _fail(self, envelope: Envelope, kind: str, refused: Refused) -> None:
-        """Answers a task with a refusal, and records it. The journal does not know the task: nothing was begun."""
-        reason = refused.reason.value
+    def _fail(self, envelope: Envelope, plan: Plan, failure: FailureBody) -> None:
+        """Answers a task with a refusal or failure, and records it."""
+        reason = failure.reason or failure.kind
         self._gate.record("refused", run=envelope.run, task=envelope.task, reason=reason)
-        plan = SiteRun.of(self._home, envelope.run).plan()
-        text = self._reply(envelope, plan, (), FailureBody(kind, reason, refused.reason.sentence))
-        self._member.client.send_reply(envelope.task, text)
+        self._member.client.send_reply(envelope.task, self._reply(envelope, plan, (), failure))
 
     def settle(self, run: SiteRun, plan: Plan, round_number: int) -> None:
         """Removes what rounds up to `round_number` left: replies, the aggregator's memory, old client memory."""
