@@ -137,7 +137,7 @@ class NetworkDemo:
             self._await(f"the plan to reach {site}", partial(_has_plan, plans))
             (run,) = (path.parent.name for path in plans.glob("*/plan.json"))
             if site == SITES[0]:
-                self._flctl("site", "review", run, "--home", self._home(site), show=True)
+                self._shown("site", "review", run, "--home", self._home(site))
             self._flctl("site", "approve", run, "--reason", "public data", "--home", self._home(site))
 
     def _compare(self) -> tuple[str, str]:
@@ -152,7 +152,7 @@ class NetworkDemo:
         rows = {site: read_rows(str(self._table(site)), schema, current_registry()) for site in SITES}
         pack(self.folder / "twin", schema, rows, 0.2)
         twin = self.folder / "run-twin"
-        self._flctl("train", self.folder / "twin", *_settings(), "-o", "engine.alone=true", "--out", twin)
+        self._shown("train", self.folder / "twin", *_settings(), "-o", "engine.alone=true", "--out", twin)
         digests = _model_digest(self.folder / "run"), _model_digest(twin)
         if digests[0] != digests[1]:
             raise FlctlError(f"the models differ: {digests[0]} at the sites, {digests[1]} simulated")
@@ -161,21 +161,27 @@ class NetworkDemo:
 
     # parts
 
-    def _flctl(self, *words: object, show: bool = False) -> dict[str, Any]:
-        """Runs a command in this process and returns the data of its result."""
+    def _flctl(self, *words: object) -> dict[str, Any]:
+        """Runs a command in this process, and returns the data of its result."""
         from flctl.cli import run
 
         self._command(words)
         printed = io.StringIO()
-        arguments = [str(word) for word in words]
         with reserved_stdout(printed):
-            code = run([*arguments, "--json"])
+            code = run([*map(str, words), "--json"])
         answer = json.loads(printed.getvalue().splitlines()[-1])
         if code:
-            raise FlctlError(f"`flctl {' '.join(arguments[:2])}` failed: {answer['error']['message']}")
-        if show:
-            self._say(json.dumps(answer["data"], indent=1))
+            raise FlctlError(f"`flctl {' '.join(map(str, words[:2]))}` failed: {answer['error']['message']}")
         return dict(answer["data"])
+
+    def _shown(self, *words: object) -> None:
+        """Runs a command in this process, and shows what it prints."""
+        from flctl.cli import run
+
+        self._command(words)
+        code = run([*map(str, words)])
+        if code:
+            raise FlctlError(f"`flctl {' '.join(map(str, words[:2]))}` ended with the exit code {code}")
 
     @contextmanager
     def _process(self, name: str, *words: object) -> Iterator[subprocess.Popen[bytes]]:
@@ -214,7 +220,7 @@ class NetworkDemo:
             raise FlctlError(f"`flctl {name}` failed: {_last_line(self.folder / f'{name}.log')}")
 
     def _command(self, words: Sequence[object]) -> None:
-        line = command_line("flctl", *(self._shown(word) if isinstance(word, Path) else word for word in words))
+        line = command_line("flctl", *words)
         self.commands.append(line)
         shown = line if len(line) <= 200 else f"{line[:120]} ...{line[-60:]}"
         output.stdout().print(f"[bold]$ {shown}[/]" if "[" not in shown else f"$ {shown}", soft_wrap=True)
@@ -230,9 +236,6 @@ class NetworkDemo:
 
     def _table(self, site: str) -> Path:
         return self.folder / f"{site}.csv"
-
-    def _shown(self, path: Path) -> str:
-        return path.as_posix()
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from flctl import arrays
 from flctl.errors import FlctlError
 from flctl.evaluation.whole_sums import SUMS
+from flctl.federation.identity.canonical import digest
 from flctl.federation.identity.homes import SiteHome
 from flctl.federation.identity.roster import Roster
 from flctl.federation.member import FederationMember
-from flctl.federation.plan.plan import Plan
+from flctl.federation.plan.plan import Plan, Versions
+from flctl.federation.plan.versions import check_versions
 from flctl.federation.reasons import Reason, Refused
 from flctl.federation.site.approvals import Approvals
 from flctl.federation.site.audit import AuditLog
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["PolicyGate"]
 
 HOUR, DAY = 3600.0, 86400.0
+VERIFIED_SECONDS = 60.0
 FIGURES = {"count": ("examples",), "loss": ("loss",)}
 """Figures of the policy's `share.metrics`, and the metrics of a reply that they stand for."""
 IN_PROGRESS: tuple[StepState, ...] = ("claimed", "replied", "uploaded")
@@ -47,6 +50,7 @@ class PolicyGate:
     journal: Journal
     audit: AuditLog
     approvals: Approvals
+    _verified: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def open(cls, home: SiteHome, member: FederationMember, catalogue: Catalogue, journal: Journal) -> Self:
@@ -124,7 +128,16 @@ class PolicyGate:
             ),
             progress=_progress(self.journal.of_run(plan.run)),
             usage=self._usage(plan),
+            versions=self._check_versions,
         )
+
+    def _check_versions(self, planned: Versions) -> None:
+        """As `check_versions`, which reads every installed file of flctl and the plan's plugins, once a minute. The
+        code that trains is loaded when the worker starts, and stays."""
+        key = digest(asdict(planned))
+        if time.monotonic() - self._verified.get(key, -VERIFIED_SECONDS) >= VERIFIED_SECONDS:
+            check_versions(planned)
+            self._verified[key] = time.monotonic()
 
     def _planned_roster(self, plan: Plan) -> Roster | None:
         try:
