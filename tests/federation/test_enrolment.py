@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -403,3 +404,21 @@ def test_the_identities_of_a_run_are_those_of_the_plans_sites(federation: Enrolm
         with pytest.raises(UntrustedError) as caught:
             run_identities(roster, "ab" * 32, names, site.path, own)
         assert reason_of(caught) == "unknown"
+
+
+def test_two_changes_at_once_are_two_versions_and_no_equivocation(federation: Enrolment) -> None:
+    operator = federation.open_operator()
+    requests = [
+        federation.file_request(federation.invite(name, "site", 7).request(Identity.new())) for name in ("a", "b", "c")
+    ]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda request: Enrolment(federation.home).admit(request, operator, UNTIL), requests))
+    assert (federation.roster().version, sorted(federation.roster().sites)) == (4, ["a", "b", "c"])
+    assert not list(federation.home.roster.glob("equivocation-*"))
+
+
+def test_a_site_whose_last_day_is_over_does_not_end_the_sums_of_others(federation: Enrolment, site: SiteHome) -> None:
+    identity = joined(federation, site)
+    federation.extend("st-marys", federation.open_operator(), "2020-01-01")
+    found_ids = run_identities(federation.roster(), "ab" * 32, ["st-marys"], site.path)
+    assert found_ids.keys == {"st-marys": identity.public.signing}

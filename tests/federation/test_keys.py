@@ -196,3 +196,14 @@ def test_identity_imports_neither_torch_nor_numpy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_keys_are_made_where_files_have_no_links_as_on_memory_sticks(tmp_path: Path, monkeypatch) -> None:
+    def no_links(*paths: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    made = Identity.create(tmp_path)
+    assert Identity.open(tmp_path).public == made.public
+    with pytest.raises(ConfigError, match="exists already"):
+        Identity.create(tmp_path)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from filelock import FileLock
+
 from flctl.atomic import refuse_existing, write_file
 from flctl.errors import ConfigError, FlctlError, IntegrityError, ProtocolError
 from flctl.federation.identity.canonical import canonical, parse
@@ -193,31 +195,35 @@ class Enrolment:
 
     def admit(self, request: JoinRequest, operator: Identity, until: str) -> Roster:
         """Signs the roster's next version, with the request's identity as a member until a day."""
-        roster = self.roster()
-        members = dict(roster.sites if request.role == "site" else roster.coordinators)
-        members[request.name] = Member(request.identity, until)
-        return self._sign(operator, **_members(request.role, members))
+        with self._alone():
+            roster = self.roster()
+            members = dict(roster.sites if request.role == "site" else roster.coordinators)
+            members[request.name] = Member(request.identity, until)
+            return self._sign(operator, **_members(request.role, members))
 
     def extend(self, name: str, operator: Identity, until: str) -> Roster:
         """Signs the roster's next version, with another last day for a member."""
-        role, member = self.member(name)
-        members = dict(self.roster().sites if role == "site" else self.roster().coordinators)
-        members[name] = replace(member, until=until)
-        return self._sign(operator, **_members(role, members))
+        with self._alone():
+            role, member = self.member(name)
+            members = dict(self.roster().sites if role == "site" else self.roster().coordinators)
+            members[name] = replace(member, until=until)
+            return self._sign(operator, **_members(role, members))
 
     def remove(self, name: str, operator: Identity) -> Roster:
         """Signs the roster's next version, without a member, and forgets its invite and request."""
-        role, _ = self.member(name)
-        members = dict(self.roster().sites if role == "site" else self.roster().coordinators)
-        del members[name]
-        signed = self._sign(operator, **_members(role, members))
+        with self._alone():
+            role, _ = self.member(name)
+            members = dict(self.roster().sites if role == "site" else self.roster().coordinators)
+            del members[name]
+            signed = self._sign(operator, **_members(role, members))
         self._forget(name)
         return signed
 
     def move(self, url: str, operator: Identity) -> Roster:
         """Signs the roster's next version, with another address of the hub, and renews the hub's certificate."""
         require_url(url)
-        signed = self._sign(operator, url=url)
+        with self._alone():
+            signed = self._sign(operator, url=url)
         self.renew_hub()
         return signed
 
@@ -263,6 +269,10 @@ class Enrolment:
             **changes,
         )
         return self.keeper.accept(draft.signed_by(operator).signed)
+
+    def _alone(self) -> FileLock:
+        """Lock for one change: two at a time would sign two rosters of one version, which members refuse for ever."""
+        return FileLock(self.home.path / "operator.lock")
 
     def _invite(self, name: str) -> OpenInvite | None:
         path = self._invite_path(name)

@@ -19,9 +19,13 @@ def run_identities(
     """Returns the identities of a run's sites, for `Aggregator.enrolled`.
 
     `directory` is for records that outlive the run; `identity` is the own one, at a site. Raises UntrustedError
-    (`unknown`, `expired`) unless the roster lists all sites, and the own identity as one of them.
+    (`unknown`) unless the roster lists all sites, and the own identity as one of them. A site whose last day is over
+    stays on the list, and is refused where its messages arrive: otherwise it would end the sums of all others.
     """
-    keys = {name: roster.site(name).identity.signing for name in sites}
+    names = list(sites)
+    if strangers := [name for name in names if name not in roster.sites]:
+        raise UntrustedError("unknown", f"{strangers[0]} is not a site of version {roster.version} of the roster")
+    keys = {name: roster.sites[name].identity.signing for name in names}
     me = None
     if identity is not None:
         me = roster.name_of(identity.public.signing)

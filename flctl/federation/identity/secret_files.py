@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from contextlib import suppress
@@ -28,7 +29,7 @@ def write_secret(path: Path, data: bytes, *, replace: bool = False) -> None:
             if replace:
                 os.replace(partial, path)
             else:
-                os.link(partial, path)  # unlike a rename, it never takes the place of a file that came in between
+                _name_once(partial, path, data)
         finally:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
@@ -45,13 +46,29 @@ def read_secret(path: Path, most: int = 1 << 16) -> bytes:
     try:
         with path.open("rb") as file:
             if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
-                raise IntegrityError(f"{path} can be read by other users", hint=f"Run chmod 600 {path}")
+                raise IntegrityError(
+                    f"{path} can be read by other users",
+                    hint=f"Run chmod 600 {path}; a memory stick without permissions is mounted with umask=077.",
+                )
             data = file.read(most + 1)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     if len(data) > most:
         raise IntegrityError(f"{path} has more than {most} bytes, and is not a key")
     return data
+
+
+def _name_once(partial: Path, path: Path, data: bytes) -> None:
+    """Gives the file its name by a link, which never takes the place of a file that came in between. File systems of
+    memory sticks have no links: there the file is written under its name, which a crash can leave cut off."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        _write(path, data)
 
 
 def _write(path: Path, data: bytes) -> None:
