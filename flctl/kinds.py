@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flctl.component import Component
 
-__all__ = ["KINDS", "Kind", "file_of", "short_name"]
+__all__ = ["APPROVED", "KINDS", "Kind", "file_of", "short_name"]
+
+APPROVED = re.compile(r"approved:([0-9a-f]{64}):([A-Za-z_][A-Za-z0-9_]{0,99})")
+"""Name of a function in code that a site approved by its SHA-256: `approved:SHA256:NAME`."""
 
 
 @dataclass(frozen=True, slots=True)

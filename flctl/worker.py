@@ -101,9 +101,12 @@ def _reply(runtime: ClientRuntime, attached: AttachedMemory, message: bytes, wor
 def _open(opening: Opening) -> ClientRuntime:
     from flctl.client.runtime import ClientRuntime
     from flctl.config.config import Config
+    from flctl.plugins.approved_code import load_code
     from flctl.plugins.registry import Registry
     from flctl.run.run import Run
 
+    for source in opening.code:
+        load_code(source)
     registry = Registry(disable=opening.disabled, files=opening.files)
     config = Config.model_validate(opening.config)
     run = Run.build(config, registry, opening.partition_view(), opening.memory)

@@ -72,7 +72,8 @@ class Opening:
     `files` are plugin files, `disabled` the names of plugins to leave out, `path` the import path. `site`: the rows are
     those of one client of a federation. `prefix` stands before the process's command, as a confining program does;
     `environment` is the process's, None for this one's. `reply_bytes` bounds what is read of one client's reply. `plan`
-    is the approved plan as JSON: the worker refuses the run if values that follow from it come out differently.
+    is the approved plan as JSON: the worker refuses the run if values that follow from it come out differently. `code`
+    are source files that the site approved: the bytes that were hashed, which the worker runs.
     """
 
     config: Mapping[str, Any]
@@ -86,6 +87,7 @@ class Opening:
     environment: Mapping[str, str] | None = None
     reply_bytes: int = MAX_BODY
     plan: str = ""
+    code: tuple[bytes, ...] = ()
 
     @classmethod
     def of(cls, run: Run) -> Self:
@@ -110,6 +112,7 @@ class Opening:
         # A manifest names every feature and a plan every site, and a header is short: they travel as arrays.
         texts = {"plan": self.plan, "manifest": "" if facts is None else facts.manifest}
         arrays = {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items() if text}
+        arrays |= {f"code/{number}": np.frombuffer(source, np.uint8) for number, source in enumerate(self.code)}
         meta = {
             "config": dict(self.config),
             "partition": str(self.partition),
@@ -136,6 +139,7 @@ class Opening:
                 path=tuple(meta["path"]),
                 site=None if meta["site"] is None else _site_facts(frame),
                 plan=frame.arrays["plan"].tobytes().decode() if "plan" in frame.arrays else "",
+                code=tuple(value.tobytes() for name, value in frame.arrays.items() if name.startswith("code/")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ProtocolError("a message to open a run lacks a part of its description") from error

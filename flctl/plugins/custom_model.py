@@ -13,7 +13,9 @@ from pydantic import Field
 
 from flctl.component import Options
 from flctl.errors import ConfigError, FlctlError, PluginError, suggest
+from flctl.kinds import APPROVED
 from flctl.models.model import DataSpec, Model
+from flctl.plugins.approved_code import approved_module
 from flctl.plugins.files import load_file
 
 if TYPE_CHECKING:
@@ -61,13 +63,20 @@ def _find(target: str) -> Callable[..., Any]:
     module, _, name = target.rpartition(":")
     if not module or not name:
         raise ConfigError(f"model '{target}' is not module:function or file.py:function")
-    home = load_file(Path(module)) if module.endswith(".py") else _import(module)
+    home = _home(target, module)
     function = getattr(home, name, None)
     if not callable(function):
         offered = [key for key, value in vars(home).items() if callable(value) and not key.startswith("_")]
         hint = suggest(name, offered) or f"Its functions: {', '.join(sorted(offered)) or 'no functions'}."
         raise PluginError(f"{module} has no function '{name}'", hint=hint)
     return function  # type: ignore[no-any-return]
+
+
+def _home(target: str, module: str) -> Any:
+    approved = APPROVED.fullmatch(target)
+    if approved:
+        return approved_module(approved[1])
+    return load_file(Path(module)) if module.endswith(".py") else _import(module)
 
 
 def _import(module: str) -> Any:

@@ -49,6 +49,8 @@ TEXT = {
     "memory": "a size",
     "executor": "a choice",
     "options": "options of the component",
+    "purpose": "words for people",
+    "proxy": "a proxy's address; options of an engine are never part of a plan",
 }
 """Options of text without a mark, each reviewed: what the text is."""
 TOP = dict.fromkeys(("model", "strategy", "aggregator", "engine", "transforms", *SECTIONS), "components and sections")
@@ -156,7 +158,8 @@ def test_each_marked_option_of_a_component_is_refused_in_a_plan(kind: str, name:
         ({}, []),
         ({"model": {"name": "mlp", "hidden": [8]}}, []),
         ({"model": {"name": f"approved:{SHA}:net", "width": 8}}, []),
-        ({"strategy": {"name": f"approved:{SHA}:Mine"}}, []),
+        ({"strategy": {"name": f"approved:{SHA}:Mine"}}, ["strategy.name"]),
+        ({"transforms": {f"approved:{SHA}:Mine": {}}}, [f"transforms.approved:{SHA}:Mine.name"]),
         ({"eval": {**PLAIN["eval"], "positive": "n/a"}}, []),
         ({"local": {**PLAIN["local"], "class_weights": {"and/or": 2.0}}}, []),
         ({"model": {"name": "os:system"}}, ["model.name"]),

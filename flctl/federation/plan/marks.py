@@ -2,7 +2,7 @@
 
 `model: module:function` imports a module, `transforms.dp.ledger` writes a file: harmless as long as the owner of the
 machine types them, remote code execution when a plan brings them. An option that does so has the mark `place` ("code"
-or "path") in its model; a plan may set a marked option to `approved:SHA256` alone, and paths not at all.
+or "path") in its model; a plan may set the model to `approved:SHA256:NAME`, and no path at all.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from pydantic.fields import FieldInfo
 from flctl.config.config import AUTO, Config
 from flctl.config.sections.training import SECTIONS, EngineConfig
 from flctl.config.sources import LAYERED, NAMED
+from flctl.kinds import APPROVED
 
 if TYPE_CHECKING:
     from flctl.component import Catalogue
 
-__all__ = ["APPROVED", "approved_digest", "is_place", "place_of", "unapproved"]
+__all__ = ["approved_digest", "is_place", "place_of", "unapproved"]
 
-APPROVED = re.compile(r"approved:([0-9a-f]{64}):[A-Za-z_][A-Za-z0-9_]{0,99}")
-"""A function or class in code that the site approved by its SHA-256."""
 LABELS = frozenset({"eval.positive", "local.class_weights"})
 """Keys that hold class names of the data, which may look like anything and reach neither files nor imports."""
 _PLACE = re.compile(r"[/\\\x00-\x1f]|^~|^\.{1,2}$|\.py(:|$)|://")
@@ -94,8 +93,9 @@ def _component(kind: str, value: Any, catalogue: Catalogue, at: str = "") -> Ite
         own = {key: item for key, item in options.items() if key in EngineConfig.model_fields}
         yield from _options(EngineConfig, own, at)
         options = {key: item for key, item in options.items() if key not in own}
-    if isinstance(name, str) and APPROVED.fullmatch(name):
-        yield from _places(options, at)  # approved code declares its options itself
+    if kind == "model" and isinstance(name, str) and APPROVED.fullmatch(name):
+        # Models alone run in a process without keys; a strategy or transform of one's own belongs into a plugin.
+        yield from _places(options, at)
     elif isinstance(name, str) and name in catalogue.offers(kind):
         yield from _options(catalogue.get(kind, name).Config, options, at)
     elif name != AUTO or options:

@@ -20,7 +20,9 @@ from flctl.federation.plan.plan import Plan
 from flctl.federation.reasons import Reason, Refused
 from flctl.federation.schema.read import open_schema
 from flctl.federation.site.packing import SCHEMA_FILE
+from flctl.federation.site.policy import code_of
 from flctl.federation.site.run_files import SiteRun
+from flctl.federation.site.user_code import CodeStore
 from flctl.partition.federated_files import DeclaredClient, FederatedManifest, federated_data
 from flctl.run.run import Run
 from flctl.types import Failure, Request
@@ -133,7 +135,16 @@ class SiteWorker:
             environment=self._environment(),
             reply_bytes=most_reply_bytes(self._plan.derived.layout),
             plan=self._plan.to_json().decode(),
+            code=self._code(),
         )
+
+    def _code(self) -> tuple[bytes, ...]:
+        """The approved code of the plan. Each file is read once and hashed: the worker runs the bytes that were hashed.
+
+        Raises Refused (`code-not-approved`, `code-changed`).
+        """
+        store = CodeStore(self._home.quarantine, self._home.approved)
+        return tuple(store.load(digest) for digest in sorted(code_of(self._plan)))
 
     def _environment(self) -> Mapping[str, str]:
         passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
