@@ -18,20 +18,20 @@ from flctl.testing.trial import Trial
 
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory):
-    return Trial(tmp_path_factory.mktemp("models"), "checkpoint.every=1", "engine=inprocess", "rounds=3")
+    return Trial(tmp_path_factory.mktemp("models"), "checkpoint.every=1", "engine=inprocess")
 
 
 @pytest.fixture(scope="module")
 def trained(trial):
     """Three rounds, with a checkpoint after each."""
-    return trial.train("aggregator={name: secagg, transcript: true}", "strategy=fedavgm").directory
+    return trial.train("aggregator={name: secagg, transcript: true}", "strategy=fedavgm", "rounds=3").directory
 
 
 @pytest.fixture(scope="module")
 def noised(trial):
     """The same with noise that the server adds to each sum."""
     noise = "transforms=[{name: dp, clipping_norm: 1.0, noise_multiplier: 1.0}]"
-    return trial.train("aggregator={name: secagg, transcript: true, max_weight: 1}", noise).directory
+    return trial.train("aggregator={name: secagg, transcript: true, max_weight: 1}", noise, "rounds=3").directory
 
 
 @pytest.fixture
@@ -63,6 +63,12 @@ def verified(run):
 
 def test_every_model_follows_from_the_sums(trained):
     assert verified(trained) == ModelVerdict(recomputed=(0, 1, 2, 3))
+
+
+def test_sums_over_rows_of_an_evaluation_at_clients_change_no_model(trial):
+    run = trial.train("aggregator={name: secagg, transcript: true}", "eval.at=clients", "rounds=1").directory
+    assert [(one.round, one.trains) for one in verify_run(run)] == [(1, True), (1, False)]
+    assert verified(run) == ModelVerdict(recomputed=(0, 1))
 
 
 @pytest.mark.parametrize("number", [0, 2, 3])

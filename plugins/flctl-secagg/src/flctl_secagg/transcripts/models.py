@@ -67,7 +67,7 @@ def _recorded(folder: Path, verdicts: Sequence[Verdict], run: RunInfo) -> Iterab
     Raises IntegrityError if a session is for another configuration than the run's.
     """
     rounds: dict[int, list[_Recorded]] = {}
-    for verdict in verdicts:
+    for verdict in (one for one in verdicts if one.trains):
         one = _Recorded(folder / verdict.file, verdict)
         if one.session.parameters.config != config_digest(run.config):
             raise IntegrityError(

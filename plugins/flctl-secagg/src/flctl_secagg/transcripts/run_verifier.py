@@ -44,7 +44,8 @@ def verify_run(run: Path, operator: bytes | None = None, remembered: Path | None
         raise IntegrityError(f"{folder}: a session is duplicated, or rosters have different operators")
     if remembered is not None and verdicts:
         _check_remembered(remembered, verdicts)
-    _check_rounds(run, outcomes)
+    training = {one.sid for one in verdicts if one.trains}
+    _check_rounds(run, [one for one in outcomes if one.sid in training])
     _check_ledger(home, outcomes)
     _check_summary(run / "summary.json", max((one.round for one in outcomes), default=0))
     return verdicts

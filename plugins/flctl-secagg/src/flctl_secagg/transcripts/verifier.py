@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flctl import FlctlError, IntegrityError, Phase
+from flctl import RING, FlctlError, IntegrityError, Phase
 from flctl.errors import counted
 from flctl_secagg.client.policy import Policy
 from flctl_secagg.crypto.primitives import SIGNATURE_BYTES, is_signed
@@ -23,6 +23,8 @@ from flctl_secagg.transcripts.recording import CAME, PAST, PUBLISHED, ROSTER, SE
 __all__ = ["Verdict", "verify"]
 
 _HEAD = 38
+_SUMS_OVER_ROWS = f"sums{RING}"
+"""Name of the only vector of a request for sums over a client's rows."""
 _LEAST_BYTES = 2560
 """Bytes needed for the test: an expected count of ten for each byte value. Shorter vectors are not tested."""
 _LIMIT = 255 + 8 * np.sqrt(2 * 255)
@@ -33,9 +35,10 @@ _LIMIT = 255 + 8 * np.sqrt(2 * 255)
 class Verdict:
     """Result of verifying a transcript.
 
-    `refused` is the reason if the session gave no sum; `survivors` is empty then. `masked` counts vectors whose bytes
-    pass a test of uniformity, `short` those too short for the test. `unsigned` are clients that did not sign the shares
-    that they dealt or opened; the server checks these signatures only if shares are disputed.
+    `trains` is False for sums over clients' rows, as of an evaluation; they change no model. `refused` is the reason if
+    the session gave no sum; `survivors` is empty then. `masked` counts vectors whose bytes pass a test of uniformity,
+    `short` those too short for the test. `unsigned` are clients that did not sign the shares that they dealt or opened;
+    the server checks these signatures only if shares are disputed.
     """
 
     file: str
@@ -43,6 +46,7 @@ class Verdict:
     round: int
     attempt: int
     mode: str
+    trains: bool
     sid: str
     previous: str
     operator: str
@@ -96,6 +100,7 @@ def _verify(path: Path, operator: bytes | None, *, cut: bool) -> Verdict:
         round=parameters.round,
         attempt=parameters.attempt,
         mode=parameters.mode,
+        trains=_SUMS_OVER_ROWS not in dict(parameters.layout),
         sid=session.sid.hex(),
         previous=parameters.previous,
         operator=session.roster.operator.hex(),
