@@ -20,6 +20,7 @@ from flctl.data.dataset import DatasetReader, Examples
 from flctl.data.encoding import TableEncoder, Tally, Unseen
 from flctl.data.options import TabularOptions
 from flctl.data.preprocessing import FittedPreprocessing
+from flctl.data.readers.images import ImageFolderReader, holds_pictures
 from flctl.data.sources import find_reader
 from flctl.data.table import TableReader
 from flctl.errors import ConfigError, DataError, IncompatibleError
@@ -30,7 +31,6 @@ __all__ = ["NewRows", "RowBlock", "RowOptions", "is_table", "new_rows", "reader_
 PIPE = "-"
 VALUES = 1 << 22
 MAGIC = {b"PAR1": ".parquet", b"ARROW1": ".arrow", b"\x1f\x8b": ".csv.gz", b"PK\x03\x04": ".npz"}
-PICTURES = (".png", ".jpg", ".jpeg")
 _OF_TRAINING = frozenset(TabularOptions.model_fields)
 """Options that describe the training table's columns; the fitted preprocessing says what became of them."""
 _OF_FILES = frozenset({"more", "test", "splits", "by"})
@@ -97,8 +97,8 @@ def _named(fitted: FittedPreprocessing, source: str) -> Any:
 def reader_for(source: str, fitted: FittedPreprocessing, options: RowOptions, registry: Catalogue) -> DatasetReader:
     """The reader of new rows, with the training reader's options if it is the same one."""
     name = options.reader
-    if name is None and fitted.reader == "image-folder" and _is_pictures(source):
-        name = fitted.reader
+    if name is None and len(fitted.shape) == 3 and holds_pictures(Path(source)):
+        name = ImageFolderReader.name
     kind = find_reader(source, name, registry)
     own = fitted.options if kind.name == fitted.reader else {}
     dropped = _OF_TRAINING if fitted.is_table else _OF_FILES
@@ -119,10 +119,6 @@ def reader_for(source: str, fitted: FittedPreprocessing, options: RowOptions, re
         option = ".".join(map(str, first["loc"]))
         message = str(first["msg"]).removeprefix("Value error, ")
         raise ConfigError(f"--reader-option {option}={first['input']}: {message}") from error
-
-
-def _is_pictures(source: str) -> bool:
-    return Path(source).is_dir() or source.lower().endswith(PICTURES)
 
 
 def _refuse_other(x: npt.NDArray[Any], fitted: FittedPreprocessing, source: str) -> None:

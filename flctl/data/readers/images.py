@@ -24,7 +24,7 @@ from flctl.data.splits import Parts, arrange, split_of_word
 from flctl.data.targets import encode_labels
 from flctl.errors import DataError, IncompatibleError
 
-__all__ = ["ImageFolderReader"]
+__all__ = ["ImageFolderReader", "holds_pictures"]
 
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 _OTHERS = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".svg", ".dcm", ".nii", ".nii.gz", ".raw", ".cr2", ".nef", ".psd",
@@ -106,6 +106,13 @@ class ImageFolderReader(DatasetReader):
         levels = [i for i in range(1, len(pictures[0].folders) + 1) if i != level]
         refuse_other_groups(self.config.by, [f"folder{i}" for i in levels], "this folder")
         return {f"folder{i}": np.array([p.folder(i) for p in pictures]) for i in levels}
+
+
+def holds_pictures(path: Path) -> bool:
+    """True for one picture by its name, and for a folder with pictures at any depth."""
+    if path.is_dir():
+        return next(_walk(path, 0), None) is not None
+    return path.name.lower().endswith(_EXTENSIONS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ class NpyReader(DatasetReader):
     def read(self, source: str, seed: int) -> Dataset:
         """x float32 [n, columns - 1], y codes or numbers [n]."""
         path = existing_file(source)
-        header, table = _mapped(path)
+        header, table = _mapped_table(path)
         index = self._index(header, path.name)
         require_memory(4 * header.shape[0] * header.shape[1], path.name)
         offsets = column_offsets(table)
@@ -151,9 +151,12 @@ class NpyReader(DatasetReader):
         return with_offsets(data, None if offsets is None else np.delete(offsets, index))
 
     def read_examples(self, source: str, fitted: FittedPreprocessing) -> Examples:
-        """The table, memory-mapped: with the target's column, which is left out, or without it."""
+        """The table, memory-mapped: with the target's column, which is left out, or without it. For a model of
+        pictures, the pictures."""
         path = existing_file(source)
-        header, table = _mapped(path)
+        if len(fitted.shape) == 3:
+            return Examples(as_examples(_mapped(path)[1], path.name))
+        header, table = _mapped_table(path)
         if header.shape[1:] != fitted.shape and header.shape[1] == fitted.shape[0] + 1:
             table = np.delete(table, self._index(header, path.name), axis=1)
         offsets = offsets_of(fitted)
@@ -170,15 +173,21 @@ class NpyReader(DatasetReader):
         return int(word) % columns
 
 
-def _mapped(path: Path) -> tuple[NpyHeader, npt.NDArray[Any]]:
+def _mapped_table(path: Path) -> tuple[NpyHeader, npt.NDArray[Any]]:
     """The header and the memory-mapped table [n, columns]. Raises DataError for any other array."""
-    with path.open("rb") as stream:
-        header = read_header(stream, path.stat().st_size, path.name)
+    header, table = _mapped(path)
     if len(header.shape) != 2 or header.shape[1] < 2 or header.dtype.kind not in "biuf":
         raise DataError(
             f"{path.name} holds {header.dtype} of shape {header.shape}; expected numbers [rows, 2 or more columns]",
             hint="Save examples of another shape in a .npz, as x and y.",
         )
+    return header, table
+
+
+def _mapped(path: Path) -> tuple[NpyHeader, npt.NDArray[Any]]:
+    """The header and the memory-mapped array."""
+    with path.open("rb") as stream:
+        header = read_header(stream, path.stat().st_size, path.name)
     order = "F" if header.fortran_order else "C"
     return header, np.memmap(path, header.dtype, "r", header.offset, header.shape, order)  # type: ignore[call-overload]
 
