@@ -107,6 +107,12 @@ def test_without_tls_the_hub_listens_on_the_loopback_alone(tmp_path: Path) -> No
     assert listened[0].host == "127.0.0.1"
 
 
+def test_on_windows_the_hub_is_refused_with_a_sentence(home: FederationHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flctl.federation.hub.program.os.name", "nt")
+    with pytest.raises(ConfigError, match="does not run on Windows"):
+        run_hub(home, HubOptions(port=0), lambda where, members: None)
+
+
 def test_missing_tls_files_are_named(tmp_path: Path) -> None:
     home = FederationHome(tmp_path / "house")
     found(home, Founding("hospitals", "https://fl.example", "house"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
 import signal
 import ssl
 from collections.abc import Callable, Iterator
@@ -50,6 +51,8 @@ def run_hub(home: FederationHome, options: HubOptions, ready: Callable[[Listenin
     `ready` is called once the hub listens. Raises ConfigError if another hub serves the folder, if the port is in use,
     or if TLS files are missing.
     """
+    if os.name == "nt":
+        raise ConfigError("the hub does not run on Windows", hint="Run it on Linux or macOS; sites may run on Windows.")
     members = FederationFolder(home)
     tls = _tls_files(home, members.roster())
     host, port = _address(options, members.roster(), tls)
