@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -196,9 +197,15 @@ def test_one_changed_file_of_an_installed_plugin_is_found(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(str(tmp_path))
     from flctl.federation.plan import versions
 
-    before = versions.files_digest(versions._files("toy_plugin"))
+    file = tmp_path / "toy_plugin" / "__init__.py"
+    digests = [versions._module_digest("toy_plugin")]
+    times = file.stat()
+    file.write_text("x = 2\n")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # of the same size, and made to look old
+    digests.append(versions._module_digest("toy_plugin"))
     (tmp_path / "toy_plugin" / "more.py").write_text("")
-    assert versions.files_digest(versions._files("toy_plugin")) != before
+    digests.append(versions._module_digest("toy_plugin"))
+    assert len(set(digests)) == 3
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from flctl.federation.plan.plan import InstalledFiles, Versions
@@ -41,6 +42,8 @@ def check_versions(planned: Versions) -> None:
     if planned.flctl != here.version or planned.plugins.get(CORE, here).record != here.record:
         raise Refused(Reason.VERSION_FLCTL)
     for name, expected in planned.plugins.items():
+        if name == CORE:
+            continue
         found = replace(installed(name), editable=expected.editable)  # the same files, however they were installed
         if found != expected:
             raise Refused(Reason.PLUGIN_CHANGED)
@@ -61,7 +64,7 @@ def installed(plugin: str) -> InstalledFiles:
     return InstalledFiles(
         distribution=distribution.name,
         version=distribution.version,
-        record=files_digest(_files(module)),
+        record=_module_digest(module),
         editable=_is_editable(distribution),
     )
 
@@ -77,15 +80,30 @@ def files_digest(files: Mapping[str, bytes]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _files(module: str) -> dict[str, bytes]:
+def _module_digest(module: str) -> str:
+    """Returns the digest of a module's files. Files are hashed again only if one was changed, added or removed."""
+    places = _places(module)
+    stats = [path.stat() for path in places.values()]
+    # The time of the last change of an inode cannot be set back, as that of its content can.
+    state = tuple((one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in stats)
+    return _hashed(tuple(places.items()), state)
+
+
+@lru_cache(maxsize=16)
+def _hashed(places: tuple[tuple[str, Path], ...], state: tuple[tuple[int, ...], ...]) -> str:
+    return files_digest({name: path.read_bytes() for name, path in places})
+
+
+def _places(module: str) -> dict[str, Path]:
+    """Returns the files of a module by name. Raises Refused with the reason `plugin-missing` if it is not there."""
     spec = importlib.util.find_spec(module)
     if spec is None:
         raise Refused(Reason.PLUGIN_MISSING)
     if spec.submodule_search_locations is None:
-        return {f"{module}.py": Path(str(spec.origin)).read_bytes()}
-    found: dict[str, bytes] = {}
+        return {f"{module}.py": Path(str(spec.origin))}
+    found: dict[str, Path] = {}
     for folder in map(Path, spec.submodule_search_locations):
-        found |= {f"{module}/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in _below(folder)}
+        found |= {f"{module}/{path.relative_to(folder).as_posix()}": path for path in _below(folder)}
     return found
 
 
