@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from flctl import arrays
 from flctl.errors import FlctlError
-from flctl.evaluation.whole_sums import SUMS
 from flctl.federation.identity.canonical import digest
 from flctl.federation.identity.homes import SiteHome
 from flctl.federation.identity.roster import Roster
@@ -19,13 +18,15 @@ from flctl.federation.member import FederationMember
 from flctl.federation.plan.plan import Plan, Versions
 from flctl.federation.plan.versions import check_versions
 from flctl.federation.reasons import Reason, Refused
+from flctl.federation.site.admission import approve_matching
 from flctl.federation.site.approvals import Approvals
 from flctl.federation.site.audit import AuditLog
 from flctl.federation.site.checks import RunProgress, SiteView, Usage, check_content, check_task, scheduled_work
 from flctl.federation.site.journal import Journal, SiteStep, StepState
-from flctl.federation.site.policy import Here, Policy
+from flctl.federation.site.policy import Here, Policy, epsilon_of
+from flctl.federation.site.user_code import CodeStore
 from flctl.federation.transport.envelope import Envelope
-from flctl.types import Ask, Work
+from flctl.types import ROW_SUMS, Ask, Work
 
 if TYPE_CHECKING:
     from flctl.component import Catalogue
@@ -65,18 +66,21 @@ class PolicyGate:
 
     def asked(self, plan: Plan) -> None:
         self.approvals.keep(plan)
+        approve_matching(self.approvals, self.member.identity, Policy.open(self.home), plan, self._here(plan))
 
     def decision(self, plan: Plan) -> Mapping[str, Any] | None:
-        decided = self.approvals.decision(plan).decided
-        if decided is None:
+        standing = self.approvals.decision(plan)
+        if standing.decided is None or standing.reason == Reason.STUDY_TOTAL:  # a person has to decide
             return None
-        statement = decided.statement
+        statement = standing.decided.statement
         return {"decision": statement.decision, "reason": statement.reason, "until": statement.until}
 
     def check(self, envelope: Envelope, plan: Plan, ask: Ask) -> None:
-        check_task(envelope, self._view(plan))
+        view = self._view(plan)
+        check_task(envelope, view)
         if ask not in plan.ask:
             raise Refused(Reason.POLICY_ASK)
+        self.approvals.charge(plan, view.standing, epsilon_of(plan))
         if ask != "train":
             self._check_floor(plan, ask)
 
@@ -119,16 +123,20 @@ class PolicyGate:
             plan=plan,
             standing=self.approvals.decision(plan),
             policy=Policy.open(self.home),
-            here=Here(
-                name=self.member.name,
-                catalogue=self.catalogue,
-                approved=self.approvals.code(),
-                earlier=self.approvals.approved_before(plan),
-                spent=self.approvals.spent(plan),
-            ),
+            here=self._here(plan),
             progress=_progress(self.journal.of_run(plan.run)),
             usage=self._usage(plan),
             versions=self._check_versions,
+            intact=CodeStore(self.home.quarantine, self.home.approved).intact,
+        )
+
+    def _here(self, plan: Plan) -> Here:
+        return Here(
+            name=self.member.name,
+            catalogue=self.catalogue,
+            approved=self.approvals.code(),
+            earlier=self.approvals.approved_before(plan),
+            spent=self.approvals.spent(plan),
         )
 
     def _check_versions(self, planned: Versions) -> None:
@@ -164,7 +172,7 @@ def check_sums(plan: Plan, work: Work) -> None:
         raise Refused(Reason.WORK_CHANGED)
     model = {name: length for name, length in plan.derived.broadcast.items() if ":" not in name}
     found = {name: vector.size for name, vector in work.params.items()}
-    if found != (model if work.ask == "evaluate" else {}) or work.layout.keys() != {SUMS}:
+    if found != (model if work.ask == "evaluate" else {}) or work.layout.keys() != {ROW_SUMS[work.ask]}:
         raise Refused(Reason.BODY_LAYOUT)
     if any(plan.derived.types.get(name) != vector.dtype.newbyteorder("<").str for name, vector in work.params.items()):
         raise Refused(Reason.BODY_TYPE)

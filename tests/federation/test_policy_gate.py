@@ -1,0 +1,113 @@
+"""The gate of a real site charges what runs, approves what its policy approves by itself, and knows its code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.plans import REGISTRY, make_plan, with_config
+from support.sites import POLICY, make_home
+
+from flctl.federation.identity.joining import Membership
+from flctl.federation.identity.keys import Identity
+from flctl.federation.plan.plan import Plan
+from flctl.federation.plan.versions import installed_versions
+from flctl.federation.reasons import Reason, Refused
+from flctl.federation.site.approvals import Totals
+from flctl.federation.site.journal import Journal
+from flctl.federation.site.policy_gate import PolicyGate
+from flctl.federation.transport.envelope import BlobRef, Envelope
+
+WITH_DP = {"target_epsilon": 2.0, "target_delta": 1e-6}
+RULES = POLICY.replace("transforms: [clip]", "transforms: [clip, dp-local]")
+
+
+def make_gate(path: Path, policy: str) -> PolicyGate:
+    home = make_home(path, policy=policy)
+    membership, identity = Membership.open(home), Identity.open(home.identity)
+    keeper = membership.keeper(home)
+    member: Any = SimpleNamespace(
+        name="north", membership=membership, identity=identity, keeper=keeper, roster=keeper.newest()
+    )
+    return PolicyGate.open(home, member, REGISTRY, Journal.open(Path(":memory:")))
+
+
+def planned(gate: PolicyGate, plan: Plan) -> Plan:
+    return replace(plan, roster=gate.member.roster.digest, versions=installed_versions(["secagg"]), files={})
+
+
+def order(plan: Plan) -> Envelope:
+    return Envelope(
+        federation=plan.federation,
+        run=plan.run,
+        plan=plan.digest,
+        sender="alice",
+        recipient="north",
+        kind="task",
+        until=(datetime.now(UTC) + timedelta(hours=1)).isoformat(),
+        round=1,
+        phase="1",
+        task="3" * 64,
+        blobs=(BlobRef("1" * 64, 1000, "2" * 64, "00"),),
+        body={"ask": "train", "parts": ["work"]},
+    )
+
+
+def approve(gate: PolicyGate, plan: Plan, totals: Totals | None = None) -> None:
+    gate.approvals.keep(plan)
+    gate.approvals.decide(gate.member.identity, plan, "approve", "because", totals=totals)
+
+
+def test_a_second_plan_is_refused_once_the_first_has_spent_the_budget(tmp_path: Path) -> None:
+    gate = make_gate(tmp_path, RULES.replace("runs_at_once: 1}", "runs_at_once: 1, epsilon: 3}"))
+    plans = [
+        planned(gate, replace(with_config("transforms", "dp-local", value=WITH_DP), run=run, study=None))
+        for run in ("one", "two")
+    ]
+    for plan in plans:
+        approve(gate, plan)
+    gate.check(order(plans[0]), plans[0], "train")
+    gate.check(order(plans[0]), plans[0], "train")
+    with pytest.raises(Refused) as refused:
+        gate.check(order(plans[1]), plans[1], "train")
+    assert refused.value.reason == Reason.POLICY_EPSILON
+
+
+def test_plans_of_a_study_are_charged_and_the_one_too_many_waits_for_a_person(tmp_path: Path) -> None:
+    gate = make_gate(tmp_path, RULES)
+    first, second, third = (planned(gate, make_plan(run=f"rate-{number}")) for number in range(3))
+    approve(gate, first, Totals(runs=2, rounds=100))
+    for plan in (first, second):
+        assert gate.decision(plan)["decision"] == "approve"
+        gate.check(order(plan), plan, "train")
+    assert gate.decision(third) is None
+    with pytest.raises(Refused) as refused:
+        gate.check(order(third), third, "train")
+    assert refused.value.reason == Reason.STUDY_TOTAL
+
+
+def test_a_plan_that_matches_the_policy_is_approved_when_it_arrives_if_the_policy_says_so(tmp_path: Path) -> None:
+    each, matching = (
+        make_gate(tmp_path / "each", RULES),
+        make_gate(tmp_path / "matching", RULES.replace("approve: each", "approve: matching")),
+    )
+    for gate, decision in ((each, None), (matching, "approve")):
+        plan = planned(gate, make_plan(study=None))
+        gate.asked(plan)
+        found = gate.decision(plan)
+        assert (found and found["decision"]) == decision
+
+
+def test_a_refused_order_charges_nothing(tmp_path: Path) -> None:
+    gate = make_gate(tmp_path, RULES)
+    plan = planned(gate, make_plan(study=None))
+    approve(gate, plan)
+    with pytest.raises(Refused):
+        gate.check(replace(order(plan), round=9), plan, "train")
+    assert [line.kind for line in gate.audit.lines()] == ["planned", "decided"]
+    gate.check(order(plan), plan, "train")
+    assert [line.kind for line in gate.audit.lines()] == ["planned", "decided", "charged"]
