@@ -15,6 +15,7 @@ from flctl.cli.site import (
     review,
     revoke,
     serve,
+    trial,
     unit,
     work,
 )
@@ -34,6 +35,7 @@ def register(app: typer.Typer) -> None:
         unit,
         policy,
         review,
+        trial,
         approve,
         deny,
         revoke,

@@ -25,7 +25,7 @@ from flctl.federation.site.run_files import SiteRun
 from flctl.federation.site.user_code import CodeStore
 from flctl.partition.federated_files import DeclaredClient, FederatedManifest, federated_data
 from flctl.run.run import Run
-from flctl.types import Failure, Request
+from flctl.types import Failure, Outgoing, Request
 
 if TYPE_CHECKING:
     from flctl.component import Catalogue
@@ -90,22 +90,29 @@ class SiteWorker:
 
     def answer(self, request: Request, work: bytes | None, memory: bytes) -> Answer:
         """Returns the reply and the aggregator's memory for the next phase; a `Failure` in place of the reply."""
-        self.start()
-        process, half = self._process, self._half
-        if process is None or half is None:
-            raise FlctlError("the worker has no process", hint="This is a bug in flctl.")
-        if work is None:
-            return half.answer(self._site, request, memory, None)
+        half = self._opened()[1]
+        sent = None if work is None else self.train(work)
+        return half.answer(self._site, request, memory, sent)
+
+    def train(self, work: bytes) -> Outgoing | Failure:
+        """Returns the vectors of one client's work, or the failure in their place. A process that fails is ended."""
+        process = self._opened()[0]
         try:
             with self._timed(process):
                 sent = process.ask([self._site], work)
         except (EOFError, OSError):
             self.end()
-            return Failure("worker-died", ""), b""
+            return Failure("worker-died", "")
         except ProtocolError:
             self.end()
-            return Failure("protocol", ""), b""
-        return half.answer(self._site, request, memory, sent if isinstance(sent, Failure) else sent[0])
+            return Failure("protocol", "")
+        return sent if isinstance(sent, Failure) else sent[0]
+
+    def _opened(self) -> tuple[WorkerProcess, ClientHalf]:
+        self.start()
+        if self._process is None or self._half is None:
+            raise FlctlError("the worker has no process", hint="This is a bug in flctl.")
+        return self._process, self._half
 
     @property
     def pid(self) -> int | None:
