@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 
 import numpy as np
@@ -10,13 +11,19 @@ import pytest
 from support.network import CANARY, Network
 
 from flctl.cli import run
+from flctl.cli.demo_network import POLICY
 from flctl.federation.content import FailureBody
 from flctl.federation.coordinator.collecting import Collecting
+from flctl.federation.coordinator.decisions import Decisions
 from flctl.federation.coordinator.orders import Orders
+from flctl.federation.member import FederationMember
+from flctl.federation.site.agent import locked
 from flctl.federation.site.doctor import examine
 from flctl.federation.site.journal import Journal
+from flctl.federation.site.policy_gate import PolicyGate
 from flctl.federation.site.steps import Steps
 from flctl.federation.site.worker import SiteWorker
+from flctl.plugins.registry import Registry
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +96,46 @@ def test_an_error_at_a_site_leaves_as_a_kind_and_one_fixed_sentence(network, tmp
     assert seen
     assert all(body == {"failure": failure} for body in seen)
     assert f"{CANARY:.4f}" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.slow
+def test_an_order_that_nobody_approved_is_refused_before_anything_is_decrypted(network, tmp_path, monkeypatch, capsys):
+    """The coordinator goes ahead without the sites: each of them refuses, records it and stays up."""
+    opened, gates = [], dict(network.gates)
+    unseal = FederationMember.open_blob
+    monkeypatch.setattr(Decisions, "approved", lambda self, wait=0.0: True)
+    monkeypatch.setattr(
+        FederationMember, "open_blob", lambda self, *words: opened.append(words[-1].name) or unseal(self, *words)
+    )
+    for site, home in network.homes.items():
+        home.policy.write_text(POLICY.replace("allow: ", "differing: allow\nallow: "))
+        member = network.member(site)
+        member.greet()
+        network.gates[site] = PolicyGate.open(home, member, Registry(), Journal.open(home.journal))
+    steps = {site: len(network.gates[site].journal.since(0)) for site in network.sites}
+    try:
+        with network.serving():
+            code = train(network, tmp_path / "net", "fed", *remote(network))
+            run_name = json.loads((tmp_path / "net" / "federation" / "run.json").read_text())["run"]
+            assert code == 1
+            assert run(["site", "try", run_name, "--home", str(network.homes["trinity"].path)]) == 0
+        assert "denied" in capsys.readouterr().err
+        for site in network.sites:
+            lines = [line for line in network.gates[site].audit.lines() if line.facts.get("run") == run_name]
+            assert [line.kind for line in lines] == ["asked", "planned", "refused"]
+            assert lines[-1].facts["reason"] == "plan-not-approved"
+            assert len(network.gates[site].journal.since(0)) == steps[site]
+    finally:
+        network.gates.update(gates)
+    assert set(opened) == {"plan"}
+
+
+@pytest.mark.slow
+def test_one_process_at_a_time_uses_a_home(network):
+    home = str(network.homes["trinity"].path)
+    with locked(network.homes["trinity"]):
+        assert run(["site", "work", "--once", "--home", home]) == 3
+    assert run(["site", "work", "--once", "--home", home]) == 0
 
 
 @pytest.mark.slow

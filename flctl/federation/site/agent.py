@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["SiteAgent", "locked"]
 
 IDLE_WAIT, BUSY_WAIT = 25.0, 5.0
-FORMER_SECONDS = 30.0
+FORMER_SECONDS = 60.0
 LOOK_SECONDS = 2.0
 """Seconds between two looks at decisions that a person has made meanwhile."""
 

@@ -274,10 +274,11 @@ class Steps:
             self._current = (*self._current[:2], done)
 
     def end(self) -> None:
-        """Ends all workers."""
-        for worker in self._workers.values():
-            worker.end()
-        self._workers.clear()
+        """Ends all workers. A signal's handler may call this while the agent does."""
+        for digest in list(self._workers):
+            worker = self._workers.pop(digest, None)
+            if worker is not None:
+                worker.end()
 
 
 def _order(envelope: Envelope) -> OrderBody:

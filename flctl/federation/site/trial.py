@@ -55,8 +55,8 @@ class TrialStep:
 def try_plan(home: SiteHome, site: str, plan: Plan, registry: Catalogue) -> TrialStep:
     """Trains the first round of a plan on made-up rows of the schema, as many as the site declared.
 
-    Nothing is sent, and no row of the site is read. Raises Refused (`derived-changed` among others) if the worker cannot
-    open the plan, DataError if training fails.
+    Nothing is sent, and no row of the site is read. Raises Refused (`derived-changed` among others) if the worker does
+    not open the plan, DataError if training fails.
     """
     folder = Path(tempfile.mkdtemp(prefix="try-", dir=home.path))
     try:

@@ -91,9 +91,9 @@ class _Recorded:
     @property
     def trained(self) -> bool:
         """True if the session summed updates; one of an evaluation sums counts over rows, and changes no model."""
-        from flctl.evaluation.whole_sums import SUMS
+        from flctl.types import ROW_SUMS
 
-        return [name for name, _ in self.session.encoding.layout] != [SUMS]
+        return not {name for name, _ in self.session.encoding.layout} & {*ROW_SUMS.values()}
 
     def released(self) -> Aggregate:
         """Returns the sum that the transcript publishes."""
