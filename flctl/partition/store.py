@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flctl.data.own_directories import directory_kind
-from flctl.errors import DataError, IntegrityError, command_line, counted
+from flctl.errors import DataError, IncompatibleError, IntegrityError, command_line, counted
 from flctl.partition.manifest import MANIFEST, MAX_BYTES, Manifest, digest_of, parse
 from flctl.partition.npy import StoredColumn, file_digest, open_column
 from flctl.partition.preprocess import Standardiser
@@ -67,7 +67,7 @@ class Partition(PartitionView):
         """
         path = Path(path)
         data = manifest_bytes(path)
-        manifest = parse(data)
+        manifest = _own(data, path)
         columns = {name: open_column(path, column) for name, column in manifest.columns.items()}
         _check_bounds(manifest, columns["bounds"].array)
         _check_ids(columns["client_ids"].array)
@@ -218,6 +218,19 @@ class Partition(PartitionView):
             return x.astype(np.int64), y.astype(np.int64)
         converted = self._standardiser.target(y) if self.task == "regression" else y.astype(np.int64, copy=False)
         return self._standardiser.x(x), converted
+
+
+def _own(data: bytes, path: Path) -> Manifest:
+    """Parses the manifest of a partition. Raises IncompatibleError for that of a federated data directory."""
+    try:
+        return parse(data)
+    except IntegrityError:
+        if b'"format": "flctl-federated/' not in data:
+            raise
+    raise IncompatibleError(
+        f"{path} is a federated data directory: its rows stay with their owners, and this command needs them here",
+        hint="`flctl train` trains and evaluates at the sites; `flctl runs show RUN` lists what was measured.",
+    )
 
 
 def manifest_bytes(path: Path) -> bytes:

@@ -88,6 +88,8 @@ def test_a_federated_directory_has_sites_and_counts_and_no_rows(tmp_path, schema
     site = SiteData(opened, own, "b")
     np.testing.assert_array_equal(site.train(0)[0], own.train(0)[0])
     assert isinstance(open_data(tmp_path / "b"), Partition)
+    with pytest.raises(IncompatibleError, match="its rows stay with their owners"):
+        Partition.open(tmp_path / "fed")
     assert parse(serialise(opened.manifest)) == opened.manifest  # as workers are sent it
 
 

@@ -251,4 +251,5 @@ def _render(console: Console, outcome: Outcome) -> None:
     if result.status == "interrupted":
         console.print(f"continue: {command_line('flctl', 'train', '--resume', path)}", markup=False)
     elif result.rounds and result.summary["final"]:
-        console.print(f"next: {command_line('flctl', 'eval', path, '--per-client')}", markup=False)
+        words = ("runs", "show", path) if (path / "federation").is_dir() else ("eval", path, "--per-client")
+        console.print(f"next: {command_line('flctl', *words)}", markup=False)
