@@ -171,7 +171,7 @@ class NetworkDemo:
             code = run([*map(str, words), "--json"])
         answer = json.loads(printed.getvalue().splitlines()[-1])
         if code:
-            raise FlctlError(f"`flctl {' '.join(map(str, words[:2]))}` failed: {answer['error']['message']}")
+            raise FlctlError(f"the command '{' '.join(map(str, words[:2]))}' failed: {answer['error']['message']}")
         return dict(answer["data"])
 
     def _shown(self, *words: object) -> None:
@@ -181,7 +181,7 @@ class NetworkDemo:
         self._command(words)
         code = run([*map(str, words)])
         if code:
-            raise FlctlError(f"`flctl {' '.join(map(str, words[:2]))}` ended with the exit code {code}")
+            raise FlctlError(f"the command '{' '.join(map(str, words[:2]))}' ended with the exit code {code}")
 
     @contextmanager
     def _process(self, name: str, *words: object) -> Iterator[subprocess.Popen[bytes]]:
@@ -217,7 +217,7 @@ class NetworkDemo:
 
     def _require(self, holds: bool, name: str) -> None:  # noqa: FBT001
         if not holds:
-            raise FlctlError(f"`flctl {name}` failed: {_last_line(self.folder / f'{name}.log')}")
+            raise FlctlError(f"the command '{name}' failed: {_last_line(self.folder / f'{name}.log')}")
 
     def _command(self, words: Sequence[object]) -> None:
         line = command_line("flctl", *words)
