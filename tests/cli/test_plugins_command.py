@@ -9,6 +9,8 @@ import pytest
 from support import prefork
 
 from flctl.cli import run as cli
+from flctl.cli.plugins import doctor
+from flctl.plugins.registry import Registry
 
 HEAD = 'FLCTL_API = "1.0"\nimport flctl\nimport numpy as np\nfrom pydantic import Field\n'
 GOOD = '''
@@ -226,6 +228,15 @@ def test_check_says_what_it_could_not_check(installed, capsys):
     assert found["dataset own", "warn"] == [
         "not checked: check_dataset needs a sample file; the plugin's tests have one"
     ]
+
+
+def test_the_engine_of_a_federation_is_not_checked_without_one():
+    """Its clients are at sites, which the trial runs of the kit do not have."""
+    registry = Registry()
+    engine = registry.get("engine", "network")
+    (check,) = doctor._conformance(doctor.Found("engine", registry.offers("engine")["network"].plugin, engine))
+    assert (check.subject, check.status) == ("engine network", "warn")
+    assert check.detail == "not checked: its clients are at the sites of a federation; try flctl demo --network"
 
 
 @pytest.mark.slow

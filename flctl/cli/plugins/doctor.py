@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["PluginCheck", "examine", "render"]
 
 BUILTIN = "builtin"
+ELSEWHERE = {"engine network": "its clients are at the sites of a federation; try flctl demo --network"}
+"""Built-in components that no trial run on this machine can check, and the reason."""
 QUICK = ("class", "name", "docstring", "strict")
 """The checks of `flctl.testing` that need no options and no time."""
 
@@ -171,6 +173,10 @@ def _conformance(one: Found) -> Iterator[PluginCheck]:
     from flctl import testing
     from flctl.testing.examples import unexplained_options
 
+    elsewhere = ELSEWHERE.get(one.subject) if one.plugin.name == BUILTIN else None
+    if elsewhere:
+        yield PluginCheck(one.subject, "warn", f"not checked: {elsewhere}")
+        return
     missing = unexplained_options(one.component)
     if missing:
         yield PluginCheck(
