@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.runs import Given, make_run, toy_dataset, train_run
+from support.stores import Owners
 
 from flctl.cli.train.notices import run_notices
 from flctl.errors import ConfigError
@@ -121,3 +122,14 @@ def test_a_diverging_loss_is_noted_once(sizes: Partition, tmp_path: Path) -> Non
     assert "lower local.lr" in notes[0]
     calm = train_run(sizes, tmp_path / "calm", "rounds=2").directory
     assert not any(line["notes"] for line in calm.lines())
+
+
+@pytest.mark.parametrize(("empty", "named"), [(2, True), (1, False)])
+def test_many_clients_without_rows_are_named(tmp_path: Path, empty: int, named: bool) -> None:
+    """Of eight clients."""
+    owner = np.repeat(np.arange(8 - empty), 6)
+    scheme = Owners(owner, clients=8)
+    spec = PartitionSpec(clients=8, test_fraction=0.0, seed=0)
+    partition = write_partition(tmp_path / "parts", toy_dataset(len(owner)), scheme, spec)
+    found = told(partition, tmp_path / "run")
+    assert any(text.startswith(f"{empty} of 8 clients have no training row") for text in found) == named

@@ -1,4 +1,5 @@
-"""Notices of a run that is legal and odd: idle clients, clients of one row, a target or patience without effect."""
+"""Notices of a run that is legal and odd: idle and empty clients, clients of one row, a target or patience without
+effect."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ MANY = 0.2
 
 def run_notices(run: Run) -> Iterator[Notice]:
     """The notices, most important first."""
-    for sentence in (*_target(run), *_idle(run), *_patience(run), *_single_rows(run)):
+    rows = (*_empty(run), *_single_rows(run))
+    for sentence in (*_target(run), *_idle(run), *_patience(run), *rows):
         yield Notice(sentence)
 
 
@@ -67,3 +69,12 @@ def _single_rows(run: Run) -> Iterator[str]:
     single = int(np.count_nonzero(rows == 1))
     if single > MANY * run.eligible:
         yield f"{single:,} of {counted(run.eligible, 'client')} have one training row"
+
+
+def _empty(run: Run) -> Iterator[str]:
+    clients, empty = run.partition.clients, run.partition.clients - run.eligible
+    if empty > MANY * clients:
+        yield (
+            f"{empty:,} of {counted(clients, 'client')} have no training row and are never selected. A partition with "
+            "fewer --clients, or with --min-size, has none of them"
+        )

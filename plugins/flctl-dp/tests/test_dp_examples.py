@@ -408,6 +408,27 @@ def test_runs_in_which_it_would_be_meaningless_are_refused(trial, overrides, sai
         trial.prepare(dp(), *overrides)
 
 
+@pytest.mark.parametrize("name", ["dp", "dp-local", "dp-examples"])
+def test_class_weights_from_label_counts_are_refused_and_given_ones_are_not(trial, name):
+    """Label counts leave their clients without noise; weights that the user sets depend on no row."""
+    private = f"transforms.{name}={json.dumps({'noise_multiplier': 2.0})}"
+    with pytest.raises(IncompatibleError, match=f"transform '{name}' protects them") as caught:
+        trial.prepare(private, "local.class_weights=balanced")
+    assert "a mapping of classes to weights" in str(caught.value.hint)
+    first, *_ = trial.partition.classes
+    for ratio in (1, 1000):
+        run, _ = trial.prepare(private, f"local.class_weights.{first}={ratio}")
+        assert run.config.local.class_weights == {first: float(ratio)}
+
+
+def test_weights_that_follow_a_clients_rows_are_refused_if_single_rows_are_protected(trial):
+    balanced = "local.class_weights=balanced-per-client"
+    with pytest.raises(IncompatibleError, match="one row would change the gradients of all others") as caught:
+        trial.prepare(dp(noise_multiplier=2.0), balanced)
+    assert "class_weights={CLASS: 3}" in str(caught.value.hint)
+    trial.prepare('transforms.dp={"noise_multiplier": 2.0}', balanced)  # a client's whole update is bounded
+
+
 @pytest.mark.parametrize(
     ("options", "said"), [({"target_delta": 0.2}, "publishing"), ({"noise_multiplier": 1e7}, "hides")]
 )
