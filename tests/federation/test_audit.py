@@ -11,7 +11,10 @@ import pytest
 from flctl.errors import IntegrityError
 from flctl.federation.identity.canonical import canonical
 from flctl.federation.identity.keys import Identity
+from flctl.federation.identity.statements import sign
 from flctl.federation.site.audit import AuditHead, AuditLog
+from flctl.federation.site.receipts import RECEIPT_PURPOSE, AuditReceipts
+from flctl.federation.transport.envelope import Envelope, open_envelope, write_envelope
 
 IDENTITY = Identity.new()
 KEY = IDENTITY.public.signing
@@ -144,3 +147,37 @@ def test_nothing_is_appended_without_the_sites_identity(log: AuditLog) -> None:
     with pytest.raises(IntegrityError, match="reading alone"):
         AuditLog(log.path).append("sent", {})
     assert len(lines_of(log)) == 4
+
+
+HUB = Identity.new()
+
+
+def sent(log: AuditLog, hub: Identity = HUB, head: dict[str, object] | None = None, of: str | None = None) -> None:
+    """Sends a decision that carries the log's head to the hub, and keeps the hub's receipt."""
+    receipts = AuditReceipts(log)
+    stated = receipts.head()
+    body = {"decision": "approve", "audit": head or stated}
+    until = "2027-01-01T00:00:00+00:00"
+    names = {"federation": "hospitals", "run": "run", "plan": "1" * 64, "sender": "north", "recipient": "alice"}
+    text = write_envelope(IDENTITY, Envelope(**names, kind="decision", until=until, body=body))
+    receipt = sign(hub, RECEIPT_PURPOSE, {"digest": of or open_envelope(text)[1].digest, "sender": "north"})
+    receipts.keep(stated, text, receipt)
+
+
+def test_receipts_of_the_hub_countersign_earlier_heads(log: AuditLog) -> None:
+    sent(log)
+    log.append("sent", {})
+    sent(log)
+    assert log.verify(KEY).lines == 7
+    assert AuditReceipts(log).verify(HUB.public.signing) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"hub": Identity.new()}, {"head": {"digest": "0" * 64, "lines": 4}}, {"of": "0" * 64}],
+    ids=["another key", "another head", "another envelope"],
+)
+def test_a_receipt_that_is_not_the_hubs_for_that_head_is_found(log: AuditLog, wrong: dict[str, object]) -> None:
+    sent(log, **wrong)
+    with pytest.raises(IntegrityError, match="line 5 of the audit log is not a receipt"):
+        AuditReceipts(log).verify(HUB.public.signing)

@@ -37,11 +37,17 @@ def log(
         flctl site log --run stroke-1
         flctl site log --verify
     """
+    from flctl.errors import counted
+    from flctl.federation.site.receipts import AuditReceipts
+
     desk = opened_desk(home)
     if verify:
         head = desk.audit.verify(desk.identity.public.signing)
-        data = {"lines": head.lines, "digest": head.digest}
-        said = f"{head.lines} lines, unchanged; head {head.digest}"
+        receipts = AuditReceipts(desk.audit).verify(desk.roster.hub.signing) if desk.roster else 0
+        data = {"lines": head.lines, "digest": head.digest, "receipts": receipts}
+        said = (
+            f"{counted(head.lines, 'line')}, unchanged; {counted(receipts, 'receipt')} of the hub\nhead {head.digest}"
+        )
         output.emit("site log", data, lambda console: console.print(said, markup=False), as_json=as_json)
         return
     lines = [_shown(line) for line in desk.audit.lines()]

@@ -37,5 +37,11 @@ class Gate(Protocol):
     def seconds_a_round(self) -> float | None:
         """Seconds after which a step is ended; None without a limit."""
 
+    def head(self) -> Mapping[str, Any]:
+        """The end of the record, which the hub countersigns with the receipt of a decision."""
+
+    def countersigned(self, head: Mapping[str, Any], envelope: bytes, receipt: bytes) -> None:
+        """Keeps the hub's receipt of an envelope that carried `head`."""
+
     def record(self, event: str, **facts: Any) -> None:
         """Adds a line to the record."""

@@ -85,6 +85,7 @@ class PlanIntake:
                 journal.keep_fact(f"decision {plan.digest}", text)
 
     def _send(self, plan: Plan, decision: dict[str, object]) -> None:
+        head = self.gate.head()
         envelope = Envelope(
             federation=plan.federation,
             run=plan.run,
@@ -93,9 +94,10 @@ class PlanIntake:
             recipient=plan.coordinator,
             kind="decision",
             until=envelope_until(plan),
-            body=decision,
+            body={**decision, "audit": dict(head)},
         )
-        self.member.client.send_note(self.member.write(envelope))
+        text = self.member.write(envelope)
+        self.gate.countersigned(head, text, self.member.client.send_note(text))
         self.said(f"run {plan.run}: the decision '{decision['decision']}' was sent to {plan.coordinator}")
 
 

@@ -24,6 +24,7 @@ from flctl.federation.site.audit import AuditLog
 from flctl.federation.site.checks import RunProgress, SiteView, Usage, check_content, check_task, scheduled_work
 from flctl.federation.site.journal import Journal, SiteStep, StepState
 from flctl.federation.site.policy import Here, Policy, epsilon_of
+from flctl.federation.site.receipts import AuditReceipts
 from flctl.federation.site.user_code import CodeStore
 from flctl.federation.transport.envelope import Envelope
 from flctl.types import ROW_SUMS, Ask, Work
@@ -103,6 +104,12 @@ class PolicyGate:
     def seconds_a_round(self) -> float | None:
         minutes = Policy.open(self.home).rules.limits.minutes_a_round
         return None if minutes is None else 60.0 * minutes
+
+    def head(self) -> Mapping[str, Any]:
+        return AuditReceipts(self.audit).head()
+
+    def countersigned(self, head: Mapping[str, Any], envelope: bytes, receipt: bytes) -> None:
+        AuditReceipts(self.audit).keep(head, envelope, receipt)
 
     def record(self, event: str, **facts: Any) -> None:
         self.audit.append(event, facts)
