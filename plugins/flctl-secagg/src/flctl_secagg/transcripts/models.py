@@ -67,14 +67,14 @@ def _recorded(folder: Path, verdicts: Sequence[Verdict], run: RunInfo) -> Iterab
     Raises IntegrityError if a session is for another configuration than the run's.
     """
     rounds: dict[int, list[_Recorded]] = {}
-    for verdict in (one for one in verdicts if one.trains):
+    for verdict in verdicts:
         one = _Recorded(folder / verdict.file, verdict)
         if one.session.parameters.config != config_digest(run.config):
             raise IntegrityError(
                 f"{verdict.file} is a session of another configuration than the run's config.yaml",
                 hint="Restore config.yaml: the clients of the session signed the digest of the original.",
             )
-        if one.trained:
+        if verdict.trains:
             rounds.setdefault(verdict.round, []).append(one)
     return (_round(round_number, attempts) for round_number, attempts in sorted(rounds.items()))
 
@@ -87,13 +87,6 @@ class _Recorded:
     @cached_property
     def session(self) -> Session:
         return session_of(self._entries(frames.HELLO), self.path)
-
-    @property
-    def trained(self) -> bool:
-        """True if the session summed updates; one of an evaluation sums counts over rows, and changes no model."""
-        from flctl.types import ROW_SUMS
-
-        return not {name for name, _ in self.session.encoding.layout} & {*ROW_SUMS.values()}
 
     def released(self) -> Aggregate:
         """Returns the sum that the transcript publishes."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flctl import RING, FlctlError, IntegrityError, Phase
+from flctl import FlctlError, IntegrityError, Phase
 from flctl.errors import counted
 from flctl_secagg.client.policy import Policy
 from flctl_secagg.crypto.primitives import SIGNATURE_BYTES, is_signed
@@ -23,8 +23,6 @@ from flctl_secagg.transcripts.recording import CAME, PAST, PUBLISHED, ROSTER, SE
 __all__ = ["Verdict", "verify"]
 
 _HEAD = 38
-_SUMS_OVER_ROWS = f"sums{RING}"
-"""Name of the only vector of a request for sums over a client's rows."""
 _LEAST_BYTES = 2560
 """Bytes needed for the test: an expected count of ten for each byte value. Shorter vectors are not tested."""
 _LIMIT = 255 + 8 * np.sqrt(2 * 255)
@@ -100,7 +98,7 @@ def _verify(path: Path, operator: bytes | None, *, cut: bool) -> Verdict:
         round=parameters.round,
         attempt=parameters.attempt,
         mode=parameters.mode,
-        trains=_SUMS_OVER_ROWS not in dict(parameters.layout),
+        trains=parameters.ask == "train",
         sid=session.sid.hex(),
         previous=parameters.previous,
         operator=session.roster.operator.hex(),
