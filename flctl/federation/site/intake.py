@@ -22,7 +22,7 @@ from flctl.federation.transport.sealing import sealed_size
 __all__ = ["PlanIntake", "envelope_until"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class PlanIntake:
     """Keeps the plans that coordinators send, and sends them the decisions that people make."""
 
@@ -30,6 +30,7 @@ class PlanIntake:
     member: FederationMember
     gate: Gate
     said: Callable[[str], None]
+    _seen: tuple[int, ...] | None = None
 
     def take(self, envelope: Envelope, text: bytes) -> None:
         """Fetches, opens and keeps a plan. Raises Refused for one that is not what its envelope says."""
@@ -73,7 +74,10 @@ class PlanIntake:
                 raise Refused(reason)
 
     def send_decisions(self, journal: Journal) -> None:
-        """Sends the newest decision on each plan, unless its coordinator has it."""
+        """Sends the newest decision on each plan, unless its coordinator has it. Costs nothing without a change."""
+        changed = self._changes()
+        if changed == self._seen:
+            return
         for run in SiteRun.all(self.home):
             plan = run.plan()
             decision = self.gate.decision(plan)
@@ -83,6 +87,12 @@ class PlanIntake:
             if journal.fact(f"decision {plan.digest}") != text:
                 self._send(plan, dict(decision))
                 journal.keep_fact(f"decision {plan.digest}", text)
+        self._seen = changed
+
+    def _changes(self) -> tuple[int, ...]:
+        """Times at which the record, and the folders of runs, were last written."""
+        folders = sorted(self.home.runs.glob("*")) if self.home.runs.exists() else []
+        return tuple(path.stat().st_mtime_ns for path in (self.home.audit, *folders) if path.exists())
 
     def _send(self, plan: Plan, decision: dict[str, object]) -> None:
         head = self.gate.head()
