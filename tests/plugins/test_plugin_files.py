@@ -165,6 +165,18 @@ def test_a_resume_after_an_edit_is_refused(here, toy, capsys, kind):
     assert cli(["train", "--resume", "run", "--rounds", "3", "--json"]) == 0
 
 
+def test_a_resume_in_another_folder_names_the_missing_file_and_the_folder_to_use(here, toy, capsys, monkeypatch):
+    trained(capsys, toy, "--strategy", "./mine.py:Half", "--rounds", "1", "--out", "run")
+    (here / "other").mkdir()
+    monkeypatch.chdir(here / "other")
+    assert cli(["train", "--resume", str(here / "run"), "--rounds", "2"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "plugin file mine.py does not exist" in said
+    assert "resume and evaluate a run in the folder where it was started" in said
+    monkeypatch.chdir(here)
+    assert cli(["train", "--resume", "run", "--rounds", "2"]) == 0
+
+
 def test_the_run_is_called_after_the_class_where_no_name_was_given(here, toy, capsys):
     told = trained(capsys, toy, "--strategy", "./mine.py:Half")
     assert told["data"]["run"].replace("\\", "/") == f"runs/{toy.path.name}-Half"
