@@ -22,6 +22,7 @@ __all__ = [
     "Batch",
     "Checkpoint",
     "ClientId",
+    "ClientProgress",
     "ClientUpdate",
     "Failure",
     "FloatArray",
@@ -198,6 +199,18 @@ class Reply:
 
     message: bytes
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientProgress:
+    """A stage of a round at a client on another machine: it has the request (`fetched`), made `step` of `steps` steps
+    (`training`), or its reply has arrived (`uploaded`)."""
+
+    client: ClientId
+    round: int
+    stage: Literal["fetched", "training", "uploaded"]
+    step: int = 0
+    steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,12 @@ class Engine(Component):
         """
         raise NotImplementedError
 
+    def cancel(self, clients: Collection[ClientId]) -> None:
+        """Tells clients that their replies are not awaited any more: the phase ended without them, or the round failed.
+
+        By default, nothing: what clients on this machine do ends with the exchange.
+        """
+
     def enrolled(self, aggregator: Aggregator) -> Aggregator:
         """Returns the aggregator with the identities of the clients, after `open`. Clients on this machine have none,
         so it is the same one."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from flctl.engines.engine import Engine
     from flctl.models.model import Model
     from flctl.partition.partitioner import Partitioner
-    from flctl.types import RoundReport, WaitingRound
+    from flctl.types import ClientProgress, RoundReport, WaitingRound
 
 __all__ = ["PROJECT", "hookimpl"]
 
@@ -66,7 +66,7 @@ def flctl_commands(app: Any) -> None:
 
 @hookspec
 def flctl_run_started(run: Any) -> None:
-    """A run begins or resumes; `run` is read-only. Results of this hook and the three below are ignored."""
+    """A run begins or resumes; `run` is read-only. Results of this hook and the four below are ignored."""
 
 
 @hookspec
@@ -77,6 +77,11 @@ def flctl_round_finished(report: RoundReport) -> None:
 @hookspec
 def flctl_round_waits(waiting: WaitingRound) -> None:
     """A round waits for clients that are away; called again when other clients are."""
+
+
+@hookspec
+def flctl_client_progress(progress: ClientProgress) -> None:
+    """A client on another machine goes on; called often. Exceptions are dropped."""
 
 
 @hookspec

@@ -15,7 +15,7 @@ from flctl.run.directory import report_line
 if TYPE_CHECKING:
     from flctl.run.run import Run
     from flctl.server.training import Started
-    from flctl.types import RoundReport, WaitingRound
+    from flctl.types import ClientProgress, RoundReport, WaitingRound
 
 __all__ = ["JsonEvents", "LiveProgress", "PlainLines", "observer", "round_text", "warnings_of"]
 
@@ -62,6 +62,12 @@ def waiting_text(waiting: WaitingRound) -> str:
     )
 
 
+def progress_text(progress: ClientProgress) -> str:
+    """Returns how far a client is, in words: "st-marys step 340 of 900"."""
+    steps = f"step {progress.step} of {progress.steps}" if progress.stage == "training" else progress.stage
+    return _printable(f"{progress.client} {steps}")
+
+
 def _model(run: Run) -> str:
     """The model's name, and for `auto` the one that it stands for."""
     name = run.config.model.name
@@ -104,6 +110,11 @@ class PlainLines(Watching):
         print(waiting_text(waiting), file=sys.stderr, flush=True)
 
     @hookimpl
+    def flctl_client_progress(self, progress: ClientProgress) -> None:
+        if progress.stage != "training":  # a line for each step would be too many
+            print(f"round {progress.round}: {progress_text(progress)}", file=sys.stderr, flush=True)
+
+    @hookimpl
     def flctl_round_finished(self, report: RoundReport) -> None:
         for text in warnings_of(report):
             print(f"warning: {text}", file=sys.stderr)
@@ -127,6 +138,7 @@ class LiveProgress(Watching):
         self._console.print(opening(run), markup=False)
         columns = (TextColumn("round"), MofNCompleteColumn(), BarColumn(bar_width=20), TimeRemainingColumn())
         self._bar = Progress(*columns, TextColumn("left"), console=self._console)
+        self._stages: dict[str, str] = {}
         self._task = self._bar.add_task("rounds", total=run.rounds, completed=run.after_round)
         self._live = Live(self._bar, console=self._console, transient=True, refresh_per_second=8)
         self._live.start()
@@ -136,14 +148,24 @@ class LiveProgress(Watching):
         self._console.print(waiting_text(waiting), markup=False)
 
     @hookimpl
-    def flctl_round_finished(self, report: RoundReport) -> None:
+    def flctl_client_progress(self, progress: ClientProgress) -> None:
+        self._stages[progress.client] = progress_text(progress)
+        self._show("  ".join(self._stages.values()))
+
+    def _show(self, text: str) -> None:
+        """Shows a line under the bar, cut at the right edge."""
         from rich.console import Group
         from rich.text import Text
 
+        self._live.update(Group(self._bar, Text(text, no_wrap=True, overflow="ellipsis")))
+
+    @hookimpl
+    def flctl_round_finished(self, report: RoundReport) -> None:
         for text in warnings_of(report):
             self._console.print(f"warning: {text}", markup=False)
         self._bar.update(self._task, completed=report.round)
-        self._live.update(Group(self._bar, Text(round_text(report), no_wrap=True, overflow="ellipsis")))
+        self._stages.clear()
+        self._show(round_text(report))
 
     def close(self) -> None:
         """Gives the terminal back."""
@@ -161,6 +183,10 @@ class JsonEvents(Watching):
     @hookimpl
     def flctl_round_waits(self, waiting: WaitingRound) -> None:
         self._write("waiting", **asdict(waiting))
+
+    @hookimpl
+    def flctl_client_progress(self, progress: ClientProgress) -> None:
+        self._write("client", **asdict(progress))
 
     @hookimpl
     def flctl_round_finished(self, report: RoundReport) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -26,6 +27,9 @@ from flctl.wire import messages
 
 __all__ = ["Aggregation", "declared_weight", "update_intake"]
 
+Answers = Generator[tuple[ClientId, Reply | Failure], None, None]
+UNFINISHED = frozenset({"away", "deadline", "stalled"})
+"""Failures after which a client may still be at work."""
 ROUNDING = 1.05
 """Most rows that a client may have for each row that it declared to two digits."""
 
@@ -102,12 +106,12 @@ class Aggregation:
         protocol = self.engine.enrolled(self.run.aggregator).server(ctx)
         step = self._advance(protocol, None)
         while isinstance(step, Phase):
-            replies = self._exchange(step)
-            step = self._advance(protocol, timed_wait(replies, self.timer))
-            with self.timer.phase("train"):
-                # The clients were asked, so replies that the aggregator did not read are awaited and counted too.
-                for _ in replies:
-                    pass
+            with closing(self._exchange(step)) as replies:
+                step = self._advance(protocol, timed_wait(replies, self.timer))
+                with self.timer.phase("train"):
+                    # The clients were asked, so replies that the aggregator did not read are awaited and counted too.
+                    for _ in replies:
+                        pass
         for client, reported in traffic.metrics.items():
             if reported and client not in traffic.intake.failed:
                 traffic.count(reported.get("loss", math.nan), reported.get("examples", 0.0))
@@ -133,36 +137,36 @@ class Aggregation:
             raise PluginError(f"aggregator '{name}' has messages for clients that are not in the cohort: {strangers}")
         return phase
 
-    def _exchange(self, phase: Phase) -> Iterator[tuple[ClientId, bytes]]:
+    def _exchange(self, phase: Phase) -> Generator[tuple[ClientId, bytes], None, None]:
         """Yields the replies of one phase in cohort order. Clients that fail are recorded and left out."""
         traffic, closed = self.traffic, self.record.closed()
         requests = self._requests(phase)
         failed_before, counted = dict(traffic.intake.failed), list[ClientId]()
         size = messages.work_size(self.plan.work) if phase.trains else 0
         traffic.bytes_down += sum(size + len(message or b"") for message in phase.messages.values())
-        for client, answer in self._budget.checked(self._answers(requests, closed)):
-            if isinstance(answer, Failure):
-                traffic.intake.failed[client] = answer
-                traffic.untrained |= {client} if phase.trains else set()
-                continue
-            if phase.trains:  # of several attempts, the last counts
-                traffic.untrained.discard(client)
-            traffic.bytes_up += len(answer.message)
-            traffic.metrics[client] = answer.metrics or traffic.metrics.get(client, {})
-            counted.append(client)
-            yield client, answer.message
+        with closing(self._answers(requests, closed)) as answers:
+            for client, answer in self._budget.checked(answers):
+                if isinstance(answer, Failure):
+                    traffic.intake.failed[client] = answer
+                    traffic.untrained |= {client} if phase.trains else set()
+                    continue
+                if phase.trains:  # of several attempts, the last counts
+                    traffic.untrained.discard(client)
+                traffic.bytes_up += len(answer.message)
+                traffic.metrics[client] = answer.metrics or traffic.metrics.get(client, {})
+                counted.append(client)
+                yield client, answer.message
         if closed is None:
             failed = {client: why for client, why in traffic.intake.failed.items() if client not in failed_before}
             self.record.close(counted, failed)
 
-    def _answers(
-        self, requests: Mapping[ClientId, Request], closed: ClosedPhase | None
-    ) -> Iterator[tuple[ClientId, Reply | Failure]]:
+    def _answers(self, requests: Mapping[ClientId, Request], closed: ClosedPhase | None) -> Answers:
         """Yields the answers in cohort order. Of a phase that was closed before a crash, the replies that were counted
         are fetched again; the other clients are not asked."""
         asked = [client for client in self.plan.cohort if client in requests]
         if closed is None:
-            yield from in_order(self.engine.exchange(requests, self.run.config.engine.deadline), asked)
+            with closing(self._awaited(requests)) as answers:
+                yield from in_order(answers, asked)
             return
         again = {client: requests[client] for client in asked if client in closed.counted}
         replies = in_order(self.engine.exchange(again), list(again))
@@ -174,6 +178,19 @@ class Aggregation:
             if isinstance(answer, Failure):
                 raise self.record.gone(client, answer)
             yield client, answer
+
+    def _awaited(self, requests: Mapping[ClientId, Request]) -> Answers:
+        """Yields the answers as they come. At the end, also after an error, clients that may still be at work are
+        cancelled."""
+        waiting = set(requests)
+        try:
+            for client, answer in self.engine.exchange(requests, self.run.config.engine.deadline):
+                if not (isinstance(answer, Failure) and answer.kind in UNFINISHED):
+                    waiting.discard(client)
+                yield client, answer
+        finally:
+            if waiting:
+                self.engine.cancel(sorted(waiting))
 
     def _requests(self, phase: Phase) -> dict[ClientId, Request]:
         plan, work = self.plan, self.plan.work if phase.trains else None
