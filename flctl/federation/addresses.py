@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flctl.atomic import write_file
 from flctl.errors import ConfigError, IntegrityError
+from flctl.federation.identity.certificates import has_expired
 from flctl.federation.identity.homes import CoordinatorHome, SiteHome
 from flctl.federation.identity.joining import Membership
 from flctl.federation.identity.renewals import TLS_CERTIFICATE, TLS_KEY
@@ -32,7 +33,8 @@ def hub_address(home: SiteHome | CoordinatorHome, membership: Membership, proxy:
         pass
     file = home.path / AUTHORITY
     certificate, key = home.identity / TLS_CERTIFICATE, home.identity / TLS_KEY
-    both = certificate.exists() and key.exists()
+    # An expired certificate would end the handshake; without one, the hub still renews it.
+    both = certificate.exists() and key.exists() and not has_expired(certificate)
     address = HubAddress(
         url=url,
         federation=membership.federation,

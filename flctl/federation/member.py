@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from flctl.errors import FlctlError
+from flctl.errors import FlctlError, ProtocolError
 from flctl.federation.addresses import hub_address
+from flctl.federation.identity.certificates import has_expired
+from flctl.federation.identity.failures import UntrustedError
 from flctl.federation.identity.homes import CoordinatorHome, SiteHome
 from flctl.federation.identity.joining import Membership
 from flctl.federation.identity.keys import Identity
@@ -72,6 +74,8 @@ class FederationMember:
         Raises UntrustedError for a roster that is older, conflicting or another operator's, Refused (`door-clock`) if
         the clocks differ by more than 5 minutes.
         """
+        if self._home is not None:
+            self._readdress(self._home)
         hello = self.client.hello()
         apart = hello.time - time.time()
         if abs(apart) > MOST_CLOCK_SECONDS:
@@ -92,6 +96,9 @@ class FederationMember:
         """Renews the own TLS certificate if it ends soon, and goes on at the address that the roster names."""
         if roster.tls == "own":
             self._renew(home.identity, roster.federation)
+        self._readdress(home)
+
+    def _readdress(self, home: Home) -> None:
         address = hub_address(home, self.membership, self._proxy)
         if address != self.client.address:
             self.client.address = address
@@ -102,8 +109,8 @@ class FederationMember:
             return
         try:
             keep_certificate(folder, request_certificate(self.client.address, request))
-        except HubAwayError:
-            if not (folder / TLS_CERTIFICATE).exists():
+        except (HubAwayError, Refused, ProtocolError, UntrustedError):
+            if not (folder / TLS_CERTIFICATE).exists() or has_expired(folder / TLS_CERTIFICATE):
                 raise  # a certificate that still holds is renewed another time
 
     def write(self, envelope: Envelope) -> bytes:

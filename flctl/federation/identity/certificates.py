@@ -174,6 +174,15 @@ def needs_renewal(path: Path, now: datetime | None = None) -> bool:
     return (now or datetime.now(UTC)) > end - (end - start) / 3
 
 
+def has_expired(path: Path, now: datetime | None = None) -> bool:
+    """True if there is a certificate and its last moment has passed: no hub takes part in a handshake with it."""
+    try:
+        found = _certificate(path.read_text(encoding="ascii"), path.name)
+    except (OSError, ValueError, UntrustedError):
+        return False
+    return (now or datetime.now(UTC)) > found.not_valid_after_utc
+
+
 def read_public(path: Path) -> str:
     """Reads a small text file. Raises IntegrityError if it is not one."""
     try:

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from flctl.errors import FlctlError, StorageError
+from flctl.errors import FlctlError, ProtocolError, StorageError
+from flctl.federation.identity.failures import UntrustedError
 from flctl.federation.identity.homes import SiteHome
+from flctl.federation.identity.names import require_name
 from flctl.federation.member import FederationMember
 from flctl.federation.reasons import Reason, Refused
 from flctl.federation.site.gate import Gate
@@ -35,6 +37,10 @@ IDLE_WAIT, BUSY_WAIT = 25.0, 5.0
 FORMER_SECONDS = 60.0
 LOOK_SECONDS = 2.0
 """Seconds between two looks at decisions that a person has made meanwhile."""
+GREET_SECONDS = 6 * 3600.0
+"""Seconds between two greetings of the hub, which renew the TLS certificate before it ends."""
+FAULT_SECONDS = 30.0
+"""Seconds of a pause after an answer of the hub that has another form than expected."""
 
 
 @contextmanager
@@ -73,6 +79,8 @@ class SiteAgent:
         self._orders: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._failed: BaseException | None = None
+        self._greet_at = time.time() + GREET_SECONDS
+        self._told: tuple[str, float] = ("", 0.0)
 
     def serve(self) -> None:
         """Answers orders until `stop` is called. Raises what ends the agent, such as a roster that was rolled back."""
@@ -135,10 +143,17 @@ class SiteAgent:
             self.said(f"{error.message}; the order is taken up again later")
             self._stop.wait(LOOK_SECONDS)
             self._orders.put(text)
+        except Refused as refused:
+            self._failed_order(envelope, refused, refused.reason.value)
         except FlctlError as error:
-            self.said(f"run {envelope.run}: {error.message}")
-            reason = error.reason.value if isinstance(error, Refused) else error.kind
-            self.gate.record("refused", run=envelope.run, task=envelope.task, reason=reason)
+            self._failed_order(envelope, error, error.kind)
+        except Exception as error:  # whatever an order holds, the site stays up
+            self._failed_order(envelope, error, "exception")
+
+    def _failed_order(self, envelope: Envelope, error: Exception, reason: str) -> None:
+        words = error.message if isinstance(error, FlctlError) else f"{type(error).__name__}: {error}"
+        self.said(f"run {_name(envelope.run)}: {words}")
+        self.gate.record("refused", run=_name(envelope.run), task=envelope.task, reason=reason)
 
     def _handled(self, envelope: Envelope, text: bytes) -> None:
         if envelope.kind == "plan":
@@ -151,9 +166,28 @@ class SiteAgent:
             raise Refused(Reason.ENVELOPE_KIND)
 
     def _between(self) -> None:
-        """Sends decisions that were made since, and replies that an earlier agent left in the outbox."""
+        """Sends decisions that were made since, and replies that an earlier agent left; greets the hub."""
+        for act in (self._send_decisions, self.steps.upload_waiting, self._greet):
+            try:
+                act()
+            except (Refused, ProtocolError) as error:  # by the hub: it is asked again
+                self._say(f"the hub did not take part: {error.message}")
+
+    def _send_decisions(self) -> None:
         self._plans.send_decisions(self.journal)
-        self.steps.upload_waiting()
+
+    def _greet(self) -> None:
+        """Greets the hub a few times a day, which brings the newest roster and renews the TLS certificate."""
+        if abs(self._greet_at - time.time()) > GREET_SECONDS or time.time() >= self._greet_at:
+            self._greet_at = time.time() + GREET_SECONDS / 24
+            self.member.greet()
+            self._greet_at = time.time() + GREET_SECONDS
+
+    def _say(self, sentence: str) -> None:
+        """Says a sentence, the same one at most once a minute."""
+        if sentence != self._told[0] or time.monotonic() - self._told[1] >= FORMER_SECONDS:
+            self._told = (sentence, time.monotonic())
+            self.said(sentence)
 
     def _notice(self, envelope: Envelope) -> None:
         run = SiteRun.of(self.home, envelope.run)
@@ -166,15 +200,18 @@ class SiteAgent:
             ("forget", self.steps.forget),
         ):
             number = envelope.body.get(name)
-            if type(number) is int and number >= 0:
-                act(run, plan, number)
+            if type(number) is not int or number < 0:
+                continue
+            if number > plan.rounds:
+                raise Refused(Reason.ROUND_BEYOND)
+            act(run, plan, number)
 
     def _refused(self, text: bytes, refused: Refused) -> None:
         """Records an order that was refused before its sender was known."""
         self.said(f"an order was refused: {refused.sentence}")
         with suppress(Refused):
             envelope, _ = open_envelope(text)
-            self.gate.record("refused", run=envelope.run, task=envelope.task, reason=refused.reason.value)
+            self.gate.record("refused", run=_name(envelope.run), task=envelope.task, reason=refused.reason.value)
             return
         self.gate.record("refused", run="", task="", reason=refused.reason.value)
 
@@ -193,10 +230,24 @@ class SiteAgent:
         try:
             while not self._stop.is_set():
                 progress = self.steps.progress()
-                for text in self._asked(BUSY_WAIT if progress else IDLE_WAIT, progress):
+                try:
+                    orders = self._asked(BUSY_WAIT if progress else IDLE_WAIT, progress)
+                except ProtocolError as error:
+                    self._say(error.message)
+                    self._stop.wait(FAULT_SECONDS)
+                    continue
+                for text in orders:
                     self._orders.put(text)
         except HubAwayError:
             return
         except BaseException as error:
             self._failed = error
             self._stop.set()
+
+
+def _name(run: str) -> str:
+    """The run's name if it may be one; the record and the site's log hold no other text of a stranger."""
+    try:
+        return require_name(run, "run")
+    except UntrustedError:
+        return ""

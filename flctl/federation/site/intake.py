@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 
+from flctl.errors import ProtocolError
 from flctl.federation.identity.failures import UntrustedError
 from flctl.federation.identity.homes import SiteHome
 from flctl.federation.member import FederationMember
@@ -21,6 +23,9 @@ from flctl.federation.transport.sealing import sealed_size
 
 __all__ = ["PlanIntake", "envelope_until"]
 
+LATER_SECONDS = 600.0
+"""Seconds until a decision that the hub refused is sent again."""
+
 
 @dataclass
 class PlanIntake:
@@ -31,6 +36,7 @@ class PlanIntake:
     gate: Gate
     said: Callable[[str], None]
     _seen: tuple[int, ...] | None = None
+    _later: dict[str, float] = field(default_factory=dict)
 
     def take(self, envelope: Envelope, text: bytes) -> None:
         """Fetches, opens and keeps a plan. Raises Refused for one that is not what its envelope says."""
@@ -74,18 +80,27 @@ class PlanIntake:
                 raise Refused(reason)
 
     def send_decisions(self, journal: Journal) -> None:
-        """Sends the newest decision on each plan, unless its coordinator has it. Costs nothing without a change."""
-        changed = self._changes()
-        if changed == self._seen:
+        """Sends the newest decision on each plan, unless its coordinator has it. Costs nothing without a change.
+
+        One that the hub refuses, as of a coordinator that was removed, is tried again later, and delays no other.
+        """
+        changed, now = self._changes(), time.monotonic()
+        if changed == self._seen and not any(at <= now for at in self._later.values()):
             return
         for run in SiteRun.all(self.home):
             plan = run.plan()
             decision = self.gate.decision(plan)
-            if decision is None:
+            if decision is None or self._later.get(plan.digest, 0.0) > now:
                 continue
+            self._later.pop(plan.digest, None)
             text = json.dumps(dict(decision), sort_keys=True)
             if journal.fact(f"decision {plan.digest}") != text:
-                self._send(plan, dict(decision))
+                try:
+                    self._send(plan, dict(decision))
+                except (Refused, ProtocolError) as error:
+                    self._later[plan.digest] = time.monotonic() + LATER_SECONDS
+                    self.said(f"run {plan.run}: the hub did not take the decision: {error.message}")
+                    continue
                 journal.keep_fact(f"decision {plan.digest}", text)
         self._seen = changed
 

@@ -90,6 +90,9 @@ class Steps:
         except Exception as error:  # whatever fails, the site stays up, and the error's text stays here
             self.end()
             self._said(f"run {envelope.run}: {type(error).__name__}: {error}")
+            known = self._journal.step(envelope.task)
+            if known is not None and known.state != "claimed":
+                return  # there is a reply, which is sent later
             self._fail(envelope, plan, FailureBody("exception", "", SENTENCES["exception"]))
         finally:
             self._current = None

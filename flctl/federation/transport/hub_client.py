@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +22,9 @@ __all__ = ["Hello", "HubClient", "SiteState", "TaskProgress"]
 
 MOST_POST = 1 << 20
 """Largest body in bytes of one post of envelopes; longer lists go in several."""
+MOST_RECEIPT = 4096
+"""Longest receipt, which the site's record keeps."""
+OTHER_FORM, COMPARE = "the hub's answer has another form than expected", "Compare the flctl versions."
 Numbered = list[tuple[int, bytes]]
 
 
@@ -112,13 +116,14 @@ class HubClient:
     def hello(self) -> Hello:
         """Returns the hub's clock, roster and limits."""
         value = self._value("GET", "/1/hello")
-        return Hello(
-            float(value["time"]),
-            str(value["roster"]).encode(),
-            dict(value["limits"]),
-            str(value["version"]),
-            bool(value["operator_key_here"]),
-        )
+        with _expected():
+            return Hello(
+                float(value["time"]),
+                str(value["roster"]).encode(),
+                dict(value["limits"]),
+                str(value["version"]),
+                bool(value["operator_key_here"]),
+            )
 
     # sites
 
@@ -193,8 +198,10 @@ class HubClient:
 
     def _envelopes(self, path: str, wait: float) -> Numbered:
         value = self._value("GET", path, wait=wait)
-        self.roster_version = max(self.roster_version, int(value["roster"]))
-        return [(int(number), str(text).encode()) for number, text in value["envelopes"]]
+        with _expected():
+            found = [(int(number), str(text).encode()) for number, text in value["envelopes"]]
+            self.roster_version = max(self.roster_version, int(value["roster"]))
+        return found
 
     def _post_json(self, path: str, value: Any) -> None:
         self._value("POST", path, json.dumps(value).encode())
@@ -202,8 +209,17 @@ class HubClient:
     def _value(self, method: str, path: str, body: bytes = b"", wait: float = 0.0) -> dict[str, Any]:
         value = self.line.ask(method, path, body, wait).value
         if not isinstance(value, dict):
-            raise ProtocolError("the hub's answer has another form than expected", hint="Compare the flctl versions.")
+            raise ProtocolError(OTHER_FORM, hint=COMPARE)
         return value
+
+
+@contextmanager
+def _expected() -> Iterator[None]:
+    """Raises ProtocolError if the block finds an answer of another form."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        raise ProtocolError(OTHER_FORM, hint=COMPARE) from error
 
 
 def _silent(sentence: str) -> None:
@@ -211,7 +227,10 @@ def _silent(sentence: str) -> None:
 
 
 def _receipt(value: Mapping[str, Any]) -> bytes:
-    return str(value["receipt"]).encode()
+    receipt = value.get("receipt")
+    if not isinstance(receipt, str) or len(receipt) > MOST_RECEIPT:
+        raise ProtocolError(OTHER_FORM, hint=COMPARE)
+    return receipt.encode()
 
 
 def _batches(envelopes: Sequence[bytes]) -> Iterator[bytes]:

@@ -55,11 +55,10 @@ def send(line: Line, path: Path, sha256: str, purpose: str, moved: Moved | None 
 
     def attempt() -> None:
         nonlocal reached
-        state = line.once("GET", f"/1/blobs/{sha256}/state?{purpose}&bytes={size}").value
-        reached = size if state["whole"] else min(int(state["stored"]), size)
+        reached, whole = _stored(line.once("GET", f"/1/blobs/{sha256}/state?{purpose}&bytes={size}").value, size)
         if moved:
             moved(reached, size)
-        if not state["whole"] and not _send_rest(line, target, path, (reached, size), moved):
+        if not whole and not _send_rest(line, target, path, (reached, size), moved):
             reached = 0  # the hub has dropped what was there
             if not _is(path, sha256, size):
                 raise IntegrityError(
@@ -68,6 +67,16 @@ def send(line: Line, path: Path, sha256: str, purpose: str, moved: Moved | None 
             raise Interrupted("bytes of a blob were changed on their way")
 
     line.retried(attempt, lambda: reached)
+
+
+def _stored(state: object, size: int) -> tuple[int, bool]:
+    """The bytes that the hub has of a blob, and True if it has all. Raises Interrupted for another answer."""
+    if isinstance(state, dict) and state.get("whole") is True:
+        return size, True
+    stored = state.get("stored") if isinstance(state, dict) else None
+    if type(stored) is not int or stored < 0:
+        raise Interrupted("an answer of another form")
+    return min(stored, size), False
 
 
 def _send_rest(line: Line, target: str, path: Path, at: tuple[int, int], moved: Moved | None) -> bool:

@@ -1,0 +1,165 @@
+"""Orders and answers by a hub or a coordinator that means harm: they are recorded, and the site stays up."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from support.network import Network
+from support.plans import make_plan
+
+from flctl.errors import ProtocolError
+from flctl.federation.identity import renewals
+from flctl.federation.identity.certificates import Authority, has_expired
+from flctl.federation.plan.plan import Plan
+from flctl.federation.reasons import Reason, Refused
+from flctl.federation.site import agent as agents
+from flctl.federation.site.run_files import SiteRun
+from flctl.federation.transport.envelope import Envelope
+from flctl.federation.transport.line import Answer, Line
+from flctl.federation.transport.retries import Interrupted
+from flctl.federation.transport.transfers import _stored
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    made = Network(tmp_path_factory.mktemp("network"))
+    with made.hub:
+        yield made
+
+
+@pytest.fixture
+def agent(network):
+    made = network.agent("trinity")
+    network.gates["trinity"].events.clear()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def uni(network):
+    made = network.member("uni")
+    made.greet()
+    return made
+
+
+def a_plan(network: Network, **changes: Any) -> Plan:
+    facts = {"federation": "hospitals", "coordinator": "uni", "sites": network.sites, "study": None}
+    return make_plan(**{**facts, "roster": network.enrolment.roster().digest, **changes})
+
+
+def envelope(plan: Plan, kind: Any, **fields: Any) -> Envelope:
+    until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    known = {"federation": "hospitals", "run": plan.run, "plan": plan.digest, "sender": "uni", "recipient": "trinity"}
+    return Envelope(**{**known, "kind": kind, "until": until, **fields})
+
+
+def keep(agent: Any, plan: Plan) -> None:
+    SiteRun.of(agent.home, plan.run).keep_plan(plan.to_json(), b"")
+
+
+@pytest.mark.parametrize("body", [{"settled": 1 << 63}, {"forget": 1 << 70}, {"retract": 1 << 70}])
+def test_a_notice_about_a_round_that_cannot_be_leaves_the_site_up(network, agent, uni, body):
+    plan = a_plan(network, run="beyond")
+    keep(agent, plan)
+    agent.handle(uni.write(envelope(plan, "notice", body=body)))
+    assert [event["reason"] for event in network.gates["trinity"].events] == ["round-beyond"]
+
+
+def test_an_order_that_raises_anything_leaves_the_site_up(network, agent, uni, monkeypatch):
+    plan = a_plan(network, run="raises")
+    keep(agent, plan)
+    monkeypatch.setattr(agent.steps, "answer", lambda order: [][order])
+    agent.handle(uni.write(envelope(plan, "task", task="a" * 64, round=1, phase="1")))
+    assert [event["reason"] for event in network.gates["trinity"].events] == ["exception"]
+
+
+def test_a_strangers_text_stays_out_of_the_record(network, agent, uni):
+    agent.handle(uni.write(envelope(a_plan(network), "notice", run="a\u202eb\x1b[2J")))
+    assert [event["run"] for event in network.gates["trinity"].events] == [""]
+
+
+def test_a_decision_that_the_hub_refuses_holds_up_no_other(network, agent, uni):
+    known, unknown = a_plan(network, run="b-known"), a_plan(network, run="a-unknown")
+    for plan in (known, unknown):
+        keep(agent, plan)
+    agent.member.greet()
+    uni.client.post([uni.write(envelope(known, "notice"))])  # the hub knows this run alone
+    agent._between()
+    assert agent.journal.fact(f"decision {known.digest}")
+    assert agent.journal.fact(f"decision {unknown.digest}") is None
+
+
+@pytest.mark.parametrize(
+    "value", [{}, {"envelopes": [[1]], "roster": 1}, {"envelopes": 5, "roster": 1}, {"envelopes": [], "roster": 1e400}]
+)
+def test_an_answer_of_another_form_is_an_error_of_the_protocol(agent, monkeypatch, value):
+    monkeypatch.setattr(Line, "ask", lambda *words, **named: Answer(200, {}, value))
+    with pytest.raises(ProtocolError):
+        agent.member.client.tasks(0)
+
+
+def test_an_agent_asks_on_after_answers_of_another_form(agent, monkeypatch):
+    answers = [ProtocolError("other"), [b"an order"]]
+
+    def asked(wait, progress):
+        answer = answers.pop(0)
+        if not answers:
+            agent._stop.set()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(agents, "FAULT_SECONDS", 0.0)
+    monkeypatch.setattr(agent, "_asked", asked)
+    agent._poll()
+    assert agent._failed is None
+    assert agent._orders.get(timeout=1) == b"an order"
+
+
+@pytest.mark.parametrize("receipt", [None, 5, "a" * 5000])
+def test_a_receipt_that_is_none_is_not_kept(agent, monkeypatch, receipt):
+    monkeypatch.setattr(Line, "ask", lambda *words, **named: Answer(200, {}, {"receipt": receipt}))
+    with pytest.raises(ProtocolError):
+        agent.member.client.send_note(b"{}")
+
+
+@pytest.mark.parametrize("state", [None, {}, {"stored": -5}, {"stored": "5"}, {"whole": 1}])
+def test_a_state_of_a_blob_that_cannot_be_is_asked_for_again(state):
+    with pytest.raises(Interrupted):
+        _stored(state, 10)
+
+
+def test_an_agent_that_runs_for_weeks_renews_its_certificate(agent, monkeypatch):
+    agent.member.greet()
+    file = agent.home.identity / "tls.pem"
+    first = file.read_bytes()
+    monkeypatch.setattr(renewals, "needs_renewal", lambda path: True)
+    agent._between()
+    assert file.read_bytes() == first  # a greeting is not due yet
+    assert agents.GREET_SECONDS <= 86_400
+    agent._greet_at -= agents.GREET_SECONDS
+    agent._between()
+    assert file.read_bytes() != first
+
+
+def test_a_member_that_was_off_until_its_certificate_ended_renews_it(network, agent, monkeypatch):
+    member, file = Authority.member, agent.home.identity / "tls.pem"
+    with monkeypatch.context() as short:
+        short.setattr(renewals, "needs_renewal", lambda path: True)
+        short.setattr(Authority, "member", lambda *words, **named: member(*words, **{**named, "days": 1e-7}))
+        agent.member.greet()
+    assert has_expired(file)
+    network.member("trinity").greet()
+    assert not has_expired(file)
+
+
+def test_a_hub_that_refuses_a_new_certificate_leaves_the_old_one_in_use(agent, monkeypatch):
+    def refused(*words):
+        raise Refused(Reason.ROSTER_MEMBER)
+
+    agent.member.greet()
+    monkeypatch.setattr(renewals, "needs_renewal", lambda path: True)
+    monkeypatch.setattr("flctl.federation.member.request_certificate", refused)
+    assert agent.member.greet().federation == "hospitals"
