@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ from flctl.federation.plan.plan import Plan
 from flctl.federation.plan.versions import installed_versions
 from flctl.federation.reasons import Reason, Refused
 from flctl.federation.site.approvals import Totals
-from flctl.federation.site.journal import Journal
+from flctl.federation.site.journal import Journal, SiteStep
 from flctl.federation.site.policy_gate import PolicyGate
 from flctl.federation.transport.envelope import BlobRef, Envelope
 
@@ -111,3 +112,32 @@ def test_a_refused_order_charges_nothing(tmp_path: Path) -> None:
     assert [line.kind for line in gate.audit.lines()] == ["planned", "decided"]
     gate.check(order(plan), plan, "train")
     assert [line.kind for line in gate.audit.lines()] == ["planned", "decided", "charged"]
+
+
+def test_a_run_that_was_given_up_keeps_no_place_among_the_runs_at_once(tmp_path: Path, monkeypatch: Any) -> None:
+    gate = make_gate(tmp_path, RULES)
+    plan = planned(gate, make_plan(run="next", study=None))
+    approve(gate, plan)
+    gate.journal.claim(SiteStep("1" * 64, "given-up", "2" * 64, 1, "1", 0), once=False)
+    gate.journal.move("1" * 64, "uploaded")
+    with pytest.raises(Refused) as refused:
+        gate.check(order(plan), plan, "train")
+    assert refused.value.reason is Reason.RUNS_AT_ONCE
+    later = time.time() + 3700
+    monkeypatch.setattr(time, "time", lambda: later)
+    gate.check(order(plan), plan, "train")
+
+
+def test_the_gate_knows_the_model_of_each_evaluation(tmp_path: Path) -> None:
+    """Many evaluations of one round would tell the rows one by one."""
+    gate = make_gate(tmp_path, RULES)
+    plan = planned(gate, make_plan(study=None))
+    approve(gate, plan)
+    body = {"ask": "evaluate", "parts": ["evaluate"]}
+    step = SiteStep("1" * 64, plan.run, plan.digest, 1, "1", 0, work=f"evaluate {'2' * 64}")
+    gate.journal.claim(step, once=False)
+    again = replace(order(plan), phase="2", task="4" * 64, body=body)
+    gate.check(again, plan, "train")  # sums of the same model
+    with pytest.raises(Refused) as refused:
+        gate.check(replace(again, blobs=(BlobRef("5" * 64, 1000, "6" * 64, "00"),)), plan, "train")
+    assert refused.value.reason is Reason.ROUND_CHANGED

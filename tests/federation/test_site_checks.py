@@ -135,7 +135,16 @@ def refuse(reason: Reason) -> Callable[..., None]:
 
 
 def began(*places: tuple[int, int, int], work: str = "2" * 64, **tasks: str) -> SiteView:
-    return view(progress=RunProgress(dict.fromkeys(places, "9" * 64), {place[0]: work for place in places}))
+    return view(progress=RunProgress(dict.fromkeys(places, "9" * 64), {(place[0], "work"): work for place in places}))
+
+
+EVALUATE = {"ask": "evaluate", "parts": ["evaluate"]}
+
+
+def evaluated(model: str) -> SiteView:
+    """A round of one training and one evaluation."""
+    tasks = dict.fromkeys(((1, 1, 0), (1, 2, 0)), "9" * 64)
+    return view(progress=RunProgress(tasks, {(1, "work"): "2" * 64, (1, "evaluate"): model}))
 
 
 def without(roster: Roster, name: str) -> Roster:
@@ -204,6 +213,7 @@ REFUSED: dict[str, tuple[Envelope, SiteView, Reason]] = {
     "5 a round beyond the plan": (task(round=6), VIEW, Reason.ROUND_BEYOND),
     "5 a round twice with another model": (TASK, began((1, 1, 0)), Reason.ROUND_CHANGED),
     "5 another model in a later phase": (task(phase="2"), began((1, 1, 0), work="8" * 64), Reason.ROUND_CHANGED),
+    "5 an evaluation of a second model": (task(phase="3", body=EVALUATE), evaluated("8" * 64), Reason.ROUND_CHANGED),
     "5 a round that is over": (TASK, began((1, 1, 0), (2, 1, 0), work="2" * 64), Reason.ROUND_CHANGED),
     "5 a new attempt at a round that is over": (task(attempt=1), began((2, 1, 0)), Reason.ROUND_PAST),
     "5 a round left out": (
@@ -247,7 +257,9 @@ def test_an_order_that_breaks_no_rule_passes() -> None:
 @pytest.mark.parametrize(
     ("envelope", "site"),
     [
-        (task(), view(progress=RunProgress({(1, 1, 0): TASK.task}, {1: "2" * 64}))),
+        (task(), view(progress=RunProgress({(1, 1, 0): TASK.task}, {(1, "work"): "2" * 64}))),
+        (task(phase="2", body=EVALUATE), began((1, 1, 0))),
+        (task(phase="3", body=EVALUATE), evaluated("2" * 64)),
         (task(phase="2"), began((1, 1, 0))),
         (task(phase="5"), began((1, 1, 0), (1, 2, 0))),
         (task(**ROUND_2), began((1, 1, 0))),
@@ -257,7 +269,7 @@ def test_an_order_that_breaks_no_rule_passes() -> None:
         (TASK, view(roster=make_roster(2, ROSTER.digest, sites={**ROSTER.sites, "east": MEMBERS["bob"]}, coordinators={
             "alice": MEMBERS["alice"]}))),
     ],
-    ids=["again", "next phase", "next session", "next round", "back after being away", "message", "left", "joined"],
+    ids=["again", "sums", "sums again", "next phase", "session", "next round", "back", "message", "left", "joined"],
 )  # fmt: skip
 def test_repetitions_next_steps_and_changes_of_other_members_pass(envelope: Envelope, site: SiteView) -> None:
     assert check_task(envelope, site) is site.plan

@@ -13,6 +13,7 @@ from datetime import datetime
 
 from flctl import arrays
 from flctl.config.config import Config
+from flctl.federation.content import MESSAGE
 from flctl.federation.identity.roster import Roster
 from flctl.federation.plan.moments import passed
 from flctl.federation.plan.plan import Plan, Versions
@@ -47,10 +48,10 @@ SPARE_BYTES = 100 << 20
 @dataclass(frozen=True)
 class RunProgress:
     """The steps of one run that this site has begun: (round, phase, attempt) -> task id. `working`: the SHA-256 of the
-    work of each round that has sent one."""
+    work of each round, by the name of its part: that of training and that of each kind of sums."""
 
     tasks: Mapping[tuple[int, int, int], str] = field(default_factory=dict)
-    working: Mapping[int, str] = field(default_factory=dict)
+    working: Mapping[tuple[int, str], str] = field(default_factory=dict)
 
     @property
     def newest_round(self) -> int:
@@ -253,14 +254,15 @@ def _asks_everybody(plan: Plan) -> bool:
 
 
 def _check_same_work(envelope: Envelope, progress: RunProgress) -> None:
-    """Two answers to two models of one round, with the same batches or noise, could be subtracted."""
-    expected = progress.working.get(envelope.round)
+    """Two answers to two models of one round, with the same batches or noise, could be subtracted; evaluations of many
+    models would tell the rows one by one."""
     parts = envelope.body.get("parts")
-    if expected is None or not isinstance(parts, list) or "work" not in parts:
+    if not isinstance(parts, list):
         return
-    found = dict(zip(parts, (ref.plaintext for ref in envelope.blobs), strict=False)).get("work")
-    if found != expected:
-        raise Refused(Reason.ROUND_CHANGED)
+    found = dict(zip(map(str, parts), (ref.plaintext for ref in envelope.blobs), strict=False))
+    for name, digest in found.items():
+        if name != MESSAGE and progress.working.get((envelope.round, name), digest) != digest:
+            raise Refused(Reason.ROUND_CHANGED)
 
 
 def _check_usage(envelope: Envelope, view: SiteView, *, begins: bool) -> None:

@@ -33,8 +33,8 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) ST
 
 @dataclass(frozen=True, slots=True)
 class SiteStep:
-    """One step of a run: its task, its place in the run, the SHA-256 of the work that it trains on (empty without),
-    and the state of its answer.
+    """One step of a run: its task, its place in the run, its work (empty without) as the name of the part, a space
+    and its SHA-256, and the state of its answer.
 
     `bytes` counts what was moved for it, down and up; `time` is when it was claimed, in seconds since 1970.
     """

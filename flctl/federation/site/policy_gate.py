@@ -163,7 +163,8 @@ class PolicyGate:
     def _usage(self, plan: Plan) -> Usage:
         now = time.time()
         begun = self.journal.since(now - HOUR)
-        active = {step.run for state in IN_PROGRESS for step in self.journal.steps(state)}
+        # A run that was given up is never settled: it holds its place for an hour, not for ever.
+        active = {step.run for step in begun if step.state in IN_PROGRESS}
         return Usage(
             rounds_an_hour=len({(step.run, step.round) for step in begun}),
             bytes_a_day=self.journal.bytes_since(now - DAY),
@@ -191,5 +192,7 @@ def _progress(steps: list[SiteStep]) -> RunProgress:
     """The steps of a run that this site has begun, and the work of each round."""
     return RunProgress(
         tasks={(step.round, int(step.phase), step.attempt): step.task for step in steps},
-        working={step.round: step.work for step in steps if step.work},
+        working={
+            (step.round, name): digest for step in steps for name, _, digest in [step.work.partition(" ")] if name
+        },
     )

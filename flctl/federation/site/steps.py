@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flctl.algorithms.run_identities import RunIdentities
 from flctl.client.memory_store import MemoryStore
 from flctl.errors import ProtocolError, StorageError
-from flctl.federation.content import MESSAGE, WORK, FailureBody, OrderBody, content_digest, pack_reply
+from flctl.federation.content import MESSAGE, FailureBody, OrderBody, content_digest, pack_reply
 from flctl.federation.identity.homes import SiteHome
 from flctl.federation.identity.per_run import run_identities
 from flctl.federation.member import FederationMember
@@ -171,8 +171,9 @@ class Steps:
     def _claim(self, envelope: Envelope, plan: Plan, *, once: bool) -> None:
         moved = sum(ref.bytes for ref in envelope.blobs)
         place = (envelope.round, envelope.phase, envelope.attempt)
-        parts = dict(zip(_order(envelope).parts, envelope.blobs, strict=True))
-        work = parts[WORK].plaintext if WORK in parts else ""
+        body = _order(envelope)
+        parts = dict(zip(body.parts, envelope.blobs, strict=True))
+        work = f"{body.work} {parts[body.work].plaintext}" if body.work in parts else ""
         self._journal.claim(SiteStep(envelope.task, plan.run, plan.digest, *place, work=work, bytes=moved), once=once)
 
     def _keep(self, envelope: Envelope, plan: Plan, body: bytes | None, failure: FailureBody | None) -> None:
