@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flctl.errors import ProtocolError, counted
+
 __all__ = ["BITS", "ColumnStatistics", "ColumnSums"]
 
 _UNIT = 149
 _SIGNIFICANT = 24
+_LARGEST = 2 * (128 + 149)
 BITS = 736
 """Bits of a sum: squares of float32 take 2 (128 + 149) of them, the number of rows some more."""
 
@@ -50,6 +53,13 @@ class ColumnSums:
             values = column[np.isfinite(column)]
             found += [len(values), _exact_sum(values, 1), _exact_sum(values, 2)]
         return found
+
+    def check(self, sums: Sequence[int], most: float) -> None:
+        """Raises ProtocolError for sums that at most `most` rows of float32 cannot have, such as a negative count."""
+        for start in range(0, len(sums), 3):
+            count, total, squares = sums[start : start + 3]
+            if not 0 <= count <= most or not total * total <= count * squares or squares > count << _LARGEST:
+                raise ProtocolError(f"the reply has sums of a column that {counted(int(most), 'row')} cannot have")
 
     def statistics(self, sums: Sequence[int]) -> ColumnStatistics:
         """Returns the statistics of all rows from the sums over clients; NaN for a column without values."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from flctl.errors import ProtocolError, counted
 from flctl.evaluation.binary import rates
 from flctl.evaluation.metrics import balanced_accuracy, confusion_matrix, macro_f1
 from flctl.evaluation.outcomes import ClassificationOutcomes, RegressionOutcomes
@@ -30,6 +31,8 @@ _WIDEST = 12.0
 _UNIT = float(1 << 24)
 _LARGEST = float(1 << 64)
 """Largest magnitude of a client's sum of losses or targets; a larger one counts as not finite."""
+_LONGEST_ROW = 1 << 20
+"""Most targets of a row of characters."""
 _HEAD = 4
 """Sums before those of the task: rows, targets, rows with outputs that are not finite, and the loss."""
 _MOMENTS = 3
@@ -75,6 +78,20 @@ class RowSums:
         if any(value is None for value in whole):
             whole, lost = [0] * len(whole), len(outcomes)
         return [len(outcomes), int(outcomes.count.sum()), lost, *(value or 0 for value in whole)]
+
+    def check(self, sums: Sequence[int], most: float) -> None:
+        """Raises ProtocolError for sums that at most `most` rows cannot have, such as a negative count."""
+        rows, targets, bad, loss = sums[:_HEAD]
+        counts, rest = [rows, targets, bad], sums[_HEAD:]
+        cells = self.classes**2
+        parts = [(rows, most), (bad, rows), (sum(rest[:cells]), targets), (sum(rest[cells:]), rows)]
+        if not self.classes:
+            parts, counts = [*parts[:2], (targets, rows)], [*counts, loss, rest[0], rest[2]]
+        else:
+            parts = [*parts, (targets, rows * (_LONGEST_ROW if self.task == "next-character" else 1))]
+        least = -rows if self.classes else 0  # the log of a rounded probability may be a little above 0
+        if min([*counts, *(rest if self.classes else ())]) < 0 or loss < least or any(a > b for a, b in parts):
+            raise ProtocolError(f"the reply has sums of an evaluation that {counted(int(most), 'row')} cannot have")
 
     def values(self, sums: Sequence[int], extra: Sequence[str] = ()) -> dict[str, float]:
         """Returns the metrics of every evaluated round, and those named in `extra`; NaN, and `non_finite`, if there are

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +32,11 @@ WORKS: Mapping[Ask, str] = {"train": WORK, "evaluate": "evaluate", "statistics":
 REPLY = "site-reply"
 MOST_METRICS = 16
 MOST_TEXT = 500
+MOST_NAME = 64
+MOST_METRIC = 1e100
+COUNTS = frozenset({"examples", "rows"})
+"""Metrics that count: never negative, and whole numbers that float64 holds."""
+MOST_COUNT = float(1 << 53)
 
 
 def content_digest(ask: str, parts: Mapping[str, str]) -> str:
@@ -109,8 +113,13 @@ def unpack_reply(data: bytes) -> Reply:
 
 
 def _metrics(value: Any) -> dict[str, float]:
+    """Raises ProtocolError unless these are few names of printable characters, with numbers that can be added up."""
     if not isinstance(value, dict) or len(value) > MOST_METRICS:
         raise ProtocolError("the metrics of a reply are names and numbers")
-    if any(type(number) not in (int, float) or not math.isfinite(number) for number in value.values()):
-        raise ProtocolError("a metric of a reply is not a finite number")
-    return {str(name): float(number) for name, number in value.items()}
+    if not all(0 < len(name) <= MOST_NAME and name.isprintable() for name in value):
+        raise ProtocolError(f"a metric's name has 1 to {MOST_NAME} printable characters")
+    for name, number in value.items():
+        least, most = (0.0, MOST_COUNT) if name in COUNTS else (-MOST_METRIC, MOST_METRIC)
+        if type(number) not in (int, float) or not least <= number <= most:
+            raise ProtocolError(f"the metric '{name}' of a reply is not a number from {least:g} to {most:g}")
+    return {name: float(number) for name, number in value.items()}

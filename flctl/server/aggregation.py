@@ -25,7 +25,7 @@ from flctl.timing import PhaseTimer
 from flctl.types import WEIGHT, Aggregate, ClientId, Failure, Reply, Request, RoundPlan
 from flctl.wire import messages
 
-__all__ = ["Aggregation", "declared_weight", "update_intake"]
+__all__ = ["ROUNDING", "Aggregation", "declared_weight", "update_intake"]
 
 Answers = Generator[tuple[ClientId, Reply | Failure], None, None]
 UNFINISHED = frozenset({"away", "deadline", "stalled"})

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from flctl.algorithms.aggregators.accumulators import UpdateIntake
 from flctl.engines.engine import Engine
-from flctl.errors import ConfigError
+from flctl.errors import ConfigError, ProtocolError
 from flctl.evaluation.column_sums import ColumnStatistics, ColumnSums
 from flctl.evaluation.row_sums import RowSums
 from flctl.evaluation.spread import PARTS, spread
 from flctl.evaluation.sums_of_run import code_of, column_sums, row_sums
 from flctl.metrics import headline, higher_is_better
 from flctl.run.run import Run
-from flctl.server.aggregation import Aggregation
+from flctl.server.aggregation import ROUNDING, Aggregation
 from flctl.server.availability import Availability
 from flctl.server.collect import RoundTraffic
 from flctl.server.round_journal import Drawn, ExchangeRecord
 from flctl.server.round_plan import local_work
 from flctl.timing import PhaseTimer
-from flctl.types import ROW_SUMS, WEIGHT, Arrays, Ask, ClientId, IntArray, RoundPlan, Work, measured_as
+from flctl.types import (
+    ROW_SUMS,
+    WEIGHT,
+    Arrays,
+    Ask,
+    ClientId,
+    ClientUpdate,
+    IntArray,
+    RoundPlan,
+    Work,
+    measured_as,
+)
 
 __all__ = ["ClientSums"]
 
@@ -78,7 +90,14 @@ class ClientSums:
         if not len(plan.numbers):
             traffic.notes.append("no client with rows to sum is available")
             return None
-        own = RoundTraffic(UpdateIntake({**work.layout, WEIGHT: 1}, most_weight=lambda client: 1.0))
+        sums = column_sums(self.run) if work.ask == "statistics" else row_sums(self.run)
+        own = RoundTraffic(
+            UpdateIntake(
+                {**work.layout, WEIGHT: 1},
+                arrive=self._arriving(work.ask, sums) if self._sees_each else None,
+                most_weight=lambda client: 1.0,
+            )
+        )
         aggregate = Aggregation(self.run, self.engine, plan, own, timer, self.record).aggregate()
         traffic.intake.failed.update(own.intake.failed)
         traffic.notes.extend(own.notes)
@@ -86,9 +105,40 @@ class ClientSums:
         traffic.bytes_down += own.bytes_down
         if aggregate is None or not aggregate.count:
             return None
-        sums = column_sums(self.run) if work.ask == "statistics" else row_sums(self.run)
-        told = {client: dict(figures) for client, figures in own.metrics.items() if figures}
-        return code_of(self.run, sums).decode(np.rint(aggregate.arrays[ROW_SUMS[work.ask]]).astype(np.int64)), told
+        usable = {client: own.metrics[client] for client in own.metrics.keys() - own.intake.failed.keys()}
+        told = {client: dict(usable[client]) for client in plan.cohort if usable.get(client)}
+        found = code_of(self.run, sums).decode(np.rint(aggregate.arrays[ROW_SUMS[work.ask]]).astype(np.int64))
+        try:
+            sums.check(found, self._most(work.ask, list(plan.cohort)))
+        except ProtocolError as error:
+            if work.ask == "statistics":
+                raise
+            traffic.notes.append(f"the model was not evaluated: {error.message}")
+            return None
+        return found, told
+
+    @property
+    def _sees_each(self) -> bool:
+        """True if the server reads the sums of single clients, which are on other machines."""
+        return self.run.aggregator.transparent and not self.run.partition.here
+
+    def _arriving(self, ask: Ask, sums: RowSums | ColumnSums) -> Callable[[ClientUpdate], ClientUpdate]:
+        """Returns what checks one client's sums. It raises ProtocolError for sums that its rows cannot have."""
+        code = code_of(self.run, sums)
+
+        def checked(update: ClientUpdate) -> ClientUpdate:
+            words = np.asarray(update.arrays[ROW_SUMS[ask]], np.float64)
+            if ((words < 0) | (words >= 1 << code.limb) | (words != np.rint(words))).any():
+                raise ProtocolError(f"the reply has sums that are not words of {code.limb} bits")
+            sums.check(code.decode(words.astype(np.int64)), self._most(ask, [update.client_id]))
+            return update
+
+        return checked
+
+    def _most(self, ask: Ask, clients: Sequence[ClientId]) -> float:
+        """Returns the most rows that these clients may have, from what they declared."""
+        indices = [self.run.partition.index(client) for client in clients]
+        return ROUNDING * float(self._rows(ask)[indices].sum())
 
     def _plan(self, work: Work) -> RoundPlan:
         asked = self._asked(work.ask)

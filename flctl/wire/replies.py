@@ -24,6 +24,7 @@ __all__ = [
     "is_system_error",
     "merged",
     "no_updates",
+    "one_line",
     "unguarded",
     "weighted",
 ]
@@ -149,6 +150,15 @@ def _last_line(error: BaseException) -> str:
     """The error in one line of at most 500 printable characters: it goes to terminals, logs and other processes."""
     frames = traceback.extract_tb(error.__traceback__)
     origin = f" ({frames[-1].name}, line {frames[-1].lineno})" if frames else ""
-    text = " ".join(str(error)[:_LONGEST].split())
-    text = "".join(character if character.isprintable() else "?" for character in text)
-    return f"{type(error).__name__}: {text}{origin}"
+    return f"{type(error).__name__}: {one_line(str(error))}{origin}"
+
+
+def one_line(text: str) -> str:
+    """Returns a text in one line of at most 400 printable characters: a client may have written it.
+
+    >>> one_line("two\\nlines")
+    'two lines'
+    """
+    shown = " ".join(text[: _LONGEST + 1].split())
+    shown = shown if len(text) <= _LONGEST else f"{shown[: _LONGEST - 4]} ..."
+    return "".join(character if character.isprintable() else "?" for character in shown)

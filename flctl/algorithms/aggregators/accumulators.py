@@ -11,7 +11,7 @@ import numpy as np
 from flctl import arrays, wire
 from flctl.errors import FlctlError, ProtocolError
 from flctl.types import WEIGHT, Aggregate, Arrays, ClientId, ClientUpdate, Failure, Gathered, Layout
-from flctl.wire.replies import check_words, failure_of
+from flctl.wire.replies import check_words, failure_of, one_line
 
 __all__ = ["SumAccumulator", "UpdateCollector", "UpdateIntake"]
 
@@ -50,7 +50,7 @@ class UpdateIntake:
         try:
             vectors = dict(wire.unpack(message, "vector").arrays)
         except ProtocolError as error:
-            self.failed[client_id] = Failure("protocol", error.message)
+            self.failed[client_id] = Failure("protocol", one_line(error.message))
             return None
         failure = self._judge(client_id, vectors)
         if failure is not None:
@@ -89,7 +89,8 @@ class UpdateIntake:
     def _judge(self, client_id: ClientId, vector: Arrays) -> Failure | None:
         found = arrays.layout_of(vector)
         if found != dict(self.layout):
-            return Failure("layout", f"the reply has the vectors {dict(found)}, expected {dict(self.layout)}")
+            shown = one_line(str(dict(found)))
+            return Failure("layout", f"the reply has the vectors {shown}, expected {dict(self.layout)}")
         if not arrays.is_finite(vector):
             return Failure("non-finite", "the reply has values that are NaN or infinite")
         weight = float(vector[WEIGHT][0])

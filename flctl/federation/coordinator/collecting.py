@@ -15,10 +15,13 @@ from flctl.federation.reasons import Reason, Refused
 from flctl.federation.transport.envelope import Envelope
 from flctl.federation.transport.hub_client import SiteState
 from flctl.types import ClientId, Failure, FailureKind, Reply
+from flctl.wire.replies import one_line
 
 __all__ = ["Collecting", "Patience"]
 
 POLL_SECONDS = 5.0
+IDLE_SECONDS = 60.0
+"""Seconds in which a site that polls may not have begun a task yet, beyond those for a stalled one."""
 KINDS: Mapping[str, FailureKind] = {
     "non-finite": "non-finite",
     "layout": "layout",
@@ -52,6 +55,8 @@ class Collecting:
     _after: int = 0
     _unread: dict[str, Envelope] = field(default_factory=dict)
     _since: float = field(default_factory=time.monotonic)
+    _idle: dict[str, float] = field(default_factory=dict)
+    """Time since which the site of a task has been idle: it polls, and works on nothing."""
 
     def replies(self, posted: Sequence[Posted], deadline: float | None) -> Iterator[tuple[ClientId, Reply | Failure]]:
         """Yields each site's reply, or a failure in its place."""
@@ -100,7 +105,12 @@ class Collecting:
         return seconds > self.patience.away
 
     def _is_stalled(self, state: SiteState, task: str) -> bool:
-        mine = state.progress is not None and state.progress.task == task
+        """True if the work on the task does not advance, or the site polls and does not begin it."""
+        if state.progress is None:
+            idle = time.monotonic() - self._idle.setdefault(task, time.monotonic())
+            return idle > self.patience.stalled + IDLE_SECONDS
+        self._idle.pop(task, None)
+        mine = state.progress.task == task
         return mine and state.advanced is not None and state.advanced > self.patience.stalled
 
     def _opened(self, one: Posted, envelope: Envelope) -> Reply | Failure:
@@ -109,7 +119,7 @@ class Collecting:
         except Refused as refused:
             return Failure("protocol", refused.sentence)
         except ProtocolError as error:
-            return Failure("protocol", error.message)
+            return Failure("protocol", one_line(error.message))
 
     def _checked(self, one: Posted, envelope: Envelope) -> Reply | Failure:
         if envelope.sender != one.site:

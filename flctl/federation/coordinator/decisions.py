@@ -10,6 +10,7 @@ from flctl.errors import FlctlError, IncompatibleError
 from flctl.federation.coordinator.run_folder import RunFolder
 from flctl.federation.member import FederationMember
 from flctl.federation.plan.plan import Plan
+from flctl.wire.replies import one_line
 
 __all__ = ["Decisions", "ago"]
 
@@ -69,7 +70,7 @@ class Decisions:
             self.said(f"waiting for {sentence}")
 
     def _denied(self, sites: list[str]) -> IncompatibleError:
-        reasons = [str(self.folder.decisions().get(site, {}).get("reason", "")) for site in sites]
+        reasons = [one_line(str(self.folder.decisions().get(site, {}).get("reason", ""))) for site in sites]
         words = "; ".join(f"{site}: {reason or 'no reason given'}" for site, reason in zip(sites, reasons, strict=True))
         return IncompatibleError(
             f"the plan was not approved by {words}",

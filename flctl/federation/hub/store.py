@@ -20,6 +20,8 @@ from flctl.federation.transport.envelope import Envelope
 __all__ = ["HubStore", "OrderedTask"]
 
 VERSION = 1
+MOST_PAGE = 8 << 20
+"""Bytes of envelopes in one answer, to which JSON may add twice as many."""
 SCHEMA = """
 CREATE TABLE runs (run TEXT PRIMARY KEY, coordinator TEXT NOT NULL, ended INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE orders (
@@ -92,7 +94,7 @@ class HubStore:
         return woken
 
     def orders(self, site: str, after: int, now: float) -> Rows:
-        """Returns up to 500 open orders to a site with numbers above `after`, oldest first."""
+        """Returns open orders to a site with numbers above `after`, oldest first: up to 500, or 8 MiB of them."""
         query = (
             "SELECT number, text FROM orders WHERE site=? AND state='open' AND number>? AND until>=?"
             " ORDER BY number LIMIT 500"
@@ -150,7 +152,9 @@ class HubStore:
             self._answer(envelope, text, "note", envelope.round)
 
     def answers(self, run: str, coordinator: str, kind: str, after: int) -> Rows:
-        """Returns up to 500 replies or notes of a run with numbers above `after`. Raises Refused (`run-other`)."""
+        """Returns replies or notes of a run with numbers above `after`, oldest first: up to 500, or 8 MiB of them.
+
+        Raises Refused (`run-other`) for another's run."""
         if self.coordinator(run) != coordinator:
             raise Refused(Reason.RUN_OTHER)
         query = "SELECT number, text FROM answers WHERE run=? AND kind=? AND number>? ORDER BY number LIMIT 500"
@@ -325,7 +329,14 @@ class HubStore:
         return 1
 
     def _rows(self, query: str, *values: object) -> Rows:
-        return [(int(number), bytes(text)) for number, text in self._db.execute(query, values).fetchall()]
+        found: Rows = []
+        size = 0
+        for number, text in self._db.execute(query, values):
+            size += len(text)
+            if found and size > MOST_PAGE:
+                break
+            found.append((int(number), bytes(text)))
+        return found
 
     @contextmanager
     def _change(self) -> Iterator[None]:
