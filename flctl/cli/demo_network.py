@@ -27,6 +27,8 @@ SITES = ("elm-street", "st-marys", "trinity")
 COORDINATOR, FEDERATION = "uni", "hospitals"
 ROUNDS = 5
 WAIT_SECONDS = 300.0
+LAST_LINES = 8
+"""Lines of a log that an error shows."""
 POLICY = """\
 approve: each
 ask_for: [train, evaluate]
@@ -47,6 +49,7 @@ class NetworkDemo:
 
     folder: Path
     commands: list[str] = field(default_factory=list)
+    _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def run(self) -> dict[str, Any]:
         """Returns the facts of the demo: its folder, the commands, and the digests of the two models, which are equal.
@@ -63,8 +66,9 @@ class NetworkDemo:
                 running.enter_context(self._process(site, "site", "serve", "--home", self._home(site)))
             training = running.enter_context(self._process("train", *self._training()))
             self._approve()
-            self._await("the training to end", partial(_has_ended, training))
-            self._require(training.returncode == 0, "train")
+            self._title("The rounds as the coordinator's command prints them")
+            self._await("the training to end", partial(_has_succeeded, training))
+            self._say(_last_lines(self._log("train"), ROUNDS + 2))
         digests = self._compare()
         return {
             "folder": self.folder.as_posix(),
@@ -187,9 +191,8 @@ class NetworkDemo:
     def _process(self, name: str, *words: object) -> Iterator[subprocess.Popen[bytes]]:
         """A command as a process of its own, with its output in a log, until the block ends."""
         self._command(words)
-        log = self.folder / f"{name}.log"
-        with log.open("wb") as written:
-            process = subprocess.Popen(  # noqa: S603
+        with self._log(name).open("wb") as written:
+            process = self._processes[name] = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "flctl", *map(str, words)],
                 stdin=subprocess.DEVNULL,
                 stdout=written,
@@ -207,22 +210,28 @@ class NetworkDemo:
                 process.wait()
 
     def _await(self, what: str, there: Callable[[], bool]) -> None:
-        """Waits for something. Raises FlctlError with the ends of the logs after some minutes."""
+        """Waits for something. Raises FlctlError with the ends of the logs after some minutes, or at once if a process
+        of the demo has ended."""
         until = time.monotonic() + WAIT_SECONDS
         while not there():
+            for name, process in self._processes.items():
+                if process.poll() is not None and not there():
+                    raise FlctlError(
+                        f"waited for {what}; '{name}' ended with exit code {process.returncode}, and its log ends:\n"
+                        + _last_lines(self._log(name)),
+                        hint=f"Read {self._log(name)}.",
+                    )
             if time.monotonic() > until:
-                logs = "\n".join(f"{path.name}: {_last_line(path)}" for path in sorted(self.folder.glob("*.log")))
-                raise FlctlError(f"waited {WAIT_SECONDS:.0f} s for {what}\n{logs}")
+                logs = "\n".join(f"{name}: {_last_lines(self._log(name), 1)}" for name in self._processes)
+                raise FlctlError(f"waited {WAIT_SECONDS:.0f} s for {what}; the logs end:\n{logs}")
             time.sleep(0.1)
 
-    def _require(self, holds: bool, name: str) -> None:  # noqa: FBT001
-        if not holds:
-            raise FlctlError(f"the command '{name}' failed: {_last_line(self.folder / f'{name}.log')}")
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
 
     def _command(self, words: Sequence[object]) -> None:
-        line = command_line("flctl", *words)
-        self.commands.append(line)
-        shown = line if len(line) <= 200 else f"{line[:120]} ...{line[-60:]}"
+        self.commands.append(command_line("flctl", *words))
+        shown = command_line("flctl", *map(_brief, words))
         output.stdout().print(f"[bold]$ {shown}[/]" if "[" not in shown else f"$ {shown}", soft_wrap=True)
 
     def _title(self, text: str) -> None:
@@ -238,8 +247,13 @@ class NetworkDemo:
         return self.folder / f"{site}.csv"
 
 
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    return process.poll() is not None
+def _has_succeeded(process: subprocess.Popen[bytes]) -> bool:
+    return process.poll() == 0
+
+
+def _brief(word: object) -> object:
+    """A word of a command as it is shown; of an invite, which fills several lines, the first letters."""
+    return f"{word[:20]}..." if isinstance(word, str) and word.startswith("flctl-invite:") else word
 
 
 def _has_plan(runs: Path) -> bool:
@@ -257,9 +271,9 @@ def _model_digest(run: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _last_line(log: Path) -> str:
+def _last_lines(log: Path, count: int = LAST_LINES) -> str:
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1] if lines else "no output"
+    return "\n".join(lines[-count:]) or "no output"
 
 
 def _free_port() -> int:

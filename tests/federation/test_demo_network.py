@@ -6,11 +6,13 @@ import json
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from flctl.cli import run
-from flctl.cli.demo_network import POLICY
+from flctl.cli import demo_network, run
+from flctl.cli.demo_network import POLICY, NetworkDemo
+from flctl.errors import FlctlError
 
 TUTORIAL = (Path(__file__).resolve().parents[2] / "docs" / "federation-tutorial.md").read_text(encoding="utf-8")
 
@@ -36,6 +38,27 @@ def as_shown(command, folder):
 
 def test_the_tutorial_shows_the_policy_of_the_demo():
     assert POLICY in TUTORIAL
+
+
+def test_the_demo_ends_when_a_process_that_it_started_has_died(tmp_path, monkeypatch):
+    """The error shows the end of its log; before, the demo waited for five minutes."""
+    demo = NetworkDemo(tmp_path)
+    monkeypatch.setattr(demo_network, "WAIT_SECONDS", 0.0)
+    process = SimpleNamespace(poll=lambda: 2, returncode=2)
+    demo._processes["train"] = process
+    (tmp_path / "train.log").write_text("\n".join(f"line {number}" for number in range(20)))
+    with pytest.raises(FlctlError, match="'train' ended with exit code 2") as ended:
+        demo._await("the plan to reach trinity", lambda: False)
+    assert ended.value.message.endswith("line 18\nline 19")
+    assert "line 11\n" not in ended.value.message
+
+
+def test_the_demo_shows_an_invite_in_one_line(tmp_path, capsys):
+    demo = NetworkDemo(tmp_path)
+    demo._command(["site", "join", "flctl-invite:" + "x" * 900, "--home", "demo/st-marys"])
+    shown = capsys.readouterr().out.strip()
+    assert shown == "$ flctl site join flctl-invite:xxxxxxx... --home demo/st-marys"
+    assert len(demo.commands[0]) > 900
 
 
 @pytest.mark.slow
