@@ -165,6 +165,7 @@ def with_new_keys(name: str) -> Roster:
 
 LATE = (NOW - timedelta(seconds=1)).isoformat()
 OLDER = replace(PLAN, versions=replace(PLAN.versions, torch="0.1"))
+PLAIN = replace(PLAN, config=with_config("aggregator", value={"name": "plain"}).config)
 EVERYBODY = with_config("engine", "minimum", value=3).config
 ROUND_2 = {"round": 2, "task": "4" * 64}
 REFUSED: dict[str, tuple[Envelope, SiteView, Reason]] = {
@@ -214,6 +215,11 @@ REFUSED: dict[str, tuple[Envelope, SiteView, Reason]] = {
     "5 a round twice with another model": (TASK, began((1, 1, 0)), Reason.ROUND_CHANGED),
     "5 another model in a later phase": (task(phase="2"), began((1, 1, 0), work="8" * 64), Reason.ROUND_CHANGED),
     "5 an evaluation of a second model": (task(phase="3", body=EVALUATE), evaluated("8" * 64), Reason.ROUND_CHANGED),
+    "5 one model twice without sessions": (
+        task(phase="2", plan=PLAIN.digest),
+        replace(began((1, 1, 0)), plan=PLAIN),
+        Reason.PHASE_ORDER,
+    ),
     "5 a round that is over": (TASK, began((1, 1, 0), (2, 1, 0), work="2" * 64), Reason.ROUND_CHANGED),
     "5 a new attempt at a round that is over": (task(attempt=1), began((2, 1, 0)), Reason.ROUND_PAST),
     "5 a round left out": (

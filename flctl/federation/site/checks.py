@@ -182,7 +182,7 @@ def check_schedule(envelope: Envelope, view: SiteView) -> None:
             raise Refused(Reason.ROUND_CHANGED)
         return
     _check_order(place, plan, progress)
-    _check_same_work(envelope, progress)
+    _check_same_work(envelope, view)
     _check_usage(envelope, view, begins=envelope.round > progress.newest_round)
 
 
@@ -253,16 +253,29 @@ def _asks_everybody(plan: Plan) -> bool:
     return plan.derived.cohort.get("expected") == sites and engine.get("minimum", 1) >= sites
 
 
-def _check_same_work(envelope: Envelope, progress: RunProgress) -> None:
+def _check_same_work(envelope: Envelope, view: SiteView) -> None:
     """Two answers to two models of one round, with the same batches or noise, could be subtracted; evaluations of many
-    models would tell the rows one by one."""
+    models would tell the rows one by one. Under an aggregator without sessions, a second answer to one model would have
+    fresh noise, and the mean of many has none."""
     parts = envelope.body.get("parts")
     if not isinstance(parts, list):
         return
     found = dict(zip(map(str, parts), (ref.plaintext for ref in envelope.blobs), strict=False))
     for name, digest in found.items():
-        if name != MESSAGE and progress.working.get((envelope.round, name), digest) != digest:
+        known = view.progress.working.get((envelope.round, name))
+        if name == MESSAGE or known is None:
+            continue
+        if known != digest:
             raise Refused(Reason.ROUND_CHANGED)
+        if not _has_sessions(view):
+            raise Refused(Reason.PHASE_ORDER)
+
+
+def _has_sessions(view: SiteView) -> bool:
+    """True if a round may have several sessions of its aggregator, each of which sends the work again."""
+    name = _plan(view).config.get("aggregator", {}).get("name")
+    offered = view.here.catalogue.offers("aggregator")
+    return name in offered and getattr(offered[name].component, "answers_once", False) is True
 
 
 def _check_usage(envelope: Envelope, view: SiteView, *, begins: bool) -> None:

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from flctl import ClientContext, ClientUpdate, ConfigError
+from flctl import ClientContext, ClientUpdate, ConfigError, ProtocolError
 from flctl.server.training import train
 from flctl.testing import check_transform
 from flctl.testing.trial import Trial
@@ -91,3 +91,28 @@ def test_noise_leaves_the_clients_and_is_not_added_again_on_the_server(trial):
 def test_relations_that_say_less_are_refused(trial):
     with pytest.raises(ConfigError, match="any two updates"):
         trial.prepare(dp(noise_multiplier=8.0, relation="zero-out"))
+
+
+@pytest.mark.parametrize(
+    "requested",
+    [{"spread": 1e-9}, {"clip": 1e-9}, {"bound": 1e9}, {"spread": math.nan}, {"bound": math.nan}],
+    ids=str,
+)
+def test_a_server_cannot_have_a_client_add_less_noise_or_clip_less(requested):
+    transform = LocalDP.from_options({"noise_multiplier": 2.0})
+    broadcast = transform.broadcast(transform.init({"delta": 5}))
+    broadcast |= {name: np.array([value]) for name, value in requested.items()}
+    ctx = ClientContext(1, "a", broadcast, np.random.default_rng(1))
+    with pytest.raises(ProtocolError, match="noise multiplier"):
+        transform.on_client(ClientUpdate("a", {"delta": np.ones(5, np.float32)}, 31.0), ctx)
+
+
+def test_a_client_accepts_no_less_noise_than_the_target_needs(trial, monkeypatch):
+    run, _ = trial.prepare("cohort.sampling=all", dp(target_epsilon=2.0, target_delta=1e-6))
+    transform = run.transforms["dp-local"]
+    monkeypatch.setattr(type(run.partition), "here", False)
+    transform.check(run)
+    broadcast = transform.broadcast(transform.init({"delta": 5}))
+    ctx = ClientContext(1, "a", broadcast, np.random.default_rng(1))
+    with pytest.raises(ProtocolError, match="noise multiplier 1 "):
+        transform.on_client(ClientUpdate("a", {"delta": np.ones(5, np.float32)}, 31.0), ctx)

@@ -16,7 +16,7 @@ from flctl_dp.accounting.releases import Release, Releases
 from flctl_dp.budget.terms import Terms
 from flctl_dp.ledgers.ledger import Ledger, LedgerFile, Promise
 
-__all__ = ["HIGHEST", "Asked", "charge", "planned_noise"]
+__all__ = ["HIGHEST", "Asked", "charge", "fresh_noise", "planned_noise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,13 @@ def planned_noise(terms: Terms, noise: float | None) -> float:
     if ledger is None or not ledger.charges:
         return noise or 1.0
     return ledger.charges[-1].release.noise_multiplier
+
+
+@lru_cache(maxsize=16)
+def fresh_noise(terms: Terms, target: float, delta: float, rounds: int) -> float:
+    """The noise multiplier with which a run without earlier charges keeps to its target."""
+    planned = PlannedRounds.after({}, terms.release(1.0), rounds, first=1)
+    return calibrate(planned, PrivacyTarget(target, delta, terms.relation))
 
 
 def _released(asked: Asked, ledger: Ledger, noise: float) -> Release:

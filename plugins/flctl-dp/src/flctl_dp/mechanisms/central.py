@@ -26,13 +26,18 @@ from flctl_dp.noise.lattice import Lattice
 if TYPE_CHECKING:
     from flctl import RunInfo
 
-__all__ = ["CentralDP"]
+__all__ = ["TOLERANCE", "CentralDP"]
+
+TOLERANCE = 1e-6
+"""Relative difference between a noise multiplier as a server and a client calibrate it."""
 
 
 class CentralDP(flctl.Transform):
     """Differential privacy of clients: clips each update and adds noise to their sum (McMahan et al. 2018)."""
 
     name = "dp"
+    _opened: tuple[Terms, int] | None = None
+    """Terms and rounds of an open run at a site, for the client half."""
 
     class Config(flctl.Transform.Config):
         noise_multiplier: float | None = Field(
@@ -178,6 +183,16 @@ class CentralDP(flctl.Transform):
             return {**said, "epsilon": float("inf"), "statement": statements.INSECURE}
         delta, target = self.config.target_delta, self.config.target_epsilon
         return {**said, **statements.report(terms, delta, target, state["run"].tobytes().hex(), finished=finished)}
+
+    def _least_noise(self) -> float:
+        """The least noise multiplier that a client accepts: that of the options, or the one with which a run without
+        earlier charges keeps to their budget. 0 where server and client are one machine."""
+        if self.config.noise_multiplier is not None:
+            return float(self.config.noise_multiplier)
+        if self.config.target_epsilon is None or self._opened is None:
+            return 0.0
+        terms, rounds = self._opened
+        return charging.fresh_noise(terms, self.config.target_epsilon, self.config.target_delta, rounds)
 
     def _check_noise(self, state: Arrays, noise: float, terms: Terms) -> None:
         """Raises if a round cannot be played with this noise multiplier."""

@@ -30,7 +30,7 @@ from flctl_dp.accounting.calibration import LOWEST
 from flctl_dp.accounting.releases import Release
 from flctl_dp.accounting.summed_release import SummedRelease, largest_cohort
 from flctl_dp.budget.terms import Terms, refuse_meaningless
-from flctl_dp.mechanisms.central import CentralDP
+from flctl_dp.mechanisms.central import TOLERANCE, CentralDP
 from flctl_dp.mechanisms.clipping import shrinking
 from flctl_dp.noise.rotation import padded, rotated, signs_of, unrotated
 from flctl_dp.noise.shares import Mechanism, drawn_share
@@ -103,6 +103,7 @@ class DistributedDP(CentralDP):
                 f"{self.config.bits}",
                 hint=f"Use -o transforms.{self.name}.bits={ring}, or wider words (aggregator.bits).",
             )
+        self._opened = None if run.partition.here else (self.terms(run), run.config.rounds)
         release = self.terms(run).release(self.config.noise_multiplier or LOWEST)
         if self.config.noise_multiplier is not None:
             self._refuse_coarse_lattice(release, self.config.noise_multiplier)
@@ -220,8 +221,8 @@ class DistributedDP(CentralDP):
 
     def _require_own(self, release: SummedRelease) -> None:
         """A client's own options stand, whatever the server broadcast."""
-        noise, survivors = self.config.noise_multiplier, self.config.survivors
-        if noise is not None and release.noise_multiplier < noise:
+        noise, survivors = self._least_noise(), self.config.survivors
+        if not release.noise_multiplier >= noise * (1 - TOLERANCE):
             raise ProtocolError(
                 f"the server requests the noise multiplier {release.noise_multiplier:g}, and the run has {noise:g}"
             )

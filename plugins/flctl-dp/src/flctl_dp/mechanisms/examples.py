@@ -116,6 +116,10 @@ class ExampleDP(flctl.Transform):
     def steps(self, ctx: StepsContext) -> PoissonSteps:
         """The steps of a client, which are charged to it by then."""
         noise, words = _noise_of(ctx.broadcast["noise"], ctx.number), self._words(ctx)
+        if noise < (self.config.noise_multiplier or 0.0):
+            raise flctl.ProtocolError(
+                f"the server requests the noise multiplier {noise:g}, and the run has {self.config.noise_multiplier:g}"
+            )
         if self.config.insecure_seed is None and ctx.steps and not ctx.run.replays:
             self._charge(ctx, noise)
         clip, coordinates = self.config.clipping_norm, ctx.run.division.layout["params"]

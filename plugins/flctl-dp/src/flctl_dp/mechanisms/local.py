@@ -6,10 +6,10 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
-from flctl import Aggregate, Arrays, ClientContext, ClientUpdate, ConfigError, ServerContext, Transform
+from flctl import Aggregate, Arrays, ClientContext, ClientUpdate, ConfigError, ProtocolError, ServerContext, Transform
 
 from flctl_dp.budget.terms import Terms
-from flctl_dp.mechanisms.central import CentralDP
+from flctl_dp.mechanisms.central import TOLERANCE, CentralDP
 from flctl_dp.mechanisms.clipping import scaled, shrinking
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class LocalDP(CentralDP):
 
     def check(self, run: RunInfo) -> None:
         super().check(run)
+        self._opened = None if run.partition.here else (self.terms(run), run.config.rounds)
         relation = self.config.relation
         if relation not in (None, "replace-one"):
             raise ConfigError(
@@ -53,6 +54,7 @@ class LocalDP(CentralDP):
 
     def on_client(self, update: ClientUpdate, ctx: ClientContext) -> ClientUpdate:
         """The update, clipped, on the lattice, and with noise in every value of every vector."""
+        self._require_own(ctx.broadcast)
         bound = float(ctx.broadcast["bound"][0])
         norm = np.sqrt(sum(float(np.square(v.astype(np.float64)).sum()) for v in update.arrays.values()))
         factor = float(shrinking(np.array([norm]), bound)[0])
@@ -60,6 +62,16 @@ class LocalDP(CentralDP):
         words = self._words(ctx.round, ctx.rng)
         noised = self._noised(scaled(update.arrays, factor), ctx.broadcast, words)
         return dataclasses.replace(update, arrays=noised, weight=weight)
+
+    def _require_own(self, broadcast: Arrays) -> None:
+        """A client's own options stand, whatever the server broadcast: it is the one that is not trusted."""
+        noise, clip, bound = (float(broadcast[name][0]) for name in ("spread", "clip", "bound"))
+        least, own = self._least_noise(), self.config.clipping_norm
+        if not (noise >= least * (1 - TOLERANCE) and clip >= own and bound <= own):
+            raise ProtocolError(
+                f"the server requests the noise multiplier {noise:g} and the clipping norms {clip:g} and {bound:g}, "
+                f"and the run has {least:g} and {own:g}"
+            )
 
     def on_server(self, aggregate: Aggregate, state: Arrays, ctx: ServerContext) -> tuple[Aggregate, Arrays]:
         """Returns the sum unchanged: the realised count, which it is divided by, is known to the server anyway."""
