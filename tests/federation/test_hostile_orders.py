@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 from support.network import Network
 from support.plans import make_plan
 
+from flctl.client.memory_store import MemoryStore
 from flctl.errors import ProtocolError
+from flctl.federation.content import content_digest
+from flctl.federation.coordinator.run_folder import RunFolder
 from flctl.federation.identity import renewals
 from flctl.federation.identity.certificates import Authority, has_expired
 from flctl.federation.plan.plan import Plan
 from flctl.federation.reasons import Reason, Refused
 from flctl.federation.site import agent as agents
 from flctl.federation.site.run_files import SiteRun
-from flctl.federation.transport.envelope import Envelope
+from flctl.federation.transport.envelope import BlobRef, Envelope
 from flctl.federation.transport.line import Answer, Line
 from flctl.federation.transport.retries import Interrupted
+from flctl.federation.transport.tasks import task_id
 from flctl.federation.transport.transfers import _stored
 
 
@@ -63,8 +69,31 @@ def keep(agent: Any, plan: Plan) -> None:
 def test_a_notice_about_a_round_that_cannot_be_leaves_the_site_up(network, agent, uni, body):
     plan = a_plan(network, run="beyond")
     keep(agent, plan)
-    agent.handle(uni.write(envelope(plan, "notice", body=body)))
+    agent.handle(uni.write(envelope(plan, "notice", body={**body, "number": 1})))
     assert [event["reason"] for event in network.gates["trinity"].events] == ["round-beyond"]
+
+
+def test_a_notice_that_is_replayed_changes_no_memory(network, agent, uni):
+    """The hub gives all notices again to an agent that starts."""
+    plan = a_plan(network, run="replayed", derived=replace(make_plan().derived, memory_layout={"c": 1}))
+    keep(agent, plan)
+    store = MemoryStore(SiteRun.of(agent.home, plan.run).memory, len(plan.sites), {"c": 1})
+    notices = [uni.write(envelope(plan, "notice", body={"forget": 1, "number": number})) for number in (1, 2)]
+    place = [plan.site_index("trinity")]
+    for number in (1, 2):
+        store.write(place, number, {"c": np.full((1, 1), number, np.float32)})
+    agent.handle(notices[0])
+    assert store.newest(place[0], 9)[0] == 1
+    store.write(place, 2, {"c": np.full((1, 1), 2, np.float32)})
+    agent.handle(notices[0])
+    assert store.newest(place[0], 9)[0] == 2
+    agent.handle(notices[1])
+    assert store.newest(place[0], 9)[0] == 1
+    store.close()
+
+
+def test_notices_are_numbered_also_after_a_restart(tmp_path):
+    assert [RunFolder.of(tmp_path).next_notice() for _ in range(3)] == [1, 2, 3]
 
 
 def test_an_order_that_raises_anything_leaves_the_site_up(network, agent, uni, monkeypatch):
@@ -163,3 +192,17 @@ def test_a_hub_that_refuses_a_new_certificate_leaves_the_old_one_in_use(agent, m
     monkeypatch.setattr(renewals, "needs_renewal", lambda path: True)
     monkeypatch.setattr("flctl.federation.member.request_certificate", refused)
     assert agent.member.greet().federation == "hospitals"
+
+
+def test_content_that_is_refused_counts_towards_the_days_bytes(network, agent, uni, monkeypatch):
+    plan = a_plan(network, run="large")
+    keep(agent, plan)
+    blob = BlobRef("1" * 64, 1000, "2" * 64, "00")
+    content = content_digest("train", {"work": blob.plaintext})
+    task = task_id(plan.digest, 1, "1", 0, "trinity", content)
+    monkeypatch.setattr(agent.steps, "_fetched", lambda *words: {"work": b"no work"})
+    monkeypatch.setattr(agent.steps, "_fail", lambda *words: None)
+    body, before = {"ask": "train", "parts": ["work"]}, agent.journal.bytes_since(0)
+    order = envelope(plan, "task", task=task, round=1, phase="1", blobs=(blob,), body=body)
+    agent.handle(uni.write(order))
+    assert agent.journal.bytes_since(0) == before + 1000

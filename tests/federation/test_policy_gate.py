@@ -141,3 +141,13 @@ def test_the_gate_knows_the_model_of_each_evaluation(tmp_path: Path) -> None:
     with pytest.raises(Refused) as refused:
         gate.check(replace(again, blobs=(BlobRef("5" * 64, 1000, "6" * 64, "00"),)), plan, "train")
     assert refused.value.reason is Reason.ROUND_CHANGED
+
+
+def test_a_plan_with_noise_and_no_target_is_charged_without_bound(tmp_path: Path) -> None:
+    """Unless the policy has a budget, it may run; no budget that is set later has room for another."""
+    gate = make_gate(tmp_path, RULES)
+    noisy = with_config("transforms", "dp-local", value={"target_epsilon": None})
+    plan = planned(gate, replace(noisy, study=None))
+    approve(gate, plan)
+    gate.check(order(plan), plan, "train")
+    assert gate.approvals.spent(make_plan(run="another")) == float("inf")

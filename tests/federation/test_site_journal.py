@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -61,6 +62,13 @@ def test_settled_rounds_leave_the_outbox_and_later_ones_stay(journal):
     assert [one.state for one in journal.of_run("run")] == ["settled", "settled", "uploaded"]
     assert (journal.newest_round("run"), journal.newest_round("other")) == (3, 0)
     assert journal.bytes_since(0) == 30
+
+
+def test_bytes_of_refused_orders_count_too(journal):
+    journal.claim(step("t1", 1, bytes=10), once=False)
+    journal.spend(100)
+    assert journal.bytes_since(0) == 110
+    assert journal.bytes_since(time.time() + 1) == 0
 
 
 def test_a_file_that_is_no_journal_is_refused(tmp_path):

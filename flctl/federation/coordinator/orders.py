@@ -72,8 +72,9 @@ class Orders:
         return posted
 
     def post_notice(self, sites: Iterable[ClientId], body: Mapping[str, Any]) -> None:
-        """Sends a notice to sites."""
-        self.member.client.post([self._written("notice", site, body=body) for site in sites])
+        """Sends a notice to sites, with a number above those of the run's earlier ones: a site acts on each once."""
+        numbered = {**body, "number": self.folder.next_notice()}
+        self.member.client.post([self._written("notice", site, body=numbered) for site in sites])
 
     def settle(self, round_number: int) -> None:
         """Removes the sealed files of rounds that are over, here and at the hub."""

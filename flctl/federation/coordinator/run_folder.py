@@ -19,6 +19,7 @@ from flctl.federation.plan.plan import Plan
 __all__ = ["RunFolder"]
 
 FOLDER, SECRET, PLAN, RUN, DECISIONS = "federation", "secret", "plan.json", "run.json", "decisions.json"
+NOTICES = "notices.json"
 SECRET_BYTES = 32
 NAME_LENGTH = 48
 
@@ -75,6 +76,13 @@ class RunFolder:
         """Records a site's decision in place of its former one."""
         known = {**self.decisions(), site: dict(decision)}
         write_file(self.path / DECISIONS, (json.dumps(known, indent=1) + "\n").encode())
+
+    def next_notice(self) -> int:
+        """The number of the run's next notice, from 1; on disk when this returns."""
+        file = self.path / NOTICES
+        number = int(_read(file).get("last", 0)) + 1
+        write_file(file, (json.dumps({"last": number}) + "\n").encode())
+        return number
 
     def _facts(self) -> dict[str, Any]:
         file = self.path / RUN

@@ -17,6 +17,7 @@ from flctl.federation.identity.failures import UntrustedError
 from flctl.federation.identity.homes import SiteHome
 from flctl.federation.identity.names import require_name
 from flctl.federation.member import FederationMember
+from flctl.federation.plan.plan import Plan
 from flctl.federation.reasons import Reason, Refused
 from flctl.federation.site.gate import Gate
 from flctl.federation.site.intake import PlanIntake
@@ -194,6 +195,15 @@ class SiteAgent:
         plan = run.plan()
         if plan.digest != envelope.plan or plan.coordinator != envelope.sender:
             raise Refused(Reason.PLAN_COORDINATOR)
+        fact, number = f"notice {plan.digest}", envelope.body.get("number")
+        if type(number) is not int:
+            raise Refused(Reason.BODY_FORM)
+        if number <= int(self.journal.fact(fact) or 0):
+            return  # the hub gives notices again to an agent that starts; memory of later rounds would be lost
+        self._act(envelope, run, plan)
+        self.journal.keep_fact(fact, str(number))
+
+    def _act(self, envelope: Envelope, run: SiteRun, plan: Plan) -> None:
         for name, act in (
             ("settled", self.steps.settle),
             ("retract", self.steps.retract),

@@ -186,7 +186,9 @@ class Approvals:
         if any(line.facts["plan"] == plan.digest for line in self._lines(CHARGED)):
             return
         facts = {"plan": plan.digest, "run": plan.run, "rounds": plan.rounds, "study": decision.study}
-        self._audit.append(CHARGED, {**facts, "epsilon": epsilon if epsilon is not None else 0.0}, now)
+        # Canonical JSON has no infinity, and a plan without a target has no other bound.
+        shown = "inf" if epsilon == math.inf else epsilon if epsilon is not None else 0.0
+        self._audit.append(CHARGED, {**facts, "epsilon": shown}, now)
 
     def spent(self, besides: Plan) -> float:
         """Returns the epsilon charged to the site's budget by all other plans."""

@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS steps (
     attempt INTEGER NOT NULL, work TEXT NOT NULL, state TEXT NOT NULL, bytes INTEGER NOT NULL, time REAL NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS one_step ON steps (run, round, phase, attempt);
+CREATE TABLE IF NOT EXISTS spent (bytes INTEGER NOT NULL, time REAL NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
 
@@ -108,9 +109,15 @@ class Journal:
         return max((step.round for step in self.of_run(run)), default=0)
 
     def bytes_since(self, moment: float) -> int:
-        """Returns the bytes moved for steps that were claimed after `moment`."""
-        found = self._all("SELECT COALESCE(SUM(bytes), 0) FROM steps WHERE time > ?", moment)
-        return int(found[0][0])
+        """Returns the bytes moved for steps that were claimed, and orders that were refused, after `moment`."""
+        claimed = self._all("SELECT COALESCE(SUM(bytes), 0) FROM steps WHERE time > ?", moment)
+        refused = self._all("SELECT COALESCE(SUM(bytes), 0) FROM spent WHERE time > ?", moment)
+        return int(claimed[0][0]) + int(refused[0][0])
+
+    def spend(self, moved: int) -> None:
+        """Records bytes that were fetched for an order that was refused then."""
+        with self._written() as database:
+            database.execute("INSERT INTO spent VALUES (?, ?)", (moved, time.time()))
 
     def claim(self, step: SiteStep, *, once: bool) -> None:
         """Records that a step begins.

@@ -101,10 +101,14 @@ class Steps:
         body = _order(envelope)
         self._gate.check(envelope, plan, body.ask)
         parts = self._fetched(envelope, plan, body)
-        request, work = self._request(envelope, plan, parts, body)
-        worker = self._worker(plan)
-        worker.start()
-        self._claim(envelope, plan, once=worker.answers_once)
+        try:
+            request, work = self._request(envelope, plan, parts, body)
+            worker = self._worker(plan)
+            worker.start()
+            self._claim(envelope, plan, once=worker.answers_once)
+        except Refused:
+            self._journal.spend(sum(ref.bytes for ref in envelope.blobs))  # the day's limit holds for it too
+            raise
         run = SiteRun.of(self._home, plan.run)
         place = (envelope.round, envelope.attempt, int(envelope.phase))
         memory = run.phase_memory(*place)
