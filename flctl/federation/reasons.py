@@ -54,6 +54,7 @@ class Reason(StrEnum):
     PLAN_SITES = "plan-sites", "The plan does not list this site."
     PLAN_COORDINATOR = "plan-coordinator", "The plan is from another coordinator than the one that sends the order."
     PLAN_RUN = "plan-run", "The order names another run than the plan."
+    PLANS_WAITING = "plans-waiting", "Too many plans of this coordinator wait for a decision here."
     PLAN_UNTIL = "plan-until", "The plan is no longer valid."
     PLAN_NOT_APPROVED = "plan-not-approved", "The plan was not approved here."
     PLAN_DENIED = "plan-denied", "The plan was denied here."

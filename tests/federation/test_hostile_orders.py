@@ -20,6 +20,7 @@ from flctl.federation.identity.certificates import Authority, has_expired
 from flctl.federation.plan.plan import Plan
 from flctl.federation.reasons import Reason, Refused
 from flctl.federation.site import agent as agents
+from flctl.federation.site import intake
 from flctl.federation.site.run_files import SiteRun
 from flctl.federation.transport.envelope import BlobRef, Envelope
 from flctl.federation.transport.line import Answer, Line
@@ -206,3 +207,13 @@ def test_content_that_is_refused_counts_towards_the_days_bytes(network, agent, u
     order = envelope(plan, "task", task=task, round=1, phase="1", blobs=(blob,), body=body)
     agent.handle(uni.write(order))
     assert agent.journal.bytes_since(0) == before + 1000
+
+
+def test_plans_that_wait_are_bounded_for_each_coordinator(network, agent, uni, monkeypatch):
+    monkeypatch.setattr(intake, "MOST_WAITING", 2)
+    monkeypatch.setattr(agent.gate, "default", None)
+    for number in range(2):
+        keep(agent, a_plan(network, run=f"waits-{number}"))
+    third, blob = a_plan(network, run="waits-2"), BlobRef("1" * 64, 1000, "2" * 64, "00")
+    agent.handle(uni.write(envelope(third, "plan", blobs=(blob,))))
+    assert [event["reason"] for event in network.gates["trinity"].events] == ["plans-waiting"]

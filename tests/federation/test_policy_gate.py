@@ -15,13 +15,15 @@ from support.sites import POLICY, make_home
 
 from flctl.federation.identity.joining import Membership
 from flctl.federation.identity.keys import Identity
+from flctl.federation.identity.statements import sign
 from flctl.federation.plan.plan import Plan
 from flctl.federation.plan.versions import installed_versions
 from flctl.federation.reasons import Reason, Refused
 from flctl.federation.site.approvals import Totals
 from flctl.federation.site.journal import Journal, SiteStep
 from flctl.federation.site.policy_gate import PolicyGate
-from flctl.federation.transport.envelope import BlobRef, Envelope
+from flctl.federation.site.receipts import RECEIPT_PURPOSE, AuditReceipts
+from flctl.federation.transport.envelope import BlobRef, Envelope, open_envelope, write_envelope
 
 WITH_DP = {"target_epsilon": 2.0, "target_delta": 1e-6}
 RULES = POLICY.replace("transforms: [clip]", "transforms: [clip, dp-local]")
@@ -151,3 +153,22 @@ def test_a_plan_with_noise_and_no_target_is_charged_without_bound(tmp_path: Path
     approve(gate, plan)
     gate.check(order(plan), plan, "train")
     assert gate.approvals.spent(make_plan(run="another")) == float("inf")
+
+
+def test_an_order_that_is_replayed_is_recorded_once(tmp_path: Path) -> None:
+    gate = make_gate(tmp_path, RULES)
+    for reason in ("round-past", "round-past", "phase-order", "round-past"):
+        gate.record("refused", run="one", task="1" * 64, reason=reason)
+    assert [line.facts["reason"] for line in gate.audit.lines()] == ["round-past", "phase-order"]
+
+
+def test_a_receipt_that_the_hub_did_not_sign_spoils_no_record(tmp_path: Path) -> None:
+    gate = make_gate(tmp_path, RULES)
+    gate.record("asked", run="one")
+    head = gate.head()
+    sent = replace(order(make_plan()), kind="decision", body={"audit": dict(head)})
+    text = write_envelope(gate.member.identity, sent)
+    false = sign(gate.member.identity, RECEIPT_PURPOSE, {"digest": open_envelope(text)[1].digest})
+    gate.countersigned(head, text, false)
+    assert [line.kind for line in gate.audit.lines()] == ["asked", "false-receipt"]
+    assert AuditReceipts(gate.audit).verify(gate.member.roster.hub.signing) == 0

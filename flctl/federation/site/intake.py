@@ -23,6 +23,8 @@ from flctl.federation.transport.sealing import sealed_size
 
 __all__ = ["PlanIntake", "envelope_until"]
 
+MOST_WAITING = 50
+"""Most plans of one coordinator that wait for a decision."""
 LATER_SECONDS = 600.0
 """Seconds until a decision that the hub refused is sent again."""
 
@@ -43,6 +45,8 @@ class PlanIntake:
         run = SiteRun.of(self.home, envelope.run)
         if len(envelope.blobs) != 1 or envelope.blobs[0].bytes > sealed_size(MOST_BYTES):
             raise Refused(Reason.BLOB_SIZE)
+        if not run.has_plan() and self._waiting(envelope.sender) >= MOST_WAITING:
+            raise Refused(Reason.PLANS_WAITING)
         ref = envelope.blobs[0]
         sealed, plain = run.incoming / f"{ref.sha256}.sealed", run.incoming / "plan"
         self.member.client.fetch_blob(ref.sha256, ref.bytes, sealed)
@@ -78,6 +82,11 @@ class PlanIntake:
         for holds, reason in checks:
             if not holds:
                 raise Refused(reason)
+
+    def _waiting(self, coordinator: str) -> int:
+        """Number of a coordinator's plans without a decision. Without a bound, it could fill the site's disk."""
+        plans = (run.plan() for run in SiteRun.all(self.home))
+        return sum(plan.coordinator == coordinator and self.gate.decision(plan) is None for plan in plans)
 
     def send_decisions(self, journal: Journal) -> None:
         """Sends the newest decision on each plan, unless its coordinator has it. Costs nothing without a change.

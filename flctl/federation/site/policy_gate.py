@@ -36,6 +36,8 @@ __all__ = ["PolicyGate"]
 
 HOUR, DAY = 3600.0, 86400.0
 VERIFIED_SECONDS = 60.0
+MOST_REFUSALS = 10_000
+"""Refusals that are remembered, so that each is recorded once."""
 FIGURES = {"count": ("examples",), "loss": ("loss",)}
 """Figures of the policy's `share.metrics`, and the metrics of a reply that they stand for."""
 IN_PROGRESS: tuple[StepState, ...] = ("claimed", "replied", "uploaded")
@@ -53,6 +55,7 @@ class PolicyGate:
     audit: AuditLog
     approvals: Approvals
     _verified: dict[str, float] = field(default_factory=dict)
+    _refusals: set[tuple[str, ...]] = field(default_factory=set)
 
     @classmethod
     def open(cls, home: SiteHome, member: FederationMember, catalogue: Catalogue, journal: Journal) -> Self:
@@ -109,9 +112,20 @@ class PolicyGate:
         return AuditReceipts(self.audit).head()
 
     def countersigned(self, head: Mapping[str, Any], envelope: bytes, receipt: bytes) -> None:
-        AuditReceipts(self.audit).keep(head, envelope, receipt)
+        receipts = AuditReceipts(self.audit)
+        if receipts.is_from(self.member.roster.hub.signing, head, envelope, receipt):
+            receipts.keep(head, envelope, receipt)
+        else:  # kept among the receipts, it would make the whole record look changed
+            self.audit.append("false-receipt", {**head, "receipt": receipt.decode()})
 
     def record(self, event: str, **facts: Any) -> None:
+        if event == "refused":  # an order that is replayed is recorded once: replays would fill the disk
+            refusal = tuple(str(facts.get(name)) for name in ("run", "task", "reason"))
+            if refusal in self._refusals:
+                return
+            if len(self._refusals) >= MOST_REFUSALS:
+                self._refusals.clear()
+            self._refusals.add(refusal)
         self.audit.append(event, facts)
 
     def _check_floor(self, plan: Plan, ask: Ask) -> None:

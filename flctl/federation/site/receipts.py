@@ -31,6 +31,15 @@ class AuditReceipts:
         """Records the hub's receipt of an envelope that carried `head`."""
         self._log.receipt({**head, "envelope": envelope.decode(), "receipt": receipt.decode()})
 
+    def is_from(self, hub: bytes, head: Mapping[str, Any], envelope: bytes, receipt: bytes) -> bool:
+        """True if the hub's key signed the receipt, of an envelope that carried `head`."""
+        try:
+            sent, signed = open_envelope(envelope)
+            statement = verify(receipt, RECEIPT_PURPOSE, hub).statement
+        except FlctlError:
+            return False
+        return statement.get("digest") == signed.digest and sent.body.get("audit") == dict(head)
+
     def verify(self, hub: bytes) -> int:
         """Returns the number of receipts that the hub signed with its key. Raises IntegrityError for one that is not
         the hub's, or not over the head that it stands for."""

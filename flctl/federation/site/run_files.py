@@ -58,6 +58,10 @@ class SiteRun:
             raise Refused(Reason.PLAN_UNKNOWN)
         return Plan.from_json(file.read_bytes())
 
+    def has_plan(self) -> bool:
+        """True if the run's plan arrived."""
+        return (self.path / PLAN).exists()
+
     def keep_plan(self, plan: bytes, envelope: bytes) -> bool:
         """Records a plan and the coordinator's signed envelope, once; False if this plan is there.
 
