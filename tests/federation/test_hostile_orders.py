@@ -217,3 +217,27 @@ def test_plans_that_wait_are_bounded_for_each_coordinator(network, agent, uni, m
     third, blob = a_plan(network, run="waits-2"), BlobRef("1" * 64, 1000, "2" * 64, "00")
     agent.handle(uni.write(envelope(third, "plan", blobs=(blob,))))
     assert [event["reason"] for event in network.gates["trinity"].events] == ["plans-waiting"]
+
+
+@pytest.mark.parametrize("text", ["a\u202eb.py", "a\x1b[2J.py", "a\nb.py", "a\u200bb.py"])
+def test_a_plan_with_text_that_its_reader_does_not_see_is_refused(network, text):
+    with pytest.raises(Refused) as refused:
+        Plan.from_json(a_plan(network, files={text: "0" * 64}).to_json())
+    assert refused.value.reason is Reason.PLAN_FORM
+
+
+@pytest.mark.parametrize("section", ["attack", "cohort", "engine", "eval"])
+def test_a_plan_whose_settings_are_none_is_not_kept(network, agent, section):
+    """A rule of the policy, and the review, would end at it."""
+    plan = a_plan(network, config={**make_plan().config, section: "text"})
+    with pytest.raises(Refused) as refused:
+        agent._plans._check(plan, envelope(plan, "plan"))
+    assert refused.value.reason is Reason.PLAN_FORM
+
+
+@pytest.mark.parametrize("reason", ["policy-ask", "door-clock"])
+def test_a_sentence_of_the_hub_has_no_control_characters(agent, reason):
+    answer = Answer(403, {}, {"reason": reason, "sentence": "a\x1b[2Jb\u202ec"})
+    with pytest.raises((Refused, Interrupted)) as refused:
+        agent.member.client.line._accepted(answer)
+    assert str(refused.value).startswith("a[2Jbc")

@@ -176,6 +176,9 @@ def test_a_plan_over_all_sites_but_one_of_an_earlier_one_is_denied() -> None:
     assert reasons(PLAN, policy(), replace(HERE, earlier=(earlier,))) == {Reason.POLICY_DIFFERING}
     assert reasons(PLAN, policy(differing="allow"), replace(HERE, earlier=(earlier,))) == set()
     assert reasons(PLAN, policy(), replace(HERE, earlier=(PLAN,))) == set()
+    unrefusing = with_config("aggregator", "differing", value="warn")
+    assert reasons(unrefusing, policy(), HERE) == {Reason.POLICY_DIFFERING}
+    assert reasons(unrefusing, policy(differing="allow"), HERE) == set()
     another = replace(earlier, derived=replace(earlier.derived, model="9" * 64))
     assert reasons(PLAN, policy(), replace(HERE, earlier=(another,))) == set()
 

@@ -39,6 +39,9 @@ Ask = Literal["train", "evaluate", "statistics"]
 ASKS: tuple[Ask, ...] = ("train", "evaluate", "statistics")
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 DIGEST = re.compile(r"[0-9a-f]{64}")
+_CODES = (*range(0x7F, 0xA0), *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF)
+_HIDDEN = re.compile(rb"\\[bfnrtu]|" + b"|".join(chr(code).encode() for code in _CODES))
+"""Control characters, as canonical JSON writes them, and marks that change the direction or have no width."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,10 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
-        """Reads a plan. Raises Refused with the reason `plan-form` unless the text is the canonical one of a plan."""
+        """Reads a plan. Raises Refused with the reason `plan-form` unless the text is the canonical one of a plan, or
+        for characters that a person who reviews it does not see."""
+        if _HIDDEN.search(text):
+            raise Refused(Reason.PLAN_FORM)
         try:
             parse(text, MOST_BYTES)
             plan: Self = _adapter().validate_json(text)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta
+from typing import Any
 
+from pydantic import ValidationError
+
+from flctl.config.config import Config
+from flctl.config.sections.training import SECTIONS
+from flctl.config.sources import LAYERED, NAMED
 from flctl.errors import ProtocolError
 from flctl.federation.identity.failures import UntrustedError
 from flctl.federation.identity.homes import SiteHome
@@ -78,6 +84,7 @@ class PlanIntake:
             (plan.coordinator == envelope.sender, Reason.PLAN_COORDINATOR),
             (plan.run == envelope.run, Reason.PLAN_RUN),
             (self.member.name in plan.sites, Reason.PLAN_SITES),
+            (_is_config(plan.config), Reason.PLAN_FORM),
         )
         for holds, reason in checks:
             if not holds:
@@ -133,6 +140,15 @@ class PlanIntake:
         text = self.member.write(envelope)
         self.gate.countersigned(head, text, self.member.client.send_note(text))
         self.said(f"run {plan.run}: the decision '{decision['decision']}' was sent to {plan.coordinator}")
+
+
+def _is_config(config: Mapping[str, Any]) -> bool:
+    """True if these are the settings of a run: each rule of a policy, and the review, reads them as such."""
+    try:
+        Config.model_validate(config)
+    except ValidationError:
+        return False
+    return all(isinstance(config.get(name, {}), Mapping) for name in (*SECTIONS, *NAMED, LAYERED))
 
 
 def envelope_until(plan: Plan) -> str:

@@ -223,6 +223,10 @@ def _differing(policy: Policy, plan: Plan, here: Here) -> Iterator[Verdict]:
     holds = policy.rules.differing == "allow" or not near
     found = f"{near[0].run}, over all but a few of its sites" if near else "none"
     yield _verdict("differing, an earlier plan of this model", Reason.POLICY_DIFFERING, found, "none", holds=holds)
+    # Null is the mode's own choice: clients refuse in active mode.
+    chosen = _options(plan, "aggregator").get("differing") or "refuse"
+    holds = policy.rules.differing == "allow" or chosen == "refuse"
+    yield _verdict("differing, sums of several rounds", Reason.POLICY_DIFFERING, chosen, "refuse", holds=holds)
 
 
 RULES: tuple[Rule, ...] = (

@@ -18,7 +18,7 @@ from flctl.federation.identity.keys import Identity
 from flctl.federation.reasons import Reason, Refused
 from flctl.federation.transport.connection import HubAddress, certificate_issuer, open_connection
 from flctl.federation.transport.request_signing import SignedRequest, authorization, body_digest, new_nonce
-from flctl.federation.transport.retries import Interrupted, Pace, Retries
+from flctl.federation.transport.retries import Interrupted, Pace, Retries, printable
 
 __all__ = ["Answer", "Line"]
 
@@ -189,10 +189,10 @@ class Line:
                 self._epoch = answer.headers[EPOCH_HEADER]
                 self.epochs += 1
             return False
-        sentence = value.get("sentence") if isinstance(value, dict) else None
+        sentence = printable(value.get("sentence") or "") if isinstance(value, dict) else ""
         if status in AGAIN or reason is None or reason in PASSING:
-            raise Interrupted(str(sentence or f"HTTP status {status} from the hub or a proxy before it")[:500])
-        raise _refusal(str(reason), str(sentence)[:500])
+            raise Interrupted(sentence or f"HTTP status {status} from the hub or a proxy before it")
+        raise _refusal(str(reason), sentence)
 
 
 def _refusal(reason: str, sentence: str) -> Exception:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from flctl.errors import FlctlError
 
-__all__ = ["HubAwayError", "Interrupted", "Pace", "Retries", "explained"]
+__all__ = ["HubAwayError", "Interrupted", "Pace", "Retries", "explained", "printable"]
 
 T = TypeVar("T")
 
@@ -114,6 +114,11 @@ class Retries:
         self._said("the hub answers again")
 
 
+def printable(text: object) -> str:
+    """Returns at most 500 printable characters of what a hub or a proxy said: it is shown on a terminal."""
+    return "".join(filter(str.isprintable, str(text)[:500]))
+
+
 def explained(error: Exception) -> str:
     """Returns the reason of a failed attempt in words."""
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -122,4 +127,4 @@ def explained(error: Exception) -> str:
         return "no answer in time"
     if isinstance(error, OSError):
         return error.strerror or str(error) or type(error).__name__
-    return str(error) or type(error).__name__
+    return printable(error) or type(error).__name__
