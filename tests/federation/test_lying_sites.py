@@ -14,11 +14,13 @@ from test_coordinator import PLAN, UNTIL, ScriptedHub, collect, decided, decisio
 
 from flctl.algorithms.aggregators.accumulators import UpdateIntake
 from flctl.cli import run
-from flctl.errors import IncompatibleError, ProtocolError
+from flctl.errors import ConfigError, IncompatibleError, ProtocolError
 from flctl.evaluation.column_sums import ColumnSums
 from flctl.evaluation.row_sums import RowSums
 from flctl.federation.content import MOST_METRICS, unpack_reply
 from flctl.federation.coordinator import collecting
+from flctl.federation.identity.homes import CoordinatorHome, SiteHome
+from flctl.federation.identity.joining import Membership
 from flctl.federation.site.worker import SiteWorker
 from flctl.federation.transport.envelope import Envelope, write_envelope
 from flctl.federation.transport.hub_client import SiteState, TaskProgress
@@ -80,6 +82,15 @@ def test_the_reason_of_a_denial_is_one_short_line(tmp_path):
     assert denied.value.message.isprintable()
     assert "elm-street: no error: paste" in denied.value.message
     assert len(denied.value.message) < 600
+
+
+@pytest.mark.parametrize(
+    ("home", "command"), [(SiteHome, "flctl site join"), (CoordinatorHome, "flctl federation join")]
+)
+def test_a_wrong_home_is_answered_with_the_command_that_joins_there(tmp_path, home, command):
+    with pytest.raises(ConfigError, match="is not the home of a member") as refused:
+        Membership.open(home(tmp_path / "nowhere"))
+    assert f"{command} 'LINE' --home {tmp_path}" in refused.value.hint
 
 
 IDLE = SiteState(1.0, 0.0, None)

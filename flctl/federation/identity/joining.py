@@ -44,8 +44,10 @@ class Membership:
             with home.membership.open("rb") as file:
                 text = file.read(1 << 14)
         except FileNotFoundError as error:
+            command = "flctl site join" if isinstance(home, SiteHome) else "flctl federation join"
             raise ConfigError(
-                f"{home.path} is not a member of a federation", hint="Join with the operator's line: flctl site join"
+                f"{home.path} is not the home of a member of a federation",
+                hint=f"Name its folder (--home or engine.home), or join: {command} 'LINE' --home {home.path}",
             ) from error
         try:
             value = parse(text.removesuffix(b"\n"), 1 << 14)
