@@ -241,3 +241,12 @@ def test_a_sentence_of_the_hub_has_no_control_characters(agent, reason):
     with pytest.raises((Refused, Interrupted)) as refused:
         agent.member.client.line._accepted(answer)
     assert str(refused.value).startswith("a[2Jbc")
+
+
+@pytest.mark.parametrize("kind", ["plan", "notice"])
+def test_plans_and_notices_of_a_coordinator_whose_time_is_over_are_refused(network, agent, uni, monkeypatch, kind):
+    text = uni.write(envelope(a_plan(network, run="late"), kind, body={"number": 1}))
+    agent.member.greet()
+    monkeypatch.setattr("flctl.federation.identity.roster.today", lambda: "2098-01-02")
+    agent.handle(text)
+    assert [event["reason"] for event in network.gates["trinity"].events] == ["roster-member"]

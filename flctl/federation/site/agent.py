@@ -157,6 +157,9 @@ class SiteAgent:
         self.gate.record("refused", run=_name(envelope.run), task=envelope.task, reason=reason)
 
     def _handled(self, envelope: Envelope, text: bytes) -> None:
+        coordinator = self.member.roster.coordinators.get(envelope.sender)
+        if envelope.kind in ("plan", "notice") and (coordinator is None or coordinator.expired()):
+            raise Refused(Reason.ROSTER_MEMBER)  # a task is answered with this reason, by its checks
         if envelope.kind == "plan":
             self._plans.take(envelope, text)
         elif envelope.kind == "notice":
