@@ -12,6 +12,7 @@ from support.plans import REGISTRY, make_plan
 from support.sites import POLICY, make_home
 
 from flctl.cli import run as run_command
+from flctl.cli.site.log import _words
 from flctl.federation.identity.homes import SiteHome
 from flctl.federation.plan.plan import Plan
 from flctl.federation.reasons import Reason
@@ -161,3 +162,8 @@ def test_code_is_shown_as_what_differs_from_the_code_approved_before(tmp_path, c
         "-    return open('rows').read()",
         "+    return open('other').read()",
     ]
+
+
+def test_the_record_shows_digests_and_signed_statements_in_brief():
+    facts = {"task": "ab" * 32, "receipt": '{"by":"08bb","purpose":"x"}', "reason": "ethics vote 12/26"}
+    assert _words(facts) == "task abababababab, receipt kept, reason ethics vote 12/26"

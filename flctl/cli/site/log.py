@@ -72,4 +72,14 @@ def _shown(line: AuditLine) -> dict[str, Any]:
 
 
 def _words(facts: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {str(value)[:40]}" for key, value in facts.items())
+    """The facts in words: digests by their first digits, and of signed statements, which `--json` has, that they are
+    kept."""
+    return ", ".join(f"{key} {_brief(str(value))}" for key, value in facts.items())
+
+
+def _brief(text: str) -> str:
+    from flctl.federation.transport.tasks import is_task_id
+
+    if text.startswith('{"by":'):
+        return "kept"
+    return text[:12] if is_task_id(text) else text[:40]
