@@ -35,6 +35,9 @@ class Engine(Component):
     gathers: ClassVar[bool] = False
     """True if `gather` works too, so that the clients of a chunk can send one reply together."""
 
+    def check(self, run: Run) -> None:
+        """Raises FlctlError if the engine cannot start the run. Called before anything of a new run is written."""
+
     def open(self, run: Run) -> AbstractContextManager[Self]:
         """Starts what the engine needs; leaving the context ends it, whatever happened inside."""
         raise NotImplementedError

@@ -448,8 +448,8 @@ def test_the_demo_quotes_folders_with_blanks(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.spelling)
 def test_the_help_shows_the_default_of_the_configuration(flag):
-    value = Config()
-    for part in flag.key.split("."):
+    value = None if flag.key == "engine.purpose" else Config()  # an option of one engine alone
+    for part in flag.key.split(".") if value else ():
         value = getattr(value, part)
     assert flag.default == value
     assert f"Default{': not set' if value is None else f' {value}'}" in flag.text

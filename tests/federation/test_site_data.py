@@ -141,3 +141,13 @@ def test_the_commands_pack_declare_and_mock(tmp_path, schema_file, capsys):
     assert list(Partition.open(tmp_path / "mock").client_ids) == ["b"]
     assert run(["federation", "schema", str(schema_file)]) == 0
     assert open_schema(schema_file).digest in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [(), ("--purpose", "a test")], ids=["no purpose", "not joined"])
+def test_a_run_that_cannot_start_leaves_nothing_behind(more, tmp_path, schema_file, schema, capsys):
+    assemble(tmp_path / "fed", "h", schema_file, [DeclaredRows("b", schema.digest, 30, 0, "exact")])
+    home = ("-o", f"engine.home={tmp_path / 'nobody'}")
+    words = ["train", str(tmp_path / "fed"), "--rounds", "1", *home, *more, "--out", str(tmp_path / "run")]
+    assert run(words) == 2
+    assert ("--purpose" if not more else "federation join") in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -15,7 +15,7 @@ ALONE = "engine.alone=true"
     [
         (("attack.name=label-flip", "attack.fraction=0.2", ALONE), "`attack:`"),
         (("devices.stragglers=0.2", ALONE), "`devices:`"),
-        (("eval.per_client=true", ALONE), "eval.per_client"),
+        (("eval.per_client=true", "strategy=ditto", ALONE), "eval.per_client of personal models"),
         (("strategy=fltrust", "strategy.root=3", ALONE), "strategy fltrust"),
         (("local.class_weights=balanced", ALONE), "local.class_weights: balanced"),
         ((), "engine.alone: false"),
@@ -29,5 +29,5 @@ def test_it_is_refused_for_a_federation_and_taken_for_a_partition(settings, name
 
 
 def test_every_reason_is_named_at_once(toy, tmp_path):
-    with pytest.raises(IncompatibleError, match=r"`attack:`, eval\.per_client, engine\.alone: false"):
-        make_run(FederatedData.of(toy), tmp_path / "run", "attack.name=label-flip", "eval.per_client=true")
+    with pytest.raises(IncompatibleError, match=r"`attack:`, `devices:`, engine\.alone: false"):
+        make_run(FederatedData.of(toy), tmp_path / "run", "attack.name=label-flip", "devices.stragglers=0.2")

@@ -192,6 +192,7 @@ def _planned(request: TrainRequest, registry: Registry) -> _Planned:
     path = request.out or _free_name(partition.path.name, short_name(loaded.config.strategy.name))
     run = Run.build(loaded.config, registry, partition, path / "memory")
     refuse_too_large(run, engine_class(run))
+    engine_class(run).from_options(dict(run.config.engine.options)).check(run)
     return _Planned(run, loaded, path)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flctl.federation.coordinator.decisions import Decisions
     from flctl.federation.coordinator.orders import Orders
     from flctl.federation.coordinator.run_folder import RunFolder
+    from flctl.federation.identity.homes import CoordinatorHome
     from flctl.federation.member import FederationMember
     from flctl.federation.plan.plan import Plan
     from flctl.run.run import Run
@@ -64,17 +65,29 @@ class NetworkEngine(Engine):
     _decisions: Decisions
     _collecting: Collecting
 
+    def check(self, run: Run) -> None:
+        """Raises ConfigError without a purpose, and if the coordinator has not joined a federation."""
+        from flctl.federation.identity.joining import Membership
+
+        if not self.config.purpose:
+            raise ConfigError("sites are asked for approval and read the purpose", hint="Add --purpose TEXT.")
+        Membership.open(self._home)
+
+    @property
+    def _home(self) -> CoordinatorHome:
+        from flctl.federation.identity.homes import CoordinatorHome
+
+        return CoordinatorHome.at(Path(self.config.home) if self.config.home else None)
+
     @contextmanager
     def open(self, run: Run) -> Iterator[NetworkEngine]:
         from flctl.federation.coordinator.run_folder import RunFolder
-        from flctl.federation.identity.homes import CoordinatorHome
         from flctl.federation.member import FederationMember
 
         self._run, self._folder = run, RunFolder.of(run.directory)
         self._asked: tuple[Ask, Layout] = ("train", run.update_layout)
         self._place, self._looked, self._present = (0, 0), -LOOK_SECONDS, frozenset[ClientId]()
-        home = CoordinatorHome.at(Path(self.config.home) if self.config.home else None)
-        with FederationMember.at(home, _say, self.config.proxy) as self._member:
+        with FederationMember.at(self._home, _say, self.config.proxy) as self._member:
             self._plan = self._planned()
             self._assemble()
             self._orders.post_plan()
@@ -98,8 +111,7 @@ class NetworkEngine(Engine):
         known = self._folder.plan()
         if known is not None:
             return known
-        if not self.config.purpose:
-            raise ConfigError("sites are asked for approval and read the purpose", hint="Add --purpose TEXT.")
+        self.check(self._run)
         roster = self._member.greet()
         self._require_operator_apart()
         strangers = [site for site in self._run.partition.client_ids if site not in roster.sites]

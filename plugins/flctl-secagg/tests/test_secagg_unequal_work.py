@@ -290,6 +290,7 @@ CHANGES = {
     "extra": {"control": np.array([1, 1.0000001], np.float32)},
     "transforms": {"quantise": {"bound": np.array([2], np.float32)}},
     "layout": {"delta": 4},
+    "ask": "evaluate",
 }
 
 
