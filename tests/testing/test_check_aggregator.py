@@ -1,6 +1,5 @@
 """`check_aggregator`: ours pass, and for each check an aggregator that breaks it is told so."""
 
-import os
 import struct
 from typing import ClassVar
 
@@ -257,10 +256,10 @@ class RunFails(Mutant):
 
 
 class Process(Mutant):
-    """Depends on the process that it runs in."""
+    """Depends on the way that vectors come to it: within a process, or from a worker."""
 
     def client(self, memory, message, vector, ctx):
-        factor = np.float32(1 + (os.getpid() % 997) * 1e-2)
+        factor = np.float32(1.5 if vector["delta"].flags.writeable else 1)
         return super().client(memory, message, {**vector, "delta": vector["delta"] * factor}, ctx)
 
 
@@ -321,7 +320,7 @@ def test_what_breaks_a_check_is_told_so(tmp_path, which, mutant, words):
 
 
 @pytest.mark.slow
-def test_what_depends_on_its_process_is_told_so(tmp_path):
+def test_what_depends_on_the_process_of_training_is_told_so(tmp_path):
     ((mutant, words),) = MUTANTS["processes"]
     caught(AGGREGATOR, subject(mutant, tmp_path, processes=True), "processes", words)
 

@@ -57,8 +57,8 @@ def add_runs(checks: Checks) -> None:
     @checks.add(
         "processes",
         "Two worker processes and one process train the same model, within its tolerance.",
-        why="Another process may handle a client's next message; it has only the memory.",
-        todo="Return everything that the next phase needs as memory.",
+        why="With workers, vectors arrive from another process, as read-only views of a message.",
+        todo="Compute from the values of vectors, message and memory alone.",
     )
     def find_processes(s: AggregatorSubject) -> Iterator[str]:
         if in_processes(s.component, wanted=s.processes, notes=s.notes):
