@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from flctl.errors import ConfigError, StorageError
 
-__all__ = ["new_directory", "new_file", "refuse_existing", "remove_abandoned", "write_file"]
+__all__ = ["new_directory", "new_file", "refuse_existing", "remove_abandoned", "sync_directory", "write_file"]
 
 PARTIAL = ".flctl-partial"
 LOCK = ".flctl-lock"
@@ -205,7 +205,7 @@ def _place(partial: Path, path: Path, *, replace: bool) -> None:
         partial.replace(path)
     else:
         _move(partial, path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def _move(partial: Path, path: Path) -> None:
@@ -237,10 +237,11 @@ def _sync_tree(directory: Path) -> None:
         for name in names:
             with open(os.path.join(folder, name), "rb+") as handle:
                 os.fsync(handle.fileno())
-        _sync_directory(Path(folder))
+        sync_directory(Path(folder))
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Puts the entries of a directory on disk, so that a file which was made or renamed in it survives a power cut."""
     if os.name == "nt":
         return  # Windows has no handle on a directory that could be flushed; its renames are journalled
     descriptor = os.open(directory, os.O_RDONLY)

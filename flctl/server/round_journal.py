@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flctl.atomic import sync_directory
 from flctl.errors import FlctlError, IntegrityError, RoundFailedError, StorageError
 from flctl.types import Ask, ClientId, Failure
 
@@ -127,7 +128,7 @@ class RoundJournal:
                 file.flush()
                 os.fsync(file.fileno())
             if new:
-                _sync_folder(self.path.parent)
+                sync_directory(self.path.parent)
         except OSError as error:
             raise StorageError(f"{self.path} cannot be written: {error.strerror}") from error
 
@@ -166,15 +167,3 @@ def _require_whole(line: Any) -> None:
     parts = {"cohort": ("asked", "away"), "fresh": ("bytes",), "phase": ("counted", "failed")}[line["kind"]]
     for part in ("ask", *parts):
         _ = line[part]
-
-
-def _sync_folder(folder: Path) -> None:
-    """Puts the entry of a new file on disk, where the system can."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows has no such handle
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

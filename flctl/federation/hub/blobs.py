@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flctl.atomic import sync_directory
 from flctl.federation.reasons import Reason, Refused
 
 __all__ = ["BlobFolder", "BlobPart"]
@@ -117,9 +118,9 @@ class BlobFolder:
         target = self.path(sha256)
         if not target.parent.exists():
             target.parent.mkdir(exist_ok=True, mode=0o700)
-            _sync(self.folder)
+            sync_directory(self.folder)
         os.replace(part.path, target)
-        _sync(target.parent)
+        sync_directory(target.parent)
 
     def remove(self, names: Iterable[str]) -> None:
         """Removes blobs."""
@@ -145,13 +146,3 @@ class BlobFolder:
 
     def _part(self, sha256: str, uploader: str) -> Path:
         return self.parts / f"{sha256}.{uploader}{SUFFIX}"
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from flctl.atomic import sync_directory
 from flctl.errors import IntegrityError
 from flctl.federation.reasons import Reason, Refused
 from flctl.federation.transport.line import Answer, Line
@@ -37,7 +38,7 @@ def fetch(line: Line, sha256: str, size: int, into: Path, moved: Moved | None = 
         line.retried(lambda: _fetch_rest(line, sha256, size, partial, moved), lambda: _length(partial))
         if _is(partial, sha256, size):
             partial.replace(into)
-            _sync_folder(into.parent)
+            sync_directory(into.parent)
             return
         partial.unlink()
     raise Refused(Reason.BLOB_DIGEST)
@@ -163,13 +164,3 @@ def _length(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
