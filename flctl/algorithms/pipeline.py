@@ -13,7 +13,7 @@ import numpy as np
 from flctl import arrays, seeds
 from flctl.algorithms.transform import ClientContext, ServerContext, SharedContext, StartContext, Transform
 from flctl.errors import DivergenceError, FlctlError, IncompatibleError, PluginError
-from flctl.types import Aggregate, Arrays, ClientUpdate, Layout, Work
+from flctl.types import Aggregate, Arrays, ClientUpdate, FloatArray, IntArray, Layout, Work
 
 if TYPE_CHECKING:
     from flctl.algorithms.run_info import RunInfo
@@ -59,6 +59,13 @@ class Pipeline:
     def decodes(self) -> bool:
         """True if the server decodes each client's message."""
         return self._first < len(self.transforms)
+
+    def weigh(self, rows: IntArray) -> FloatArray:
+        """Returns the weights [K] of clients by their training rows [K], counting at least one row each."""
+        weights = np.maximum(rows, 1).astype(np.float64)
+        for transform in self.transforms.values():
+            weights = transform.weigh(weights)
+        return weights
 
     @cached_property
     def memory_layout(self) -> Layout:

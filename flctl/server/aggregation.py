@@ -259,7 +259,4 @@ def declared_weight(run: Run, client_id: ClientId) -> float:
     Declared rows may be rounded to two digits, which hides up to 5 % of them.
     """
     rows = run.partition.train_sizes(np.array([run.partition.index(client_id)]))
-    weights = np.maximum(rows, 1).astype(np.float64)
-    for transform in run.transforms.values():
-        weights = transform.weigh(weights)
-    return ROUNDING * float(weights[0])
+    return ROUNDING * float(run.pipeline.weigh(rows)[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,8 +97,8 @@ class UpdateIntake:
         weight = float(vector[WEIGHT][0])
         if weight < 0:
             return Failure("protocol", f"the reply has the weight {weight}, which is negative")
-        if self.most_weight is not None and weight > self.most_weight(client_id):
-            most = self.most_weight(client_id)
+        most = math.inf if self.most_weight is None else self.most_weight(client_id)
+        if weight > most:
             return Failure("protocol", f"the reply has the weight {weight:g}; the rows that it declared allow {most:g}")
         return None
 

@@ -117,7 +117,7 @@ def derive(run: Run) -> Derived:
             "expected": float(expected_size(run.config.cohort, run.eligible)),
         },
         steps=tuple(run.execution.amounts(run.partition.counts[:, 0]).steps.tolist()),
-        max_weight=_largest_weight(run),
+        max_weight=float(run.pipeline.weigh(run.partition.counts[:, 0].max(initial=0, keepdims=True))[0]),
         aggregator=dict(run.aggregator.derived(run)),
         preprocess=asdict(run.partition.manifest.preprocess),
         model_name=name,
@@ -146,14 +146,6 @@ def _broadcast(run: Run, initial: Arrays) -> Arrays:
     layouts = run.pipeline.layouts
     transforms = {name: one.broadcast(one.init(layouts[name])) for name, one in run.transforms.items()}
     return named_vectors(public, extra, transforms)
-
-
-def _largest_weight(run: Run) -> float:
-    """Weight of the client with the most rows, after the transforms that change weights."""
-    weights = np.array([max(run.partition.counts[:, 0].max(initial=0), 1)], np.float64)
-    for transform in run.transforms.values():
-        weights = transform.weigh(weights)
-    return float(weights[0])
 
 
 def _data_facts(partition: PartitionView, schema: str) -> DataFacts:
