@@ -8,7 +8,7 @@ from pathlib import Path
 from flctl.atomic import write_file
 from flctl.errors import ConfigError, IntegrityError
 from flctl.federation.identity.certificates import has_expired
-from flctl.federation.identity.homes import CoordinatorHome, SiteHome
+from flctl.federation.identity.homes import MemberHome
 from flctl.federation.identity.joining import Membership
 from flctl.federation.identity.renewals import TLS_CERTIFICATE, TLS_KEY
 from flctl.federation.identity.secret_files import read_secret, write_secret
@@ -19,7 +19,7 @@ __all__ = ["hub_address", "keep_proxy", "kept_proxy"]
 AUTHORITY, PROXY = "authority.pem", "proxy.txt"
 
 
-def hub_address(home: SiteHome | CoordinatorHome, membership: Membership, proxy: str | None = None) -> HubAddress:
+def hub_address(home: MemberHome, membership: Membership, proxy: str | None = None) -> HubAddress:
     """Returns the address of the hub, with the TLS files in a member's folder as far as they are there.
 
     The newest accepted roster overrides the invite's address, `proxy` the one that is kept in the folder. The authority

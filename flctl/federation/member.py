@@ -11,7 +11,7 @@ from flctl.errors import FlctlError, ProtocolError
 from flctl.federation.addresses import hub_address
 from flctl.federation.identity.certificates import has_expired
 from flctl.federation.identity.failures import UntrustedError
-from flctl.federation.identity.homes import CoordinatorHome, SiteHome
+from flctl.federation.identity.homes import MemberHome
 from flctl.federation.identity.joining import Membership
 from flctl.federation.identity.keys import Identity
 from flctl.federation.identity.renewals import TLS_CERTIFICATE, keep_certificate, renewal
@@ -26,7 +26,6 @@ from flctl.federation.transport.sealing import open_file
 __all__ = ["FederationMember"]
 
 MOST_CLOCK_SECONDS = 300.0
-Home = SiteHome | CoordinatorHome
 
 
 class FederationMember:
@@ -45,11 +44,13 @@ class FederationMember:
         self.keeper, self._roster = keeper, roster
         self.operator_key_at_hub = False
         """True if the hub has said, at the last greeting, that the operator's private key lies in its folder."""
-        self._home: Home | None = None
+        self._home: MemberHome | None = None
         self._proxy: str | None = None
 
     @classmethod
-    def at(cls, home: Home, said: Callable[[str], None], proxy: str | None = None, pace: Pace | None = None) -> Self:
+    def at(
+        cls, home: MemberHome, said: Callable[[str], None], proxy: str | None = None, pace: Pace | None = None
+    ) -> Self:
         """Opens the member whose folder is `home`. Raises ConfigError if it has not joined a federation."""
         membership, identity = Membership.open(home), Identity.open(home.identity)
         client = HubClient(hub_address(home, membership, proxy), identity, membership.name, said=said, pace=pace)
@@ -92,13 +93,13 @@ class FederationMember:
         """
         return self.roster if self.roster.digest == digest else self.keeper.of_digest(digest)
 
-    def _follow(self, home: Home, roster: Roster) -> None:
+    def _follow(self, home: MemberHome, roster: Roster) -> None:
         """Renews the own TLS certificate if it ends soon, and goes on at the address that the roster names."""
         if roster.tls == "own":
             self._renew(home.identity, roster.federation)
         self._readdress(home)
 
-    def _readdress(self, home: Home) -> None:
+    def _readdress(self, home: MemberHome) -> None:
         address = hub_address(home, self.membership, self._proxy)
         if address != self.client.address:
             self.client.address = address

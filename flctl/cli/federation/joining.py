@@ -11,7 +11,7 @@ from flctl.cli import output
 from flctl.errors import ConfigError, FlctlError
 
 if TYPE_CHECKING:
-    from flctl.federation.identity.homes import CoordinatorHome, SiteHome
+    from flctl.federation.identity.homes import MemberHome
     from flctl.federation.identity.invites import Invite, Role
 
 __all__ = ["Joining", "join_home"]
@@ -33,7 +33,7 @@ class Joining:
     proxy: str | None
 
 
-def join_home(home: SiteHome | CoordinatorHome, role: Role, joining: Joining, *, as_json: bool) -> None:
+def join_home(home: MemberHome, role: Role, joining: Joining, *, as_json: bool) -> None:
     """Makes keys in `home`, and files the request to join or writes it to a file.
 
     Raises ConfigError for a line that is no invite, or one for another role.
@@ -82,7 +82,7 @@ def _invite(line: str, role: Role) -> Invite:
     return invite
 
 
-def _send(home: SiteHome | CoordinatorHome, invite: Invite, joining: Joining, request: bytes) -> Path | None:
+def _send(home: MemberHome, invite: Invite, joining: Joining, request: bytes) -> Path | None:
     """Sends the request to the hub, or writes it; returns the file. Raises FlctlError if the hub cannot be reached."""
     from flctl.atomic import write_file
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from flctl.errors import ConfigError
 from flctl.federation.identity.names import require_name
 
-__all__ = ["CoordinatorHome", "FederationHome", "SiteHome", "state_folder"]
+__all__ = ["CoordinatorHome", "FederationHome", "MemberHome", "SiteHome", "state_folder"]
 
 
 def state_folder() -> Path:
@@ -19,19 +19,10 @@ def state_folder() -> Path:
 
 
 @dataclass(frozen=True)
-class SiteHome:
-    """Folder of a site: keys, roster, policy, approvals, audit log, data, runs, journal and outbox.
-
-    >>> SiteHome.at(Path("stmarys")).identity.as_posix()
-    'stmarys/identity'
-    """
+class MemberHome:
+    """Folder of a member of a federation, a site or a coordinator: keys, roster and membership."""
 
     path: Path
-
-    @classmethod
-    def at(cls, path: Path | None = None) -> SiteHome:
-        """Returns the home at `path`, else at `$FLCTL_SITE_HOME`, else in the user's state folder."""
-        return cls(path or _from_environment("FLCTL_SITE_HOME") or state_folder() / "site")
 
     @property
     def identity(self) -> Path:
@@ -47,6 +38,20 @@ class SiteHome:
     def membership(self) -> Path:
         """File with the federation, the own name, the hub's address and the pinned operator."""
         return self.path / "membership.json"
+
+
+@dataclass(frozen=True)
+class SiteHome(MemberHome):
+    """Folder of a site: keys, roster, policy, approvals, audit log, data, runs, journal and outbox.
+
+    >>> SiteHome.at(Path("stmarys")).identity.as_posix()
+    'stmarys/identity'
+    """
+
+    @classmethod
+    def at(cls, path: Path | None = None) -> SiteHome:
+        """Returns the home at `path`, else at `$FLCTL_SITE_HOME`, else in the user's state folder."""
+        return cls(path or _from_environment("FLCTL_SITE_HOME") or state_folder() / "site")
 
     @property
     def policy(self) -> Path:
@@ -95,30 +100,13 @@ class SiteHome:
 
 
 @dataclass(frozen=True)
-class CoordinatorHome:
+class CoordinatorHome(MemberHome):
     """Folder of a coordinator: keys, roster and membership, laid out as a site's."""
-
-    path: Path
 
     @classmethod
     def at(cls, path: Path | None = None) -> CoordinatorHome:
         """Returns the home at `path`, else at `$FLCTL_COORDINATOR_HOME`, else in the user's state folder."""
         return cls(path or _from_environment("FLCTL_COORDINATOR_HOME") or state_folder() / "coordinator")
-
-    @property
-    def identity(self) -> Path:
-        """Folder of the identity's private and public keys, and of the TLS key and certificate."""
-        return self.path / "identity"
-
-    @property
-    def roster(self) -> Path:
-        """Folder of the accepted rosters."""
-        return self.path / "roster"
-
-    @property
-    def membership(self) -> Path:
-        """File with the federation, the own name, the hub's address and the pinned operator."""
-        return self.path / "membership.json"
 
 
 @dataclass(frozen=True)

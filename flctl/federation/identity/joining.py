@@ -10,7 +10,7 @@ from flctl.atomic import write_file
 from flctl.errors import ConfigError, IntegrityError, ProtocolError
 from flctl.federation.identity.canonical import canonical, parse
 from flctl.federation.identity.failures import UntrustedError
-from flctl.federation.identity.homes import CoordinatorHome, SiteHome
+from flctl.federation.identity.homes import MemberHome, SiteHome
 from flctl.federation.identity.invites import Invite, Role
 from flctl.federation.identity.keys import KEY_FILE, Identity, PublicIdentity
 from flctl.federation.identity.names import require_name
@@ -20,7 +20,6 @@ __all__ = ["REQUEST_FILE", "Membership", "join"]
 
 REQUEST_FILE = "join-request.json"
 FIELDS = {"authority", "federation", "name", "operator", "role", "url"}
-Home = SiteHome | CoordinatorHome
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Membership:
     authority: str = ""
 
     @classmethod
-    def open(cls, home: Home) -> Self:
+    def open(cls, home: MemberHome) -> Self:
         """Reads the membership in `home`. Raises ConfigError if it has none, IntegrityError if it is damaged."""
         try:
             with home.membership.open("rb") as file:
@@ -64,7 +63,7 @@ class Membership:
         mine, theirs = ((one.federation, one.name, one.role, one.operator) for one in (self, other))
         return mine == theirs
 
-    def write(self, home: Home) -> None:
+    def write(self, home: MemberHome) -> None:
         """Stores the membership in `home`."""
         value = {
             "authority": self.authority,
@@ -76,12 +75,12 @@ class Membership:
         }
         write_file(home.membership, canonical(value) + b"\n")
 
-    def keeper(self, home: Home) -> RosterKeeper:
+    def keeper(self, home: MemberHome) -> RosterKeeper:
         """Returns the keeper of accepted rosters, for the pinned operator."""
         return RosterKeeper(home.roster, self.operator.signing)
 
 
-def join(home: Home, invite: Invite) -> tuple[Identity, bytes]:
+def join(home: MemberHome, invite: Invite) -> tuple[Identity, bytes]:
     """Makes the keys of a site or coordinator and returns them with its request to join; again, the same ones.
 
     Raises UntrustedError (`expired`) for a late invite, ConfigError if the home is a member of another federation, or

@@ -23,7 +23,7 @@ from flctl.federation.site.outbox import Outbox, StoredReply
 from flctl.federation.site.run_files import SiteRun
 from flctl.federation.site.settings import read_settings
 from flctl.federation.site.worker import SiteWorker, WorkerSettings
-from flctl.federation.transport.envelope import BlobRef, Envelope, key_context
+from flctl.federation.transport.envelope import BlobRef, Envelope, key_context, open_envelope
 from flctl.federation.transport.hub_client import TaskProgress
 from flctl.federation.transport.retries import HubAwayError
 from flctl.federation.transport.sealing import BlobFacts, sealed_size
@@ -306,8 +306,6 @@ def _order(envelope: Envelope) -> OrderBody:
 
 def _digest_of(waiting: StoredReply) -> str:
     """SHA-256 of the sealed body, as the reply's envelope names it."""
-    from flctl.federation.transport.envelope import open_envelope
-
     return open_envelope(waiting.envelope)[0].blobs[0].sha256
 
 
